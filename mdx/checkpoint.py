@@ -1,0 +1,209 @@
+"""Checkpoints: Orbax v1 behind one file.
+
+Contents: Checkpoints (save and restore of a run), abstract, step_directories,
+load_params, save_params.
+
+Convention: a checkpoint holds the items params, ema, opt_state, extra, data
+and meta, saved separately, so that sampling and export read `params` alone.
+Saving is asynchronous and atomic: a step directory appears under its name
+only when it is complete.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from typing import Any, Iterable
+
+from absl import logging
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from mdx.utils import tree
+
+
+def step_directories(path: str | pathlib.Path) -> list[pathlib.Path]:
+  """Finds checkpoints, newest first.
+
+  Args:
+    path: a run's workdir, its `checkpoints` folder, one step of it, or an
+      exported directory.
+
+  Raises:
+    ValueError: nothing there looks like a checkpoint.
+  """
+  path = pathlib.Path(path).absolute()
+  if not path.exists():
+    raise ValueError(f"checkpoint {path} does not exist; give a run's workdir or a step directory.")
+  if (path / "params").is_dir():
+    return [path]
+  root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+  steps = sorted((p for p in root.iterdir() if p.is_dir() and p.name.isdigit()),
+                 key=lambda p: int(p.name), reverse=True) if root.is_dir() else []
+  if not steps:
+    raise ValueError(f"{path} holds no checkpoint; give a run's workdir, or a directory with "
+                     "'params' in it.")
+  return steps
+
+
+def abstract(items: Any) -> Any:
+  """Shape structs (with shardings) of a tree of arrays."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), items)
+
+
+def _check_shapes(directory: pathlib.Path, items: dict[str, Any]) -> None:
+  """Raises ValueError if the stored trees are not shaped as expected."""
+  found = ocp.checkpointables_metadata(directory).metadata
+  for name, expected in items.items():
+    if found.get(name) is None:
+      raise FileNotFoundError(f"checkpoint {directory} has no item {name!r}.")
+    lines = tree.difference(expected, found[name])
+    if lines:
+      raise ValueError(f"checkpoint {directory} does not fit this model: {name}: {lines[0]}"
+                       + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
+                       + "; use the network of the run that wrote it.")
+
+
+def _load(directory: pathlib.Path, wanted: dict[str, Any], data: Any = None) -> dict[str, Any]:
+  stored = {k: v for k, v in wanted.items() if jax.tree.leaves(v)}
+  _check_shapes(directory, stored)
+  request = dict(stored, meta=None) | ({} if data is None else {"data": data})
+  loaded = ocp.load_checkpointables(directory, request)
+  return {k: loaded.get(k, v) for k, v in wanted.items()} | {"meta": loaded["meta"]}
+
+
+def load_params(path: str, wanted: Any, which: str = "ema") -> Any:
+  """Loads the weights of a model from any checkpoint of ours.
+
+  Args:
+    path: see `step_directories`.
+    wanted: tree of shape structs with shardings, the parameters to load.
+    which: "ema" (falls back to raw weights, with a notice, where none were
+      kept) or "raw".
+
+  Raises:
+    ValueError: no checkpoint there, another shape, or no readable step.
+  """
+  if which not in ("ema", "raw"):
+    raise ValueError(f"config.init.params is {which!r}; choose from ema, raw.")
+  errors = []
+  for directory in step_directories(path):
+    item = "ema" if which == "ema" and (directory / "ema").is_dir() else "params"
+    if item == "params" and which == "ema":
+      logging.info("%s keeps no moving average; using the raw weights.", directory)
+    try:
+      return _load(directory, {item: wanted})[item]
+    except ValueError as error:
+      if "does not fit" in str(error):
+        raise
+      errors.append(f"{directory.name}: {error}")
+    except Exception as error:  # pylint: disable=broad-except  (damaged files raise many kinds)
+      errors.append(f"{directory.name}: {type(error).__name__}")
+    logging.warning("checkpoint %s is damaged; trying the one before it.", directory)
+  raise ValueError(f"no checkpoint under {path} can be read ({errors[0]}).")
+
+
+def save_params(path: str, params: Any, meta: dict[str, Any]) -> None:
+  """Writes weights alone, readable by `load_params`.
+
+  Raises:
+    ValueError: the directory already holds something.
+  """
+  directory = pathlib.Path(path).absolute()
+  if directory.exists() and any(directory.iterdir()):
+    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  ocp.save_checkpointables(directory, {"params": params, "meta": meta}, overwrite=True)
+
+
+class Checkpoints:
+  """The checkpoints of one run."""
+
+  def __init__(self, workdir: str | pathlib.Path, *, keep: int = 2):
+    """Opens (and creates) `workdir/checkpoints`; the newest `keep` stay."""
+    self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+    self._keep = keep
+    self._checkpointer = None
+    self._saved = None
+
+  def _open(self):
+    if self._checkpointer is None:
+      self._checkpointer = ocp.training.Checkpointer(
+          self.directory,
+          save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+          preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+          cleanup_tmp_directories=True)
+    return self._checkpointer
+
+  def save(self, step: int, items: dict[str, Any], *, data: Any, meta: dict[str, Any]) -> None:
+    """Starts saving; returns while files are still being written."""
+    if step == self._saved:
+      return
+    full = {k: v for k, v in items.items() if jax.tree.leaves(v)}
+    self._open().save_checkpointables_async(step, full | {"data": data, "meta": meta})
+    self._saved = step
+
+  def wait(self) -> None:
+    """Returns when every save has reached the disk."""
+    if self._checkpointer is not None:
+      self._checkpointer.wait()
+
+  def close(self) -> None:
+    """Waits and releases the directory."""
+    if self._checkpointer is not None:
+      self._checkpointer.close()
+      self._checkpointer = None
+
+  def restore(self, items: dict[str, Any], *, data: Any = None) -> tuple[int, dict[str, Any]] | None:
+    """Restores the newest readable checkpoint.
+
+    Args:
+      items: name -> tree of arrays giving shapes, dtypes and shardings (of any
+        mesh: arrays are resharded on load).
+      data: the data iterator, set in place; None leaves it alone.
+
+    Returns:
+      (step, items with `meta` added), or None if there is no checkpoint. A
+      half-written or damaged one is set aside with a warning, and the one
+      before it is taken.
+
+    Raises:
+      ValueError: the newest checkpoint has other shapes (another model), or
+        all checkpoints are damaged.
+    """
+    steps = self.steps()
+    wanted, damaged = {k: abstract(v) for k, v in items.items()}, []
+    for step in steps:
+      directory = self.directory / str(step)
+      try:
+        loaded = _load(directory, wanted, data)
+        jax.block_until_ready({k: loaded[k] for k in wanted})
+      except Exception as error:  # pylint: disable=broad-except
+        if isinstance(error, ValueError) and "does not fit" in str(error):
+          raise
+        logging.warning("checkpoint %s is damaged (%s); falling back to the one before it.",
+                        directory, str(error).split("\n", maxsplit=1)[0][:200])
+        damaged.append(directory)
+        continue
+      self._set_aside(damaged)
+      self._saved = step
+      return step, loaded
+    if steps:
+      raise ValueError(f"none of the checkpoints {steps} in {self.directory} can be read; remove "
+                       "them to start again, or restore them from a copy.")
+    return None
+
+  def steps(self) -> list[int]:
+    """Steps on disk, newest first."""
+    if not self.directory.is_dir():
+      return []
+    return sorted((int(p.name) for p in self.directory.iterdir()
+                   if p.is_dir() and p.name.isdigit()), reverse=True)
+
+  def _set_aside(self, directories: Iterable[pathlib.Path]) -> None:
+    """Moves damaged steps away, so that they can be saved anew."""
+    if jax.process_index() == 0:
+      for directory in directories:
+        target = self.directory.parent / "damaged_checkpoints"
+        target.mkdir(exist_ok=True)
+        shutil.rmtree(target / directory.name, ignore_errors=True)
+        shutil.move(str(directory), str(target / directory.name))

@@ -1,0 +1,134 @@
+"""Configs: from a literal table to a frozen dataclass; checks, dump and hash.
+
+Contents: build, parse_arg, to_dict, flatten, run_hash, differences, check_keys.
+
+Convention: every error here is a ValueError of one line, raised before any
+device is touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from typing import Any, Mapping
+
+# Keys that may change between two starts of one run: they say where and how it
+# runs or what is reported, not what is computed.
+_NOT_IDENTITY = ("mode", "mesh", "log_steps", "checkpoint_steps", "export", "checkpoint",
+                 "profile_steps")
+
+
+def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", **extra) -> Any:
+  """Builds `table[cfg["name"]]` from the remaining keys of `cfg`.
+
+  Args:
+    table: name -> frozen dataclass.
+    cfg: mapping with `name`; the other keys are fields of the dataclass.
+    what: what is being built, for messages ("objective").
+    **extra: fields that do not come from the config (networks).
+
+  Raises:
+    ValueError: unknown name (lists the choices) or unknown keyword.
+  """
+  cfg = dict(cfg)
+  what = what or "component"
+  name = cfg.pop("name", None)
+  if name not in table:
+    raise ValueError(f"unknown {what} name {name!r}; choose from {', '.join(sorted(table))}."
+                     + _did_you_mean(str(name), table))
+  cls = table[name]
+  fields = {f.name for f in dataclasses.fields(cls) if f.init}
+  unknown = [k for k in cfg if k not in fields]
+  if unknown:
+    choices = sorted(fields - set(extra))
+    raise ValueError(f"{what} {name!r} has no field {unknown[0]!r}; its fields are "
+                     f"{', '.join(choices) or 'none'}." + _did_you_mean(unknown[0], choices))
+  values = {k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items()}
+  return cls(**values, **extra)
+
+
+def _did_you_mean(word: str, choices) -> str:
+  close = difflib.get_close_matches(word, list(choices), n=1)
+  return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def parse_arg(arg: str | None, **defaults) -> dict[str, Any]:
+  """Parses `file.py:key=value,flag` into typed values.
+
+  Args:
+    arg: text after the colon; a bare word sets that key to True.
+    **defaults: allowed keys with their defaults, whose types are kept.
+
+  Raises:
+    ValueError: unknown key or a value of the wrong type.
+  """
+  values = dict(defaults)
+  for item in filter(None, (arg or "").split(",")):
+    key, given, text = item.partition("=")
+    if key not in defaults:
+      raise ValueError(f"unknown config argument {key!r}; this config takes "
+                       f"{', '.join(sorted(defaults)) or 'none'}.")
+    default = defaults[key]
+    try:
+      if isinstance(default, bool):
+        values[key] = {"": True, "true": True, "false": False}[text.lower()]
+      elif not given:
+        raise ValueError
+      else:
+        values[key] = type(default)(text)
+    except (KeyError, ValueError):
+      raise ValueError(f"config argument {key}: expected {type(default).__name__}, "
+                       f"got {text!r}.") from None
+  return values
+
+
+def to_dict(cfg: Any) -> Any:
+  """Turns a ConfigDict (or nested mapping) into plain dicts and lists."""
+  if hasattr(cfg, "to_dict"):
+    cfg = cfg.to_dict()
+  if isinstance(cfg, Mapping):
+    return {str(k): to_dict(v) for k, v in cfg.items()}
+  if isinstance(cfg, (list, tuple)):
+    return [to_dict(v) for v in cfg]
+  return cfg
+
+
+def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
+  """Returns {"objective.name": ...} of a nested config."""
+  flat = {}
+  for key, value in to_dict(cfg).items():
+    if isinstance(value, dict):
+      flat.update(flatten(value, f"{prefix}{key}."))
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def identity(cfg: Any) -> dict[str, Any]:
+  """The part of a config that says what a run computes."""
+  return {k: v for k, v in to_dict(cfg).items() if k not in _NOT_IDENTITY}
+
+
+def run_hash(cfg: Any) -> str:
+  """Hash of `identity(cfg)`; a workdir belongs to one hash."""
+  text = json.dumps(identity(cfg), sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: Any, new: Any) -> list[str]:
+  """Says which identity keys differ between two configs."""
+  a, b = flatten(identity(old)), flatten(identity(new))
+  return [f"{k}: {a.get(k, 'absent')!r} -> {b.get(k, 'absent')!r}"
+          for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+
+
+def check_positive(cfg: Mapping[str, Any], *names: str) -> None:
+  """Raises ValueError unless each named value is a positive number."""
+  for name in names:
+    value = cfg
+    for part in name.split("."):
+      value = value[part]
+    if not value > 0:
+      raise ValueError(f"config.{name} must be positive, got {value}.")

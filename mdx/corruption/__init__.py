@@ -1,0 +1,1 @@
+"""Corruption: schedules alpha(t), draws of time, selection and replacement."""

@@ -1,0 +1,105 @@
+"""Masking schedules alpha(t) of absorbing-state diffusion.
+
+Contents: Linear, Cosine, Polynomial, SCHEDULES.
+
+Convention: t = 0 is clean, t = 1 fully masked; alpha(t) is the probability
+that a token is still clean. Everything is computed from the mask probability
+m(t) = 1 - alpha(t), which stays accurate in float32 where m is small. All
+schedules are squashed to m(t) = (1 - eps) * m0(t) + eps: alpha(1) = 0 exactly,
+so there is no prior term, and m(0) = eps keeps the loss weight finite.
+
+Reference: Shi et al. 2024, arXiv:2406.04329, section 3; Sahoo et al. 2024,
+arXiv:2406.07524.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Schedule:
+  """Squashing and the loss weight, shared by all schedules.
+
+  Attributes:
+    eps: mask probability at t = 0, in [0, 0.5).
+  """
+  eps: float = 1e-4
+
+  def __post_init__(self):
+    if not 0 <= self.eps < 0.5:
+      raise ValueError(f"schedule eps must lie in [0, 0.5), got {self.eps}.")
+
+  def _mask_prob(self, t):
+    raise TypeError("a schedule defines _mask_prob and _dmask_prob")
+
+  def _dmask_prob(self, t):
+    raise TypeError("a schedule defines _mask_prob and _dmask_prob")
+
+  def mask_prob(self, t: jax.Array) -> jax.Array:
+    """1 - alpha(t), float32."""
+    return (1 - self.eps) * self._mask_prob(t) + self.eps
+
+  def alpha(self, t: jax.Array) -> jax.Array:
+    """Probability that a token is clean at time t."""
+    return 1 - self.mask_prob(t)
+
+  def dalpha(self, t: jax.Array) -> jax.Array:
+    """d alpha / d t."""
+    return -(1 - self.eps) * self._dmask_prob(t)
+
+  def weight(self, t: jax.Array) -> jax.Array:
+    """ELBO weight of a masked token, -alpha'(t) / (1 - alpha(t))."""
+    return -self.dalpha(t) / self.mask_prob(t)
+
+  @property
+  def mean_mask_prob(self) -> float:
+    """Mean of 1 - alpha(t) over t ~ U(0, 1), to size buffers."""
+    t = np.linspace(0, 1, 1025)
+    return float(np.trapezoid(np.asarray(self.mask_prob(t)), t))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(_Schedule):
+  """alpha(t) = 1 - t; the ELBO weight is 1 / t (MDLM, LLaDA)."""
+
+  def _mask_prob(self, t):
+    return t
+
+  def _dmask_prob(self, t):
+    return t * 0 + 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine(_Schedule):
+  """alpha(t) = 1 - cos(pi/2 (1 - t)); weight pi/2 tan(pi/2 (1 - t)) (MD4)."""
+
+  def _mask_prob(self, t):
+    return jnp.sin(0.5 * np.pi * t)  # = cos(pi/2 (1 - t)), accurate near 0
+
+  def _dmask_prob(self, t):
+    return 0.5 * np.pi * jnp.cos(0.5 * np.pi * t)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Polynomial(_Schedule):
+  """alpha(t) = 1 - t^power; the ELBO weight is power / t (MD4)."""
+  power: float = 2.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.power <= 0:
+      raise ValueError(f"polynomial power must be positive, got {self.power}.")
+
+  def _mask_prob(self, t):
+    return t ** self.power
+
+  def _dmask_prob(self, t):
+    return self.power * t ** (self.power - 1)
+
+
+SCHEDULES = {"linear": Linear, "cosine": Cosine, "polynomial": Polynomial}

@@ -1,0 +1,250 @@
+"""The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
+
+Contents: build, check, texts, empty_batch, Config (the keys of a data config).
+
+Convention: a batch is local to its process: tokens, segment_ids, positions int32
+[batch_size, length] and loss_mask bool. The order depends on the seed, num_workers and
+the process count alone; state is saved and restored with the iterator's get_state and
+set_state, which Orbax calls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from mdx import config as config_lib
+from mdx.data import pack
+from mdx.data import sources
+from mdx.data import tokenizer as tokenizer_lib
+
+_CHECKED_RECORDS = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """The keys of a data config.
+
+  Attributes:
+    length: tokens a row.
+    source: {"name": ..., **fields} of one data source; or
+    mixture: several {"source": {...}, "weight": ...}; documents are drawn in
+      proportion to the weights. Without repetition (evaluation) the weights have no
+      meaning and the sources are read one after another, so that nothing is left out.
+    packing: concat, first_fit, pad or crop; see `mdx.data.pack`.
+    append_eos: whether every document ends with eos_id.
+    isolate_documents: whether documents of a row are separate segments with positions
+      of their own; otherwise the row is one segment.
+    num_workers: processes that prepare batches; 0 prepares them in this one. Part of
+      the run's identity: it changes the order of batches and the iterator's state.
+    num_threads: threads that read and tokenize; 0 reads when a batch is asked for.
+    read_buffer: documents read ahead by the threads.
+  """
+
+  length: int
+  source: Mapping[str, Any] | None = None
+  mixture: Sequence[Mapping[str, Any]] | None = None
+  packing: str = "concat"
+  append_eos: bool = True
+  isolate_documents: bool = True
+  num_workers: int = 0
+  num_threads: int = 4
+  read_buffer: int = 64
+
+  def __post_init__(self):
+    if (self.source is None) == (self.mixture is None):
+      raise ValueError("data config: give exactly one of source and mixture.")
+    if self.packing not in pack.PACKINGS:
+      raise ValueError(f"data config: unknown packing {self.packing!r}; choose from "
+                       f"{', '.join(pack.PACKINGS)}.")
+    if self.length < 1:
+      raise ValueError(f"data config: length must be positive, got {self.length}.")
+    for name in ("num_workers", "num_threads", "read_buffer"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"data config: {name} must not be negative, got {getattr(self, name)}.")
+    for part in self.mixture or ():
+      if set(part) != {"source", "weight"} or not part["weight"] > 0:
+        raise ValueError("data config: a part of a mixture is {\"source\": {...}, \"weight\": "
+                         f"positive number}}, got {dict(part)!r:.120}.")
+
+  def parts(self) -> list[tuple[Any, float]]:
+    """Builds the (source, weight) pairs."""
+    if self.source is not None:
+      return [(sources.build(self.source), 1.0)]
+    return [(sources.build(part["source"]), float(part["weight"])) for part in self.mixture]
+
+
+def _config(cfg: Mapping[str, Any]) -> Config:
+  return config_lib.build({"data": Config}, {"name": "data", **config_lib.to_dict(cfg)},
+                          what="config")
+
+
+class _Documents(Sequence):
+  """Token ids of the records of one source; None for a document without tokens."""
+
+  def __init__(self, cfg: Config, source, split: str, tokenizer: tokenizer_lib.Tokenizer):
+    self._records = source.records(split)
+    self._where = f"the {split} split of {type(source).__name__.lower()} source " + str(
+        getattr(source, "path", getattr(source, "data_dir", "")))
+    self._tokenizer = tokenizer
+    self._eos = np.asarray([tokenizer.eos_id] if cfg.append_eos else [], np.int32)
+    self._max_length = cfg.length if pack.needs_whole_documents(cfg.packing) else None
+    self._packing = cfg.packing
+    self._cache = {} if source.in_memory else None
+
+  def __getstate__(self):
+    return {**self.__dict__, "_cache": None if self._cache is None else {}}
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> pack.Row | None:
+    if self._cache is None:
+      return self._read(index)
+    if index not in self._cache:
+      self._cache[index] = self._read(index)
+    return self._cache[index]
+
+  def _read(self, index: int) -> pack.Row | None:
+    record = self._records[index]
+    where = f"record {index} of {self._where}"
+    try:
+      tokens = record["tokens"] if "tokens" in record else self._tokenizer.encode(record["text"])
+    except ValueError as e:
+      raise ValueError(f"{where}: {e}") from e
+    if tokens.size and tokens.max() >= self._tokenizer.vocab_size:
+      raise ValueError(f"{where} has token id {tokens.max()}, but tokenizer "
+                       f"{self._tokenizer.name!r} has {self._tokenizer.vocab_size} ids; the ids "
+                       "were made with another vocabulary, so use its tokenizer.")
+    if not tokens.size:
+      return None
+    tokens = np.concatenate([tokens, self._eos])
+    if self._max_length is not None and len(tokens) > self._max_length:
+      raise ValueError(f"{where} has {len(tokens)} tokens, but packing={self._packing!r} needs "
+                       f"whole documents and length is {self._max_length}; raise length, "
+                       "shorten the documents, or use packing='concat' or 'crop'.")
+    return {"tokens": tokens}
+
+
+def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: str,
+          batch_size: int, seed: int, process_index: int = 0, process_count: int = 1,
+          shuffle: bool = True, repeat: bool = True,
+          drop_remainder: bool = True) -> grain.IterDataset:
+  """Builds the batches of one process.
+
+  Args:
+    cfg: mapping with the fields of `Config`.
+    tokenizer: makes ids of text; bounds the ids of records that are tokens already.
+    split: "train" or "validation".
+    batch_size: rows a batch of this process.
+    seed: of the order; each epoch has its own order.
+    process_index, process_count: which share of every epoch's documents to read. Shares
+      do not overlap and leave none out.
+    shuffle, repeat, drop_remainder: True, True, True for training. With all three False
+      every token comes once, and the last batch is filled with rows of padding. Processes
+      may then have different numbers of batches; `empty_batch` fills the gap.
+
+  Raises:
+    ValueError: a wrong config, a missing file or an empty split or share, here; a bad
+      record when it is read.
+  """
+  cfg = _config(cfg)
+  if batch_size < 1:
+    raise ValueError(f"batch_size must be positive, got {batch_size}.")
+  if not 0 <= process_index < process_count:
+    raise ValueError(f"process_index must be in [0, {process_count}), got {process_index}.")
+  parts = cfg.parts()
+  order_seed, bins_seed, *part_seeds = _seeds(seed, 2 + len(parts))
+  share = slice(process_index, None, process_count)
+  documents = [grain.MapDataset.source(_Documents(cfg, source, split, tokenizer))
+               for source, _ in parts]
+  if repeat:
+    for i, document_set in enumerate(documents):
+      if shuffle:
+        document_set = document_set.shuffle(seed=part_seeds[i])
+      documents[i] = _not_empty(document_set[share], len(document_set), process_count).repeat()
+    documents = grain.MapDataset.mix(documents, [weight for _, weight in parts])
+  else:
+    documents = grain.MapDataset.concatenate(documents)
+    if shuffle:
+      documents = documents.shuffle(seed=order_seed)
+    documents = _not_empty(documents[share], len(documents), process_count)
+  read_options = grain.ReadOptions(
+      num_threads=cfg.num_threads, prefetch_buffer_size=cfg.read_buffer)
+  rows = pack.PACKINGS[cfg.packing](
+      documents, cfg.length, read_options, bins_seed if shuffle else None)
+  rows = rows.map(functools.partial(pack.finish_row, pad_id=tokenizer.pad_id,
+                                    isolate_documents=cfg.isolate_documents))
+  batches = rows.batch(batch_size, drop_remainder=drop_remainder, batch_fn=functools.partial(
+      pack.stack_rows, batch_size=batch_size, pad_id=tokenizer.pad_id))
+  if cfg.num_workers:
+    batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=cfg.num_workers))
+  return batches
+
+
+def _seeds(seed: int, count: int) -> list[int]:
+  """Independent seeds; grain's shuffle adds the epoch, so seed 0 and seed 1 must be far apart."""
+  return [int(s) for s in np.random.SeedSequence(seed).generate_state(count)]
+
+
+def _not_empty(share: grain.MapDataset, num_documents: int, process_count: int):
+  if not len(share):
+    raise ValueError(f"{num_documents} documents cannot be shared among {process_count} "
+                     "processes; give more documents (a smaller document_chars for text).")
+  return share
+
+
+def empty_batch(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
+                batch_size: int) -> pack.Row:
+  """A batch of padding only, for a process that ran out of batches before the others."""
+  cfg = _config(cfg)
+  zeros = np.zeros(cfg.length, np.int32)
+  row = pack.finish_row({"tokens": zeros, "segment_ids": zeros, "positions": zeros},
+                        pad_id=tokenizer.pad_id, isolate_documents=cfg.isolate_documents)
+  return pack.stack_rows([row], batch_size=batch_size, pad_id=tokenizer.pad_id)
+
+
+def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
+          split: str = "train") -> None:
+  """Reads up to 1000 records of each source, to find a bad one before training.
+
+  Raises:
+    ValueError: as `build` and its iterator, or if no record has any token.
+  """
+  cfg = _config(cfg)
+  for source, _ in cfg.parts():
+    documents = _Documents(cfg, source, split, tokenizer)
+    num_checked = min(len(documents), _CHECKED_RECORDS)
+    if all(documents[i] is None for i in range(num_checked)):
+      raise ValueError(f"the first {num_checked} records of the {split} split of {source} are "
+                       "all empty; check the file and `field`.")
+
+
+def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
+          tokenizer: tokenizer_lib.Tokenizer | None = None) -> Iterator[str]:
+  """Yields the raw documents of each source in turn, for baselines and tokenizers.
+
+  Args:
+    cfg: mapping with the fields of `Config`.
+    split: "train" or "validation".
+    limit: number of documents of each source; None for all.
+    tokenizer: decodes the records that are token ids.
+
+  Raises:
+    ValueError: records are token ids and there is no tokenizer.
+  """
+  for source, _ in _config(cfg).parts():
+    records = source.records(split)
+    for i in range(len(records) if limit is None else min(limit, len(records))):
+      record = records[i]
+      if "text" in record:
+        yield record["text"]
+      elif tokenizer is None:
+        raise ValueError("the records are token ids; pass the tokenizer that decodes them.")
+      else:
+        yield tokenizer.decode(record["tokens"])

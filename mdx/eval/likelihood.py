@@ -1,0 +1,169 @@
+"""Likelihood of texts: exact for autoregressive models, a bound for diffusion.
+
+Contents: ESTIMATORS, make_row_nll, ratio, evaluate, conditional_nll.
+
+Convention: the unit is a row. Each row's bound is averaged over `num_samples`
+times of its own draw, so rows are independent and the standard error over rows
+covers both the choice of text and the choice of times and masks.
+
+Reference: Nie et al. 2025, arXiv:2502.09992, appendix B (conditional
+likelihood of answers).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, Iterable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdx import sharding
+from mdx import types
+from mdx.utils import rng
+
+ESTIMATORS = ("stratified", "monte_carlo")
+
+
+def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: int = 8,
+                 seed: int = 0) -> Callable[[types.Params, types.Batch], dict[str, jax.Array]]:
+  """Builds (params, batch) -> {"nll": [B] nats, "count": [B]}; jit it.
+
+  Args:
+    objective: any objective; its `rows` are averaged over draws.
+    estimator: "stratified" spreads a row's times evenly over (0, 1], one in
+      each of `num_samples` strata; "monte_carlo" draws them independently.
+    num_samples: draws per row; 1 is enough where `objective.is_exact`.
+    seed: of the draws, which depend on (seed, draw, example_index).
+
+  Raises:
+    ValueError: unknown estimator or no samples.
+  """
+  if estimator not in ESTIMATORS:
+    raise ValueError(f"eval.estimator is {estimator!r}; choose from {', '.join(ESTIMATORS)}.")
+  if num_samples < 1:
+    raise ValueError(f"the number of likelihood samples must be positive, got {num_samples}.")
+  num_samples = 1 if objective.is_exact else num_samples
+
+  def row_nll(params, batch):
+    key = rng.stream(rng.root(seed), "likelihood")
+    context = types.Context(jnp.int32(0), {}, {})
+
+    def one(total, draw):
+      uniform = jax.vmap(jax.random.uniform)(
+          rng.per_example(rng.stream(key, "time", draw), batch["example_index"]))
+      time = 1 - ((draw + uniform) / num_samples if estimator == "stratified" else uniform)
+      prepared, _ = objective.prepare(params, batch | {"time": time},
+                                      rng.stream(key, "draw", draw), context)
+      rows = objective(params, prepared, context)[1].rows
+      return jax.tree.map(jnp.add, total, {k: rows[k] for k in ("nll", "count")}), None
+
+    zeros = jnp.zeros(batch["tokens"].shape[0], jnp.float32)
+    total, _ = jax.lax.scan(one, {"nll": zeros, "count": zeros}, jnp.arange(num_samples))
+    return jax.tree.map(lambda x: x / num_samples, total)
+
+  return row_nll
+
+
+def ratio(totals: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+  """sum(totals) / sum(counts) and its standard error over rows.
+
+  The error is the linearised (delta-method) one of a ratio of means; infinite
+  for a single row.
+  """
+  totals, counts = np.asarray(totals, np.float64), np.asarray(counts, np.float64)
+  value = totals.sum() / counts.sum()
+  n = len(totals)
+  if n < 2:
+    return float(value), math.inf
+  residual = totals - value * counts
+  return float(value), float(math.sqrt(n / (n - 1) * (residual ** 2).sum()) / counts.sum())
+
+
+def evaluate(row_nll: Callable, params: types.Params, batches: Iterable[Mapping[str, np.ndarray]],
+             *, mesh: jax.sharding.Mesh, chars_per_token: np.ndarray | None) -> dict[str, float]:
+  """Scores a held-out set.
+
+  Args:
+    row_nll: the jitted function of `make_row_nll`.
+    params: weights to score.
+    batches: global host batches of equal shape; rows without tokens are padding.
+    mesh: where the batches are placed; each process takes its rows.
+    chars_per_token: characters per id, for bits per character; None leaves them
+      out (objectives that are no likelihood).
+
+  Returns:
+    nats_per_token and perplexity, bits_per_char, each with `_stderr`, and
+    num_tokens, num_chars, num_rows.
+  """
+  from jax.experimental import multihost_utils  # pylint: disable=g-import-not-at-top
+  nll, count, chars = [], [], []
+  index, first, share = 0, jax.process_index(), jax.process_count()
+  for batch in batches:
+    num_rows = len(batch["tokens"])
+    batch = dict(batch, example_index=np.arange(index, index + num_rows, dtype=np.int32))
+    index += num_rows
+    mine = slice(first * num_rows // share, (first + 1) * num_rows // share)
+    result = row_nll(params, sharding.place_batch({k: v[mine] for k, v in batch.items()}, mesh))
+    if share > 1:
+      result = multihost_utils.process_allgather(result, tiled=True)
+    result = jax.device_get(result)
+    real = batch["loss_mask"].any(axis=1)
+    nll.append(result["nll"][real])
+    count.append(result["count"][real])
+    if chars_per_token is not None:
+      chars.append((chars_per_token[batch["tokens"]] * batch["loss_mask"]).sum(axis=1)[real])
+  if not sum(map(len, nll)):
+    raise ValueError("the evaluation set is empty; check config.data and its held-out split.")
+  return summarize(np.concatenate(nll), np.concatenate(count),
+                   np.concatenate(chars) if chars else None)
+
+
+def summarize(nll: np.ndarray, count: np.ndarray, chars: np.ndarray | None) -> dict[str, float]:
+  """Turns rows into nats per token, perplexity and bits per character."""
+  nats, nats_error = ratio(nll, count)
+  result = {"nats_per_token": nats, "nats_per_token_stderr": nats_error,
+            "perplexity": math.exp(min(nats, 700.0)),
+            "perplexity_stderr": math.exp(min(nats, 700.0)) * nats_error,
+            "num_tokens": float(count.sum()), "num_rows": float(len(nll))}
+  if chars is not None and chars.sum() > 0:
+    bits, bits_error = ratio(nll / math.log(2), chars)
+    result |= {"bits_per_char": bits, "bits_per_char_stderr": bits_error,
+               "num_chars": float(chars.sum())}
+  return result
+
+
+def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tuple[Any, Any]], *,
+                    length: int, pad_id: int) -> np.ndarray:
+  """-log p(answer | prompt) of token sequences, for multiple choice.
+
+  The prompt is never corrupted and not scored. The smallest value of a
+  question's choices is the model's answer.
+
+  Args:
+    row_nll: the jitted function of `make_row_nll`.
+    params: weights.
+    pairs: (prompt ids, answer ids), all scored in one call.
+    length: row length; prompt and answer together must fit.
+    pad_id: fills the rest.
+
+  Returns:
+    float32 [len(pairs)], nats.
+
+  Raises:
+    ValueError: a pair that is too long, or an empty answer.
+  """
+  tokens = np.full((len(pairs), length), pad_id, np.int32)
+  mask = np.zeros((len(pairs), length), bool)
+  segments = np.zeros((len(pairs), length), np.int32)
+  for i, (prompt, answer) in enumerate(pairs):
+    start, end = len(prompt), len(prompt) + len(answer)
+    if end > length or not len(answer):
+      raise ValueError(f"choice {i} has {start} prompt and {len(answer)} answer tokens; expected "
+                       f"an answer, and both within the row length {length}.")
+    tokens[i, :start], tokens[i, start:end] = prompt, answer
+    mask[i, start:end], segments[i, :end] = True, 1
+  batch = {"tokens": tokens, "loss_mask": mask, "segment_ids": segments,
+           "example_index": np.arange(len(pairs), dtype=np.int32)}
+  return np.asarray(jax.device_get(row_nll(params, jax.tree.map(jnp.asarray, batch))["nll"]))

@@ -1,0 +1,147 @@
+"""The command line: `python -m mdx.main --config=configs/diffusion.py`.
+
+Contents: main.
+
+Exit status: 0 finished; 2 bad input (one line on stderr); 75 stopped on a
+signal with everything saved; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from typing import Sequence
+
+from absl import app
+from absl import flags
+from absl import logging
+
+OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
+
+_HELP = """mdx: masked language models in JAX.
+
+usage: python -m mdx.main --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=DIR]
+
+  --config      a config file; those shipped with mdx:
+                {configs}
+  --config.KEY  overrides one value, e.g. --config.steps=100 --config.optimizer.learning_rate=1e-3
+  --workdir     where the run writes (default: runs/ and the config's name)
+  --distributed join a multi-process job (TPU pod, SLURM, or JAX_COORDINATOR_ADDRESS)
+  --debug       show tracebacks instead of one-line errors
+
+modes (--config.mode=...)
+  train         train, evaluate, sample, plot; resumes if the workdir has a checkpoint
+  eval          held-out likelihood of a checkpoint
+  export        write weights, config and tokenizer to --config.export.path
+
+exit status: 0 finished, 2 bad input, 75 stopped on a signal with everything saved, 1 anything else
+"""
+
+
+def _config_dir() -> pathlib.Path:
+  """Where the configs are, in a checkout and in an installed wheel."""
+  from mdx import configs  # pylint: disable=g-import-not-at-top
+  return pathlib.Path(configs.__path__[0])
+
+
+def _print_help() -> None:
+  names = sorted(p.stem for p in _config_dir().glob("*.py"))
+  shown = [f"configs/{n}.py" for n in names if n not in ("__init__", "common")]
+  print(_HELP.format(configs=", ".join(shown)))
+
+
+def _find_configs(argv: Sequence[str]) -> list[str]:
+  """Lets `--config=configs/x.py` find the packaged file outside a checkout."""
+  found = []
+  for arg in argv:
+    name, given, value = arg.partition("=")
+    file, colon, rest = value.partition(":")
+    if name in ("--config", "-config") and given and not os.path.exists(file):
+      packaged = _config_dir() / pathlib.Path(file).relative_to("configs") if (
+          file.startswith("configs/")) else None
+      if packaged is not None and packaged.exists():
+        arg = f"{name}={packaged}{colon}{rest}"
+      else:
+        names = sorted(p.name for p in _config_dir().glob("*.py") if p.stem != "__init__")
+        raise ValueError(f"config file {file!r} does not exist; shipped are "
+                         f"{', '.join('configs/' + n for n in names if n != 'common.py')}.")
+    found.append(arg)
+  return found
+
+
+def _define_flags():
+  from ml_collections import config_flags  # pylint: disable=g-import-not-at-top
+  config = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+  workdir = flags.DEFINE_string("workdir", None, "Directory of the run.")
+  distributed = flags.DEFINE_bool("distributed", False, "Join a multi-process job.")
+  debug = flags.DEFINE_bool("debug", False, "Show tracebacks.")
+  return config, workdir, distributed, debug
+
+
+def _prepare_jax(distributed: bool) -> None:
+  """Compilation cache and the multi-process job, before any device is used."""
+  import jax  # pylint: disable=g-import-not-at-top
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mdx" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+  if distributed:
+    jax.distributed.initialize()
+
+
+def _one_line(error: BaseException) -> str:
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a config; returns the exit status."""
+  argv = list(sys.argv if argv is None else argv)
+  debug_given = "--debug" in argv
+  if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in argv[1:]):
+    _print_help()
+    return OK
+  try:
+    config, workdir, distributed, debug = _define_flags()
+    rest = flags.FLAGS(_find_configs(argv))
+    if len(rest) > 1:
+      raise ValueError(f"unexpected argument {rest[1]!r}; see --help.")
+    if config.value is None:
+      raise ValueError("give a config: --config=configs/diffusion.py; see --help.")
+    cfg = config.value
+  except Exception as error:  # pylint: disable=broad-except  (a config file may raise anything)
+    if debug_given:
+      raise
+    print(f"mdx: {_one_line(error)}", file=sys.stderr)
+    return BAD_INPUT
+  name = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "run")
+  directory = workdir.value or f"runs/{pathlib.Path(name.partition(':')[0]).stem}"
+  logging.set_verbosity(logging.WARNING)
+  return _run(cfg, directory, distributed.value, debug.value)
+
+
+def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
+  _prepare_jax(distributed)
+  from mdx import modes  # pylint: disable=g-import-not-at-top
+  from mdx.train import progress  # pylint: disable=g-import-not-at-top
+  try:
+    if cfg.mode not in modes.MODES:
+      raise ValueError(f"unknown config.mode {cfg.mode!r}; choose from {', '.join(modes.MODES)}.")
+    modes.MODES[cfg.mode](cfg, directory)
+    return OK
+  except progress.Stopped as stopped:
+    print(f"mdx: {stopped} Run the same command to go on.", file=sys.stderr)
+    return STOPPED
+  except ValueError as error:
+    if debug:
+      raise
+    print(f"mdx: {_one_line(error)}", file=sys.stderr)
+    return BAD_INPUT
+  except Exception as error:  # pylint: disable=broad-except
+    if debug:
+      raise
+    print(f"mdx: {type(error).__name__}: {_one_line(error)} (--debug shows where)", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,134 @@
+"""Metrics: window means and writers.
+
+Contents: Window, JsonLines, TensorBoard, open_writers.
+
+Convention: `workdir/metrics.jsonl` is the truth: one object a line with
+`step`, `kind` ("train", "eval", "rl") and flat names. TensorBoard is optional.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from typing import Any, Mapping, Protocol
+
+
+class Window:
+  """Means of (sum, weight) metrics between two log lines."""
+
+  def __init__(self):
+    """Starts empty."""
+    self._totals: dict[str, list[float]] = {}
+
+  def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
+    """Adds one step's sums and weights (host numbers)."""
+    for name, (total, weight) in metrics.items():
+      entry = self._totals.setdefault(name, [0.0, 0.0])
+      entry[0] += float(total)
+      entry[1] += float(weight)
+
+  def flush(self) -> dict[str, float]:
+    """Returns the means and starts a new window."""
+    means = {k: total / weight for k, (total, weight) in self._totals.items() if weight}
+    self._totals = {}
+    return means
+
+
+class Writer(Protocol):
+  """Where metrics go."""
+
+  def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+    """Records named numbers of a step."""
+
+  def close(self) -> None:
+    """Flushes and releases."""
+
+
+class JsonLines:
+  """Appends to `metrics.jsonl`; a resumed run drops what it will redo."""
+
+  def __init__(self, path: str | os.PathLike, *, resume_step: int = 0):
+    """Opens the file, keeping only lines at or before `resume_step`."""
+    self._path = pathlib.Path(path)
+    if self._path.exists():
+      kept = [line for line in read(self._path) if line["step"] <= resume_step]
+      temporary = self._path.with_suffix(".tmp")
+      temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+      temporary.replace(self._path)
+    self._file = open(self._path, "a", encoding="utf-8")
+
+  def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+    """Writes one line and flushes it."""
+    clean = {k: v if not isinstance(v, float) or math.isfinite(v) else None
+             for k, v in values.items()}
+    self._file.write(json.dumps({"step": step, "kind": kind, **clean}) + "\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+class TensorBoard:
+  """Event files through tensorboardX (extra `log`)."""
+
+  def __init__(self, workdir: str | os.PathLike):
+    """Opens `workdir/tensorboard`.
+
+    Raises:
+      ValueError: tensorboardX is not installed.
+    """
+    try:
+      import tensorboardX  # pylint: disable=g-import-not-at-top
+    except ImportError:
+      raise ValueError("config.tensorboard needs tensorboardX; pip install 'mdx[log]'.") from None
+    self._writer = tensorboardX.SummaryWriter(str(pathlib.Path(workdir) / "tensorboard"))
+
+  def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+    """Writes each number as a scalar `kind/name`."""
+    for name, value in values.items():
+      self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+  def close(self) -> None:
+    """Flushes the event file."""
+    self._writer.close()
+
+
+class Writers:
+  """Several writers as one; silent on all but the first process."""
+
+  def __init__(self, writers: list[Writer]):
+    """Takes the writers over."""
+    self._writers = writers
+
+  def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+    """Writes to all."""
+    for writer in self._writers:
+      writer.write(step, kind, {k: float(v) for k, v in values.items()})
+
+  def close(self) -> None:
+    """Closes all."""
+    for writer in self._writers:
+      writer.close()
+
+
+def open_writers(workdir: str, *, resume_step: int, tensorboard: bool, is_main: bool) -> Writers:
+  """Opens the writers of a run; none on other processes than the first."""
+  if not is_main:
+    return Writers([])
+  writers: list[Writer] = [JsonLines(pathlib.Path(workdir) / "metrics.jsonl",
+                                     resume_step=resume_step)]
+  return Writers(writers + ([TensorBoard(workdir)] if tensorboard else []))
+
+
+def read(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Reads a metrics file; a last line cut off by a kill is dropped."""
+  lines = []
+  for text in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
+    try:
+      lines.append(json.loads(text))
+    except json.JSONDecodeError:
+      continue
+  return lines

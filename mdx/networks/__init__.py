@@ -1,0 +1,4 @@
+"""Networks: one transformer, attention values, positions, heads and presets.
+
+Flax Linen is used inside this package only.
+"""

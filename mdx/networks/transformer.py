@@ -1,0 +1,326 @@
+"""The one transformer: encoders, autoregressive and diffusion models.
+
+Contents: Transformer (hyper-parameters, builds a `types.Network`), NETWORKS.
+
+Convention: pre-norm residual blocks; parameters of the blocks are stacked
+along a leading axis of size `num_layers` (`nn.scan`), whether the loop over
+layers is compiled as a loop or unrolled. The network knows nothing of noise:
+visibility comes in as a value, time as an optional condition.
+
+References: Vaswani et al. 2017, arXiv:1706.03762; Shazeer 2020,
+arXiv:2002.05202 (gated MLP); Peebles & Xie 2023, arXiv:2212.09748 (adaLN-zero
+time conditioning).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mdx import sharding
+from mdx import types
+from mdx.networks import attention as attention_lib
+from mdx.networks import positions as positions_lib
+
+_NEVER = -1e30  # logit of a padding column: probability exactly 0
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+_ACTIVATIONS = {"swiglu": nn.silu, "geglu": nn.gelu, "gelu": nn.gelu, "relu": nn.relu}
+_GATED = ("swiglu", "geglu")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transformer:
+  """Hyper-parameters of the transformer.
+
+  Attributes:
+    num_layers: number of blocks.
+    width: residual width D.
+    num_heads: query heads; divides `width` unless `head_dim` is given.
+    num_kv_heads: key and value heads (grouped queries); 0 = `num_heads`.
+    head_dim: width of a head; 0 = width / num_heads.
+    mlp_width: hidden width of the MLP; 0 = 4 D, or 8/3 D rounded up to 64 if gated.
+    mlp: "swiglu", "geglu", "gelu" or "relu".
+    norm: "rms" or "layer".
+    norm_eps: epsilon of the norm.
+    position: "rope", "learned" or "none".
+    rope_theta: base of the rotary frequencies.
+    max_length: longest row (rows of the learned position table).
+    use_bias: biases in all linear maps but the head.
+    tied: the head is the transposed embedding.
+    head_bias: a bias per id in the head.
+    time_conditioning: adaLN-zero modulation of the blocks by t.
+    vocab_size: number of ids; 0 = the tokenizer's.
+    vocab_multiple: the table is padded to a multiple of this.
+    dtype: of activations and matmuls; parameters, norms and softmax are float32.
+    scan_layers: compile one block and loop, instead of unrolling all.
+    remat: "none", "dots" (keep matmul outputs) or "full" (recompute blocks).
+    init_std: standard deviation of the embedding at initialisation.
+  """
+  num_layers: int
+  width: int
+  num_heads: int
+  num_kv_heads: int = 0
+  head_dim: int = 0
+  mlp_width: int = 0
+  mlp: str = "swiglu"
+  norm: str = "rms"
+  norm_eps: float = 1e-5
+  position: str = "rope"
+  rope_theta: float = 10000.0
+  max_length: int = 1024
+  use_bias: bool = False
+  tied: bool = True
+  head_bias: bool = False
+  time_conditioning: bool = False
+  vocab_size: int = 0
+  vocab_multiple: int = 8
+  dtype: str = "float32"
+  scan_layers: bool = True
+  remat: str = "none"
+  init_std: float = 0.02
+
+  def __post_init__(self):
+    for field, choices in (("mlp", _ACTIVATIONS), ("norm", ("rms", "layer")), ("remat", REMAT),
+                           ("position", ("rope", "learned", "none")),
+                           ("dtype", ("float32", "bfloat16"))):
+      if getattr(self, field) not in choices:
+        raise ValueError(f"network.{field} is {getattr(self, field)!r}; choose from "
+                         f"{', '.join(choices)}.")
+    for field in ("num_layers", "width", "num_heads", "vocab_size", "max_length", "vocab_multiple"):
+      if getattr(self, field) < 1:
+        raise ValueError(f"network.{field} must be positive, got {getattr(self, field)}.")
+    if not self.head_dim and self.width % self.num_heads:
+      raise ValueError(f"network.num_heads {self.num_heads} does not divide width {self.width}; "
+                       "use a divisor, or set network.head_dim.")
+    if self.num_heads % self.kv_heads:
+      raise ValueError(f"network.num_kv_heads {self.kv_heads} does not divide num_heads "
+                       f"{self.num_heads}; use a divisor.")
+    if self.position == "rope" and self.per_head % 2:
+      raise ValueError(f"rotary positions need an even head width, got {self.per_head}.")
+
+  @property
+  def per_head(self) -> int:
+    """Width of one head."""
+    return self.head_dim or self.width // self.num_heads
+
+  @property
+  def kv_heads(self) -> int:
+    """Number of key and value heads."""
+    return self.num_kv_heads or self.num_heads
+
+  @property
+  def hidden_width(self) -> int:
+    """Hidden width of the MLP."""
+    default = -(-8 * self.width // 3 // 64) * 64 if self.mlp in _GATED else 4 * self.width
+    return self.mlp_width or default
+
+  @property
+  def padded_vocab(self) -> int:
+    """Rows of the embedding table."""
+    return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
+
+  def matmul_params(self) -> int:
+    """Parameters of a block's matrices times layers, for counting FLOPs."""
+    attention = self.width * self.per_head * 2 * (self.num_heads + self.kv_heads)
+    mlp = (3 if self.mlp in _GATED else 2) * self.width * self.hidden_width
+    return self.num_layers * (attention + mlp)
+
+  def network(self) -> types.Network:
+    """Returns the pure functions of this transformer."""
+    module = _Module(self)
+
+    def init(key):
+      return module.init(key, jnp.zeros((1, 1), jnp.int32), attention=attention_lib.Full(),
+                         method="init_all")["params"]
+
+    def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
+      return module.apply({"params": params}, tokens, attention=attention, positions=positions,
+                          segment_ids=segment_ids, time=time)
+
+    def head(params, hidden, name="lm"):
+      if name != "lm":
+        raise ValueError(f"the transformer has the head 'lm', not {name!r}.")
+      return module.apply({"params": params}, hidden, method="logits")
+
+    return types.Network(init=init, encode=encode, head=head, vocab_size=self.vocab_size)
+
+
+NETWORKS = {"transformer": Transformer}
+
+
+def _dense(spec: Transformer, features: int, name: str, *, use_bias=None, zero=False) -> nn.Dense:
+  return nn.Dense(features, use_bias=spec.use_bias if use_bias is None else use_bias,
+                  dtype=jnp.dtype(spec.dtype), param_dtype=jnp.float32, name=name,
+                  kernel_init=nn.initializers.zeros if zero else nn.initializers.lecun_normal())
+
+
+def _norm(spec: Transformer, name: str):
+  cls = nn.RMSNorm if spec.norm == "rms" else nn.LayerNorm
+  return cls(epsilon=spec.norm_eps, dtype=jnp.float32, param_dtype=jnp.float32, name=name)
+
+
+class _Attention(nn.Module):
+  """Multi-head attention with grouped keys and values."""
+  spec: Transformer
+
+  @nn.compact
+  def __call__(self, x, mask, rope):
+    spec, head = self.spec, self.spec.per_head
+    batch, length, _ = x.shape
+
+    def project(name, heads):
+      y = _dense(spec, heads * head, name)(x).reshape(batch, length, heads, head)
+      return sharding.constrain(y, "batch", None, "tensor", None)
+
+    query, key, value = (project("q", spec.num_heads), project("k", spec.kv_heads),
+                         project("v", spec.kv_heads))
+    if rope is not None:
+      query, key = (positions_lib.rotate(y, *rope) for y in (query, key))
+    mixed = attention_lib.attend(query, key, value, mask).reshape(batch, length, -1)
+    return _dense(spec, spec.width, "o")(mixed)
+
+
+class _Mlp(nn.Module):
+  """Two-layer perceptron, gated or plain."""
+  spec: Transformer
+
+  @nn.compact
+  def __call__(self, x):
+    spec = self.spec
+    up = _dense(spec, spec.hidden_width, "up")(x)
+    if spec.mlp in _GATED:
+      gate = _dense(spec, spec.hidden_width, "gate")(x)
+      hidden = _ACTIVATIONS[spec.mlp](gate) * up
+    else:
+      hidden = _ACTIVATIONS[spec.mlp](up)
+    hidden = sharding.constrain(hidden, "batch", "sequence", "tensor")
+    return _dense(spec, spec.width, "down")(hidden)
+
+
+class _Block(nn.Module):
+  """Pre-norm block; with `condition` its branches are modulated by time."""
+  spec: Transformer
+
+  @nn.compact
+  def __call__(self, x, condition, mask, rope):
+    spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
+    if condition is None:
+      modulation = ((0.0, 0.0, 1.0),) * 2
+    else:
+      values = _dense(spec, 6 * spec.width, "modulation", use_bias=True, zero=True)(condition)
+      values = jnp.split(values.astype(jnp.float32), 6, axis=-1)
+      modulation = (values[:3], values[3:])
+
+    def branch(name, layer, x, shift, scale, gate):
+      y = _norm(spec, f"{name}_norm")(x)
+      y = layer((y * (1 + scale) + shift).astype(dtype) if condition is not None
+                else y.astype(dtype))
+      return x + (gate * y).astype(dtype) if condition is not None else x + y
+
+    x = branch("attention", lambda y: _Attention(spec, name="attention")(y, mask, rope), x,
+               *modulation[0])
+    x = branch("mlp", _Mlp(spec, name="mlp"), x, *modulation[1])
+    return sharding.constrain(x, "batch", "sequence", None), None
+
+
+class _TimeEmbedding(nn.Module):
+  """Sinusoids of t in [0, 1] through two layers: [B] -> [B, 1, D]."""
+  spec: Transformer
+
+  @nn.compact
+  def __call__(self, time):
+    half = 128
+    frequency = jnp.exp(-math.log(10000.0) * jnp.arange(half) / half)
+    angle = 1000.0 * time.astype(jnp.float32)[..., None] * frequency
+    x = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    x = _dense(self.spec, self.spec.width, "in", use_bias=True)(x)
+    x = nn.silu(_dense(self.spec, self.spec.width, "out", use_bias=True)(nn.silu(x)))
+    return x[:, None, :] if time.ndim == 1 else x
+
+
+class _Module(nn.Module):
+  """Embedding, blocks, final norm and head."""
+  spec: Transformer
+
+  def setup(self):
+    spec = self.spec
+    table = dict(param_dtype=jnp.float32, dtype=jnp.dtype(spec.dtype),
+                 embedding_init=nn.initializers.normal(spec.init_std))
+    self.embed = nn.Embed(spec.padded_vocab, spec.width, **table)
+    if spec.position == "learned":
+      self.position_embed = nn.Embed(spec.max_length, spec.width, **table)
+    if spec.time_conditioning:
+      self.time_embed = _TimeEmbedding(spec)
+    block = _Block
+    if spec.remat != "none":
+      block = nn.remat(block, prevent_cse=not spec.scan_layers, policy=REMAT[spec.remat])
+    self.layers = nn.scan(
+        block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
+        length=spec.num_layers, unroll=1 if spec.scan_layers else spec.num_layers)(spec)
+    self.final_norm = _norm(spec, None)
+    if not spec.tied:
+      self.lm_head = _Head(spec)
+    elif spec.head_bias:
+      self.lm_head = _Head(spec, has_kernel=False)
+
+  def __call__(self, tokens, *, attention, positions=None, segment_ids=None, time=None):
+    spec = self.spec
+    length = tokens.shape[1]
+    if length > spec.max_length:
+      raise ValueError(f"a row of {length} tokens exceeds network.max_length {spec.max_length}.")
+    if positions is None:
+      positions = jnp.arange(length)[None]
+    x = self.embed(tokens)
+    if spec.position == "learned":
+      x = x + self.position_embed(positions)
+    x = sharding.constrain(x, "batch", "sequence", None)
+    rope = (positions_lib.rope_tables(positions, spec.per_head, spec.rope_theta)
+            if spec.position == "rope" else None)
+    condition = self._condition(time)
+    mask = attention_lib.visible(attention, length, segment_ids)
+    x, _ = self.layers(x, condition, mask, rope)
+    return self.final_norm(x).astype(jnp.dtype(spec.dtype))
+
+  def _condition(self, time):
+    if self.spec.time_conditioning and time is None:
+      raise ValueError("network.time_conditioning needs an objective that passes `time`.")
+    return self.time_embed(time) if self.spec.time_conditioning else None
+
+  def logits(self, hidden):
+    """Scores of all ids, float32 [..., V]; padding columns are -1e30."""
+    spec = self.spec
+    kernel = self.embed.embedding.T if spec.tied else self.lm_head.kernel
+    scores = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    if spec.head_bias:
+      scores = scores + self.lm_head.bias
+    if spec.padded_vocab > spec.vocab_size:
+      scores = jnp.where(jnp.arange(spec.padded_vocab) < spec.vocab_size, scores, _NEVER)
+    return scores
+
+  def init_all(self, tokens, *, attention) -> Any:
+    """Touches every parameter once."""
+    time = jnp.zeros(tokens.shape[:1]) if self.spec.time_conditioning else None
+    return self.logits(self(tokens, attention=attention, time=time))
+
+
+class _Head(nn.Module):
+  """Holds the parameters of an untied head or of a bias."""
+  spec: Transformer
+  has_kernel: bool = True
+
+  def setup(self):
+    spec = self.spec
+    if self.has_kernel:
+      self.kernel = self.param("kernel", nn.initializers.lecun_normal(),
+                                (spec.width, spec.padded_vocab), jnp.float32)
+    if spec.head_bias:
+      self.bias = self.param("bias", nn.initializers.zeros, (spec.padded_vocab,), jnp.float32)

@@ -1,0 +1,85 @@
+"""Autoregressive language modelling.
+
+Contents: AutoRegressive.
+
+Convention: a start token is put before every document of a row, so all
+tokens are predicted and the likelihood of a row is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mdx import types
+from mdx.corruption import mask as mask_lib
+from mdx.networks import attention as attention_lib
+from mdx.networks import heads
+from mdx.objectives import targets as targets_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoRegressive:
+  """-sum over i of log p(x_i | x_<i), in nats; exact.
+
+  The weight is the number of supervised tokens, so total / weight is nats per
+  token. The mask id serves as the start token: it occurs in no data.
+
+  Attributes:
+    network: the model, read with causal attention.
+    mask_id: the start token's id.
+  """
+  network: types.Network
+  mask_id: int
+
+  is_likelihood = True
+  is_exact = True
+  generates = "autoregressive"
+
+  @property
+  def scales(self) -> Mapping[str, float]:
+    """One term."""
+    return {"nll": 1.0}
+
+  @property
+  def rows_per_unit(self) -> int:
+    """Rows are independent."""
+    return 1
+
+  def init(self, key: jax.Array) -> types.Params:
+    """Initial parameters."""
+    return {"model": self.network.init(key)}
+
+  def prepare(self, params, batch, key, context):
+    """Draws nothing; the weight is the number of supervised tokens."""
+    del params, key, context
+    return batch, {"nll": mask_lib.allowed_positions(batch).sum(dtype=jnp.float32)}
+
+  def __call__(self, params, batch, context):
+    """Sum of -log p(x_i | x_<i) over the rows."""
+    del context
+    tokens, is_target = batch["tokens"], mask_lib.allowed_positions(batch)
+    hidden = self._encode(params, tokens, batch.get("positions"), batch.get("segment_ids"))
+    losses = targets_lib.target_losses(self.network, params["model"], hidden, tokens, is_target,
+                                       blocked=self.mask_id)
+    rows = losses.sum(axis=1)
+    total = rows.sum()
+    count = is_target.sum(axis=1, dtype=jnp.float32)
+    return {"nll": total}, types.Aux({"nats_per_token": (total, count.sum())}, {"nll": rows, "count": count}, {})
+
+  def denoise(self, params, canvas, noise_level):
+    """Logits float32 [B, L, V] of each token given those before it."""
+    del noise_level
+    hidden = self._encode(params, canvas, None, None)
+    return heads.block_columns(self.network.head(params["model"], hidden, "lm"), self.mask_id)
+
+  def _encode(self, params, tokens, positions, segments):
+    previous = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=self.mask_id)
+    if segments is not None:
+      starts = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+      previous = jnp.where(starts, self.mask_id, previous)
+    return self.network.encode(params["model"], previous, attention=attention_lib.Causal(),
+                               positions=positions, segment_ids=segments)

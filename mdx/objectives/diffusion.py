@@ -1,0 +1,162 @@
+"""Absorbing-state (masked) diffusion in continuous time.
+
+Contents: MaskedDiffusion.
+
+References: Sahoo et al. 2024, arXiv:2406.07524 (MDLM); Shi et al. 2024,
+arXiv:2406.04329 (MD4); Nie et al. 2025, arXiv:2502.09992 (LLaDA); Ou et al.
+2024, arXiv:2406.03736 (exact mask counts).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mdx import config as config_lib
+from mdx import types
+from mdx.corruption import mask as mask_lib
+from mdx.corruption import replace as replace_lib
+from mdx.corruption import schedule as schedule_lib
+from mdx.corruption import time as time_lib
+from mdx.networks import attention as attention_lib
+from mdx.networks import heads
+from mdx.objectives import targets as targets_lib
+from mdx.utils import rng
+
+NORMALIZERS = ("elbo", "per_supervised_token", "per_masked_token")
+_LINEAR = {"name": "linear", "eps": 1e-4}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedDiffusion:
+  """Negative evidence lower bound of masked diffusion, in nats.
+
+  E_t[ -alpha'(t) / (1 - alpha(t)) * sum over masked i of -log p(x_i | x_t) ]
+
+  With the linear schedule the weight is 1 / t, the loss of MDLM and LLaDA. The
+  mask id gets probability 0. The tokens that the squashed schedule masks at
+  t = 0 are charged a uniform guess (MD4), a constant of about eps * log V per
+  token, in the reported bound; it has no gradient.
+
+  With `mask_draw="exact_count"` (linear schedule) a row masks exactly
+  k = floor(L (1 - t)) + 1 tokens and is weighted L / k: the same expectation,
+  no clipping at t = 0, and a smaller variance.
+
+  Attributes:
+    network: the model, read with full attention.
+    mask_id: id of the mask token.
+    schedule: dict(name="linear" | "cosine" | "polynomial", eps=..., power=...).
+    time: draw of t: "independent", "stratified" or "lattice" (global batch).
+    mask_draw: "bernoulli" or "exact_count".
+    weighting: "elbo", or "uniform" (weight 1, no bound).
+    normalizer: what the loss is divided by: "elbo" (rows: nats per sequence),
+      "per_supervised_token" (MDLM, LLaDA pre-training) or "per_masked_token"
+      (Dream; reweights the bound).
+
+  Raises:
+    ValueError: unknown choice, or exact counts with another schedule.
+  """
+  network: types.Network
+  mask_id: int
+  schedule: Any = dataclasses.field(default_factory=lambda: dict(_LINEAR))
+  time: str = "lattice"
+  mask_draw: str = "bernoulli"
+  weighting: str = "elbo"
+  normalizer: str = "per_supervised_token"
+
+  is_likelihood = True
+  is_exact = False
+  generates = "ancestral"
+
+  def __post_init__(self):
+    for field, choices in (("time", time_lib.TIMES), ("mask_draw", ("bernoulli", "exact_count")),
+                           ("weighting", ("elbo", "uniform")), ("normalizer", NORMALIZERS)):
+      if getattr(self, field) not in choices:
+        raise ValueError(f"objective.{field} is {getattr(self, field)!r}; choose from "
+                         f"{', '.join(choices)}.")
+    self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
+    if self.mask_draw == "exact_count" and self.schedule["name"] != "linear":
+      raise ValueError("objective.mask_draw exact_count draws the count uniformly, which is the "
+                       f"linear schedule; got {self.schedule['name']!r}. Use bernoulli.")
+
+  @property
+  def alpha(self):
+    """The schedule object."""
+    return config_lib.build(schedule_lib.SCHEDULES, self.schedule, what="schedule")
+
+  @property
+  def scales(self) -> Mapping[str, float]:
+    """One term."""
+    return {"elbo": 1.0}
+
+  @property
+  def rows_per_unit(self) -> int:
+    """Rows are independent."""
+    return 1
+
+  def init(self, key: jax.Array) -> types.Params:
+    """Initial parameters."""
+    return {"model": self.network.init(key)}
+
+  def prepare(self, params, batch, key, context):
+    """Draws times (unless `batch["time"]` gives them) and masks."""
+    del params, context
+    allowed, index = mask_lib.allowed_positions(batch), batch["example_index"]
+    time = batch.get("time")
+    if time is None:
+      time = time_lib.TIMES[self.time](rng.stream(key, "time"), index)
+    keys = rng.per_example(rng.stream(key, "mask"), index)
+    length = allowed.sum(axis=1)
+    if self.mask_draw == "exact_count":
+      count = jnp.minimum(jnp.floor(length * (1 - time)).astype(jnp.int32) + 1, length)
+      is_masked = mask_lib.exact_count(keys, count, allowed)
+      weight, level = length / jnp.maximum(count, 1), count / jnp.maximum(length, 1)
+    else:
+      is_masked = mask_lib.bernoulli(keys, self.alpha.mask_prob(time)[:, None], allowed)
+      weight, level = self.alpha.weight(time), time
+    noisy = replace_lib.mask_all(batch["tokens"], is_masked, self.mask_id)
+    batch = batch | {"noisy_tokens": noisy, "is_masked": is_masked,
+                     "token_weight": weight.astype(jnp.float32),
+                     "noise_level": level.astype(jnp.float32)}
+    count = {"elbo": jnp.any(allowed, axis=1), "per_supervised_token": allowed,
+             "per_masked_token": is_masked}[self.normalizer]
+    return batch, {"elbo": count.sum(dtype=jnp.float32)}
+
+  def __call__(self, params, batch, context):
+    """Weighted sum of -log p(x_i | x_t) over the masked tokens."""
+    del context
+    allowed, is_masked = mask_lib.allowed_positions(batch), batch["is_masked"]
+    hidden = self.network.encode(params["model"], batch["noisy_tokens"],
+                                 attention=attention_lib.Full(), positions=batch.get("positions"),
+                                 segment_ids=batch.get("segment_ids"), time=batch["noise_level"])
+    losses = targets_lib.target_losses(self.network, params["model"], hidden, batch["tokens"],
+                                       is_masked, rate=self.alpha.mean_mask_prob,
+                                       spread=self._rate_spread, blocked=self.mask_id)
+    plain = losses.sum(axis=1)
+    bound = plain * batch["token_weight"]
+    total = (bound if self.weighting == "elbo" else plain).sum()
+    num_tokens = allowed.sum(axis=1).astype(jnp.float32)
+    rows = bound + num_tokens * self._clipped_nats
+    metrics = {"nats_per_token": (rows.sum(), num_tokens.sum()),
+               "masked_nats": (plain.sum(), is_masked.sum(dtype=jnp.float32))}
+    return {"elbo": total}, types.Aux(metrics, {"nll": rows, "count": num_tokens}, {})
+
+  def denoise(self, params, canvas, noise_level):
+    """Logits float32 [B, L, V] of the clean tokens of a canvas [B, L]."""
+    hidden = self.network.encode(params["model"], canvas, attention=attention_lib.Full(),
+                                 time=noise_level)
+    return heads.block_columns(self.network.head(params["model"], hidden, "lm"), self.mask_id)
+
+  @property
+  def _clipped_nats(self) -> float:
+    """Cost of the tokens masked at t = 0: a uniform guess over the real ids."""
+    eps = 0.0 if self.mask_draw == "exact_count" else self.alpha.eps
+    return eps * math.log(self.network.vocab_size - 1)
+
+  def _rate_spread(self, num_rows: int) -> float:
+    """How far the mean mask rate of `num_rows` rows may exceed its expectation."""
+    return 3 * math.sqrt(1 / 12 / num_rows) if self.time == "independent" else 1.5 / num_rows

@@ -1,0 +1,80 @@
+"""Cross-entropy at target positions only.
+
+Contents: target_losses.
+
+Convention: the head runs on a static number of positions: those of each batch
+shard's rows, targets first. What does not fit (rare) goes through a second,
+rematerialised pass inside a `lax.cond`, so the sum is exact for every mask.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+
+from mdx import sharding
+from mdx import types
+from mdx.networks import heads
+
+Spread = Callable[[int], float]
+
+
+def _capacity(rate: float, spread: Spread, num_rows: int, length: int) -> int:
+  """Positions reserved for `num_rows` rows; all where the saving is small."""
+  total = num_rows * length
+  rate = rate + spread(num_rows) + 2.0 / math.sqrt(total)  # four deviations of Bernoulli draws
+  wanted = -(-int(rate * total) // 8) * 8
+  return total if wanted > 0.9 * total else wanted
+
+
+def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Array,
+                  targets: jax.Array, is_target: jax.Array, *, rate: float = 1.0,
+                  spread: Spread = lambda num_rows: 0.0, blocked: int | None = None) -> jax.Array:
+  """-log p(target) at the target positions, 0 elsewhere.
+
+  Args:
+    network: its `head` is applied to gathered positions.
+    params: parameter sub-tree of the network.
+    hidden: [B, L, D].
+    targets: int32 [B, L].
+    is_target: bool [B, L].
+    rate: expected share of positions that are targets; 1 = run the head everywhere.
+    spread: number of rows -> how far above `rate` their common share may lie.
+    blocked: an id that gets probability 0 (the mask token).
+
+  Returns:
+    float32 [B, L], nats.
+  """
+  batch, length, width = hidden.shape
+  shards = sharding.batch_shards()
+  shards = shards if batch % shards == 0 else 1
+  rows = batch // shards * length
+  size = _capacity(rate, spread, batch // shards, length)
+
+  def losses(hidden, targets):
+    return heads.cross_entropy(
+        heads.block_columns(network.head(params, hidden, "lm"), blocked), targets)
+
+  if size >= rows:
+    return jnp.where(is_target, losses(hidden, targets), 0.0)
+
+  flat_hidden = hidden.reshape(shards, rows, width)
+  flat_targets = targets.reshape(shards, rows)
+  flat_mask = is_target.reshape(shards, rows)
+  index = jax.vmap(lambda m: jnp.nonzero(m, size=size, fill_value=rows)[0])(flat_mask)
+  valid = index < rows
+  safe = jnp.minimum(index, rows - 1)
+  gathered = losses(jnp.take_along_axis(flat_hidden, safe[..., None], axis=1),
+                    jnp.take_along_axis(flat_targets, safe, axis=1))
+  gathered = jnp.where(valid, gathered, 0.0)
+  scatter = jax.vmap(lambda i, x: jnp.zeros(rows, x.dtype).at[i].add(x, mode="drop"))
+  first = scatter(index, gathered).reshape(batch, length)
+
+  rank = jnp.cumsum(flat_mask, axis=1)
+  left = (flat_mask & (rank > size)).reshape(batch, length)
+  rest = jax.checkpoint(lambda h: jnp.where(left, losses(h, targets), 0.0))
+  # The branch not taken saves nothing but its inputs, hence the checkpoint.
+  return first + jax.lax.cond(jnp.any(left), rest, lambda h: jnp.zeros((batch, length)), hidden)

@@ -1,0 +1,182 @@
+"""One sharding table: path -> logical axes -> mesh axes.
+
+Contents: AXES, PARAM_RULES, make_mesh, check_divisible, specs, state_sharding,
+batch_sharding, place_batch, constrain, batch_shards.
+
+Convention: Auto mesh axes and `jax.set_mesh` once, in main; arguments carry
+their shardings and jitted functions get `out_shardings` only. Parameters of
+the scanned layers have a leading `layers` axis that is never sharded.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Mapping
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+import numpy as np
+
+from mdx.utils import tree
+
+AXES = ("replica", "data", "fsdp", "tensor", "sequence")
+BATCH_AXES = ("replica", "data", "fsdp")
+
+# (path regex, logical axis of each dimension). Every parameter must match
+# exactly one rule; there is no catch-all, so a typo cannot pass.
+PARAM_RULES = (
+    (r"(.*/)?embed/embedding", ("vocab", "embed")),
+    (r"(.*/)?position_embed/embedding", (None, "embed")),
+    (r"(.*/)?time_embed/(in|out)/kernel", (None, "embed")),
+    (r"(.*/)?time_embed/(in|out)/bias", (None,)),
+    (r"(.*/)?layers/modulation/kernel", (None, "embed", None)),
+    (r"(.*/)?layers/modulation/bias", (None, None)),
+    (r"(.*/)?layers/attention/(q|k|v)/kernel", (None, "embed", "heads")),
+    (r"(.*/)?layers/attention/(q|k|v)/bias", (None, "heads")),
+    (r"(.*/)?layers/attention/o/kernel", (None, "heads", "embed")),
+    (r"(.*/)?layers/attention/o/bias", (None, None)),
+    (r"(.*/)?layers/mlp/(gate|up)/kernel", (None, "embed", "mlp")),
+    (r"(.*/)?layers/mlp/(gate|up)/bias", (None, "mlp")),
+    (r"(.*/)?layers/mlp/down/kernel", (None, "mlp", "embed")),
+    (r"(.*/)?layers/mlp/down/bias", (None, None)),
+    (r"(.*/)?layers/(attention_norm|mlp_norm)/(scale|bias)", (None, None)),
+    (r"(.*/)?final_norm/(scale|bias)", (None,)),
+    (r"(.*/)?lm_head/kernel", ("embed", "vocab")),
+    (r"(.*/)?lm_head/bias", ("vocab",)),
+)
+DEFAULT_TABLE = dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor")
+
+
+def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
+  """Builds the device mesh.
+
+  Args:
+    sizes: axis name -> size; one axis may be -1 and takes the remaining devices.
+    devices: defaults to all devices of the job.
+
+  Raises:
+    ValueError: unknown axis, or a product that is not the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  unknown = [a for a in sizes if a not in AXES]
+  if unknown:
+    raise ValueError(f"unknown mesh axis {unknown[0]!r}; the axes are {', '.join(AXES)}.")
+  shape = [int(sizes.get(a, 1)) for a in AXES]
+  if shape.count(-1) > 1 or any(s == 0 or s < -1 for s in shape):
+    raise ValueError(f"mesh sizes must be positive, with at most one -1; got {dict(sizes)}.")
+  known = int(np.prod([s for s in shape if s > 0]))
+  if len(devices) % known or (-1 not in shape and known != len(devices)):
+    raise ValueError(f"mesh {dict(zip(AXES, shape))} does not fit {len(devices)} devices; their "
+                     "product must equal the number of devices (write -1 for the rest).")
+  shape = [len(devices) // known if s == -1 else s for s in shape]
+  return jax.make_mesh(tuple(shape), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def logical_axes(path: str, ndim: int) -> tuple[str | None, ...]:
+  """Logical axes of one parameter.
+
+  Raises:
+    ValueError: no rule or more than one matches, or the rank is another.
+  """
+  found = [axes for pattern, axes in PARAM_RULES if re.fullmatch(pattern, path)]
+  if len(found) != 1:
+    raise ValueError(f"parameter {path} matches {len(found)} rules of sharding.PARAM_RULES; "
+                     "add or narrow a rule so that exactly one matches.")
+  if len(found[0]) != ndim:
+    raise ValueError(f"parameter {path} has {ndim} dimensions, its sharding rule {found[0]}.")
+  return found[0]
+
+
+def specs(params: Any, mesh: Mesh, table: Mapping[str, str] | None = None) -> Any:
+  """PartitionSpec of every parameter.
+
+  Args:
+    params: tree of arrays or shape structs.
+    mesh: the mesh whose axis sizes must divide the dimensions.
+    table: logical axis -> mesh axis; None for `DEFAULT_TABLE`.
+
+  Raises:
+    ValueError: a parameter without exactly one rule, or an indivisible dimension.
+  """
+  table = dict(DEFAULT_TABLE if table is None else table)
+  for logical, axis in table.items():
+    if axis and axis not in AXES:
+      raise ValueError(f"config.sharding.{logical} is {axis!r}; choose from {', '.join(AXES)}.")
+
+  def spec(path, leaf):
+    axes = [table.get(a) or None if a else None for a in logical_axes(path, len(leaf.shape))]
+    for size, axis in zip(leaf.shape, axes):
+      if axis and size % mesh.shape[axis]:
+        raise ValueError(f"mesh axis {axis}={mesh.shape[axis]} does not divide dimension {size} of "
+                         f"parameter {path}; use a divisor or map that axis to '' in "
+                         "config.sharding.")
+    return P(*axes)
+
+  return tree.map_with_path(spec, params)
+
+
+def state_sharding(state: Any, params: Any, mesh: Mesh, table=None) -> Any:
+  """NamedSharding of a whole train state.
+
+  A leaf whose path ends with a parameter's path (EMA, Adam moments) is sharded
+  like that parameter; scalars and keys are replicated.
+  """
+  by_path = tree.flatten(specs(params, mesh, table))
+  shapes = {path: tuple(x.shape) for path, x in tree.flatten(params).items()}
+
+  def sharding(path, leaf):
+    if not leaf.shape:
+      return NamedSharding(mesh, P())
+    parts = path.split("/")
+    for start in range(len(parts)):
+      name = "/".join(parts[start:])
+      if name in by_path and shapes[name] == tuple(leaf.shape):
+        return NamedSharding(mesh, by_path[name])
+    raise ValueError(f"state leaf {path} {tuple(leaf.shape)} belongs to no parameter; "
+                     "state must be scalars or trees shaped like the parameters.")
+
+  return tree.map_with_path(sharding, state)
+
+
+def batch_spec(ndim: int) -> P:
+  """Rows over replica, data and fsdp; positions over sequence."""
+  return P(BATCH_AXES, *(("sequence",) if ndim > 1 else ()))
+
+
+def check_batch(mesh: Mesh, batch_size: int, length: int, num_microbatches: int = 1) -> None:
+  """Raises ValueError unless the mesh divides rows, positions and microbatches."""
+  shards = int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
+  if batch_size % (shards * num_microbatches):
+    raise ValueError(
+        f"batch_size {batch_size} is not divisible by {shards} batch shards (replica x data x "
+        f"fsdp) x {num_microbatches} microbatches; use a multiple of {shards * num_microbatches}.")
+  if length % mesh.shape["sequence"]:
+    raise ValueError(f"mesh axis sequence={mesh.shape['sequence']} does not divide length "
+                     f"{length}; use a divisor.")
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Makes global arrays from this process's rows."""
+  return {k: jax.make_array_from_process_local_data(NamedSharding(mesh, batch_spec(v.ndim)), v)
+          for k, v in batch.items()}
+
+
+def constrain(x: jax.Array, *axes: Any) -> jax.Array:
+  """Constrains an activation; the identity where no mesh is set.
+
+  Args:
+    x: array.
+    *axes: per dimension "batch", a mesh axis, or None.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, P(*(BATCH_AXES if a == "batch" else a for a in axes)))
+
+
+def batch_shards() -> int:
+  """Number of shards of the batch axis on the mesh in context; 1 without one."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return 1
+  return int(np.prod([mesh.shape[a] for a in BATCH_AXES]))

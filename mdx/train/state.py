@@ -1,0 +1,63 @@
+"""The train state and its one initialisation.
+
+Contents: State, init_fn, create.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mdx import sharding
+from mdx import types
+from mdx.utils import rng
+
+
+class State(NamedTuple):
+  """Everything a training step reads and writes.
+
+  Attributes:
+    step: int32 scalar, number of updates done.
+    params: trained parameters, float32.
+    ema: their moving average, or {} where none is kept.
+    opt_state: optimizer state.
+    extra: the objective's untrained state, {} for most.
+  """
+  step: jax.Array
+  params: types.Params
+  ema: types.Params
+  opt_state: Any
+  extra: types.PyTree
+
+  def items(self) -> dict[str, Any]:
+    """The parts as separate checkpoint items."""
+    return {"params": self.params, "ema": self.ema, "opt_state": self.opt_state,
+            "extra": self.extra}
+
+
+def init_fn(objective: types.Objective, optimizer: optax.GradientTransformation, *,
+            keep_ema: bool) -> Callable[[jax.Array], State]:
+  """Returns key -> State, to be jitted with out_shardings."""
+
+  def init(key):
+    params = objective.init(rng.stream(key, "init"))
+    ema = jax.tree.map(jnp.copy, params) if keep_ema else {}
+    return State(jnp.int32(0), params, ema, optimizer.init(params), {})
+
+  return init
+
+
+def create(init: Callable[[jax.Array], State], key: jax.Array, mesh: jax.sharding.Mesh,
+           table: Mapping[str, str] | None = None) -> State:
+  """Initialises the whole state already sharded, in one compiled function.
+
+  Raises:
+    ValueError: a parameter without exactly one sharding rule, or a mesh axis
+      that does not divide a dimension (before anything is compiled).
+  """
+  shapes = jax.eval_shape(init, key)
+  shardings = sharding.state_sharding(shapes, shapes.params, mesh, table)
+  return jax.jit(init, out_shardings=shardings)(key)

@@ -1,0 +1,100 @@
+"""The one training step, for every objective.
+
+Contents: make_step.
+
+Convention: `prepare` draws on the whole batch and weighs every loss term; the
+loss of a microbatch is the sum over terms of scale * total / weight with the
+weights of the whole batch, so accumulation over microbatches is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mdx import types
+from mdx.train import state as state_lib
+from mdx.utils import rng
+
+Step = Callable[[state_lib.State, types.Batch, types.Params], tuple[state_lib.State, dict[str, Any]]]
+
+
+def _split(batch: types.Batch, num: int, unit: int) -> types.Batch:
+  """[B, ...] -> [num, B / num, ...], dealing units of rows round robin.
+
+  Each device's rows are dealt out evenly, so no row changes its device.
+  """
+
+  def deal(x):
+    x = x.reshape((-1, num, unit) + x.shape[1:]).swapaxes(0, 1)
+    return x.reshape((num, -1) + x.shape[3:])
+
+  return jax.tree.map(deal, batch)
+
+
+def loss_and_grad(objective: types.Objective, params: types.Params, batch: types.Batch,
+                  weights: dict[str, jax.Array], context: types.Context, num_microbatches: int):
+  """Loss, aux and gradient over a prepared batch, accumulated exactly."""
+
+  def loss_fn(params, rows):
+    totals, aux = objective(params, rows, context)
+    loss = sum(objective.scales[k] * totals[k] / jnp.maximum(weights[k], 1e-6) for k in totals)
+    return loss, types.Aux(aux.metrics, {}, aux.state)
+
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  if num_microbatches == 1:
+    (loss, aux), grads = grad_fn(params, batch)
+    return loss, aux, grads
+  rows = _split(batch, num_microbatches, objective.rows_per_unit)
+  shapes = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], rows))
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def add(total, one):
+    return jax.tree.map(jnp.add, total, grad_fn(params, one)), None
+
+  ((loss, aux), grads), _ = jax.lax.scan(add, zeros, rows)
+  return loss, aux, grads
+
+
+def make_step(objective: types.Objective, optimizer: optax.GradientTransformation, *, seed: int,
+              rate: Callable, num_microbatches: int = 1, ema_decay: float = 0.0) -> Step:
+  """Builds (state, batch, frozen) -> (state, metrics); jit it with state donated.
+
+  Args:
+    objective: the loss.
+    optimizer: optax chain over `state.params`.
+    seed: of the run; draws depend on (seed, step, example_index).
+    rate: step -> learning rate, for the metrics.
+    num_microbatches: gradient accumulation; divides the batch.
+    ema_decay: decay of the moving average, ramped up as (1 + n) / (10 + n);
+      0 keeps none.
+
+  Returns:
+    The step; `frozen` are parameters the objective reads but does not train. Its metrics are {name: (sum, weight)}, float32 scalars, with
+    `loss`, `grad_norm` and `learning_rate` among them.
+  """
+
+  def step(state: state_lib.State, batch: types.Batch, frozen: types.Params):
+    key = rng.stream(rng.root(seed), "train", state.step)
+    context = types.Context(state.step, frozen, state.extra)
+    batch, weights = objective.prepare(state.params, batch, key, context)
+    weights = jax.tree.map(jax.lax.stop_gradient, weights)
+    loss, aux, grads = loss_and_grad(objective, state.params, batch, weights, context,
+                                     num_microbatches)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema_decay:
+      count = state.step.astype(jnp.float32)
+      decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
+      ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
+    extra = jax.tree.map(jnp.add, state.extra, aux.state) if aux.state else state.extra
+    one = jnp.float32(1)
+    metrics = dict(aux.metrics, loss=(loss, one), grad_norm=(optax.tree.norm(grads), one),
+                   learning_rate=(rate(state.step), one))
+    return state_lib.State(state.step + 1, params, ema, opt_state, extra), metrics
+
+  return step

@@ -1,0 +1,139 @@
+"""The four extension points of mdx, as protocols and named tuples.
+
+Contents: Params, Batch, Aux, Context, Objective, Network, Sampler, Task.
+
+Convention: a method is *draw, then score*. `Objective.prepare` makes every
+random choice of a step on the whole global batch and gives the weight of each
+loss term; `Objective.__call__` scores a microbatch and returns sums. Only the
+train step divides one by the other, so accumulation is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping, NamedTuple, Protocol
+
+import jax
+
+PyTree = Any
+# {"model": ..., "generator": ..., "schedule": ...}: one sub-tree per part.
+Params = Mapping[str, PyTree]
+# tokens int32 [B, L], example_index int32 [B] (position in the global stream);
+# loss_mask bool [B, L], segment_ids int32 [B, L], positions int32 [B, L].
+Batch = dict[str, jax.Array]
+
+
+class Aux(NamedTuple):
+  """What an objective reports beside its loss terms.
+
+  Attributes:
+    metrics: name -> (sum, weight), float32 scalars; the metric is sum / weight.
+    rows: name -> float32 [B]; `nll` is an estimate of each row's negative
+      log-likelihood in nats (a bound for diffusion) and `count` the number of
+      tokens it is about; read by `eval.likelihood`.
+    state: sums to fold into `Context.state`, once a step; {} for most.
+  """
+  metrics: dict[str, tuple[jax.Array, jax.Array]]
+  rows: dict[str, jax.Array]
+  state: PyTree
+
+
+class Context(NamedTuple):
+  """What the step hands an objective beside parameters and batch.
+
+  Attributes:
+    step: int32 scalar, for rate schedules and annealing.
+    frozen: parameters that are not trained (reference policy, teacher).
+    state: explicit untrained state; {} for most objectives.
+  """
+  step: jax.Array
+  frozen: Params
+  state: PyTree
+
+
+class Network(NamedTuple):
+  """Pure functions over one parameter sub-tree.
+
+  Attributes:
+    init: key -> parameter sub-tree (float32).
+    encode: (params, tokens [B, L], *, attention, positions, segment_ids, time)
+      -> hidden [B, L, D].
+    head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`
+      may be gathered to the target positions first.
+    vocab_size: number of ids the head scores (padding columns score -1e30).
+  """
+  init: Callable[[jax.Array], PyTree]
+  encode: Callable[..., jax.Array]
+  head: Callable[..., jax.Array]
+  vocab_size: int
+
+
+class Objective(Protocol):
+  """A training loss: a frozen dataclass whose fields are hyper-parameters.
+
+  `scales` maps each loss term to its factor. `rows_per_unit` says how many
+  consecutive rows a microbatch must not cut (pairs, coupled masks); 1 for most.
+  """
+
+  @property
+  def scales(self) -> Mapping[str, float]:
+    """Factor of each loss term."""
+
+  @property
+  def rows_per_unit(self) -> int:
+    """Consecutive rows that must stay in one microbatch."""
+
+  def init(self, key: jax.Array) -> Params:
+    """Returns all trained parameters, one sub-tree per part."""
+
+  def prepare(
+      self, params: Params, batch: Batch, key: jax.Array, context: Context
+  ) -> tuple[Batch, dict[str, jax.Array]]:
+    """Draws on the whole batch; runs no network.
+
+    Returns:
+      The batch with the draws added (every field keeps a leading axis B), and
+      the weight of each loss term over the whole batch, float32 scalars.
+    """
+
+  def __call__(
+      self, params: Params, batch: Batch, context: Context
+  ) -> tuple[dict[str, jax.Array], Aux]:
+    """Returns the sum of each loss term over the rows given, nats, float32."""
+
+
+class Sampler(Protocol):
+  """A decoding rule: a frozen dataclass that `samplers.loop` drives.
+
+  The state is a dict of arrays with leading axis B and has the `canvas`.
+  """
+
+  def max_steps(self, length: int) -> int:
+    """Upper bound of the number of network calls."""
+
+  def init(self, canvas: jax.Array) -> dict[str, jax.Array]:
+    """Returns the state for a canvas int32 [B, L]."""
+
+  def active(self, state: dict[str, jax.Array]) -> jax.Array:
+    """Rows that still need a step, bool [B]; the others are left alone."""
+
+  def noise_level(self, state: dict[str, jax.Array], step: jax.Array) -> jax.Array:
+    """What a time-conditioned network is told, float32 [B]."""
+
+  def update(self, state, logits: jax.Array, keys: jax.Array, step: jax.Array):
+    """Returns the next state; `keys` [B] is derived from (seed, row, step)."""
+
+  def finalize(self, state: dict[str, jax.Array]) -> jax.Array:
+    """Returns the decoded canvas int32 [B, L]."""
+
+
+class Task(Protocol):
+  """A problem set with an exact checker, for RL and evaluation."""
+
+  def examples(self, split: str) -> list[dict[str, Any]]:
+    """Returns the examples of a split."""
+
+  def prompt(self, example: dict[str, Any]) -> str:
+    """Returns the text a model is asked to complete."""
+
+  def score(self, examples, completions) -> dict[str, Any]:
+    """Returns {"reward": float32 [N], "correct": bool [N]}."""

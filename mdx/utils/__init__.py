@@ -1,0 +1,1 @@
+"""Small pure helpers: `tree` (path strings, counting) and `rng` (streams)."""
