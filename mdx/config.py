@@ -1,6 +1,7 @@
 """Configs: from a literal table to a frozen dataclass; checks, dump and hash.
 
-Contents: build, parse_arg, to_dict, flatten, run_hash, differences, check_keys.
+Contents: build, parse_arg, to_dict, flatten, identity, run_hash, differences,
+check_positive.
 
 Convention: every error here is a ValueError of one line, raised before any
 device is touched.
@@ -16,8 +17,9 @@ from typing import Any, Mapping
 
 # Keys that may change between two starts of one run: they say where and how it
 # runs or what is reported, not what is computed.
-_NOT_IDENTITY = ("mode", "mesh", "log_steps", "checkpoint_steps", "export", "checkpoint",
-                 "profile_steps")
+_NOT_IDENTITY = ("mode", "mesh", "sharding", "microbatches", "log_steps", "eval_steps",
+                 "checkpoint_steps", "export", "checkpoint", "tensorboard", "profile_steps")
+_ABSENT = "absent"
 
 
 def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", **extra) -> Any:
@@ -30,21 +32,29 @@ def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", 
     **extra: fields that do not come from the config (networks).
 
   Raises:
-    ValueError: unknown name (lists the choices) or unknown keyword.
+    ValueError: unknown name (lists the choices), unknown keyword, or a field
+      without a default that is not given.
   """
-  cfg = dict(cfg)
   what = what or "component"
+  try:
+    cfg = dict(cfg)
+  except (TypeError, ValueError):
+    raise ValueError(f"{what} is {cfg!r}; expected a table, dict(name=..., ...).") from None
   name = cfg.pop("name", None)
-  if name not in table:
+  if not isinstance(name, str) or name not in table:
     raise ValueError(f"unknown {what} name {name!r}; choose from {', '.join(sorted(table))}."
                      + _did_you_mean(str(name), table))
   cls = table[name]
-  fields = {f.name for f in dataclasses.fields(cls) if f.init}
-  unknown = [k for k in cfg if k not in fields]
+  fields = [f for f in dataclasses.fields(cls) if f.init and f.name not in extra]
+  choices = sorted(f.name for f in fields)
+  unknown = [k for k in cfg if k not in choices]
   if unknown:
-    choices = sorted(fields - set(extra))
     raise ValueError(f"{what} {name!r} has no field {unknown[0]!r}; its fields are "
                      f"{', '.join(choices) or 'none'}." + _did_you_mean(unknown[0], choices))
+  missing = [f.name for f in fields if f.name not in cfg and f.default is dataclasses.MISSING
+             and f.default_factory is dataclasses.MISSING]
+  if missing:
+    raise ValueError(f"{what} {name!r} needs a value for {', '.join(missing)}.")
   values = {k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items()}
   return cls(**values, **extra)
 
@@ -69,7 +79,7 @@ def parse_arg(arg: str | None, **defaults) -> dict[str, Any]:
     key, given, text = item.partition("=")
     if key not in defaults:
       raise ValueError(f"unknown config argument {key!r}; this config takes "
-                       f"{', '.join(sorted(defaults)) or 'none'}.")
+                       f"{', '.join(sorted(defaults)) or 'none'}." + _did_you_mean(key, defaults))
     default = defaults[key]
     try:
       if isinstance(default, bool):
@@ -99,7 +109,7 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
   """Returns {"objective.name": ...} of a nested config."""
   flat = {}
   for key, value in to_dict(cfg).items():
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
       flat.update(flatten(value, f"{prefix}{key}."))
     else:
       flat[prefix + key] = value
@@ -120,8 +130,8 @@ def run_hash(cfg: Any) -> str:
 def differences(old: Any, new: Any) -> list[str]:
   """Says which identity keys differ between two configs."""
   a, b = flatten(identity(old)), flatten(identity(new))
-  return [f"{k}: {a.get(k, 'absent')!r} -> {b.get(k, 'absent')!r}"
-          for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+  return [f"{k}: {a.get(k, _ABSENT)!r} -> {b.get(k, _ABSENT)!r}"
+          for k in sorted(a.keys() | b.keys()) if a.get(k, _ABSENT) != b.get(k, _ABSENT)]
 
 
 def check_positive(cfg: Mapping[str, Any], *names: str) -> None:
@@ -130,5 +140,5 @@ def check_positive(cfg: Mapping[str, Any], *names: str) -> None:
     value = cfg
     for part in name.split("."):
       value = value[part]
-    if not value > 0:
-      raise ValueError(f"config.{name} must be positive, got {value}.")
+    if not isinstance(value, (int, float)) or not value > 0:
+      raise ValueError(f"config.{name} must be positive, got {value!r}.")

@@ -17,6 +17,8 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from mdx.utils import host
+
 OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
 
 _HELP = """mdx: masked language models in JAX.
@@ -81,6 +83,7 @@ def _define_flags():
 
 def _prepare_jax(distributed: bool) -> None:
   """Compilation cache and the multi-process job, before any device is used."""
+  host.tune_cpu()
   import jax  # pylint: disable=g-import-not-at-top
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mdx" / "jax"

@@ -73,7 +73,7 @@ class Setup:
 
 
 _REQUIRED = ("mode", "seed", "steps", "batch_size", "microbatches", "dtype", "objective", "network",
-             "optimizer", "mesh", "sharding", "init", "data", "eval", "sampler", "export",
+             "optimizer", "mesh", "sharding", "init", "tokenizer", "data", "eval", "sampler", "export",
              "log_steps", "checkpoint_steps", "eval_steps", "checkpoint", "ema_decay")
 
 
@@ -94,7 +94,8 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   config_lib.check_positive(config, "steps", "batch_size", "microbatches", "data.length")
   if not 0 <= config["ema_decay"] < 1:
     raise ValueError(f"config.ema_decay must lie in [0, 1), got {config['ema_decay']}.")
-  tokenizer = tokenizer_lib.build(config["data"]["tokenizer"])
+  ids = dict(config["tokenizer"])
+  tokenizer = tokenizer_lib.build(ids.pop("path"), **{k: v for k, v in ids.items() if v != -1})
   mesh = sharding.make_mesh(config["mesh"])
   sharding.check_batch(mesh, config["batch_size"], config["data"]["length"],
                        config["microbatches"])
@@ -121,7 +122,7 @@ def _transformer(config, tokenizer, mesh) -> transformer.Transformer:
   given = fields.get("vocab_size") or tokenizer.vocab_size
   if given < tokenizer.vocab_size:
     raise ValueError(f"network.vocab_size {given} is smaller than the {tokenizer.vocab_size} ids "
-                     f"of tokenizer {config['data']['tokenizer']!r}; use 0 (the tokenizer's).")
+                     f"of tokenizer {config['tokenizer']['path']!r}; use 0 (the tokenizer's).")
   tensor = mesh.shape["tensor"]
   multiple = math.lcm(fields.get("vocab_multiple", 8), tensor)
   spec = config_lib.build(transformer.NETWORKS,

@@ -1,7 +1,7 @@
 """One sharding table: path -> logical axes -> mesh axes.
 
 Contents: AXES, PARAM_RULES, make_mesh, check_divisible, specs, state_sharding,
-batch_sharding, place_batch, constrain, batch_shards.
+batch_sharding, place_batch, constrain, positions_sharded, batch_shards.
 
 Convention: Auto mesh axes and `jax.set_mesh` once, in main; arguments carry
 their shardings and jitted functions get `out_shardings` only. Parameters of
@@ -172,6 +172,12 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
   if mesh.empty or mesh.size == 1:
     return x
   return jax.lax.with_sharding_constraint(x, P(*(BATCH_AXES if a == "batch" else a for a in axes)))
+
+
+def positions_sharded() -> bool:
+  """Whether the mesh in context cuts the positions of a row."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and mesh.shape.get("sequence", 1) > 1
 
 
 def batch_shards() -> int:

@@ -15,10 +15,12 @@ arXiv:2406.07524.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+_TINY = 1e-37  # above float32's denormals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,14 +37,18 @@ class _Schedule:
       raise ValueError(f"schedule eps must lie in [0, 0.5), got {self.eps}.")
 
   def _mask_prob(self, t):
-    raise TypeError("a schedule defines _mask_prob and _dmask_prob")
+    raise TypeError("a schedule defines _mask_prob")
 
   def _dmask_prob(self, t):
-    raise TypeError("a schedule defines _mask_prob and _dmask_prob")
+    raise TypeError("a schedule defines _dmask_prob")
+
+  def _mean_mask_prob(self):
+    raise TypeError("a schedule defines _mean_mask_prob")
 
   def mask_prob(self, t: jax.Array) -> jax.Array:
     """1 - alpha(t), float32."""
-    return (1 - self.eps) * self._mask_prob(t) + self.eps
+    plain = self._mask_prob(t)
+    return plain + self.eps * (1 - plain)  # 1 at t = 1, without rounding
 
   def alpha(self, t: jax.Array) -> jax.Array:
     """Probability that a token is clean at time t."""
@@ -54,13 +60,13 @@ class _Schedule:
 
   def weight(self, t: jax.Array) -> jax.Array:
     """ELBO weight of a masked token, -alpha'(t) / (1 - alpha(t))."""
-    return -self.dalpha(t) / self.mask_prob(t)
+    # With eps = 0 a steep power underflows near 0, where nothing is masked.
+    return -self.dalpha(t) / jnp.maximum(self.mask_prob(t), _TINY)
 
   @property
   def mean_mask_prob(self) -> float:
     """Mean of 1 - alpha(t) over t ~ U(0, 1), to size buffers."""
-    t = np.linspace(0, 1, 1025)
-    return float(np.trapezoid(np.asarray(self.mask_prob(t)), t))
+    return (1 - self.eps) * self._mean_mask_prob() + self.eps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,16 +79,22 @@ class Linear(_Schedule):
   def _dmask_prob(self, t):
     return t * 0 + 1
 
+  def _mean_mask_prob(self):
+    return 0.5
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(_Schedule):
   """alpha(t) = 1 - cos(pi/2 (1 - t)); weight pi/2 tan(pi/2 (1 - t)) (MD4)."""
 
   def _mask_prob(self, t):
-    return jnp.sin(0.5 * np.pi * t)  # = cos(pi/2 (1 - t)), accurate near 0
+    return jnp.sin(0.5 * math.pi * t)  # = cos(pi/2 (1 - t)), accurate near 0
 
   def _dmask_prob(self, t):
-    return 0.5 * np.pi * jnp.cos(0.5 * np.pi * t)
+    return 0.5 * math.pi * jnp.sin(0.5 * math.pi * (1 - t))
+
+  def _mean_mask_prob(self):
+    return 2 / math.pi
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +112,9 @@ class Polynomial(_Schedule):
 
   def _dmask_prob(self, t):
     return self.power * t ** (self.power - 1)
+
+  def _mean_mask_prob(self):
+    return 1 / (1 + self.power)
 
 
 SCHEDULES = {"linear": Linear, "cosine": Cosine, "polynomial": Polynomial}

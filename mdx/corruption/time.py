@@ -45,61 +45,15 @@ def stratified(key: jax.Array, example_index: jax.Array) -> jax.Array:
   offset_key, key = jax.random.split(key)
   offset = jax.random.randint(offset_key, (), 0, batch_size)
   u = jax.vmap(jax.random.uniform)(rng.per_example(key, example_index))
-  return 1 - ((_slots(example_index) + offset) % batch_size + u) / batch_size
+  # 1 - u lies in (0, 1] and keeps its digits in the stratum next to 0, where the
+  # loss weight is large; slot + u would round up to B there, and t to 0.
+  return ((_slots(example_index) + offset) % batch_size + (1 - u)) / batch_size
 
 
 def lattice(key: jax.Array, example_index: jax.Array) -> jax.Array:
   """1 - t = (u + slot / B) mod 1 with one u for the batch: float32 [B]."""
   u = jax.random.uniform(key)
   return 1 - jnp.mod(u + _slots(example_index) / example_index.shape[0], 1.0)
-
-
-TIMES.
-
-Convention: every scheme is a function of (key, example_index) alone. The slot
-of an example is `example_index` modulo the batch size, scattered by a stride
-near the golden ratio, so that any run of consecutive rows (a shard, a
-microbatch) covers (0, 1] almost evenly too.
-
-Reference: Kingma et al. 2021, arXiv:2107.00630 (the single-offset lattice);
-Sahoo et al. 2024, arXiv:2406.07524 (stratified).
-"""
-
-from __future__ import annotations
-
-import math
-
-import jax
-import jax.numpy as jnp
-
-from mdx.utils import rng
-
-
-def _slots(example_index: jax.Array) -> jax.Array:
-  """Slot of each example in [0, B), a permutation for consecutive indices."""
-  batch_size = example_index.shape[0]
-  stride = next(s for s in range(max(1, round(batch_size * 0.618)), 2 * batch_size + 1)
-                if math.gcd(s, batch_size) == 1)
-  # Reduce first: the product of an int32 index and the stride would overflow.
-  return (example_index % batch_size) * stride % batch_size
-
-
-def independent(key: jax.Array, example_index: jax.Array) -> jax.Array:
-  """t ~ U(0, 1], independent for each example: float32 [B]."""
-  u = jax.vmap(jax.random.uniform)(rng.per_example(key, example_index))
-  return 1 - u
-
-
-def stratified(key: jax.Array, example_index: jax.Array) -> jax.Array:
-  """t = 1 - (slot + u) / B with u of the example's own: float32 [B]."""
-  u = jax.vmap(jax.random.uniform)(rng.per_example(key, example_index))
-  return 1 - (_slots(example_index) + u) / example_index.shape[0]
-
-
-def lattice(key: jax.Array, example_index: jax.Array) -> jax.Array:
-  """t = 1 - (slot + u) / B with one u for the whole batch: float32 [B]."""
-  u = jax.random.uniform(key)
-  return 1 - (_slots(example_index) + u) / example_index.shape[0]
 
 
 TIMES = {"independent": independent, "stratified": stratified, "lattice": lattice}

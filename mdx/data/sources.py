@@ -13,22 +13,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
-import gzip
-import json
-import lzma
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from mdx import assets
 from mdx import config as config_lib
+from mdx.data import readers
 
 SPLITS = ("train", "validation")
-_CHECKED_JSONL_BYTES = 64 * 2**20
-_ROW_GROUPS_KEPT = 8
 
 
 def build(cfg: Mapping[str, Any]):
@@ -55,6 +48,9 @@ class _Files:
     object.__setattr__(self, "path", _find(self.path))
     if self.validation_path is not None:
       object.__setattr__(self, "validation_path", _find(self.validation_path))
+      if shared := sorted(set(self.path) & set(self.validation_path)):
+        raise ValueError(f"{shared[0]} is in both path and validation_path, so the model would "
+                         "train on it; take it out of path.")
 
   def records(self, split: str) -> Sequence:
     """Returns the records of "train" or "validation"."""
@@ -81,7 +77,7 @@ class Text(_Files):
     if self.document_chars < 1:
       raise ValueError(f"document_chars must be positive, got {self.document_chars}.")
     return tuple({"text": document} for path in paths
-                 for document in _cut(_read_text(path), self.document_chars))
+                 for document in readers.cut(readers.read_text(path), self.document_chars))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +91,7 @@ class Jsonl(_Files):
   field: str = "text"
 
   def _read(self, paths):
-    return _Concatenated([_JsonLines(path, self.field) for path in paths])
+    return readers.Concatenated([readers.JsonLines(path, self.field) for path in paths])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +105,7 @@ class Parquet(_Files):
   field: str = "text"
 
   def _read(self, paths):
-    return _Concatenated([_ParquetRows(path, self.field) for path in paths])
+    return readers.Concatenated([readers.ParquetRows(path, self.field) for path in paths])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,9 +126,12 @@ class ArrayRecord(_Files):
       items = array_record_data_source.ArrayRecordDataSource(list(paths))
       len(items)  # reads the headers
     except Exception as e:  # array_record raises whatever its C++ reader reports
-      raise ValueError(f"{where}: not ArrayRecord files ({e}).") from e
-    convert = functools.partial(_json_record, field=self.field) if self.field else _record
-    return _Mapped(items, convert, where)
+      raise ValueError(f"{where}: not ArrayRecord files ({readers.reason(e)}); write them with "
+                       "array_record.") from e
+    convert = readers.record
+    if self.field:
+      convert = functools.partial(readers.json_record, field=self.field)
+    return readers.Mapped(items, convert, where)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,12 +168,12 @@ class Tfds:
                else tfds.builder_from_directory(self.data_dir))
       items = found.as_data_source(native)
     except Exception as e:  # tfds raises many kinds, from import to file errors
-      raise ValueError(f"{where}: cannot be opened ({str(e) or type(e).__name__:.300}); "
+      raise ValueError(f"{where}: cannot be opened ({readers.reason(e)}); "
                        "prepare it with file_format='array_record' and check the split.") from e
     if self.field not in found.info.features:
       raise ValueError(f"{where}: no feature {self.field!r}; it has "
                        f"{', '.join(found.info.features)}. Set `field` of the source.")
-    return _Mapped(items, _record, where, key=self.field)
+    return readers.Mapped(items, readers.record, where, key=self.field)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,9 +184,13 @@ class Memory:
   documents: Sequence
   holdout_every: int = 20
 
+  def __post_init__(self):
+    if isinstance(self.documents, (str, bytes)):
+      raise ValueError("memory source: documents is one text; give a list of documents.")
+
   def records(self, split: str) -> Sequence:
     """Returns the records of "train" or "validation"."""
-    records = tuple(_record(document, f"memory source, document {i}")
+    records = tuple(readers.record(document, f"memory source, document {i}")
                     for i, document in enumerate(self.documents))
     return _hold_out(records, self.holdout_every, split, "memory source")
 
@@ -202,32 +205,6 @@ def _is_validation(split: str) -> bool:
   return split == "validation"
 
 
-class _Records(Sequence):
-  """Base of the sequences here: `_length` records, read by `_get(index)`."""
-
-  def __len__(self) -> int:
-    return self._length
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    if not 0 <= index < self._length:
-      raise IndexError(index)
-    return self._get(index)
-
-
-class _Subset(_Records):
-  """The train or the validation part of `records` under the hold-out rule."""
-
-  def __init__(self, records: Sequence, holdout_every: int, split: str):
-    self._records, self._every, self._is_validation = records, holdout_every, _is_validation(split)
-    held_out = len(records) // holdout_every
-    self._length = held_out if self._is_validation else len(records) - held_out
-
-  def _get(self, index):
-    if self._is_validation:
-      return self._records[(index + 1) * self._every - 1]
-    return self._records[index + index // (self._every - 1)]
-
-
 def _hold_out(records: Sequence, holdout_every: int, split: str, where: str) -> Sequence:
   """Returns one split of `records`; holdout_every 0 means all of them are train."""
   if holdout_every < 0 or holdout_every == 1:
@@ -236,17 +213,20 @@ def _hold_out(records: Sequence, holdout_every: int, split: str, where: str) -> 
   if _is_validation(split) and holdout_every == 0:
     raise ValueError(f"{where}: there is no validation split because holdout_every is 0; "
                      "set holdout_every=20, or name a validation_path if it reads files.")
-  subset = _Subset(records, holdout_every, split) if holdout_every else records
+  subset = records
+  if holdout_every:
+    subset = readers.Subset(records, holdout_every, _is_validation(split))
   if not len(subset):
     raise ValueError(f"{where}: the {split} split is empty ({len(records)} records, "
                      f"holdout_every={holdout_every}); give more records or hold out more often.")
   return subset
 
 
-def _find(paths: str | Sequence[str]) -> tuple[str, ...]:
+def _find(paths: str | os.PathLike | Sequence[str]) -> tuple[str, ...]:
   """Resolves assets and globs; raises ValueError for a missing file."""
   found = []
-  for path in [paths] if isinstance(paths, str) else paths or [""]:
+  paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths or [""]
+  for path in paths:
     path = assets.resolve(path)
     matches = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path)))
     if not matches:
@@ -254,146 +234,3 @@ def _find(paths: str | Sequence[str]) -> tuple[str, ...]:
                        "path, or use asset:NAME with one of " + ", ".join(assets.names()) + ".")
     found += matches
   return tuple(found)
-
-
-def _record(value: Any, where: str) -> dict[str, Any]:
-  """Makes {"text": str} or {"tokens": int32 [n]} of a raw value."""
-  if isinstance(value, bytes):
-    try:
-      return {"text": value.decode("utf-8")}
-    except UnicodeDecodeError as e:
-      raise ValueError(f"{where}: not UTF-8 text ({e.reason}); re-encode it, or set `field` "
-                       "if the records are JSON.") from e
-  if isinstance(value, str):
-    return {"text": value}
-  if isinstance(value, (Sequence, np.ndarray)):
-    try:
-      tokens = np.asarray(value)
-    except ValueError:  # ragged
-      tokens = np.asarray(None)
-    if tokens.ndim == 1 and (not tokens.size or tokens.dtype.kind in "iu"):
-      if tokens.size and (tokens.min() < 0 or tokens.max() >= 2**31):
-        raise ValueError(f"{where}: token ids must be in [0, 2**31), got "
-                         f"{tokens.min()} to {tokens.max()}.")
-      return {"tokens": tokens.astype(np.int32)}
-  raise ValueError(f"{where}: expected text or a flat list of token ids, got {value!r:.60}.")
-
-
-def _json_record(line: bytes, field: str, where: str) -> dict[str, Any]:
-  try:
-    item = json.loads(line)
-  except ValueError as e:
-    raise ValueError(f"{where}: not JSON ({e}): {line!r:.60}. Write one object a line, such "
-                     f"as {{\"{field}\": ...}}, without blank lines.") from e
-  if not isinstance(item, dict) or field not in item:
-    found = ", ".join(item) if isinstance(item, dict) else f"no fields, it is {item!r:.40}"
-    raise ValueError(f"{where}: no field {field!r} but {found}. Set `field` of the source.")
-  return _record(item[field], where)
-
-
-def _read_text(path: str) -> str:
-  opener = {".xz": lzma.open, ".gz": gzip.open}.get(os.path.splitext(path)[1], open)
-  try:
-    with opener(path, "rb") as f:
-      data = f.read()
-    return data.decode("utf-8")
-  except UnicodeDecodeError as e:
-    line = data.count(b"\n", 0, e.start) + 1
-    raise ValueError(f"{path}, line {line}: not UTF-8 text ({e.reason}); re-encode the file, "
-                     "for instance with iconv.") from e
-  except (OSError, EOFError, lzma.LZMAError) as e:
-    raise ValueError(f"{path}: cannot be read ({e}); is the file complete?") from e
-
-
-def _cut(text: str, document_chars: int) -> list[str]:
-  """Cuts text at line ends into pieces of at most document_chars, if lines allow."""
-  pieces, start, end = [], 0, 0
-  while end < len(text):
-    line_end = text.find("\n", end) + 1 or len(text)
-    if line_end - start > document_chars and end > start:
-      pieces.append(text[start:end])
-      start = end
-    end = line_end
-  return pieces + [text[start:]] if start < len(text) else pieces
-
-
-class _Concatenated(_Records):
-  """Several sequences, one after another."""
-
-  def __init__(self, parts: Sequence[Sequence]):
-    self._parts = parts
-    self._ends = np.cumsum([len(part) for part in parts])
-    self._length = int(self._ends[-1])
-
-  def _get(self, index):
-    part = int(np.searchsorted(self._ends, index, side="right"))
-    return self._parts[part][index - int(self._ends[part - 1]) if part else index]
-
-
-class _JsonLines(_Records):
-  """The lines of one jsonl file, by offset."""
-
-  def __init__(self, path: str, field: str):
-    if path.endswith((".gz", ".xz")):
-      raise ValueError(f"{path}: a compressed jsonl file has no random access; unpack it.")
-    self._path, self._field = path, field
-    is_checked = os.path.getsize(path) < _CHECKED_JSONL_BYTES
-    ends = [0]
-    with open(path, "rb") as f:
-      for number, line in enumerate(f, 1):
-        if is_checked or not line.strip():
-          _json_record(line, field, f"{path}, line {number}")
-        ends.append(ends[-1] + len(line))
-    self._starts = np.asarray(ends[:-1], np.int64)
-    self._length = len(self._starts)
-
-  def _get(self, index):
-    with open(self._path, "rb") as f:
-      f.seek(int(self._starts[index]))
-      return _json_record(f.readline(), self._field, f"{self._path}, line {index + 1}")
-
-
-class _ParquetRows(_Records):
-  """One column of one parquet file; row groups are decoded on demand."""
-
-  def __init__(self, path: str, field: str):
-    import pyarrow.parquet
-    self._path, self._field = path, field
-    try:
-      self._file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as e:
-      raise ValueError(f"{path}: not a parquet file ({e}).") from e
-    if field not in (columns := self._file.schema_arrow.names):
-      raise ValueError(f"{path}: no column {field!r} but {', '.join(columns)}. Set `field`.")
-    metadata = self._file.metadata
-    self._length = metadata.num_rows
-    self._ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
-    self._groups, self._lock = {}, threading.Lock()
-
-  def __reduce__(self):
-    return type(self), (self._path, self._field)
-
-  def _get(self, index):
-    group = int(np.searchsorted(self._ends, index, side="right"))
-    with self._lock:
-      if group not in self._groups:
-        if len(self._groups) >= _ROW_GROUPS_KEPT:
-          self._groups.pop(next(iter(self._groups)))
-        table = self._file.read_row_group(group, columns=[self._field])
-        self._groups[group] = table.column(self._field)
-      column = self._groups[group]
-    value = column[index - (int(self._ends[group - 1]) if group else 0)].as_py()
-    return _record(value, f"{self._path}, row {index}")
-
-
-class _Mapped(_Records):
-  """`convert(item or item[key], where=...)` of the items of another sequence."""
-
-  def __init__(self, items: Sequence, convert: Callable, where: str, key: str | None = None):
-    self._length = len(items)
-    self._items, self._convert, self._where, self._key = items, convert, where, key
-
-  def _get(self, index):
-    item = self._items[index]
-    item = item if self._key is None else item[self._key]
-    return self._convert(item, where=f"{self._where}, record {index}")

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import string
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from mdx import assets
+from mdx.data import codecs
+from mdx.data import readers
 from mdx.data import sources
 
 FILE_NAME = "mdx_tokenizer.json"
-MASK_CHAR = "_"  # how `decode` shows a masked position
 PRINTABLE = "\n" + "".join(c for c in string.printable if " " <= c <= "~")
-_SPECIALS = ("[PAD]", "[EOS]", "[MASK]")
 _MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>")
 _PAD_NAMES = ("[PAD]", "<pad>", "<|endoftext|>")
 _EOS_NAMES = ("[EOS]", "</s>", "[SEP]", "<|endoftext|>", "<|im_end|>")
@@ -41,7 +40,7 @@ class Tokenizer:
 
   Attributes:
     name: what it was built from, for people.
-    vocab: the codec, one of the private classes below.
+    vocab: the codec, of `mdx.data.codecs`.
     mask_id, pad_id, eos_id: special ids. pad_id may equal eos_id.
     bos_id: beginning of sequence, or None.
   """
@@ -52,6 +51,16 @@ class Tokenizer:
   pad_id: int
   eos_id: int
   bos_id: int | None = None
+
+  def __post_init__(self):
+    ids = {k: v for k in ("mask_id", "pad_id", "eos_id", "bos_id")
+           if (v := getattr(self, k)) is not None}
+    for key, value in ids.items():
+      if not 0 <= value < self.vocab_size:
+        raise ValueError(f"{self.name}: {key} {value} is outside its {self.vocab_size} ids.")
+      if key != "mask_id" and value == self.mask_id:
+        raise ValueError(f"{self.name}: mask_id and {key} are both {value}; the mask needs an id "
+                         "that stands for nothing else.")
 
   @property
   def vocab_size(self) -> int:
@@ -88,9 +97,17 @@ class Tokenizer:
     """Returns int32 [n]; no special ids.
 
     Raises:
-      ValueError: a character that the vocabulary does not have.
+      ValueError: a character that the vocabulary does not have, or text that it can only
+        write with the mask id.
     """
-    return np.asarray(self.vocab.encode(text), np.int32)
+    ids = np.asarray(self.vocab.encode(text), np.int32)
+    markers = [i for i in (self.mask_id, self.pad_id, self.eos_id, self.bos_id) if i is not None]
+    if np.isin(ids, markers).any():
+      ids = np.asarray(self.vocab.encode_apart(text, markers), np.int32)
+      if (ids == self.mask_id).any():
+        raise ValueError(f"{self.name}: mask_id {self.mask_id} is an ordinary token, of text such "
+                         f"as {text!r:.40}; the mask needs an id that stands for nothing else.")
+    return ids
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text; special ids are dropped, but a mask is shown as "_".
@@ -120,147 +137,8 @@ class Tokenizer:
       f.write(self.to_json())
 
 
-class _Bytes:
-  """The 256 bytes of UTF-8, then [PAD], [EOS], [MASK]."""
-
-  kind = "byte"
-  size = 256 + len(_SPECIALS)
-  control_ids = frozenset()
-
-  def definition(self) -> None:
-    return None
-
-  identity = definition
-
-  def num_chars(self) -> list[int]:
-    return [_begins_char(b) for b in range(256)] + [0] * len(_SPECIALS)
-
-  def encode(self, text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-8"), np.uint8)
-
-  def decode(self, ids: list[int], mask_id: int) -> str:
-    data = bytes(ord(MASK_CHAR) if i == mask_id else i for i in ids)
-    return data.decode("utf-8", errors="replace")
-
-
-class _Chars:
-  """The characters of an alphabet, then [PAD], [EOS], [MASK]."""
-
-  kind = "char"
-  control_ids = frozenset()
-
-  def __init__(self, alphabet: str):
-    if not alphabet or len(set(alphabet)) != len(alphabet):
-      raise ValueError(f"a character alphabet needs distinct characters, got {alphabet!r:.80}.")
-    self._alphabet = alphabet
-    self._ids = {c: i for i, c in enumerate(alphabet)}
-    self.size = len(alphabet) + len(_SPECIALS)
-
-  def definition(self) -> str:
-    return self._alphabet
-
-  identity = definition
-
-  def num_chars(self) -> list[int]:
-    return [1] * len(self._alphabet) + [0] * len(_SPECIALS)
-
-  def encode(self, text: str) -> list[int]:
-    try:
-      return [self._ids[c] for c in text]
-    except KeyError as e:
-      c = e.args[0]
-      raise ValueError(
-          f"character {c!r} (U+{ord(c):04X}) at position {text.index(c)} is not in the alphabet "
-          f"of {len(self._ids)} characters; use tokenizer \"byte\", or \"char:FILE\" to take "
-          "the alphabet from a file that has it.") from None
-
-  def decode(self, ids: list[int], mask_id: int) -> str:
-    return "".join(MASK_CHAR if i == mask_id else self._alphabet[i] for i in ids)
-
-
-class _HuggingFace:
-  """A tokenizer.json, run by the `tokenizers` library."""
-
-  kind = "huggingface"
-
-  def __init__(self, definition: str):
-    import tokenizers
-    self.backend = tokenizers.Tokenizer.from_str(definition)
-    self.backend.no_truncation()
-    self.backend.no_padding()
-    self.backend.encode_special_tokens = True  # not part of the file; "[MASK]" stays text
-    self._refresh()
-
-  def _refresh(self) -> None:
-    vocab = self.backend.get_vocab(with_added_tokens=True)
-    self.size = max(vocab.values()) + 1
-    added = self.backend.get_added_tokens_decoder()
-    self.control_ids = frozenset(i for i, token in added.items() if token.special)
-    state = json.loads(self.backend.to_str())
-    self._pieces = None
-    if "ByteLevel" in json.dumps([state["pre_tokenizer"], state["decoder"]]):
-      to_byte = {c: b for b, c in _byte_chars().items()}
-      self._pieces = {i: token.content.encode() for i, token in added.items()}
-      for token, i in vocab.items():
-        if i not in added:
-          self._pieces[i] = bytes(to_byte[c] for c in token)
-
-  def add_special(self, token: str) -> int:
-    """Appends one special token and returns its id, the old size."""
-    old_size = self.size
-    self.backend.add_special_tokens([token])
-    self._refresh()
-    if self.size != old_size + 1 or self.backend.token_to_id(token) != old_size:
-      raise ValueError(f"the vocabulary has gaps in its ids, so {token} got an id in use; "
-                       "add it to tokenizer.json with its own id.")
-    return old_size
-
-  def __reduce__(self):
-    return type(self), (self.definition(),)
-
-  def definition(self) -> str:
-    return self.backend.to_str()
-
-  def identity(self) -> list:
-    return sorted(self.backend.get_vocab(with_added_tokens=True).items())
-
-  def num_chars(self) -> np.ndarray:
-    counts = np.zeros(self.size)
-    for token, i in self.backend.get_vocab(with_added_tokens=True).items():
-      if self._pieces is not None:
-        counts[i] = sum(map(_begins_char, self._pieces[i]))
-      elif fallback := re.fullmatch("<0x([0-9A-F]{2})>", token):
-        counts[i] = _begins_char(int(fallback[1], 16))
-      else:
-        counts[i] = len(token.removeprefix("##"))
-    return counts
-
-  def encode(self, text: str) -> list[int]:
-    return self.backend.encode(text, add_special_tokens=False).ids
-
-  def decode(self, ids: list[int], mask_id: int) -> str:
-    if self._pieces is None:
-      text = self.backend.decode(ids, skip_special_tokens=False)
-      return text.replace(self.backend.id_to_token(mask_id), MASK_CHAR)
-    data = (MASK_CHAR.encode() if i == mask_id else self._pieces.get(i, b"") for i in ids)
-    return b"".join(data).decode("utf-8", errors="replace")
-
-
-def _begins_char(byte: int) -> int:
-  """1 unless the byte continues a UTF-8 character."""
-  return int(byte & 0xC0 != 0x80)
-
-
-@functools.cache
-def _byte_chars() -> dict[int, str]:
-  """GPT-2's table: the character that stands for each byte in a byte-level vocabulary."""
-  shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-  hidden = [b for b in range(256) if b not in shown]
-  return {**{b: chr(b) for b in shown}, **{b: chr(256 + i) for i, b in enumerate(hidden)}}
-
-
 def _with_appended_specials(vocab, name: str) -> Tokenizer:
-  pad, eos, mask = range(vocab.size - len(_SPECIALS), vocab.size)
+  pad, eos, mask = range(vocab.size - len(codecs.SPECIALS), vocab.size)
   return Tokenizer(name=name, vocab=vocab, mask_id=mask, pad_id=pad, eos_id=eos)
 
 
@@ -281,18 +159,22 @@ def build(spec: str, texts: Iterable[str] | None = None, **ids: int | None) -> T
   unknown = sorted(set(ids) - {"mask_id", "pad_id", "eos_id", "bos_id"})
   if unknown:
     raise ValueError(f"unknown argument {unknown[0]!r}; expected mask_id, pad_id, eos_id, bos_id.")
+  given = {k: v for k, v in ids.items() if v is not None}
+  if given and (spec in ("byte", "char") or spec.startswith("char:")):
+    raise ValueError(f"tokenizer {spec!r} has special ids of its own; leave out "
+                     f"{', '.join(given)}.")
   if spec.startswith("char:"):
     source = sources.Text(path=spec.removeprefix("char:"), holdout_every=0)
     texts = [record["text"] for record in source.records("train")]
   if spec == "byte":
-    return _with_appended_specials(_Bytes(), "byte")
+    return _with_appended_specials(codecs.Bytes(), "byte")
   if spec == "char" or spec.startswith("char:"):
     alphabet = PRINTABLE if texts is None else "".join(sorted(set().union(*texts)))
-    return _with_appended_specials(_Chars(alphabet), spec)
-  return _read(spec, ids)
+    return _with_appended_specials(codecs.Chars(alphabet), spec)
+  return _read(spec, given)
 
 
-def _read(spec: str, ids: dict[str, int | None]) -> Tokenizer:
+def _read(spec: str, ids: dict[str, int]) -> Tokenizer:
   path = assets.resolve(spec)
   if os.path.isdir(path):
     saved = os.path.join(path, FILE_NAME)
@@ -300,19 +182,25 @@ def _read(spec: str, ids: dict[str, int | None]) -> Tokenizer:
   if not os.path.isfile(path):
     raise ValueError(f"no tokenizer file {path!r}; use \"byte\", \"char\", \"asset:NAME\" (one of "
                      f"{', '.join(assets.names())}), or train one: python -m mdx.data.tokenizer.")
-  try:
-    with open(path, encoding="utf-8") as f:
-      text = f.read()
-    if os.path.basename(path) == FILE_NAME:
+  is_saved = os.path.basename(path) == FILE_NAME
+  if is_saved and ids:
+    raise ValueError(f"{path} has special ids of its own; leave out {', '.join(ids)}.")
+  text = readers.read_text(path)
+  if is_saved:
+    try:
       return from_json(text)
-    vocab = _HuggingFace(text)
+    except ValueError as e:
+      raise ValueError(f"{path}: {e}") from e
+  try:
+    vocab = codecs.HuggingFace(text)
   except Exception as e:  # `tokenizers` raises a plain Exception for a malformed file
-    raise ValueError(f"{path}: not a tokenizer file ({e}); expected the tokenizer.json of the "
-                     "Hugging Face tokenizers library.") from e
-  return _find_specials(vocab, spec, path, {k: v for k, v in ids.items() if v is not None})
+    raise ValueError(f"{path}: not a tokenizer file ({readers.reason(e)}); expected the "
+                     "tokenizer.json of the Hugging Face tokenizers library.") from e
+  return _find_specials(vocab, spec, path, dict(ids))
 
 
-def _find_specials(vocab: _HuggingFace, name: str, path: str, ids: dict[str, int]) -> Tokenizer:
+def _find_specials(vocab: codecs.HuggingFace, name: str, path: str,
+                   ids: dict[str, int]) -> Tokenizer:
   """Finds special ids by their usual names; appends a mask token if there is none."""
   for key, names in (("bos_id", _BOS_NAMES), ("eos_id", _EOS_NAMES), ("pad_id", _PAD_NAMES),
                      ("mask_id", _MASK_NAMES)):
@@ -324,9 +212,6 @@ def _find_specials(vocab: _HuggingFace, name: str, path: str, ids: dict[str, int
   ids.setdefault("pad_id", ids["eos_id"])
   if "mask_id" not in ids:
     ids["mask_id"] = vocab.add_special("[MASK]")
-  for key, value in ids.items():
-    if not 0 <= value < vocab.size:
-      raise ValueError(f"{path}: {key} {value} is outside its {vocab.size} ids.")
   return Tokenizer(name=name, vocab=vocab, **ids)
 
 
@@ -335,10 +220,10 @@ def from_json(text: str) -> Tokenizer:
   try:
     state = json.loads(text)
     kind, definition = state.pop("kind"), state.pop("definition")
-    make = {"byte": lambda _: _Bytes(), "char": _Chars, "huggingface": _HuggingFace}[kind]
-    return Tokenizer(vocab=make(definition), **state)
-  except (ValueError, KeyError, TypeError, AttributeError) as e:
-    raise ValueError(f"not a saved mdx tokenizer ({type(e).__name__}: {e}).") from e
+    return Tokenizer(vocab=codecs.CODECS[kind](definition), **state)
+  except Exception as e:  # `tokenizers` raises a plain Exception for a malformed definition
+    raise ValueError(f"not a saved mdx tokenizer ({type(e).__name__}: {readers.reason(e)}); "
+                     "expected what Tokenizer.to_json returns.") from e
 
 
 def load(directory: str | os.PathLike) -> Tokenizer:
@@ -349,7 +234,7 @@ def load(directory: str | os.PathLike) -> Tokenizer:
 def train_bpe(texts: Iterable[str], vocab_size: int):
   """Trains a byte-level BPE with [PAD] 0, [EOS] 1, [MASK] 2; returns tokenizers.Tokenizer."""
   import tokenizers
-  smallest = 256 + len(_SPECIALS)
+  smallest = 256 + len(codecs.SPECIALS)
   if vocab_size < smallest:
     raise ValueError(f"vocab_size must be at least {smallest} (256 bytes and the specials), "
                      f"got {vocab_size}.")
@@ -357,7 +242,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int):
   backend = tokenizers.Tokenizer(tokenizers.models.BPE())
   backend.pre_tokenizer, backend.decoder = byte_level, tokenizers.decoders.ByteLevel()
   backend.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(
-      vocab_size=vocab_size, special_tokens=list(_SPECIALS), show_progress=False,
+      vocab_size=vocab_size, special_tokens=list(codecs.SPECIALS), show_progress=False,
       initial_alphabet=byte_level.alphabet()))
   return backend
 
@@ -371,11 +256,16 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--holdout_every", type=int, default=20,
                       help="leave out one document in this many, as the text source does; 0: none")
   args = parser.parse_args(argv)
-  source = sources.Text(path=tuple(args.input), holdout_every=args.holdout_every)
-  backend = train_bpe((r["text"] for r in source.records("train")), args.vocab_size)
+  try:
+    source = sources.Text(path=tuple(args.input), holdout_every=args.holdout_every)
+    backend = train_bpe((r["text"] for r in source.records("train")), args.vocab_size)
+    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
+    with open(args.output, "w", encoding="utf-8") as f:
+      f.write(backend.to_str(pretty=True))
+  except (ValueError, OSError) as e:
+    parser.error(str(e))
   if backend.get_vocab_size() < args.vocab_size:
     print(f"warning: the text allows only {backend.get_vocab_size()} ids.")
-  backend.save(args.output)
   print(f"wrote {args.output}: {build(args.output).vocab_size} ids.")
 
 

@@ -53,7 +53,11 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
     def one(total, draw):
       uniform = jax.vmap(jax.random.uniform)(
           rng.per_example(rng.stream(key, "time", draw), batch["example_index"]))
-      time = 1 - ((draw + uniform) / num_samples if estimator == "stratified" else uniform)
+      # 1 - uniform lies in (0, 1], so t > 0 at any rounding. Neighbouring rows take
+      # different strata of one draw, which keeps a batch near the mean mask rate.
+      stratum = (draw + batch["example_index"] % num_samples) % num_samples
+      time = ((stratum + 1 - uniform) / num_samples if estimator == "stratified"
+              else 1 - uniform)
       prepared, _ = objective.prepare(params, batch | {"time": time},
                                       rng.stream(key, "draw", draw), context)
       rows = objective(params, prepared, context)[1].rows

@@ -17,6 +17,9 @@ def unigram_bits(train: Sequence[str], heldout: Sequence[str], k: float = 0.1) -
     train: texts the counts are taken from.
     heldout: texts that are scored, every character.
     k: pseudo-count of each character of the joint alphabet.
+
+  Raises:
+    ValueError: there is no character to score.
   """
   counts = collections.Counter()
   for text in train:
@@ -27,7 +30,7 @@ def unigram_bits(train: Sequence[str], heldout: Sequence[str], k: float = 0.1) -
   for text in heldout:
     scored.update(text)
   bits = -sum(n * math.log2((counts[c] + k) / total) for c, n in scored.items())
-  return bits / sum(scored.values())
+  return bits / _num_scored(scored)
 
 
 def bigram_bits(train: Sequence[str], heldout: Sequence[str], k: float = 0.1) -> float:
@@ -44,4 +47,10 @@ def bigram_bits(train: Sequence[str], heldout: Sequence[str], k: float = 0.1) ->
     scored.update(zip(padded, padded[1:]))
   bits = -sum(n * math.log2((pairs[p] + k) / (contexts[p[0]] + k * size))
               for p, n in scored.items())
-  return bits / sum(scored.values())
+  return bits / _num_scored(scored)
+
+
+def _num_scored(scored: collections.Counter) -> int:
+  if not scored:
+    raise ValueError("the held-out texts are empty; give texts to score, or do without baselines.")
+  return sum(scored.values())

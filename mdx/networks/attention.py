@@ -14,6 +14,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+_NEVER = -1e30  # finite, so that a row that sees nothing has no NaN
+
 
 @dataclasses.dataclass(frozen=True)
 class Full:
@@ -66,4 +68,18 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
     [B, L, N, H] in the dtype of `query`. A row that sees nothing averages all
     values: mask such positions in the loss.
   """
-  return jax.nn.dot_product_attention(query, key, value, mask=mask)
+  batch, length, heads, width = query.shape
+  keys, groups = key.shape[1], heads // key.shape[2]
+  # Heads before positions, so that both products are plain batched matmuls.
+  query = (query * width ** -0.5).reshape(batch, length, -1, groups, width)
+  query = query.transpose(0, 2, 3, 1, 4).reshape(batch, -1, groups * length, width)
+  key, value = (x.transpose(0, 2, 1, 3) for x in (key, value))
+  scores = jnp.einsum("bklh,bksh->bkls", query, key, preferred_element_type=jnp.float32)
+  if mask is not None:
+    split = scores.reshape(batch, -1, groups, length, keys)
+    mask = mask.reshape(mask.shape[:1] + (-1, groups if mask.shape[1] > 1 else 1) + mask.shape[2:])
+    scores = jnp.where(mask, split, _NEVER).reshape(scores.shape)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  mixed = jnp.einsum("bkls,bksh->bklh", weights, value)
+  mixed = mixed.reshape(batch, -1, groups, length, width).transpose(0, 3, 1, 2, 4)
+  return mixed.reshape(batch, length, heads, width)

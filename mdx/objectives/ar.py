@@ -68,7 +68,8 @@ class AutoRegressive:
     rows = losses.sum(axis=1)
     total = rows.sum()
     count = is_target.sum(axis=1, dtype=jnp.float32)
-    return {"nll": total}, types.Aux({"nats_per_token": (total, count.sum())}, {"nll": rows, "count": count}, {})
+    metrics = {"nats_per_token": (total, count.sum())}
+    return {"nll": total}, types.Aux(metrics, {"nll": rows, "count": count}, {})
 
   def denoise(self, params, canvas, noise_level):
     """Logits float32 [B, L, V] of each token given those before it."""

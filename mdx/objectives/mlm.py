@@ -101,4 +101,5 @@ class MaskedLM:
                                        is_target, rate=self.mask_rate)
     rows = losses.sum(axis=1)
     total, count = rows.sum(), is_target.sum(axis=1, dtype=jnp.float32)
-    return {"mlm": total}, types.Aux({"masked_nats": (total, count.sum())}, {"nll": rows, "count": count}, {})
+    metrics = {"masked_nats": (total, count.sum())}
+    return {"mlm": total}, types.Aux(metrics, {"nll": rows, "count": count}, {})

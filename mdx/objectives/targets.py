@@ -65,11 +65,10 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
   flat_targets = targets.reshape(shards, rows)
   flat_mask = is_target.reshape(shards, rows)
   index = jax.vmap(lambda m: jnp.nonzero(m, size=size, fill_value=rows)[0])(flat_mask)
-  valid = index < rows
   safe = jnp.minimum(index, rows - 1)
   gathered = losses(jnp.take_along_axis(flat_hidden, safe[..., None], axis=1),
                     jnp.take_along_axis(flat_targets, safe, axis=1))
-  gathered = jnp.where(valid, gathered, 0.0)
+  # Unused places hold index `rows`, out of bounds: they are dropped.
   scatter = jax.vmap(lambda i, x: jnp.zeros(rows, x.dtype).at[i].add(x, mode="drop"))
   first = scatter(index, gathered).reshape(batch, length)
 

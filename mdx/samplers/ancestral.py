@@ -41,6 +41,12 @@ class Ancestral:
       raise ValueError(f"sampler.steps must be positive, got {self.steps}.")
     if self.temperature < 0:
       raise ValueError(f"sampler.temperature must be >= 0, got {self.temperature}.")
+    self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
+
+  @property
+  def alpha(self):
+    """The schedule object."""
+    return config_lib.build(schedule_lib.SCHEDULES, self.schedule, what="schedule")
 
   def max_steps(self, length: int) -> int:
     """Steps of the loop."""
@@ -61,8 +67,7 @@ class Ancestral:
 
   def update(self, state, logits, keys, step) -> dict[str, jax.Array]:
     """Reveals positions, then draws their tokens."""
-    alpha = config_lib.build(schedule_lib.SCHEDULES, self.schedule, what="schedule")
-    now, then = (alpha.mask_prob(1 - (step + i) / self.steps) for i in (0, 1))
+    now, then = (self.alpha.mask_prob(1 - (step + i) / self.steps) for i in (0, 1))
     reveal_prob = jnp.where(step == self.steps - 1, 1.0, 1 - then / now)
     split = jax.vmap(jax.random.split)(keys)
     length = state["canvas"].shape[1]

@@ -1,0 +1,60 @@
+"""What all training configs share; every key is explained here.
+
+A method's config calls `get_config()` and changes what differs. Small configs run on
+two CPU cores in minutes.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Defaults of a small run on the packaged text."""
+  return config_dict.ConfigDict(dict(
+      mode="train",  # train, eval or export
+      seed=0,
+      steps=3000,  # any positive number; warm-up and intervals shrink with it
+      batch_size=64,  # rows a step over all devices
+      microbatches=1,  # gradient accumulation: passes that a batch is cut into
+      dtype="float32",  # of activations: float32 or bfloat16; parameters are float32
+      ema_decay=0.99,  # of the averaged weights; 0 keeps none
+
+      objective=dict(name=""),
+      network=dict(  # fields of networks.transformer.Transformer
+          name="transformer", num_layers=4, width=128, num_heads=4, mlp_width=384,
+          max_length=1024, scan_layers=False),
+      optimizer=dict(name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=100,
+                     final_rate=0.05, weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0),
+
+      mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),  # -1: the remaining devices
+      sharding=dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor"),
+
+      init=dict(
+          checkpoint="",  # weights to start from (or to evaluate, to export); "" = the seed
+          params="ema"),  # which weights of it, and which are evaluated: ema or raw
+
+      tokenizer=dict(
+          path="asset:holmes_bpe512.json",  # byte, char, char:FILE, asset:NAME, tokenizer.json
+          mask_id=-1, pad_id=-1, eos_id=-1, bos_id=-1),  # -1: found by their usual names
+      data=dict(
+          length=64,  # tokens a row
+          source=dict(name="text", path="asset:holmes.txt.xz", document_chars=4000,
+                      holdout_every=20),
+          packing="concat",  # concat, first_fit, pad or crop
+          append_eos=False,  # documents are slices of one text
+          isolate_documents=True),
+
+      eval=dict(
+          estimator="stratified",  # of the times: stratified or monte_carlo
+          num_samples=2,  # draws a row during training, over `num_batches` batches
+          num_batches=8,
+          final_samples=16,  # draws a row at the end, over the whole held-out part
+          baselines=True),  # unigram and bigram bits per character
+      sampler=dict(num_samples=4, steps=64, temperature=1.0),  # of the samples at the end
+
+      log_steps=50,
+      eval_steps=500,
+      checkpoint_steps=500,
+      checkpoint=dict(keep=2),
+      tensorboard=False,
+      export=dict(format="orbax", path=""),
+  ))

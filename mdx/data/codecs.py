@@ -1,0 +1,181 @@
+"""Codecs: text to ids of one vocabulary and back, for `tokenizer.Tokenizer`.
+
+Contents: Bytes, Chars, HuggingFace; CODECS, by kind. Each is built from its definition and
+has `kind`, `size`, `control_ids` (special ids that the vocabulary itself declares),
+definition, identity, num_chars, encode, decode.
+
+Convention: `encode` makes no special ids, except where HuggingFace.encode_apart is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+SPECIALS = ("[PAD]", "[EOS]", "[MASK]")  # follow the ordinary ids
+MASK_CHAR = "_"  # how `decode` shows a masked position
+
+
+class Bytes:
+  """The 256 bytes of UTF-8, then [PAD], [EOS], [MASK]."""
+
+  kind = "byte"
+  size = 256 + len(SPECIALS)
+  control_ids = frozenset()
+
+  def __init__(self, definition: None = None):
+    del definition  # as the others take one
+
+  def definition(self) -> None:
+    return None
+
+  identity = definition
+
+  def num_chars(self) -> list[int]:
+    return [_begins_char(b) for b in range(256)] + [0] * len(SPECIALS)
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-8"), np.uint8)
+
+  def decode(self, ids: list[int], mask_id: int) -> str:
+    data = bytes(ord(MASK_CHAR) if i == mask_id else i for i in ids)
+    return data.decode("utf-8", errors="replace")
+
+
+class Chars:
+  """The characters of an alphabet, then [PAD], [EOS], [MASK]."""
+
+  kind = "char"
+  control_ids = frozenset()
+
+  def __init__(self, alphabet: str):
+    if not alphabet or len(set(alphabet)) != len(alphabet):
+      raise ValueError(f"a character alphabet needs distinct characters, got {alphabet!r:.80}.")
+    self._alphabet = alphabet
+    self._ids = {c: i for i, c in enumerate(alphabet)}
+    self.size = len(alphabet) + len(SPECIALS)
+
+  def definition(self) -> str:
+    return self._alphabet
+
+  identity = definition
+
+  def num_chars(self) -> list[int]:
+    return [1] * len(self._alphabet) + [0] * len(SPECIALS)
+
+  def encode(self, text: str) -> list[int]:
+    try:
+      return [self._ids[c] for c in text]
+    except KeyError as e:
+      c = e.args[0]
+      raise ValueError(
+          f"character {c!r} (U+{ord(c):04X}) at position {text.index(c)} is not in the alphabet "
+          f"of {len(self._ids)} characters; use tokenizer \"byte\", or \"char:FILE\" to take "
+          "the alphabet from a file that has it.") from None
+
+  def decode(self, ids: list[int], mask_id: int) -> str:
+    return "".join(MASK_CHAR if i == mask_id else self._alphabet[i] for i in ids)
+
+
+class HuggingFace:
+  """A tokenizer.json, run by the `tokenizers` library."""
+
+  kind = "huggingface"
+
+  def __init__(self, definition: str):
+    import tokenizers
+    self.backend = tokenizers.Tokenizer.from_str(definition)
+    self.backend.no_truncation()
+    self.backend.no_padding()
+    self.backend.encode_special_tokens = True  # not part of the file; "[MASK]" stays text
+    self._refresh()
+
+  def _refresh(self) -> None:
+    vocab = self.backend.get_vocab(with_added_tokens=True)
+    self.size = max(vocab.values()) + 1
+    added = self.backend.get_added_tokens_decoder()
+    self.control_ids = frozenset(i for i, token in added.items() if token.special)
+    state = json.loads(self.backend.to_str())
+    self._pieces = None
+    if "ByteLevel" in json.dumps([state["pre_tokenizer"], state["decoder"]]):
+      to_byte = {c: b for b, c in _byte_chars().items()}
+      self._pieces = {i: token.content.encode() for i, token in added.items()}
+      for token, i in vocab.items():
+        if i not in added:
+          self._pieces[i] = bytes(to_byte[c] for c in token)
+
+  def add_special(self, token: str) -> int:
+    """Appends one special token and returns its id, the old size."""
+    old_size = self.size
+    self.backend.add_special_tokens([token])
+    self._refresh()
+    if self.size != old_size + 1 or self.backend.token_to_id(token) != old_size:
+      raise ValueError(f"the vocabulary has gaps in its ids, so {token} got an id in use; "
+                       "add it to tokenizer.json with its own id.")
+    return old_size
+
+  def __reduce__(self):
+    return type(self), (self.definition(),)
+
+  def definition(self) -> str:
+    return self.backend.to_str()
+
+  def identity(self) -> list:
+    return sorted(self.backend.get_vocab(with_added_tokens=True).items())
+
+  def num_chars(self) -> np.ndarray:
+    counts = np.zeros(self.size)
+    for token, i in self.backend.get_vocab(with_added_tokens=True).items():
+      if self._pieces is not None:
+        counts[i] = sum(map(_begins_char, self._pieces[i]))
+      elif fallback := re.fullmatch("<0x([0-9A-F]{2})>", token):
+        counts[i] = _begins_char(int(fallback[1], 16))
+      else:
+        counts[i] = len(token.removeprefix("##"))
+    return counts
+
+  def encode(self, text: str) -> list[int]:
+    try:
+      return self.backend.encode(text, add_special_tokens=False).ids
+    except TypeError:
+      text.encode("utf-8")  # a lone surrogate; UnicodeEncodeError says where
+      raise
+
+  def encode_apart(self, text: str, markers: Sequence[int]) -> list[int]:
+    """As `encode`, but writes text that became one of `markers` character by character.
+
+    A model whose own vocabulary has "[MASK]" (Unigram, WordLevel), or an added token not
+    flagged as special, finds it in text in spite of `encode_special_tokens`.
+    """
+    encoding = self.backend.encode(text, add_special_tokens=False)
+    ids = []
+    for i, (start, end) in zip(encoding.ids, encoding.offsets):
+      ids += [j for c in text[start:end] for j in self.encode(c)] if i in markers else [i]
+    return ids
+
+  def decode(self, ids: list[int], mask_id: int) -> str:
+    if self._pieces is None:
+      text = self.backend.decode(ids, skip_special_tokens=False)
+      return text.replace(self.backend.id_to_token(mask_id), MASK_CHAR)
+    data = (MASK_CHAR.encode() if i == mask_id else self._pieces.get(i, b"") for i in ids)
+    return b"".join(data).decode("utf-8", errors="replace")
+
+
+CODECS = {codec.kind: codec for codec in (Bytes, Chars, HuggingFace)}
+
+
+def _begins_char(byte: int) -> int:
+  """1 unless the byte continues a UTF-8 character."""
+  return int(byte & 0xC0 != 0x80)
+
+
+@functools.cache
+def _byte_chars() -> dict[int, str]:
+  """GPT-2's table: the character that stands for each byte in a byte-level vocabulary."""
+  shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+  hidden = [b for b in range(256) if b not in shown]
+  return {**{b: chr(b) for b in shown}, **{b: chr(256 + i) for i, b in enumerate(hidden)}}

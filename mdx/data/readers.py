@@ -1,0 +1,207 @@
+"""Readers: random-access sequences of records, and what makes a record of raw bytes.
+
+Contents: Subset (hold-out), Concatenated, Mapped, JsonLines, ParquetRows; read_text, cut,
+record, json_record, reason.
+
+Convention: an error names the file and the line, row or record, in one line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import os
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+_CHECKED_JSONL_BYTES = 64 * 2**20
+_ROW_GROUPS_KEPT = 8
+
+
+class _Records(Sequence):
+  """Base of the sequences here: `_length` records, read by `_get(index)`."""
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < self._length:
+      raise IndexError(index)
+    return self._get(index)
+
+
+class Subset(_Records):
+  """The train or the validation part of `records` under the hold-out rule."""
+
+  def __init__(self, records: Sequence, holdout_every: int, is_validation: bool):
+    self._records, self._every, self._is_validation = records, holdout_every, is_validation
+    held_out = len(records) // holdout_every
+    self._length = held_out if self._is_validation else len(records) - held_out
+
+  def _get(self, index):
+    if self._is_validation:
+      return self._records[(index + 1) * self._every - 1]
+    return self._records[index + index // (self._every - 1)]
+
+
+class Concatenated(_Records):
+  """Several sequences, one after another."""
+
+  def __init__(self, parts: Sequence[Sequence]):
+    self._parts = parts
+    self._ends = np.cumsum([len(part) for part in parts])
+    self._length = int(self._ends[-1])
+
+  def _get(self, index):
+    part = int(np.searchsorted(self._ends, index, side="right"))
+    return self._parts[part][index - int(self._ends[part - 1]) if part else index]
+
+
+class JsonLines(_Records):
+  """The lines of one jsonl file, by offset."""
+
+  def __init__(self, path: str, field: str):
+    if path.endswith((".gz", ".xz")):
+      raise ValueError(f"{path}: a compressed jsonl file has no random access; unpack it.")
+    self._path, self._field = path, field
+    is_checked = os.path.getsize(path) < _CHECKED_JSONL_BYTES
+    ends = [0]
+    with open(path, "rb") as f:
+      for number, line in enumerate(f, 1):
+        if is_checked or not line.strip():
+          json_record(line, field, f"{path}, line {number}")
+        ends.append(ends[-1] + len(line))
+    self._starts = np.asarray(ends[:-1], np.int64)
+    self._length = len(self._starts)
+
+  def _get(self, index):
+    with open(self._path, "rb") as f:
+      f.seek(int(self._starts[index]))
+      return json_record(f.readline(), self._field, f"{self._path}, line {index + 1}")
+
+
+class ParquetRows(_Records):
+  """One column of one parquet file; row groups are decoded on demand."""
+
+  def __init__(self, path: str, field: str):
+    import pyarrow.parquet
+    self._path, self._field = path, field
+    try:
+      self._file = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as e:
+      raise ValueError(f"{path}: not a parquet file ({reason(e)}); is it complete?") from e
+    if field not in (columns := self._file.schema_arrow.names):
+      raise ValueError(f"{path}: no column {field!r} but {', '.join(columns)}. Set `field`.")
+    metadata = self._file.metadata
+    self._length = metadata.num_rows
+    self._ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+    self._groups, self._lock = {}, threading.Lock()
+
+  def __reduce__(self):
+    return type(self), (self._path, self._field)
+
+  def _get(self, index):
+    group = int(np.searchsorted(self._ends, index, side="right"))
+    with self._lock:
+      if group not in self._groups:
+        if len(self._groups) >= _ROW_GROUPS_KEPT:
+          self._groups.pop(next(iter(self._groups)))
+        self._groups[group] = self._read_group(group)
+      column = self._groups[group]
+    value = column[index - (int(self._ends[group - 1]) if group else 0)].as_py()
+    return record(value, f"{self._path}, row {index}")
+
+  def _read_group(self, group):
+    try:
+      return self._file.read_row_group(group, columns=[self._field]).column(self._field)
+    except Exception as e:  # a damaged page: pyarrow raises several kinds
+      raise ValueError(f"{self._path}, row group {group}: cannot be read ({reason(e)}); is the "
+                       "file complete?") from e
+
+
+class Mapped(_Records):
+  """`convert(item or item[key], where=...)` of the items of another sequence."""
+
+  def __init__(self, items: Sequence, convert: Callable, where: str, key: str | None = None):
+    self._length = len(items)
+    self._items, self._convert, self._where, self._key = items, convert, where, key
+
+  def _get(self, index):
+    where = f"{self._where}, record {index}"
+    try:
+      item = self._items[index]
+    except Exception as e:  # whatever the library raises for a damaged file
+      raise ValueError(f"{where}: cannot be read ({reason(e)}); is the file complete?") from e
+    return self._convert(item if self._key is None else item[self._key], where=where)
+
+
+def reason(error: Exception) -> str:
+  """What an exception of another library says, in one line of moderate length."""
+  return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def record(value: Any, where: str) -> dict[str, Any]:
+  """Makes {"text": str} or {"tokens": int32 [n]} of a raw value."""
+  if isinstance(value, bytes):
+    try:
+      return {"text": value.decode("utf-8")}
+    except UnicodeDecodeError as e:
+      raise ValueError(f"{where}: not UTF-8 text ({e.reason}); re-encode it, or set `field` "
+                       "if the records are JSON.") from e
+  if isinstance(value, str):
+    return {"text": value}
+  if isinstance(value, (Sequence, np.ndarray)):
+    try:
+      tokens = np.asarray(value)
+    except ValueError:  # ragged
+      tokens = np.asarray(None)
+    if tokens.ndim == 1 and (not tokens.size or tokens.dtype.kind in "iu"):
+      if tokens.size and (tokens.min() < 0 or tokens.max() >= 2**31):
+        raise ValueError(f"{where}: token ids must be in [0, 2**31), got "
+                         f"{tokens.min()} to {tokens.max()}.")
+      return {"tokens": tokens.astype(np.int32)}
+  shown = " ".join(repr(value).split())
+  raise ValueError(f"{where}: expected text or a flat list of token ids, got {shown:.60}.")
+
+
+def json_record(line: bytes, field: str, where: str) -> dict[str, Any]:
+  try:
+    item = json.loads(line)
+  except ValueError as e:
+    raise ValueError(f"{where}: not JSON ({e}): {line!r:.60}. Write one object a line, such "
+                     f"as {{\"{field}\": ...}}, without blank lines.") from e
+  if not isinstance(item, dict) or field not in item:
+    found = ", ".join(item) if isinstance(item, dict) else f"no fields, it is {item!r:.40}"
+    raise ValueError(f"{where}: no field {field!r} but {found}. Set `field` of the source.")
+  return record(item[field], where)
+
+
+def read_text(path: str) -> str:
+  opener = {".xz": lzma.open, ".gz": gzip.open}.get(os.path.splitext(path)[1], open)
+  try:
+    with opener(path, "rb") as f:
+      data = f.read()
+    return data.decode("utf-8")
+  except UnicodeDecodeError as e:
+    line = data.count(b"\n", 0, e.start) + 1
+    raise ValueError(f"{path}, line {line}: not UTF-8 text ({e.reason}); re-encode the file, "
+                     "for instance with iconv.") from e
+  except (OSError, EOFError, lzma.LZMAError, zlib.error) as e:
+    raise ValueError(f"{path}: cannot be read ({e}); is the file complete?") from e
+
+
+def cut(text: str, document_chars: int) -> list[str]:
+  """Cuts text at line ends into pieces of at most document_chars, if lines allow."""
+  pieces, start, end = [], 0, 0
+  while end < len(text):
+    line_end = text.find("\n", end) + 1 or len(text)
+    if line_end - start > document_chars and end > start:
+      pieces.append(text[start:end])
+      start = end
+    end = line_end
+  return pieces + [text[start:]] if start < len(text) else pieces

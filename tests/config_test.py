@@ -1,0 +1,121 @@
+"""Configs: messages, argument types, and what makes two runs the same."""
+
+import dataclasses
+
+from ml_collections import config_dict
+import pytest
+
+from mdx import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+  network: object
+  rate: float
+  sizes: tuple = ()
+  options: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plain:
+  width: int = 3
+
+
+_TABLE = {"masked": _Part, "plain": _Plain}
+
+
+def _build(cfg, **extra):
+  return config_lib.build(_TABLE, cfg, what="objective", **extra)
+
+
+def test_build_passes_fields_and_extras_and_makes_lists_hashable():
+  built = _build({"name": "masked", "rate": 0.5, "sizes": [1, 2]}, network="net")
+  assert built == _Part(network="net", rate=0.5, sizes=(1, 2))
+  assert _build(config_dict.ConfigDict({"name": "plain", "width": 4})) == _Plain(width=4)
+
+
+@pytest.mark.parametrize("cfg,message", [
+    ({"name": "maskd", "rate": 1.0},
+     "unknown objective name 'maskd'; choose from masked, plain. Did you mean 'masked'?"),
+    ({"rate": 1.0}, "unknown objective name None; choose from masked, plain."),
+    ({"name": ["x"]}, "unknown objective name ['x']; choose from masked, plain."),
+    ("masked", "objective is 'masked'; expected a table, dict(name=..., ...)."),
+    ({"name": "masked", "rates": 1.0}, "objective 'masked' has no field 'rates'; its fields are "
+     "options, rate, sizes. Did you mean 'rate'?"),
+    ({"name": "masked", "rate": 1.0, "network": "mine"},
+     "objective 'masked' has no field 'network'; its fields are options, rate, sizes."),
+    ({"name": "masked"}, "objective 'masked' needs a value for rate.")])
+def test_build_says_what_was_expected_and_what_came(cfg, message):
+  with pytest.raises(ValueError) as error:
+    _build(cfg, network="net")
+  assert str(error.value) == message
+
+
+def test_build_does_not_change_the_config():
+  cfg = {"name": "plain", "width": 4}
+  _build(cfg)
+  assert cfg == {"name": "plain", "width": 4}
+
+
+def test_arguments_keep_the_types_of_their_defaults():
+  defaults = dict(steps=10, rate=0.1, size="small", tiny=False, big=True)
+  assert config_lib.parse_arg(None, **defaults) == defaults
+  found = config_lib.parse_arg("steps=20,rate=3,size=4,tiny,big=false", **defaults)
+  assert found == dict(steps=20, rate=3.0, size="4", tiny=True, big=False)
+  assert [type(v) for v in found.values()] == [type(v) for v in defaults.values()]
+
+
+@pytest.mark.parametrize("arg,message", [
+    ("stepz=3", "unknown config argument 'stepz'; this config takes rate, steps, tiny. "
+     "Did you mean 'steps'?"),
+    ("steps=3.5", "config argument steps: expected int, got '3.5'."),
+    ("steps", "config argument steps: expected int, got ''."),
+    ("rate=fast", "config argument rate: expected float, got 'fast'."),
+    ("tiny=2", "config argument tiny: expected bool, got '2'.")])
+def test_arguments_of_the_wrong_name_or_type_are_refused(arg, message):
+  with pytest.raises(ValueError) as error:
+    config_lib.parse_arg(arg, steps=1, rate=0.1, tiny=False)
+  assert str(error.value) == message
+
+
+_CONFIG = {"mode": "train", "mesh": {"data": -1}, "sharding": {"embed": "fsdp"}, "microbatches": 1,
+           "log_steps": 10, "eval_steps": 10, "checkpoint_steps": 5, "checkpoint": {"keep": 2},
+           "export": {"path": ""}, "tensorboard": False, "seed": 0, "batch_size": 8,
+           "objective": {"name": "mlm", "mask_rate": 0.15}, "data": {"sources": [1, 2]}}
+_WHERE = ("mode", "mesh", "sharding", "microbatches", "log_steps", "eval_steps",
+          "checkpoint_steps", "checkpoint", "export", "tensorboard")
+
+
+@pytest.mark.parametrize("key", list(_CONFIG))
+def test_the_hash_tells_what_is_computed_and_not_where(key):
+  changed = _CONFIG | {key: "another"}
+  same = config_lib.run_hash(changed) == config_lib.run_hash(_CONFIG)
+  assert same == (key in _WHERE)
+  assert bool(config_lib.differences(_CONFIG, changed)) != same
+
+
+def test_the_hash_ignores_the_order_of_keys_and_the_kind_of_container():
+  other = config_dict.ConfigDict(dict(reversed(_CONFIG.items())))
+  assert config_lib.run_hash(other) == config_lib.run_hash(_CONFIG)
+  as_tuple = _CONFIG | {"data": {"sources": (1, 2)}}
+  assert config_lib.run_hash(as_tuple) == config_lib.run_hash(_CONFIG)
+
+
+def test_differences_name_the_key_and_both_values():
+  new = _CONFIG | {"objective": {"name": "mlm", "mask_rate": 0.3, "note": None}, "mode": "eval"}
+  del new["seed"]
+  assert config_lib.differences(_CONFIG, new) == [
+      "objective.mask_rate: 0.15 -> 0.3", "objective.note: 'absent' -> None",
+      "seed: 0 -> 'absent'"]
+
+
+def test_nested_configs_flatten_to_dotted_keys_and_keep_empty_tables():
+  assert config_lib.flatten({"a": {"b": {"c": 1}, "d": {}}, "e": (2,)}) == {
+      "a.b.c": 1, "a.d": {}, "e": [2]}
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.0, None, "many", float("nan")])
+def test_values_that_are_no_positive_number_are_refused(value):
+  config_lib.check_positive({"data": {"length": 4}, "steps": 1}, "data.length", "steps")
+  with pytest.raises(ValueError, match="^config.data.length must be positive, got "):
+    config_lib.check_positive({"data": {"length": value}}, "data.length")

@@ -1,0 +1,72 @@
+"""Autoregressive: with the true conditionals the loss is -log p(x)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdx import types
+from mdx.objectives import ar
+from mdx.utils import rng
+
+import oracle
+
+JOINT = oracle.random_joint()
+CONTEXT = types.Context(jnp.int32(0), {}, {})
+OBJECTIVE = ar.AutoRegressive(network=JOINT.causal_network(), mask_id=JOINT.mask_id)
+
+
+def _rows(batch, objective=OBJECTIVE):
+  prepared, weights = objective.prepare({}, batch, rng.root(0), CONTEXT)
+  totals, aux = jax.jit(lambda b: objective({"model": {}}, b, CONTEXT))(prepared)
+  return totals["nll"], aux, weights["nll"]
+
+
+def test_the_loss_is_the_nll_of_every_sequence():
+  total, aux, weight = _rows(oracle.batch_of(JOINT, JOINT.sequences))
+  np.testing.assert_allclose(aux.rows["nll"], JOINT.nll, rtol=1e-5)
+  np.testing.assert_allclose(total, JOINT.nll.sum(), rtol=1e-5)
+  assert float(weight) == JOINT.sequences.size and total.dtype == jnp.float32
+  np.testing.assert_allclose(aux.metrics["nats_per_token"], (total, weight))
+
+
+def test_unsupervised_tokens_condition_and_are_not_scored():
+  batch = oracle.batch_of(JOINT, JOINT.sequences)
+  batch["loss_mask"] = jnp.broadcast_to(jnp.array([False, False, True, True]), (81, 4))
+  _, aux, weight = _rows(batch)
+  prompt = JOINT.probs.reshape(9, 9).sum(axis=1).repeat(9)
+  np.testing.assert_allclose(aux.rows["nll"], JOINT.nll + np.log(prompt), rtol=1e-5)
+  assert float(weight) == 162 and np.all(aux.rows["count"] == 2)
+
+
+def test_every_document_of_a_row_starts_afresh():
+  seen = {}
+
+  def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
+    seen.update(tokens=tokens, segment_ids=segment_ids, positions=positions)
+    return JOINT.causal_network().encode(params, tokens, attention=attention)
+
+  network = JOINT.causal_network()._replace(encode=encode)
+  objective = ar.AutoRegressive(network=network, mask_id=JOINT.mask_id)
+  batch = oracle.batch_of(JOINT, [[0, 2, 3, 2], [3, 3, 0, 0]]) | {
+      "segment_ids": jnp.array([[1, 1, 2, 2], [1, 2, 0, 0]]), "positions": jnp.ones((2, 4))}
+  objective({"model": {}}, batch, CONTEXT)
+  np.testing.assert_array_equal(seen["tokens"], [[1, 0, 1, 3], [1, 1, 1, 0]])
+  assert seen["segment_ids"] is batch["segment_ids"] and seen["positions"] is batch["positions"]
+
+
+def test_denoise_gives_the_causal_conditionals_and_never_the_start_token():
+  canvas = jnp.asarray(JOINT.sequences)
+  logits = OBJECTIVE.denoise({"model": {}}, canvas, None)
+  probs = np.asarray(jax.nn.softmax(logits, axis=-1))
+  for i in range(JOINT.length):
+    known = np.where(np.arange(JOINT.length) < i, JOINT.sequences, JOINT.mask_id)
+    np.testing.assert_allclose(probs[:, i], JOINT.conditionals(known)[:, i], atol=1e-6)
+  assert np.all(probs[..., JOINT.mask_id] == 0) and logits.dtype == jnp.float32
+
+
+def test_padding_weighs_nothing():
+  tokens = np.full((3, 4), JOINT.pad_id)
+  tokens[1] = JOINT.sequences[40]
+  total, aux, weight = _rows(oracle.batch_of(JOINT, tokens))
+  np.testing.assert_allclose(aux.rows["nll"], [0, JOINT.nll[40], 0], rtol=1e-5)
+  assert float(weight) == 4 and np.isfinite(float(total))

@@ -1,0 +1,360 @@
+"""Masked diffusion: with the true conditionals the bound is the likelihood.
+
+References: Shi et al. 2024, arXiv:2406.04329 (any schedule gives the same bound); Ou et al.
+2024, arXiv:2406.03736 (exact counts give the any-order autoregressive likelihood).
+"""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdx import config as config_lib
+from mdx import sharding
+from mdx import types
+from mdx.corruption import schedule as schedule_lib
+from mdx.objectives import diffusion
+from mdx.utils import rng
+
+import oracle
+
+JOINT = oracle.random_joint()
+CONTEXT = types.Context(jnp.int32(0), {}, {})
+PARAMS = {"model": {}}
+MASKS = np.array(list(itertools.product([False, True], repeat=JOINT.length)))
+SCHEDULES = [("linear", None), ("cosine", None), ("polynomial", 0.5), ("polynomial", 1.0),
+             ("polynomial", 2.0), ("polynomial", 3.0)]
+
+
+def _schedule(name, power, eps):
+  return {"name": name, "eps": eps} | ({} if power is None else {"power": power})
+
+
+def _objective(**fields):
+  return diffusion.MaskedDiffusion(network=JOINT.network(), mask_id=JOINT.mask_id, **fields)
+
+
+def _nodes(num, low=0.0):
+  """Gauss-Legendre nodes and weights on [low, 1]."""
+  x, weight = np.polynomial.legendre.leggauss(num)
+  return low + (1 - low) * (x + 1) / 2, (1 - low) * weight / 2
+
+
+@functools.cache
+def _mask_costs(row: int) -> np.ndarray:
+  """Sum over the masked i of -log p(x_i | the rest), for each mask: float64 [2^L]."""
+  tokens = JOINT.sequences[row]
+  probs = JOINT.conditionals(np.where(MASKS, JOINT.mask_id, tokens))
+  picked = np.take_along_axis(probs, np.broadcast_to(tokens, MASKS.shape)[..., None], axis=2)
+  return (-np.log(picked[..., 0]) * MASKS).sum(axis=1)
+
+
+def _mask_law(mask_prob) -> np.ndarray:
+  """Probability of each mask at mask probabilities [...]: [..., 2^L]."""
+  count = MASKS.sum(axis=1)
+  mask_prob = np.asarray(mask_prob, np.float64)[..., None]
+  return mask_prob ** count * (1 - mask_prob) ** (JOINT.length - count)
+
+
+def _bound_from(row: int, eps: float) -> float:
+  """The ELBO integral over mask probabilities in [eps, 1]; eps = 0 is -log p(x)."""
+  mask_prob, weight = _nodes(32, eps)
+  return float(weight / mask_prob @ (_mask_law(mask_prob) @ _mask_costs(row)))
+
+
+def _clipped(eps: float) -> float:
+  """Nats that a row is charged for the tokens masked at t = 0."""
+  return JOINT.length * eps * math.log(JOINT.vocab_size - 1)
+
+
+def _prepare(objective, batch, step=3):
+  key = rng.stream(rng.root(11), "train", step)
+  return jax.jit(lambda b: objective.prepare({}, b, key, CONTEXT))(batch)
+
+
+def _score(objective, tokens, is_masked, weight, **fields):
+  """Rows and total of the loss for given draws."""
+  tokens = jnp.asarray(np.broadcast_to(tokens, is_masked.shape), jnp.int32)
+  is_masked = jnp.asarray(is_masked)
+  batch = {"tokens": tokens, "is_masked": is_masked,
+           "noisy_tokens": jnp.where(is_masked, objective.mask_id, tokens),
+           "token_weight": jnp.asarray(weight, jnp.float32),
+           "noise_level": jnp.zeros(len(tokens)), **fields}
+  totals, aux = jax.jit(lambda b: objective(PARAMS, b, CONTEXT))(batch)
+  return totals["elbo"], aux
+
+
+def test_the_oracle_satisfies_the_identity_it_is_used_for():
+  for row in (0, 17, 80):
+    np.testing.assert_allclose(_bound_from(row, 0.0), JOINT.nll[row], rtol=1e-9)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-4, 0.05])
+@pytest.mark.parametrize("name,power", SCHEDULES)
+def test_the_expected_bound_is_the_nll_for_every_schedule(name, power, eps):
+  objective = _objective(schedule=_schedule(name, power, eps))
+  row = 17
+  u, weight = _nodes(64)
+  t, weight = u ** 4, weight * 4 * u ** 3  # the polynomial of power 0.5 is singular at t = 0
+  law = _mask_law(objective.alpha.mask_prob(jnp.asarray(t, jnp.float32)))
+
+  # Route 1: the schedule's weight over enumerated conditionals.
+  loss_weight = np.asarray(objective.alpha.weight(jnp.asarray(t, jnp.float32)))
+  found = weight * loss_weight @ (law @ _mask_costs(row))
+  np.testing.assert_allclose(found, _bound_from(row, eps), rtol=3e-5)
+
+  # Route 2: the objective's own rows over enumerated times and masks.
+  _, aux = _score(objective, JOINT.sequences[row], np.tile(MASKS, (64, 1)),
+                  np.repeat(loss_weight, len(MASKS)))
+  rows = np.asarray(aux.rows["nll"], np.float64).reshape(64, len(MASKS))
+  np.testing.assert_allclose(weight @ (law * rows).sum(axis=1),
+                             _bound_from(row, eps) + _clipped(eps), rtol=3e-5)
+  if eps == 0:
+    np.testing.assert_allclose(weight @ (law * rows).sum(axis=1), JOINT.nll[row], rtol=3e-5)
+  np.testing.assert_array_equal(aux.rows["count"], JOINT.length)
+
+
+def test_the_reported_bound_lies_above_the_entropy_and_the_clipped_integral_below_it():
+  eps, entropy = 0.05, JOINT.probs @ JOINT.nll
+  integral = JOINT.probs @ [_bound_from(i, eps) for i in range(len(JOINT.probs))]
+  assert integral < entropy < integral + _clipped(eps)
+
+
+@pytest.mark.parametrize("eps", [0.02, 0.1])
+@pytest.mark.parametrize("name,power", SCHEDULES)
+def test_drawn_bounds_have_the_nll_as_their_mean(name, power, eps):
+  objective = _objective(schedule=_schedule(name, power, eps), time="independent")
+  tokens = np.tile(JOINT.sequences, (400, 1))
+  expected = np.array([_bound_from(i, eps) + _clipped(eps) for i in range(81)])
+  rows = _drawn_rows(objective, oracle.batch_of(JOINT, tokens))
+  assert abs(oracle.z_score(rows - np.tile(expected, 400), 0)) < 4
+
+
+def _drawn_rows(objective, batch, seed=0):
+  def score(batch):
+    prepared, _ = objective.prepare({}, batch, rng.root(seed), CONTEXT)
+    return objective(PARAMS, prepared, CONTEXT)[1].rows["nll"]
+  return np.asarray(jax.jit(score)(batch), np.float64)
+
+
+@pytest.mark.parametrize("time", ["independent", "stratified", "lattice"])
+def test_drawn_exact_counts_have_the_nll_as_their_mean(time):
+  tokens = np.tile(JOINT.sequences, (400, 1))
+  rows = _drawn_rows(_objective(mask_draw="exact_count", time=time), oracle.batch_of(JOINT, tokens))
+  assert abs(oracle.z_score(rows - np.tile(JOINT.nll, 400), 0)) < 4
+
+
+def test_exact_counts_give_the_nll_by_enumeration():
+  # The count, weight and noise level of each k as `prepare` draws them, then all its masks.
+  objective, length = _objective(mask_draw="exact_count"), JOINT.length
+  tokens = np.tile(JOINT.sequences[17], (length, 1))
+  batch = oracle.batch_of(JOINT, tokens) | {
+      "time": 1 - (jnp.arange(length) + 0.5) / length}
+  prepared, _ = _prepare(objective, batch)
+  count = np.arange(1, length + 1)
+  np.testing.assert_array_equal(prepared["is_masked"].sum(axis=1), count)
+  np.testing.assert_allclose(prepared["token_weight"], length / count, rtol=1e-6)
+  np.testing.assert_allclose(prepared["noise_level"], count / length, rtol=1e-6)
+  for row in (0, 17, 80):
+    _, aux = _score(objective, JOINT.sequences[row], MASKS,
+                    length / np.maximum(MASKS.sum(axis=1), 1))
+    rows = np.asarray(aux.rows["nll"])
+    means = [rows[MASKS.sum(axis=1) == k].mean() for k in count]
+    np.testing.assert_allclose(np.mean(means), JOINT.nll[row], rtol=1e-5)
+
+
+def test_uniform_times_give_uniform_counts():
+  objective, num = _objective(mask_draw="exact_count", time="independent"), 20000
+  tokens = np.tile(JOINT.sequences[:1], (num, 1))
+  batch = oracle.batch_of(JOINT, tokens)
+  batch["loss_mask"] = jnp.tile(jnp.array([[True, True, False, True]]), (num, 1))
+  prepared, _ = _prepare(objective, batch)
+  counts = np.bincount(prepared["is_masked"].sum(axis=1), minlength=5)
+  assert counts[0] == counts[4] == 0
+  assert oracle.chi_square(counts[1:4], np.ones(3)) > 1e-4
+  for time, count in ((1.0, 1), (1e-7, 3), (0.0, 3)):
+    one, _ = _prepare(objective, batch | {"time": jnp.full(num, time)})
+    assert np.all(one["is_masked"].sum(axis=1) == count)
+    np.testing.assert_allclose(one["token_weight"], 3 / count, rtol=1e-6)
+    np.testing.assert_allclose(one["noise_level"], count / 3, rtol=1e-6)
+
+
+def test_bernoulli_masks_at_the_schedules_rate():
+  objective = _objective(schedule=_schedule("cosine", None, 0.01))
+  time = jnp.linspace(0.05, 1, 8)
+  batch = oracle.batch_of(JOINT, np.tile(JOINT.sequences[:1], (8 * 8000, 1)))
+  prepared, _ = _prepare(objective, batch | {"time": jnp.tile(time, 8000)})
+  masked = np.asarray(prepared["is_masked"]).reshape(8000, 8, -1)
+  rate = 1 - (1 - 0.01) * (1 - np.cos(np.pi / 2 * (1 - np.asarray(time))))
+  for i in range(8):
+    if i < 7:
+      assert abs(oracle.z_score(masked[:, i].ravel(), rate[i])) < 4
+    else:
+      assert masked[:, i].all()  # t = 1
+  np.testing.assert_array_equal(
+      prepared["noisy_tokens"],
+      jnp.where(prepared["is_masked"], JOINT.mask_id, batch["tokens"]))
+  np.testing.assert_allclose(prepared["noise_level"], jnp.tile(time, 8000))
+
+
+@pytest.mark.parametrize("mask_draw", ["bernoulli", "exact_count"])
+@pytest.mark.parametrize("normalizer", diffusion.NORMALIZERS)
+def test_normalizers_divide_by_rows_supervised_tokens_or_masked_tokens(normalizer, mask_draw):
+  objective = _objective(normalizer=normalizer, mask_draw=mask_draw, time="independent")
+  batch = oracle.batch_of(JOINT, np.tile(JOINT.sequences[:1], (6, 1)))
+  mask = np.arange(4)[None] < np.array([4, 3, 0, 2, 4, 1])[:, None]
+  prepared, weights = _prepare(objective, batch | {"loss_mask": jnp.asarray(mask)})
+  expected = {"elbo": 5, "per_supervised_token": 14,
+              "per_masked_token": int(prepared["is_masked"].sum())}[normalizer]
+  assert float(weights["elbo"]) == expected and weights["elbo"].dtype == jnp.float32
+  assert 0 < int(prepared["is_masked"].sum()) < 14
+
+
+def test_uniform_weighting_sums_plain_losses_and_still_reports_the_bound():
+  weight, row = np.arange(len(MASKS)) / 4.0, 17
+  total, aux = _score(_objective(weighting="uniform"), JOINT.sequences[row], MASKS, weight)
+  np.testing.assert_allclose(total, _mask_costs(row).sum(), rtol=1e-5)
+  np.testing.assert_allclose(aux.rows["nll"], weight * _mask_costs(row) + _clipped(1e-4), rtol=1e-4,
+                             atol=1e-6)
+  nats, count = aux.metrics["masked_nats"]
+  np.testing.assert_allclose([nats, count], [_mask_costs(row).sum(), MASKS.sum()], rtol=1e-5)
+
+
+def test_elbo_weighting_sums_the_weighted_losses_without_the_constant():
+  weight, row = np.arange(len(MASKS)) / 4.0, 17
+  total, aux = _score(_objective(), JOINT.sequences[row], MASKS, weight)
+  np.testing.assert_allclose(total, weight @ _mask_costs(row), rtol=1e-5)
+  nats, count = aux.metrics["nats_per_token"]
+  np.testing.assert_allclose(nats, total + len(MASKS) * _clipped(1e-4), rtol=1e-5)
+  assert float(count) == MASKS.size and total.dtype == nats.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("mask_draw", ["bernoulli", "exact_count"])
+def test_rows_of_padding_weigh_nothing_and_stay_finite(mask_draw):
+  objective = _objective(mask_draw=mask_draw)
+  tokens = np.full((4, 4), JOINT.pad_id)
+  tokens[0] = JOINT.sequences[5]
+  for part in (slice(0, 4), slice(1, 4)):
+    batch = oracle.batch_of(JOINT, tokens[part])
+    prepared, weights = _prepare(objective, batch)
+    totals, aux = jax.jit(lambda b: objective(PARAMS, b, CONTEXT))(prepared)
+    assert np.all(np.isfinite(jax.tree.leaves((totals, aux.metrics))))
+    padding = np.asarray(~batch["loss_mask"].any(axis=1))
+    assert np.all(np.asarray(aux.rows["nll"])[padding] == 0)
+    assert np.all(np.asarray(aux.rows["count"])[padding] == 0)
+    assert np.all(np.isfinite(prepared["token_weight"]))
+    np.testing.assert_array_equal(prepared["noisy_tokens"][padding], tokens[part][padding])
+    assert float(weights["elbo"]) == (4 if part.start == 0 else 0)
+
+
+@pytest.mark.parametrize("mask_draw", ["bernoulli", "exact_count"])
+@pytest.mark.parametrize("time", ["independent", "stratified", "lattice"])
+def test_a_rows_draws_follow_it_to_another_place_and_change_with_the_step(mask_draw, time):
+  objective = _objective(mask_draw=mask_draw, time=time)
+  batch = oracle.batch_of(JOINT, np.tile(JOINT.sequences, (2, 1))[:64], first=128)
+  order = np.random.default_rng(0).permutation(64)
+  one, _ = _prepare(objective, batch)
+  other, _ = _prepare(objective, {k: v[order] for k, v in batch.items()})
+  for name in one:
+    np.testing.assert_array_equal(np.asarray(one[name])[order], other[name], err_msg=name)
+  assert not np.array_equal(one["is_masked"], _prepare(objective, batch, step=4)[0]["is_masked"])
+
+
+@pytest.mark.parametrize("mask_draw", ["bernoulli", "exact_count"])
+def test_a_rows_draws_do_not_depend_on_the_rows_beside_it(mask_draw):
+  objective = _objective(mask_draw=mask_draw, time="independent")
+  batch = oracle.batch_of(JOINT, JOINT.sequences[:32])
+  one, _ = _prepare(objective, batch)
+  other, _ = _prepare(objective, {k: v[8:14] for k, v in batch.items()})
+  for name in one:
+    np.testing.assert_array_equal(np.asarray(one[name])[8:14], other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("mask_draw", ["bernoulli", "exact_count"])
+@pytest.mark.parametrize("time", ["stratified", "lattice"])
+def test_eight_devices_draw_and_score_what_one_does(mask_draw, time):
+  objective = _objective(mask_draw=mask_draw, time=time)
+  batch = jax.device_get(oracle.batch_of(JOINT, JOINT.sequences[:64]))
+
+  def both(devices):
+    mesh = sharding.make_mesh({"data": devices}, jax.devices()[:devices])
+    jax.set_mesh(mesh)
+    prepared, weights = _prepare(objective, sharding.place_batch(batch, mesh))
+    assert len(prepared["tokens"].sharding.device_set) == devices
+    totals, aux = jax.jit(lambda b: objective(PARAMS, b, CONTEXT))(prepared)
+    return jax.device_get((prepared, weights)), jax.device_get((totals, aux.rows))
+
+  (one, one_score), (eight, eight_score) = both(1), both(8)
+  jax.tree.map(np.testing.assert_array_equal, one, eight)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), one_score, eight_score)
+
+
+def _batch_losses(time, mask_draw, num_steps=150, rows=128, length=128):
+  """Losses in nats per token of batches whose cross-entropy is 2 + 6 x mask rate."""
+  objective = _objective(time=time, mask_draw=mask_draw)
+  batch = {"tokens": jnp.zeros((rows, length), jnp.int32),
+           "example_index": jnp.arange(rows, dtype=jnp.int32)}
+
+  def loss(step):
+    prepared, weights = objective.prepare({}, batch, rng.stream(rng.root(0), "train", step),
+                                          CONTEXT)
+    count = prepared["is_masked"].sum(axis=1)
+    nats = prepared["token_weight"] * count * (2 + 6 * count / length)
+    return nats.sum() / weights["elbo"]
+
+  return np.asarray(jax.jit(lambda: jax.lax.map(loss, jnp.arange(num_steps)))())
+
+
+def test_even_times_and_exact_counts_lower_the_variance_of_the_loss():
+  spread = {(t, m): _batch_losses(t, m).std() for t, m in (
+      ("independent", "bernoulli"), ("stratified", "bernoulli"), ("lattice", "bernoulli"),
+      ("lattice", "exact_count"))}
+  assert spread["independent", "bernoulli"] > 2 * spread["lattice", "bernoulli"]
+  assert spread["independent", "bernoulli"] > 2 * spread["stratified", "bernoulli"]
+  assert spread["lattice", "bernoulli"] > 1.2 * spread["lattice", "exact_count"]
+
+
+def test_denoise_returns_the_conditionals_and_never_the_mask_id():
+  objective = _objective()
+  canvas = np.where(MASKS, JOINT.mask_id, JOINT.sequences[17])
+  logits = objective.denoise(PARAMS, jnp.asarray(canvas), jnp.ones(len(MASKS)))
+  found = np.asarray(jax.nn.softmax(logits, axis=-1))
+  np.testing.assert_allclose(found, JOINT.conditionals(canvas), atol=1e-6)
+  assert np.all(found[..., JOINT.mask_id] == 0) and logits.dtype == jnp.float32
+
+
+def test_what_the_objective_reads_with_reaches_the_network():
+  seen = {}
+
+  def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
+    seen.update(positions=positions, segment_ids=segment_ids, time=time)
+    return JOINT.network().encode(params, tokens, attention=attention)
+
+  objective = diffusion.MaskedDiffusion(network=JOINT.network()._replace(encode=encode),
+                                        mask_id=JOINT.mask_id)
+  batch = oracle.batch_of(JOINT, JOINT.sequences[:2]) | {
+      "positions": jnp.full((2, 4), 7), "segment_ids": jnp.full((2, 4), 8)}
+  prepared, _ = _prepare(objective, batch)
+  objective(PARAMS, prepared, CONTEXT)
+  assert seen["positions"] is prepared["positions"] and seen["time"] is prepared["noise_level"]
+  assert seen["segment_ids"] is prepared["segment_ids"]
+
+
+@pytest.mark.parametrize("fields,message", [
+    ({"time": "even"}, "objective.time is 'even'; choose from independent, stratified, lattice."),
+    ({"mask_draw": "all"}, "mask_draw"), ({"normalizer": "mean"}, "normalizer"),
+    ({"weighting": "none"}, "weighting"), ({"schedule": {"name": "liner"}}, "mean 'linear'"),
+    ({"schedule": "linear"}, "dict\\(name"),
+    ({"schedule": {"name": "cosine"}, "mask_draw": "exact_count"}, "linear schedule; got 'cos")])
+def test_unknown_choices_are_refused_in_words(fields, message):
+  with pytest.raises(ValueError, match=message):
+    _objective(**fields)
+
+
+def test_every_schedule_is_covered_here():
+  assert {name for name, _ in SCHEDULES} == set(schedule_lib.SCHEDULES)
+  assert config_lib.build(schedule_lib.SCHEDULES, _schedule("linear", None, 0.1)).eps == 0.1
