@@ -12,7 +12,7 @@ def get_config() -> config_dict.ConfigDict:
   return config_dict.ConfigDict(dict(
       mode="train",  # train, eval or export
       seed=0,
-      steps=3000,  # any positive number; warm-up and intervals shrink with it
+      steps=1000,  # any positive number; warm-up and intervals shrink with it
       batch_size=64,  # rows a step over all devices
       microbatches=1,  # gradient accumulation: passes that a batch is cut into
       dtype="float32",  # of activations: float32 or bfloat16; parameters are float32
@@ -21,7 +21,8 @@ def get_config() -> config_dict.ConfigDict:
       objective=dict(name=""),
       network=dict(  # fields of networks.transformer.Transformer
           name="transformer", num_layers=4, width=128, num_heads=4, mlp_width=384,
-          max_length=1024, scan_layers=False),
+          max_length=1024, scan_layers=False,
+          init_std=0.5)  # embeddings; 0.02 keeps small models on the unigram plateau for long,
       optimizer=dict(name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=100,
                      final_rate=0.05, weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0),
 
@@ -52,8 +53,8 @@ def get_config() -> config_dict.ConfigDict:
       sampler=dict(num_samples=4, steps=64, temperature=1.0),  # of the samples at the end
 
       log_steps=50,
-      eval_steps=500,
-      checkpoint_steps=500,
+      eval_steps=250,
+      checkpoint_steps=250,
       checkpoint=dict(keep=2),
       tensorboard=False,
       export=dict(format="orbax", path=""),

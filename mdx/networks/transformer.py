@@ -124,6 +124,11 @@ class Transformer:
     return self.mlp_width or default
 
   @property
+  def residual_scale(self) -> float:
+    """Variance scale of a branch's last map at initialisation (Radford et al. 2019)."""
+    return 0.5 / self.num_layers
+
+  @property
   def padded_vocab(self) -> int:
     """Rows of the embedding table."""
     return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
@@ -180,10 +185,12 @@ class _Dense(nn.Module):
     return y.reshape(x.shape[:-1] + (self.features,))
 
 
-def _dense(spec: Transformer, features: int, name: str, *, use_bias=None, zero=False) -> _Dense:
+def _dense(spec: Transformer, features: int, name: str, *, use_bias=None,
+           scale: float = 1.0) -> _Dense:
+  init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
   return _Dense(features, use_bias=spec.use_bias if use_bias is None else use_bias,
                 dtype=jnp.dtype(spec.dtype), name=name,
-                kernel_init=nn.initializers.zeros if zero else nn.initializers.lecun_normal())
+                kernel_init=init if scale else nn.initializers.zeros)
 
 
 def _norm(spec: Transformer, name: str):
@@ -209,7 +216,7 @@ class _Attention(nn.Module):
     if rope is not None:
       query, key = (positions_lib.rotate(y, *rope) for y in (query, key))
     mixed = attention_lib.attend(query, key, value, mask).reshape(batch, length, -1)
-    return _dense(spec, spec.width, "o")(mixed)
+    return _dense(spec, spec.width, "o", scale=spec.residual_scale)(mixed)
 
 
 class _Mlp(nn.Module):
@@ -226,7 +233,7 @@ class _Mlp(nn.Module):
     else:
       hidden = _ACTIVATIONS[spec.mlp](up)
     hidden = sharding.constrain(hidden, "batch", "sequence", "tensor")
-    return _dense(spec, spec.width, "down")(hidden)
+    return _dense(spec, spec.width, "down", scale=spec.residual_scale)(hidden)
 
 
 class _Block(nn.Module):
@@ -239,7 +246,7 @@ class _Block(nn.Module):
     if condition is None:
       modulation = ((0.0, 0.0, 1.0),) * 2
     else:
-      values = _dense(spec, 6 * spec.width, "modulation", use_bias=True, zero=True)(condition)
+      values = _dense(spec, 6 * spec.width, "modulation", use_bias=True, scale=0.0)(condition)
       values = jnp.split(values.astype(jnp.float32), 6, axis=-1)
       modulation = (values[:3], values[3:])
 
