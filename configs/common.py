@@ -22,7 +22,7 @@ def get_config() -> config_dict.ConfigDict:
       network=dict(  # fields of networks.transformer.Transformer
           name="transformer", num_layers=4, width=128, num_heads=4, mlp_width=384,
           max_length=1024, scan_layers=False,
-          init_std=0.5)  # embeddings; 0.02 keeps small models on the unigram plateau for long,
+          init_std=0.5),  # embeddings; 0.02 keeps a small model on the unigram plateau for long
       optimizer=dict(name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=100,
                      final_rate=0.05, weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0),
 
