@@ -1,7 +1,7 @@
 """Checkpoints: Orbax v1 behind one file.
 
 Contents: Checkpoints (save and restore of a run), abstract, step_directories,
-load_params, save_params.
+check_params, load_params, save_params.
 
 Convention: a checkpoint holds the items params, ema, opt_state, extra, data
 and meta, saved separately, so that sampling and export read `params` alone.
@@ -70,6 +70,20 @@ def _load(directory: pathlib.Path, wanted: dict[str, Any], data: Any = None) -> 
   request = dict(stored, meta=None) | ({} if data is None else {"data": data})
   loaded = ocp.load_checkpointables(directory, request)
   return {k: loaded.get(k, v) for k, v in wanted.items()} | {"meta": loaded["meta"]}
+
+
+def check_params(path: str, wanted: Any) -> None:
+  """Raises ValueError unless `path` has weights of these shapes; reads no weights."""
+  errors = []
+  for directory in step_directories(path):
+    try:
+      _check_shapes(directory, {"params": wanted})
+      return
+    except Exception as error:  # pylint: disable=broad-except  (damaged files raise many kinds)
+      if "does not fit" in str(error):
+        raise
+      errors.append(f"{directory.name}: {type(error).__name__}")
+  raise ValueError(f"no checkpoint under {path} can be read ({errors[0]}).")
 
 
 def load_params(path: str, wanted: Any, which: str = "ema") -> Any:

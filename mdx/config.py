@@ -1,6 +1,6 @@
 """Configs: from a literal table to a frozen dataclass; checks, dump and hash.
 
-Contents: build, parse_arg, to_dict, flatten, identity, run_hash, differences,
+Contents: build, did_you_mean, parse_arg, to_dict, flatten, identity, run_hash, differences,
 check_positive.
 
 Convention: every error here is a ValueError of one line, raised before any
@@ -43,14 +43,14 @@ def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", 
   name = cfg.pop("name", None)
   if not isinstance(name, str) or name not in table:
     raise ValueError(f"unknown {what} name {name!r}; choose from {', '.join(sorted(table))}."
-                     + _did_you_mean(str(name), table))
+                     + did_you_mean(str(name), table))
   cls = table[name]
   fields = [f for f in dataclasses.fields(cls) if f.init and f.name not in extra]
   choices = sorted(f.name for f in fields)
   unknown = [k for k in cfg if k not in choices]
   if unknown:
     raise ValueError(f"{what} {name!r} has no field {unknown[0]!r}; its fields are "
-                     f"{', '.join(choices) or 'none'}." + _did_you_mean(unknown[0], choices))
+                     f"{', '.join(choices) or 'none'}." + did_you_mean(unknown[0], choices))
   missing = [f.name for f in fields if f.name not in cfg and f.default is dataclasses.MISSING
              and f.default_factory is dataclasses.MISSING]
   if missing:
@@ -59,7 +59,8 @@ def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", 
   return cls(**values, **extra)
 
 
-def _did_you_mean(word: str, choices) -> str:
+def did_you_mean(word: str, choices) -> str:
+  """A hint for a mistyped name, or ""."""
   close = difflib.get_close_matches(word, list(choices), n=1)
   return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -79,7 +80,7 @@ def parse_arg(arg: str | None, **defaults) -> dict[str, Any]:
     key, given, text = item.partition("=")
     if key not in defaults:
       raise ValueError(f"unknown config argument {key!r}; this config takes "
-                       f"{', '.join(sorted(defaults)) or 'none'}." + _did_you_mean(key, defaults))
+                       f"{', '.join(sorted(defaults)) or 'none'}." + did_you_mean(key, defaults))
     default = defaults[key]
     try:
       if isinstance(default, bool):

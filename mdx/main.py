@@ -13,10 +13,10 @@ import pathlib
 import sys
 from typing import Sequence
 
-from absl import app
 from absl import flags
 from absl import logging
 
+from mdx import config as config_lib
 from mdx.utils import host
 
 OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
@@ -72,6 +72,29 @@ def _find_configs(argv: Sequence[str]) -> list[str]:
   return found
 
 
+def _check_overrides(argv: Sequence[str]) -> None:
+  """Raises ValueError for `--config.KEY` where the config file has no such key."""
+  import importlib.util  # pylint: disable=g-import-not-at-top
+  file, _, arg = next(
+      (a.partition("=")[2] for a in argv if a.startswith("--config=")), "").partition(":")
+  keys = [a.partition("=")[0] for a in argv if a.startswith("--config.")]
+  if not file or not keys:
+    return
+  spec = importlib.util.spec_from_file_location("mdx_checked_config", file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config(arg) if arg else module.get_config()
+  for flag in keys:
+    value, path = config, "config"
+    for part in flag.split(".")[1:]:
+      name = part.partition("[")[0]
+      if not hasattr(value, "keys") or name not in value:
+        choices = sorted(value) if hasattr(value, "keys") else []
+        raise ValueError(f"{path} has no key {name!r} ({flag}); its keys are "
+                         f"{', '.join(choices) or 'none'}." + config_lib.did_you_mean(name, choices))
+      value, path = value[name], f"{path}.{name}"
+
+
 def _define_flags():
   from ml_collections import config_flags  # pylint: disable=g-import-not-at-top
   config = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
@@ -105,12 +128,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
   try:
     config, workdir, distributed, debug = _define_flags()
-    rest = flags.FLAGS(_find_configs(argv))
+    argv = _find_configs(argv)
+    _check_overrides(argv)
+    rest = flags.FLAGS(argv)
     if len(rest) > 1:
       raise ValueError(f"unexpected argument {rest[1]!r}; see --help.")
     if config.value is None:
       raise ValueError("give a config: --config=configs/diffusion.py; see --help.")
     cfg = config.value
+  except flags.UnrecognizedFlagError as error:
+    print(f"mdx: {_one_line(error)}; see --help.", file=sys.stderr)
+    return BAD_INPUT
   except Exception as error:  # pylint: disable=broad-except  (a config file may raise anything)
     if debug_given:
       raise
@@ -134,6 +162,9 @@ def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
   except progress.Stopped as stopped:
     print(f"mdx: {stopped} Run the same command to go on.", file=sys.stderr)
     return STOPPED
+  except KeyboardInterrupt:
+    print("mdx: interrupted; the last checkpoint is in the workdir.", file=sys.stderr)
+    return FAILED
   except ValueError as error:
     if debug:
       raise

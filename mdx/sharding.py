@@ -1,7 +1,7 @@
 """One sharding table: path -> logical axes -> mesh axes.
 
 Contents: AXES, PARAM_RULES, make_mesh, check_divisible, specs, state_sharding,
-batch_sharding, place_batch, constrain, positions_sharded, batch_shards.
+with_shardings, batch_sharding, place_batch, constrain, positions_sharded, batch_shards.
 
 Convention: Auto mesh axes and `jax.set_mesh` once, in main; arguments carry
 their shardings and jitted functions get `out_shardings` only. Parameters of
@@ -136,6 +136,12 @@ def state_sharding(state: Any, params: Any, mesh: Mesh, table=None) -> Any:
                      "state must be scalars or trees shaped like the parameters.")
 
   return tree.map_with_path(sharding, state)
+
+
+def with_shardings(state: Any, mesh: Mesh, table: Mapping[str, str] | None = None) -> Any:
+  """Adds `state_sharding` to the shape structs of a train state (which has `params`)."""
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state,
+                      state_sharding(state, state.params, mesh, table))
 
 
 def batch_spec(ndim: int) -> P:

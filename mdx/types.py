@@ -10,7 +10,7 @@ train step divides one by the other, so accumulation is exact.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, NamedTuple, Protocol
+from typing import Any, Callable, ClassVar, Mapping, NamedTuple, Protocol
 
 import jax
 
@@ -68,22 +68,38 @@ class Network(NamedTuple):
 
 
 class Objective(Protocol):
-  """A training loss: a frozen dataclass whose fields are hyper-parameters.
+  """A training loss: a frozen dataclass that names this class as its base.
 
-  `scales` maps each loss term to its factor. `rows_per_unit` says how many
-  consecutive rows a microbatch must not cut (pairs, coupled masks); 1 for most.
+  Its fields are hyper-parameters and networks; `network` is the model. What is
+  defined here are defaults.
+
+  Attributes:
+    network: the model.
+    rows_per_unit: consecutive rows that a microbatch must not cut (pairs,
+      coupled masks).
+    is_likelihood: whether `rows["nll"]` is a negative log-likelihood or a bound
+      of one, so that bits per character mean something.
+    is_exact: whether it is the same for every draw.
+    generates: name of the sampler that decodes this model; "" if none does. Such
+      an objective has `denoise(params, canvas, noise_level) -> logits`.
   """
+  network: Network
+  rows_per_unit: ClassVar[int] = 1
+  is_likelihood: ClassVar[bool] = False
+  is_exact: ClassVar[bool] = False
+  generates: ClassVar[str] = ""
 
   @property
   def scales(self) -> Mapping[str, float]:
     """Factor of each loss term."""
 
-  @property
-  def rows_per_unit(self) -> int:
-    """Consecutive rows that must stay in one microbatch."""
-
   def init(self, key: jax.Array) -> Params:
     """Returns all trained parameters, one sub-tree per part."""
+    return {"model": self.network.init(key)}
+
+  def init_state(self) -> PyTree:
+    """Returns the untrained state that `Aux.state` is added to once a step."""
+    return {}
 
   def prepare(
       self, params: Params, batch: Batch, key: jax.Array, context: Context

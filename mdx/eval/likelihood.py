@@ -1,6 +1,6 @@
 """Likelihood of texts: exact for autoregressive models, a bound for diffusion.
 
-Contents: ESTIMATORS, make_row_nll, ratio, evaluate, conditional_nll.
+Contents: ESTIMATORS, check_estimator, make_row_nll, ratio, evaluate, conditional_nll.
 
 Convention: the unit is a row. Each row's bound is averaged over `num_samples`
 times of its own draw, so rows are independent and the standard error over rows
@@ -26,6 +26,12 @@ from mdx.utils import rng
 ESTIMATORS = ("stratified", "monte_carlo")
 
 
+def check_estimator(estimator: str) -> None:
+  """Raises ValueError for an unknown estimator; lists the choices."""
+  if estimator not in ESTIMATORS:
+    raise ValueError(f"eval.estimator is {estimator!r}; choose from {', '.join(ESTIMATORS)}.")
+
+
 def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: int = 8,
                  seed: int = 0) -> Callable[[types.Params, types.Batch], dict[str, jax.Array]]:
   """Builds (params, batch) -> {"nll": [B] nats, "count": [B]}; jit it.
@@ -40,8 +46,7 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
   Raises:
     ValueError: unknown estimator or no samples.
   """
-  if estimator not in ESTIMATORS:
-    raise ValueError(f"eval.estimator is {estimator!r}; choose from {', '.join(ESTIMATORS)}.")
+  check_estimator(estimator)
   if num_samples < 1:
     raise ValueError(f"the number of likelihood samples must be positive, got {num_samples}.")
   num_samples = 1 if objective.is_exact else num_samples

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 def rope_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
   """Cosines and sines, float32 [..., L, 1, H/2], of int32 positions [..., L]."""
   frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+  frequency = jnp.expand_dims(frequency, tuple(range(positions.ndim + 1)))
   angle = positions[..., None, None].astype(jnp.float32) * frequency
   return jnp.cos(angle), jnp.sin(angle)
 

@@ -12,11 +12,11 @@ PRESETS = {
     "tiny": dict(num_layers=4, width=128, num_heads=4, mlp_width=384),
     "mini": dict(num_layers=6, width=256, num_heads=4, mlp_width=704),
     "bert_base": dict(num_layers=12, width=768, num_heads=12, mlp_width=3072, mlp="gelu",
-                      norm="layer", position="learned", use_bias=True),
+                      norm="layer", position="learned", max_length=512, use_bias=True),
     "mdlm_small": dict(num_layers=12, width=768, num_heads=12, mlp_width=3072, mlp="gelu",
-                       norm="layer", remat="dots"),
+                       norm="layer", tied=False, head_bias=True, remat="dots"),
     "llada_8b": dict(num_layers=32, width=4096, num_heads=32, mlp_width=12288,
-                     rope_theta=500000.0, tied=False, remat="full"),
+                     rope_theta=500000.0, max_length=4096, tied=False, remat="full"),
 }
 
 

@@ -48,7 +48,7 @@ class Transformer:
     num_kv_heads: key and value heads (grouped queries); 0 = `num_heads`.
     head_dim: width of a head; 0 = width / num_heads.
     mlp_width: hidden width of the MLP; 0 = 4 D, or 8/3 D rounded up to 64 if gated.
-    mlp: "swiglu", "geglu", "gelu" or "relu".
+    mlp: "swiglu", "geglu", "gelu" (both with the tanh form) or "relu".
     norm: "rms" or "layer".
     norm_eps: epsilon of the norm.
     position: "rope", "learned" or "none".
@@ -98,6 +98,9 @@ class Transformer:
     for field in ("num_layers", "width", "num_heads", "vocab_size", "max_length", "vocab_multiple"):
       if getattr(self, field) < 1:
         raise ValueError(f"network.{field} must be positive, got {getattr(self, field)}.")
+    for field in ("num_kv_heads", "head_dim", "mlp_width", "init_std"):
+      if getattr(self, field) < 0:
+        raise ValueError(f"network.{field} must not be negative, got {getattr(self, field)}.")
     if not self.head_dim and self.width % self.num_heads:
       raise ValueError(f"network.num_heads {self.num_heads} does not divide width {self.width}; "
                        "use a divisor, or set network.head_dim.")
@@ -270,6 +273,7 @@ class _TimeEmbedding(nn.Module):
   def __call__(self, time):
     half = 128
     frequency = jnp.exp(-math.log(10000.0) * jnp.arange(half) / half)
+    frequency = jnp.expand_dims(frequency, tuple(range(time.ndim)))
     angle = 1000.0 * time.astype(jnp.float32)[..., None] * frequency
     x = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
     x = _dense(self.spec, self.spec.width, "in", use_bias=True)(x)
@@ -331,7 +335,7 @@ class _Module(nn.Module):
     kernel = self.embed.embedding.T if spec.tied else self.lm_head.kernel
     scores = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
     if spec.head_bias:
-      scores = scores + self.lm_head.bias
+      scores = scores + jnp.expand_dims(self.lm_head.bias, tuple(range(scores.ndim - 1)))
     if spec.padded_vocab > spec.vocab_size:
       scores = jnp.where(jnp.arange(spec.padded_vocab) < spec.vocab_size, scores, _NEVER)
     return scores

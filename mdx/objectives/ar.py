@@ -22,7 +22,7 @@ from mdx.objectives import targets as targets_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AutoRegressive:
+class AutoRegressive(types.Objective):
   """-sum over i of log p(x_i | x_<i), in nats; exact.
 
   The weight is the number of supervised tokens, so total / weight is nats per
@@ -43,15 +43,6 @@ class AutoRegressive:
   def scales(self) -> Mapping[str, float]:
     """One term."""
     return {"nll": 1.0}
-
-  @property
-  def rows_per_unit(self) -> int:
-    """Rows are independent."""
-    return 1
-
-  def init(self, key: jax.Array) -> types.Params:
-    """Initial parameters."""
-    return {"model": self.network.init(key)}
 
   def prepare(self, params, batch, key, context):
     """Draws nothing; the weight is the number of supervised tokens."""

@@ -32,7 +32,7 @@ _LINEAR = {"name": "linear", "eps": 1e-4}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedDiffusion:
+class MaskedDiffusion(types.Objective):
   """Negative evidence lower bound of masked diffusion, in nats.
 
   E_t[ -alpha'(t) / (1 - alpha(t)) * sum over masked i of -log p(x_i | x_t) ]
@@ -69,7 +69,6 @@ class MaskedDiffusion:
   normalizer: str = "per_supervised_token"
 
   is_likelihood = True
-  is_exact = False
   generates = "ancestral"
 
   def __post_init__(self):
@@ -92,15 +91,6 @@ class MaskedDiffusion:
   def scales(self) -> Mapping[str, float]:
     """One term."""
     return {"elbo": 1.0}
-
-  @property
-  def rows_per_unit(self) -> int:
-    """Rows are independent."""
-    return 1
-
-  def init(self, key: jax.Array) -> types.Params:
-    """Initial parameters."""
-    return {"model": self.network.init(key)}
 
   def prepare(self, params, batch, key, context):
     """Draws times (unless `batch["time"]` gives them) and masks."""

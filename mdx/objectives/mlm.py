@@ -23,7 +23,7 @@ from mdx.utils import rng
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedLM:
+class MaskedLM(types.Objective):
   """-sum over selected i of log p(x_i | corrupted x), in nats.
 
   The weight is the number of selected tokens. Not a likelihood.
@@ -43,10 +43,6 @@ class MaskedLM:
   replace_mask_rate: float = 0.8
   replace_random_rate: float = 0.1
 
-  is_likelihood = False
-  is_exact = False
-  generates = ""
-
   def __post_init__(self):
     if not 0 < self.mask_rate <= 1:
       raise ValueError(f"objective.mask_rate must lie in (0, 1], got {self.mask_rate}.")
@@ -62,15 +58,6 @@ class MaskedLM:
   def scales(self) -> Mapping[str, float]:
     """One term."""
     return {"mlm": 1.0}
-
-  @property
-  def rows_per_unit(self) -> int:
-    """Rows are independent."""
-    return 1
-
-  def init(self, key: jax.Array) -> types.Params:
-    """Initial parameters."""
-    return {"model": self.network.init(key)}
 
   def prepare(self, params, batch, key, context):
     """Selects and replaces tokens; the weight is the number of selected ones."""

@@ -1,6 +1,6 @@
 """The train state and its one initialisation.
 
-Contents: State, init_fn, create.
+Contents: State, begin_fn, init_fn, create.
 """
 
 from __future__ import annotations
@@ -38,16 +38,22 @@ class State(NamedTuple):
             "extra": self.extra}
 
 
+def begin_fn(objective: types.Objective, optimizer: optax.GradientTransformation, *,
+             keep_ema: bool) -> Callable[[types.Params], State]:
+  """Returns params -> State at step 0; the average starts at the parameters."""
+
+  def begin(params):
+    ema = jax.tree.map(jnp.copy, params) if keep_ema else {}
+    return State(jnp.int32(0), params, ema, optimizer.init(params), objective.init_state())
+
+  return begin
+
+
 def init_fn(objective: types.Objective, optimizer: optax.GradientTransformation, *,
             keep_ema: bool) -> Callable[[jax.Array], State]:
   """Returns key -> State, to be jitted with out_shardings."""
-
-  def init(key):
-    params = objective.init(rng.stream(key, "init"))
-    ema = jax.tree.map(jnp.copy, params) if keep_ema else {}
-    return State(jnp.int32(0), params, ema, optimizer.init(params), {})
-
-  return init
+  begin = begin_fn(objective, optimizer, keep_ema=keep_ema)
+  return lambda key: begin(objective.init(rng.stream(key, "init")))
 
 
 def create(init: Callable[[jax.Array], State], key: jax.Array, mesh: jax.sharding.Mesh,
@@ -59,5 +65,4 @@ def create(init: Callable[[jax.Array], State], key: jax.Array, mesh: jax.shardin
       that does not divide a dimension (before anything is compiled).
   """
   shapes = jax.eval_shape(init, key)
-  shardings = sharding.state_sharding(shapes, shapes.params, mesh, table)
-  return jax.jit(init, out_shardings=shardings)(key)
+  return jax.jit(init, out_shardings=sharding.state_sharding(shapes, shapes.params, mesh, table))(key)

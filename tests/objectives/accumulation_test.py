@@ -19,7 +19,7 @@ VOCAB, WIDTH = 7, 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _TwoTerms:
+class _TwoTerms(types.Objective):
   """A token term on sampled tokens, and a term on pairs of rows that belong together."""
   unit: int = 2
 

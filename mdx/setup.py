@@ -1,0 +1,251 @@
+"""From a config to the checked parts of a run.
+
+Contents: Setup, setup, claim_workdir, start_state, load_weights, meta, write_json, say.
+
+Convention: `setup` checks everything that can be checked before the first compile and
+before anything is written; every error of it is one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import shutil
+from typing import Any, Mapping
+
+import jax
+import numpy as np
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import objectives
+from mdx import samplers
+from mdx import sharding
+from mdx.data import pipeline
+from mdx.data import tokenizer as tokenizer_lib
+from mdx.eval import likelihood
+from mdx.networks import transformer
+from mdx.train import loop as loop_lib
+from mdx.train import optimizer as optimizer_lib
+from mdx.train import state as state_lib
+from mdx.utils import rng
+from mdx.utils import tree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+  """The parts of a run, built and checked, nothing compiled.
+
+  Attributes:
+    config: resolved config, plain dicts.
+    workdir: where the run writes.
+    mesh: the device mesh.
+    tokenizer: the tokenizer.
+    spec: the transformer's hyper-parameters.
+    objective: the loss.
+    optimizer: the optimizer's hyper-parameters.
+    intervals: how often what happens.
+    sampler: what decodes this model, or None.
+    shapes: `state_lib.State` of shape structs with shardings.
+  """
+  config: dict[str, Any]
+  workdir: pathlib.Path
+  mesh: jax.sharding.Mesh
+  tokenizer: tokenizer_lib.Tokenizer
+  spec: transformer.Transformer
+  objective: Any
+  optimizer: optimizer_lib.Optimizer
+  intervals: loop_lib.Intervals
+  sampler: Any
+  shapes: state_lib.State
+
+  @property
+  def transform(self):
+    """The optax chain of this run."""
+    return self.optimizer.build(self.config["steps"])
+
+  @property
+  def keep_ema(self) -> bool:
+    """Whether an average of the weights is kept."""
+    return self.config["ema_decay"] > 0
+
+
+_REQUIRED = ("mode", "seed", "steps", "batch_size", "microbatches", "dtype", "objective", "network",
+             "optimizer", "mesh", "sharding", "init", "tokenizer", "data", "eval", "sampler",
+             "export", "log_steps", "checkpoint_steps", "eval_steps", "checkpoint", "ema_decay")
+
+
+def setup(config: Mapping[str, Any], workdir: str) -> Setup:
+  """Builds and checks the parts of a run.
+
+  Args:
+    config: a config as in `configs/`.
+    workdir: directory of the run; not yet touched.
+
+  Raises:
+    ValueError: one line saying what was expected, what came and what to do.
+  """
+  config = config_lib.to_dict(config)
+  missing = [k for k in _REQUIRED if k not in config]
+  if missing:
+    raise ValueError(f"the config lacks {missing[0]!r}; start from configs/common.py.")
+  config_lib.check_positive(config, "steps", "batch_size", "microbatches", "data.length",
+                            "checkpoint.keep", "eval.num_samples", "eval.final_samples")
+  if not 0 <= config["ema_decay"] < 1:
+    raise ValueError(f"config.ema_decay must lie in [0, 1), got {config['ema_decay']}.")
+  if config["init"]["params"] not in ("ema", "raw"):
+    raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
+  ids = dict(config["tokenizer"])
+  tokenizer = tokenizer_lib.build(ids.pop("path"), **{k: v for k, v in ids.items() if v != -1})
+  mesh = sharding.make_mesh(config["mesh"])
+  sharding.check_batch(mesh, config["batch_size"], config["data"]["length"],
+                       config["microbatches"])
+  if config["batch_size"] % jax.process_count():
+    raise ValueError(f"batch_size {config['batch_size']} is not divisible by the "
+                     f"{jax.process_count()} processes of this job; use a multiple.")
+  spec = _transformer(config, tokenizer, mesh)
+  objective = objectives.build(config["objective"], spec.network(), tokenizer)
+  optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
+  intervals = loop_lib.Intervals(**{f.name: config[f.name]
+                                    for f in dataclasses.fields(loop_lib.Intervals)})
+  init = state_lib.init_fn(objective, optimizer.build(config["steps"]),
+                           keep_ema=config["ema_decay"] > 0)
+  shapes = sharding.with_shardings(
+      jax.eval_shape(init, rng.root(config["seed"])), mesh, config["sharding"])
+  likelihood.check_estimator(config["eval"]["estimator"])
+  sampler = _sampler(config, objective, tokenizer)
+  if config["init"]["checkpoint"]:
+    checkpoint_lib.check_params(config["init"]["checkpoint"], shapes.params)
+  for split in ("train", "validation"):
+    pipeline.check(config["data"], tokenizer, split=split)
+  return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
+               spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,
+               sampler=sampler, shapes=shapes)
+
+
+def _transformer(config, tokenizer, mesh) -> transformer.Transformer:
+  fields = dict(config["network"], dtype=config["dtype"])
+  given = fields.get("vocab_size") or tokenizer.vocab_size
+  if given < tokenizer.vocab_size:
+    raise ValueError(f"network.vocab_size {given} is smaller than the {tokenizer.vocab_size} ids "
+                     f"of tokenizer {config['tokenizer']['path']!r}; use 0 (the tokenizer's).")
+  tensor = mesh.shape["tensor"]
+  multiple = math.lcm(fields.get("vocab_multiple", 8), tensor)
+  spec = config_lib.build(transformer.NETWORKS,
+                          fields | {"vocab_size": given, "vocab_multiple": multiple},
+                          what="network")
+  if config["sharding"].get("heads") == "tensor" and spec.kv_heads % tensor:
+    raise ValueError(f"mesh axis tensor={tensor} does not divide {spec.kv_heads} key-value heads "
+                     "(network.num_heads or num_kv_heads); use a divisor.")
+  if spec.max_length < config["data"]["length"]:
+    raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
+                     f"{spec.max_length}; raise it or shorten the rows.")
+  return spec
+
+
+def _sampler(config, objective, tokenizer):
+  """The sampler of an objective that generates, or None."""
+  if not objective.generates:
+    return None
+  fields = dict(config["sampler"], name=objective.generates)
+  fields.pop("num_samples")
+  if objective.generates == "ancestral":
+    fields["schedule"] = dict(objective.schedule)
+  else:
+    fields.pop("steps")
+  return samplers.build(fields, tokenizer.mask_id)
+
+
+def claim_workdir(run: Setup) -> None:
+  """Checks the workdir and writes the resolved config into it.
+
+  Raises:
+    ValueError: not writable, too little space, or the run of another config.
+  """
+  path, config_path = run.workdir, run.workdir / "config.json"
+  if config_path.exists():
+    try:
+      old = json.loads(config_path.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError, OSError):
+      raise ValueError(f"{config_path} is not readable as a config; use another --workdir, or "
+                       "remove that file.") from None
+    if config_lib.run_hash(old) != config_lib.run_hash(run.config):
+      changes = config_lib.differences(old, run.config)
+      raise ValueError(f"workdir {path} holds a run of another config ({'; '.join(changes[:3])}); "
+                       "use another --workdir, or remove it.")
+  if jax.process_index() != 0:
+    return
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / f".probe{os.getpid()}"
+    probe.write_text("x" * 4096, encoding="utf-8")
+    probe.unlink()
+  except OSError as error:
+    raise ValueError(f"workdir {path} cannot be written ({error.strerror}); use another "
+                     "--workdir, or free some space.") from None
+  need = tree.num_bytes(run.shapes) * (run.config["checkpoint"]["keep"] + 1) + 2 ** 24
+  free = shutil.disk_usage(path).free
+  if free < need:
+    raise ValueError(f"workdir {path} has {free / 2 ** 20:,.0f} MiB free, the checkpoints need "
+                     f"{need / 2 ** 20:,.0f} MiB; free some space or use another --workdir.")
+  if not config_path.exists():
+    run.tokenizer.save(path)
+    write_json(config_path, {"hash": config_lib.run_hash(run.config), "config": run.config})
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a file that is never seen half-written."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+  temporary.replace(path)
+
+
+def say(text: str) -> None:
+  """Prints on the first process only."""
+  if jax.process_index() == 0:
+    print(text, flush=True)
+
+
+def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
+                data: Any) -> tuple[int, state_lib.State]:
+  """Where the state comes from: this workdir, `init.checkpoint`, or the seed.
+
+  Args:
+    run: the set-up run; its mesh is in context.
+    checkpoints: of the workdir.
+    data: the data iterator; set to where the run stopped.
+
+  Returns:
+    The step to go on with, and the state, sharded.
+  """
+  config, place = run.config, jax.tree.map(lambda x: x.sharding, run.shapes)
+  restored = checkpoints.restore(run.shapes.items(), data=data)
+  if restored is not None:
+    step, items = restored
+    items.pop("meta")
+    say(f"resuming from step {step} of {run.workdir}")
+    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
+  source, which = config["init"]["checkpoint"], config["init"]["params"]
+  if not source:
+    init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema)
+    return 0, jax.jit(init, out_shardings=place)(rng.root(config["seed"]))
+  params = checkpoint_lib.load_params(source, run.shapes.params, which)
+  say(f"starting from the {which} weights of {source}")
+  begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema)
+  return 0, jax.jit(begin, out_shardings=place)(params)
+
+
+def load_weights(run: Setup) -> tuple[str, Any]:
+  """Weights of `init.checkpoint`, or of the workdir's own run, and their source."""
+  source = run.config["init"]["checkpoint"] or str(run.workdir)
+  return source, checkpoint_lib.load_params(source, run.shapes.params,
+                                            run.config["init"]["params"])
+
+
+def meta(run: Setup) -> dict[str, Any]:
+  """What is saved with every checkpoint."""
+  return {"hash": config_lib.run_hash(run.config), "tokenizer": run.tokenizer.fingerprint,
+          "process_count": jax.process_count()}

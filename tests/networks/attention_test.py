@@ -1,0 +1,93 @@
+"""attend() is jax.nn.dot_product_attention; visible() is the definition, by loops."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdx.networks import attention
+
+BATCH, QUERIES, HEADS, WIDTH = 2, 6, 4, 8
+
+
+def _inputs(kv_heads, keys=QUERIES, seed=0):
+  draw = np.random.default_rng(seed)
+  shapes = ((BATCH, QUERIES, HEADS, WIDTH), (BATCH, keys, kv_heads, WIDTH),
+            (BATCH, keys, kv_heads, WIDTH))
+  return tuple(jnp.asarray(2 * draw.normal(size=shape), jnp.float32) for shape in shapes)
+
+
+def _mask(*shape, seed=1):
+  """Random, with at least one key seen by each query."""
+  mask = np.random.default_rng(seed).random(shape) < 0.5
+  mask[..., 2] = True
+  return jnp.asarray(mask)
+
+
+MASKS = {
+    "none": None,
+    "shared": _mask(1, 1, QUERIES, QUERIES),
+    "per_row": _mask(BATCH, 1, QUERIES, QUERIES),
+    "per_head": _mask(BATCH, HEADS, QUERIES, QUERIES),
+}
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_values_and_gradients_are_those_of_jax_dot_product_attention(mask, kv_heads):
+  inputs = _inputs(kv_heads)
+  weight = jnp.asarray(np.random.default_rng(2).normal(size=inputs[0].shape), jnp.float32)
+
+  def ours(*args):
+    return (attention.attend(*args, mask) * weight).sum()
+
+  def theirs(*args):
+    return (jax.nn.dot_product_attention(*args, mask=mask) * weight).sum()
+
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  close(attention.attend(*inputs, mask), jax.nn.dot_product_attention(*inputs, mask=mask))
+  jax.tree.map(close, jax.jit(jax.grad(ours, (0, 1, 2)))(*inputs),
+               jax.jit(jax.grad(theirs, (0, 1, 2)))(*inputs))
+
+
+def test_keys_may_be_more_than_queries():
+  inputs = _inputs(2, keys=9)
+  np.testing.assert_allclose(attention.attend(*inputs, None),
+                             jax.nn.dot_product_attention(*inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_that_sees_nothing_averages_the_values_and_has_finite_gradients():
+  query, key, value = _inputs(4)
+  mask = jnp.ones((1, 1, QUERIES, QUERIES), bool).at[0, 0, 3].set(False)
+  out = attention.attend(query, key, value, mask)
+  np.testing.assert_allclose(out[:, 3], value.mean(axis=1), rtol=1e-5, atol=1e-6)
+  grads = jax.grad(lambda *x: jnp.square(attention.attend(*x, mask)).sum(), (0, 1, 2))(
+      query, key, value)
+  assert all(np.isfinite(g).all() for g in grads)
+
+
+def test_bfloat16_inputs_keep_their_dtype_and_a_float32_softmax():
+  # 512 equal keys: a bfloat16 softmax would lose the sum of the weights.
+  query, key = (jnp.ones((1, n, 1, 4), jnp.bfloat16) for n in (1, 512))
+  value = jnp.linspace(0, 1, 512, dtype=jnp.bfloat16)[None, :, None, None]
+  value = jnp.broadcast_to(value, (1, 512, 1, 4))
+  out = attention.attend(query, key, value, None)
+  assert out.dtype == jnp.bfloat16
+  np.testing.assert_allclose(out.astype(jnp.float32), 0.5, atol=4e-3)
+
+
+@pytest.mark.parametrize("name", attention.ATTENTIONS)
+@pytest.mark.parametrize("segments", [None, [[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0]]],
+                         ids=["one_document", "documents"])
+def test_a_query_sees_the_keys_of_its_segment_that_the_rule_allows(name, segments):
+  found = attention.visible(attention.ATTENTIONS[name](), 6,
+                            None if segments is None else jnp.asarray(segments))
+  if name == "full" and segments is None:
+    assert found is None
+    return
+  rows = segments or [[1] * 6]
+  expected = [[[row[q] == row[k] and (name == "full" or k <= q) for k in range(6)]
+               for q in range(6)] for row in rows]
+  np.testing.assert_array_equal(found, np.asarray(expected)[:, None])
