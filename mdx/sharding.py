@@ -100,11 +100,19 @@ def specs(params: Any, mesh: Mesh, table: Mapping[str, str] | None = None) -> An
   """
   table = dict(DEFAULT_TABLE if table is None else table)
   for logical, axis in table.items():
+    if logical not in DEFAULT_TABLE:
+      raise ValueError(f"unknown config.sharding.{logical}; choose from "
+                       f"{', '.join(DEFAULT_TABLE)}.")
     if axis and axis not in AXES:
-      raise ValueError(f"config.sharding.{logical} is {axis!r}; choose from {', '.join(AXES)}.")
+      raise ValueError(f"config.sharding.{logical} is {axis!r}; choose from {', '.join(AXES)}, or "
+                       "'' for none.")
 
   def spec(path, leaf):
     axes = [table.get(a) or None if a else None for a in logical_axes(path, len(leaf.shape))]
+    used = [a for a in axes if a]
+    if len(set(used)) < len(used):
+      raise ValueError(f"config.sharding cuts two dimensions of parameter {path} over the same mesh "
+                       f"axis {max(used, key=used.count)}; use another for one of them.")
     for size, axis in zip(leaf.shape, axes):
       if axis and size % mesh.shape[axis]:
         raise ValueError(f"mesh axis {axis}={mesh.shape[axis]} does not divide dimension {size} of "
@@ -119,21 +127,22 @@ def state_sharding(state: Any, params: Any, mesh: Mesh, table=None) -> Any:
   """NamedSharding of a whole train state.
 
   A leaf whose path ends with a parameter's path (EMA, Adam moments) is sharded
-  like that parameter; scalars and keys are replicated.
+  like that parameter; scalars, keys and all of `extra` (an objective's
+  untrained state, of any shape) are replicated.
   """
   by_path = tree.flatten(specs(params, mesh, table))
   shapes = {path: tuple(x.shape) for path, x in tree.flatten(params).items()}
 
   def sharding(path, leaf):
-    if not leaf.shape:
-      return NamedSharding(mesh, P())
     parts = path.split("/")
+    if not leaf.shape or parts[0] == "extra":
+      return NamedSharding(mesh, P())
     for start in range(len(parts)):
       name = "/".join(parts[start:])
       if name in by_path and shapes[name] == tuple(leaf.shape):
         return NamedSharding(mesh, by_path[name])
     raise ValueError(f"state leaf {path} {tuple(leaf.shape)} belongs to no parameter; "
-                     "state must be scalars or trees shaped like the parameters.")
+                     "it must be a scalar, shaped like the parameters, or in `extra`.")
 
   return tree.map_with_path(sharding, state)
 
@@ -172,12 +181,19 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
 
   Args:
     x: array.
-    *axes: per dimension "batch", a mesh axis, or None.
+    *axes: per dimension "batch", a mesh axis, or None. A dimension that its
+      axis does not divide (few key-value heads) is left to the compiler.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return x
-  return jax.lax.with_sharding_constraint(x, P(*(BATCH_AXES if a == "batch" else a for a in axes)))
+
+  def entry(size, axis):
+    names = BATCH_AXES if axis == "batch" else (axis,) if axis else ()
+    divides = size % int(np.prod([mesh.shape[a] for a in names])) == 0
+    return names if names and divides else P.UNCONSTRAINED if names else None
+
+  return jax.lax.with_sharding_constraint(x, P(*map(entry, x.shape, axes)))
 
 
 def positions_sharded() -> bool:

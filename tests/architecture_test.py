@@ -1,0 +1,88 @@
+"""The house's import layers and the completeness of the package."""
+
+import ast
+import configparser
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+# A file imports only from rows above its own (and from files of its own row and
+# package). The first match counts.
+_ROWS = (
+    ("mdx/__init__.py", "mdx/types.py", "mdx/utils/"),
+    ("mdx/config.py", "mdx/assets/"),
+    ("mdx/corruption/", "mdx/sharding.py"),
+    ("mdx/networks/",),
+    ("mdx/objectives/",),
+    ("mdx/samplers/",),
+    ("mdx/data/",),
+    ("mdx/checkpoint.py", "mdx/metrics.py"),
+    ("mdx/eval/",),
+    ("mdx/train/",),
+    ("mdx/report/",),
+    ("mdx/setup.py",),
+    ("mdx/modes.py",),
+    ("mdx/main.py",),
+)
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_FILES = sorted(str(p.relative_to(_ROOT)) for p in (_ROOT / "mdx").rglob("*.py"))
+
+
+def _row(file: str) -> int:
+  rows = [i for i, row in enumerate(_ROWS) for prefix in row
+          if file == prefix or (prefix.endswith("/") and file.startswith(prefix))]
+  assert rows, f"{file} has no place in the house; add it to a row of _ROWS."
+  return rows[0]
+
+
+def _imports(file: str):
+  """Files of mdx that a file imports, anywhere in it."""
+  for node in ast.walk(ast.parse((_ROOT / file).read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mdx":
+      names = [f"{node.module}.{alias.name}" for alias in node.names]
+    elif isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names if alias.name.split(".")[0] == "mdx"]
+    else:
+      continue
+    for name in names:
+      path = name.replace(".", "/")
+      for candidate in (f"{path}.py", f"{path}/__init__.py"):
+        if candidate in _FILES:
+          yield candidate
+
+
+@pytest.mark.parametrize("file", _FILES)
+def test_a_file_imports_only_from_rows_above(file):
+  package = str(pathlib.Path(file).parent)
+  for imported in _imports(file):
+    same = str(pathlib.Path(imported).parent) == package and package != "mdx"
+    assert same or _row(imported) < _row(file), f"{file} must not import {imported}"
+
+
+def test_flax_stays_inside_networks_and_orbax_inside_checkpoint():
+  owners = {"flax": "mdx/networks/", "orbax": "mdx/checkpoint.py", "grain": "mdx/data/",
+            "optax": "mdx/train/", "matplotlib": "mdx/report/", "absl": "mdx/"}
+  for file in _FILES:
+    for node in ast.walk(ast.parse((_ROOT / file).read_text())):
+      names = ([node.module or ""] if isinstance(node, ast.ImportFrom) else
+               [a.name for a in node.names] if isinstance(node, ast.Import) else [])
+      for name in names:
+        assert file.startswith(owners.get(name.split(".")[0], "mdx/")), f"{file} imports {name}"
+
+
+def test_every_package_is_in_the_wheel():
+  setup = configparser.ConfigParser()
+  setup.read(_ROOT / "setup.cfg")
+  listed = set(setup["options"]["packages"].split())
+  found = {str(p.parent.relative_to(_ROOT)).replace("/", ".")
+           for p in (_ROOT / "mdx").rglob("__init__.py")} | {"mdx.configs"}
+  assert listed == found
+
+
+def test_importing_the_library_does_not_touch_a_device_or_tensorflow():
+  modules = [f[:-3].replace("/", ".").removesuffix(".__init__") for f in _FILES]
+  code = (f"import {', '.join(modules)}, sys; from jax._src import xla_bridge; "
+          "assert not xla_bridge._backends; assert 'tensorflow' not in sys.modules")
+  subprocess.run([sys.executable, "-c", code], check=True, cwd=_ROOT)

@@ -1,0 +1,119 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+_SMALL = ["--config.network.num_layers=1", "--config.network.width=16",
+          "--config.network.num_heads=2", "--config.network.mlp_width=16",
+          "--config.batch_size=4", "--config.data.length=16", "--config.eval.final_samples=1",
+          "--config.eval.num_batches=1", "--config.sampler.num_samples=1",
+          "--config.sampler.steps=4", "--config.log_steps=10"]
+_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+
+
+def _start(*args, cwd=None, **kwargs):
+  return subprocess.Popen([sys.executable, "-m", "mdx.main", *args], text=True, cwd=cwd,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT,
+                          **kwargs)
+
+
+def _run(*args, cwd=None):
+  process = _start(*args, cwd=cwd)
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+def _wait_for_step(workdir, step, process):
+  """Returns once metrics.jsonl has a line at or after a step."""
+  path = workdir / "metrics.jsonl"
+  for _ in range(1200):
+    if path.exists() and any(json.loads(x)["step"] >= step
+                             for x in path.read_text().splitlines() if x.endswith("}")):
+      return
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.1)
+  raise AssertionError(f"no step {step} after two minutes")
+
+
+def test_help_lists_modes_and_configs_and_exits_0():
+  code, out, err = _run("--help")
+  assert code == 0 and not err
+  assert all(word in out for word in ("train", "eval", "export", "exit status"))
+  assert all(f"configs/{name}.py" in out for name in tiny.CONFIGS)
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--nope=1"], "nope"),
+    ([], "give a config"),
+    (["--config=configs/difusion.py"], "shipped are configs/ar.py"),
+    (["--config=configs/ar.py", "extra"], "unexpected argument 'extra'"),
+    (["--config=configs/ar.py", "--config.stepz=3"], "Did you mean 'steps'?"),
+    (["--config=configs/ar.py", "--config.data.lenght=3"], "Did you mean 'length'?"),
+    (["--config=configs/ar.py", "--config.steps=many"], "steps"),
+    (["--config=configs/ar.py", "--config.mode=fly"], "choose from train, eval, export"),
+    (["--config=configs/ar.py", "--config.network.num_heads=3"], "use a divisor"),
+])
+def test_bad_input_exits_2_with_one_line(args, message, tmp_path):
+  code, out, err = _run(*args, f"--workdir={tmp_path}/run")
+  assert code == 2 and not out
+  assert err.count("\n") == 1 and err.startswith("mdx: ") and message in err
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_failure_exits_1_and_names_the_step(tmp_path):
+  code, _, err = _run("--config=configs/ar.py", *_SMALL, f"--workdir={tmp_path}",
+                      "--config.steps=40", "--config.optimizer.learning_rate=1e38",
+                      "--config.optimizer.clip_norm=0")
+  assert code == 1 and "the loss of step" in err and "Traceback" not in err
+
+
+def test_runs_outside_the_checkout_with_the_default_workdir(tmp_path):
+  code, out, err = _run("--config=configs/diffusion.py", *_SMALL, "--config.steps=3",
+                        cwd=tmp_path)
+  assert code == 0, err
+  results = json.loads((tmp_path / "runs" / "diffusion" / "results.json").read_text())
+  assert results["steps"] == 3 and "bits_per_char" in results
+  for word in ("unigram", "bigram", "bound", "tokens_per_second", "left", "sample 1"):
+    assert word in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_exits_75_and_the_same_command_goes_on(number, tmp_path):
+  args = ["--config=configs/mlm.py", *_SMALL, f"--workdir={tmp_path}",
+          "--config.checkpoint_steps=100000", "--config.steps=100000"]
+  process = _start(*args)
+  _wait_for_step(tmp_path, 20, process)
+  process.send_signal(number)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 75, err
+  assert "everything is saved" in err and err.count("\n") == 1
+  stopped = tiny.stored(tmp_path)[0]
+  assert stopped >= 20
+  process = _start(*args)
+  _wait_for_step(tmp_path, stopped + 20, process)
+  process.send_signal(number)
+  out, err = process.communicate(timeout=120)
+  assert process.returncode == 75 and f"resuming from step {stopped}" in out
+  steps = [json.loads(x)["step"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert steps == sorted(set(steps))
+
+
+def test_a_run_killed_outright_goes_on_from_its_last_checkpoint(tmp_path):
+  args = ["--config=configs/ar.py", *_SMALL, f"--workdir={tmp_path}",
+          "--config.checkpoint_steps=20", "--config.steps=4000"]
+  process = _start(*args)
+  _wait_for_step(tmp_path, 60, process)
+  process.kill()
+  process.communicate()
+  process = _start(*args)
+  _wait_for_step(tmp_path, 120, process)
+  process.kill()
+  out, _ = process.communicate()
+  assert "resuming from step" in out

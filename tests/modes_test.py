@@ -1,0 +1,166 @@
+"""Runs as a user starts them: train, resume, evaluate, export."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mdx import modes
+from mdx.utils import tree
+
+
+def _final(workdir):
+  """Step, data state and hashes of everything in the newest checkpoint of a run."""
+  step, items = tiny.stored(workdir)
+  data = items.pop("data")
+  assert set(items) == {"params", "ema", "opt_state"}
+  return step, data, {k: tree.fingerprint(v) for k, v in items.items()}
+
+
+def test_results_have_the_promised_figures(tmp_path):
+  results = modes.train(tiny.config("diffusion"), str(tmp_path))
+  assert set(results) >= {"bits_per_char", "bits_per_char_stderr", "unigram_bits_per_char",
+                          "bigram_bits_per_char", "tokens_per_second", "steps"}
+  assert (tmp_path / "samples.txt").read_text().count("\n---\n") == 1
+  assert json.loads((tmp_path / "config.json").read_text())["config"]["steps"] == 2
+
+
+def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path):
+  cfg = tiny.config("diffusion", steps=6, checkpoint_steps=2, log_steps=1)
+  modes.train(cfg, str(tmp_path / "whole"))
+  modes.train(cfg, str(tmp_path / "killed"))
+  # As if killed after step 4 was saved: what came later is not there.
+  shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
+  (tmp_path / "killed" / "results.json").unlink()
+  modes.train(cfg, str(tmp_path / "killed"))
+  assert _final(tmp_path / "whole") == _final(tmp_path / "killed")
+  lines = [[json.loads(x) for x in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+           for run in ("whole", "killed")]
+  losses = [[(x["step"], x["loss"]) for x in run if x["kind"] == "train"] for run in lines]
+  assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+  cfg = tiny.config("mlm")
+  first = modes.train(cfg, str(tmp_path))
+  before = (tmp_path / "metrics.jsonl").read_text()
+  assert modes.train(cfg, str(tmp_path)) == first
+  assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_export_can_be_evaluated_and_started_from(tmp_path):
+  cfg = tiny.config("diffusion", steps=3)
+  trained = modes.train(cfg, str(tmp_path / "run"))
+  cfg.export.path = str(tmp_path / "exported")
+  modes.export(cfg, str(tmp_path / "run"))
+  cfg.init.checkpoint = str(tmp_path / "exported")
+  evaluated = modes.evaluate(cfg, str(tmp_path / "eval"))
+  for name in ("bits_per_char", "bits_per_char_stderr", "nats_per_token"):
+    np.testing.assert_allclose(evaluated[name], trained[name], rtol=1e-6)
+  cfg.init.params = "raw"
+  cfg.optimizer.learning_rate = 1e-12
+  started = modes.train(cfg, str(tmp_path / "again"))
+  np.testing.assert_allclose(started["bits_per_char"], trained["bits_per_char"], rtol=1e-5)
+
+
+def test_raw_and_averaged_weights_are_evaluated_as_asked(tmp_path):
+  cfg = tiny.config("diffusion", steps=4, ema_decay=0.9, optimizer__learning_rate=0.05)
+  trained = modes.train(cfg, str(tmp_path))
+  cfg.init.checkpoint = str(tmp_path)
+  cfg.init.params = "raw"
+  raw = modes.evaluate(cfg, str(tmp_path / "raw"))
+  assert abs(raw["bits_per_char"] - trained["bits_per_char"]) > 1e-4
+
+
+def test_resume_on_another_mesh_goes_on_with_the_same_losses(tmp_path):
+  small = tiny.config("diffusion", steps=6, checkpoint_steps=3, log_steps=1)
+  modes.train(small, str(tmp_path / "a"))
+  shutil.copytree(tmp_path / "a", tmp_path / "b")
+  shutil.rmtree(tmp_path / "b" / "checkpoints" / "6")
+  (tmp_path / "b" / "results.json").unlink()
+  small.mesh = dict(replica=1, data=2, fsdp=2, tensor=2, sequence=1)
+  modes.train(small, str(tmp_path / "b"))
+  runs = [[json.loads(x) for x in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+          for run in "ab"]
+  losses = [[x["loss"] for x in run if x["kind"] == "train"] for run in runs]
+  assert len(losses[1]) == 6
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_results_do_not_depend_on_the_number_of_devices(tmp_path):
+  figures = []
+  for name, sizes in (("one", dict(data=8)), ("two", dict(fsdp=2, tensor=2, sequence=2))):
+    cfg = tiny.config("diffusion", steps=3, log_steps=1, optimizer__warmup_steps=1)
+    cfg.mesh = dict(replica=1, data=1, fsdp=1, tensor=1, sequence=1) | sizes
+    figures.append(modes.train(cfg, str(tmp_path / name)))
+  for name in ("nats_per_token", "bits_per_char"):
+    np.testing.assert_allclose(figures[0][name], figures[1][name], rtol=1e-5)
+  assert (tmp_path / "one/samples.txt").read_text() == (tmp_path / "two/samples.txt").read_text()
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(steps=0), "config.steps must be positive"),
+    (dict(batch_size=6), "batch_size 6 is not divisible by 8 batch shards"),
+    (dict(microbatches=2), "use a multiple of 16"),
+    (dict(network__num_heads=3), "num_heads 3 does not divide width 16; use a divisor"),
+    (dict(network__vocab_size=10), "smaller than the"),
+    (dict(network__nope=1), "has no field 'nope'"),
+    (dict(network__max_length=8), "exceeds network.max_length 8"),
+    (dict(objective__name="difusion"), "Did you mean 'diffusion'?"),
+    (dict(objective__time="often"), "choose from independent, stratified, lattice"),
+    (dict(mesh__data=3), "does not fit 8 devices"),
+    (dict(mesh__tensor=4, mesh__data=2), "does not divide 2 key-value heads"),
+    (dict(mesh__sequence=8, mesh__data=1, data__length=12), "does not divide length 12"),
+    (dict(sharding__embed="fsdpp"), "choose from replica, data, fsdp, tensor, sequence"),
+    (dict(data__packing="pad"), "needs whole documents"),
+    (dict(tokenizer__path="byt"), "no tokenizer file 'byt'"),
+    (dict(tokenizer__mask_id=3, tokenizer__path="char"), "mask_id"),
+    (dict(init__checkpoint="/nowhere"), "does not exist"),
+    (dict(init__params="best"), "choose from ema, raw"),
+    (dict(ema_decay=1.0), "must lie in [0, 1)"),
+    (dict(eval__estimator="exact"), "choose from stratified, monte_carlo"),
+    (dict(optimizer__schedule="step"), "choose from constant, linear, cosine"),
+    (dict(sampler__steps=0), "sampler.steps must be positive"),
+])
+def test_bad_input_is_one_line_before_anything_is_written(changes, message, tmp_path):
+  with pytest.raises(ValueError) as error:
+    modes.train(tiny.config("diffusion", **changes), str(tmp_path / "run"))
+  assert message in str(error.value) and "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_config_is_refused_but_a_new_mesh_is_not(tmp_path):
+  modes.train(tiny.config("ar"), str(tmp_path))
+  with pytest.raises(ValueError, match="another config .*seed: 0 -> 1.*use another --workdir"):
+    modes.train(tiny.config("ar", seed=1), str(tmp_path))
+  modes.train(tiny.config("ar", mesh__fsdp=2, log_steps=7), str(tmp_path))
+
+
+def test_a_full_disk_is_told_before_the_first_compile(tmp_path, monkeypatch):
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+  with pytest.raises(ValueError, match="0 MiB free, the checkpoints need .*free some space"):
+    modes.train(tiny.config("ar"), str(tmp_path))
+
+
+def test_an_unwritable_workdir_is_told(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ValueError, match="cannot be written"):
+    modes.train(tiny.config("ar"), str(tmp_path / "file" / "run"))
+
+
+def test_export_refuses_a_missing_path_and_another_format(tmp_path):
+  cfg = tiny.config("ar")
+  with pytest.raises(ValueError, match="needs --config.export.path"):
+    modes.export(cfg, str(tmp_path))
+  cfg.export.format = "onnx"
+  with pytest.raises(ValueError, match="choose from orbax"):
+    modes.export(cfg, str(tmp_path))
+
+
+def test_bfloat16_trains_with_float32_parameters(tmp_path):
+  modes.train(tiny.config("diffusion", dtype="bfloat16"), str(tmp_path))
+  params = tiny.stored(tmp_path)[1]["params"]
+  assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}

@@ -1,0 +1,52 @@
+"""Shipped configs made small, for tests.
+
+Contents: config, CONFIGS, stored.
+"""
+
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import configs
+
+CONFIGS = sorted(p.stem for p in pathlib.Path(configs.__path__[0]).glob("*.py")
+                 if p.stem not in ("__init__", "common"))
+_TEXT = "It was the best of times, it was the worst of times; it was the age of wisdom. "
+
+
+def config(name: str, **changes):
+  """The config of `configs/NAME.py` at a size that runs in seconds.
+
+  Args:
+    name: file name without ".py".
+    **changes: dotted keys with "__" for ".", e.g. data__length=8.
+  """
+  cfg = importlib.import_module(f"mdx.configs.{name}").get_config()
+  small = {
+      "steps": 2, "batch_size": 8, "network.num_layers": 2, "network.width": 16,
+      "network.num_heads": 2, "network.mlp_width": 32, "tokenizer.path": "char",
+      "data.length": 16, "eval.num_samples": 2, "eval.final_samples": 2, "sampler.num_samples": 2,
+      "sampler.steps": 4}
+  documents = tuple(_TEXT[i:] + _TEXT[:i] for i in range(0, 60, 2))
+  cfg.data.source = dict(name="memory", documents=documents, holdout_every=5)
+  for key, value in (small | {k.replace("__", "."): v for k, v in changes.items()}).items():
+    target, last = cfg, key.split(".")
+    for part in last[:-1]:
+      target = target[part]
+    with target.unlocked():
+      target[last[-1]] = value
+  return cfg
+
+
+def stored(workdir):
+  """What the newest checkpoint of a run holds: step, item -> tree of numpy arrays."""
+  directory = checkpoint_lib.step_directories(workdir)[0]
+  names = [n for n in ("params", "ema", "opt_state") if (directory / n).is_dir()]
+  items = ocp.load_checkpointables(directory, {name: None for name in names})
+  items = {k: jax.tree.map(np.asarray, v) for k, v in items.items()}
+  data = sorted(p.read_text() for p in (directory / "data").glob("process_*.json"))
+  return int(directory.name), items | {"data": data}
