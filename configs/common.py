@@ -38,8 +38,11 @@ def get_config() -> config_dict.ConfigDict:
           mask_id=-1, pad_id=-1, eos_id=-1, bos_id=-1),  # -1: found by their usual names
       data=dict(
           length=64,  # tokens a row
-          source=dict(name="text", path="asset:holmes.txt.xz", document_chars=4000,
-                      holdout_every=20),
+          source=dict(  # fields of data.sources; "" and -1 leave a field at its default
+              name="text",  # text, jsonl, parquet, array_record, tfds or memory
+              path="asset:holmes.txt.xz", validation_path="", field="",
+              data_dir="", builder="",  # of tfds
+              holdout_every=-1),  # one document in this many is held out (20)
           packing="concat",  # concat, first_fit, pad or crop
           append_eos=False,  # documents are slices of one text
           isolate_documents=True),

@@ -29,7 +29,8 @@ usage: python -m mdx.main --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdi
                 {configs}
   --config.KEY  overrides one value, e.g. --config.steps=100 --config.optimizer.learning_rate=1e-3
   --workdir     where the run writes (default: runs/ and the config's name)
-  --distributed join a multi-process job (TPU pod, SLURM, or JAX_COORDINATOR_ADDRESS)
+  --distributed join a multi-process job: TPU pod, SLURM, Kubernetes, or by hand with
+                JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set
   --debug       show tracebacks instead of one-line errors
 
 modes (--config.mode=...)
@@ -112,7 +113,15 @@ def _prepare_jax(distributed: bool) -> None:
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mdx" / "jax"
     jax.config.update("jax_compilation_cache_dir", str(cache))
   if distributed:
-    jax.distributed.initialize()
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [os.environ.get(name, "") for name in names]
+    if not any(given[1:]):
+      jax.distributed.initialize()  # TPU pods, SLURM, Kubernetes and MPI are recognised
+    elif all(given) and given[1].isdigit() and given[2].isdigit():
+      jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+    else:
+      raise ValueError(f"a job started by hand needs {', '.join(names)} in the environment of every "
+                       f"process; got {', '.join(g or 'nothing' for g in given)}.")
 
 
 def _one_line(error: BaseException) -> str:
@@ -151,10 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
-  _prepare_jax(distributed)
   from mdx import modes  # pylint: disable=g-import-not-at-top
   from mdx.train import progress  # pylint: disable=g-import-not-at-top
   try:
+    _prepare_jax(distributed)
     if cfg.mode not in modes.MODES:
       raise ValueError(f"unknown config.mode {cfg.mode!r}; choose from {', '.join(modes.MODES)}.")
     modes.MODES[cfg.mode](cfg, directory)

@@ -88,6 +88,8 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   Raises:
     ValueError: one line saying what was expected, what came and what to do.
   """
+  if "://" in str(workdir):
+    raise ValueError(f"workdir {workdir} is a URL; mount the bucket (gcsfuse, NFS) and give the path.")
   config = config_lib.to_dict(config)
   missing = [k for k in _REQUIRED if k not in config]
   if missing:

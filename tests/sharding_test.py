@@ -89,7 +89,7 @@ def test_minus_one_takes_the_remaining_devices():
     (dict(vocabulary="tensor"), {}, "unknown config.sharding.vocabulary; choose from vocab, embed"),
     (dict(vocab="fsdp", embed="fsdp"), {}, "over the same mesh axis fsdp"),
     (dict(mlp="tensor"), dict(mlp_width=33), "tensor=4 does not divide dimension 33 of parameter "
-                                             "model/layers/mlp/(gate|up)/kernel"),
+                                             "model/layers/mlp/down/kernel"),
 ])
 def test_a_wrong_table_is_refused_in_one_line(table, fields, message):
   with pytest.raises(ValueError, match=message) as error:

@@ -25,8 +25,18 @@ SPLITS = ("train", "validation")
 
 
 def build(cfg: Mapping[str, Any]):
-  """Builds a source from {"name": ..., **fields}; ValueError for a missing file."""
-  return config_lib.build(SOURCES, config_lib.to_dict(cfg), what="data source")
+  """Builds a source from {"name": ..., **fields}; ValueError for a missing file.
+
+  A field that is "" or -1 is left at its default, so that one config serves every source.
+  """
+  fields = config_lib.to_dict(cfg)
+  if isinstance(fields, dict):
+    fields = {k: v for k, v in fields.items() if k == "name" or not _is_unset(v)}
+  return config_lib.build(SOURCES, fields, what="data source")
+
+
+def _is_unset(value: Any) -> bool:
+  return isinstance(value, str) and not value or isinstance(value, int) and value == -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

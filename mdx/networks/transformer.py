@@ -287,8 +287,7 @@ class _Module(nn.Module):
 
   def setup(self):
     spec = self.spec
-    table = dict(param_dtype=jnp.float32, dtype=jnp.dtype(spec.dtype),
-                 embedding_init=nn.initializers.normal(spec.init_std))
+    table = dict(param_dtype=jnp.float32, embedding_init=nn.initializers.normal(spec.init_std))
     self.embed = nn.Embed(spec.padded_vocab, spec.width, **table)
     if spec.position == "learned":
       self.position_embed = nn.Embed(spec.max_length, spec.width, **table)
@@ -313,9 +312,9 @@ class _Module(nn.Module):
       raise ValueError(f"a row of {length} tokens exceeds network.max_length {spec.max_length}.")
     if positions is None:
       positions = jnp.arange(length)[None]
-    x = self.embed(tokens)
+    x = self._look_up(self.embed, tokens, "tensor")
     if spec.position == "learned":
-      x = x + self.position_embed(positions)
+      x = x + self._look_up(self.position_embed, positions, None)
     x = sharding.constrain(x, "batch", "sequence", None)
     rope = (positions_lib.rope_tables(positions, spec.per_head, spec.rope_theta)
             if spec.position == "rope" else None)
@@ -323,6 +322,11 @@ class _Module(nn.Module):
     mask = attention_lib.visible(attention, length, segment_ids)
     x, _ = self.layers(x, condition, mask, rope)
     return self.final_norm(x).astype(jnp.dtype(spec.dtype))
+
+  def _look_up(self, embed, index, rows_axis):
+    # From a table whose width is cut (fsdp), XLA replicates the rows of the whole batch.
+    table = embed.embedding.astype(jnp.dtype(self.spec.dtype))
+    return jnp.take(sharding.constrain(table, rows_axis, None), index, axis=0)
 
   def _condition(self, time):
     if self.spec.time_conditioning and time is None:

@@ -322,3 +322,13 @@ def test_tfds_errors_name_the_dataset_and_the_remedy(tfds_dir, fields, message):
   with pytest.raises(ValueError, match=message) as error:
     sources.build(cfg).records("train")
   assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_empty_fields_are_left_at_their_defaults(tmp_path):
+  path = tmp_path / "a.jsonl"
+  path.write_text('{"text": "one"}\n{"text": "two"}\n')
+  cfg = dict(name="jsonl", path=str(path), validation_path="", field="", data_dir="", builder="",
+             holdout_every=-1)
+  assert sources.build(cfg) == sources.Jsonl(path=str(path))
+  with pytest.raises(ValueError, match="no field 'builder'"):
+    sources.build(cfg | {"builder": "lm1b"})

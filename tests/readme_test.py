@@ -1,0 +1,52 @@
+"""What README.md shows works."""
+
+import json
+import pathlib
+import re
+import sys
+import types as python_types
+
+import pytest
+import tiny
+
+from mdx import modes
+from mdx import objectives
+from mdx.configs import diffusion
+
+_README = (pathlib.Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def test_the_worked_objective_trains_and_is_short(tmp_path, monkeypatch):
+  code = re.search(r"```python\n(.*?)```", _README, re.S)[1]
+  assert len(code.splitlines()) < 60
+  module = python_types.ModuleType("denoise")
+  monkeypatch.setitem(sys.modules, "denoise", module)
+  exec(compile(code, "README.md", "exec"), module.__dict__)  # pylint: disable=exec-used
+  monkeypatch.setitem(objectives.OBJECTIVES, "denoise", module.Denoise)
+  cfg = tiny.config("mlm", log_steps=1)
+  cfg.objective = dict(name="denoise")
+  losses = []
+  for microbatches, mesh in ((1, 8), (2, 4)):
+    cfg.microbatches = microbatches
+    cfg.mesh.data, cfg.mesh.fsdp = mesh, 8 // mesh
+    cfg.batch_size = 16
+    workdir = tmp_path / str(microbatches)
+    modes.train(cfg, str(workdir))
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses.append([x["loss"] for x in lines if x["kind"] == "train"])
+  assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_every_objective_and_config_is_in_the_table():
+  for name in objectives.OBJECTIVES:
+    assert f"| `{name}` |" in _README
+  for name in tiny.CONFIGS:
+    assert f"`configs/{name}.py`" in _README
+
+
+def test_command_line_keys_in_the_readme_exist():
+  for key in set(re.findall(r"--config\.([a-z_.]+)=", _README)) - {"mode"}:
+    value = diffusion.get_config()
+    for part in key.split("."):
+      assert part in value, key
+      value = value[part]
