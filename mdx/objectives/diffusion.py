@@ -125,7 +125,9 @@ class MaskedDiffusion(types.Objective):
                                  segment_ids=batch.get("segment_ids"), time=batch["noise_level"])
     losses = targets_lib.target_losses(self.network, params["model"], hidden, batch["tokens"],
                                        is_masked, rate=self.alpha.mean_mask_prob,
-                                       spread=self._rate_spread, blocked=self.mask_id)
+                                       spread=self._rate_spread,
+                                       is_binomial=self.mask_draw == "bernoulli",
+                                       blocked=self.mask_id)
     plain = losses.sum(axis=1)
     bound = plain * batch["token_weight"]
     total = (bound if self.weighting == "elbo" else plain).sum()
@@ -147,6 +149,9 @@ class MaskedDiffusion(types.Objective):
     eps = 0.0 if self.mask_draw == "exact_count" else self.alpha.eps
     return eps * math.log(self.network.vocab_size - 1)
 
-  def _rate_spread(self, num_rows: int) -> float:
-    """How far the mean mask rate of `num_rows` rows may exceed its expectation."""
-    return 3 * math.sqrt(1 / 12 / num_rows) if self.time == "independent" else 1.5 / num_rows
+  def _rate_spread(self, num_rows: int, num_shards: int) -> float:
+    """How far the mean mask rate of a shard's rows may exceed its expectation."""
+    if self.time == "independent":
+      return 3 * math.sqrt(1 / 12 / num_rows)
+    # A whole lattice is off by at most half its spacing, a run of its rows by more.
+    return (0.5 if num_shards == 1 else 1.5) / num_rows

@@ -85,7 +85,8 @@ class MaskedLM(types.Objective):
                                  positions=batch.get("positions"),
                                  segment_ids=batch.get("segment_ids"))
     losses = targets_lib.target_losses(self.network, params["model"], hidden, batch["tokens"],
-                                       is_target, rate=self.mask_rate)
+                                       is_target, rate=self.mask_rate,
+                                       is_binomial=self.mask_draw == "bernoulli")
     rows = losses.sum(axis=1)
     total, count = rows.sum(), is_target.sum(axis=1, dtype=jnp.float32)
     metrics = {"masked_nats": (total, count.sum())}

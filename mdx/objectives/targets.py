@@ -19,20 +19,22 @@ from mdx import sharding
 from mdx import types
 from mdx.networks import heads
 
-Spread = Callable[[int], float]
+Spread = Callable[[int, int], float]
 
 
-def _capacity(rate: float, spread: Spread, num_rows: int, length: int) -> int:
+def _capacity(rate: float, spread: float, is_binomial: bool, num_rows: int, length: int) -> int:
   """Positions reserved for `num_rows` rows; all where the saving is small."""
   total = num_rows * length
-  rate = rate + spread(num_rows) + 2.0 / math.sqrt(total)  # four deviations of Bernoulli draws
+  # Four deviations of independent draws; an exact count is rounded up.
+  rate = rate + spread + (2.0 / math.sqrt(total) if is_binomial else 1.0 / length)
   wanted = -(-int(rate * total) // 8) * 8
   return total if wanted > 0.9 * total else wanted
 
 
 def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Array,
                   targets: jax.Array, is_target: jax.Array, *, rate: float = 1.0,
-                  spread: Spread = lambda num_rows: 0.0, blocked: int | None = None) -> jax.Array:
+                  spread: Spread = lambda num_rows, num_shards: 0.0, is_binomial: bool = True,
+                  blocked: int | None = None) -> jax.Array:
   """-log p(target) at the target positions, 0 elsewhere.
 
   Args:
@@ -42,7 +44,9 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
     targets: int32 [B, L].
     is_target: bool [B, L].
     rate: expected share of positions that are targets; 1 = run the head everywhere.
-    spread: number of rows -> how far above `rate` their common share may lie.
+    spread: (rows of a shard, number of shards) -> how far above `rate` the common share of
+      a shard's rows may lie.
+    is_binomial: whether positions are drawn independently, or an exact count of them.
     blocked: an id that gets probability 0 (the mask token).
 
   Returns:
@@ -52,7 +56,7 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
   shards = sharding.batch_shards()
   shards = shards if batch % shards == 0 else 1
   rows = batch // shards * length
-  size = _capacity(rate, spread, batch // shards, length)
+  size = _capacity(rate, spread(batch // shards, shards), is_binomial, batch // shards, length)
 
   def losses(hidden, targets):
     return heads.cross_entropy(

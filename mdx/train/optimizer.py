@@ -52,7 +52,7 @@ class Optimizer:
     learning_rate: peak value.
     schedule: "constant", "linear" or "cosine" after the warm-up.
     warmup_steps: linear warm-up, at most a fifth of the run.
-    final_rate: learning rate at the last step as a share of the peak.
+    final_rate: learning rate of the last step as a share of the peak.
     weight_decay: decoupled decay (Loshchilov & Hutter 2019, arXiv:1711.05101).
     b1: decay rate of the first moment.
     b2: decay rate of the second moment.
@@ -75,13 +75,16 @@ class Optimizer:
                        "cosine.")
     if self.learning_rate <= 0:
       raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}.")
+    for name in ("warmup_steps", "final_rate", "weight_decay", "eps", "clip_norm"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"optimizer.{name} must not be negative, got {getattr(self, name)}.")
     if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
       raise ValueError(f"optimizer.b1 and b2 must lie in [0, 1), got {self.b1}, {self.b2}.")
 
   def rate(self, steps: int) -> Callable[[jax.Array], jax.Array]:
     """Learning rate as a function of the step, for a run of `steps`."""
     warmup = min(self.warmup_steps, max(steps // 5, 0))
-    rest = max(steps - warmup, 1)
+    rest = max(steps - warmup - 1, 1)  # so that the last step has the final rate
     end = self.learning_rate * self.final_rate
     after = {
         "constant": optax.constant_schedule(self.learning_rate),

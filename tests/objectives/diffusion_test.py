@@ -358,3 +358,29 @@ def test_unknown_choices_are_refused_in_words(fields, message):
 def test_every_schedule_is_covered_here():
   assert {name for name, _ in SCHEDULES} == set(schedule_lib.SCHEDULES)
   assert config_lib.build(schedule_lib.SCHEDULES, _schedule("linear", None, 0.1)).eps == 0.1
+
+
+@pytest.mark.parametrize("time, mask_draw, allowance", [
+    ("lattice", "exact_count", 0.0), ("stratified", "exact_count", 0.005),
+    ("lattice", "bernoulli", 0.005), ("independent", "bernoulli", 0.01)])
+@pytest.mark.parametrize("name", ["linear", "cosine", "polynomial"])
+def test_the_heads_reserved_positions_suffice(name, time, mask_draw, allowance):
+  if name != "linear" and mask_draw == "exact_count":
+    pytest.skip("exact counts are the linear schedule")
+  rows, length, seen = 16, 64, []
+
+  def head(params, hidden, which):
+    seen.append(math.prod(hidden.shape[:-1]))
+    return hidden
+
+  network = types.Network(lambda key: {}, lambda params, tokens, **k: jnp.zeros(
+      tokens.shape + (11,)), head, 11)
+  objective = diffusion.MaskedDiffusion(network=network, mask_id=10, time=time,
+                                        mask_draw=mask_draw, schedule={"name": name, "eps": 1e-4})
+  batch = {"tokens": jnp.ones((rows, length), jnp.int32), "example_index": jnp.arange(rows)}
+  prepare = jax.jit(lambda step: objective.prepare(
+      {}, batch, rng.stream(rng.root(0), "train", step), None)[0])
+  jax.eval_shape(lambda: objective({"model": {}}, prepare(0), None))
+  counts = np.array([int(prepare(step)["is_masked"].sum()) for step in range(500)])
+  assert seen[0] < 0.95 * rows * length or time == "independent"
+  assert np.mean(counts > seen[0]) <= allowance

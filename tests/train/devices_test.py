@@ -33,6 +33,7 @@ OBJECTIVES = {
     "mlm": mlm.MaskedLM,
     "ar": ar.AutoRegressive,
 }
+POSITIONS = dict(bernoulli="learned", exact_count="learned", mlm="rope", ar="rope")
 MESHES = {
     "data8": dict(data=8),
     "fsdp8": dict(fsdp=8),
@@ -41,8 +42,8 @@ MESHES = {
     "replica2_data2_tensor2": dict(replica=2, data=2, tensor=2),
 }
 RUNS = ([("exact_count", mesh) for mesh in MESHES]
-        + [(name, mesh) for name in ("bernoulli", "mlm", "ar")
-           for mesh in ("data2_fsdp2_tensor2", "fsdp2_tensor2_sequence2")])
+        + [("bernoulli", "data2_fsdp2_tensor2"), ("mlm", "fsdp2_tensor2_sequence2"),
+           ("ar", "data2_fsdp2_tensor2"), ("ar", "fsdp2_tensor2_sequence2")])
 
 
 def _batch(step):
@@ -60,7 +61,7 @@ def _run(name, mesh, table=None, **fields):
   """Three steps as `modes.train` makes them: final state, loss and gradient norm of each."""
   jax.set_mesh(mesh)
   spec = transformer.Transformer(**dict(num_layers=2, width=16, num_heads=4, mlp_width=24,
-                                        vocab_size=11, position="learned") | fields)
+                                        vocab_size=11, position=POSITIONS[name]) | fields)
   objective, optimizer = OBJECTIVES[name](network=spec.network(), mask_id=10), OPTIMIZER.build(STEPS)
   init = state_lib.init_fn(objective, optimizer, keep_ema=True)
   state = state_lib.create(init, rng.root(7), mesh, table)
