@@ -11,15 +11,47 @@ only when it is complete.
 
 from __future__ import annotations
 
+import contextlib
+import logging as std_logging
 import pathlib
+import re
 import shutil
-from typing import Any, Iterable
+from typing import Any, Iterable, Iterator
 
 from absl import logging
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from mdx.utils import tree
+
+
+def _is_news(record: std_logging.LogRecord) -> bool:
+  """False for what Orbax logs of errors that we report, and of iterators without metadata."""
+  return "orbax" not in record.pathname or not (
+      record.exc_info or record.getMessage().startswith("Failed to get metadata"))
+
+
+def _quieten_orbax() -> None:
+  logging.get_absl_logger().addFilter(_is_news)  # adding it again changes nothing
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+  """Turns whatever goes wrong while writing into one line.
+
+  Raises:
+    OSError: naming the path and the cause.
+  """
+  _quieten_orbax()
+  try:
+    yield
+  except Exception as error:  # pylint: disable=broad-except  (full disks raise many kinds)
+    text = str(getattr(error, "strerror", None) or error)
+    # Tensorstore: 'RESOURCE_EXHAUSTED: ... to file 11: No space left on device [os_error_code='28']'
+    reason = re.search(r"([^:\n]+) \[os_error_code", text)
+    reason = reason[1].strip() if reason else f"{type(error).__name__}: {text.splitlines()[0][:200]}"
+    raise OSError(f"{path} could not be written ({reason}); checkpoints already there are intact. "
+                  "Free some space or repair the disk, and run the same command again.") from error
 
 
 def step_directories(path: str | pathlib.Path) -> list[pathlib.Path]:
@@ -53,6 +85,7 @@ def abstract(items: Any) -> Any:
 
 def _check_shapes(directory: pathlib.Path, items: dict[str, Any]) -> None:
   """Raises ValueError if the stored trees are not shaped as expected."""
+  _quieten_orbax()
   found = ocp.checkpointables_metadata(directory).metadata
   for name, expected in items.items():
     if found.get(name) is None:
@@ -122,11 +155,13 @@ def save_params(path: str, params: Any, meta: dict[str, Any]) -> None:
 
   Raises:
     ValueError: the directory already holds something.
+    OSError: it cannot be written.
   """
   directory = pathlib.Path(path).absolute()
-  if directory.exists() and any(directory.iterdir()):
+  if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
     raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
-  ocp.save_checkpointables(directory, {"params": params, "meta": meta}, overwrite=True)
+  with _writing(directory):
+    ocp.save_checkpointables(directory, {"params": params, "meta": meta}, overwrite=True)
 
 
 class Checkpoints:
@@ -149,23 +184,42 @@ class Checkpoints:
     return self._checkpointer
 
   def save(self, step: int, items: dict[str, Any], *, data: Any, meta: dict[str, Any]) -> None:
-    """Starts saving; returns while files are still being written."""
+    """Starts saving; returns while files are still being written.
+
+    Raises:
+      OSError: this or the last step could not be written.
+    """
     if step == self._saved:
       return
+    self.wait()
     full = {k: v for k, v in items.items() if jax.tree.leaves(v)}
-    self._open().save_checkpointables_async(step, full | {"data": data, "meta": meta})
-    self._saved = step
+    with self._writing(step):
+      self._open().save_checkpointables_async(step, full | {"data": data, "meta": meta})
 
   def wait(self) -> None:
-    """Returns when every save has reached the disk."""
+    """Returns when every save has reached the disk.
+
+    Raises:
+      OSError: the last step could not be written.
+    """
     if self._checkpointer is not None:
-      self._checkpointer.wait()
+      with self._writing(self._saved):
+        self._checkpointer.wait()
 
   def close(self) -> None:
     """Waits and releases the directory."""
     if self._checkpointer is not None:
-      self._checkpointer.close()
-      self._checkpointer = None
+      checkpointer, self._checkpointer = self._checkpointer, None
+      with self._writing(self._saved):
+        checkpointer.close()
+
+  @contextlib.contextmanager
+  def _writing(self, step: int | None) -> Iterator[None]:
+    """Takes `step` as saved, unless an error is raised inside."""
+    self._saved = None
+    with _writing(self.directory / str(step)):
+      yield
+    self._saved = step
 
   def restore(self, items: dict[str, Any], *, data: Any = None) -> tuple[int, dict[str, Any]] | None:
     """Restores the newest readable checkpoint.

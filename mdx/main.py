@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import sys
 from typing import Sequence
 
@@ -130,6 +131,8 @@ def _one_line(error: BaseException) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a config; returns the exit status."""
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, _stop_early)  # until training installs its own
   argv = list(sys.argv if argv is None else argv)
   debug_given = "--debug" in argv
   if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in argv[1:]):
@@ -157,6 +160,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   directory = workdir.value or f"runs/{pathlib.Path(name.partition(':')[0]).stem}"
   logging.set_verbosity(logging.WARNING)
   return _run(cfg, directory, distributed.value, debug.value)
+
+
+def _stop_early(number, frame) -> None:
+  """A signal outside training: there is nothing to save."""
+  del number, frame
+  print("mdx: stopped on a signal with nothing to save.", file=sys.stderr)
+  sys.stderr.flush()
+  os._exit(STOPPED)  # imports may be half done: no clean-up can be trusted
 
 
 def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:

@@ -90,6 +90,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.n
   Raises:
     Stopped: SIGTERM or Ctrl-C, after saving.
     NonFinite: a loss that is not finite, naming its step.
+    OSError: a checkpoint could not be written.
   """
   progress = progress_lib.Progress(intervals.steps, start=start,
                                    enabled=jax.process_index() == 0)
@@ -122,6 +123,9 @@ def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.n
     if start < intervals.steps:
       save(intervals.steps)
       checkpoints.wait()
+  except NonFinite:
+    checkpoints.wait()  # the last sound state may still be on its way to the disk
+    raise
   finally:
     progress.close()
   return state, meter.tokens_per_second
