@@ -74,8 +74,8 @@ class JsonLines:
 class TensorBoard:
   """Event files through tensorboardX (extra `log`)."""
 
-  def __init__(self, workdir: str | os.PathLike):
-    """Opens `workdir/tensorboard`.
+  def __init__(self, workdir: str | os.PathLike, *, resume_step: int = 0):
+    """Opens `workdir/tensorboard`; events after `resume_step` of an earlier run are hidden.
 
     Raises:
       ValueError: tensorboardX is not installed.
@@ -84,7 +84,9 @@ class TensorBoard:
       import tensorboardX  # pylint: disable=g-import-not-at-top
     except ImportError:
       raise ValueError("config.tensorboard needs tensorboardX; pip install 'mdx[log]'.") from None
-    self._writer = tensorboardX.SummaryWriter(str(pathlib.Path(workdir) / "tensorboard"))
+    self._writer = tensorboardX.SummaryWriter(
+        str(pathlib.Path(workdir) / "tensorboard"),
+        purge_step=resume_step + 1 if resume_step else None)
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """Writes each number as a scalar `kind/name`."""
@@ -120,15 +122,15 @@ def open_writers(workdir: str, *, resume_step: int, tensorboard: bool, is_main: 
     return Writers([])
   writers: list[Writer] = [JsonLines(pathlib.Path(workdir) / "metrics.jsonl",
                                      resume_step=resume_step)]
-  return Writers(writers + ([TensorBoard(workdir)] if tensorboard else []))
+  return Writers(writers + ([TensorBoard(workdir, resume_step=resume_step)] if tensorboard else []))
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads a metrics file; a last line cut off by a kill is dropped."""
   lines = []
-  for text in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
+  for text in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
     try:
       lines.append(json.loads(text))
     except json.JSONDecodeError:
       continue
-  return lines
+  return [line for line in lines if isinstance(line, dict) and "step" in line]

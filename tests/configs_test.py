@@ -11,6 +11,9 @@ import pytest
 import tiny
 
 from mdx import modes
+from mdx import setup as setup_lib
+from mdx.configs import diffusion
+from mdx.utils import tree
 
 _CONTRACT = (
     "mode", "seed", "steps", "batch_size", "objective.name", "network.num_layers",
@@ -70,3 +73,25 @@ def test_config_has_the_keys_that_scripts_rely_on(name):
 def test_any_number_of_steps_runs(steps, tmp_path):
   results = modes.train(tiny.config("diffusion", steps=steps), str(tmp_path))
   assert results["steps"] == steps
+
+
+@pytest.mark.parametrize("preset, billions", [("mdlm_small", 0.08), ("bert_base", 0.08),
+                                              ("llada_8b", 6.9)])
+def test_presets_set_up_sharded_without_computing_anything(preset, billions, tmp_path):
+  cfg = diffusion.get_config(f"preset={preset}")
+  cfg.mesh = dict(replica=1, data=1, fsdp=4, tensor=2, sequence=1)
+  run = setup_lib.setup(cfg, str(tmp_path / "run"))
+  assert run.config["dtype"] == "bfloat16"
+  assert tree.count(run.shapes.params) > billions * 1e9
+  # Moments and averages are sharded like their parameters.
+  sizes = [(math.prod(x.sharding.shard_shape(x.shape)), math.prod(x.shape))
+           for x in jax.tree.leaves(run.shapes) if len(x.shape) == 3]
+  assert sizes and all(8 * local == whole for local, whole in sizes)
+  assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_preset_lists_the_choices():
+  with pytest.raises(ValueError, match="choose from .*mdlm_small"):
+    diffusion.get_config("preset=mdlm_smal")
+  with pytest.raises(ValueError, match="unknown config argument 'size'.* takes preset"):
+    diffusion.get_config("size=1")

@@ -170,6 +170,7 @@ def record(value: Any, where: str) -> dict[str, Any]:
 
 
 def json_record(line: bytes, field: str, where: str) -> dict[str, Any]:
+  """Makes a record of one field of a JSON object; ValueError names `where` it stands."""
   try:
     item = json.loads(line)
   except ValueError as e:
@@ -182,6 +183,7 @@ def json_record(line: bytes, field: str, where: str) -> dict[str, Any]:
 
 
 def read_text(path: str) -> str:
+  """Reads a UTF-8 file, plain, .xz or .gz; ValueError names the file and the line."""
   opener = {".xz": lzma.open, ".gz": gzip.open}.get(os.path.splitext(path)[1], open)
   try:
     with opener(path, "rb") as f:

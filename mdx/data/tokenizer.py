@@ -248,6 +248,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+  """The command `python -m mdx.data.tokenizer`."""
   parser = argparse.ArgumentParser(description="Trains a byte-level BPE tokenizer.json.")
   parser.add_argument("--input", action="append", required=True,
                       help="text file (.xz, .gz too), glob or asset:NAME; may be repeated")

@@ -28,7 +28,8 @@ def learning_curve(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike, 
   figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
   axes[0].plot([x["step"] for x in train], [x["loss"] for x in train], color="tab:blue", lw=1)
   axes[0].set(xlabel="step", ylabel="training loss (nats)", title=title)
-  points = [x for x in evals if x.get(name) is not None]
+  # The last evaluation of a step counts: a finished run that is run again repeats its own.
+  points = list({x["step"]: x for x in evals if x.get(name) is not None}.values())
   axes[1].errorbar([x["step"] for x in points], [x[name] for x in points],
                    yerr=[2 * (x.get(f"{name}_stderr") or 0.0) for x in points], marker="o", ms=4,
                    color="tab:red", label="held-out (2 s.e.)")
