@@ -31,8 +31,16 @@ def _is_news(record: std_logging.LogRecord) -> bool:
       record.exc_info or record.getMessage().startswith("Failed to get metadata"))
 
 
+def _first_line(error: BaseException) -> str:
+  return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
 def _quieten_orbax() -> None:
   logging.get_absl_logger().addFilter(_is_news)  # adding it again changes nothing
+
+
+class _Misfit(ValueError):
+  """A sound checkpoint that this run cannot use."""
 
 
 @contextlib.contextmanager
@@ -46,10 +54,9 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:  # pylint: disable=broad-except  (full disks raise many kinds)
-    text = str(getattr(error, "strerror", None) or error)
-    # Tensorstore: 'RESOURCE_EXHAUSTED: ... to file 11: No space left on device [os_error_code='28']'
-    reason = re.search(r"([^:\n]+) \[os_error_code", text)
-    reason = reason[1].strip() if reason else f"{type(error).__name__}: {text.splitlines()[0][:200]}"
+    # Tensorstore: "RESOURCE_EXHAUSTED: ... file 11: No space left on device [os_error_code='28']"
+    reason = re.search(r"([^:\n]+) \[os_error_code", str(error))
+    reason = reason[1].strip() if reason else _first_line(error)
     raise OSError(f"{path} could not be written ({reason}); checkpoints already there are intact. "
                   "Free some space or repair the disk, and run the same command again.") from error
 
@@ -92,17 +99,27 @@ def _check_shapes(directory: pathlib.Path, items: dict[str, Any]) -> None:
       raise FileNotFoundError(f"checkpoint {directory} has no item {name!r}.")
     lines = tree.difference(expected, found[name])
     if lines:
-      raise ValueError(f"checkpoint {directory} does not fit this model: {name}: {lines[0]}"
-                       + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
-                       + "; use the network of the run that wrote it.")
+      raise _Misfit(f"checkpoint {directory} does not fit this model: {name}: {lines[0]}"
+                    + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
+                    + "; use the network of the run that wrote it.")
 
 
-def _load(directory: pathlib.Path, wanted: dict[str, Any], data: Any = None) -> dict[str, Any]:
+def _load(directory: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+  """Loads trees, and `meta` with them."""
   stored = {k: v for k, v in wanted.items() if jax.tree.leaves(v)}
   _check_shapes(directory, stored)
-  request = dict(stored, meta=None) | ({} if data is None else {"data": data})
-  loaded = ocp.load_checkpointables(directory, request)
+  loaded = ocp.load_checkpointables(directory, dict(stored, meta=None))
   return {k: loaded.get(k, v) for k, v in wanted.items()} | {"meta": loaded["meta"]}
+
+
+def _load_iterator(directory: pathlib.Path, data: Any, meta: dict[str, Any]) -> None:
+  """Sets the data iterator; raises _Misfit if its state is that of other processes."""
+  written = meta.get("process_count", jax.process_count())
+  if written != jax.process_count():
+    raise _Misfit(f"checkpoint {directory} was written by {written} process(es), this job has "
+                  f"{jax.process_count()}, and each keeps its own place in the data; use as many, "
+                  "or start a new workdir with config.init.checkpoint.")
+  ocp.load_checkpointables(directory, {"data": data})
 
 
 def check_params(path: str, wanted: Any) -> None:
@@ -112,10 +129,10 @@ def check_params(path: str, wanted: Any) -> None:
     try:
       _check_shapes(directory, {"params": wanted})
       return
+    except _Misfit:
+      raise
     except Exception as error:  # pylint: disable=broad-except  (damaged files raise many kinds)
-      if "does not fit" in str(error):
-        raise
-      errors.append(f"{directory.name}: {type(error).__name__}")
+      errors.append(f"{directory.name}: {_first_line(error)}")
   raise ValueError(f"no checkpoint under {path} can be read ({errors[0]}).")
 
 
@@ -140,12 +157,10 @@ def load_params(path: str, wanted: Any, which: str = "ema") -> Any:
       logging.info("%s keeps no moving average; using the raw weights.", directory)
     try:
       return _load(directory, {item: wanted})[item]
-    except ValueError as error:
-      if "does not fit" in str(error):
-        raise
-      errors.append(f"{directory.name}: {error}")
+    except _Misfit:
+      raise
     except Exception as error:  # pylint: disable=broad-except  (damaged files raise many kinds)
-      errors.append(f"{directory.name}: {type(error).__name__}")
+      errors.append(f"{directory.name}: {_first_line(error)}")
     logging.warning("checkpoint %s is damaged; trying the one before it.", directory)
   raise ValueError(f"no checkpoint under {path} can be read ({errors[0]}).")
 
@@ -221,7 +236,8 @@ class Checkpoints:
       yield
     self._saved = step
 
-  def restore(self, items: dict[str, Any], *, data: Any = None) -> tuple[int, dict[str, Any]] | None:
+  def restore(self, items: dict[str, Any], *,
+              data: Any = None) -> tuple[int, dict[str, Any]] | None:
     """Restores the newest readable checkpoint.
 
     Args:
@@ -235,21 +251,23 @@ class Checkpoints:
       before it is taken.
 
     Raises:
-      ValueError: the newest checkpoint has other shapes (another model), or
-        all checkpoints are damaged.
+      ValueError: the newest checkpoint has other shapes (another model) or was
+        written by another number of processes, or all checkpoints are damaged.
     """
     steps = self.steps()
     wanted, damaged = {k: abstract(v) for k, v in items.items()}, []
     for step in steps:
       directory = self.directory / str(step)
       try:
-        loaded = _load(directory, wanted, data)
+        loaded = _load(directory, wanted)
         jax.block_until_ready({k: loaded[k] for k in wanted})
+        if data is not None:
+          _load_iterator(directory, data, loaded["meta"])
+      except _Misfit:
+        raise
       except Exception as error:  # pylint: disable=broad-except
-        if isinstance(error, ValueError) and "does not fit" in str(error):
-          raise
         logging.warning("checkpoint %s is damaged (%s); falling back to the one before it.",
-                        directory, str(error).split("\n", maxsplit=1)[0][:200])
+                        directory, _first_line(error))
         damaged.append(directory)
         continue
       self._set_aside(damaged)

@@ -111,8 +111,8 @@ def specs(params: Any, mesh: Mesh, table: Mapping[str, str] | None = None) -> An
     axes = [table.get(a) or None if a else None for a in logical_axes(path, len(leaf.shape))]
     used = [a for a in axes if a]
     if len(set(used)) < len(used):
-      raise ValueError(f"config.sharding cuts two dimensions of parameter {path} over the same mesh "
-                       f"axis {max(used, key=used.count)}; use another for one of them.")
+      raise ValueError(f"config.sharding cuts two dimensions of parameter {path} over the same "
+                       f"mesh axis {max(used, key=used.count)}; use another for one of them.")
     for size, axis in zip(leaf.shape, axes):
       if axis and size % mesh.shape[axis]:
         raise ValueError(f"mesh axis {axis}={mesh.shape[axis]} does not divide dimension {size} of "

@@ -107,7 +107,7 @@ def test_an_axis_that_is_mapped_to_nothing_is_not_cut():
 
 def test_a_vocabulary_is_padded_so_that_the_tensor_axis_divides_it():
   mesh = _mesh(tensor=8)
-  with pytest.raises(ValueError, match="tensor=8 does not divide dimension 12 of parameter model/e"):
+  with pytest.raises(ValueError, match="tensor=8 does not divide dimension 12 of parameter model/"):
     sharding.specs(_shapes(vocab_size=11, vocab_multiple=4, num_heads=8), mesh)
   shapes = _shapes(vocab_size=11, vocab_multiple=8, num_heads=8)
   assert sharding.specs(shapes, mesh)["model"]["embed"]["embedding"] == P("tensor", "fsdp")
@@ -150,6 +150,9 @@ def test_a_state_leaf_that_belongs_to_no_parameter_is_refused():
   with pytest.raises(ValueError, match=r"ema/average \(3,\) belongs to no parameter") as error:
     sharding.state_sharding(state, params, _mesh(data=8))
   _one_line(error)
+  factored = {"model": {"embed": {"embedding": jax.ShapeDtypeStruct((64,), jnp.float32)}}}
+  with pytest.raises(ValueError, match=r"opt_state/model/embed/embedding \(64,\) belongs to no"):
+    sharding.state_sharding(state._replace(ema={}, opt_state=factored), params, _mesh(data=8))
 
 
 def test_rows_lie_over_replica_data_and_fsdp_and_positions_over_sequence():
@@ -168,7 +171,8 @@ def test_rows_lie_over_replica_data_and_fsdp_and_positions_over_sequence():
     (8, 8, 4, "4 batch shards .* x 4 microbatches; use a multiple of 16"),
     (8, 7, 1, "sequence=2 does not divide length 7"),
 ])
-def test_a_batch_that_the_mesh_does_not_divide_is_refused(batch_size, length, microbatches, message):
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(batch_size, length, microbatches,
+                                                          message):
   mesh = _mesh(data=2, fsdp=2, sequence=2)
   sharding.check_batch(mesh, 16, 8, 4)
   with pytest.raises(ValueError, match=message) as error:
@@ -187,8 +191,8 @@ def test_constrain_cuts_what_the_axes_divide_and_leaves_other_dimensions_to_the_
   jax.set_mesh(_mesh(data=2, tensor=4))
   out = jax.jit(lambda x: sharding.constrain(x, "batch", None, "tensor"))(jnp.ones((4, 3, 8)))
   assert {s.data.shape for s in out.addressable_shards} == {(2, 3, 2)}
-  out = jax.jit(lambda x: sharding.constrain(x, "batch", None, "tensor"))(jnp.ones((4, 3, 2)))
-  assert out.addressable_shards[0].data.shape[0] == 2
+  out = sharding.constrain(jnp.ones((4, 3, 2)), "batch", None, "tensor")  # eager: jax would refuse
+  assert {s.data.shape for s in out.addressable_shards} == {(2, 3, 2)}
 
 
 def test_the_mesh_in_context_says_how_rows_and_positions_are_cut():

@@ -107,7 +107,7 @@ def evaluate(row_nll: Callable, params: types.Params, batches: Iterable[Mapping[
     num_tokens, num_chars, num_rows.
   """
   from jax.experimental import multihost_utils  # pylint: disable=g-import-not-at-top
-  nll, count, chars = [], [], []
+  results, is_real, chars = [], [], []
   index, first, share = 0, jax.process_index(), jax.process_count()
   for batch in batches:
     num_rows = len(batch["tokens"])
@@ -115,18 +115,16 @@ def evaluate(row_nll: Callable, params: types.Params, batches: Iterable[Mapping[
     index += num_rows
     mine = slice(first * num_rows // share, (first + 1) * num_rows // share)
     result = row_nll(params, sharding.place_batch({k: v[mine] for k, v in batch.items()}, mesh))
-    if share > 1:
-      result = multihost_utils.process_allgather(result, tiled=True)
-    result = jax.device_get(result)
-    real = batch["loss_mask"].any(axis=1)
-    nll.append(result["nll"][real])
-    count.append(result["count"][real])
+    results.append(multihost_utils.process_allgather(result, tiled=True) if share > 1 else result)
+    is_real.append(batch["loss_mask"].any(axis=1))
     if chars_per_token is not None:
-      chars.append((chars_per_token[batch["tokens"]] * batch["loss_mask"]).sum(axis=1)[real])
-  if not sum(map(len, nll)):
+      chars.append((chars_per_token[batch["tokens"]] * batch["loss_mask"]).sum(axis=1))
+  if not any(real.any() for real in is_real):
     raise ValueError("the evaluation set is empty; check config.data and its held-out split.")
-  return summarize(np.concatenate(nll), np.concatenate(count),
-                   np.concatenate(chars) if chars else None)
+  # Fetched at the end, so that the device need not wait for the host.
+  results, real = jax.device_get(results), np.concatenate(is_real)
+  nll, count = (np.concatenate([x[name] for x in results])[real] for name in ("nll", "count"))
+  return summarize(nll, count, np.concatenate(chars)[real] if chars else None)
 
 
 def summarize(nll: np.ndarray, count: np.ndarray, chars: np.ndarray | None) -> dict[str, float]:

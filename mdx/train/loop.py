@@ -44,6 +44,8 @@ class Intervals:
     for name in ("steps", "log_steps", "checkpoint_steps"):
       if getattr(self, name) < 1:
         raise ValueError(f"config.{name} must be positive, got {getattr(self, name)}.")
+    if self.eval_steps < 0:
+      raise ValueError(f"config.eval_steps must not be negative, got {self.eval_steps}.")
     # A short run still logs, saves and evaluates.
     for name in ("log_steps", "checkpoint_steps", "eval_steps"):
       object.__setattr__(self, name, min(getattr(self, name), self.steps))
@@ -98,7 +100,8 @@ def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.n
 
   def save(step):
     meter.settle()  # a state that came from a bad loss is never saved
-    checkpoints.save(step, state.items(), data=data, meta=dict(meta, step=step))
+    with meter.paused():
+      checkpoints.save(step, state.items(), data=data, meta=dict(meta, step=step))
 
   try:
     for step in range(start, intervals.steps):
@@ -111,8 +114,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.n
                      + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
       stopping = stop.reached(step)
       if stopping or (step > start and step % intervals.checkpoint_steps == 0):
-        with meter.paused():
-          save(step)
+        save(step)
       if stopping:
         checkpoints.wait()
         raise progress_lib.Stopped(f"stopped on a signal at step {step}; everything is saved.")

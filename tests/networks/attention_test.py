@@ -68,14 +68,17 @@ def test_a_row_that_sees_nothing_averages_the_values_and_has_finite_gradients():
   assert all(np.isfinite(g).all() for g in grads)
 
 
-def test_bfloat16_inputs_keep_their_dtype_and_a_float32_softmax():
-  # 512 equal keys: a bfloat16 softmax would lose the sum of the weights.
-  query, key = (jnp.ones((1, n, 1, 4), jnp.bfloat16) for n in (1, 512))
-  value = jnp.linspace(0, 1, 512, dtype=jnp.bfloat16)[None, :, None, None]
-  value = jnp.broadcast_to(value, (1, 512, 1, 4))
+def test_bfloat16_inputs_keep_their_dtype_and_have_float32_scores_and_softmax():
+  # Scores near 30, where neighbours in bfloat16 differ by 0.125; 256 of them are summed.
+  draw = np.random.default_rng(0)
+  query, key, value = (jnp.asarray(draw.normal(size=(1, 256, 1, 4)), jnp.bfloat16) for _ in "qkv")
+  query, key = 3 * query, jnp.concatenate([key[..., :3], 0 * key[..., :1] + 7], axis=-1)
   out = attention.attend(query, key, value, None)
   assert out.dtype == jnp.bfloat16
-  np.testing.assert_allclose(out.astype(jnp.float32), 0.5, atol=4e-3)
+  q, k, v = (np.asarray(x[0, :, 0].astype(jnp.float32), np.float64) for x in (query, key, value))
+  weights = np.exp(q @ k.T / 2)
+  expected = weights / weights.sum(axis=1, keepdims=True) @ v
+  np.testing.assert_allclose(out[0, :, 0].astype(jnp.float32), expected, atol=0.012)
 
 
 @pytest.mark.parametrize("name", attention.ATTENTIONS)

@@ -13,10 +13,10 @@ def _logits():
 
 
 def test_blocked_ids_get_probability_0_and_the_others_share_the_rest():
-  probs = np.exp(heads.log_probs(_logits(), 2, None, 6))
-  assert (probs[..., [2, 6]] == 0).all()
-  kept = np.exp(np.asarray(_logits(), np.float64))[..., [0, 1, 3, 4, 5]]
-  np.testing.assert_allclose(probs[..., [0, 1, 3, 4, 5]], kept / kept.sum(-1, keepdims=True),
+  probs = np.exp(heads.log_probs(_logits(), 0, None, 6))
+  assert (probs[..., [0, 6]] == 0).all()
+  kept = np.exp(np.asarray(_logits(), np.float64))[..., 1:6]
+  np.testing.assert_allclose(probs[..., 1:6], kept / kept.sum(-1, keepdims=True),
                              rtol=1e-5)
 
 

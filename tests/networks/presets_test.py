@@ -27,8 +27,8 @@ def test_every_preset_builds_and_counts_its_matrices(name):
 
 
 @pytest.mark.parametrize("fields", [
-    dict(mlp="relu"), dict(num_kv_heads=2, head_dim=12), dict(use_bias=True, time_conditioning=True),
-    dict(width=80)])
+    dict(mlp="relu"), dict(num_kv_heads=2, head_dim=12),
+    dict(use_bias=True, time_conditioning=True), dict(width=80)])
 def test_matrices_are_counted_with_every_option(fields):
   spec, params = _shapes(**dict(num_layers=3, width=48, num_heads=4, vocab_size=9) | fields)
   assert spec.matmul_params() == _matrices(params)

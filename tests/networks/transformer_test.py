@@ -51,9 +51,6 @@ def _random_params(**fields):
   return tree.map_with_path(value, jax.eval_shape(_spec(**fields).network().init, rng.root(0)))
 
 
-# --- the forward pass once more -------------------------------------------------------------
-
-
 def _reference_norm(spec, p, x):
   if spec.norm == "layer":
     x = x - x.mean(-1, keepdims=True)
@@ -144,9 +141,6 @@ def _reference(spec, params, seen, time):
   return [np.stack(x) for x in zip(*rows)]
 
 
-# --- running the network ----------------------------------------------------------------------
-
-
 @functools.cache
 def _jitted(seen, **fields):
   network = _spec(**fields).network()
@@ -177,9 +171,6 @@ def _loss_and_grad(**fields):
 
 def _assert_same_loss_and_gradient(found, expected):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
-
-
-# --- tests ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -355,7 +346,7 @@ def test_a_wrong_call_is_refused_in_one_line():
                               time=jnp.zeros(1)), "13 tokens exceeds network.max_length 12"),
       (lambda: network.encode(params, jnp.zeros((1, 4), jnp.int32), attention=FULL),
        "needs an objective that passes `time`"),
-      (lambda: network.head(params, jnp.zeros((1, 16)), "value"), "has the head 'lm', not 'value'")):
+      (lambda: network.head(params, jnp.zeros((1, 16)), "value"), "the head 'lm', not 'value'")):
     with pytest.raises(ValueError, match=message) as caught:
       call()
     assert "\n" not in str(caught.value)

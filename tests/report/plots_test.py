@@ -57,6 +57,12 @@ def test_the_curve_shows_the_numbers_of_the_log(monkeypatch, tmp_path):
   assert any(set(line.get_ydata()) == {4.2} for line in held_out.lines)
 
 
+def test_losses_that_were_not_finite_are_left_out(monkeypatch, tmp_path):
+  loss, held_out = _drawn(monkeypatch, tmp_path, LINES["lost_numbers"])
+  assert loss.lines[0].get_xydata().tolist() == [[20, 2]]
+  assert held_out.lines[0].get_xydata().tolist() == [[30, 3]]
+
+
 def test_the_unit_is_nats_where_no_bits_were_logged(monkeypatch, tmp_path):
   _, held_out = _drawn(monkeypatch, tmp_path, LINES["nats"])
   assert held_out.get_ylabel() == "nats per token"

@@ -62,7 +62,8 @@ def _run(name, mesh, table=None, **fields):
   jax.set_mesh(mesh)
   spec = transformer.Transformer(**dict(num_layers=2, width=16, num_heads=4, mlp_width=24,
                                         vocab_size=11, position=POSITIONS[name]) | fields)
-  objective, optimizer = OBJECTIVES[name](network=spec.network(), mask_id=10), OPTIMIZER.build(STEPS)
+  objective = OBJECTIVES[name](network=spec.network(), mask_id=10)
+  optimizer = OPTIMIZER.build(STEPS)
   init = state_lib.init_fn(objective, optimizer, keep_ema=True)
   state = state_lib.create(init, rng.root(7), mesh, table)
   step = jax.jit(

@@ -56,7 +56,8 @@ def test_the_rate_warms_up_linearly_and_ends_at_the_final_rate():
     rates = _rates(111, schedule=schedule, learning_rate=0.5, warmup_steps=10, final_rate=0.2)
     np.testing.assert_allclose(rates[:10], 0.05 * np.arange(1, 11), rtol=1e-6)
     np.testing.assert_allclose(rates[60], 0.5 * middle, rtol=1e-5)
-    np.testing.assert_allclose(rates[110], 0.5 * (1.0 if schedule == "constant" else 0.2), rtol=1e-5)
+    final = 1.0 if schedule == "constant" else 0.2
+    np.testing.assert_allclose(rates[110], 0.5 * final, rtol=1e-5)
   quarter = _rates(111, schedule="cosine", learning_rate=1.0, warmup_steps=10, final_rate=0.0)[35]
   np.testing.assert_allclose(quarter, (1 + np.cos(np.pi / 4)) / 2, rtol=1e-5)
 
@@ -86,14 +87,13 @@ def test_one_step_of_adamw_is_the_formula_with_decay_of_matrices_only():
     moments = jax.tree.map(lambda m, g: np.stack([0.8 * m[0] + 0.2 * g, 0.9 * m[1] + 0.1 * g ** 2]),
                            moments, grad)
 
-    def expected(path, p, m):
-      mean, square = m[0] / (1 - 0.8 ** count), m[1] / (1 - 0.9 ** count)  # pylint: disable=cell-var-from-loop
-      decay = 0.5 * p if path.endswith("kernel") else 0.0
-      return -0.1 * (mean / (np.sqrt(square) + 1e-3) + decay)
-
     flat, flat_moments = tree.flatten(params), tree.flatten(moments)
     for path, update in tree.flatten(updates).items():
-      np.testing.assert_allclose(update, expected(path, flat[path], flat_moments[path]), rtol=1e-5)
+      mean, square = flat_moments[path]
+      mean, square = mean / (1 - 0.8 ** count), square / (1 - 0.9 ** count)
+      decay = 0.5 * flat[path] if path.endswith("kernel") else 0.0
+      np.testing.assert_allclose(update, -0.1 * (mean / (np.sqrt(square) + 1e-3) + decay),
+                                 rtol=1e-5)
 
 
 @pytest.mark.parametrize("clip_norm,factor", [(0.5, 0.5 / np.sqrt(5.09)), (3.0, 1.0), (0, 1.0)])
