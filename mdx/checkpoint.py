@@ -113,13 +113,14 @@ def _load(directory: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_iterator(directory: pathlib.Path, data: Any, meta: dict[str, Any]) -> None:
-  """Sets the data iterator; raises _Misfit if its state is that of other processes."""
+  """Sets the data iterator, unless its state is that of another number of processes."""
   written = meta.get("process_count", jax.process_count())
-  if written != jax.process_count():
-    raise _Misfit(f"checkpoint {directory} was written by {written} process(es), this job has "
-                  f"{jax.process_count()}, and each keeps its own place in the data; use as many, "
-                  "or start a new workdir with config.init.checkpoint.")
-  ocp.load_checkpointables(directory, {"data": data})
+  if written == jax.process_count():
+    ocp.load_checkpointables(directory, {"data": data})
+  else:
+    logging.warning("checkpoint %s was written by %s process(es), this job has %s, and each keeps "
+                    "its own place in the data: the data begins anew.", directory, written,
+                    jax.process_count())
 
 
 def check_params(path: str, wanted: Any) -> None:
@@ -154,7 +155,7 @@ def load_params(path: str, wanted: Any, which: str = "ema") -> Any:
   for directory in step_directories(path):
     item = "ema" if which == "ema" and (directory / "ema").is_dir() else "params"
     if item == "params" and which == "ema":
-      logging.info("%s keeps no moving average; using the raw weights.", directory)
+      logging.warning("%s keeps no moving average; using the raw weights.", directory)
     try:
       return _load(directory, {item: wanted})[item]
     except _Misfit:
@@ -243,7 +244,8 @@ class Checkpoints:
     Args:
       items: name -> tree of arrays giving shapes, dtypes and shardings (of any
         mesh: arrays are resharded on load).
-      data: the data iterator, set in place; None leaves it alone.
+      data: the data iterator, set in place; None leaves it alone. So does, with a
+        warning, a checkpoint of another number of processes.
 
     Returns:
       (step, items with `meta` added), or None if there is no checkpoint. A
@@ -251,8 +253,8 @@ class Checkpoints:
       before it is taken.
 
     Raises:
-      ValueError: the newest checkpoint has other shapes (another model) or was
-        written by another number of processes, or all checkpoints are damaged.
+      ValueError: the newest checkpoint has other shapes (another model), or all
+        checkpoints are damaged.
     """
     steps = self.steps()
     wanted, damaged = {k: abstract(v) for k, v in items.items()}, []

@@ -93,7 +93,8 @@ def _check_overrides(argv: Sequence[str]) -> None:
       if not hasattr(value, "keys") or name not in value:
         choices = sorted(value) if hasattr(value, "keys") else []
         raise ValueError(f"{path} has no key {name!r} ({flag}); its keys are "
-                         f"{', '.join(choices) or 'none'}." + config_lib.did_you_mean(name, choices))
+                         f"{', '.join(choices) or 'none'}."
+                         + config_lib.did_you_mean(name, choices))
       value, path = value[name], f"{path}.{name}"
 
 
@@ -121,8 +122,8 @@ def _prepare_jax(distributed: bool) -> None:
     elif all(given) and given[1].isdigit() and given[2].isdigit():
       jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
     else:
-      raise ValueError(f"a job started by hand needs {', '.join(names)} in the environment of every "
-                       f"process; got {', '.join(g or 'nothing' for g in given)}.")
+      raise ValueError(f"a job started by hand needs {', '.join(names)} in the environment of "
+                       f"every process; got {', '.join(g or 'nothing' for g in given)}.")
 
 
 def _one_line(error: BaseException) -> str:

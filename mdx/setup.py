@@ -89,7 +89,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
     ValueError: one line saying what was expected, what came and what to do.
   """
   if "://" in str(workdir):
-    raise ValueError(f"workdir {workdir} is a URL; mount the bucket (gcsfuse, NFS) and give the path.")
+    raise ValueError(f"workdir {workdir} is a URL; mount the bucket (gcsfuse) and give its path.")
   config = config_lib.to_dict(config)
   missing = [k for k in _REQUIRED if k not in config]
   if missing:

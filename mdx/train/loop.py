@@ -110,8 +110,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.n
         with meter.paused():
           values = evaluate(state, step)
         writers.write(step, "eval", values)
-        progress.say(f"step {step}/{intervals.steps}  held-out  "
-                     + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
+        progress.say(f"step {step}/{intervals.steps}  held-out  " + _held_out(values))
       stopping = stop.reached(step)
       if stopping or (step > start and step % intervals.checkpoint_steps == 0):
         save(step)
@@ -125,12 +124,22 @@ def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.n
     if start < intervals.steps:
       save(intervals.steps)
       checkpoints.wait()
+      if stop.reached(intervals.steps):
+        raise progress_lib.Stopped("stopped on a signal after training; everything is saved.")
   except NonFinite:
     checkpoints.wait()  # the last sound state may still be on its way to the disk
     raise
   finally:
     progress.close()
   return state, meter.tokens_per_second
+
+
+def _held_out(values: dict[str, float]) -> str:
+  """The figures of an evaluation that the console shows."""
+  shown = [k for k in ("nats_per_token", "bits_per_char") if k in values] or list(values)
+  return "  ".join(
+      f"{k} {values[k]:.4g}" + (f" +- {values[f'{k}_stderr']:.2g}" if f"{k}_stderr" in values
+                                else "") for k in shown)
 
 
 class _Meter:

@@ -65,4 +65,5 @@ def create(init: Callable[[jax.Array], State], key: jax.Array, mesh: jax.shardin
       that does not divide a dimension (before anything is compiled).
   """
   shapes = jax.eval_shape(init, key)
-  return jax.jit(init, out_shardings=sharding.state_sharding(shapes, shapes.params, mesh, table))(key)
+  shardings = sharding.state_sharding(shapes, shapes.params, mesh, table)
+  return jax.jit(init, out_shardings=shardings)(key)

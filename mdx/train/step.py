@@ -19,7 +19,8 @@ from mdx import types
 from mdx.train import state as state_lib
 from mdx.utils import rng
 
-Step = Callable[[state_lib.State, types.Batch, types.Params], tuple[state_lib.State, dict[str, Any]]]
+Step = Callable[[state_lib.State, types.Batch, types.Params],
+                tuple[state_lib.State, dict[str, Any]]]
 
 
 def _split(batch: types.Batch, num: int, unit: int) -> types.Batch:
@@ -73,8 +74,9 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
       0 keeps none.
 
   Returns:
-    The step; `frozen` are parameters the objective reads but does not train. Its metrics are {name: (sum, weight)}, float32 scalars, with
-    `loss`, `grad_norm` and `learning_rate` among them.
+    The step; `frozen` are parameters the objective reads but does not train. Its metrics
+    are {name: (sum, weight)}, float32 scalars, with `loss`, `grad_norm` and
+    `learning_rate` among them.
   """
 
   def step(state: state_lib.State, batch: types.Batch, frozen: types.Params):
