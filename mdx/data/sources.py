@@ -182,7 +182,7 @@ class Tfds:
                        "prepare it with file_format='array_record' and check the split.") from e
     if self.field not in found.info.features:
       raise ValueError(f"{where}: no feature {self.field!r}; it has "
-                       f"{', '.join(found.info.features)}. Set `field` of the source.")
+                       f"{', '.join(sorted(found.info.features))}. Set `field` of the source.")
     return readers.Mapped(items, readers.record, where, key=self.field)
 
 

@@ -312,7 +312,7 @@ def test_tfds_is_read_by_directory_or_name_without_tensorflow(tfds_dir):
 
 @pytest.mark.parametrize("fields, message", [
     ({"train_split": "other"}, "split 'other'.*'train', 'validation'.*array_record"),
-    ({"field": "words"}, "no feature 'words'; it has text, ids. Set `field`"),
+    ({"field": "words"}, "no feature 'words'; it has ids, text. Set `field`"),
     ({"builder": "nothing"}, "tfds nothing.*not found.*array_record"),
     ({"data_dir": "nowhere"}, "'nowhere' is not a directory"),
     ({"builder": None}, "cannot be opened.*dataset_info.json"),

@@ -360,13 +360,12 @@ def test_every_schedule_is_covered_here():
   assert config_lib.build(schedule_lib.SCHEDULES, _schedule("linear", None, 0.1)).eps == 0.1
 
 
-@pytest.mark.parametrize("time, mask_draw, allowance", [
-    ("lattice", "exact_count", 0.0), ("stratified", "exact_count", 0.005),
-    ("lattice", "bernoulli", 0.005), ("independent", "bernoulli", 0.01)])
-@pytest.mark.parametrize("name", ["linear", "cosine", "polynomial"])
+@pytest.mark.parametrize("name, time, mask_draw, allowance", [
+    ("linear", "lattice", "exact_count", 0.0), ("linear", "stratified", "exact_count", 0.005),
+    ("linear", "lattice", "bernoulli", 0.005), ("cosine", "lattice", "bernoulli", 0.005),
+    ("polynomial", "stratified", "bernoulli", 0.005),
+    ("linear", "independent", "bernoulli", 0.01)])
 def test_the_heads_reserved_positions_suffice(name, time, mask_draw, allowance):
-  if name != "linear" and mask_draw == "exact_count":
-    pytest.skip("exact counts are the linear schedule")
   rows, length, seen = 16, 64, []
 
   def head(params, hidden, which):
