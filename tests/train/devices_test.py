@@ -89,8 +89,9 @@ def _assert_same_run(found, expected):
   for part in ("params", "ema"):
     others = tree.flatten(getattr(other_state, part))
     for path, leaf in tree.flatten(getattr(state, part)).items():
-      np.testing.assert_allclose(leaf, others[path], rtol=0, err_msg=path,
-                                 atol=1e-5 * np.abs(others[path]).max())
+      # As a whole: Adam blows up the rounding of single gradients near zero.
+      error = np.linalg.norm(leaf - others[path])
+      assert error <= 1e-5 * np.linalg.norm(others[path]), (path, error)
 
 
 @pytest.mark.parametrize("name,mesh", RUNS)
