@@ -110,6 +110,11 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
                      f"{jax.process_count()} processes of this job; use a multiple.")
   spec = _transformer(config, tokenizer, mesh)
   objective = objectives.build(config["objective"], spec.network(), tokenizer)
+  rows = config["batch_size"] // (config["microbatches"] * sharding.num_batch_shards(mesh))
+  if rows % objective.rows_per_unit:
+    raise ValueError(f"a microbatch has {rows} rows a device, but {config['objective']['name']} "
+                     f"keeps {objective.rows_per_unit} rows together; change batch_size or "
+                     "microbatches.")
   optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
   intervals = loop_lib.Intervals(**{f.name: config[f.name]
                                     for f in dataclasses.fields(loop_lib.Intervals)})
@@ -233,7 +238,7 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
   source, which = config["init"]["checkpoint"], config["init"]["params"]
   if not source:
     init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema)
-    return 0, jax.jit(init, out_shardings=place)(rng.root(config["seed"]))
+    return 0, state_lib.create(init, rng.root(config["seed"]), run.mesh, config["sharding"])
   params = checkpoint_lib.load_params(source, run.shapes.params, which)
   say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema)

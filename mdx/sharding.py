@@ -1,7 +1,8 @@
 """One sharding table: path -> logical axes -> mesh axes.
 
-Contents: AXES, PARAM_RULES, make_mesh, check_divisible, specs, state_sharding,
-with_shardings, batch_sharding, place_batch, constrain, positions_sharded, batch_shards.
+Contents: AXES, PARAM_RULES, make_mesh, logical_axes, specs, state_sharding, with_shardings,
+batch_spec, check_batch, place_batch, constrain, positions_sharded,
+num_batch_shards, batch_shards.
 
 Convention: Auto mesh axes and `jax.set_mesh` once, in main; arguments carry
 their shardings and jitted functions get `out_shardings` only. Parameters of
@@ -160,7 +161,7 @@ def batch_spec(ndim: int) -> P:
 
 def check_batch(mesh: Mesh, batch_size: int, length: int, num_microbatches: int = 1) -> None:
   """Raises ValueError unless the mesh divides rows, positions and microbatches."""
-  shards = int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
+  shards = num_batch_shards(mesh)
   if batch_size % (shards * num_microbatches):
     raise ValueError(
         f"batch_size {batch_size} is not divisible by {shards} batch shards (replica x data x "
@@ -202,9 +203,11 @@ def positions_sharded() -> bool:
   return not mesh.empty and mesh.shape.get("sequence", 1) > 1
 
 
+def num_batch_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
+  """Number of shards of the batch axis on a mesh; 1 on an empty one."""
+  return 1 if mesh.empty else int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
+
+
 def batch_shards() -> int:
-  """Number of shards of the batch axis on the mesh in context; 1 without one."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return 1
-  return int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
+  """`num_batch_shards` of the mesh in context; 1 without one."""
+  return num_batch_shards(jax.sharding.get_abstract_mesh())

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from mdx import modes
+from mdx.objectives import mlm
 from mdx.utils import tree
 
 
@@ -130,6 +131,12 @@ def test_bad_input_is_one_line_before_anything_is_written(changes, message, tmp_
     modes.train(tiny.config("diffusion", **changes), str(tmp_path / "run"))
   assert message in str(error.value) and "\n" not in str(error.value)
   assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_belong_together_must_fit_a_microbatch(tmp_path, monkeypatch):
+  monkeypatch.setattr(mlm.MaskedLM, "rows_per_unit", 2)
+  with pytest.raises(ValueError, match="1 rows a device, but mlm keeps 2 rows together"):
+    modes.train(tiny.config("mlm"), str(tmp_path / "run"))
 
 
 def test_a_workdir_of_another_config_is_refused_but_a_new_mesh_is_not(tmp_path):

@@ -1,6 +1,6 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, check, texts, empty_batch, Config (the keys of a data config).
+Contents: build, check, texts, Config (the keys of a data config).
 
 Convention: a batch is local to its process: tokens, segment_ids, positions int32
 [batch_size, length] and loss_mask bool. The order depends on the seed, num_workers and
@@ -156,7 +156,7 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
       do not overlap and leave none out.
     shuffle, repeat, drop_remainder: True, True, True for training. With all three False
       every token comes once, and the last batch is filled with rows of padding. Processes
-      may then have different numbers of batches; `empty_batch` fills the gap.
+      may then have different numbers of batches.
 
   Raises:
     ValueError: a wrong config, a missing file or an empty split or share, here; a bad
@@ -238,16 +238,6 @@ def _not_empty(share: grain.MapDataset, num_documents: int, process_count: int):
     raise ValueError(f"{num_documents} documents cannot be shared among {process_count} "
                      "processes; give more documents (a smaller document_chars for text).")
   return share
-
-
-def empty_batch(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
-                batch_size: int) -> pack.Row:
-  """A batch of padding only, for a process that ran out of batches before the others."""
-  cfg = _config(cfg)
-  zeros = np.zeros(cfg.length, np.int32)
-  row = pack.finish_row({"tokens": zeros, "segment_ids": zeros, "positions": zeros},
-                        pad_id=tokenizer.pad_id, isolate_documents=cfg.isolate_documents)
-  return pack.stack_rows([row], batch_size=batch_size, pad_id=tokenizer.pad_id)
 
 
 def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,

@@ -178,15 +178,6 @@ def test_too_few_documents_for_the_processes_is_an_error():
     _build(_cfg(_documents([2, 2, 2])), process_index=3, process_count=4)
 
 
-def test_empty_batch_is_a_batch_of_padding():
-  cfg = _cfg(packing="concat")
-  empty, full = pipeline.empty_batch(cfg, TOKENIZER, 4), _take(_build(cfg), 1)[0]
-  assert {k: (v.shape, v.dtype) for k, v in empty.items()} == {
-      k: (v.shape, v.dtype) for k, v in full.items()}
-  assert (empty["tokens"] == TOKENIZER.pad_id).all()
-  assert not any(empty[k].any() for k in ("loss_mask", "segment_ids"))
-
-
 STATE_CASES = [(_cfg, p) for p in PACKINGS] + [(_mixture, "concat"), (_mixture, "first_fit")]
 state_cases = pytest.mark.parametrize(
     "make, packing", STATE_CASES, ids=[f"{m.__name__[1:]}-{p}" for m, p in STATE_CASES])
