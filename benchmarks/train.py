@@ -37,10 +37,19 @@ def _hidden(width: int) -> int:
   return -(-8 * width // 3 // 64) * 64
 
 
+def _spec(shape: dict[str, int]):
+  """The transformer of a shape, as mdx builds it."""
+  from mdx.networks import transformer
+  return transformer.Transformer(
+      num_layers=shape["layers"], width=shape["width"], num_heads=shape["heads"],
+      mlp_width=_hidden(shape["width"]), vocab_size=shape["vocab"] + 1, vocab_multiple=1,
+      max_length=shape["length"], scan_layers=False)
+
+
 def flops_per_step(shape: dict[str, int]) -> float:
   """Model FLOPs of a step: 6 a parameter and token, head on half of the tokens, attention."""
   tokens, width = shape["batch"] * shape["length"], shape["width"]
-  body = shape["layers"] * (4 * width ** 2 + 3 * width * _hidden(width))
+  body = _spec(shape).matmul_params()
   attention = shape["layers"] * 2 * shape["length"] * width
   return 6.0 * tokens * (body + attention + 0.5 * width * shape["vocab"])
 
@@ -52,17 +61,12 @@ def mdx_side(shape: dict[str, int]):
   import jax
   import jax.numpy as jnp
 
-  from mdx.networks import transformer
   from mdx.objectives import diffusion
   from mdx.train import optimizer as optimizer_lib
   from mdx.train import state as state_lib
   from mdx.train import step as step_lib
   from mdx.utils import rng
-  spec = transformer.Transformer(
-      num_layers=shape["layers"], width=shape["width"], num_heads=shape["heads"],
-      mlp_width=_hidden(shape["width"]), vocab_size=shape["vocab"] + 1, vocab_multiple=1,
-      max_length=shape["length"], scan_layers=False)
-  objective = diffusion.MaskedDiffusion(network=spec.network(), mask_id=shape["vocab"])
+  objective = diffusion.MaskedDiffusion(network=_spec(shape).network(), mask_id=shape["vocab"])
   optimizer = optimizer_lib.Optimizer(learning_rate=1e-3, schedule="constant", warmup_steps=0,
                                       weight_decay=0.01)
   chain = optimizer.build(1000)

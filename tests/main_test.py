@@ -30,12 +30,17 @@ def _run(*args, cwd=None):
   return process.returncode, out, err
 
 
+def _logged_steps(workdir):
+  """Steps of the complete lines of metrics.jsonl."""
+  path = workdir / "metrics.jsonl"
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [json.loads(x)["step"] for x in lines if x.endswith("}")]
+
+
 def _wait_for_step(workdir, step, process):
   """Returns once metrics.jsonl has a line at or after a step."""
-  path = workdir / "metrics.jsonl"
   for _ in range(1200):
-    if path.exists() and any(json.loads(x)["step"] >= step
-                             for x in path.read_text().splitlines() if x.endswith("}")):
+    if max(_logged_steps(workdir), default=0) >= step:
       return
     assert process.poll() is None, process.communicate()
     time.sleep(0.1)
@@ -107,13 +112,14 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on(number, tmp_path):
 
 def test_a_run_killed_outright_goes_on_from_its_last_checkpoint(tmp_path):
   args = ["--config=configs/ar.py", *_SMALL, f"--workdir={tmp_path}",
-          "--config.checkpoint_steps=20", "--config.steps=4000"]
+          "--config.checkpoint_steps=20", "--config.steps=100000"]
   process = _start(*args)
   _wait_for_step(tmp_path, 60, process)
   process.kill()
   process.communicate()
+  reached = max(_logged_steps(tmp_path))  # past what the first run has written
   process = _start(*args)
-  _wait_for_step(tmp_path, 120, process)
+  _wait_for_step(tmp_path, reached + 20, process)
   process.kill()
   out, _ = process.communicate()
   assert "resuming from step" in out
