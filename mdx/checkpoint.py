@@ -208,9 +208,11 @@ class Checkpoints:
     if step == self._saved:
       return
     self.wait()
-    full = {k: v for k, v in items.items() if jax.tree.leaves(v)}
+    full = {k: v for k, v in items.items() if jax.tree.leaves(v)} | {"meta": meta}
+    if data is not None:
+      full["data"] = data
     with self._writing(step):
-      self._open().save_checkpointables_async(step, full | {"data": data, "meta": meta})
+      self._open().save_checkpointables_async(step, full)
 
   def wait(self) -> None:
     """Returns when every save has reached the disk.

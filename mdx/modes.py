@@ -1,6 +1,6 @@
-"""What `config.mode` can be: train, eval, export.
+"""What `config.mode` can be: train, rl, sample, eval, export.
 
-Contents: MODES, train, evaluate, export.
+Contents: MODES, train, reinforce, sample, evaluate, export.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ import time
 from typing import Any, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import config as config_lib
 from mdx import metrics as metrics_lib
+from mdx import model as model_lib
+from mdx import sampling
 from mdx import setup as setup_lib
-from mdx import sharding
 from mdx.data import pipeline
 from mdx.eval import likelihood
 from mdx.eval import ngram
 from mdx.report import plots
-from mdx.samplers import loop as sampling_loop
+from mdx.rl import run as rl_run
 from mdx.train import loop as loop_lib
 from mdx.train import progress as progress_lib
 from mdx.train import step as step_lib
-from mdx.utils import rng
 from mdx.utils import tree
 
 
@@ -37,7 +36,7 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   stop = progress_lib.StopSignal()
   try:
     run = setup_lib.setup(config, workdir)
-    setup_lib.claim_workdir(run)
+    setup_lib.claim_workdir(run.workdir, run.config, run.tokenizer, run.shapes)
     jax.set_mesh(run.mesh)
     return _train(run, stop, began)
   finally:
@@ -73,7 +72,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
   state, tokens_per_second = loop_lib.fit(
       state, step_fn, data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
-      checkpoints=checkpoints, meta=setup_lib.meta(run), stop=stop,
+      checkpoints=checkpoints, meta=setup_lib.meta(run.config, run.tokenizer), stop=stop,
       evaluate=lambda state, step: quick(_weights(run, state)))
   checkpoints.close()
   stop.saved = True
@@ -139,21 +138,12 @@ def _samples(run: setup_lib.Setup, params) -> list[str]:
   num_samples = run.config["sampler"]["num_samples"]
   if run.sampler is None or not num_samples:
     return []
-  num_rows = -(-num_samples // sharding.batch_shards()) * sharding.batch_shards()
-  canvas = jnp.full((num_rows, run.config["data"]["length"]), run.tokenizer.mask_id, jnp.int32)
-
-  @jax.jit
-  def decode(params):
-    return sampling_loop.decode(
-        lambda canvas, level: run.objective.denoise(params, canvas, level), run.sampler, canvas,
-        key=rng.root(run.config["seed"]), row_index=jnp.arange(num_rows))[0]
-
-  tokens = decode(params)
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils  # pylint: disable=g-import-not-at-top
-    tokens = multihost_utils.process_allgather(tokens, tiled=True)
-  tokens = np.asarray(jax.device_get(tokens))[:num_samples]
-  texts = [run.tokenizer.decode(row) for row in tokens]
+  model = model_lib.Model(objective=run.objective, params=params, tokenizer=run.tokenizer,
+                          mesh=run.mesh, max_length=run.spec.max_length, source=str(run.workdir),
+                          config=run.config)
+  rows = [np.zeros(0, np.int32)] * num_samples
+  decoded = dict(model.decode(rows, run.sampler, seed=run.config["seed"], batch_size=num_samples))
+  texts = [run.tokenizer.decode(decoded[i].tokens) for i in range(num_samples)]
   if jax.process_index() == 0:
     (run.workdir / "samples.txt").write_text("\n---\n".join(texts) + "\n", encoding="utf-8")
   return texts
@@ -200,7 +190,7 @@ def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     raise ValueError("mode export needs --config.export.path=DIRECTORY, a new directory.")
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  checkpoint_lib.save_params(wanted["path"], params, setup_lib.meta(run))
+  checkpoint_lib.save_params(wanted["path"], params, setup_lib.meta(run.config, run.tokenizer))
   if jax.process_index() == 0:
     path = pathlib.Path(wanted["path"])
     setup_lib.write_json(path / "config.json", {"hash": config_lib.run_hash(run.config),
@@ -211,4 +201,14 @@ def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   return {}
 
 
-MODES = {"train": train, "eval": evaluate, "export": export}
+def sample(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
+  """Decodes prompts, after training the base model where no checkpoint is given."""
+  return sampling.sample(config, workdir, train)
+
+
+def reinforce(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+  """Improves a model by RL, after training the base model where no checkpoint is given."""
+  return rl_run.train(config, workdir, train)
+
+
+MODES = {"train": train, "rl": reinforce, "sample": sample, "eval": evaluate, "export": export}

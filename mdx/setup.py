@@ -108,8 +108,10 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   if config["batch_size"] % jax.process_count():
     raise ValueError(f"batch_size {config['batch_size']} is not divisible by the "
                      f"{jax.process_count()} processes of this job; use a multiple.")
-  spec = _transformer(config, tokenizer, mesh)
-  objective = objectives.build(config["objective"], spec.network(), tokenizer)
+  spec, objective = build_objective(config, tokenizer, mesh)
+  if spec.max_length < config["data"]["length"]:
+    raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
+                     f"{spec.max_length}; raise it or shorten the rows.")
   rows = config["batch_size"] // (config["microbatches"] * sharding.num_batch_shards(mesh))
   if rows % objective.rows_per_unit:
     raise ValueError(f"a microbatch has {rows} rows a device, but {config['objective']['name']} "
@@ -133,6 +135,13 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
                sampler=sampler, shapes=shapes)
 
 
+def build_objective(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
+                    mesh: jax.sharding.Mesh) -> tuple[transformer.Transformer, Any]:
+  """The network's hyper-parameters and the objective of a config."""
+  spec = _transformer(config, tokenizer, mesh)
+  return spec, objectives.build(config["objective"], spec.network(), tokenizer)
+
+
 def _transformer(config, tokenizer, mesh) -> transformer.Transformer:
   fields = dict(config["network"], dtype=config["dtype"])
   given = fields.get("vocab_size") or tokenizer.vocab_size
@@ -147,9 +156,6 @@ def _transformer(config, tokenizer, mesh) -> transformer.Transformer:
   if config["sharding"].get("heads") == "tensor" and spec.kv_heads % tensor:
     raise ValueError(f"mesh axis tensor={tensor} does not divide {spec.kv_heads} key-value heads "
                      "(network.num_heads or num_kv_heads); use a divisor.")
-  if spec.max_length < config["data"]["length"]:
-    raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
-                     f"{spec.max_length}; raise it or shorten the rows.")
   return spec
 
 
@@ -157,30 +163,33 @@ def _sampler(config, objective, tokenizer):
   """The sampler of an objective that generates, or None."""
   if not objective.generates:
     return None
-  fields = dict(config["sampler"], name=objective.generates)
+  fields = dict(config["sampler"], name=objective.generates, gen_length=config["data"]["length"])
   fields.pop("num_samples")
-  if objective.generates == "ancestral":
-    fields["schedule"] = dict(objective.schedule)
-  else:
-    fields.pop("steps")
-  return samplers.build(fields, tokenizer.mask_id)
+  return samplers.build(fields, objective, mask_id=tokenizer.mask_id)
 
 
-def claim_workdir(run: Setup) -> None:
-  """Checks the workdir and writes the resolved config into it.
+def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
+                  tokenizer: tokenizer_lib.Tokenizer, state: Any) -> None:
+  """Checks the workdir of a run and writes the resolved config into it.
+
+  Args:
+    path: the workdir.
+    config: resolved config, with `checkpoint.keep`.
+    tokenizer: written beside the config.
+    state: shape structs of what a checkpoint holds.
 
   Raises:
     ValueError: not writable, too little space, or the run of another config.
   """
-  path, config_path = run.workdir, run.workdir / "config.json"
+  config_path = path / "config.json"
   if config_path.exists():
     try:
       old = json.loads(config_path.read_text(encoding="utf-8"))["config"]
     except (ValueError, KeyError, TypeError, OSError):
       raise ValueError(f"{config_path} is not readable as a config; use another --workdir, or "
                        "remove that file.") from None
-    if config_lib.run_hash(old) != config_lib.run_hash(run.config):
-      changes = config_lib.differences(old, run.config)
+    if config_lib.run_hash(old) != config_lib.run_hash(config):
+      changes = config_lib.differences(old, config)
       raise ValueError(f"workdir {path} holds a run of another config ({'; '.join(changes[:3])}); "
                        "use another --workdir, or remove it.")
   if jax.process_index() != 0:
@@ -193,14 +202,14 @@ def claim_workdir(run: Setup) -> None:
   except OSError as error:
     raise ValueError(f"workdir {path} cannot be written ({error.strerror}); use another "
                      "--workdir, or free some space.") from None
-  need = tree.num_bytes(run.shapes) * (run.config["checkpoint"]["keep"] + 1) + 2 ** 24
+  need = tree.num_bytes(state) * (config["checkpoint"]["keep"] + 1) + 2 ** 24
   free = shutil.disk_usage(path).free
   if free < need:
     raise ValueError(f"workdir {path} has {free / 2 ** 20:,.0f} MiB free, the checkpoints need "
                      f"{need / 2 ** 20:,.0f} MiB; free some space or use another --workdir.")
   if not config_path.exists():
-    run.tokenizer.save(path)
-    write_json(config_path, {"hash": config_lib.run_hash(run.config), "config": run.config})
+    tokenizer.save(path)
+    write_json(config_path, {"hash": config_lib.run_hash(config), "config": config})
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -252,7 +261,7 @@ def load_weights(run: Setup) -> tuple[str, Any]:
                                             run.config["init"]["params"])
 
 
-def meta(run: Setup) -> dict[str, Any]:
+def meta(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
   """What is saved with every checkpoint."""
-  return {"hash": config_lib.run_hash(run.config), "tokenizer": run.tokenizer.fingerprint,
+  return {"hash": config_lib.run_hash(config), "tokenizer": tokenizer.fingerprint,
           "process_count": jax.process_count()}

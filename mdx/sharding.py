@@ -149,9 +149,10 @@ def state_sharding(state: Any, params: Any, mesh: Mesh, table=None) -> Any:
 
 
 def with_shardings(state: Any, mesh: Mesh, table: Mapping[str, str] | None = None) -> Any:
-  """Adds `state_sharding` to the shape structs of a train state (which has `params`)."""
+  """Adds `state_sharding` to the shape structs of a train state, or of parameters alone."""
+  params = getattr(state, "params", state)
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state,
-                      state_sharding(state, state.params, mesh, table))
+                      state_sharding(state, params, mesh, table))
 
 
 def batch_spec(ndim: int) -> P:

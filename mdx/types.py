@@ -1,6 +1,6 @@
 """The four extension points of mdx, as protocols and named tuples.
 
-Contents: Params, Batch, Aux, Context, Objective, Network, Sampler, Task.
+Contents: Params, Batch, Aux, Context, Network, Request, Objective, Sampler, Task.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -56,7 +56,9 @@ class Network(NamedTuple):
   Attributes:
     init: key -> parameter sub-tree (float32).
     encode: (params, tokens [B, L], *, attention, positions, segment_ids, time)
-      -> hidden [B, L, D].
+      -> hidden [B, L, D]. Samplers may add `cache`: () asks for (hidden, cache); a
+      cache and `slots` int32 [B, W] run the tokens [B, W] of these places against it
+      (`positions` and `segment_ids` stay those of whole rows).
     head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`
       may be gathered to the target positions first.
     vocab_size: number of ids the head scores (padding columns score -1e30).
@@ -65,6 +67,28 @@ class Network(NamedTuple):
   encode: Callable[..., jax.Array]
   head: Callable[..., jax.Array]
   vocab_size: int
+
+
+class Request(NamedTuple):
+  """What a sampler asks a model: the logits of the clean tokens at some places.
+
+  Attributes:
+    tokens: int32 [B, S], the canvas; the mask id marks what is unknown.
+    noise_level: float32 [B], t of a time-conditioned model.
+    positions: int32 [B, S], or None: 0 .. S - 1.
+    segment_ids: int32 [B, S], 0 on padding, or None: all one segment.
+    targets: int32 [B, T], the places whose logits are wanted, as indices into the
+      places that are run; None = all of them.
+    cache: None; () to be given the keys and values of the rows; or such a cache.
+    slots: int32 [B, W], ascending: with a cache, the places that are run (S: none).
+  """
+  tokens: jax.Array
+  noise_level: jax.Array
+  positions: jax.Array | None = None
+  segment_ids: jax.Array | None = None
+  targets: jax.Array | None = None
+  cache: PyTree = None
+  slots: jax.Array | None = None
 
 
 class Objective(Protocol):
@@ -80,8 +104,9 @@ class Objective(Protocol):
     is_likelihood: whether `rows["nll"]` is a negative log-likelihood or a bound
       of one, so that bits per character mean something.
     is_exact: whether it is the same for every draw.
-    generates: name of the sampler that decodes this model; "" if none does. Such
-      an objective has `denoise(params, canvas, noise_level) -> logits`.
+    generates: name of the sampler that decodes a model trained with it; "" if none does. Such
+      an objective has `denoise(params, request)` -> logits float32 [B, T, V], or
+      (logits, cache) if the request has a cache.
   """
   network: Network
   rows_per_unit: ClassVar[int] = 1
@@ -120,26 +145,34 @@ class Objective(Protocol):
 class Sampler(Protocol):
   """A decoding rule: a frozen dataclass that `samplers.loop` drives.
 
-  The state is a dict of arrays with leading axis B and has the `canvas`.
+  The state is a dict of arrays with leading axis B; it has the `canvas` [B, S], the
+  places that are `free`, the `block` being decoded [B] and the steps taken, `nfe` [B].
+  `samplers.decoder.Decoder` is the base of those that mdx has.
   """
 
-  def max_steps(self, length: int) -> int:
-    """Upper bound of the number of network calls."""
+  def width(self, num_free: int) -> int:
+    """Most places of a row that a step looks at, of `num_free` free ones."""
 
-  def init(self, canvas: jax.Array) -> dict[str, jax.Array]:
-    """Returns the state for a canvas int32 [B, L]."""
+  def max_steps(self, num_free: int) -> int:
+    """Upper bound of the network calls of a row."""
 
-  def active(self, state: dict[str, jax.Array]) -> jax.Array:
+  def init(self, canvas: jax.Array, positions: jax.Array, keys: jax.Array):
+    """Returns the state for a canvas int32 [B, S]; `keys` [B] of (seed, row)."""
+
+  def active(self, state) -> jax.Array:
     """Rows that still need a step, bool [B]; the others are left alone."""
 
-  def noise_level(self, state: dict[str, jax.Array], step: jax.Array) -> jax.Array:
+  def wanted(self, state) -> jax.Array:
+    """Places whose logits the step needs, bool [B, S]."""
+
+  def noise_level(self, state) -> jax.Array:
     """What a time-conditioned network is told, float32 [B]."""
 
-  def update(self, state, logits: jax.Array, keys: jax.Array, step: jax.Array):
-    """Returns the next state; `keys` [B] is derived from (seed, row, step)."""
+  def update(self, state, index: jax.Array, logits: jax.Array, keys: jax.Array):
+    """Returns the next state, and what was done; `keys` [B] of (seed, row, step)."""
 
-  def finalize(self, state: dict[str, jax.Array]) -> jax.Array:
-    """Returns the decoded canvas int32 [B, L]."""
+  def finalize(self, state) -> jax.Array:
+    """Returns the decoded canvas int32 [B, S]."""
 
 
 class Task(Protocol):

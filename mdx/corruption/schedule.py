@@ -50,6 +50,13 @@ class _Schedule:
     plain = self._mask_prob(t)
     return plain + self.eps * (1 - plain)  # 1 at t = 1, without rounding
 
+  def _time(self, mask_prob):
+    raise TypeError("a schedule defines _time")
+
+  def time(self, mask_prob: jax.Array) -> jax.Array:
+    """t at which tokens are masked with a probability; 0 below eps."""
+    return self._time(jnp.clip((mask_prob - self.eps) / (1 - self.eps), 0.0, 1.0))
+
   def alpha(self, t: jax.Array) -> jax.Array:
     """Probability that a token is clean at time t."""
     return 1 - self.mask_prob(t)
@@ -76,6 +83,9 @@ class Linear(_Schedule):
   def _mask_prob(self, t):
     return t
 
+  def _time(self, mask_prob):
+    return mask_prob
+
   def _dmask_prob(self, t):
     return t * 0 + 1
 
@@ -89,6 +99,9 @@ class Cosine(_Schedule):
 
   def _mask_prob(self, t):
     return jnp.sin(0.5 * math.pi * t)  # = cos(pi/2 (1 - t)), accurate near 0
+
+  def _time(self, mask_prob):
+    return jnp.arcsin(mask_prob) / (0.5 * math.pi)
 
   def _dmask_prob(self, t):
     return 0.5 * math.pi * jnp.sin(0.5 * math.pi * (1 - t))
@@ -109,6 +122,9 @@ class Polynomial(_Schedule):
 
   def _mask_prob(self, t):
     return t ** self.power
+
+  def _time(self, mask_prob):
+    return mask_prob ** (1 / self.power)
 
   def _dmask_prob(self, t):
     return self.power * t ** (self.power - 1)

@@ -1,6 +1,6 @@
 """Codecs: text to ids of one vocabulary and back, for `tokenizer.Tokenizer`.
 
-Contents: Bytes, Chars, HuggingFace; CODECS, by kind. Each is built from its definition and
+Contents: Bytes, Chars, Symbols, HuggingFace; CODECS, by kind. Each is built from its definition and
 has `kind`, `size`, `control_ids` (special ids that the vocabulary itself declares),
 definition, identity, num_chars, encode, decode.
 
@@ -79,6 +79,45 @@ class Chars:
 
   def decode(self, ids: list[int], mask_id: int) -> str:
     return "".join(MASK_CHAR if i == mask_id else self._alphabet[i] for i in ids)
+
+
+class Symbols:
+  """A few strings, one id each, then [PAD], [EOS], [MASK]; the longest that fits is taken."""
+
+  kind = "symbols"
+  control_ids = frozenset()
+
+  def __init__(self, symbols: Sequence[str]):
+    if not symbols or len(set(symbols)) != len(symbols) or "" in symbols:
+      raise ValueError(f"a vocabulary of symbols needs distinct, non-empty ones, got "
+                       f"{' '.join(symbols)!r:.80}.")
+    self._symbols = list(symbols)
+    self._ids = {symbol: i for i, symbol in enumerate(symbols)}
+    longest_first = sorted(symbols, key=len, reverse=True)
+    self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+    self.size = len(symbols) + len(SPECIALS)
+
+  def definition(self) -> list[str]:
+    return self._symbols
+
+  identity = definition
+
+  def num_chars(self) -> list[int]:
+    return [len(symbol) for symbol in self._symbols] + [0] * len(SPECIALS)
+
+  def encode(self, text: str) -> list[int]:
+    ids, place = [], 0
+    while place < len(text):
+      match = self._pattern.match(text, place)
+      if match is None:
+        raise ValueError(f"{text[place:]!r:.40} does not begin with one of the "
+                         f"{len(self._symbols)} symbols of this vocabulary.")
+      ids.append(self._ids[match.group()])
+      place = match.end()
+    return ids
+
+  def decode(self, ids: list[int], mask_id: int) -> str:
+    return "".join(MASK_CHAR if i == mask_id else self._symbols[i] for i in ids)
 
 
 class HuggingFace:
@@ -165,7 +204,7 @@ class HuggingFace:
     return b"".join(data).decode("utf-8", errors="replace")
 
 
-CODECS = {codec.kind: codec for codec in (Bytes, Chars, HuggingFace)}
+CODECS = {codec.kind: codec for codec in (Bytes, Chars, Symbols, HuggingFace)}
 
 
 def _begins_char(byte: int) -> int:

@@ -95,14 +95,15 @@ def _row_of_document(document: Row, length: int) -> Row:
   padding = (0, length - len(tokens))
   return {"tokens": np.pad(tokens, padding),
           "segment_ids": np.pad(np.ones(len(tokens), np.int32), padding),
-          "positions": np.pad(np.arange(len(tokens), dtype=np.int32), padding)}
+          "positions": np.pad(np.arange(len(tokens), dtype=np.int32), padding),
+          "num_given": document.get("num_given", np.int32(0))}
 
 
 def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   """Adds loss_mask and writes pad_id on padding.
 
   Args:
-    row: as a packer emits it.
+    row: as a packer emits it; its first `num_given` tokens are no targets.
     pad_id: token of padding.
     isolate_documents: if False, the row is one segment with positions 0..length-1.
 
@@ -114,7 +115,8 @@ def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   if not isolate_documents:
     segment_ids = is_text.astype(np.int32)
     positions = np.arange(len(is_text), dtype=np.int32)
-  return {"tokens": np.where(is_text, row["tokens"], np.int32(pad_id)), "loss_mask": is_text,
+  is_target = is_text & (np.arange(len(is_text)) >= row.get("num_given", 0))
+  return {"tokens": np.where(is_text, row["tokens"], np.int32(pad_id)), "loss_mask": is_target,
           "segment_ids": segment_ids, "positions": positions}
 
 

@@ -38,6 +38,8 @@ class Config:
       proportion to the weights. Without repetition (evaluation) the weights have no
       meaning and the sources are read one after another, so that nothing is left out.
     packing: concat, first_fit, pad or crop; see `mdx.data.pack`.
+    fill: what follows the answer of a record with a prompt: "pad", or "eos", end-of-text
+      tokens up to the row's end that are targets too (Nie et al. 2025, arXiv:2502.09992).
     append_eos: whether every document ends with eos_id.
     isolate_documents: whether documents of a row are separate segments with positions
       of their own; otherwise the row is one segment.
@@ -51,6 +53,7 @@ class Config:
   source: Mapping[str, Any] | None = None
   mixture: Sequence[Mapping[str, Any]] | None = None
   packing: str = "concat"
+  fill: str = "pad"
   append_eos: bool = True
   isolate_documents: bool = True
   num_workers: int = 0
@@ -63,6 +66,8 @@ class Config:
     if self.packing not in pack.PACKINGS:
       raise ValueError(f"data config: unknown packing {self.packing!r}; choose from "
                        f"{', '.join(pack.PACKINGS)}.")
+    if self.fill not in ("pad", "eos"):
+      raise ValueError(f"data config: fill is {self.fill!r}; choose from pad, eos.")
     if self.length < 1:
       raise ValueError(f"data config: length must be positive, got {self.length}.")
     for name in ("num_workers", "num_threads", "read_buffer"):
@@ -103,7 +108,7 @@ class _Documents(Sequence):
     self._tokenizer = tokenizer
     self._eos = np.asarray([tokenizer.eos_id] if cfg.append_eos else [], np.int32)
     self._max_length = cfg.length if pack.needs_whole_documents(cfg.packing) else None
-    self._packing = cfg.packing
+    self._packing, self._length, self._fill = cfg.packing, cfg.length, cfg.fill
     self._cache = {} if source.in_memory else None
 
   def __getstate__(self):
@@ -123,6 +128,8 @@ class _Documents(Sequence):
     record = self._records[index]
     where = f"record {index} of {self.where}"
     try:
+      if "prompt" in record:
+        return self._pair(record, where)
       tokens = record["tokens"] if "tokens" in record else self._tokenizer.encode(record["text"])
     except ValueError as e:
       raise ValueError(f"{where}: {e}") from e
@@ -138,6 +145,19 @@ class _Documents(Sequence):
                        f"whole documents and length is {self._max_length}; raise length, "
                        "shorten the documents, or use packing='concat' or 'crop'.")
     return {"tokens": tokens}
+
+  def _pair(self, record, where) -> pack.Row:
+    """A prompt and its answer, of which only the answer is predicted."""
+    if self._packing != "pad":
+      raise ValueError(f"records with a prompt need packing='pad', not {self._packing!r}.")
+    prompt, answer = (self._tokenizer.encode(record[k]) for k in ("prompt", "answer"))
+    tokens = np.concatenate([prompt, answer, self._eos])
+    if len(tokens) > self._length:
+      raise ValueError(f"prompt and answer have {len(tokens)} tokens, more than length "
+                       f"{self._length}; raise it, or leave the record out.")
+    missing = self._length - len(tokens) if self._fill == "eos" else 0
+    tokens = np.pad(tokens, (0, missing), constant_values=self._tokenizer.eos_id)
+    return {"tokens": tokens, "num_given": np.int32(len(prompt))}
 
 
 def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: str,
@@ -274,7 +294,9 @@ def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
     records = source.records(split)
     for i in range(len(records) if limit is None else min(limit, len(records))):
       record = records[i]
-      if "text" in record:
+      if "prompt" in record:
+        yield record["answer"]
+      elif "text" in record:
         yield record["text"]
       elif tokenizer is None:
         raise ValueError("the records are token ids; pass the tokenizer that decodes them.")

@@ -1,8 +1,9 @@
 """Sources: where documents come from, as random-access sequences of records.
 
 Contents: SOURCES (name -> frozen dataclass), build; Text, Jsonl, Parquet, ArrayRecord,
-Tfds, Memory. A source has `records(split)`, a picklable sequence whose items are
-{"text": str} or {"tokens": int32 [n]}; `split` is "train" or "validation".
+Tfds, Memory, Task. A source has `records(split)`, a picklable sequence whose items are
+{"text": str}, {"tokens": int32 [n]} or {"prompt": str, "answer": str}; `split` is "train"
+or "validation".
 
 Convention: in a source without splits of its own, record i belongs to validation if
 i % holdout_every == holdout_every - 1, unless `validation_path` names other files.
@@ -19,6 +20,7 @@ from typing import Any
 
 from mdx import assets
 from mdx import config as config_lib
+from mdx import tasks
 from mdx.data import readers
 
 SPLITS = ("train", "validation")
@@ -205,8 +207,31 @@ class Memory:
     return _hold_out(records, self.holdout_every, split, "memory source")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """Prompts of a task with a reference answer each, for supervised training.
+
+  Attributes:
+    task: `name` and fields of a task of `mdx.tasks`.
+  """
+
+  in_memory = True
+  path = ()
+  task: Mapping[str, Any]
+
+  def __post_init__(self):
+    if not hasattr(tasks.build(self.task), "training_pairs"):
+      raise ValueError(f"task {self.task['name']!r} has no answers to train on.")
+
+  def records(self, split: str) -> Sequence:
+    """Returns {"prompt", "answer"} of "train" or "validation"."""
+    _is_validation(split)
+    return tuple({"prompt": prompt, "answer": answer}
+                 for prompt, answer in tasks.build(self.task).training_pairs(split))
+
+
 SOURCES = {"text": Text, "jsonl": Jsonl, "parquet": Parquet, "array_record": ArrayRecord,
-           "tfds": Tfds, "memory": Memory}
+           "tfds": Tfds, "memory": Memory, "task": Task}
 
 
 def _is_validation(split: str) -> bool:

@@ -147,7 +147,8 @@ def build(spec: str, texts: Iterable[str] | None = None, **ids: int | None) -> T
 
   Args:
     spec: "byte"; "char" (printable ASCII and newline, or the characters of `texts`);
-      "char:FILE" (the characters of a text file or asset); "asset:NAME"; a
+      "char:FILE" (the characters of a text file or asset); "symbols:A B C" (those
+      strings, separated by spaces, are the vocabulary); "asset:NAME"; a
       tokenizer.json, a directory with one, or a directory that `save` wrote.
     texts: for "char" only, the texts whose characters form the alphabet.
     **ids: mask_id, pad_id, eos_id, bos_id of a tokenizer.json whose special tokens have
@@ -160,12 +161,14 @@ def build(spec: str, texts: Iterable[str] | None = None, **ids: int | None) -> T
   if unknown:
     raise ValueError(f"unknown argument {unknown[0]!r}; expected mask_id, pad_id, eos_id, bos_id.")
   given = {k: v for k, v in ids.items() if v is not None}
-  if given and (spec in ("byte", "char") or spec.startswith("char:")):
+  if given and (spec in ("byte", "char") or spec.startswith(("char:", "symbols:"))):
     raise ValueError(f"tokenizer {spec!r} has special ids of its own; leave out "
                      f"{', '.join(given)}.")
   if spec.startswith("char:"):
     source = sources.Text(path=spec.removeprefix("char:"), holdout_every=0)
     texts = [record["text"] for record in source.records("train")]
+  if spec.startswith("symbols:"):
+    return _with_appended_specials(codecs.Symbols(spec.removeprefix("symbols:").split()), spec)
   if spec == "byte":
     return _with_appended_specials(codecs.Bytes(), "byte")
   if spec == "char" or spec.startswith("char:"):

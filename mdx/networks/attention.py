@@ -1,10 +1,12 @@
-"""Attention visibility as a value, and the attention product.
+"""Attention visibility as a value, the attention product, and its memory.
 
-Contents: Full, Causal, ATTENTIONS, visible, attend.
+Contents: Full, Causal, BlockCausal, ATTENTIONS, visible, attend, at_slots, write.
 
 Convention: a query sees a key where the value allows it AND both lie in the
 same segment (`segment_ids`, 0 is padding). Masks are boolean, True = visible,
-and broadcast to [B, heads, queries, keys].
+and broadcast to [B, heads, queries, keys]. A slot is the index of a place of
+a row; a cache holds the keys and values of all slots, [layers, B, S, K, H]
+each, and `slots` [B, W] says which of them a call computes anew (S: none).
 """
 
 from __future__ import annotations
@@ -21,38 +23,75 @@ _NEVER = -1e30  # finite, so that a row that sees nothing has no NaN
 class Full:
   """Every position sees every position (MLM, masked diffusion)."""
 
-  def rule(self, query: jax.Array, key: jax.Array) -> jax.Array | None:
-    """Visibility from row indices of queries and keys; None = all."""
-    del query, key
+  def rule(self, positions: jax.Array, slots: jax.Array | None) -> jax.Array | None:
+    """Visibility, bool [B or 1, W, S], of the keys at `positions`; None = all."""
+    del positions, slots
 
 
 @dataclasses.dataclass(frozen=True)
 class Causal:
   """A position sees itself and what stands before it."""
 
-  def rule(self, query: jax.Array, key: jax.Array) -> jax.Array | None:
-    """Visibility from row indices of queries and keys."""
-    return key <= query
+  def rule(self, positions: jax.Array, slots: jax.Array | None) -> jax.Array | None:
+    """Visibility, bool [B or 1, W, S]."""
+    index = jnp.arange(positions.shape[1])[None]
+    return index[:, None, :] <= (index if slots is None else slots)[..., None]
 
 
-ATTENTIONS = {"full": Full, "causal": Causal}
+@dataclasses.dataclass(frozen=True)
+class BlockCausal:
+  """A position sees its own block and the blocks before it.
+
+  Blocks are counted by `positions`, so they begin anew with every document.
+
+  Attributes:
+    block_length: positions of a block.
+
+  Reference: Arriola et al. 2025, arXiv:2503.09573.
+  """
+  block_length: int
+
+  def __post_init__(self):
+    if self.block_length < 1:
+      raise ValueError(f"attention block_length must be positive, got {self.block_length}.")
+
+  def rule(self, positions: jax.Array, slots: jax.Array | None) -> jax.Array | None:
+    """Visibility, bool [B or 1, W, S]."""
+    block = positions // self.block_length
+    return block[:, None, :] <= at_slots(block, slots)[..., None]
 
 
-def visible(attention, length: int, segment_ids: jax.Array | None) -> jax.Array | None:
-  """Builds the mask, bool [B or 1, 1, L, L]; None if everything is visible.
+ATTENTIONS = {"full": Full, "causal": Causal, "block_causal": BlockCausal}
+
+
+def at_slots(values: jax.Array, slots: jax.Array | None) -> jax.Array:
+  """Values [B or 1, S] at slots [B, W]; all of them where `slots` is None."""
+  if slots is None:
+    return values
+  values = jnp.broadcast_to(values, slots.shape[:1] + values.shape[1:])
+  return jnp.take_along_axis(values, slots, axis=1, mode="clip")
+
+
+def write(memory: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
+  """Puts new [B, W, K, H] at slots [B, W] of memory [B, S, K, H]; slot S is dropped."""
+  return memory.at[jnp.arange(len(slots))[:, None], slots].set(new, mode="drop")
+
+
+def visible(attention, positions: jax.Array, segment_ids: jax.Array | None,
+            slots: jax.Array | None = None) -> jax.Array | None:
+  """Builds the mask, bool [B or 1, 1, W, S]; None if everything is visible.
 
   Args:
     attention: a value of this module.
-    length: L.
-    segment_ids: int32 [B, L] or None (one segment a row, no padding).
+    positions: int32 [B or 1, S], of all slots.
+    segment_ids: int32 [B, S] or None (one segment a row, no padding).
+    slots: int32 [B, W], the queries; None = all S slots.
   """
-  index = jnp.arange(length)
-  mask = attention.rule(index[:, None], index[None, :])
-  mask = None if mask is None else mask[None, None]
-  if segment_ids is None:
-    return mask
-  same = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
-  return same if mask is None else same & mask
+  mask = attention.rule(positions, slots)
+  if segment_ids is not None:
+    same = at_slots(segment_ids, slots)[:, :, None] == segment_ids[:, None, :]
+    mask = same if mask is None else same & mask
+  return None if mask is None else mask[:, None]
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None) -> jax.Array:

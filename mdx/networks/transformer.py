@@ -150,9 +150,9 @@ class Transformer:
       return module.init(key, jnp.zeros((1, 1), jnp.int32), attention=attention_lib.Full(),
                          method="init_all")["params"]
 
-    def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
+    def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None, **memory):
       return module.apply({"params": params}, tokens, attention=attention, positions=positions,
-                          segment_ids=segment_ids, time=time)
+                          segment_ids=segment_ids, time=time, **memory)
 
     def head(params, hidden, name="lm"):
       if name != "lm":
@@ -206,7 +206,7 @@ class _Attention(nn.Module):
   spec: Transformer
 
   @nn.compact
-  def __call__(self, x, mask, rope):
+  def __call__(self, x, mask, rope, cache, slots):
     spec, head = self.spec, self.spec.per_head
     batch, length, _ = x.shape
 
@@ -218,8 +218,11 @@ class _Attention(nn.Module):
                          project("v", spec.kv_heads))
     if rope is not None:
       query, key = (positions_lib.rotate(y, *rope) for y in (query, key))
+    if cache:
+      key, value = (attention_lib.write(old, slots, new)
+                    for old, new in zip(cache, (key, value)))
     mixed = attention_lib.attend(query, key, value, mask).reshape(batch, length, -1)
-    return _dense(spec, spec.width, "o", scale=spec.residual_scale)(mixed)
+    return _dense(spec, spec.width, "o", scale=spec.residual_scale)(mixed), (key, value)
 
 
 class _Mlp(nn.Module):
@@ -244,7 +247,7 @@ class _Block(nn.Module):
   spec: Transformer
 
   @nn.compact
-  def __call__(self, x, condition, mask, rope):
+  def __call__(self, x, condition, mask, rope, cache, slots):
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
     if condition is None:
       modulation = ((0.0, 0.0, 1.0),) * 2
@@ -255,14 +258,15 @@ class _Block(nn.Module):
 
     def branch(name, layer, x, shift, scale, gate):
       y = _norm(spec, f"{name}_norm")(x)
-      y = layer((y * (1 + scale) + shift).astype(dtype) if condition is not None
-                else y.astype(dtype))
-      return x + (gate * y).astype(dtype) if condition is not None else x + y
+      y, *rest = layer((y * (1 + scale) + shift).astype(dtype) if condition is not None
+                       else y.astype(dtype))
+      return x + (gate * y).astype(dtype) if condition is not None else x + y, *rest
 
-    x = branch("attention", lambda y: _Attention(spec, name="attention")(y, mask, rope), x,
-               *modulation[0])
-    x = branch("mlp", _Mlp(spec, name="mlp"), x, *modulation[1])
-    return sharding.constrain(x, "batch", "sequence", None), None
+    x, memory = branch(
+        "attention", lambda y: _Attention(spec, name="attention")(y, mask, rope, cache, slots), x,
+        *modulation[0])
+    x, = branch("mlp", lambda y: (_Mlp(spec, name="mlp")(y),), x, *modulation[1])
+    return sharding.constrain(x, "batch", "sequence", None), memory if cache is not None else None
 
 
 class _TimeEmbedding(nn.Module):
@@ -297,21 +301,25 @@ class _Module(nn.Module):
     if spec.remat != "none":
       block = nn.remat(block, prevent_cse=not spec.scan_layers, policy=REMAT[spec.remat])
     self.layers = nn.scan(
-        block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
-        length=spec.num_layers, unroll=1 if spec.scan_layers else spec.num_layers)(spec)
+        block, variable_axes={"params": 0}, split_rngs={"params": True},
+        in_axes=(nn.broadcast,) * 3 + (0, nn.broadcast), length=spec.num_layers,
+        unroll=1 if spec.scan_layers else spec.num_layers)(spec)
     self.final_norm = _norm(spec, None)
     if not spec.tied:
       self.lm_head = _Head(spec)
     elif spec.head_bias:
       self.lm_head = _Head(spec, has_kernel=False)
 
-  def __call__(self, tokens, *, attention, positions=None, segment_ids=None, time=None):
+  def __call__(self, tokens, *, attention, positions=None, segment_ids=None, time=None,
+               cache=None, slots=None):
     spec = self.spec
-    length = tokens.shape[1]
+    length = cache[0].shape[2] if cache else tokens.shape[1]
     if length > spec.max_length:
       raise ValueError(f"a row of {length} tokens exceeds network.max_length {spec.max_length}.")
     if positions is None:
       positions = jnp.arange(length)[None]
+    mask = attention_lib.visible(attention, positions, segment_ids, slots)
+    positions = attention_lib.at_slots(positions, slots)
     x = self._look_up(self.embed, tokens, "tensor")
     if spec.position == "learned":
       x = x + self._look_up(self.position_embed, positions, None)
@@ -319,9 +327,9 @@ class _Module(nn.Module):
     rope = (positions_lib.rope_tables(positions, spec.per_head, spec.rope_theta)
             if spec.position == "rope" else None)
     condition = self._condition(time)
-    mask = attention_lib.visible(attention, length, segment_ids)
-    x, _ = self.layers(x, condition, mask, rope)
-    return self.final_norm(x).astype(jnp.dtype(spec.dtype))
+    x, memory = self.layers(x, condition, mask, rope, cache, slots)
+    hidden = self.final_norm(x).astype(jnp.dtype(spec.dtype))
+    return hidden if cache is None else (hidden, memory)
 
   def _look_up(self, embed, index, rows_axis):
     # From a table whose width is cut (fsdp), XLA replicates the rows of the whole batch.

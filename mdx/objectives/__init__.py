@@ -1,6 +1,6 @@
 """Objectives: pure losses in the draw-then-score form.
 
-Contents: OBJECTIVES, build.
+Contents: OBJECTIVES, build, POLICIES, build_policy.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ from mdx import config as config_lib
 from mdx import types
 from mdx.objectives import ar
 from mdx.objectives import diffusion
+from mdx.objectives import grpo
+from mdx.objectives import mdpo
 from mdx.objectives import mlm
 
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
     "mlm": mlm.MaskedLM,
     "diffusion": diffusion.MaskedDiffusion,
+}
+POLICIES = {
+    "mdpo": mdpo.MDPO,
+    "diffu_grpo": grpo.DiffuGRPO,
+    "wd1": grpo.WeightedLikelihood,
+    "coupled_grpo": grpo.CoupledGRPO,
 }
 
 
@@ -33,3 +41,20 @@ def build(cfg: Mapping[str, Any], network: types.Network, tokenizer: Any) -> typ
   """
   return config_lib.build(OBJECTIVES, cfg, what="objective", network=network,
                           mask_id=tokenizer.mask_id)
+
+
+def build_policy(cfg: Mapping[str, Any], model: types.Objective, tokenizer: Any,
+                 **rollout: Any) -> types.Objective:
+  """Builds the policy loss of an RL config.
+
+  Args:
+    cfg: `config.objective`: `name` and fields of the dataclass.
+    model: the objective that the model was trained with.
+    tokenizer: gives the special ids.
+    **rollout: what the rollouts fix: `group_size` and `temperature`.
+
+  Raises:
+    ValueError: as `build`.
+  """
+  return config_lib.build(POLICIES, cfg, what="objective", model=model, mask_id=tokenizer.mask_id,
+                          eos_id=tokenizer.eos_id, **rollout)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.networks import attention as attention_lib
-from mdx.networks import heads
+from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
 
 
@@ -53,7 +53,10 @@ class AutoRegressive(types.Objective):
     """Sum of -log p(x_i | x_<i) over the rows."""
     del context
     tokens, is_target = batch["tokens"], mask_lib.allowed_positions(batch)
-    hidden = self._encode(params, tokens, batch.get("positions"), batch.get("segment_ids"))
+    segments = batch.get("segment_ids")
+    hidden = self.network.encode(params["model"], self._previous(tokens, segments),
+                                 attention=self.visibility, positions=batch.get("positions"),
+                                 segment_ids=segments)
     losses = targets_lib.target_losses(self.network, params["model"], hidden, tokens, is_target,
                                        blocked=self.mask_id)
     rows = losses.sum(axis=1)
@@ -62,16 +65,20 @@ class AutoRegressive(types.Objective):
     metrics = {"nats_per_token": (total, count.sum())}
     return {"nll": total}, types.Aux(metrics, {"nll": rows, "count": count}, {})
 
-  def denoise(self, params, canvas, noise_level):
-    """Logits float32 [B, L, V] of each token given those before it."""
-    del noise_level
-    hidden = self._encode(params, canvas, None, None)
-    return heads.block_columns(self.network.head(params["model"], hidden, "lm"), self.mask_id)
+  def denoise(self, params, request):
+    """Logits of each token given those before it; see `types.Request`."""
+    previous = self._previous(request.tokens, request.segment_ids)
+    return reading.logits_at(self.network, params["model"], request, tokens=previous,
+                             attention=self.visibility, time=None, blocked=self.mask_id)
 
-  def _encode(self, params, tokens, positions, segments):
+  @property
+  def visibility(self):
+    """The attention value."""
+    return attention_lib.Causal()
+
+  def _previous(self, tokens, segments):
     previous = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=self.mask_id)
-    if segments is not None:
-      starts = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-      previous = jnp.where(starts, self.mask_id, previous)
-    return self.network.encode(params["model"], previous, attention=attention_lib.Causal(),
-                               positions=positions, segment_ids=segments)
+    if segments is None:
+      return previous
+    starts = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    return jnp.where(starts, self.mask_id, previous)

@@ -23,7 +23,7 @@ from mdx.corruption import replace as replace_lib
 from mdx.corruption import schedule as schedule_lib
 from mdx.corruption import time as time_lib
 from mdx.networks import attention as attention_lib
-from mdx.networks import heads
+from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
 from mdx.utils import rng
 
@@ -47,8 +47,12 @@ class MaskedDiffusion(types.Objective):
   no clipping at t = 0, and a smaller variance.
 
   Attributes:
-    network: the model, read with full attention.
+    network: the model.
     mask_id: id of the mask token.
+    attention: dict(name="full"), or "block_causal" with a `block_length`: one noisy
+      stream whose blocks see the blocks before them, which allows an exact cache.
+    mask_column: whether the mask id keeps its column in the softmax, as in LLaDA; by
+      default it gets probability 0 (MDLM).
     schedule: dict(name="linear" | "cosine" | "polynomial", eps=..., power=...).
     time: draw of t: "independent", "stratified" or "lattice" (global batch).
     mask_draw: "bernoulli" or "exact_count".
@@ -62,6 +66,8 @@ class MaskedDiffusion(types.Objective):
   """
   network: types.Network
   mask_id: int
+  attention: Any = dataclasses.field(default_factory=lambda: {"name": "full"})
+  mask_column: bool = False
   schedule: Any = dataclasses.field(default_factory=lambda: dict(_LINEAR))
   time: str = "lattice"
   mask_draw: str = "bernoulli"
@@ -77,7 +83,7 @@ class MaskedDiffusion(types.Objective):
       if getattr(self, field) not in choices:
         raise ValueError(f"objective.{field} is {getattr(self, field)!r}; choose from "
                          f"{', '.join(choices)}.")
-    self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
+    self.alpha, self.visibility  # pylint: disable=pointless-statement  (checks them)
     if self.mask_draw == "exact_count" and self.schedule["name"] != "linear":
       raise ValueError("objective.mask_draw exact_count draws the count uniformly, which is the "
                        f"linear schedule; got {self.schedule['name']!r}. Use bernoulli.")
@@ -121,13 +127,13 @@ class MaskedDiffusion(types.Objective):
     del context
     allowed, is_masked = mask_lib.allowed_positions(batch), batch["is_masked"]
     hidden = self.network.encode(params["model"], batch["noisy_tokens"],
-                                 attention=attention_lib.Full(), positions=batch.get("positions"),
+                                 attention=self.visibility, positions=batch.get("positions"),
                                  segment_ids=batch.get("segment_ids"), time=batch["noise_level"])
     losses = targets_lib.target_losses(self.network, params["model"], hidden, batch["tokens"],
                                        is_masked, rate=self.alpha.mean_mask_prob,
                                        spread=self._rate_spread,
                                        is_binomial=self.mask_draw == "bernoulli",
-                                       blocked=self.mask_id)
+                                       blocked=self._blocked)
     plain = losses.sum(axis=1)
     bound = plain * batch["token_weight"]
     total = (bound if self.weighting == "elbo" else plain).sum()
@@ -137,11 +143,20 @@ class MaskedDiffusion(types.Objective):
                "masked_nats": (plain.sum(), is_masked.sum(dtype=jnp.float32))}
     return {"elbo": total}, types.Aux(metrics, {"nll": rows, "count": num_tokens}, {})
 
-  def denoise(self, params, canvas, noise_level):
-    """Logits float32 [B, L, V] of the clean tokens of a canvas [B, L]."""
-    hidden = self.network.encode(params["model"], canvas, attention=attention_lib.Full(),
-                                 time=noise_level)
-    return heads.block_columns(self.network.head(params["model"], hidden, "lm"), self.mask_id)
+  def denoise(self, params, request):
+    """Logits of the clean tokens; see `types.Request`."""
+    return reading.logits_at(self.network, params["model"], request, tokens=request.tokens,
+                             attention=self.visibility, time=request.noise_level,
+                             blocked=self._blocked)
+
+  @property
+  def visibility(self):
+    """The attention value."""
+    return config_lib.build(attention_lib.ATTENTIONS, self.attention, what="attention")
+
+  @property
+  def _blocked(self) -> int | None:
+    return None if self.mask_column else self.mask_id
 
   @property
   def _clipped_nats(self) -> float:

@@ -18,6 +18,7 @@ from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
 from mdx.networks import attention as attention_lib
+from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
 from mdx.utils import rng
 
@@ -81,7 +82,7 @@ class MaskedLM(types.Objective):
     del context
     is_target = batch["is_target"]
     hidden = self.network.encode(params["model"], batch["noisy_tokens"],
-                                 attention=attention_lib.Full(),
+                                 attention=self.visibility,
                                  positions=batch.get("positions"),
                                  segment_ids=batch.get("segment_ids"))
     losses = targets_lib.target_losses(self.network, params["model"], hidden, batch["tokens"],
@@ -91,3 +92,13 @@ class MaskedLM(types.Objective):
     total, count = rows.sum(), is_target.sum(axis=1, dtype=jnp.float32)
     metrics = {"masked_nats": (total, count.sum())}
     return {"mlm": total}, types.Aux(metrics, {"nll": rows, "count": count}, {})
+
+  def denoise(self, params, request):
+    """Logits of the clean tokens; see `types.Request`."""
+    return reading.logits_at(self.network, params["model"], request, tokens=request.tokens,
+                             attention=self.visibility, time=None, blocked=self.mask_id)
+
+  @property
+  def visibility(self):
+    """The attention value."""
+    return attention_lib.Full()

@@ -1,12 +1,33 @@
-"""Learning curves.
+"""Learning curves and result tables as PNG files.
 
-Contents: learning_curve.
+Contents: learning_curve, rl_curve, accuracy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
+
+
+@contextlib.contextmanager
+def _figure(path: str | os.PathLike, columns: int) -> Iterator[Sequence[Any]]:
+  """Axes side by side, saved at the end."""
+  import matplotlib  # pylint: disable=g-import-not-at-top
+  matplotlib.use("Agg")
+  from matplotlib import pyplot as plt  # pylint: disable=g-import-not-at-top
+  figure, axes = plt.subplots(1, columns, figsize=(5 * columns, 4), constrained_layout=True)
+  yield axes
+  for axis in axes:
+    axis.grid(alpha=0.3)
+  figure.savefig(path, dpi=120)
+  plt.close(figure)
+
+
+def _last_of_each_step(lines: Sequence[Mapping[str, Any]], kind: str, name: str):
+  """Points of one figure; a run that is run again repeats its own last evaluation."""
+  return list({x["step"]: x for x in lines
+               if x["kind"] == kind and x.get(name) is not None}.values())
 
 
 def learning_curve(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike, *,
@@ -19,25 +40,68 @@ def learning_curve(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike, 
     baselines: name -> bits per character, drawn as horizontal lines.
     title: of the figure.
   """
-  import matplotlib  # pylint: disable=g-import-not-at-top
-  matplotlib.use("Agg")
-  from matplotlib import pyplot as plt  # pylint: disable=g-import-not-at-top
   train = [x for x in lines if x["kind"] == "train" and x.get("loss") is not None]
-  evals = [x for x in lines if x["kind"] == "eval"]
-  name = "bits_per_char" if any("bits_per_char" in x for x in evals) else "nats_per_token"
-  figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-  axes[0].plot([x["step"] for x in train], [x["loss"] for x in train], color="tab:blue", lw=1)
-  axes[0].set(xlabel="step", ylabel="training loss (nats)", title=title)
-  # The last evaluation of a step counts: a finished run that is run again repeats its own.
-  points = list({x["step"]: x for x in evals if x.get(name) is not None}.values())
-  axes[1].errorbar([x["step"] for x in points], [x[name] for x in points],
-                   yerr=[2 * (x.get(f"{name}_stderr") or 0.0) for x in points], marker="o", ms=4,
-                   color="tab:red", label="held-out (2 s.e.)")
-  for i, (label, value) in enumerate((baselines or {}).items()):
-    axes[1].axhline(value, ls="--", lw=1, color=f"C{i + 4}", label=f"{label} {value:.2f}")
-  axes[1].set(xlabel="step", ylabel=name.replace("_", " "))
-  axes[1].legend()
-  for axis in axes:
-    axis.grid(alpha=0.3)
-  figure.savefig(path, dpi=120)
-  plt.close(figure)
+  name = "bits_per_char" if any("bits_per_char" in x for x in lines) else "nats_per_token"
+  with _figure(path, 2) as axes:
+    axes[0].plot([x["step"] for x in train], [x["loss"] for x in train], color="tab:blue", lw=1)
+    axes[0].set(xlabel="step", ylabel="training loss (nats)", title=title)
+    points = _last_of_each_step(lines, "eval", name)
+    axes[1].errorbar([x["step"] for x in points], [x[name] for x in points],
+                     yerr=[2 * (x.get(f"{name}_stderr") or 0.0) for x in points], marker="o",
+                     ms=4, color="tab:red", label="held-out (2 s.e.)")
+    for i, (label, value) in enumerate((baselines or {}).items()):
+      axes[1].axhline(value, ls="--", lw=1, color=f"C{i + 4}", label=f"{label} {value:.2f}")
+    axes[1].set(xlabel="step", ylabel=name.replace("_", " "))
+    axes[1].legend()
+
+
+def rl_curve(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike, *,
+             title: str = "") -> None:
+  """Draws the rewards of rollouts and the held-out accuracy over the updates into a PNG.
+
+  Args:
+    lines: contents of `metrics.jsonl` of an RL run.
+    path: file to write.
+    title: of the figure.
+  """
+  with _figure(path, 2) as axes:
+    for name, label in (("reward", "final answer"), ("best_of_steps", "best step"),
+                        ("dead_groups", "groups without variance")):
+      points = _last_of_each_step(lines, "rollout", name)
+      axes[0].plot([x["step"] for x in points], [x[name] for x in points], lw=1, label=label)
+    axes[0].set(xlabel="update", ylabel="share of rollouts, mean reward", title=title, ylim=(0, 1))
+    points = _last_of_each_step(lines, "eval", "accuracy")
+    axes[1].errorbar([x["step"] for x in points], [x["accuracy"] for x in points],
+                     yerr=[2 * x["accuracy_stderr"] for x in points], marker="o", ms=4,
+                     color="tab:red", label="accuracy (2 s.e.)")
+    axes[1].plot([x["step"] for x in points], [x["over_denoising"] for x in points], ls="--",
+                 color="tab:orange", label="over-denoised")
+    axes[1].set(xlabel="update", ylabel="share of held-out problems", ylim=(0, 1))
+    for axis in axes:
+      axis.legend()
+
+
+def accuracy(table: Sequence[Mapping[str, Any]], path: str | os.PathLike, *,
+             title: str = "") -> None:
+  """Draws accuracy and over-denoising against the denoising steps into a PNG.
+
+  Args:
+    table: rows with model, remasking, nfe, accuracy, stderr, over_denoising.
+    path: file to write.
+    title: of the figure.
+  """
+  with _figure(path, 2) as axes:
+    for model, remasking in dict.fromkeys((x["model"], x["remasking"]) for x in table):
+      rows = [x for x in table if (x["model"], x["remasking"]) == (model, remasking)]
+      label = model + (" + RCR" if remasking == "rcr" else "")
+      style = dict(marker="o", ms=4, ls="--" if remasking == "rcr" else "-", label=label,
+                   color="tab:gray" if model == "base" else "tab:red")
+      steps = [x["nfe"] for x in rows]
+      axes[0].errorbar(steps, [x["accuracy"] for x in rows],
+                       yerr=[2 * x["stderr"] for x in rows], **style)
+      axes[1].plot(steps, [x["over_denoising"] for x in rows], **style)
+    axes[0].set(xlabel="denoising steps", ylabel="accuracy (2 s.e.)", title=title, ylim=(0, 1))
+    axes[1].set(xlabel="denoising steps", ylabel="over-denoised", ylim=(0, None))
+    for axis in axes:
+      axis.set_xscale("log", base=2)
+    axes[0].legend()

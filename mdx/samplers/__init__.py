@@ -1,6 +1,6 @@
 """Samplers: one compiled loop and the rules that plug into it.
 
-Contents: SAMPLERS, build.
+Contents: SAMPLERS, build, check.
 """
 
 from __future__ import annotations
@@ -8,12 +8,63 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from mdx import config as config_lib
+from mdx import types
+from mdx.networks import attention as attention_lib
 from mdx.samplers import ancestral
-from mdx.samplers import autoregressive
+from mdx.samplers import confidence
+from mdx.samplers import revise
 
-SAMPLERS = {"ancestral": ancestral.Ancestral, "autoregressive": autoregressive.LeftToRight}
+SAMPLERS = {
+    "ancestral": ancestral.Ancestral,
+    "first_hitting": ancestral.FirstHitting,
+    "autoregressive": ancestral.LeftToRight,
+    "confidence": confidence.Confidence,
+    "threshold": confidence.Threshold,
+    "factor": confidence.Factor,
+    "entropy_bounded": confidence.EntropyBounded,
+    "klass": confidence.Klass,
+    "hierarchical": confidence.Hierarchical,
+    "rcr": revise.RunningConfidence,
+    "remdm": revise.Remdm,
+    "token_editing": revise.TokenEditing,
+}
 
 
-def build(cfg: Mapping[str, Any], mask_id: int, **extra) -> Any:
-  """Builds a sampler from `name` and its fields."""
-  return config_lib.build(SAMPLERS, cfg, what="sampler", mask_id=mask_id, **extra)
+def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
+          eos_id: int = -1) -> Any:
+  """Builds the sampler of a config for a model.
+
+  Args:
+    cfg: `config.sampler`: `name` and fields of `decoder.Decoder`.
+    objective: what the model was trained with: its `denoise`, attention and schedule.
+    mask_id: id of the mask token.
+    eos_id: id that ends a text, -1 = none.
+
+  Raises:
+    ValueError: unknown name or field, values without meaning, or a model that cannot be
+      decoded so.
+  """
+  noise = dict(getattr(objective, "schedule", {"name": "linear"}))
+  sampler = config_lib.build(SAMPLERS, cfg, what="sampler", mask_id=mask_id, eos_id=eos_id,
+                             noise=noise)
+  check(sampler, objective)
+  return sampler
+
+
+def check(sampler: Any, objective: types.Objective) -> None:
+  """Refuses a sampler that does not fit the model; ValueError."""
+  if not hasattr(objective, "denoise"):
+    raise ValueError(f"a model trained with {type(objective).__name__} does not predict masked "
+                     "tokens, so it cannot be sampled; use a diffusion, mlm or ar checkpoint.")
+  attention = objective.visibility
+  is_causal = isinstance(attention, attention_lib.Causal)
+  if objective.generates == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
+    raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
+  if sampler.cache == "block" and not is_causal:
+    if not isinstance(attention, attention_lib.BlockCausal):
+      raise ValueError("sampler.cache block needs a block-causal or causal model; this one sees "
+                       "both ways: use prefix or dual, or none.")
+    if sampler.block % attention.block_length:
+      raise ValueError(f"sampler blocks of {sampler.block} tokens are no multiples of the "
+                       f"model's block_length {attention.block_length}, so its cache would not "
+                       "be exact; use a multiple.")

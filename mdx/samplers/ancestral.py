@@ -1,81 +1,90 @@
-"""Ancestral sampling of absorbing-state diffusion.
+"""Samplers whose order of revealing is drawn beforehand.
 
-Contents: Ancestral.
+Contents: Ancestral, FirstHitting, LeftToRight.
 
-Reference: Austin et al. 2021, arXiv:2107.03006; Shi et al. 2024,
-arXiv:2406.04329. A position is first drawn to be revealed with probability
-(alpha_s - alpha_t) / (1 - alpha_t), then its token from the model: the fused
-categorical of both loses rare tokens to float32 noise.
+In absorbing-state diffusion each place is revealed at a time of its own,
+independent of all tokens: it is masked at time t with probability 1 - alpha(t),
+so it is revealed when that falls below a uniform. Drawing the uniforms first and
+visiting only the steps at which something is revealed has the law of the
+process, without the fused categorical that loses rare tokens to float32 noise,
+and without calls that change nothing.
+
+References: Austin et al. 2021, arXiv:2107.03006; Shi et al. 2024,
+arXiv:2406.04329; Zheng et al. 2024, arXiv:2409.02908 (first hitting).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from mdx import config as config_lib
-from mdx.corruption import schedule as schedule_lib
+from mdx.samplers import decoder
 from mdx.samplers import logits as logits_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ancestral:
-  """Reveals each masked position at its random time, on a grid of `steps`.
+class FirstHitting(decoder.Decoder):
+  """Reveals one place a step, at the times of the continuous process; exact."""
 
-  Attributes:
-    mask_id: id of the mask token.
-    steps: grid points; the last one reveals what is left.
-    temperature: of the token draw; 0 is greedy.
-    schedule: dict(name=..., ...), the schedule the model was trained with.
-  """
-  mask_id: int
-  steps: int = 64
-  temperature: float = 1.0
-  schedule: Any = dataclasses.field(default_factory=lambda: {"name": "linear"})
+  counts_steps = False
 
-  def __post_init__(self):
-    if self.steps < 1:
-      raise ValueError(f"sampler.steps must be positive, got {self.steps}.")
-    if self.temperature < 0:
-      raise ValueError(f"sampler.temperature must be >= 0, got {self.temperature}.")
-    self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
+  def extras(self, state, keys):
+    """`hit`: the mask probability at which a place is revealed."""
+    return {"hit": logits_lib.uniforms(keys, state["positions"])}
+
+  def commit(self, state, proposal, keys):
+    """The place whose time comes next."""
+    del keys
+    return self._is_next(decoder.at(state["hit"], proposal.index), proposal.is_open), {}
+
+  def noise_level(self, state):
+    """The time of the event, float32 [B]."""
+    hit = jnp.where(self.wanted(state), state["hit"], 0.0)
+    return self.alpha.time(self._event(jnp.max(hit, axis=1)))
+
+  def _is_next(self, hit, is_open):
+    return decoder.best_of(hit, is_open, jnp.ones(len(hit), jnp.int32))
+
+  def _event(self, hit):
+    return hit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ancestral(FirstHitting):
+  """The D3PM posterior on a grid of `steps` equal times; the last reveals what is left."""
+
+  counts_steps = True
+
+  def _grid(self):
+    """1 - alpha at the start of every step, float32 [block_steps], descending."""
+    return self.alpha.mask_prob(1 - jnp.arange(self.block_steps) / self.block_steps)
+
+  def _cell(self, hit):
+    """The step of a place, int32 [...]: the last whose start is not below `hit`."""
+    grid = self._grid()[1:].reshape((-1,) + (1,) * hit.ndim)
+    return (grid > hit[None]).sum(axis=0)
+
+  def _is_next(self, hit, is_open):
+    cell = jnp.where(is_open, self._cell(hit), self.block_steps)
+    return is_open & (cell == jnp.min(cell, axis=1, keepdims=True))
+
+  def _event(self, hit):
+    return self._grid()[self._cell(hit)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeftToRight(decoder.Decoder):
+  """Draws the first masked place of each row, one a step (autoregressive models)."""
+
+  counts_steps = False
 
   @property
-  def alpha(self):
-    """The schedule object."""
-    return config_lib.build(schedule_lib.SCHEDULES, self.schedule, what="schedule")
+  def block(self):
+    """Every place is a block, whatever `block_length` says."""
+    return 1
 
-  def max_steps(self, length: int) -> int:
-    """Steps of the loop."""
-    del length
-    return self.steps
-
-  def init(self, canvas: jax.Array) -> dict[str, jax.Array]:
-    """State: the canvas."""
-    return {"canvas": canvas}
-
-  def active(self, state) -> jax.Array:
-    """Rows with masks left, bool [B]."""
-    return jnp.any(state["canvas"] == self.mask_id, axis=1)
-
-  def noise_level(self, state, step) -> jax.Array:
-    """t at which the network is asked, float32 [B]."""
-    return jnp.full(state["canvas"].shape[0], 1 - step / self.steps, jnp.float32)
-
-  def update(self, state, logits, keys, step) -> dict[str, jax.Array]:
-    """Reveals positions, then draws their tokens."""
-    now, then = (self.alpha.mask_prob(1 - (step + i) / self.steps) for i in (0, 1))
-    reveal_prob = jnp.where(step == self.steps - 1, 1.0, 1 - then / now)
-    split = jax.vmap(jax.random.split)(keys)
-    length = state["canvas"].shape[1]
-    uniform = jax.vmap(lambda k: jax.random.uniform(k, (length,)))(split[:, 0])
-    reveal = (state["canvas"] == self.mask_id) & (uniform < reveal_prob)
-    tokens = logits_lib.draw(split[:, 1], logits, self.temperature)
-    return {"canvas": jnp.where(reveal, tokens, state["canvas"])}
-
-  def finalize(self, state) -> jax.Array:
-    """The canvas, int32 [B, L]."""
-    return state["canvas"]
+  def commit(self, state, proposal, keys):
+    """The only place."""
+    del state, keys
+    return proposal.is_open, {}

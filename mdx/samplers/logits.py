@@ -1,10 +1,13 @@
-"""Drawing tokens from logits.
+"""From logits to proposed tokens and their confidence.
 
-Contents: draw.
+Contents: CONFIDENCES, position_keys, uniforms, draw, keep_likely, confidence, entropy.
 
-Convention: noise has a high dynamic range. With the default float32 uniforms
-a token of probability below about 1e-6 is drawn too seldom, which acts like a
-temperature below 1 (Zheng et al. 2024, arXiv:2409.02908).
+Convention: logits are float32 [B, W, V]; others are refused. The key of a draw
+depends on (seed, row, step, position), so it is the same whatever the batch,
+the padding and the places that are looked at together. Noise has a high
+dynamic range: with float32's default uniforms a token of probability below
+about 1e-6 is drawn too seldom, which acts like a temperature below 1 (Zheng
+et al. 2024, arXiv:2409.02908).
 """
 
 from __future__ import annotations
@@ -12,21 +15,95 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+CONFIDENCES = ("probability", "margin", "entropy", "random")
+_NEVER = -1e30
 
-def draw(keys: jax.Array, logits: jax.Array, temperature: float = 1.0) -> jax.Array:
-  """Draws one token per position.
+
+def position_keys(keys: jax.Array, positions: jax.Array) -> jax.Array:
+  """Keys [B, W] of positions int32 [B, W], from row keys [B]."""
+  return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(keys, positions)
+
+
+def uniforms(keys: jax.Array, positions: jax.Array) -> jax.Array:
+  """One uniform of each position, float32 [B, W]."""
+  return jax.vmap(jax.vmap(jax.random.uniform))(position_keys(keys, positions))
+
+
+def _check(logits: jax.Array) -> None:
+  if logits.dtype != jnp.float32:
+    raise ValueError(f"sampling needs float32 logits, got {logits.dtype}; cast them first.")
+
+
+def draw(keys: jax.Array, positions: jax.Array, logits: jax.Array,
+         is_greedy: bool = False) -> jax.Array:
+  """Draws one token per position from softmax(logits).
 
   Args:
     keys: typed PRNG keys [B], consumed.
-    logits: float32 [B, L, V]; other dtypes are refused.
-    temperature: 0 takes the most likely token.
+    positions: int32 [B, W].
+    logits: float32 [B, W, V].
+    is_greedy: takes the likeliest token instead.
 
   Returns:
-    int32 [B, L].
+    int32 [B, W].
   """
-  if logits.dtype != jnp.float32:
-    raise ValueError(f"sampling needs float32 logits, got {logits.dtype}; cast them first.")
-  if temperature == 0:
+  _check(logits)
+  if is_greedy:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  one = lambda key, row: jax.random.categorical(key, row / temperature, mode="high")
-  return jax.vmap(one)(keys, logits).astype(jnp.int32)
+  one = lambda key, row: jax.random.categorical(key, row, mode="high")
+  return jax.vmap(jax.vmap(one))(position_keys(keys, positions), logits).astype(jnp.int32)
+
+
+def keep_likely(logits: jax.Array, top_k: int = 0, top_p: float = 1.0) -> jax.Array:
+  """Blocks all but the likeliest tokens.
+
+  Args:
+    logits: float32 [..., V].
+    top_k: number of tokens kept, 0 = all; ties with the last are kept.
+    top_p: the smallest set of tokens of this probability is kept, 1 = all.
+  """
+  _check(logits)
+  if top_k and top_k < logits.shape[-1]:
+    logits = jnp.where(logits < jax.lax.top_k(logits, top_k)[0][..., -1:], _NEVER, logits)
+  if top_p < 1:
+    probs = jax.nn.softmax(logits, axis=-1)
+    order = jnp.flip(jnp.sort(probs, axis=-1), axis=-1)
+    needed = jnp.cumsum(order, axis=-1) - order < top_p
+    least = jnp.min(jnp.where(needed, order, 2.0), axis=-1, keepdims=True)
+    logits = jnp.where(probs < least, _NEVER, logits)
+  return logits
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+  """Entropy of softmax(logits) in nats, float32 [...]."""
+  log_probs = jax.nn.log_softmax(logits, axis=-1)
+  return -jnp.sum(jnp.exp(log_probs) * jnp.maximum(log_probs, _NEVER), axis=-1)
+
+
+def confidence(kind: str, logits: jax.Array, tokens: jax.Array, keys: jax.Array,
+               positions: jax.Array) -> jax.Array:
+  """How sure the model is of proposed tokens; larger is surer.
+
+  Args:
+    kind: "probability" of the token; "margin" between the two likeliest tokens;
+      negative "entropy" in nats; or "random", a uniform.
+    logits: float32 [B, W, V].
+    tokens: int32 [B, W].
+    keys: typed PRNG keys [B], consumed.
+    positions: int32 [B, W].
+
+  Returns:
+    float32 [B, W].
+  """
+  _check(logits)
+  if kind == "random":
+    return uniforms(keys, positions)
+  if kind == "entropy":
+    return -entropy(logits)
+  if kind == "margin":
+    best = jax.lax.top_k(logits, 2)[0]
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    likeliest = jnp.exp(best - total)
+    return likeliest[..., 0] - likeliest[..., 1]
+  picked = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+  return jnp.exp(picked - jax.nn.logsumexp(logits, axis=-1))

@@ -1,53 +1,239 @@
 """The one sampling loop.
 
-Contents: decode.
+Contents: Decoded, decode.
 
-Convention: the key of a draw depends on (seed, row, step) alone, so a row's
-text is the same in any batch and at any position of it. One `lax.while_loop`
-inside one jit; no host round trip.
+Convention: the key of a draw depends on (seed, row, step, position) alone, so a row's
+text is the same in any batch, at any place of it and behind any padding. Everything
+happens in `lax.while_loop`s inside one jit, with no host round trip.
+
+With a cache the rows of a batch go from block to block together, a row that is done
+early waiting for the others; a block begins with one call that fills the cache, and its
+other steps run a window of the row against it. What a row computes does not depend on
+how long it waits. With an exact cache a row also runs the blocks in which it has nothing
+to decode, for later blocks read them.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mdx import types
+from mdx.samplers import decoder
+from mdx.samplers import trajectory as trajectory_lib
 from mdx.utils import rng
 
+Denoise = Callable[[types.Request], Any]
 
-def decode(denoise: Callable[[jax.Array, jax.Array], jax.Array], sampler: Any, canvas: jax.Array,
-           *, key: jax.Array, row_index: jax.Array) -> tuple[jax.Array, jax.Array]:
+
+class Decoded(NamedTuple):
+  """What `decode` returns.
+
+  Attributes:
+    tokens: int32 [B, S], the filled canvas.
+    nfe: int32 [B], network calls that each row needed (two a step with guidance).
+    trajectory: the record, or None.
+  """
+  tokens: jax.Array
+  nfe: jax.Array
+  trajectory: trajectory_lib.Trajectory | None
+
+
+def decode(denoise: Denoise, sampler: Any, canvas: jax.Array, *, key: jax.Array,
+           row_index: jax.Array, positions: jax.Array | None = None,
+           segment_ids: jax.Array | None = None, start: int = 0,
+           record: str = "none") -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
-    denoise: (canvas int32 [B, L], noise level float32 [B]) -> logits float32 [B, L, V].
-    sampler: a `types.Sampler`.
-    canvas: int32 [B, L]; the sampler's mask id marks what is to be filled.
+    denoise: request -> logits float32 [B, T, V] of its targets (and the new cache).
+    sampler: a `decoder.Decoder`.
+    canvas: int32 [B, S]; the sampler's mask id marks what is to be filled.
     key: typed key of the run.
     row_index: int32 [B], the identity of each row.
+    positions: int32 [B, S] or None (0 .. S - 1); those of left-padded rows count from
+      the first token.
+    segment_ids: int32 [B, S], 0 on padding, or None.
+    start: a place at or before the first masked one of every row.
+    record: one of `trajectory.RECORDS`.
 
-  Returns:
-    The filled canvas int32 [B, L], and the number of network calls that each
-    row needed, int32 [B].
+  Raises:
+    ValueError: a record that cannot be made.
   """
+  if record not in trajectory_lib.RECORDS:
+    raise ValueError(f"record is {record!r}; choose from {', '.join(trajectory_lib.RECORDS)}.")
+  if record == "full" and sampler.cache != "none":
+    raise ValueError("record full needs the logits of every masked place at every step, which "
+                     f"cache {sampler.cache} leaves out; use cache none, or record canvas.")
   row_keys = rng.per_example(rng.stream(key, "sample"), row_index)
+  places = jnp.arange(canvas.shape[1])[None]
+  at_positions = jnp.broadcast_to(places if positions is None else positions, canvas.shape)
+  state = sampler.init(canvas, at_positions,
+                       jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys))
+  num_free = canvas.shape[1] - start
+  run = _Run(denoise=denoise, sampler=sampler, keys=row_keys, positions=positions,
+             segment_ids=segment_ids, start=start, num_free=num_free,
+             width=num_free if record == "full" else sampler.width(num_free),
+             looks_everywhere=record == "full", recorder=None if record == "none" else
+             trajectory_lib.Recorder(level=record, start=start, mask_id=sampler.mask_id,
+                                     max_steps=sampler.max_steps(num_free)))
+  carry = (state, None if run.recorder is None else run.recorder.init(canvas))
+  state, recorded = run.without_cache(carry) if sampler.cache == "none" else run.by_blocks(carry)
+  if recorded is not None:
+    recorded = recorded._replace(tokens=state["canvas"][:, start:], nfe=state["nfe"])
+  calls = state["nfe"] * (2 if sampler.guidance_scale else 1)
+  return Decoded(sampler.finalize(state), calls, recorded)
 
-  def body(carry):
-    state, step, calls = carry
-    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, step)
-    active = sampler.active(state)
-    logits = denoise(state["canvas"], sampler.noise_level(state, step))
-    new = sampler.update(state, logits, keys, step)
-    keep = lambda old, new: jnp.where(
-        active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
-    return jax.tree.map(keep, state, new), step + 1, calls + active
 
-  def proceed(carry):
-    state, step, _ = carry
-    return jnp.any(sampler.active(state)) & (step < sampler.max_steps(canvas.shape[1]))
+def _places(size: int, *chosen: jax.Array) -> jax.Array:
+  """Up to `size` places of each row, int32 [B, size], ascending, S where there are fewer.
 
-  carry = (sampler.init(canvas), jnp.int32(0), jnp.zeros(canvas.shape[0], jnp.int32))
-  state, _, calls = jax.lax.while_loop(proceed, body, carry)
-  return sampler.finalize(state), calls
+  Places of an earlier set `chosen` [B, S] come before those of a later one.
+  """
+  num_places = chosen[0].shape[1]
+  nowhere = len(chosen) * num_places
+  rank = jnp.full(chosen[0].shape, nowhere)
+  for i, among in reversed(list(enumerate(chosen))):
+    rank = jnp.where(among, i * num_places + jnp.arange(num_places)[None], rank)
+  rank = jnp.sort(rank, axis=1)[:, :size]
+  if len(chosen) == 1:
+    return rank
+  return jnp.sort(jnp.where(rank == nowhere, num_places, rank % num_places), axis=1)
+
+
+class _Run(NamedTuple):
+  """What does not change during a decode."""
+  denoise: Denoise
+  sampler: Any
+  keys: jax.Array
+  positions: jax.Array | None
+  segment_ids: jax.Array | None
+  start: int
+  num_free: int
+  width: int
+  looks_everywhere: bool
+  recorder: trajectory_lib.Recorder | None
+
+  def without_cache(self, carry):
+    """Every step reads the whole rows; every row goes at its own pace."""
+
+    def body(carry):
+      index = self._index(carry[0])
+      return self._step(carry, index, self._ask(carry[0], index), self.sampler.active(carry[0]))
+
+    return jax.lax.while_loop(lambda carry: jnp.any(self.sampler.active(carry[0])), body, carry)
+
+  def by_blocks(self, carry):
+    """A call that fills the cache at the start of each block, then windows of the rows."""
+    exact = self.sampler.cache == "block"
+
+    def block(carry):
+      pair, cache, current = carry
+      state = pair[0]
+      active, index = state["block"] == current, self._index(state)
+      slots = self._window(state, self.sampler.active(state), 2 * self.sampler.block, current - 1,
+                           current) if exact else None
+      logits, cache = self._ask(state, index, cache, slots)
+      carry = self._step(pair, index, logits, active), cache, state["canvas"]
+      sizes = self._sizes()
+      runs = [lambda carry, size=size: self._rest_of_block(carry, current, size) for size in sizes]
+      needed = jnp.max(jnp.where(active, self._tail(state, current).sum(axis=1), 0))
+      pair, cache, _ = jax.lax.switch(jnp.searchsorted(jnp.asarray(sizes), needed), runs, carry)
+      return (pair, cache, current + 1) if exact else (pair, (), jnp.min(pair[0]["block"]))
+
+    carry = carry, self._prefill(carry[0]) if exact else (), jnp.int32(0)
+    return jax.lax.while_loop(lambda c: jnp.any(self.sampler.active(c[0][0])), block, carry)[0]
+
+  def _rest_of_block(self, carry, current, size):
+    """Steps of a block after its first, on a window of `size` places."""
+
+    def body(carry):
+      pair, cache, cached = carry
+      state = pair[0]
+      active, index = state["block"] == current, self._index(state)
+      slots = self._window(state, active, size, current, current, state["canvas"] != cached)
+      logits, cache = self._ask(state, index, cache, slots)
+      cached = decoder.put(cached, slots, slots < cached.shape[1],
+                           decoder.at(state["canvas"], slots))
+      return self._step(pair, index, logits, active), cache, cached
+
+    return jax.lax.while_loop(lambda c: jnp.any(c[0][0]["block"] == current), body, carry)
+
+  def _step(self, carry, index, logits, active):
+    """Updates the active rows, and the record."""
+    state, recorded = carry
+    keys = jax.vmap(jax.random.fold_in)(self.keys, state["nfe"])
+    new, step = self.sampler.update(state, index, logits, keys)
+    keep = lambda old, new: jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+    new = jax.tree.map(keep, state, new)
+    if recorded is not None:
+      recorded = self.recorder.add(recorded, state, new, step, active)
+    return new, recorded
+
+  def _index(self, state):
+    """Places whose logits are wanted, int32 [B, W]."""
+    wanted = self.sampler.wanted(state)
+    if self.looks_everywhere:
+      wanted |= state["free"] & (state["canvas"] == self.sampler.mask_id)
+    return _places(self.width, wanted)
+
+  def _ask(self, state, index, cache=None, slots=None):
+    """Logits [B, W, V] at `index` (and the cache), with guidance if there is any."""
+    sampler, canvas = self.sampler, state["canvas"]
+    targets = index if slots is None else jax.vmap(jnp.searchsorted)(slots, index)
+    rows = dict(tokens=canvas, noise_level=sampler.noise_level(state), positions=self.positions,
+                segment_ids=self.segment_ids, targets=targets, slots=slots)
+    if sampler.guidance_scale:  # a second batch of rows, without what was given
+      blank = jnp.where(state["free"], canvas, sampler.mask_id)
+      rows = {k: None if v is None else jnp.concatenate([v, blank if k == "tokens" else v])
+              for k, v in rows.items()}
+    answer = self.denoise(types.Request(cache=cache, **rows))
+    logits, cache = (answer, None) if cache is None else answer
+    if sampler.guidance_scale:
+      given, free = jnp.split(logits, 2)
+      logits = free + (1 + sampler.guidance_scale) * (given - free)
+    return logits if cache is None else (logits, cache)
+
+  def _prefill(self, state):
+    """Keys and values of the prompts, for an exact cache; of whole rows if they are infilled."""
+    index = self._index(state)
+    cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
+                         jax.eval_shape(lambda: self._ask(state, index, ()))[1])
+    end = self.start or state["canvas"].shape[1]
+    slots = jnp.broadcast_to(jnp.arange(end)[None], (len(index), end))
+    return self._ask(state, jnp.zeros((len(index), 1), jnp.int32), cache, slots)[1]
+
+  def _window(self, state, rows, size, since, current, stale=None):
+    """Places to run against the cache, int32 [B, size]; none but in some `rows` [B].
+
+    Those whose logits are wanted, then those of the blocks from `since` on (or all that
+    follow, for a prefix cache), then `stale` ones: changed since they were run.
+    """
+    block_of = state["block_of"]
+    if self.sampler.cache == "prefix":
+      near = self._tail(state, current)
+    else:
+      near = (block_of >= since) & (block_of <= current)
+      if self.sampler.cache == "dual":
+        near &= state["free"]
+      elif self.segment_ids is not None:  # padding has the first position
+        near &= self.segment_ids != 0
+    chosen = [self.sampler.wanted(state) & (state["block"] == current)[:, None], near]
+    if self.sampler.revises and self.sampler.cache != "block":
+      chosen.append(stale)
+    slots = _places(min(size, block_of.shape[1]), *chosen)
+    return jnp.where(rows[:, None], slots, block_of.shape[1])
+
+  def _tail(self, state, current):
+    """Places from the first of the active block on, bool [B, S]."""
+    return jnp.cumsum(state["free"] & (state["block_of"] == current), axis=1) > 0
+
+  def _sizes(self) -> list[int]:
+    """Window sizes to compile, ascending."""
+    sampler, num_free = self.sampler, self.num_free
+    more = sampler.block if sampler.revises and sampler.cache != "block" else 0
+    if sampler.cache != "prefix":
+      return [sampler.block + more]
+    return sorted({-(-num_free * quarter // 4) + more for quarter in range(1, 5)})

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import jax
 import numpy as np
@@ -64,18 +64,19 @@ def place(batch: dict[str, np.ndarray], step: int, mesh: jax.sharding.Mesh) -> d
   return sharding.place_batch(dict(batch, example_index=index), mesh)
 
 
-def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.ndarray]], *,
-        start: int, intervals: Intervals, mesh: jax.sharding.Mesh, writers: metrics_lib.Writers,
+def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
+        intervals: Intervals, mesh: jax.sharding.Mesh, writers: metrics_lib.Writers,
         checkpoints: checkpoint_lib.Checkpoints, meta: dict[str, Any],
         stop: progress_lib.StopSignal,
         evaluate: Callable[[state_lib.State, int], dict[str, float]] | None = None,
-        frozen: Any = None) -> tuple[state_lib.State, float]:
+        frozen: Any = None, next_batch: Callable | None = None,
+        unit: int = 1) -> tuple[state_lib.State, float]:
   """Trains to `intervals.steps`.
 
   Args:
     state: at step `start`; donated.
     step_fn: jitted (state, batch, frozen) -> (state, metrics).
-    data: yields this process's rows; its state is checkpointed.
+    data: yields this process's rows; its state is checkpointed. None with `next_batch`.
     start: step to begin with.
     intervals: see `Intervals`.
     mesh: where batches go.
@@ -85,6 +86,10 @@ def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.n
     stop: asked before every step.
     evaluate: (state, step) -> numbers, every `eval_steps` but not at the end.
     frozen: passed to the step.
+    next_batch: (state, step) -> the global batch of a step, on the mesh; by default the
+      next one of `data`.
+    unit: steps whose batches come from one state (inner epochs of a rollout); the run is
+      evaluated, saved and stopped between units only.
 
   Returns:
     The final state, and tokens per second without compilation and evaluation.
@@ -94,6 +99,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.n
     NonFinite: a loss that is not finite, naming its step.
     OSError: a checkpoint could not be written.
   """
+  next_batch = next_batch or (lambda state, step: place(next(data), step, mesh))
   progress = progress_lib.Progress(intervals.steps, start=start,
                                    enabled=jax.process_index() == 0)
   meter = _Meter(writers, progress, intervals)
@@ -105,19 +111,21 @@ def fit(state: state_lib.State, step_fn: Callable, data: Iterator[dict[str, np.n
 
   try:
     for step in range(start, intervals.steps):
-      if evaluate and intervals.eval_steps and step > start and step % intervals.eval_steps == 0:
+      is_whole = step % unit == 0
+      if (evaluate and is_whole and intervals.eval_steps and step > start
+          and step % intervals.eval_steps == 0):
         meter.settle()
         with meter.paused():
           values = evaluate(state, step)
         writers.write(step, "eval", values)
         progress.say(f"step {step}/{intervals.steps}  held-out  " + _held_out(values))
-      stopping = stop.reached(step)
-      if stopping or (step > start and step % intervals.checkpoint_steps == 0):
+      stopping = is_whole and stop.reached(step)
+      if stopping or (is_whole and step > start and step % intervals.checkpoint_steps == 0):
         save(step)
       if stopping:
         checkpoints.wait()
         raise progress_lib.Stopped(f"stopped on a signal at step {step}; everything is saved.")
-      batch = place(next(data), step, mesh)
+      batch = next_batch(state, step)
       state, metrics = step_fn(state, batch, {} if frozen is None else frozen)
       meter.add(step, metrics, batch["tokens"].size)
       progress.update(step + 1)

@@ -1,6 +1,4 @@
-"""The sampling loop: one while loop, one trace, rows that are done are left alone."""
-
-import dataclasses
+"""The sampling loop: keys, rows, guidance, ends of text, devices; every rule with every cache."""
 
 import jax
 import jax.numpy as jnp
@@ -9,100 +7,240 @@ import pytest
 
 from mdx import samplers
 from mdx import sharding
+from mdx import types
+from mdx.networks import attention as attention_lib
 from mdx.samplers import loop
 from mdx.utils import rng
 
-MASK_ID = 0
+import driving
+
+MASK, EOS = driving.MASK_ID, driving.EOS_ID
+BOTH = driving.Memory()
+BLOCKS = driving.Memory(attention_lib.BlockCausal(4))
+# Ragged prompts behind padding, and places in the middle to be filled.
+CANVAS = np.array([
+    [0, 0, 0, 2, 4, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 6, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [3, 3, 3, 3, 3, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0], [2, 3, 0, 4, 5, 2, 3, 4, 4, 6, 0, 0, 2, 2, 0, 5],
+    [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [2] * 16], np.int32)
+PADDING = np.array([3, 5, 0, 0, 0, 0])
+SEGMENTS = (np.arange(16)[None] >= PADDING[:, None]).astype(np.int32)
+POSITIONS = np.maximum(np.arange(16)[None] - PADDING[:, None], 0).astype(np.int32)
+CANVAS = np.where(SEGMENTS, CANVAS, 5)
+IS_FREE = CANVAS == MASK
 
 
-@dataclasses.dataclass(frozen=True)
-class _CountDown:
-  """Needs as many steps as the row's first token says; records keys and steps."""
-  limit: int = 100
-
-  def max_steps(self, length):
-    return self.limit
-
-  def init(self, canvas):
-    return {"canvas": canvas, "left": canvas[:, 0], "drawn": jnp.zeros(len(canvas)),
-            "level": jnp.zeros(len(canvas))}
-
-  def active(self, state):
-    return state["left"] > 0
-
-  def noise_level(self, state, step):
-    return jnp.full(len(state["left"]), 1.0 * step)
-
-  def update(self, state, logits, keys, step):
-    draw = jax.vmap(jax.random.uniform)(keys)
-    return {"canvas": state["canvas"] + 10, "left": state["left"] - 1,
-            "drawn": state["drawn"] + draw, "level": logits[:, 0, 0]}
-
-  def finalize(self, state):
-    return jnp.concatenate([state["canvas"] * 1.0, state["drawn"][:, None],
-                            state["level"][:, None]], axis=1)
+def _sampler(objective=BOTH, name="confidence", **fields):
+  return driving.build(objective, name=name, **dict(gen_length=12, block_length=4, steps=6) | fields)
 
 
-def _level_as_logits(canvas, level):
-  return jnp.broadcast_to(level[:, None, None], canvas.shape + (3,))
+def _decode(sampler, objective=BOTH, rows=slice(None), **kwargs):
+  index = np.arange(6)[rows]
+  return driving.decode(objective.denoise, sampler, CANVAS[rows], row_index=index,
+                        positions=POSITIONS[rows], segment_ids=SEGMENTS[rows], **kwargs)
 
 
-def _run(canvas, row_index, limit=100, denoise=_level_as_logits):
-  return loop.decode(denoise, _CountDown(limit), jnp.asarray(canvas), key=rng.root(0),
-                     row_index=jnp.asarray(row_index))
+_MATRIX = [(name, cache) for name in samplers.SAMPLERS for cache in ("none", "dual", "block")] + [
+    (name, "prefix") for name in ("confidence", "rcr", "remdm", "token_editing")]
 
 
-def test_rows_that_are_done_are_left_alone():
-  out, calls = _run([[0, 5], [3, 5], [1, 5]], [0, 1, 2])
-  np.testing.assert_array_equal(out[:, :2], [[0, 5], [33, 35], [11, 15]])
-  np.testing.assert_array_equal(calls, [0, 3, 1])
-  np.testing.assert_array_equal(out[:, 3], [0, 2, 0])  # the noise level of its last step
+@pytest.mark.parametrize("name,cache", _MATRIX)
+def test_every_rule_ends_fills_what_is_free_and_nothing_else(name, cache):
+  objective = BLOCKS if cache == "block" else BOTH
+  if name == "autoregressive" and cache == "block":
+    objective = driving.Memory(attention_lib.Causal())
+  sampler = _sampler(objective, name, cache=cache, threshold=0.5)
+  decoded = _decode(sampler, objective)
+  np.testing.assert_array_equal(decoded.tokens[~IS_FREE], CANVAS[~IS_FREE])
+  assert np.all(decoded.tokens[IS_FREE] != MASK)
+  assert np.all(decoded.nfe <= sampler.max_steps(16)) and decoded.nfe[5] == 0
+  assert np.all(decoded.nfe[:5] >= 1)
+  # The rows in another order.
+  order = np.array([3, 5, 0, 4, 2, 1])
+  other = _decode(sampler, objective, order)
+  np.testing.assert_array_equal(other.tokens, decoded.tokens[order])
+  np.testing.assert_array_equal(other.nfe, decoded.nfe[order])
 
 
-def test_the_loop_stops_at_the_samplers_limit():
-  out, calls = _run([[7, 0]], [0], limit=4)
-  np.testing.assert_array_equal(calls, [4])
-  assert out[0, 0] == 47
+@pytest.mark.parametrize("cache", ["none", "dual"])
+@pytest.mark.parametrize("name", ["ancestral", "rcr", "threshold"])
+def test_a_rows_text_is_the_same_alone_and_without_padding(name, cache):
+  sampler = _sampler(name=name, cache=cache, confidence="random" if name == "rcr" else "margin")
+  together = _decode(sampler)
+  for row in (0, 1, 3):
+    pad = PADDING[row]
+    alone = driving.decode(BOTH.denoise, sampler, CANVAS[row:row + 1, pad:], row_index=[row])
+    np.testing.assert_array_equal(together.tokens[row, pad:], alone.tokens[0])
+    assert together.nfe[row] == alone.nfe[0]
 
 
-def test_keys_depend_on_row_and_step_alone():
-  out, _ = _run([[2, 0], [4, 0], [2, 0]], [5, 6, 7])
-  alone, _ = _run([[4, 0]], [6])
-  np.testing.assert_array_equal(out[1], alone[0])
-  drawn = np.asarray(out[:, 2])
-  assert len(np.unique(drawn)) == 3  # rows differ
-  once, _ = _run([[1, 0]], [6])
-  assert drawn[1] != 4 * once[0, 2]  # steps differ
+def test_rows_and_seeds_differ():
+  sampler = _sampler()
+  canvas = np.zeros((30, 16))
+  tokens = driving.decode(BOTH.denoise, sampler, canvas).tokens
+  assert len(np.unique(tokens, axis=0)) > 25
+  other = driving.decode(BOTH.denoise, sampler, canvas, seed=1).tokens
+  assert (tokens != other).any(axis=1).mean() > 0.8
+  moved = driving.decode(BOTH.denoise, sampler, canvas, row_index=np.arange(1, 31)).tokens
+  np.testing.assert_array_equal(tokens[1:], moved[:-1])
 
 
-def test_decoding_is_one_while_loop_and_one_trace_of_the_network():
+def test_decoding_is_one_while_loop_and_the_network_is_traced_once():
   traces = []
 
-  def denoise(canvas, level):
+  def denoise(request):
     traces.append(1)
-    return _level_as_logits(canvas, level)
+    return BOTH.denoise(None, request)
 
-  decode = jax.jit(lambda canvas, index: _run(canvas, index, denoise=denoise))
+  sampler = _sampler()
+  decode = jax.jit(lambda canvas, index: loop.decode(
+      denoise, sampler, canvas, key=rng.root(0), row_index=index).tokens)
   for first in (0, 40):
-    decode(jnp.array([[2, 0], [5, 0]]), first + jnp.arange(2))
-  assert decode._cache_size() == 1 and len(traces) <= 2
-  jaxpr = jax.make_jaxpr(lambda canvas: _run(canvas, jnp.arange(2)))(jnp.array([[2, 0], [5, 0]]))
+    decode(jnp.asarray(CANVAS), first + jnp.arange(6))
+  assert decode._cache_size() == 1 and len(traces) == 1
+  jaxpr = jax.make_jaxpr(lambda canvas: loop.decode(
+      denoise, sampler, canvas, key=rng.root(0), row_index=jnp.arange(6)).tokens)(CANVAS)
   assert [e.primitive.name for e in jaxpr.eqns].count("while") == 1
 
 
-def test_eight_devices_decode_what_one_does():
-  canvas, index = np.arange(32).reshape(16, 2) % 5, np.arange(16)
-  one, calls = jax.jit(_run)(canvas, index)
-  mesh = sharding.make_mesh({"data": 8})
-  jax.set_mesh(mesh)
-  placed = sharding.place_batch({"canvas": canvas, "index": index}, mesh)
-  eight, eight_calls = jax.jit(_run)(placed["canvas"], placed["index"])
-  np.testing.assert_array_equal(one, eight)
-  np.testing.assert_array_equal(calls, eight_calls)
+def test_coarse_logits_are_refused():
+  coarse = lambda request: BOTH.denoise(None, request).astype(jnp.bfloat16)
+  with pytest.raises(ValueError, match="float32 logits, got bfloat16"):
+    loop.decode(coarse, _sampler(), jnp.asarray(CANVAS), key=rng.root(0), row_index=jnp.arange(6))
 
 
-def test_samplers_are_built_by_name():
-  sampler = samplers.build({"name": "ancestral", "steps": 3}, MASK_ID)
-  assert sampler.steps == 3 and sampler.mask_id == MASK_ID
-  with pytest.raises(ValueError, match="choose from ancestral, autoregressive"):
-    samplers.build({"name": "beam"}, MASK_ID)
+@pytest.mark.parametrize("name", ["threshold", "factor", "entropy_bounded", "klass", "hierarchical",
+                                  "rcr"])
+def test_a_model_that_says_nan_does_not_hang(name):
+  decoded = _decode(_sampler(name=name), _Broken)
+  assert np.all(decoded.tokens[IS_FREE] != MASK)
+
+
+class _Broken:
+  """A model that has diverged."""
+
+  @staticmethod
+  def denoise(params, request):
+    """NaN."""
+    return BOTH.denoise(params, request) * jnp.nan
+
+
+def test_guidance_is_u_plus_one_plus_w_times_c_minus_u():
+  scale, places = 1.5, np.broadcast_to(np.arange(16), (6, 16))
+  ask = lambda tokens: np.asarray(BOTH.denoise(None, _request(tokens, places)))
+  given, blank = ask(CANVAS), ask(np.where(SEGMENTS, MASK, CANVAS) * 0)
+  wanted = blank + (1 + scale) * (given - blank)
+  wanted[..., MASK] = -np.inf
+  sampler = _sampler(temperature=0.0, guidance_scale=scale, block_length=0, steps=1)
+  decoded = _decode(sampler)
+  np.testing.assert_array_equal(decoded.tokens[IS_FREE], wanted.argmax(axis=2)[IS_FREE])
+  np.testing.assert_array_equal(decoded.nfe, [2, 2, 2, 2, 4, 0])  # two calls a step
+  plain = _decode(_sampler(temperature=0.0, block_length=0, steps=1))
+  assert (plain.tokens != decoded.tokens).any() and plain.nfe[0] == 1
+
+
+def _request(tokens, targets):
+  return types.Request(jnp.asarray(tokens), jnp.zeros(len(tokens)), jnp.asarray(POSITIONS),
+                       jnp.asarray(SEGMENTS), jnp.asarray(targets))
+
+
+def test_guidance_with_a_cache_keeps_a_second_one():
+  # One step a block: the first call of a block is a full pass, with or without a cache.
+  fields = dict(guidance_scale=0.7, steps=3, temperature=0.0)
+  plain, dual = _decode(_sampler(**fields)), _decode(_sampler(**fields, cache="dual"))
+  np.testing.assert_array_equal(plain.tokens, dual.tokens)
+  fields["steps"] = 12
+  plain = _decode(_sampler(BLOCKS, **fields), BLOCKS)
+  exact = _decode(_sampler(BLOCKS, **fields, cache="block"), BLOCKS)
+  # Blocks of the model begin at the first token, those of the plain decode at the first mask.
+  np.testing.assert_array_equal(plain.tokens[4, :4] != MASK, True)
+  np.testing.assert_array_equal(plain.nfe[5], exact.nfe[5])
+
+
+def _scripted(tokens, probs, length=8):
+  """A model that gives place i the token `tokens[i]` with probability `probs[i]`."""
+  logits = np.full((length, driving.VOCAB), -20.0, np.float32)
+  rest = np.log((1 - np.asarray(probs)) / (driving.VOCAB - 2))
+  logits[:, 1:] = rest[:, None]
+  logits[np.arange(length), tokens] = np.log(probs)
+  return lambda params, request: jnp.asarray(logits)[request.targets]
+
+
+def _eos(eos="allow", eos_stop="never", name="confidence", steps=8, block_length=0, record="canvas",
+         tokens=(2, 3, EOS, 4, 5, 6, 2, 3), probs=(.6, .7, .9, .5, .55, .45, .8, .4)):
+  sampler = driving.build(BOTH, name=name, gen_length=8, steps=steps, block_length=block_length,
+                          temperature=0.0, eos=eos, eos_stop=eos_stop, threshold=0.42,
+                          entropy_bound=5.0)
+  decoded = driving.decode(_scripted(tokens, probs), sampler, np.zeros((1, 8)), record=record)
+  return decoded.tokens[0], decoded.nfe[0], decoded.trajectory
+
+
+def test_a_forbidden_end_of_text_is_never_drawn_and_its_probability_goes_to_the_others():
+  tokens, _, record = _eos("forbid")
+  assert EOS not in tokens
+  assert record.confidence[0, 2] == pytest.approx(0.2, abs=1e-3)  # of five equal ones
+  assert record.step[0, 2] > record.step[0, 6]  # no longer the surest
+
+
+@pytest.mark.parametrize("name", ["confidence", "threshold", "entropy_bounded", "rcr"])
+def test_the_last_end_of_text_is_committed_when_nothing_else_is_left(name):
+  _, _, first = _eos("allow", name=name)
+  _, _, last = _eos("last", name=name)
+  step = last.step[0]
+  assert step[2] > np.delete(step, 2).max() and first.step[0, 2] == first.step[0].min()
+  assert last.confidence[0, 2] == pytest.approx(0.9, abs=1e-3)  # recorded as it is
+
+
+@pytest.mark.parametrize("eos_stop,expected,nfe", [
+    # Order of the confidences: 2, 6, 1, 0: then nothing before the end of text is masked.
+    ("row", [2, 3, EOS, EOS, EOS, EOS, 2, EOS], 4), ("never", [2, 3, EOS, 4, 5, 6, 2, 3], 8)])
+def test_a_row_stops_once_its_end_of_text_is_settled(eos_stop, expected, nfe):
+  tokens, calls, record = _eos(eos_stop=eos_stop)
+  np.testing.assert_array_equal(tokens, expected)
+  assert calls == nfe
+  if eos_stop == "row":
+    np.testing.assert_array_equal(record.step[0], [3, 2, 0, 3, 3, 3, 1, 3])
+    np.testing.assert_array_equal(record.confidence[0, [3, 4, 5, 7]], 0)  # not drawn
+
+
+def test_a_block_stops_and_the_next_one_goes_on():
+  tokens, calls, _ = _eos(eos_stop="block", block_length=4)
+  np.testing.assert_array_equal(tokens, [2, 3, EOS, EOS, 5, 6, 2, 3])
+  assert calls == 3 + 4
+  tokens, calls, _ = _eos(eos_stop="row", block_length=4)
+  np.testing.assert_array_equal(tokens, [2, 3] + [EOS] * 6)
+  assert calls == 3
+
+
+@pytest.mark.parametrize("name", ["remdm", "rcr"])
+def test_a_stop_ends_the_rules_that_revise_too(name):
+  tokens, calls, record = _eos(name=name, eos_stop="row", tokens=(EOS,) * 8, probs=(.9,) * 8)
+  assert np.all(tokens == EOS) and calls < 8
+  assert np.count_nonzero(record.confidence[0]) < 8  # what was masked again and filled has none
+
+
+def _tokens_on(mesh_axes, sampler, objective, params, canvas, index):
+  mesh = sharding.make_mesh(mesh_axes)
+  with jax.set_mesh(mesh):
+    placed = sharding.place_batch({"canvas": canvas, "index": index}, mesh)
+    shapes = jax.tree.map(lambda x, s: jax.device_put(x, jax.sharding.NamedSharding(mesh, s)),
+                          params["model"], sharding.specs(params["model"], mesh))
+    run = jax.jit(lambda params, canvas, index: loop.decode(
+        lambda request: objective.denoise({"model": params}, request), sampler, canvas,
+        key=rng.root(0), row_index=index, start=4), compiler_options=driving._QUICK)
+    return jax.device_get(run(shapes, placed["canvas"], placed["index"]))
+
+
+@pytest.mark.parametrize("axes,fields", [
+    ({"data": 8}, dict(name="ancestral")), ({"data": 8}, dict(name="threshold", cache="prefix")),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, dict(name="rcr", cache="dual"))])
+def test_eight_devices_decode_what_one_does(axes, fields):
+  objective, params = driving.model(vocab_multiple=8)
+  sampler = _sampler(objective, **fields, threshold=0.3)
+  canvas = np.concatenate([np.random.default_rng(0).integers(2, 7, (16, 4)),
+                           np.full((16, 12), MASK)], axis=1).astype(np.int32)
+  index = np.arange(16, dtype=np.int32)
+  one = driving.decode(objective.denoise, sampler, canvas, params=params, start=4)
+  eight = _tokens_on(axes, sampler, objective, params, canvas, index)
+  # Sums in another order may turn a near tie; then the rest of the row differs.
+  equal = (one.tokens == eight.tokens).all(axis=1)
+  assert equal.sum() >= 15 and np.array_equal(one.nfe[equal], eight.nfe[equal])

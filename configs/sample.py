@@ -1,0 +1,41 @@
+r"""Sampling: prompts in, text out, from any checkpoint.
+
+Without a checkpoint it first trains the small model of configs/diffusion.py under
+`workdir/base` (2 minutes on 2 cores; reused next time), then samples in seconds.
+  python -m mdx.main --config=configs/sample.py --workdir=runs/sample --config.show=true
+  python -m mdx.main --config=configs/sample.py --workdir=runs/sample2 \
+    --config.init.checkpoint=runs/diffusion --config.prompts='It was' \
+    --config.sampler.name=confidence --config.sampler.temperature=0.5
+Writes samples.jsonl (a row a line) and samples.html, the denoising viewer.
+"""
+
+import dataclasses
+
+from ml_collections import config_dict
+
+from mdx.configs import diffusion
+from mdx.samplers import decoder
+
+
+def get_config(arg=None):
+  """Every field of the samplers with its default; what it means: --help, samplers.decoder."""
+  base = diffusion.get_config(arg)
+  sampler = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)
+             if f.name not in ("mask_id", "eos_id", "noise")}
+  return config_dict.ConfigDict(dict(
+      mode="sample",
+      seed=0,
+      init=dict(
+          checkpoint="",  # a run's workdir, a checkpoint, an export, a Hugging Face directory
+          params="ema",  # which weights of it: ema or raw
+          base=base),  # trained first where no checkpoint is given
+      prompts="",  # a .jsonl file with `text` or `tokens` a line, or a text; "" = no prompt
+      num_samples=4,  # rows of each prompt
+      batch_size=8,  # rows decoded together
+      sampler=dict(sampler, name=""),  # "" = the rule that suits how the model was trained
+      dtype="",  # of activations: float32 or bfloat16; "" = as in training
+      mesh=dict(base.mesh),
+      show=False,  # replay the first row in the terminal
+      viewer_rows=8,  # rows of samples.html; 0 writes none
+      animation=False,  # also samples.gif and samples.png of the first row
+  ))

@@ -1,0 +1,159 @@
+"""Task accuracy of a decoder, and what it had right on the way.
+
+Contents: Prompts, encode_prompts, score_steps, Result, evaluate.
+
+An example is *over-denoised* if the prediction of some denoising step is correct and the
+final answer is not (He et al. 2025, arXiv:2508.13148).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mdx import types
+from mdx.data import tokenizer as tokenizer_lib
+
+
+class Prompts(NamedTuple):
+  """Encoded prompts, padded on the left.
+
+  Attributes:
+    tokens: int32 [E, P].
+    lengths: int32 [E], tokens that are not padding.
+  """
+  tokens: np.ndarray
+  lengths: np.ndarray
+
+  def canvas(self, chosen: np.ndarray, gen_length: int, mask_id: int) -> dict[str, np.ndarray]:
+    """Canvases of some prompts: `canvas` [N, S], and positions and segments if any is padded."""
+    tokens, lengths = self.tokens[chosen], self.lengths[chosen]
+    width = tokens.shape[1]
+    masks = np.full((len(tokens), gen_length), mask_id, np.int32)
+    rows = {"canvas": np.concatenate([tokens, masks], axis=1)}
+    if (self.lengths < width).any():
+      place = np.arange(width + gen_length, dtype=np.int32)[None]
+      begin = (width - lengths)[:, None]
+      rows |= {"segment_ids": (place >= begin).astype(np.int32),
+               "positions": np.maximum(place - begin, 0).astype(np.int32)}
+    return rows
+
+
+def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
+                   max_length: int = 0) -> Prompts:
+  """Encodes prompts to the length of the longest.
+
+  Args:
+    texts: the prompts.
+    tokenizer: the model's.
+    max_length: most tokens of a prompt, 0 = any number.
+
+  Raises:
+    ValueError: a prompt that is too long, or that the tokenizer cannot write (a model of
+      another vocabulary).
+  """
+  try:
+    rows = [tokenizer.encode(text) for text in texts]
+  except ValueError as error:
+    raise ValueError(f"the model's tokenizer {tokenizer.name!r:.60} cannot write the prompts of "
+                     f"this task ({error}); use a checkpoint trained for it.") from None
+  lengths = np.array([len(row) for row in rows], np.int32)
+  if max_length and lengths.max() > max_length:
+    raise ValueError(f"a prompt has {lengths.max()} tokens, more than {max_length}; raise the "
+                     "limit or leave such problems out.")
+  tokens = np.full((len(rows), lengths.max()), tokenizer.pad_id, np.int32)
+  for row, ids in zip(tokens, rows):
+    row[len(row) - len(ids):] = ids
+  return Prompts(tokens, lengths)
+
+
+def completions(tokens: np.ndarray, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:
+  """Texts of answers int32 [N, G], each up to its first end of text."""
+  ended = tokens == tokenizer.eos_id
+  ends = np.where(ended.any(axis=1), ended.argmax(axis=1), tokens.shape[1])
+  return [tokenizer.decode(row[:end]) for row, end in zip(tokens, ends)]
+
+
+def score_steps(task: types.Task, examples: Sequence[dict[str, Any]],
+                tokenizer: tokenizer_lib.Tokenizer, predictions: np.ndarray,
+                nfe: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """What the verifier gives to the prediction of every step.
+
+  Equal predictions of one row are scored once: late steps often repeat one another.
+
+  Args:
+    task: the verifier.
+    examples: one a row.
+    tokenizer: makes texts of predictions.
+    predictions: int32 [N, T, G].
+    nfe: int32 [N], steps of each row.
+
+  Returns:
+    reward float32 [N, T] and correct bool [N, T]; 0 and False beyond a row's steps.
+  """
+  rows, steps, length = predictions.shape
+  taken = np.arange(steps)[None] < nfe[:, None]
+  number = np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], taken.shape)
+  keyed = np.concatenate([number[taken][:, None], predictions[taken]], axis=1)
+  unique, inverse = np.unique(keyed, axis=0, return_inverse=True)
+  scored = task.score([examples[i] for i in unique[:, 0]], completions(unique[:, 1:], tokenizer))
+  reward, correct = np.zeros((rows, steps), np.float32), np.zeros((rows, steps), bool)
+  reward[taken] = np.asarray(scored["reward"], np.float32)[inverse.reshape(-1)]
+  correct[taken] = np.asarray(scored["correct"], bool)[inverse.reshape(-1)]
+  return reward, correct
+
+
+class Result(NamedTuple):
+  """Accuracy on a set of examples.
+
+  Attributes:
+    accuracy: share of correct final answers.
+    stderr: its standard error.
+    over_denoising: share of the examples that are over-denoised.
+    reward: mean reward of the final answers.
+    nfe: mean network calls of an example.
+    num_examples: how many.
+    over_denoised: bool [num_examples], which.
+  """
+  accuracy: float
+  stderr: float
+  over_denoising: float
+  reward: float
+  nfe: float
+  num_examples: int
+  over_denoised: np.ndarray
+
+
+def evaluate(decode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], task: types.Task,
+             examples: Sequence[dict[str, Any]], tokenizer: tokenizer_lib.Tokenizer,
+             batch_size: int) -> Result:
+  """Decodes every example once and scores every step.
+
+  Args:
+    decode: indices int32 [batch_size] of examples -> predictions int32 [batch_size, T, G] of
+      every step and nfe int32 [batch_size].
+    task, examples, tokenizer: as in `score_steps`.
+    batch_size: examples decoded together; the last batch repeats the last example.
+  """
+  rewards, finals, best, calls = [], [], [], []
+  for first in range(0, len(examples), batch_size):
+    index = np.minimum(np.arange(first, first + batch_size), len(examples) - 1)
+    predictions, nfe = decode(index)
+    kept = min(batch_size, len(examples) - first)
+    reward, correct = score_steps(task, [examples[i] for i in index[:kept]], tokenizer,
+                                  predictions[:kept], nfe[:kept])
+    last = np.maximum(nfe[:kept] - 1, 0)[:, None]
+    rewards.append(np.take_along_axis(reward, last, axis=1)[:, 0])
+    finals.append(np.take_along_axis(correct, last, axis=1)[:, 0])
+    best.append(correct.any(axis=1))
+    calls.append(nfe[:kept])
+  final, best = np.concatenate(finals), np.concatenate(best)
+  accuracy = float(final.mean())
+  return Result(accuracy=accuracy, stderr=math.sqrt(accuracy * (1 - accuracy) / len(final)),
+                over_denoising=float((best & ~final).mean()),
+                reward=float(np.concatenate(rewards).mean()),
+                nfe=float(np.concatenate(calls).mean()), num_examples=len(final),
+                over_denoised=best & ~final)

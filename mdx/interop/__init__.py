@@ -1,0 +1,242 @@
+"""Hugging Face directories in and out: config.json, safetensors and the files beside them.
+
+Contents: FAMILIES, is_hf_dir, load_config, network_fields, compute_dtype, special_ids, check,
+load, save.
+
+Convention: a family is one file with a name table that serves both directions. Everything
+that can be wrong with a directory is found from config.json and file headers, before a
+tensor is read; every error is one line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any, Mapping
+
+import jax
+import numpy as np
+
+from mdx.interop import family as family_lib
+from mdx.interop import hf_llada
+from mdx.interop import safetensors
+from mdx.interop import weights
+from mdx.networks import transformer
+
+FAMILIES = {f.model_type: f for f in (hf_llada.FAMILY,)}
+CONFIG = "config.json"
+_SPECIAL_IDS = {"mask_id": "mask_token_id", "pad_id": "pad_token_id", "eos_id": "eos_token_id",
+                "bos_id": "bos_token_id"}
+# What stands beside config.json and the weights: tokenizer, chat template, the model's code.
+_BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
+
+
+def is_hf_dir(path: str | pathlib.Path) -> bool:
+  """Whether a path is (or claims to be) a model directory of Hugging Face.
+
+  A run's workdir and an exported checkpoint of ours are not: their config.json is another.
+  """
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    return False
+  if any((path / name).is_file() for name in (safetensors.FILE, safetensors.INDEX)):
+    return True
+  try:
+    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return False
+  return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
+
+
+def load_config(path: str | pathlib.Path) -> dict[str, Any]:
+  """Reads config.json.
+
+  Raises:
+    ValueError: it is missing or malformed.
+  """
+  file = pathlib.Path(path) / CONFIG
+  try:
+    config = json.loads(file.read_text(encoding="utf-8"))
+  except OSError as error:
+    raise ValueError(f"{file} cannot be read ({error.strerror}); a Hugging Face directory has "
+                     "one beside its weights.") from None
+  except ValueError as error:
+    raise ValueError(f"{file} is not JSON ({error}).") from None
+  if not isinstance(config, dict):
+    raise ValueError(f"{file} holds no object; expected the config of a model.")
+  return config
+
+
+def _family(config: Mapping[str, Any]) -> family_lib.Family:
+  kind, classes = config.get("model_type"), config.get("architectures") or []
+  found = FAMILIES.get(kind) if kind else next(
+      (f for f in FAMILIES.values() if set(classes) & set(f.architectures)), None)
+  if found is None:
+    raise ValueError(f"model_type {kind!r} (architectures {classes}) is not known; choose from "
+                     f"{', '.join(FAMILIES)}.")
+  if classes and not set(classes) & set(found.architectures):
+    raise ValueError(f"architectures {classes} of model_type {found.model_type!r} are not known; "
+                     f"expected {' or '.join(found.architectures)}.")
+  return found
+
+
+def _describe(path: str | pathlib.Path):
+  """The config of a directory, its family and the model that it describes."""
+  config = load_config(path)
+  try:
+    family = _family(config)
+    return config, family, transformer.Transformer(**family.to_fields(config))
+  except ValueError as error:
+    raise ValueError(f"{pathlib.Path(path) / CONFIG}: {error}") from None
+
+
+def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
+  """Fields of `transformer.Transformer` that config.json gives, `vocab_size` included.
+
+  Raises:
+    ValueError: an unknown model type, or an option that the transformer does not have.
+  """
+  config, family, _ = _describe(path)
+  return family.to_fields(config)
+
+
+def compute_dtype(path: str | pathlib.Path) -> str:
+  """Type to compute with that loses nothing of the stored weights.
+
+  Returns:
+    "bfloat16" if all matrices are stored so, else "float32".
+  """
+  with safetensors.Reader(path) as reader:
+    dtypes = {reader.dtype(n) for n in reader.names if len(reader.shape(n)) > 1}
+  return "bfloat16" if dtypes == {safetensors.DTYPES["BF16"]} else "float32"
+
+
+def special_ids(path: str | pathlib.Path) -> dict[str, int]:
+  """Special ids that config.json names, as arguments of `tokenizer.build`.
+
+  Of several end tokens the first counts. An id that config.json leaves open is absent.
+
+  Raises:
+    ValueError: an id is not a row of the embedding.
+  """
+  config, _, spec = _describe(path)
+  found = {}
+  for ours, theirs in _SPECIAL_IDS.items():
+    value = config.get(theirs)
+    value = value[0] if isinstance(value, list) and value else value
+    if value is None or value == -1:
+      continue
+    if not isinstance(value, int) or not 0 <= value < spec.vocab_size:
+      raise ValueError(f"{pathlib.Path(path) / CONFIG}: {theirs} {value!r} is not among the "
+                       f"{spec.vocab_size} ids of the embedding.")
+    found[ours] = value
+  return found
+
+
+def _entries(path: str | pathlib.Path, params: Any) -> dict[str, weights.Entry]:
+  _, family, spec = _describe(path)
+  return weights.entries(family, spec, params)
+
+
+def check(path: str | pathlib.Path, shapes: Any) -> None:
+  """Raises ValueError unless `path` has weights of these shapes; reads no weights."""
+  with safetensors.Reader(path) as reader:
+    weights.check(reader, _entries(path, shapes))
+
+
+def load(path: str | pathlib.Path, shapes: Any) -> Any:
+  """Loads the parameters of one network.
+
+  Args:
+    path: directory with config.json and safetensors.
+    shapes: tree of shape structs, with shardings where there is a mesh. Rows beyond the
+      model's vocabulary are zero.
+
+  Raises:
+    ValueError: see `check`.
+  """
+  with safetensors.Reader(path) as reader:
+    table = _entries(path, shapes)
+    weights.check(reader, table)
+    return weights.load(reader, table, shapes)
+
+
+def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
+         model_type: str = "", like: str | pathlib.Path = "", dtype: str = "",
+         ids: Mapping[str, int] | None = None, files: Mapping[str, str] | None = None,
+         max_shard_bytes: int = 4 * 2 ** 30) -> None:
+  """Writes a Hugging Face directory.
+
+  Args:
+    path: a new directory; appears under its name when it is complete.
+    params: parameters of one network, of any sharding. Every process of a job must call.
+    spec: its hyper-parameters.
+    model_type: key of `FAMILIES`; may be left out with `like`.
+    like: the directory that the model came from. It gives the config.json (except what
+      `spec` changes), the stored type of every tensor, and the tokenizer, chat template and
+      code beside them. A `model_type` of another family takes only the last.
+    dtype: "float32", "bfloat16" or "float16" for all tensors; "" = as in `like`, else as
+      `params`.
+    ids: special ids as `special_ids` gives them; these too replace those of `like`.
+    files: name -> text of further files (tokenizer.json), over those of `like`.
+    max_shard_bytes: size at which another file is begun.
+
+  Raises:
+    ValueError: the directory is not empty, or the family has no such model.
+    OSError: it cannot be written.
+  """
+  path = pathlib.Path(path).absolute()
+  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  if dtype not in ("", "float32", "bfloat16", "float16"):
+    raise ValueError(f"dtype is {dtype!r}; choose from float32, bfloat16, float16.")
+  old, family, _ = _describe(like) if like else ({}, None, None)
+  if family is None or model_type not in ("", family.model_type):
+    old, family = {}, _family({"model_type": model_type})
+  config = _config(family, spec, old, ids or {})
+  table = weights.entries(family, spec, params)
+  dtypes = _stored_dtypes(like) if like else {}
+  if dtype:
+    dtypes = dict.fromkeys([n for e in table.values() for n in e.names], np.dtype(dtype))
+  tensors = weights.pending(table, params, dtypes)
+  largest = max(tensors, key=lambda tensor: tensor.num_bytes)
+  config["dtype" if "dtype" in config else "torch_dtype"] = largest.dtype.name
+  if jax.process_index():
+    safetensors.write(path, tensors, is_writer=False, max_shard_bytes=max_shard_bytes)
+    return
+  temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+  try:
+    temporary.mkdir(parents=True)
+    safetensors.write(temporary, tensors, max_shard_bytes=max_shard_bytes)
+    _write_beside(temporary, like,
+                  dict(files or {}) | {CONFIG: json.dumps(config, indent=2) + "\n"})
+    temporary.replace(path)
+  except OSError as error:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise OSError(f"{path} could not be written ({error.strerror or error}); free some space, or "
+                  "give another directory.") from None
+
+
+def _stored_dtypes(path) -> dict[str, np.dtype]:
+  with safetensors.Reader(path) as reader:
+    return {name: reader.dtype(name) for name in reader.names}
+
+
+def _config(family: family_lib.Family, spec: transformer.Transformer, old: Mapping[str, Any],
+            ids: Mapping[str, int]) -> dict[str, Any]:
+  """config.json of `spec`: that of `old` where it says the same, else with our entries over it."""
+  new = family.to_config(spec)
+  if old and family.to_fields(old) == family.to_fields(old | new):
+    new = {}
+  return {**old, **new, **{_SPECIAL_IDS[key]: value for key, value in ids.items()}}
+
+
+def _write_beside(path: pathlib.Path, like, texts: Mapping[str, str]) -> None:
+  for pattern in _BESIDE if like else ():
+    for file in sorted(pathlib.Path(like).glob(pattern)):
+      if file.is_file() and file.name not in (CONFIG, safetensors.INDEX):
+        shutil.copyfile(file, path / file.name)
+  for name, text in texts.items():
+    (path / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,176 @@
+"""Tensors of a Hugging Face directory <-> our parameters, one tensor at a time.
+
+Contents: Entry, entries, check, load, pending.
+
+Convention: a block of a parameter (what one device holds of it) is read tensor by tensor,
+put on its device and forgotten, so that a model is never twice in memory. Rows that pad the
+vocabulary are ours alone: zero after import, left out on export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Mapping, Sequence
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from mdx import sharding as sharding_lib
+from mdx.interop import family as family_lib
+from mdx.interop import safetensors
+from mdx.networks import transformer
+from mdx.utils import tree
+
+_COLUMNS = 64  # of a transposed copy: three times faster than all at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+  """A parameter and its tensors.
+
+  Attributes:
+    path: of the parameter.
+    names: of its tensors: one for each layer if `stacked`, else one.
+    stacked: the parameter has a leading axis of layers.
+    transpose: the tensors are stored transposed.
+    shape: of a tensor, as the files have it.
+  """
+  path: str
+  names: tuple[str, ...]
+  stacked: bool
+  transpose: bool
+  shape: tuple[int, ...]
+
+
+def entries(family: family_lib.Family, spec: transformer.Transformer,
+            params: Any) -> dict[str, Entry]:
+  """The entry of every parameter.
+
+  Args:
+    family: whose names.
+    spec: of the model in the files; gives the rows of its vocabulary.
+    params: tree of arrays or shape structs of the model here.
+
+  Raises:
+    ValueError: the family has no such parameter, or `params` lacks one of it.
+  """
+  table, leaves = family.tensors(spec), tree.flatten(params)
+  for path in [p for p in leaves if p not in table]:
+    raise ValueError(f"parameter {path} has no tensor in models of type {family.model_type!r}; "
+                     "check the fields of config.network.")
+  found = {}
+  for path, tensor in table.items():
+    if path not in leaves:
+      raise ValueError(f"tensor {tensor.name!r} has no parameter {path} in this model; check the "
+                       "fields of config.network.")
+    stacked = "{layer}" in tensor.name
+    axes = sharding_lib.logical_axes(path, len(leaves[path].shape))
+    shape = [spec.vocab_size if axis == "vocab" else size
+             for axis, size in zip(axes, leaves[path].shape)][1 if stacked else 0:]
+    layers = range(leaves[path].shape[0]) if stacked else (0,)
+    found[path] = Entry(path=path, names=tuple(tensor.name.format(layer=i) for i in layers),
+                        stacked=stacked, transpose=tensor.transpose,
+                        shape=tuple(shape[::-1] if tensor.transpose else shape))
+  return found
+
+
+def check(reader: safetensors.Reader, table: Mapping[str, Entry]) -> None:
+  """Checks names, shapes and types against the headers; reads no tensor.
+
+  Raises:
+    ValueError: a tensor is missing, too many, of another shape or not of floats.
+  """
+  expected = {name: entry for entry in table.values() for name in entry.names}
+  missing = [name for name in expected if name not in reader.names]
+  if missing:
+    raise ValueError(f"{reader.path} lacks tensor {missing[0]!r}{_more(missing)}, which its "
+                     "config.json asks for.")
+  extra = [name for name in reader.names if name not in expected]
+  if extra:
+    raise ValueError(f"{reader.where(extra[0])}{_more(extra)} has no place in the model that "
+                     "config.json describes.")
+  for name, entry in expected.items():
+    if reader.shape(name) != entry.shape:
+      raise ValueError(f"{reader.where(name)} has shape {reader.shape(name)}; this model expects "
+                       f"{entry.shape}.")
+    reader.dtype(name)
+
+
+def _more(names: Sequence[str]) -> str:
+  return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def load(reader: safetensors.Reader, table: Mapping[str, Entry], shapes: Any) -> Any:
+  """Reads parameters onto their devices.
+
+  Args:
+    reader: files that passed `check`.
+    table: see `entries`.
+    shapes: tree of shape structs; those without a sharding go to the first device. Values
+      are cast to their types.
+  """
+  return tree.map_with_path(lambda path, leaf: _place(reader, table[path], leaf), shapes)
+
+
+def _place(reader: safetensors.Reader, entry: Entry, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+  """Makes one array, block by block; devices with the same block share its reading."""
+  sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  blocks: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+  for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
+    bounds = tuple(part.indices(size)[:2] for part, size in zip(index, leaf.shape))
+    blocks.setdefault(bounds, []).append(device)
+  buffers = []
+  for bounds, devices in blocks.items():
+    block = _read(reader, entry, bounds, leaf.dtype)
+    buffers += [jax.device_put(block, device) for device in devices]
+    jax.block_until_ready(buffers)  # the host holds one block at a time
+  return jax.make_array_from_single_device_arrays(leaf.shape, sharding, buffers)
+
+
+def _read(reader: safetensors.Reader, entry: Entry, bounds, dtype: np.dtype) -> np.ndarray:
+  """Reads the block of a parameter between bounds, a pair (start, stop) a dimension."""
+  block = np.zeros([stop - start for start, stop in bounds], dtype)
+  names, targets = entry.names, [block]
+  if entry.stacked:
+    (start, stop), *bounds = bounds
+    names, targets = names[start:stop], block
+  for name, target in zip(names, targets):
+    target, index = (target.T, bounds[::-1]) if entry.transpose else (target, bounds)
+    index = tuple(slice(min(start, size), min(stop, size))
+                  for (start, stop), size in zip(index, entry.shape))
+    value = reader.read(name, index)
+    target = target[tuple(slice(0, size) for size in value.shape)]
+    for i in range(0, len(value), _COLUMNS):
+      target[i:i + _COLUMNS] = value[i:i + _COLUMNS]
+  return block
+
+
+def pending(table: Mapping[str, Entry], params: Any,
+            dtypes: Mapping[str, np.dtype]) -> list[safetensors.Pending]:
+  """The tensors of parameters, to be fetched one at a time, blocks in order.
+
+  Args:
+    table: see `entries`.
+    params: tree of arrays, of any sharding; every process of a job must fetch.
+    dtypes: tensor name -> type to store; the parameter's own where it is silent.
+  """
+  leaves, found = tree.flatten(params), []
+  for entry in table.values():
+    leaf = leaves[entry.path]
+    for layer, name in enumerate(entry.names):
+      dtype = np.dtype(dtypes.get(name, leaf.dtype))
+      fetch = functools.partial(_fetch, leaf, entry, layer, dtype)
+      found.append((layer if entry.stacked else -1, safetensors.Pending(
+          name=name, shape=entry.shape, dtype=dtype, fetch=fetch)))
+  return [tensor for _, tensor in sorted(found, key=lambda pair: pair[0])]
+
+
+def _fetch(leaf: jax.Array, entry: Entry, layer: int, dtype: np.dtype) -> np.ndarray:
+  value = jax.lax.dynamic_index_in_dim(leaf, layer, 0, keepdims=False) if entry.stacked else leaf
+  if isinstance(value, jax.Array) and not value.is_fully_addressable:
+    value = multihost_utils.process_allgather(value, tiled=True)
+  value = np.asarray(value)
+  value = value.T if entry.transpose else value
+  return value[tuple(slice(0, size) for size in entry.shape)].astype(dtype)

@@ -1,0 +1,302 @@
+"""A checkpoint as a library: sampling and likelihood in three lines.
+
+Contents: Model, Sample, load, find_config.
+
+  model = mdx.load("runs/diffusion")
+  print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
+  print(model.log_likelihood(["a text"]))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import interop
+from mdx import samplers
+from mdx import setup as setup_lib
+from mdx import sharding
+from mdx import types
+from mdx.data import tokenizer as tokenizer_lib
+from mdx.eval import likelihood
+from mdx.report import denoising
+from mdx.samplers import batching
+from mdx.samplers import loop
+from mdx.samplers import trajectory as trajectory_lib
+from mdx.utils import host
+from mdx.utils import rng
+
+MASK = "[MASK]"  # in the text of a prompt
+
+
+class Sample(NamedTuple):
+  """One decoded row.
+
+  Attributes:
+    prompt_tokens: int32 [n], as given.
+    tokens: int32 [gen_length], the answer; of an infilled prompt all its n tokens.
+    text: the answer as text, up to the first end-of-text.
+    nfe: network calls this row needed.
+    seconds: its share of the wall time of its batch, without compilation.
+    trace: the canvas step by step, for `report.denoising`, or None.
+  """
+  prompt_tokens: np.ndarray
+  tokens: np.ndarray
+  text: str
+  nfe: int
+  seconds: float
+  trace: denoising.Trace | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+  """A trained model with what decodes and scores it.
+
+  Attributes:
+    objective: what it was trained with.
+    params: its parameters, sharded over `mesh`.
+    tokenizer: its tokenizer.
+    mesh: the device mesh.
+    max_length: longest row.
+    source: where it came from, for people.
+    config: what it was built from: network, objective, tokenizer, dtype, sharding.
+  """
+  objective: types.Objective
+  params: types.Params
+  tokenizer: tokenizer_lib.Tokenizer
+  mesh: jax.sharding.Mesh
+  max_length: int
+  source: str
+  config: Mapping[str, Any]
+  _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
+
+  def sampler(self, **fields: Any) -> Any:
+    """The decoding rule of some fields of `samplers.decoder.Decoder` and a `name`.
+
+    Without a name, the one that suits how the model was trained.
+    """
+    name = fields.pop("name", "") or self.objective.generates or "confidence"
+    return samplers.build(dict(fields, name=name), self.objective, mask_id=self.tokenizer.mask_id,
+                          eos_id=self.tokenizer.eos_id)
+
+  def encode(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
+    """Ids of a prompt: text, where "[MASK]" is a place to fill, or ids.
+
+    Raises:
+      ValueError: an id the model does not have.
+    """
+    if isinstance(prompt, str):
+      pieces = [self.tokenizer.encode(piece) for piece in prompt.split(MASK)]
+      between = np.array([self.tokenizer.mask_id], np.int32)
+      parts = [part for piece in pieces for part in (between, piece)][1:]
+      return np.concatenate(parts).astype(np.int32)
+    ids = np.asarray(prompt, np.int64).reshape(-1)
+    if ids.size and (ids.min() < 0 or ids.max() >= self.tokenizer.vocab_size):
+      raise ValueError(f"a prompt has the id {ids.max() if ids.min() >= 0 else ids.min()}; ids of "
+                       f"this model lie in [0, {self.tokenizer.vocab_size}).")
+    return ids.astype(np.int32)
+
+  def sample(self, prompts: Sequence[Any] | str | None = None, *, num_samples: int = 1,
+             seed: int = 0, batch_size: int = 8, record: str = "none", gen_length: int = 64,
+             **fields: Any) -> list[Sample]:
+    """Decodes prompts.
+
+    Args:
+      prompts: texts or id sequences; None = unconditional. One string is one prompt.
+      num_samples: rows of each prompt.
+      seed: rows of the same index and seed are the same in every batch.
+      batch_size: rows decoded together.
+      record: "none", or "canvas" for a `trace` of each row.
+      gen_length: tokens to decode.
+      **fields: `name` and fields of `samplers.decoder.Decoder`: steps, temperature, ...
+
+    Returns:
+      Rows in the order of the prompts, `num_samples` each.
+
+    Raises:
+      ValueError: a prompt or field that cannot be; before anything is compiled.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else [""] if prompts is None else prompts
+    rows = [p for prompt in prompts for p in [self.encode(prompt)] * num_samples]
+    decoded = dict(self.decode(rows, self.sampler(gen_length=gen_length, **fields), seed=seed,
+                               batch_size=batch_size, record=record))
+    return [decoded[i] for i in range(len(rows))]
+
+  def check(self, rows: Sequence[np.ndarray], sampler: Any) -> None:
+    """Raises ValueError if some rows of ids cannot be decoded."""
+    for i, row in enumerate(rows):
+      infill = bool((row == self.tokenizer.mask_id).any())
+      length = len(row) + (0 if infill else sampler.gen_length)
+      if length > self.max_length:
+        raise ValueError(f"prompt {i} has {len(row)} tokens; with sampler.gen_length "
+                         f"{sampler.gen_length} that is more than the {self.max_length} of the "
+                         "model; shorten one of them.")
+      if infill and self.objective.generates == "autoregressive":
+        raise ValueError(f"prompt {i} has masks, which an autoregressive model cannot fill from "
+                         "both sides; use a diffusion or mlm checkpoint.")
+
+  def decode(self, rows: Sequence[np.ndarray], sampler: Any, *, seed: int = 0,
+             batch_size: int = 8, record: str = "none",
+             skip: Callable[[int], bool] = lambda row: False) -> Iterator[tuple[int, Sample]]:
+    """Decodes rows of ids batch by batch; yields (index of the row, Sample).
+
+    Args:
+      rows: int32 [n] each.
+      sampler: as `self.sampler` builds.
+      seed, batch_size, record: as in `sample`.
+      skip: rows that are done already; their batch is left out when all are.
+    """
+    self.check(rows, sampler)
+    shards = sharding.num_batch_shards(self.mesh)
+    batch_size = -(-min(batch_size, len(rows)) // shards) * shards
+    tokenizer = self.tokenizer
+    for batch in batching.batches(rows, gen_length=sampler.gen_length, batch_size=batch_size,
+                                  mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id):
+      if all(skip(i) for i in batch.members):
+        continue
+      result, seconds = self._run(batch, sampler, seed, record)
+      for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
+        yield i, self._sample(rows[i], batch, result, row, length,
+                              seconds / len(batch.members))
+
+  def _run(self, batch: batching.Rows, sampler: Any, seed: int, record: str):
+    """Decodes one batch; returns host arrays and the seconds it took."""
+    arrays = {"canvas": batch.canvas, "row_index": batch.row_index}
+    if batch.positions is not None:
+      arrays |= {"positions": batch.positions, "segment_ids": batch.segment_ids}
+    arrays = sharding.place_batch(host.my_rows(arrays), self.mesh)
+
+    def run(params, key, arrays):
+      canvas = arrays["canvas"]
+      out = loop.decode(lambda request: self.objective.denoise(params, request), sampler,
+                        canvas, key=key, row_index=arrays["row_index"],
+                        positions=arrays.get("positions"), segment_ids=arrays.get("segment_ids"),
+                        start=batch.start, record=record)
+      return out
+
+    with jax.set_mesh(self.mesh):
+      name = (repr(sampler), batch.canvas.shape, batch.start, batch.positions is None, record)
+      key = rng.root(seed)
+      if name not in self._compiled:
+        self._compiled[name] = jax.jit(run).lower(self.params, key, arrays).compile()
+      began = time.monotonic()
+      result = jax.block_until_ready(self._compiled[name](self.params, key, arrays))
+      seconds = time.monotonic() - began
+      return host.fetch(result), seconds
+
+  def _sample(self, prompt, batch, result: loop.Decoded, row: int, length: int,
+              seconds: float) -> Sample:
+    infill = batch.start == 0 and len(prompt) == length
+    tokens = np.asarray(result.tokens[row, -length:] if infill else
+                        result.tokens[row, batch.start:])
+    eos = np.flatnonzero(tokens == self.tokenizer.eos_id)
+    text = self.tokenizer.decode(tokens if infill or not eos.size else tokens[:eos[0]])
+    trace = None
+    if result.trajectory is not None:
+      frames, confidence = trajectory_lib.frames(result.trajectory, row, self.tokenizer.mask_id)
+      shown = slice(frames.shape[1] - len(tokens), None)
+      trace = denoising.Trace(
+          prompt="" if infill else self.tokenizer.decode(prompt), frames=frames[:, shown],
+          confidence=confidence[:, shown],
+          is_given=~np.asarray(result.trajectory.is_free[row])[shown])
+    return Sample(prompt, tokens, text, int(result.nfe[row]), seconds, trace)
+
+  def log_likelihood(self, texts: Sequence[str], *, num_samples: int = 16,
+                     seed: int = 0) -> np.ndarray:
+    """Log-likelihood of texts in nats, float64 [N]; a lower bound for diffusion models.
+
+    Args:
+      texts: each at most as long as the model's rows.
+      num_samples: draws of the bound; ignored by models whose likelihood is exact.
+      seed: of the draws.
+
+    Raises:
+      ValueError: a text that is empty or too long, or a model without a likelihood.
+    """
+    if not self.objective.is_likelihood:
+      raise ValueError(f"a model trained with {type(self.objective).__name__} gives no likelihood "
+                       "of a text; use a diffusion or ar checkpoint.")
+    rows = [self.tokenizer.encode(text) for text in texts]
+    longest = max((len(row) for row in rows), default=0)
+    if longest > self.max_length:
+      raise ValueError(f"a text has {longest} tokens, the model's rows at most {self.max_length}.")
+    length = min(-(-longest // 16) * 16, self.max_length)
+    key = ("likelihood", num_samples, seed)
+    if key not in self._compiled:
+      self._compiled[key] = jax.jit(likelihood.make_row_nll(
+          self.objective, estimator="stratified", num_samples=num_samples, seed=seed))
+    with jax.set_mesh(self.mesh):
+      return -np.asarray(likelihood.conditional_nll(
+          self._compiled[key], self.params, [((), row) for row in rows], length=length,
+          pad_id=self.tokenizer.pad_id), np.float64)
+
+
+def find_config(path: str | pathlib.Path) -> pathlib.Path | None:
+  """The config.json of a run that a workdir, an export or one checkpoint of it belongs to."""
+  path = pathlib.Path(path)
+  return next((p / "config.json" for p in (path, *list(path.absolute().parents)[:2])
+               if (p / "config.json").is_file()), None)
+
+
+def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,
+         dtype: str = "") -> Model:
+  """Loads a model.
+
+  Args:
+    path: a run's workdir, one of its checkpoints, an export, or a Hugging Face directory.
+    params: "ema" or "raw" weights.
+    mesh: sizes of the mesh axes; default all devices on `data`.
+    dtype: of the activations; default that of training.
+
+  Raises:
+    ValueError: no such checkpoint, or one that cannot be read.
+  """
+  if not pathlib.Path(path).exists():
+    raise ValueError(f"init.checkpoint {path} does not exist; give a run's workdir, an Orbax "
+                     "checkpoint or an export.")
+  devices = sharding.make_mesh(dict(mesh or {"data": -1}))
+  if interop.is_hf_dir(path):
+    return _load_hf(path, devices, dtype)
+  file = find_config(path)
+  if file is None:
+    raise ValueError(f"{path} has no config.json, nor the directories above it; give a run's "
+                     "workdir, one of its checkpoints, or an export.")
+  try:
+    config = json.loads(file.read_text(encoding="utf-8"))["config"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}).") from None
+  config = config.get("model", config)  # of a run that fine-tuned a model
+  tokenizer = tokenizer_lib.load(file.parent)
+  return _assemble(config | ({"dtype": dtype} if dtype else {}), tokenizer, devices, str(path),
+                   lambda shapes: checkpoint_lib.load_params(str(path), shapes, params))
+
+
+def _assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
+              mesh: jax.sharding.Mesh, source: str, load_params: Callable) -> Model:
+  spec, objective = setup_lib.build_objective(config, tokenizer, mesh)
+  shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)), mesh,
+                                   config["sharding"])
+  names = ("network", "objective", "tokenizer", "dtype", "sharding")
+  return Model(objective=objective, params=load_params(shapes), tokenizer=tokenizer, mesh=mesh,
+               max_length=spec.max_length, source=source, config={k: config[k] for k in names})
+
+
+def _load_hf(path: str, mesh: jax.sharding.Mesh, dtype: str) -> Model:
+  """A model from a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
+  tokenizer = tokenizer_lib.build(str(path), **interop.special_ids(path))
+  fields = interop.network_fields(path) | {"dtype": dtype or interop.compute_dtype(path)}
+  # LLaDA's loss and decoders keep the column of the mask id.
+  config = {"network": fields | {"name": "transformer"}, "dtype": fields["dtype"],
+            "sharding": dict(sharding.DEFAULT_TABLE),
+            "objective": {"name": "diffusion", "mask_column": True},
+            "tokenizer": {"path": str(path)}}
+  return _assemble(config, tokenizer, mesh, str(path),
+                   lambda shapes: {"model": interop.load(path, shapes["model"])})

@@ -1,0 +1,157 @@
+"""What all policy-gradient losses of diffusion models share.
+
+Contents: Policy, final_reward, by_group.
+
+A batch of rollouts has, beside `tokens` [N, S] (prompt and final answer), the fields of
+a `samplers.trajectory.Trajectory` of level "full" over the last G places, and `reward`
+[N, T], the verifier's verdict on the prediction of every step. Rows of one prompt stand
+together, `group_size` of them. `prepare` turns this into R rows to score: `noisy_tokens`
+[R, C, S], C canvases whose log-probabilities are added up with the factors `mix` [R, C, G];
+`targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G].
+
+The surrogate of a token is -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), plus kl times an
+estimate of the divergence from the reference policy, `context.frozen["reference"]`, whose
+log-probability exceeds that of the policy by d: k2 = d^2 / 2 or k3 = e^d - 1 - d.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mdx import types
+from mdx.networks import heads
+
+KL_FORMS = ("k2", "k3")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Policy(types.Objective):
+  """Base of the policy losses.
+
+  Attributes:
+    model: the objective the model was trained with: how it is read.
+    mask_id: id of the mask token.
+    eos_id: id that ends a text.
+    group_size: rollouts of a prompt.
+    temperature: that the rollouts were drawn at; log-probabilities are taken at the same.
+    clip: eps of the clipped ratio.
+    kl: weight of the divergence from the reference; 0 = none, and it is not computed.
+    kl_form: "k2" or "k3".
+  """
+  model: types.Objective
+  mask_id: int
+  eos_id: int = -1
+  group_size: int = 8
+  temperature: float = 1.0
+  clip: float = 0.2
+  kl: float = 0.0
+  kl_form: str = "k2"
+
+  needs_scores: ClassVar[bool] = False  # log-probabilities of its own canvases, before updates
+  uses_ratio: ClassVar[bool] = True
+
+  def __post_init__(self):
+    self._check("kl_form", KL_FORMS)
+    if self.group_size < 2:
+      raise ValueError(f"group_size must be at least 2 to compare rollouts, got {self.group_size}.")
+    if self.temperature <= 0:
+      raise ValueError("rollouts need a positive temperature: greedy ones of a prompt are all "
+                       f"alike; got {self.temperature}.")
+    if not 0 < self.clip or self.kl < 0:
+      raise ValueError(f"clip must be positive and kl not negative, got {self.clip}, {self.kl}.")
+
+  def _check(self, field: str, choices) -> None:
+    if getattr(self, field) not in choices:
+      raise ValueError(f"objective.{field} is {getattr(self, field)!r}; choose from "
+                       f"{', '.join(choices)}.")
+
+  @property
+  def network(self) -> types.Network:
+    """The model's network."""
+    return self.model.network
+
+  @property
+  def scales(self) -> Mapping[str, float]:
+    """The surrogate and the divergence."""
+    return {"policy": 1.0, "kl": self.kl} if self.kl else {"policy": 1.0}
+
+  def init(self, key: jax.Array) -> types.Params:
+    """The model's parameters."""
+    return self.model.init(key)
+
+  def log_prob(self, params: types.Params, batch: types.Batch) -> jax.Array:
+    """Log-probability of the targets of a prepared batch, float32 [R, G]."""
+    rows, canvases, size = batch["noisy_tokens"].shape
+    length = batch["targets"].shape[1]
+    repeat = lambda x: jnp.repeat(x, canvases, axis=0)
+    tokens = batch["noisy_tokens"].reshape(rows * canvases, size)
+    left = (tokens[:, size - length:] == self.mask_id).mean(axis=1)
+    optional = {k: repeat(batch[k]) for k in ("positions", "segment_ids") if k in batch}
+    alpha = getattr(self.model, "alpha", None)
+    level = left if alpha is None else alpha.time(left)
+    places = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
+    logits = self.model.denoise(params, types.Request(tokens=tokens, noise_level=level,
+                                                      targets=places, **optional))
+    law = heads.block_columns(logits, self.mask_id) / self.temperature
+    picked = jnp.take_along_axis(law, repeat(batch["targets"])[..., None], axis=-1)[..., 0]
+    log_prob = (picked - jax.nn.logsumexp(law, axis=-1)).reshape(rows, canvases, length)
+    # What is not masked in a canvas has no meaning there, and may be -1e30.
+    return jnp.sum(jnp.where(batch["mix"] != 0, batch["mix"] * log_prob, 0.0), axis=1)
+
+  def __call__(self, params, batch, context):
+    """Weighted sums of the surrogate and of the divergence over the targets."""
+    weight, advantage = batch["token_weight"], batch["advantage"][:, None]
+    log_prob = self.log_prob(params, batch)
+    old = batch.get("old_log_prob")
+    old = jax.lax.stop_gradient(log_prob) if old is None else old
+    is_target = weight != 0
+    change = jnp.where(is_target, log_prob - old, 0.0)
+    ratio = jnp.exp(change)
+    if self.uses_ratio:
+      clipped = jnp.clip(ratio, 1 - self.clip, 1 + self.clip)
+      gain = jnp.minimum(ratio * advantage, clipped * advantage)
+    else:
+      gain = jnp.where(is_target, log_prob, 0.0) * advantage
+    number = is_target.sum(dtype=jnp.float32)
+    outside = is_target & (jnp.abs(ratio - 1) > self.clip)
+    totals = {"policy": -(weight * gain * batch["policy_scale"][:, None]).sum()}
+    metrics = {"ratio": (jnp.where(is_target, ratio, 0.0).sum(), number),
+               "clipped_rate": (outside.sum(dtype=jnp.float32), number),
+               "log_prob": (jnp.where(is_target, log_prob, 0.0).sum(), number)}
+    if self.kl:
+      reference = jax.lax.stop_gradient(self.log_prob(context.frozen["reference"], batch))
+      more = jnp.where(is_target, reference - log_prob, 0.0)
+      divergence = more ** 2 / 2 if self.kl_form == "k2" else jnp.expm1(more) - more
+      totals["kl"] = (weight * divergence).sum()
+      metrics["kl"] = (jnp.where(is_target, divergence, 0.0).sum(), number)
+    return totals, types.Aux(metrics, {}, {})
+
+
+def final_reward(batch: types.Batch) -> jax.Array:
+  """The reward of each rollout's last step, float32 [N]."""
+  last = jnp.maximum(batch["nfe"] - 1, 0)
+  return jnp.take_along_axis(batch["reward"], last[:, None], axis=1)[:, 0]
+
+
+def by_group(values: jax.Array, group_size: int) -> jax.Array:
+  """[N, ...] -> [P, G, ...]."""
+  return values.reshape((-1, group_size) + values.shape[1:])
+
+
+def joined(batch: types.Batch, canvas: jax.Array) -> jax.Array:
+  """Prompts before canvases [R, ..., G]: int32 [R, ..., S]; R a multiple of the rows N."""
+  prompt = batch["tokens"][:, :batch["tokens"].shape[1] - canvas.shape[-1]]
+  prompt = jnp.repeat(prompt, len(canvas) // len(prompt), axis=0)
+  shape = canvas.shape[:-1] + prompt.shape[1:]
+  prompt = jnp.broadcast_to(jnp.expand_dims(prompt, tuple(range(1, canvas.ndim - 1))), shape)
+  return jnp.concatenate([prompt, canvas], axis=-1)
+
+
+def optional_fields(batch: types.Batch, times: int = 1) -> dict[str, Any]:
+  """positions and segment_ids, each row `times` times, where the batch has them."""
+  return {k: jnp.repeat(batch[k], times, axis=0) for k in ("positions", "segment_ids")
+          if k in batch}

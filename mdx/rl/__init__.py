@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts, and the run that trains on them."""

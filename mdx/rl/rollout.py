@@ -1,0 +1,166 @@
+"""Rollouts: sample, score, and hand a batch to the train step.
+
+Contents: TaskDecoder, Rollouts.
+
+Convention: an iteration is one rollout of `num_prompts` prompts, `group_size` rows each,
+and `epochs` updates on it. All of its draws are functions of (seed, iteration, row), so an
+iteration that was cut short is repeated exactly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdx import metrics as metrics_lib
+from mdx import model as model_lib
+from mdx import sharding
+from mdx import types
+from mdx.eval import tasks as task_eval
+from mdx.samplers import loop
+from mdx.samplers import trajectory
+from mdx.utils import host
+from mdx.utils import rng
+
+
+class TaskDecoder:
+  """Decodes the prompts of a task with one compiled program."""
+
+  def __init__(self, model: model_lib.Model, sampler: Any, prompts: task_eval.Prompts, *,
+               name: str, seed: int):
+    """Compiles nothing yet.
+
+    Args:
+      model: its parameters are not used, those of each call are.
+      sampler: the decoding rule.
+      prompts: the encoded examples.
+      name: of the use, part of the key of every draw.
+      seed: of the run.
+    """
+    self._sampler, self._prompts, self.mesh = sampler, prompts, model.mesh
+    self._key = rng.stream(rng.root(seed), name)
+    self.start = prompts.tokens.shape[1]
+    denoise = model.objective.denoise
+
+    def run(params, key, rows):
+      return loop.decode(lambda request: denoise(params, request), sampler, rows["canvas"],
+                         key=key, row_index=rows["row_index"], start=self.start, record="full",
+                         positions=rows.get("positions"), segment_ids=rows.get("segment_ids"))
+
+    self._run = jax.jit(run)
+
+  def __call__(self, params: types.Params, examples: np.ndarray, iteration: int
+               ) -> tuple[trajectory.Trajectory, dict[str, jax.Array]]:
+    """Decodes examples int32 [N]; returns the record and the rows, on the device."""
+    rows = self._prompts.canvas(examples, self._sampler.gen_length, self._sampler.mask_id)
+    rows["row_index"] = np.arange(len(examples), dtype=np.int32)
+    rows = sharding.place_batch(host.my_rows(rows), self.mesh)
+    record = self._run(params, jax.random.fold_in(self._key, iteration), rows).trajectory
+    return record, rows
+
+
+class Rollouts:
+  """Makes the batches of an RL run, for `train.loop.fit`."""
+
+  def __init__(self, decoder: TaskDecoder, task: types.Task, examples: Sequence[dict[str, Any]],
+               tokenizer: Any, *, num_prompts: int, group_size: int, epochs: int, seed: int,
+               writers: metrics_lib.Writers, score: Callable | None = None,
+               choose: Callable[[types.Params, int], np.ndarray] | None = None,
+               say: Callable[[str], None] = print):
+    """Takes what an iteration needs.
+
+    Args:
+      decoder: of the training examples.
+      task, examples, tokenizer: the verifier, the problems and the model's tokenizer.
+      num_prompts: prompts of an iteration.
+      group_size: rollouts of each.
+      epochs: updates on each rollout.
+      seed: of the run.
+      writers: get the figures of every rollout.
+      score: (params, batch, step) -> log-probabilities of an objective's own canvases.
+      choose: (params, epoch) -> the examples an epoch goes through; None = all.
+      say: prints a warning.
+    """
+    self._decoder, self._task, self._examples = decoder, task, examples
+    self._tokenizer, self._writers, self._score, self._say = tokenizer, writers, score, say
+    self._num_prompts, self._group, self._epochs = num_prompts, group_size, epochs
+    self._seed, self._choose, self._chosen = seed, choose, {}
+    self._batch, self._scores, self._ended, self._silent = None, None, None, 0
+
+  def examples_of(self, params: types.Params, iteration: int) -> np.ndarray:
+    """The examples of an iteration's rows, int32 [N], a group together."""
+    found = []
+    for place in range(iteration * self._num_prompts, (iteration + 1) * self._num_prompts):
+      # Epochs differ in size where `choose` filters, so their order is walked through.
+      epoch, rest = 0, place
+      while rest >= len(order := self._order(params, epoch)):
+        epoch, rest = epoch + 1, rest - len(order)
+      found.append(order[rest])
+    return np.repeat(np.array(found, np.int32), self._group)
+
+  def _order(self, params, epoch):
+    if epoch not in self._chosen:
+      chosen = (np.arange(len(self._examples)) if self._choose is None
+                else self._choose(params, epoch))
+      draw = np.random.default_rng([self._seed, epoch])
+      self._chosen[epoch] = chosen[draw.permutation(len(chosen))]
+    return self._chosen[epoch]
+
+  def __call__(self, state: Any, step: int) -> dict[str, jax.Array]:
+    """The batch of an update: a new rollout where an iteration begins."""
+    iteration, epoch = divmod(step, self._epochs)
+    if epoch == 0:
+      self._iterate(state, iteration, step)
+    batch = self._batch
+    if self._score is not None:
+      batch = batch | {"old_log_prob": self._scores[epoch]}
+    self._ended = time.monotonic()
+    return batch
+
+  def _iterate(self, state, iteration, step):
+    jax.block_until_ready(state.params)
+    began = time.monotonic()
+    spent = {"update": began - self._ended if self._ended else 0.0}
+    examples = self.examples_of(state.params, iteration)
+    record, rows = self._decoder(state.params, examples, iteration)
+    predictions, nfe = host.fetch((record.prediction, record.nfe))
+    rolled = time.monotonic()
+    mine = host.my_rows({"index": np.arange(len(examples)), "predictions": predictions,
+                         "nfe": nfe})
+    reward, _ = task_eval.score_steps(
+        self._task, [self._examples[i] for i in examples[mine["index"]]], self._tokenizer,
+        mine["predictions"], mine["nfe"])
+    index = (iteration * len(examples) + mine["index"]) % 2 ** 31
+    placed = sharding.place_batch({"reward": reward, "example_index": index.astype(np.int32)},
+                                  self._decoder.mesh)
+    prompt = rows["canvas"][:, :self._decoder.start]
+    fields = ("canvas", "prediction", "step_confidence", "step_log_prob", "nfe")
+    self._batch = {"tokens": jnp.concatenate([prompt, record.tokens], axis=1)} | placed | {
+        k: getattr(record, k) for k in fields} | {
+            k: rows[k] for k in ("positions", "segment_ids") if k in rows}
+    if self._score is not None:
+      self._scores = [self._score(state.params, self._batch, jnp.int32(step + i))
+                      for i in range(self._epochs)]
+      jax.block_until_ready(self._scores)
+    spent |= {"rollout": rolled - began, "score": time.monotonic() - rolled}
+    self._report(step, host.fetch(placed["reward"]), nfe, spent)
+
+  def _report(self, step, reward, nfe, spent):
+    """Writes the figures of a rollout; warns where there is nothing to learn from."""
+    final = np.take_along_axis(reward, np.maximum(nfe - 1, 0)[:, None], axis=1)[:, 0]
+    groups = final.reshape(-1, self._group)
+    dead = float((groups.max(axis=1) == groups.min(axis=1)).mean())
+    self._writers.write(step, "rollout", {
+        "reward": float(final.mean()), "best_of_steps": float(reward.max(axis=1).mean()),
+        "dead_groups": dead, "nfe": float(nfe.mean()), "num_rollouts": len(nfe),
+        **{f"{k}_seconds": v for k, v in spent.items()}})
+    self._silent = self._silent + 1 if reward.max() == reward.min() else 0
+    if self._silent == 3:
+      self._say(f"warning: in 3 rollouts the verifier gave every prediction the reward "
+                f"{reward.max():g}: there is no signal to learn from. Check the task, or train "
+                "the base model further.")

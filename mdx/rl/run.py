@@ -1,0 +1,394 @@
+"""Mode rl: improve a diffusion model by reinforcement learning, and measure it.
+
+Contents: train.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import metrics as metrics_lib
+from mdx import model as model_lib
+from mdx import objectives
+from mdx import sampling
+from mdx import setup as setup_lib
+from mdx import sharding
+from mdx import tasks
+from mdx import types
+from mdx.eval import tasks as task_eval
+from mdx.report import denoising
+from mdx.report import plots
+from mdx.rl import rollout as rollout_lib
+from mdx.samplers import trajectory
+from mdx.train import loop as loop_lib
+from mdx.train import optimizer as optimizer_lib
+from mdx.train import progress as progress_lib
+from mdx.train import state as state_lib
+from mdx.train import step as step_lib
+from mdx.utils import host
+from mdx.utils import rng
+from mdx.utils import tree
+
+REMASKING = {"low_confidence": "confidence", "rcr": "rcr"}
+_FILTERS = ("none", "over_denoising")
+
+
+class _Run(NamedTuple):
+  """The checked parts of an RL run, nothing compiled."""
+  config: dict[str, Any]
+  workdir: pathlib.Path
+  model: model_lib.Model
+  task: types.Task
+  policy: Any
+  sampler: Any
+  optimizer: optimizer_lib.Optimizer
+  intervals: loop_lib.Intervals
+  shapes: state_lib.State
+
+  def examples(self, split: str) -> list[dict[str, Any]]:
+    """The first examples of a split, as many as the config says."""
+    limit = self.config["eval"]["num_examples"] if split != "train" else 0
+    return self.task.examples(split)[:limit or None]
+
+
+def train(config: Mapping[str, Any], workdir: str, train_base: Callable) -> dict[str, Any]:
+  """Trains the base model if there is none, runs RL, evaluates; resumes where it stopped."""
+  began = time.monotonic()
+  _check(config := config_lib.to_dict(config))
+  source = sampling.base_checkpoint(config, workdir, train_base)
+  base_seconds = time.monotonic() - began
+  stop = progress_lib.StopSignal()
+  try:
+    run = _setup(config, pathlib.Path(workdir), source)
+    with jax.set_mesh(run.model.mesh):
+      return _train(run, stop, base_seconds)
+  finally:
+    stop.close()
+
+
+def _check(config: dict[str, Any]) -> None:
+  """Raises ValueError for values without meaning, before the base model is trained."""
+  config_lib.check_positive(config, "updates", "rollout.num_prompts", "rollout.epochs",
+                            "eval.num_examples", "eval.batch_size", "checkpoint.keep",
+                            "microbatches")
+  rollout = config["rollout"]
+  if not isinstance(rollout["group_size"], int) or rollout["group_size"] < 2:
+    raise ValueError("config.rollout.group_size must be at least 2, for rollouts of a prompt are "
+                     f"compared with one another; got {rollout['group_size']}.")
+  for name in ("updates", "checkpoint_steps", "eval_steps"):
+    if config[name] % rollout["epochs"]:
+      raise ValueError(f"config.{name} {config[name]} is not a multiple of rollout.epochs "
+                       f"{rollout['epochs']}, the updates on one rollout; use a multiple.")
+  if rollout["filter"] not in _FILTERS:
+    raise ValueError(f"config.rollout.filter is {rollout['filter']!r}; choose from "
+                     f"{', '.join(_FILTERS)}.")
+  for name in ("top_k", "top_p"):
+    if rollout["sampler"].get(name, 0) not in (0, 1.0):
+      raise ValueError(f"config.rollout.sampler.{name} cuts the law that tokens are drawn from, so "
+                       "ratios of later policies would not be defined; leave it out.")
+  if config["init"]["params"] not in ("ema", "raw"):
+    raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
+  tasks.build(config["task"]).examples("train")
+
+
+def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
+  """Loads the base model and checks everything against it."""
+  model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
+                         dtype=config["dtype"])
+  config = config | {"model": dict(model.config)}
+  task, rollout = tasks.build(config["task"]), config["rollout"]
+  sampler = model.sampler(**rollout["sampler"])
+  policy = objectives.build_policy(config["objective"], model.objective, model.tokenizer,
+                                   group_size=rollout["group_size"],
+                                   temperature=sampler.temperature)
+  rows = rollout["num_prompts"] * rollout["group_size"]
+  shards = sharding.num_batch_shards(model.mesh)
+  if rows % (shards * config["microbatches"]):
+    raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts are not "
+                     f"divisible by {shards} batch shards x {config['microbatches']} microbatches; "
+                     "change rollout.num_prompts or group_size.")
+  optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
+  intervals = loop_lib.Intervals(steps=config["updates"], log_steps=config["log_steps"],
+                                 checkpoint_steps=config["checkpoint_steps"],
+                                 eval_steps=config["eval_steps"])
+  begin = state_lib.begin_fn(policy, optimizer.build(config["updates"]),
+                             keep_ema=config["ema_decay"] > 0)
+  shapes = sharding.with_shardings(jax.eval_shape(begin, model.params), model.mesh,
+                                   model.config["sharding"])
+  run = _Run(config, workdir, model, task, policy, sampler, optimizer, intervals, shapes)
+  for nfe in config["eval"]["nfe"]:
+    for remasking in config["eval"]["remasking"]:
+      _eval_sampler(run, remasking, nfe)
+  longest = max(_prompts(run, split).tokens.shape[1] for split in ("train", "test"))
+  if longest + sampler.gen_length > model.max_length:
+    raise ValueError(f"prompts of {longest} tokens and answers of {sampler.gen_length} exceed the "
+                     f"model's {model.max_length}; shorten sampler.gen_length.")
+  return run
+
+
+def _prompts(run: _Run, split: str) -> task_eval.Prompts:
+  return task_eval.encode_prompts([run.task.prompt(e) for e in run.examples(split)],
+                                  run.model.tokenizer,
+                                  max_length=run.config["rollout"]["max_prompt_length"])
+
+
+def _eval_sampler(run: _Run, remasking: str, nfe: int) -> Any:
+  if remasking not in REMASKING:
+    raise ValueError(f"config.eval.remasking has {remasking!r}; choose from "
+                     f"{', '.join(REMASKING)}.")
+  fields = dict(run.config["rollout"]["sampler"], name=REMASKING[remasking], steps=nfe,
+                temperature=0.0, block_length=run.config["eval"]["block_length"])
+  return run.model.sampler(**fields)
+
+
+def _train(run: _Run, stop: progress_lib.StopSignal, base_seconds: float) -> dict[str, Any]:
+  config, model = run.config, run.model
+  setup_lib.claim_workdir(run.workdir, config, model.tokenizer, run.shapes)
+  checkpoints = checkpoint_lib.Checkpoints(run.workdir, keep=config["checkpoint"]["keep"])
+  transform = run.optimizer.build(config["updates"])
+  start, state = _start(run, checkpoints, transform)
+  results_file = run.workdir / "results.json"
+  if start >= config["updates"] and results_file.exists():
+    setup_lib.say("this run is finished; remove its workdir to train again.")
+    results = json.loads(results_file.read_text(encoding="utf-8"))
+    setup_lib.say(_table_text(results["table"]))
+    return results
+  rollout = config["rollout"]
+  setup_lib.say(
+      f"{config['objective']['name']}: {tree.count(state.params):,} parameters, "
+      f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts, "
+      f"{rollout['epochs']} update(s) on each, {config['updates']} updates, "
+      f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
+  writers = metrics_lib.open_writers(str(run.workdir), resume_step=start,
+                                     tensorboard=config["tensorboard"],
+                                     is_main=jax.process_index() == 0)
+  quick = _quick_evaluator(run)
+  if start == 0:
+    writers.write(0, "eval", quick(state.params))
+  step_fn = jax.jit(
+      step_lib.make_step(run.policy, transform, seed=config["seed"],
+                         rate=run.optimizer.rate(config["updates"]),
+                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"]),
+      donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
+  frozen = {"reference": model.params} if run.policy.kl else {}
+  produce = _rollouts(run, writers)
+  state, _ = loop_lib.fit(
+      state, step_fn, None, start=start, intervals=run.intervals, mesh=model.mesh, writers=writers,
+      checkpoints=checkpoints, meta=setup_lib.meta(config, model.tokenizer), stop=stop,
+      frozen=frozen, next_batch=produce, unit=rollout["epochs"],
+      evaluate=lambda state, step: quick(_weights(run, state)))
+  checkpoints.close()
+  stop.saved = True
+  began = time.monotonic()
+  params = _weights(run, state)
+  table, traces = _evaluate(run, {"base": model.params, config["objective"]["name"]: params})
+  writers.write(config["updates"], "eval", quick(params))
+  writers.close()
+  lines = metrics_lib.read(run.workdir / "metrics.jsonl") if jax.process_index() == 0 else []
+  results = {"table": table} | _counts(lines, config) | {"seconds": _seconds(
+      lines, base=base_seconds, evaluate=time.monotonic() - began)}
+  if jax.process_index() == 0:
+    _report(run, results, lines, traces)
+  return results
+
+
+def _start(run: _Run, checkpoints: checkpoint_lib.Checkpoints, transform):
+  """The step to go on with and its state: the workdir's, or the base model's."""
+  restored = checkpoints.restore(run.shapes.items())
+  place = jax.tree.map(lambda x: x.sharding, run.shapes)
+  if restored is not None:
+    step, items = restored
+    items.pop("meta")
+    setup_lib.say(f"resuming from update {step} of {run.workdir}")
+    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
+  begin = state_lib.begin_fn(run.policy, transform, keep_ema=run.config["ema_decay"] > 0)
+  # Copied: the reference keeps the base model's buffers when the state's are donated.
+  copied = jax.jit(lambda params: begin(jax.tree.map(jnp.copy, params)), out_shardings=place)
+  return 0, copied(run.model.params)
+
+
+def _weights(run: _Run, state):
+  return state.ema if run.config["ema_decay"] else state.params
+
+
+def _rollouts(run: _Run, writers) -> rollout_lib.Rollouts:
+  """The producer of batches."""
+  config = run.config
+  decoder = rollout_lib.TaskDecoder(run.model, run.sampler, _prompts(run, "train"),
+                                    name="rollout", seed=config["seed"])
+  score = None
+  if run.policy.needs_scores and config["rollout"]["epochs"] > 1:
+
+    @jax.jit
+    def score(params, batch, step):
+      key = rng.stream(rng.root(config["seed"]), "train", step)
+      prepared, _ = run.policy.prepare(params, batch, key, types.Context(step, {}, {}))
+      return run.policy.log_prob(params, prepared)
+
+  choose = None
+  if config["rollout"]["filter"] == "over_denoising":
+    choose = lambda params, epoch: _over_denoised(run, params, epoch)
+  return rollout_lib.Rollouts(
+      decoder, run.task, run.examples("train"), run.model.tokenizer,
+      num_prompts=config["rollout"]["num_prompts"], group_size=config["rollout"]["group_size"],
+      epochs=config["rollout"]["epochs"], seed=config["seed"], writers=writers, score=score,
+      choose=choose, say=setup_lib.say)
+
+
+def _over_denoised(run: _Run, params, epoch: int) -> np.ndarray:
+  """Training examples that a greedy decode has right on the way and wrong at the end.
+
+  Kept in the workdir, so that a resumed run goes through the same ones.
+  """
+  file = run.workdir / f"over_denoised_{epoch}.json"
+  if file.exists():
+    return np.array(json.loads(file.read_text(encoding="utf-8")), np.int32)
+  limit = run.config["rollout"]["filter_examples"] or len(run.examples("train"))
+  examples = run.examples("train")
+  draw = np.random.default_rng([run.config["seed"], epoch, 1])
+  chosen = np.sort(draw.permutation(len(examples))[:limit])
+  prompts = _prompts(run, "train")
+  part = task_eval.Prompts(prompts.tokens[chosen], prompts.lengths[chosen])
+  result = _arm(run, _eval_sampler(run, "low_confidence", run.sampler.steps), part,
+                [examples[i] for i in chosen])(params)[0]
+  kept = chosen[result.over_denoised]
+  setup_lib.say(f"epoch {epoch}: {len(kept)} of {len(chosen)} training problems are over-denoised")
+  if not len(kept):
+    raise ValueError("rollout.filter over_denoising leaves no training problem; use filter none, "
+                     "or a larger rollout.filter_examples.")
+  if jax.process_index() == 0:
+    setup_lib.write_json(file, kept.tolist())
+  return kept
+
+
+def _arm(run: _Run, sampler: Any, prompts: task_eval.Prompts, examples) -> Callable:
+  """Returns params -> (Result, record of the first batch)."""
+  size = run.config["eval"]["batch_size"]
+  shards = sharding.num_batch_shards(run.model.mesh)
+  size = -(-min(size, len(examples)) // shards) * shards
+  decoder = rollout_lib.TaskDecoder(run.model, sampler, prompts, name="eval", seed=0)
+
+  def evaluate(params):
+    records = []
+
+    def decode(index):
+      record, _ = decoder(params, index, 0)
+      record = host.fetch(record)
+      if not records:
+        records.append(record)
+      return record.prediction, record.nfe
+
+    return task_eval.evaluate(decode, run.task, examples, run.model.tokenizer, size), records[0]
+
+  return evaluate
+
+
+def _quick_evaluator(run: _Run) -> Callable:
+  """Returns params -> accuracy on the validation split, for the learning curve."""
+  nfe = run.config["eval"]["curve_nfe"]
+  arm = _arm(run, _eval_sampler(run, "low_confidence", nfe), _prompts(run, "validation"),
+             run.examples("validation"))
+
+  def evaluate(params):
+    result = arm(params)[0]
+    return {"accuracy": result.accuracy, "accuracy_stderr": result.stderr,
+            "over_denoising": result.over_denoising}
+
+  return evaluate
+
+
+def _evaluate(run: _Run, models: Mapping[str, Any]):
+  """Every model with every remasking and number of steps on the test split."""
+  setup_lib.say("evaluating the held-out problems ...")
+  config, examples, prompts = run.config["eval"], run.examples("test"), _prompts(run, "test")
+  table, traces = [], []
+  for remasking in config["remasking"]:
+    for nfe in config["nfe"]:
+      arm = _arm(run, _eval_sampler(run, remasking, nfe), prompts, examples)
+      for name, params in models.items():
+        result, record = arm(params)
+        table.append({"model": name, "remasking": remasking, "nfe": nfe,
+                      "accuracy": result.accuracy, "stderr": result.stderr,
+                      "over_denoising": result.over_denoising,
+                      "num_examples": result.num_examples})
+        if nfe == config["curve_nfe"] and remasking == config["remasking"][0]:
+          traces += _traces(run, record, examples, f"{name}, {nfe} steps")
+  order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
+  return sorted(table, key=lambda row: (order[row["model"], row["remasking"]], row["nfe"])), traces
+
+
+def _traces(run: _Run, record: trajectory.Trajectory, examples, title: str, count: int = 3):
+  """The first rows of a decode for the viewer, each step with its verdict."""
+  found, tokenizer = [], run.model.tokenizer
+  _, correct = task_eval.score_steps(run.task, examples[:count], tokenizer,
+                                     record.prediction[:count], record.nfe[:count])
+  for row in range(count):
+    frames, confidence = trajectory.frames(record, row, tokenizer.mask_id)
+    steps = int(record.nfe[row])
+    texts = task_eval.completions(record.prediction[row, :steps], tokenizer)
+    notes = tuple(f"prediction {text} {'right' if right else 'wrong'}"
+                  for text, right in zip(texts, correct[row]))
+    found.append(denoising.Trace(
+        prompt=run.task.prompt(examples[row]), frames=frames, confidence=confidence,
+        title=f"{title}, {'right' if correct[row, steps - 1] else 'wrong'}",
+        notes=notes + ("final answer",), predictions=record.prediction[row, :steps]))
+  return found
+
+
+def _counts(lines, config) -> dict[str, int]:
+  """What the run used: updates, rollouts, and their network calls."""
+  rollouts = [line for line in lines if line.get("kind") == "rollout"]
+  return {"updates": config["updates"],
+          "rollouts": int(sum(line["num_rollouts"] for line in rollouts)),
+          "nfe_rollout": int(round(sum(line["nfe"] * line["num_rollouts"] for line in rollouts)))}
+
+
+def _seconds(lines, **more: float) -> dict[str, float]:
+  """Seconds by stage, also over restarts."""
+  rollouts = [line for line in lines if line.get("kind") == "rollout"]
+  return dict(more, **{stage: sum(line.get(f"{stage}_seconds", 0.0) for line in rollouts)
+                       for stage in ("rollout", "score", "update")})
+
+
+def _table_text(table) -> str:
+  """The table as the console shows it: accuracy (over-denoising) in percent."""
+  steps = sorted({row["nfe"] for row in table})
+  lines = [f"{'accuracy, % (over-denoised)':<30}" + "".join(f"{f'{n} steps':>16}" for n in steps)]
+  arms = list(dict.fromkeys((row["model"], row["remasking"]) for row in table))
+  for model, remasking in arms:
+    cells = {row["nfe"]: f"{100 * row['accuracy']:.1f} ({100 * row['over_denoising']:.1f})"
+             for row in table if (row["model"], row["remasking"]) == (model, remasking)}
+    name = model + (" + RCR" if remasking == "rcr" else "")
+    lines.append(f"{name:<30}" + "".join(f"{cells[n]:>16}" for n in steps))
+  error = max(row["stderr"] for row in table)
+  return "\n".join(lines) + (f"\n{table[0]['num_examples']} held-out problems, standard error at "
+                             f"most {100 * error:.1f}")
+
+
+def _report(run: _Run, results, lines, traces) -> None:
+  """Writes results.json, the plots and the viewer; prints the table."""
+  setup_lib.write_json(run.workdir / "results.json", results)
+  name = run.config["objective"]["name"]
+  plots.accuracy(results["table"], run.workdir / "accuracy.png", title=name)
+  plots.rl_curve(lines, run.workdir / "learning_curve.png", title=name)
+  denoising.write_html(run.workdir / "trajectories.html", traces,
+                       lambda i: run.model.tokenizer.decode([i]), run.model.tokenizer.mask_id,
+                       heading=f"before and after {name}")
+  setup_lib.say("\n" + _table_text(results["table"]))
+  seconds = "  ".join(f"{k} {v:.0f} s" for k, v in results["seconds"].items())
+  setup_lib.say(f"{results['updates']} updates, {results['rollouts']} rollouts, "
+                f"{results['nfe_rollout']} network calls of rollouts; {seconds}\n"
+                f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png, "
+                "learning_curve.png, trajectories.html")

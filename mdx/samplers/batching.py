@@ -1,0 +1,78 @@
+"""From prompts to batches of canvases.
+
+Contents: Rows, batches.
+
+Convention: prompts are padded on the left to the longest of their batch, rounded up to
+a multiple of 16 so that few shapes are compiled; positions count from the first token
+and padding is a segment of its own. A prompt that holds the mask id is infilled: it is
+the whole canvas, and nothing is appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_ROUND = 16
+
+
+class Rows(NamedTuple):
+  """One batch to decode.
+
+  Attributes:
+    canvas: int32 [B, S].
+    positions, segment_ids: int32 [B, S], or None where no row is padded.
+    start: first place of what is decoded.
+    row_index: int32 [B], identity of each row.
+    members: indices into the prompts, of the first rows; the others only fill the batch.
+    lengths: tokens of each member that belong to it, counted from the end.
+  """
+  canvas: np.ndarray
+  positions: np.ndarray | None
+  segment_ids: np.ndarray | None
+  start: int
+  row_index: np.ndarray
+  members: list[int]
+  lengths: list[int]
+
+
+def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, mask_id: int,
+            pad_id: int, max_length: int | None = None) -> Iterator[Rows]:
+  """Yields batches of similar rows.
+
+  Args:
+    prompts: int32 [n] each; the index of a prompt is the identity of its row.
+    gen_length: tokens appended to a prompt without masks.
+    batch_size: rows of a batch.
+    mask_id, pad_id: special ids.
+    max_length: places of a row that rounding up must not exceed.
+  """
+  for infill in (False, True):
+    chosen = [i for i, p in enumerate(prompts) if bool((p == mask_id).any()) == infill]
+    chosen.sort(key=lambda i: len(prompts[i]))
+    for first in range(0, len(chosen), batch_size):
+      yield _batch(prompts, chosen[first:first + batch_size], 0 if infill else gen_length,
+                   batch_size, mask_id, pad_id, max_length)
+
+
+def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length):
+  lengths = [len(prompts[i]) for i in members]
+  equal = min(lengths) == max(lengths)
+  width = lengths[0] if equal else -(-max(lengths) // _ROUND) * _ROUND
+  if max_length is not None:
+    width = max(max(lengths), min(width, max_length - gen_length))
+  size = width + gen_length
+  canvas = np.full((batch_size, size), pad_id, np.int32)
+  segments = np.ones((batch_size, size), np.int32)
+  positions = np.tile(np.arange(size, dtype=np.int32), (batch_size, 1))
+  for row, i in enumerate(members):
+    begin = width - len(prompts[i])
+    canvas[row, begin:width], canvas[row, width:] = prompts[i], mask_id
+    segments[row, :begin] = 0
+    positions[row] = np.maximum(positions[row] - begin, 0)
+  index = np.zeros(batch_size, np.int32)
+  index[:len(members)] = members
+  return Rows(canvas, None if equal else positions, None if equal else segments,
+              width if gen_length else 0, index, list(members), [n + gen_length for n in lengths])

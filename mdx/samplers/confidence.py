@@ -1,0 +1,183 @@
+"""Rules that commit the surest places; what is committed stays.
+
+Contents: Confidence, Threshold, Factor, EntropyBounded, Klass, Hierarchical.
+Every rule commits at least one place a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdx.samplers import counts
+from mdx.samplers import decoder
+from mdx.samplers import logits as logits_lib
+
+_TINY = 1e-37
+
+
+def planned(sampler, state):
+  """Tokens the schedule commits at this step, and those it leaves for later, int32 [B]."""
+  table = counts.count_table(sampler.schedule, sampler.block, sampler.block_steps)
+  number, step = state["count"], jnp.minimum(state["step"], sampler.block_steps - 1)
+  left = np.arange(len(table))[:, None] - np.cumsum(table, axis=1)
+  return jnp.asarray(table)[number, step], jnp.asarray(left.astype(np.int32))[number, step]
+
+
+def surest(proposal):
+  """The surest open place of each row, bool [B, W]."""
+  return decoder.best_of(proposal.confidence, proposal.is_open,
+                         jnp.ones(len(proposal.index), jnp.int32))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Confidence(decoder.Decoder):
+  """Commits the surest places, as many as the schedule says.
+
+  Called low-confidence remasking where it comes from: "remasked" are the places that
+  are not committed. References: Nie et al. 2025, arXiv:2502.09992; Chang et al. 2022,
+  arXiv:2202.04200.
+  """
+
+  def commit(self, state, proposal, keys):
+    """The n surest places."""
+    del keys
+    count, _ = planned(self, state)
+    return decoder.best_of(proposal.confidence, proposal.is_open, count), {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Threshold(decoder.Decoder):
+  """Commits every place of at least `threshold`, and the surest (arXiv:2505.22618)."""
+
+  counts_steps = False
+
+  def commit(self, state, proposal, keys):
+    """All sure places."""
+    del state, keys
+    sure = proposal.is_open & (proposal.confidence >= self.threshold)
+    return sure | surest(proposal), {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Factor(decoder.Decoder):
+  """Commits the n surest places with the largest n such that (n + 1)(1 - c_n) < factor.
+
+  With factor 1, greedy tokens that agree with decoding one by one (arXiv:2505.22618).
+  """
+
+  counts_steps = False
+
+  def commit(self, state, proposal, keys):
+    """The longest prefix of the places, surest first, that keeps the bound."""
+    del state, keys
+    ranked, _, rank = _ranked(proposal)
+    number = jnp.arange(1, ranked.shape[1] + 1)[None]
+    passes = (number + 1) * (1 - ranked) < self.factor
+    count = jnp.max(jnp.where(passes, number, 1), axis=1)
+    return proposal.is_open & (rank < count[:, None]), {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EntropyBounded(decoder.Decoder):
+  """Commits the longest prefix whose places share at most `entropy_bound` nats.
+
+  Surest first, sum of H - max of H <= bound: the left side bounds the joint mutual
+  information of the set. Reference: Ben-Hamu et al. 2025, arXiv:2505.24857.
+  """
+
+  counts_steps = False
+
+  def commit(self, state, proposal, keys):
+    """The longest prefix within the bound."""
+    del state, keys
+    ranked, order, rank = _ranked(proposal)
+    entropy = jnp.where(proposal.is_open, logits_lib.entropy(proposal.logits), 0.0)
+    entropy = jnp.take_along_axis(entropy, order, axis=1)
+    shared = jnp.cumsum(entropy, axis=1) - jax.lax.cummax(entropy, axis=1)
+    within = (shared <= self.entropy_bound) & (ranked > -decoder.LAST / 2)  # a prefix of both
+    count = 1 + within[:, 1:].sum(axis=1)
+    return proposal.is_open & (rank < count[:, None]), {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Klass(decoder.Decoder):
+  """Commits places that are sure and whose prediction has been stable.
+
+  Stable: KL(p_t || p_{t-1}) < kl_threshold for `kl_steps` steps. Of a prediction the
+  `kl_top_k` likeliest tokens are remembered and the rest as one event, which bounds the
+  divergence from below. If no place qualifies, the surest is committed.
+
+  Reference: Kim et al. 2025, arXiv:2511.05664.
+  """
+
+  counts_steps = False
+
+  def extras(self, state, keys):
+    """The last prediction of each place, and for how long it has been stable."""
+    del keys
+    rows, length = state["canvas"].shape
+    return {"known": jnp.full((rows, length, self.kl_top_k), -1, jnp.int32),
+            "known_probs": jnp.zeros((rows, length, self.kl_top_k), jnp.float32),
+            "stable": jnp.full((rows, length), -1, jnp.int32)}
+
+  def commit(self, state, proposal, keys):
+    """Sure and stable places."""
+    del keys
+    places = jnp.minimum(proposal.index, state["canvas"].shape[1] - 1)
+    at_places = lambda x: jnp.take_along_axis(x, places[..., None], axis=1)
+    known, before = at_places(state["known"]), at_places(state["known_probs"])
+    stable = decoder.at(state["stable"], places)
+    probs = jax.nn.softmax(proposal.logits, axis=-1)
+    now = jnp.take_along_axis(probs, jnp.maximum(known, 0), axis=-1) * (known >= 0)
+    rest = lambda p: jnp.maximum(1 - p.sum(axis=-1, keepdims=True), _TINY)
+    now, before = (jnp.concatenate([p, rest(p)], axis=-1) for p in (now, before))
+    terms = now * (jnp.log(jnp.maximum(now, _TINY)) - jnp.log(jnp.maximum(before, _TINY)))
+    moved = terms.sum(axis=-1)
+    # -1: never seen; the first sight only remembers.
+    stable = jnp.where((stable < 0) | (moved >= self.kl_threshold), 0, stable + 1)
+    sure = proposal.is_open & (proposal.confidence >= self.threshold) & (stable >= self.kl_steps)
+    none = ~jnp.any(sure, axis=1, keepdims=True)
+    kept, ids = jax.lax.top_k(probs, min(self.kl_top_k, probs.shape[-1]))
+    pad = ((0, 0), (0, 0), (0, self.kl_top_k - kept.shape[-1]))
+    ids, kept = jnp.pad(ids, pad, constant_values=-1), jnp.pad(kept, pad)
+    put = lambda name, new: decoder.put(state[name], proposal.index, proposal.is_open, new)
+    return sure | (none & surest(proposal)), {
+        "known": put("known", ids.astype(jnp.int32)), "known_probs": put("known_probs", kept),
+        "stable": put("stable", stable)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hierarchical(decoder.Decoder):
+  """Also commits the best place of every run of masks, if above `low_threshold`.
+
+  This spreads what is committed together, and shortens the chains that depend on one
+  another. Reference: Ma et al. 2025, arXiv:2510.08666 (dInfer).
+  """
+
+  counts_steps = False
+
+  def commit(self, state, proposal, keys):
+    """Sure places, the best of each run, the best of all."""
+    del state, keys
+    score, is_open = proposal.confidence, proposal.is_open
+    follows = jnp.pad(is_open[:, :-1] & (jnp.diff(proposal.index, axis=1) == 1), ((0, 0), (1, 0)))
+    run = jnp.cumsum(~(follows & is_open), axis=1)
+    same = (run[:, :, None] == run[:, None, :]) & is_open[:, None, :]
+    place = jnp.arange(score.shape[1])
+    better = (score[:, None, :] > score[:, :, None]) | (
+        (score[:, None, :] == score[:, :, None]) & (place[None, :] < place[:, None])[None])
+    best = is_open & ~jnp.any(same & better, axis=2)
+    return (is_open & (score >= self.threshold)) | (best & (score > self.low_threshold)) | surest(
+        proposal), {}
+
+
+def _ranked(proposal):
+  """Confidences in descending order [B, W] (0 where none is), the order, and the ranks."""
+  rank = decoder.ranks(proposal.confidence, proposal.is_open)
+  order = jnp.argsort(rank, axis=1)
+  score = jnp.where(proposal.is_open, proposal.confidence, 0.0)
+  return jnp.take_along_axis(score, order, axis=1), order, rank

@@ -1,0 +1,355 @@
+"""What all decoding rules share: fields, proposals, writing, stopping.
+
+Contents: Decoder (the base of every sampler), Proposal, Step, END, LAST, put, at, best_of,
+ranks.
+
+Convention: a row's masked places at the start are *free*; all others (prompt,
+padding, what a user fixed) never change. The free places of a row are cut, in
+order, into blocks of `block_length`, decoded one after another. A step looks
+at W places of each row, `index` [B, W] (S where there are fewer), proposes a
+token and a confidence for each, lets the rule choose which to write, and then
+which written ones to mask again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mdx import config as config_lib
+from mdx.corruption import schedule as schedule_lib
+from mdx.networks import heads
+from mdx.samplers import counts
+from mdx.samplers import logits as logits_lib
+from mdx.utils import rng
+
+END = 2 ** 30  # block of a row that is finished
+LAST = 1e4  # taken from a confidence, puts a token behind all others
+CACHES = ("none", "prefix", "dual", "block")
+EOS_RULES = ("allow", "forbid", "last")
+EOS_STOPS = ("never", "block", "row")
+State = dict[str, jax.Array]
+
+
+class Proposal(NamedTuple):
+  """What a step offers, at W places of each row.
+
+  Attributes:
+    index: int32 [B, W], places of the row, ascending; S where there is none.
+    positions: int32 [B, W], positions of these places.
+    is_open: bool [B, W], masked, and in the blocks being decoded.
+    current: int32 [B, W], tokens of the canvas.
+    tokens: int32 [B, W], tokens drawn.
+    confidence: float32 [B, W], less LAST for an EOS that is to come last.
+    probability: float32 [B, W], of `tokens`, untempered.
+    logits: float32 [B, W, V].
+  """
+  index: jax.Array
+  positions: jax.Array
+  is_open: jax.Array
+  current: jax.Array
+  tokens: jax.Array
+  confidence: jax.Array
+  probability: jax.Array
+  logits: jax.Array
+
+
+class Step(NamedTuple):
+  """What a step did, for a recorder: [B, W] each, as in Proposal."""
+  index: jax.Array
+  is_written: jax.Array
+  tokens: jax.Array
+  confidence: jax.Array
+  log_prob: jax.Array  # of `tokens` under the law they were drawn from
+
+
+def put(row: jax.Array, index: jax.Array, where: jax.Array, values: jax.Array) -> jax.Array:
+  """Writes values [B, W, ...] at places `index` of row [B, S, ...] where `where` holds."""
+  place = jnp.where(where, index, row.shape[1])
+  return row.at[jnp.arange(len(row))[:, None], place].set(values, mode="drop")
+
+
+def at(row: jax.Array, index: jax.Array) -> jax.Array:
+  """Values [B, W] of row [B, S] at places [B, W]; place S repeats the last."""
+  return jnp.take_along_axis(row, index, axis=1, mode="clip")
+
+
+def best_of(score: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
+  """The `count` [B] largest scores of each row among some; ties go to the first place."""
+  return (ranks(score, among) < count[:, None]) & among
+
+
+def ranks(score: jax.Array, among: jax.Array) -> jax.Array:
+  """Rank of each score [B, W] among some, 0 the largest; the others come behind, NaN or not."""
+  return jnp.argsort(jnp.lexsort((-score, ~among), axis=1), axis=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoder:
+  """Fields of all decoding rules; a rule reads those it needs.
+
+  Attributes:
+    mask_id: id of the mask token; it is never drawn.
+    eos_id: id that ends a text.
+    noise: dict(name=...), the noise schedule that the model was trained with.
+    gen_length: number of tokens to decode.
+    steps: denoising steps over all blocks; rules that choose their own number
+      (threshold, factor, entropy_bounded, klass, hierarchical, ...) ignore it.
+    block_length: tokens of a block, 0 = one block.
+    temperature: of the token draw; 0 is greedy.
+    top_k: tokens a draw chooses from, 0 = all.
+    top_p: probability, at this temperature, of the set that a draw chooses from, 1 = all.
+    guidance_scale: w of classifier-free guidance, u + (1 + w)(c - u), where u are the
+      logits without the prompt; 0 = off (Nie et al. 2024, arXiv:2410.18514).
+    confidence: "probability", "margin", "entropy" or "random".
+    confidence_filtered: take it from the tempered and filtered law that tokens are drawn
+      from, instead of the model's own.
+    schedule: tokens committed a step: one of counts.SCHEDULES.
+    cache: "none"; "prefix" or "dual": keys and values outside the active block (and what
+      follows it) are those of the block's first step, an approximation for models that
+      see both ways (Wu et al. 2025, arXiv:2505.22618); "block": exact, for block-causal
+      and causal models.
+    eos: "allow"; "forbid": probability 0; or "last": rules that go by the confidence
+      commit it only where nothing else is left.
+    eos_stop: "never"; after an EOS with nothing masked before it, fill with EOS and end
+      the "block" or the "row".
+    threshold: confidence above which a token is committed.
+    low_threshold: confidence above which a run of masks commits its best token.
+    factor: f of factor decoding.
+    entropy_bound: nats that tokens committed together may share.
+    kl_threshold: nats below which a prediction counts as stable.
+    kl_steps: steps for which it must have been stable.
+    kl_top_k: tokens remembered to measure this; the rest counts as one.
+    remdm: "cap", "rescale", "confidence" or "loop".
+    eta: remasking strength of ReMDM.
+    loop_on, loop_off, loop_alpha: times between which "loop" holds alpha, and its value.
+    rcr_stat: "latest" or "max", the confidence that tokens compete with.
+    edit_threshold: probability above which a committed token is replaced.
+    edit_steps: most steps spent on replacing after a block has no masks.
+  """
+  mask_id: int
+  eos_id: int = -1
+  noise: Any = dataclasses.field(default_factory=lambda: {"name": "linear"})
+  gen_length: int = 64
+  steps: int = 64
+  block_length: int = 0
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  guidance_scale: float = 0.0
+  confidence: str = "probability"
+  confidence_filtered: bool = False
+  schedule: str = "even"
+  cache: str = "none"
+  eos: str = "allow"
+  eos_stop: str = "never"
+  threshold: float = 0.9
+  low_threshold: float = 0.4
+  factor: float = 1.0
+  entropy_bound: float = 0.1
+  kl_threshold: float = 0.01
+  kl_steps: int = 2
+  kl_top_k: int = 32
+  remdm: str = "cap"
+  eta: float = 0.02
+  loop_on: float = 0.55
+  loop_off: float = 0.05
+  loop_alpha: float = 0.9
+  rcr_stat: str = "latest"
+  edit_threshold: float = 0.9
+  edit_steps: int = 16
+
+  counts_steps = True  # whether `steps` is what the rule takes
+  revises = False  # whether written tokens may be masked again or replaced
+
+  def __post_init__(self):
+    for field, choices in (("confidence", logits_lib.CONFIDENCES), ("schedule", counts.SCHEDULES),
+                           ("cache", CACHES), ("eos", EOS_RULES), ("eos_stop", EOS_STOPS),
+                           ("remdm", ("cap", "rescale", "confidence", "loop")),
+                           ("rcr_stat", ("latest", "max"))):
+      if getattr(self, field) not in choices:
+        raise ValueError(f"sampler.{field} is {getattr(self, field)!r}; choose from "
+                         f"{', '.join(choices)}.")
+    for field in ("gen_length", "steps", "kl_steps", "kl_top_k", "factor"):
+      if getattr(self, field) <= 0:
+        raise ValueError(f"sampler.{field} must be positive, got {getattr(self, field)}.")
+    for field in ("temperature", "block_length", "top_k", "guidance_scale", "edit_steps",
+                  "entropy_bound"):
+      if getattr(self, field) < 0:
+        raise ValueError(f"sampler.{field} must be >= 0, got {getattr(self, field)}.")
+    for field in ("threshold", "low_threshold", "edit_threshold", "eta", "loop_on", "loop_off",
+                  "loop_alpha"):
+      if not 0 <= getattr(self, field) <= 1:
+        raise ValueError(f"sampler.{field} must lie in [0, 1], got {getattr(self, field)}.")
+    if self.remdm == "loop" and self.loop_off >= self.loop_on:
+      raise ValueError(f"sampler.loop_off {self.loop_off} must lie below loop_on {self.loop_on}.")
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f"sampler.top_p must lie in (0, 1], got {self.top_p}.")
+    if self.gen_length % self.block:
+      raise ValueError(f"sampler.block_length {self.block_length} does not divide gen_length "
+                       f"{self.gen_length}; use a divisor.")
+    blocks = self.gen_length // self.block
+    if self.counts_steps and self.steps % blocks:
+      raise ValueError(f"sampler.steps {self.steps} is not divisible by the {blocks} blocks of "
+                       f"{self.block} tokens; use a multiple of {blocks}.")
+    if (self.eos != "allow" or self.eos_stop != "never") and self.eos_id < 0:
+      raise ValueError("sampler.eos and eos_stop need a tokenizer with an end-of-text id.")
+    self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
+
+  @property
+  def alpha(self):
+    """The noise schedule."""
+    return config_lib.build(schedule_lib.SCHEDULES, self.noise, what="schedule")
+
+  @property
+  def block(self) -> int:
+    """Tokens of a block."""
+    return self.block_length or self.gen_length
+
+  @property
+  def block_steps(self) -> int:
+    """Denoising steps of a block."""
+    return max(1, self.steps * self.block // self.gen_length)
+
+  def width(self, num_free: int) -> int:
+    """W, the most places a step looks at, of `num_free` free places of a row."""
+    return min(self.block, num_free)
+
+  def max_steps(self, num_free: int) -> int:
+    """Upper bound of the network calls of a row."""
+    blocks = -(-num_free // self.block) + (self.cache == "block")
+    return blocks * self.block_steps if self.counts_steps else num_free
+
+  def init(self, canvas: jax.Array, positions: jax.Array, keys: jax.Array) -> State:
+    """State of a batch.
+
+    Args:
+      canvas: int32 [B, S].
+      positions: int32 [B, S].
+      keys: typed PRNG keys [B] of the rows.
+    """
+    free = canvas == self.mask_id
+    if self.cache == "block":  # the blocks of the model
+      block_of = positions // self.block
+      block_of -= jnp.min(jnp.where(free, block_of, END), axis=1, keepdims=True)
+    else:
+      block_of = (jnp.cumsum(free, axis=1) - 1) // self.block
+    zeros = jnp.zeros(len(canvas), jnp.int32)
+    state = {"canvas": canvas, "positions": positions, "free": free,
+             "block_of": block_of.astype(jnp.int32), "block": zeros, "count": zeros,
+             "step": zeros, "nfe": zeros}
+    return self._enter_next_block(state | self.extras(state, keys))
+
+  def extras(self, state: State, keys: jax.Array) -> State:
+    """Fields of the state that a rule adds, each [B, ...]."""
+    del state, keys
+    return {}
+
+  def active(self, state: State) -> jax.Array:
+    """Rows that are not finished, bool [B]."""
+    return state["block"] < END
+
+  def noise_level(self, state: State) -> jax.Array:
+    """t at which the network is asked, float32 [B]: that of the share of masks left."""
+    left = (state["canvas"] == self.mask_id).sum(axis=1)
+    return self.alpha.time(left / jnp.maximum(state["free"].sum(axis=1), 1))
+
+  def in_blocks(self, state: State) -> jax.Array:
+    """Free places of the active block and those before it, bool [B, S].
+
+    An exact cache has settled the blocks before it.
+    """
+    block = state["block"][:, None]
+    active = state["block_of"] == block
+    return state["free"] & (active if self.cache == "block" else state["block_of"] <= block)
+
+  def wanted(self, state: State) -> jax.Array:
+    """Places whose logits the rule needs, bool [B, S], at most `width` a row."""
+    return self.in_blocks(state) & (state["canvas"] == self.mask_id)
+
+  def update(self, state: State, index: jax.Array, logits: jax.Array,
+             keys: jax.Array) -> tuple[State, Step]:
+    """One step: propose, commit, revoke, stop.
+
+    Args:
+      state: as `init` gives it.
+      index: int32 [B, W], places of the logits.
+      logits: float32 [B, W, V].
+      keys: typed PRNG keys [B] of (seed, row, step).
+    """
+    draw_key, score_key, rule_key, revoke_key = (
+        jax.vmap(lambda key: rng.stream(key, name))(keys)  # pylint: disable=cell-var-from-loop
+        for name in ("draw", "score", "rule", "revoke"))
+    proposal, law, confidence = self._propose(state, index, logits, draw_key, score_key)
+    is_written, changes = self.commit(state, proposal, rule_key)
+    old = state["canvas"]
+    state = state | changes | {"canvas": put(old, index, is_written, proposal.tokens)}
+    state = self.revoke(state, proposal, is_written, revoke_key)
+    filled = self._stop(state)
+    is_stopped = jnp.any(filled != state["canvas"], axis=1)
+    state = state | {"canvas": filled, "step": state["step"] + 1, "nfe": state["nfe"] + 1}
+    is_done = self.block_done(state, old) | is_stopped
+    following = self._enter_next_block(state)
+    state = {k: jnp.where(is_done.reshape((-1,) + (1,) * (v.ndim - 1)), following[k], v)
+             for k, v in state.items()}
+    log_prob = jnp.take_along_axis(law, proposal.tokens[..., None], axis=-1)[..., 0]
+    log_prob -= jax.nn.logsumexp(law, axis=-1)
+    return state, Step(index, is_written, proposal.tokens, confidence, log_prob)
+
+  def commit(self, state: State, proposal: Proposal, keys: jax.Array) -> tuple[jax.Array, State]:
+    """Chooses what is written, bool [B, W], and changes fields of its own."""
+    raise TypeError("a decoding rule defines commit")
+
+  def revoke(self, state: State, proposal: Proposal, is_written: jax.Array,
+             keys: jax.Array) -> State:
+    """Masks written tokens again; by default none."""
+    del proposal, is_written, keys
+    return state
+
+  def block_done(self, state: State, old_canvas: jax.Array) -> jax.Array:
+    """Whether the active block is finished after this step, bool [B]."""
+    del old_canvas
+    return ~jnp.any(self.in_blocks(state) & (state["canvas"] == self.mask_id), axis=1)
+
+  def finalize(self, state: State) -> jax.Array:
+    """The decoded canvas, int32 [B, S]."""
+    return state["canvas"]
+
+  def _propose(self, state, index, logits, draw_key, score_key):
+    current, positions = at(state["canvas"], index), at(state["positions"], index)
+    exists = index < state["canvas"].shape[1]
+    is_open = exists & (current == self.mask_id) & at(self.in_blocks(state), index)
+    logits = heads.block_columns(logits, self.eos_id if self.eos == "forbid" else None)
+    law = heads.block_columns(logits, self.mask_id) / (self.temperature or 1.0)
+    law = logits_lib.keep_likely(law, self.top_k, self.top_p)
+    tokens = logits_lib.draw(draw_key, positions, law, is_greedy=not self.temperature)
+    confidence = logits_lib.confidence(self.confidence, law if self.confidence_filtered else logits,
+                                       tokens, score_key, positions)
+    probability = confidence
+    if self.confidence != "probability" or self.confidence_filtered:
+      probability = logits_lib.confidence("probability", logits, tokens, score_key, positions)
+    order = confidence
+    if self.eos == "last":
+      order = jnp.where(tokens == self.eos_id, confidence - LAST, confidence)
+    return Proposal(index, positions, is_open, current, tokens, order, probability,
+                    logits), law, confidence
+
+  def _stop(self, state):
+    """Fills what follows a settled EOS."""
+    canvas, free = state["canvas"], state["free"]
+    if self.eos_stop == "never":
+      return canvas
+    scope = free if self.eos_stop == "row" else (
+        free & (state["block_of"] == state["block"][:, None]))
+    is_eos, is_masked = scope & (canvas == self.eos_id), free & (canvas == self.mask_id)
+    settled = is_eos & (jnp.cumsum(is_masked, axis=1) == 0)
+    return jnp.where(scope & is_masked & (jnp.cumsum(settled, axis=1) > 0), self.eos_id, canvas)
+
+  def _enter_next_block(self, state):
+    is_masked = state["free"] & (state["canvas"] == self.mask_id)
+    block = jnp.min(jnp.where(is_masked, state["block_of"], END), axis=1)
+    count = (is_masked & (state["block_of"] <= block[:, None])).sum(axis=1, dtype=jnp.int32)
+    return state | {"block": block, "count": count, "step": jnp.zeros_like(state["step"])}

@@ -1,0 +1,149 @@
+"""The record of a decode, in one schema that RL losses and viewers read.
+
+Contents: RECORDS, Trajectory, Recorder, canvas_before, frames.
+
+Convention: G is the number of recorded places (the last G of each row), T the bound of
+the steps; entries of steps that a row did not take are zero. Three sizes: "commits"
+keeps what each final token was written with, O(G) a row; "canvas" adds the canvas before
+every step and the confidence of the masked places looked at; "full" looks at all
+masked places, and keeps what was predicted there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdx.samplers import decoder
+
+RECORDS = ("none", "commits", "canvas", "full")
+
+
+class Trajectory(NamedTuple):
+  """A decoded batch, step by step.
+
+  Attributes:
+    tokens: int32 [B, G], the final tokens.
+    step: int32 [B, G], the step after which each has stood; -1 where given.
+    confidence: float32 [B, G], with which it was written; 0 if not drawn (filled
+      after an end of text, or given).
+    log_prob: float32 [B, G], its log-probability under the law it was drawn from (tempered
+      and filtered; at temperature 0 the untempered one).
+    nfe: int32 [B], steps of the row.
+    is_free: bool [B, G], places that were decoded, not given.
+    canvas: int32 [B, T, G] before each step, or None.
+    step_confidence: float32 [B, T, G] of the tokens proposed at masked places that were
+      looked at, and of those that replace one; 0 elsewhere; or None.
+    prediction: int32 [B, T, G], the full clean prediction: what was drawn where the
+      canvas is masked, the canvas elsewhere; or None.
+    step_log_prob: float32 [B, T, G], likewise of `prediction`; or None.
+  """
+  tokens: jax.Array
+  step: jax.Array
+  confidence: jax.Array
+  log_prob: jax.Array
+  nfe: jax.Array
+  is_free: jax.Array
+  canvas: jax.Array | None = None
+  step_confidence: jax.Array | None = None
+  prediction: jax.Array | None = None
+  step_log_prob: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recorder:
+  """Fills a Trajectory while the loop runs.
+
+  Attributes:
+    level: one of RECORDS, not "none".
+    start: first recorded place of a row.
+    max_steps: T.
+    mask_id: id of the mask token.
+  """
+  level: str
+  start: int
+  max_steps: int
+  mask_id: int
+
+  def init(self, canvas: jax.Array) -> Trajectory:
+    """An empty record of canvases int32 [B, S]."""
+    rows, num_places = canvas.shape[0], canvas.shape[1] - self.start
+    one = lambda dtype, fill=0: jnp.full((rows, num_places), fill, dtype)
+    each = lambda dtype: jnp.zeros((rows, self.max_steps, num_places), dtype)
+    record = Trajectory(one(jnp.int32), one(jnp.int32, -1), one(jnp.float32), one(jnp.float32),
+                        jnp.zeros(rows, jnp.int32), canvas[:, self.start:] == self.mask_id)
+    if self.level in ("canvas", "full"):
+      record = record._replace(canvas=each(jnp.int32), step_confidence=each(jnp.float32))
+    if self.level == "full":
+      record = record._replace(prediction=each(jnp.int32), step_log_prob=each(jnp.float32))
+    return record
+
+  def add(self, record: Trajectory, before: decoder.State, after: decoder.State,
+          step: decoder.Step, active: jax.Array) -> Trajectory:
+    """Adds one step of the active rows."""
+    num_places, rows = before["canvas"].shape[1], jnp.arange(len(active))
+    shown, new = before["canvas"][:, self.start:], after["canvas"][:, self.start:]
+    # Places before `start` are fixed, so they are never among those looked at.
+    index = jnp.where(step.index < num_places, step.index - self.start, num_places - self.start)
+    stands = active[:, None] & (new != shown) & (new != self.mask_id)
+    is_drawn = active[:, None] & step.is_written & (
+        decoder.at(after["canvas"], step.index) == step.tokens)
+    write = lambda old, values: decoder.put(jnp.where(stands, 0.0, old), index, is_drawn, values)
+    record = record._replace(step=jnp.where(stands, before["nfe"][:, None], record.step),
+                             confidence=write(record.confidence, step.confidence),
+                             log_prob=write(record.log_prob, step.log_prob))
+    if record.canvas is None:
+      return record
+    place = jnp.where(active, before["nfe"], self.max_steps)
+    store = lambda old, values: old.at[rows, place].set(values, mode="drop")
+    is_masked = (step.index < num_places) & (
+        decoder.at(before["canvas"], step.index) == self.mask_id)
+    spread = lambda base, values, where=is_masked: decoder.put(base, index, where, values)
+    zeros = jnp.zeros(shown.shape, jnp.float32)
+    record = record._replace(
+        canvas=store(record.canvas, shown),
+        step_confidence=store(record.step_confidence,
+                              spread(zeros, step.confidence, is_masked | step.is_written)))
+    if record.prediction is None:
+      return record
+    return record._replace(
+        prediction=store(record.prediction, spread(shown, step.tokens)),
+        step_log_prob=store(record.step_log_prob, spread(zeros, step.log_prob)))
+
+
+def canvas_before(record: Trajectory, step: jax.Array, mask_id: int) -> jax.Array:
+  """The canvas before a step, int32 [B, G], of a sampler that never revises.
+
+  Args:
+    record: any level.
+    step: int32 [] or [B].
+    mask_id: id of the mask token.
+  """
+  step = jnp.broadcast_to(step, record.nfe.shape)[:, None]
+  return jnp.where(record.is_free & (record.step >= step), mask_id, record.tokens)
+
+
+def frames(record: Trajectory, row: int, mask_id: int) -> tuple[np.ndarray, np.ndarray]:
+  """One row as a viewer shows it, on the host.
+
+  Args:
+    record: with canvases.
+    row: which.
+    mask_id: id of the mask token.
+
+  Returns:
+    int32 [F, G], the canvas before each of the row's steps and at the end, and float32
+    [F, G], the confidence each shown token was written with, NaN where none was.
+  """
+  steps = int(record.nfe[row])
+  canvas = np.concatenate([record.canvas[row, :steps], record.tokens[row][None]])
+  confidence = np.full(canvas.shape, np.nan, np.float32)
+  for step in range(steps):
+    new, old = canvas[step + 1], canvas[step]
+    confidence[step + 1] = np.where(new == old, confidence[step], record.step_confidence[row, step])
+    confidence[step + 1][new == mask_id] = np.nan
+  return canvas, confidence

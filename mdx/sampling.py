@@ -1,0 +1,178 @@
+"""Mode sample: prompts in, text out.
+
+Contents: sample, base_checkpoint, read_prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mdx import config as config_lib
+from mdx import model as model_lib
+from mdx import setup as setup_lib
+from mdx.report import denoising
+from mdx.train import progress as progress_lib
+
+_DONE = "samples.partial.jsonl"
+
+
+def base_checkpoint(config: Mapping[str, Any], workdir: str, train: Callable) -> str:
+  """`init.checkpoint`, or the workdir of the base model, trained first if it is not there.
+
+  Args:
+    config: with `init.checkpoint` and `init.base`, a config of mode train.
+    workdir: of the run; the base model's is `workdir/base`.
+    train: trains a config in a workdir; returns at once where it is finished.
+  """
+  if config["init"]["checkpoint"]:
+    return config["init"]["checkpoint"]
+  base = os.path.join(workdir, "base")
+  if not config["init"].get("base"):
+    raise ValueError("config.init.checkpoint is empty and there is no config.init.base to train; "
+                     "give a checkpoint.")
+  if not (pathlib.Path(base) / "results.json").exists():
+    setup_lib.say(f"no checkpoint given: training the base model in {base}")
+    train(config["init"]["base"], base)
+  return base
+
+
+def read_prompts(prompts: str) -> list[Any]:
+  """Prompts of a config: the lines of a .jsonl file, or one text ("" = no prompt).
+
+  Raises:
+    ValueError: no such file, or a line without `text` or `tokens`.
+  """
+  if not prompts.endswith(".jsonl"):
+    return [prompts]
+  try:
+    lines = pathlib.Path(prompts).read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(f"config.prompts {prompts} cannot be read ({error}); give a .jsonl file "
+                     "whose lines have `text` or `tokens`, or a text.") from None
+  found = []
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      record = json.loads(line)
+      prompt = record["tokens"] if "tokens" in record else record["text"]
+    except (ValueError, KeyError, TypeError):
+      raise ValueError(f"{prompts} line {number} has neither `text` nor `tokens`: "
+                       f"{line:.60}") from None
+    if not isinstance(prompt, str) and not (isinstance(prompt, list) and all(
+        isinstance(i, int) and not isinstance(i, bool) for i in prompt)):
+      raise ValueError(f"{prompts} line {number}: `text` must be a string, `tokens` a list of "
+                       "ids.")
+    found.append(prompt)
+  if not found:
+    raise ValueError(f"{prompts} has no lines; give a prompt a line, or config.prompts='' for "
+                     "unconditional samples.")
+  return found
+
+
+def sample(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[str, float]:
+  """Decodes the prompts; writes samples.jsonl and samples.html. Goes on where it stopped."""
+  config = config_lib.to_dict(config)
+  config_lib.check_positive(config, "num_samples", "batch_size")
+  prompts = read_prompts(config["prompts"])
+  path = pathlib.Path(workdir)
+  source = base_checkpoint(config, workdir, train)
+  model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
+                         dtype=config["dtype"])
+  sampler = model.sampler(**config["sampler"])
+  rows = [tokens for prompt in prompts
+          for tokens in [model.encode(prompt)] * config["num_samples"]]
+  model.check(rows, sampler)
+  setup_lib.say(f"{type(sampler).__name__}: {len(rows)} rows of {sampler.gen_length} tokens from "
+                f"{source}, {jax.device_count()} {jax.devices()[0].platform} device(s)")
+  path.mkdir(parents=True, exist_ok=True)
+  identity = config_lib.run_hash({
+      "source": os.path.abspath(source), "params": config["init"]["params"],
+      "dtype": config["dtype"], "seed": config["seed"], "sampler": repr(sampler),
+      "rows": [row.tolist() for row in rows]})
+  done = _read_done(path / _DONE, identity) if jax.process_count() == 1 else {}
+  traces = _decode(model, sampler, rows, config, path, identity, done)
+  if jax.process_index() == 0:
+    lines = [json.dumps(done[i], ensure_ascii=False) for i in range(len(rows))]
+    temporary = path / "samples.jsonl.tmp"
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(path / "samples.jsonl")
+    (path / _DONE).unlink(missing_ok=True)
+    _show(model, config, sampler, [traces[i] for i in sorted(traces)], path)
+  for i in range(min(len(rows), config["num_samples"], 4)):
+    setup_lib.say(f"--- row {i}, {done[i]['nfe']} network calls\n{done[i]['text']}")
+  seconds = sum(row["seconds"] for row in done.values())
+  tokens = len(rows) * sampler.gen_length
+  setup_lib.say(f"\n{len(rows)} rows in {path}/samples.jsonl; {tokens / max(seconds, 1e-9):,.0f} "
+                "tokens/s without compilation")
+  return {"num_rows": len(rows), "seconds": seconds}
+
+
+def _decode(model, sampler, rows, config, path, identity, done):
+  """Decodes what is not in `done`, adding to it and to the file; returns traces."""
+  record = "canvas" if config["viewer_rows"] or config["show"] or config["animation"] else "none"
+  progress = progress_lib.Progress(len(rows), enabled=jax.process_index() == 0)
+  traces = {}
+  is_main = jax.process_index() == 0
+  with open(path / _DONE if is_main else os.devnull, "a", encoding="utf-8") as file:
+    if is_main and not done:
+      file.truncate(0)
+      file.write(json.dumps({"identity": identity}) + "\n")
+    # The rows of the viewer are decoded even if they are known: they cost little.
+    kept = max(config["viewer_rows"], 1) if record != "none" else 0
+    for i, row in model.decode(rows, sampler, seed=config["seed"], record=record,
+                               batch_size=config["batch_size"],
+                               skip=lambda i: i in done and i >= kept):
+      if i < kept:
+        traces[i] = row.trace
+      if i in done:
+        continue
+      done[i] = {"prompt_tokens": row.prompt_tokens.tolist(), "tokens": row.tokens.tolist(),
+                 "text": row.text, "nfe": row.nfe, "seconds": round(row.seconds, 6)}
+      file.write(json.dumps({"row": i} | done[i]) + "\n")
+      file.flush()
+      progress.update(len(done))
+  progress.close()
+  return traces
+
+
+def _read_done(path: pathlib.Path, identity: str) -> dict[int, dict[str, Any]]:
+  """Rows that an interrupted run of the same settings has written."""
+  done = {}
+  try:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines or json.loads(lines[0]).get("identity") != identity:
+      return {}
+    for line in lines[1:]:
+      record = json.loads(line)
+      done[record.pop("row")] = record
+  except OSError:
+    return {}
+  except ValueError:
+    pass  # the last line, cut short
+  return done
+
+
+def _show(model, config, sampler, traces, path):
+  """The viewer's files, and the replay in the terminal."""
+  tokenizer = model.tokenizer
+  text = lambda i: tokenizer.decode([i])
+  settings = {"sampler": type(sampler).__name__, "checkpoint": model.source} | {
+      k: v for k, v in config["sampler"].items() if k in ("steps", "gen_length", "block_length",
+                                                          "temperature", "cache")}
+  if config["viewer_rows"]:
+    denoising.write_html(path / "samples.html", traces, text, tokenizer.mask_id,
+                         heading="samples", settings=settings)
+  if config["animation"]:
+    denoising.write_gif(path / "samples.gif", traces[0], text, tokenizer.mask_id)
+    denoising.write_strip(path / "samples.png", traces[0], text, tokenizer.mask_id)
+  if config["show"]:
+    denoising.replay(traces[0], text, tokenizer.mask_id)

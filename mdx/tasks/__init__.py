@@ -1,0 +1,28 @@
+"""Tasks: problem sets with an exact checker, for RL and evaluation.
+
+Contents: TASKS, build.
+
+Convention: a task is a frozen dataclass with `examples(split)`, `prompt(example)`,
+`score(examples, completions)` and `training_pairs(split)`; the splits are "train", "validation"
+and "test". Sudoku and Countdown also say which `symbols` they are written with, one token each,
+and how many (`prompt_length`, `answer_length`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from mdx import config as config_lib
+from mdx import types
+from mdx.tasks import countdown
+from mdx.tasks import gsm8k
+from mdx.tasks import math_task
+from mdx.tasks import sudoku
+
+TASKS = {"countdown": countdown.Countdown, "gsm8k": gsm8k.Gsm8k, "math": math_task.Math,
+         "sudoku": sudoku.Sudoku}
+
+
+def build(cfg: Mapping[str, Any]) -> types.Task:
+  """Builds a task of `name` and its fields; ValueError if unknown or of bad values."""
+  return config_lib.build(TASKS, cfg, what="task")

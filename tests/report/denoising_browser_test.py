@@ -1,0 +1,297 @@
+"""The viewer in a real browser: what a person sees, and that hostile text stays text.
+
+Skipped where no Chromium is installed. It is driven over a pipe by the DevTools protocol,
+so nothing else is needed.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from mdx.report import denoising
+
+_BROWSER = next((b for b in ("chromium", "chromium-browser", "google-chrome", "chrome",
+                             "chromium-headless-shell") if shutil.which(b)), None)
+pytestmark = pytest.mark.skipif(_BROWSER is None, reason="no Chromium is installed")
+
+MASK = 0
+HOSTILE = ["</script><script>window.hacked=1</script>", "<img src=x onerror='window.hacked=1'>",
+           "\u2028window.hacked=1\u2029", "\ud800", "<!--<script>", "&lt;b&gt;", "\u202eevil",
+           "]]>", "'\"`${window.hacked=1}", "javascript:window.hacked=1", "\x00\x1b[2J", ""]
+WORDS = ["", "The", " quick", " brown", " fox\n", "\n\n", "\tjumps", "  over", " it", " a",
+         *HOSTILE]
+
+
+class Page:
+  """One page of a headless browser."""
+
+  def __init__(self, profile, width=1280, height=900, dark=False):
+    to_browser, self._out = os.pipe()
+    self._in, from_browser = os.pipe()
+    wire = f"exec {_BROWSER} \"$@\" 3<&{to_browser} 4>&{from_browser}"
+    self.process = subprocess.Popen(
+        ["bash", "-c", wire, "browser", "--headless=new", "--no-sandbox", "--disable-gpu",
+         "--disable-dev-shm-usage",
+         "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run",
+         "--disable-background-networking", "--hide-scrollbars", "about:blank"],
+        pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.close(to_browser)
+    os.close(from_browser)
+    self._buffer, self._count, self._session, self.events = b"", 0, None, []
+    target = self.send("Target.createTarget", url="about:blank")["targetId"]
+    self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+    for domain in ("Page", "Runtime", "Log", "Network"):
+      self.send(f"{domain}.enable")
+    self.resize(width, height, dark)
+
+  def resize(self, width, height=900, dark=False):
+    self.send("Emulation.setDeviceMetricsOverride", width=width, height=height,
+              deviceScaleFactor=1, mobile=width < 600)
+    self.send("Emulation.setEmulatedMedia", features=[
+        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+
+  def _read(self):
+    while b"\0" not in self._buffer:
+      assert select.select([self._in], [], [], 30)[0], "the browser does not answer"
+      chunk = os.read(self._in, 1 << 16)
+      assert chunk, "the browser went away"
+      self._buffer += chunk
+    message, self._buffer = self._buffer.split(b"\0", 1)
+    return json.loads(message)
+
+  def send(self, method, **params):
+    self._count += 1
+    message = {"id": self._count, "method": method, "params": params}
+    message |= {"sessionId": self._session} if self._session else {}
+    os.write(self._out, json.dumps(message).encode() + b"\0")
+    while True:
+      answer = self._read()
+      if answer.get("id") == self._count:
+        assert "error" not in answer, answer
+        return answer["result"]
+      self.events.append(answer)
+
+  def open(self, path):
+    self.events.clear()
+    self.send("Page.navigate", url=path.as_uri())
+    while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
+      self.events.append(self._read())
+
+  def run(self, code):
+    answer = self.send("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
+    assert "exceptionDetails" not in answer, answer
+    return answer["result"].get("value")
+
+  def press(self, key, code=None, text=None):
+    common = {"key": key, "code": code or key} | ({"text": text} if text else {})
+    self.send("Input.dispatchKeyEvent", type="keyDown", **common)
+    self.send("Input.dispatchKeyEvent", type="keyUp", **common)
+
+  def hover(self, selector):
+    x, y = self.run(f"""(() => {{
+        const node = document.querySelector({json.dumps(selector)});
+        node.scrollIntoView({{block: "center"}});
+        const box = node.getClientRects()[0];
+        return [box.x + box.width / 2, box.y + box.height / 2]; }})()""")
+    self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    return self.run("document.getElementById('tip').innerText")
+
+  def screenshot(self, path):
+    data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+    path.write_bytes(base64.b64decode(data))
+
+  def complaints(self):
+    """Errors of scripts and console, blocked content, and requests but for the page."""
+    self.run("1")
+    kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+    bad = [e for e in self.events if e.get("method") in kinds]
+    asked = [e["params"]["request"]["url"] for e in self.events
+             if e.get("method") == "Network.requestWillBeSent"]
+    return bad, asked[1:]
+
+  def close(self):
+    with contextlib.suppress(OSError, AssertionError):
+      self._session = None
+      self.send("Browser.close")
+    self.process.wait(timeout=20)
+
+
+def decode(seed=0, num_steps=12, num_places=24, revises=True):
+  """A trace of random words that is masked again and replaced."""
+  draws = np.random.default_rng(seed)
+  frames = np.full((num_steps + 1, num_places), MASK)
+  frames[0, :2] = 1, 2
+  for f in range(1, num_steps + 1):
+    frames[f] = frames[f - 1]
+    masked = np.flatnonzero(frames[f] == MASK)
+    new = masked if f == num_steps else masked[:3]
+    frames[f, new] = draws.integers(1, len(WORDS), len(new))
+    if revises and 2 < f < num_steps:
+      frames[f, draws.integers(2, num_places)] = MASK
+      frames[f, 2 + f % 4] = draws.integers(1, len(WORDS))
+  frames[-1, 2:2 + len(HOSTILE)] = np.arange(len(WORDS) - len(HOSTILE), len(WORDS))
+  confidence = np.where(frames == MASK, np.nan, draws.uniform(0, 1, frames.shape))
+  confidence[:, :2] = np.nan
+  predictions = draws.integers(1, len(WORDS), (num_steps, num_places))
+  return denoising.Trace(
+      "Say it.\n" + "".join(HOSTILE), frames.astype(np.int32), confidence.astype(np.float32),
+      f"row {seed} " + HOSTILE[0], tuple(f"note {f} {HOSTILE[1]}" for f in range(num_steps + 1)),
+      np.arange(num_places) < 2, predictions.astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+  opened = Page(tmp_path_factory.mktemp("profile"))
+  yield opened
+  opened.close()
+
+
+@pytest.fixture(scope="module")
+def traces():
+  return [decode(0), decode(1, num_steps=5), decode(2, num_places=40, revises=False)]
+
+
+@pytest.fixture
+def opened(page, traces, tmp_path):
+  path = tmp_path / "decode.html"
+  denoising.write_html(path, traces, WORDS.__getitem__, MASK, heading="Heading " + HOSTILE[1],
+                       settings={"temperature" + HOSTILE[0]: HOSTILE[1]})
+  page.resize(1280)
+  page.open(path)
+  return page
+
+
+def shown(page):
+  return page.run("document.getElementById('summary').textContent")
+
+
+def test_hostile_text_neither_runs_nor_loads_anything(opened):
+  opened.press("End")
+  for place in range(2, 2 + len(HOSTILE)):
+    opened.hover(f"[data-place='{place}']")
+  assert opened.complaints() == ([], [])
+  assert opened.run("typeof window.hacked") == "undefined"
+  assert opened.run("document.querySelectorAll('img, b, iframe, body script').length") == 2
+  assert "onerror" in opened.run("document.getElementById('heading').textContent")
+  assert "onerror" in opened.run("document.getElementById('note').textContent")
+
+
+def test_the_last_frame_reads_as_the_final_text(opened, traces):
+  for i, trace in enumerate(traces):
+    opened.press("End")
+    text = json.dumps("".join(WORDS[t] for t in trace.frames[-1]))
+    assert opened.run(f"document.getElementById('canvas').textContent === {text}"), f"row {i}"
+    opened.press("ArrowDown")
+
+
+def test_keys_step_through_every_frame_and_marks_follow_the_trace(opened, traces):
+  trace = traces[0]
+  done = denoising.changes(trace, MASK)
+  marks = "[...document.querySelectorAll('#canvas [data-place]')].map(x => x.firstChild.className)"
+  for f in range(len(trace.frames)):
+    assert shown(opened).startswith(f"step {f} of {len(trace.frames) - 1}")
+    assert opened.run("document.getElementById('slider').value") == str(f)
+    classes = [set(c.split()) for c in opened.run(marks)]
+    for name, array in (("new", done.is_written), ("replaced", done.is_replaced),
+                        ("remasked", done.is_remasked), ("mask", trace.frames == MASK)):
+      assert [name in c for c in classes] == array[f].tolist(), (f, name)
+    assert all("given" in c for c in classes[:2]) and "given" not in classes[2]
+    opened.press("ArrowRight")
+  opened.press("ArrowLeft")
+  assert shown(opened).startswith(f"step {len(trace.frames) - 2} ")
+  opened.press("Home")
+  assert shown(opened).startswith("step 0 ")
+
+
+def test_arrows_step_once_while_the_slider_has_the_focus(opened):
+  opened.run("document.getElementById('slider').focus()")
+  opened.press("ArrowRight")
+  opened.press("ArrowRight")
+  assert shown(opened).startswith("step 2 ")
+
+
+def test_hovering_tells_position_token_confidence_step_and_revisions(opened, traces):
+  trace, f = traces[0], 7
+  done = denoising.changes(trace, MASK)
+  for _ in range(f):
+    opened.press("ArrowRight")
+  for place in range(2, trace.frames.shape[1]):
+    tip = opened.hover(f"[data-place='{place}'] > .box").split("\n")
+    assert tip[0] == f"position {place}"
+    assert f"revisions {done.revisions[f, place]}" in tip
+    if trace.frames[f, place] == MASK:
+      assert tip[1] == "masked" and tip[2].startswith("prediction ")
+    else:
+      assert tip[1].endswith(f"(id {trace.frames[f, place]})")
+      assert tip[2] == f"confidence {trace.confidence[f, place]:.3f}"
+      assert tip[3] == f"written in step {done.step[f, place]}"
+  assert done.revisions[f].max() >= 2
+
+
+def test_play_reaches_the_end_and_stops(opened):
+  opened.run("document.getElementById('speed').value = 60")
+  opened.press(" ", "Space", " ")
+  end = """new Promise(done => {
+      const look = () => timer === null ? done(frame) : setTimeout(look, 20);
+      look(); })"""
+  assert opened.run(end) == 12
+  assert opened.run("document.getElementById('play').getAttribute('aria-label')") == "play"
+  opened.press(" ", "Space", " ")
+  opened.press("ArrowRight")  # a step by hand ends it too
+  assert opened.run("timer") is None
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_never_scrolls_sideways(opened, width):
+  opened.resize(width)
+  for key in ("Home", "End"):
+    opened.press(key)
+    assert opened.run("document.documentElement.scrollWidth") <= width
+
+
+def test_words_and_colours_differ_enough_to_read_in_both_modes(opened):
+  measure = """(() => {
+      const box = document.querySelector("#legend .rated"), pen = document.createElement("canvas")
+          .getContext("2d", {willReadFrequently: true});
+      const luminance = css => {
+        pen.fillStyle = css;
+        pen.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].map(
+            v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b; };
+      return [0, 25, 50, 75, 100].map(share => {
+        box.style.setProperty("--c", share);
+        return luminance(getComputedStyle(box).backgroundColor);
+      }).concat(luminance(getComputedStyle(document.body).color)); })()"""
+  for dark in (False, True):
+    opened.resize(1280, dark=dark)
+    values = opened.run(measure)
+    ink, levels = values[-1], values[:-1]
+    assert levels == sorted(levels, reverse=dark), "one direction of lightness, for any eye"
+    for level in levels:
+      low, high = sorted((ink, level))
+      assert (high + .05) / (low + .05) >= 4.5, (dark, level)
+
+
+def test_the_page_says_what_was_cut_and_numbers_the_steps_that_are_left(page, traces, tmp_path):
+  path = tmp_path / "cut.html"
+  cuts = denoising.write_html(path, traces, WORDS.__getitem__, MASK, max_bytes=7000)
+  page.resize(1280)
+  page.open(path)
+  assert len(cuts) == 2 and page.run("document.getElementById('cuts').innerText") == " ".join(cuts)
+  kept = page.run("row.steps")
+  assert len(kept) < 13 and kept != list(range(len(kept)))
+  for step in kept[1:]:
+    page.press("ArrowRight")
+    assert shown(page).startswith(f"step {step} of 12")
+  steps = page.run("cells.map(cell => describe(cell.place))")
+  assert any(f"written in step {kept[-1]}\n" in text for text in steps[2:])
+  assert not any(f"written in step {len(kept) - 1}\n" in text for text in steps)
+  assert page.complaints() == ([], [])
