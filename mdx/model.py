@@ -30,7 +30,6 @@ from mdx.eval import likelihood
 from mdx.report import denoising
 from mdx.samplers import batching
 from mdx.samplers import loop
-from mdx.samplers import trajectory as trajectory_lib
 from mdx.utils import host
 from mdx.utils import rng
 
@@ -201,12 +200,12 @@ class Model:
     text = self.tokenizer.decode(tokens if infill or not eos.size else tokens[:eos[0]])
     trace = None
     if result.trajectory is not None:
-      frames, confidence = trajectory_lib.frames(result.trajectory, row, self.tokenizer.mask_id)
-      shown = slice(frames.shape[1] - len(tokens), None)
-      trace = denoising.Trace(
-          prompt="" if infill else self.tokenizer.decode(prompt), frames=frames[:, shown],
-          confidence=confidence[:, shown],
-          is_given=~np.asarray(result.trajectory.is_free[row])[shown])
+      trace = denoising.from_trajectory(
+          result.trajectory, row, self.tokenizer.mask_id,
+          prompt="" if infill else self.tokenizer.decode(prompt))
+      shown = slice(trace.frames.shape[1] - len(tokens), None)  # without padding
+      trace = trace._replace(frames=trace.frames[:, shown], confidence=trace.confidence[:, shown],
+                             is_given=trace.is_given[shown])
     return Sample(prompt, tokens, text, int(result.nfe[row]), seconds, trace)
 
   def log_likelihood(self, texts: Sequence[str], *, num_samples: int = 16,

@@ -19,6 +19,8 @@ from mdx import config as config_lib
 from mdx import model as model_lib
 from mdx import setup as setup_lib
 from mdx.report import denoising
+from mdx.report import denoising_pictures
+from mdx.report import denoising_terminal
 from mdx.train import progress as progress_lib
 
 _DONE = "samples.partial.jsonl"
@@ -169,10 +171,11 @@ def _show(model, config, sampler, traces, path):
       k: v for k, v in config["sampler"].items() if k in ("steps", "gen_length", "block_length",
                                                           "temperature", "cache")}
   if config["viewer_rows"]:
-    denoising.write_html(path / "samples.html", traces, text, tokenizer.mask_id,
-                         heading="samples", settings=settings)
+    for cut in denoising.write_html(path / "samples.html", traces, text, tokenizer.mask_id,
+                                    heading="samples", settings=settings):
+      setup_lib.say(f"samples.html: {cut}")
   if config["animation"]:
-    denoising.write_gif(path / "samples.gif", traces[0], text, tokenizer.mask_id)
-    denoising.write_strip(path / "samples.png", traces[0], text, tokenizer.mask_id)
+    denoising_pictures.write_gif(path / "samples.gif", traces[0], text, tokenizer.mask_id)
+    denoising_pictures.write_strip(path / "samples.png", traces[0], text, tokenizer.mask_id)
   if config["show"]:
-    denoising.replay(traces[0], text, tokenizer.mask_id)
+    denoising_terminal.replay(traces[0], text, tokenizer.mask_id)

@@ -21,7 +21,7 @@ def _shaped(reward, valid, kind):
   """What a step is credited with, before the group is compared; [P, G, T]."""
   reward = jnp.where(valid, reward, 0.0)
   steps = valid.sum(axis=-1, keepdims=True)
-  number = jnp.arange(reward.shape[-1])
+  number = jnp.arange(reward.shape[-1])[None, None]
   is_last = number == steps - 1
   final = jnp.sum(jnp.where(is_last, reward, 0.0), axis=-1, keepdims=True)
   improvement = reward - jnp.pad(reward[..., :-1], ((0, 0),) * (reward.ndim - 1) + ((1, 0),))

@@ -22,6 +22,8 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from mdx.samplers import trajectory
+
 _TEMPLATE = pathlib.Path(__file__).with_name("denoising.html")
 _MAX_BYTES = 2_000_000
 _LONGEST = {"prompt": 4000, "title": 200, "note": 200, "setting": 500}  # characters
@@ -98,34 +100,19 @@ def changes(trace: Trace, mask_id: int) -> Changes:
                  revisions.astype(np.int32))
 
 
-def from_trajectory(record: Any, row: int, mask_id: int, *, prompt: str = "", title: str = "",
+def from_trajectory(record: trajectory.Trajectory, row: int, mask_id: int, *, prompt: str = "", title: str = "",
                     notes: Sequence[str] = ()) -> Trace:
-  """One row of a samplers.trajectory.Trajectory recorded at level "canvas" or "full".
+  """One row of a record with canvases (host arrays).
 
-  With "canvas" only the tokens of the final text have a confidence, from the step on
-  after which they stand; "full" knows that of every token written over a mask.
-
-  Raises: ValueError if the record has no canvases.
+  Raises: ValueError if the record has none.
   """
   if record.canvas is None:
     raise ValueError('a trace needs the canvas of every step; record "canvas" or "full".')
-  known = lambda x: np.where(x != 0, x, np.nan).astype(np.float32)
-  at = lambda name: np.asarray(getattr(record, name)[row])
-  num_steps, tokens = int(at("nfe")), at("tokens")
-  frames = np.concatenate([at("canvas")[:num_steps], tokens[None]]).astype(np.int32)
-  confidence = np.full(frames.shape, np.nan, np.float32)
-  is_full = record.prediction is not None
-  if is_full:
-    drawn = known(at("step_confidence")[:num_steps])
-    for f in range(1, len(frames)):
-      is_new = frames[f] != frames[f - 1]
-      confidence[f] = np.where(is_new, drawn[f - 1], confidence[f - 1])
-  # Step s of the record leads from frame s to frame s + 1.
-  stands = (at("step") >= 0) & (at("step") < np.arange(len(frames))[:, None])
-  confidence = np.where(stands, known(at("confidence")), confidence)
-  confidence[frames == mask_id] = np.nan
-  return Trace(prompt, frames, confidence, title, tuple(notes), ~at("is_free").astype(bool),
-               at("prediction")[:num_steps].astype(np.int32) if is_full else None)
+  frames, confidence = trajectory.frames(record, row, mask_id)
+  predictions = None if record.prediction is None else np.asarray(
+      record.prediction[row][:len(frames) - 1])
+  return Trace(prompt, frames, confidence, title, tuple(notes),
+               ~np.asarray(record.is_free[row], bool), predictions)
 
 
 def even(num: int, most: int) -> np.ndarray:

@@ -335,15 +335,13 @@ def _traces(run: _Run, record: trajectory.Trajectory, examples, title: str, coun
   _, correct = task_eval.score_steps(run.task, examples[:count], tokenizer,
                                      record.prediction[:count], record.nfe[:count])
   for row in range(count):
-    frames, confidence = trajectory.frames(record, row, tokenizer.mask_id)
-    steps = int(record.nfe[row])
-    texts = task_eval.completions(record.prediction[row, :steps], tokenizer)
-    notes = tuple(f"prediction {text} {'right' if right else 'wrong'}"
-                  for text, right in zip(texts, correct[row]))
-    found.append(denoising.Trace(
-        prompt=run.task.prompt(examples[row]), frames=frames, confidence=confidence,
-        title=f"{title}, {'right' if correct[row, steps - 1] else 'wrong'}",
-        notes=notes + ("final answer",), predictions=record.prediction[row, :steps]))
+    texts = task_eval.completions(record.prediction[row, :record.nfe[row]], tokenizer)
+    notes = [f"prediction {text} {'right' if right else 'wrong'}"
+             for text, right in zip(texts, correct[row])]
+    verdict = "right" if correct[row, record.nfe[row] - 1] else "wrong"
+    found.append(denoising.from_trajectory(
+        record, row, tokenizer.mask_id, prompt=run.task.prompt(examples[row]),
+        title=f"{title}, {verdict}", notes=notes + ["final answer"]))
   return found
 
 

@@ -176,8 +176,8 @@ class Hierarchical(decoder.Decoder):
 
 
 def _ranked(proposal):
-  """Confidences in descending order [B, W] (0 where none is), the order, and the ranks."""
+  """Confidences in descending order [B, W], then -inf; that order; the rank of each place."""
   rank = decoder.ranks(proposal.confidence, proposal.is_open)
   order = jnp.argsort(rank, axis=1)
-  score = jnp.where(proposal.is_open, proposal.confidence, 0.0)
+  score = jnp.where(proposal.is_open, proposal.confidence, -jnp.inf)
   return jnp.take_along_axis(score, order, axis=1), order, rank

@@ -60,7 +60,7 @@ class Proposal(NamedTuple):
 class Step(NamedTuple):
   """What a step did, for a recorder: [B, W] each, as in Proposal."""
   index: jax.Array
-  is_written: jax.Array
+  is_written: jax.Array  # and not masked again at once
   tokens: jax.Array
   confidence: jax.Array
   log_prob: jax.Array  # of `tokens` under the law they were drawn from
@@ -177,7 +177,7 @@ class Decoder:
       if getattr(self, field) <= 0:
         raise ValueError(f"sampler.{field} must be positive, got {getattr(self, field)}.")
     for field in ("temperature", "block_length", "top_k", "guidance_scale", "edit_steps",
-                  "entropy_bound"):
+                  "entropy_bound", "kl_threshold"):
       if getattr(self, field) < 0:
         raise ValueError(f"sampler.{field} must be >= 0, got {getattr(self, field)}.")
     for field in ("threshold", "low_threshold", "edit_threshold", "eta", "loop_on", "loop_off",
@@ -288,6 +288,7 @@ class Decoder:
     old = state["canvas"]
     state = state | changes | {"canvas": put(old, index, is_written, proposal.tokens)}
     state = self.revoke(state, proposal, is_written, revoke_key)
+    is_written &= at(state["canvas"], index) == proposal.tokens  # and stands
     filled = self._stop(state)
     is_stopped = jnp.any(filled != state["canvas"], axis=1)
     state = state | {"canvas": filled, "step": state["step"] + 1, "nfe": state["nfe"] + 1}

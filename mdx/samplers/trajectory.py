@@ -90,9 +90,8 @@ class Recorder:
     # Places before `start` are fixed, so they are never among those looked at.
     index = jnp.where(step.index < num_places, step.index - self.start, num_places - self.start)
     stands = active[:, None] & (new != shown) & (new != self.mask_id)
-    is_drawn = active[:, None] & step.is_written & (
-        decoder.at(after["canvas"], step.index) == step.tokens)
-    write = lambda old, values: decoder.put(jnp.where(stands, 0.0, old), index, is_drawn, values)
+    write = lambda old, values: decoder.put(jnp.where(stands, 0.0, old), index,
+                                            step.is_written & active[:, None], values)
     record = record._replace(step=jnp.where(stands, before["nfe"][:, None], record.step),
                              confidence=write(record.confidence, step.confidence),
                              log_prob=write(record.log_prob, step.log_prob))

@@ -87,4 +87,4 @@ class Gsm8k:
 def _is_right(gold: str, completion: str) -> bool:
   answer = parsing.final_answer(completion)
   value = parsing.last_number(completion) if answer is None else parsing.number(answer)
-  return value is not None and value == parsing.number(gold)
+  return value == parsing.number(gold)

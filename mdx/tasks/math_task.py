@@ -76,7 +76,7 @@ class Math:
     tests = self._read_file(self.test_path) if self.test_path else None
     examples = problems.divide(self._read_file(self.path), tests, split)
     checker = algebra.checker(self.time_limit)
-    kept = [e for e in examples if e["gold"] and checker.is_readable(e["gold"])]
+    kept = [e for e in examples if checker.is_readable(e["gold"])]
     if len(kept) < len(examples):
       path = self.test_path if split == "test" and self.test_path else self.path
       warnings.warn(f"{path}: {len(examples) - len(kept)} of {len(examples)} problems of the "

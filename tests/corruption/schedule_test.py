@@ -65,6 +65,16 @@ def test_cosine_weight_is_the_tangent_of_md4():
 
 
 @pytest.mark.parametrize("schedule", ALL)
+def test_time_is_the_inverse_of_the_mask_probability(schedule):
+  t = jnp.linspace(0.02, 1, 99)
+  np.testing.assert_allclose(schedule.time(schedule.mask_prob(t)), t, rtol=2e-3)
+  mask_prob = jnp.linspace(schedule.eps, 1, 99)
+  np.testing.assert_allclose(schedule.mask_prob(schedule.time(mask_prob)), mask_prob, atol=2e-6)
+  ends = schedule.time(jnp.array([0.0, schedule.eps / 2, 1.0, 1.0 + 1e-6]))
+  np.testing.assert_allclose(ends, [0, 0, 1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ALL)
 def test_mean_mask_prob_is_the_integral_and_is_known_while_tracing(schedule):
   nodes, weights = np.polynomial.legendre.leggauss(200)
   u = (nodes + 1) / 2

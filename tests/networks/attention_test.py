@@ -81,16 +81,66 @@ def test_bfloat16_inputs_keep_their_dtype_and_have_float32_scores_and_softmax():
   np.testing.assert_allclose(out[0, :, 0].astype(jnp.float32), expected, atol=0.012)
 
 
-@pytest.mark.parametrize("name", attention.ATTENTIONS)
-@pytest.mark.parametrize("segments", [None, [[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0]]],
-                         ids=["one_document", "documents"])
+SEEN = {"full": attention.Full(), "causal": attention.Causal(),
+        "block_causal": attention.BlockCausal(2)}
+
+
+def _expected(name, segments, positions):
+  """Visibility of all places by all places, by loops: [B, L, L]."""
+  rule = {"full": lambda q, k, at: True, "causal": lambda q, k, at: k <= q,
+          "block_causal": lambda q, k, at: at[k] // 2 <= at[q] // 2}[name]
+  return np.array([[[row[q] == row[k] and rule(q, k, at) for k in range(len(row))]
+                    for q in range(len(row))] for row, at in zip(segments, positions)])
+
+
+DOCUMENTS = np.array([[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 3, 3]])
+WITHIN = np.array([[0, 1, 0, 1, 2, 0], [0, 0, 1, 0, 1, 2]])
+
+
+@pytest.mark.parametrize("name", SEEN)
+@pytest.mark.parametrize("segments", [None, DOCUMENTS], ids=["one_document", "documents"])
 def test_a_query_sees_the_keys_of_its_segment_that_the_rule_allows(name, segments):
-  found = attention.visible(attention.ATTENTIONS[name](), 6,
+  positions = np.arange(6)[None] if segments is None else WITHIN
+  found = attention.visible(SEEN[name], jnp.asarray(positions),
                             None if segments is None else jnp.asarray(segments))
   if name == "full" and segments is None:
     assert found is None
     return
-  rows = segments or [[1] * 6]
-  expected = [[[row[q] == row[k] and (name == "full" or k <= q) for k in range(6)]
-               for q in range(6)] for row in rows]
-  np.testing.assert_array_equal(found, np.asarray(expected)[:, None])
+  expected = _expected(name, np.ones((1, 6)) if segments is None else segments, positions)
+  np.testing.assert_array_equal(found, expected[:, None])
+  assert set(SEEN) == set(attention.ATTENTIONS)
+
+
+@pytest.mark.parametrize("name", SEEN)
+@pytest.mark.parametrize("segments", [None, DOCUMENTS], ids=["one_document", "documents"])
+def test_the_queries_may_be_some_slots_of_the_rows(name, segments):
+  slots = jnp.array([[1, 3, 4, 6], [0, 2, 5, 5]])  # 6: none
+  positions = np.arange(6)[None] if segments is None else WITHIN
+  found = attention.visible(SEEN[name], jnp.asarray(positions),
+                            None if segments is None else jnp.asarray(segments), slots)
+  if name == "full" and segments is None:
+    assert found is None
+    return
+  whole = _expected(name, np.ones((2, 6)) if segments is None else segments,
+                    np.broadcast_to(positions, (2, 6)))
+  for row in range(2):
+    for i, slot in enumerate(np.asarray(slots[row])):
+      if slot < 6:
+        np.testing.assert_array_equal(found[row, 0, i], whole[row, slot])
+
+
+def test_slots_are_read_and_written_by_row_and_one_past_the_end_is_dropped():
+  values, slots = jnp.array([[10, 11, 12], [20, 21, 22]]), jnp.array([[2, 0], [1, 3]])
+  np.testing.assert_array_equal(attention.at_slots(values, slots)[0], [12, 10])
+  assert attention.at_slots(values, slots)[1, 0] == 21
+  np.testing.assert_array_equal(attention.at_slots(values[:1], slots)[1, 0], 11)
+  assert attention.at_slots(values, None) is values
+  memory = jnp.zeros((2, 3, 1, 1))
+  new = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(2, 2, 1, 1)
+  np.testing.assert_array_equal(attention.write(memory, slots, new)[..., 0, 0],
+                                [[2, 0, 1], [0, 3, 0]])
+
+
+def test_a_block_has_at_least_one_position():
+  with pytest.raises(ValueError, match="attention block_length must be positive, got 0"):
+    attention.BlockCausal(0)

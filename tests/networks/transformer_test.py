@@ -12,7 +12,7 @@ from mdx.networks import transformer
 from mdx.utils import rng
 from mdx.utils import tree
 
-FULL, CAUSAL = attention.Full(), attention.Causal()
+FULL, CAUSAL, BLOCKS = attention.Full(), attention.Causal(), attention.BlockCausal(2)
 BASE = dict(num_layers=2, width=16, num_heads=4, mlp_width=24, vocab_size=11, max_length=12)
 OPTIONS = {
     "rms_swiglu_rope": {},
@@ -136,7 +136,9 @@ def _reference(spec, params, seen, time):
   rows = []
   for i in range(2):
     mask = SEGMENTS[i][:, None] == SEGMENTS[i][None]
-    mask = np.tril(mask) if seen == CAUSAL else mask
+    block = POSITIONS[i] // 2
+    mask = np.tril(mask) if seen == CAUSAL else mask & (block[:, None] >= block) if (
+        seen == BLOCKS) else mask
     rows.append(_reference_row(spec, params, TOKENS[i], mask, POSITIONS[i], float(time[i])))
   return [np.stack(x) for x in zip(*rows)]
 
@@ -173,8 +175,8 @@ def _assert_same_loss_and_gradient(found, expected):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("seen", [FULL, CAUSAL], ids=["full", "causal"])
+@pytest.mark.parametrize("name,seen", [(name, seen) for name in OPTIONS for seen in (
+    FULL, CAUSAL)] + [("rms_swiglu_rope", BLOCKS), ("layer_gelu_learned_biases", BLOCKS)])
 def test_every_option_computes_what_a_plain_forward_pass_computes(name, seen):
   fields = OPTIONS[name]
   params = _random_params(**fields)
@@ -297,6 +299,68 @@ def test_the_time_may_differ_from_position_to_position():
   params, fields = _random_params(**OPTIONS["time"]), OPTIONS["time"]
   one = _run(params, time=np.repeat(TIME[:, None], 8, axis=1), **fields)[0]
   np.testing.assert_allclose(one, _run(params, **fields)[0], rtol=1e-5, atol=1e-5)
+
+
+@functools.cache
+def _compiled_encode(seen, **fields):
+  network = _spec(**fields).network()
+  return jax.jit(lambda params, tokens, rows: network.encode(params, tokens, attention=seen, **rows),
+                 compiler_options={"xla_backend_optimization_level": 0})
+
+
+def _encode(fields, params, tokens, seen, **rows):
+  return _compiled_encode(seen, **fields)(params, tokens, rows)
+
+
+@pytest.mark.parametrize("name", ["one_kv_head_head_bias", "layer_gelu_learned_biases", "time"])
+@pytest.mark.parametrize("scan_layers", [True, False], ids=["scanned", "unrolled"])
+def test_places_run_against_a_fresh_cache_are_those_of_the_whole_row(name, scan_layers):
+  fields, params = OPTIONS[name] | dict(scan_layers=scan_layers), _random_params(**OPTIONS[name])
+  rows = dict(positions=jnp.asarray(POSITIONS), segment_ids=jnp.asarray(SEGMENTS),
+              time=TIME if name == "time" else None)
+  whole = _encode(fields, params, TOKENS, FULL, **rows)
+  again, cache = _encode(fields, params, TOKENS, FULL, cache=(), **rows)
+  np.testing.assert_array_equal(again, whole)
+  heads = _spec(**fields).kv_heads
+  assert [x.shape for x in cache] == [(2, 2, 8, heads, 4)] * 2
+  slots = jnp.array([[1, 4, 8], [0, 6, 7]])  # 8: none
+  tokens = jnp.take_along_axis(TOKENS, slots, axis=1, mode="clip")
+  part, new = _encode(fields, params, tokens, FULL, cache=cache, slots=slots, **rows)
+  for row, i in ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2)):
+    np.testing.assert_allclose(part[row, i], whole[row, slots[row, i]], rtol=2e-5, atol=2e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), new, cache)
+
+
+def test_a_call_against_a_cache_writes_its_own_places_and_reads_the_others_as_they_were():
+  params, changed, rows = _random_params(), TOKENS.copy(), dict(positions=None, segment_ids=None)
+  changed[:, 2] = (changed[:, 2] + 1) % 11
+  changed[:, 5] = (changed[:, 5] + 1) % 11
+  _, cache = _encode({}, params, TOKENS, FULL, cache=(), **rows)
+  slots = jnp.array([[2], [2]])
+  _, new = _encode({}, params, changed[:, 2:3], FULL, cache=cache, slots=slots, **rows)
+  for old, now in zip(cache, new):
+    same = (old == now).all(axis=(0, 1, 3, 4))
+    np.testing.assert_array_equal(same, np.arange(8) != 2)
+  # The first layer's keys of a changed place depend on its token alone.
+  _, whole = _encode({}, params, changed, FULL, cache=(), **rows)
+  np.testing.assert_allclose(new[0][0, :, 2], whole[0][0, :, 2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seen", [CAUSAL, BLOCKS], ids=["causal", "blocks"])
+def test_what_a_causal_cache_holds_does_not_depend_on_later_blocks(seen):
+  params, changed = _random_params(), TOKENS.copy()
+  changed[:, 4:] = (changed[:, 4:] + 1) % 11
+  caches = [_encode({}, params, tokens, seen, cache=())[1] for tokens in (TOKENS, changed)]
+  for one, other in zip(*caches):
+    np.testing.assert_allclose(one[:, :, :4], other[:, :, :4], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(one[:, :, 4:], other[:, :, 4:])
+
+
+def test_a_cache_of_rows_that_are_too_long_is_refused():
+  cache = tuple(jnp.zeros((2, 1, 13, 4, 4)) for _ in "kv")
+  with pytest.raises(ValueError, match="a row of 13 tokens exceeds network.max_length 12"):
+    _encode({}, _random_params(), jnp.zeros((1, 1), jnp.int32), FULL, cache=cache,
+            slots=jnp.zeros((1, 1), jnp.int32))
 
 
 def test_initial_parameters_have_the_scales_that_are_documented():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import types
+from mdx.networks import attention as attention_lib
 from mdx.objectives import ar
 from mdx.utils import rng
 
@@ -56,12 +57,44 @@ def test_every_document_of_a_row_starts_afresh():
 
 def test_denoise_gives_the_causal_conditionals_and_never_the_start_token():
   canvas = jnp.asarray(JOINT.sequences)
-  logits = OBJECTIVE.denoise({"model": {}}, canvas, None)
+  logits = OBJECTIVE.denoise({"model": {}}, types.Request(canvas, None))
   probs = np.asarray(jax.nn.softmax(logits, axis=-1))
   for i in range(JOINT.length):
     known = np.where(np.arange(JOINT.length) < i, JOINT.sequences, JOINT.mask_id)
     np.testing.assert_allclose(probs[:, i], JOINT.conditionals(known)[:, i], atol=1e-6)
   assert np.all(probs[..., JOINT.mask_id] == 0) and logits.dtype == jnp.float32
+
+
+def test_denoise_gives_the_logits_of_the_targets_alone():
+  canvas = jnp.asarray(JOINT.sequences)
+  whole = OBJECTIVE.denoise({"model": {}}, types.Request(canvas, None))
+  targets = jnp.asarray(np.random.default_rng(0).integers(0, 4, (81, 2)))
+  some = OBJECTIVE.denoise({"model": {}}, types.Request(canvas, None, targets=targets))
+  np.testing.assert_array_equal(some, np.take_along_axis(np.asarray(whole), np.asarray(
+      targets)[..., None], axis=1))
+
+
+def test_denoise_starts_after_padding_and_reads_slots_as_the_tokens_before_them():
+  seen = {}
+
+  def encode(params, tokens, *, attention, cache=None, slots=None, **rows):
+    seen.update(tokens=tokens, slots=slots, cache=cache, **rows)
+    assert attention == attention_lib.Causal()
+    hidden = jnp.zeros(tokens.shape + (5,))
+    return hidden if cache is None else (hidden, cache)
+
+  objective = ar.AutoRegressive(network=JOINT.causal_network()._replace(encode=encode), mask_id=1)
+  request = types.Request(jnp.array([[4, 4, 3, 2], [0, 2, 3, 3]]), None,
+                          jnp.array([[0, 0, 0, 1], [0, 1, 2, 3]]),
+                          jnp.array([[0, 0, 1, 1], [1, 1, 1, 1]]))
+  objective.denoise({"model": {}}, request)
+  np.testing.assert_array_equal(seen["tokens"][:, 2:], [[1, 3], [2, 3]])
+  assert seen["positions"] is request.positions and seen["segment_ids"] is request.segment_ids
+  slots = jnp.array([[3], [1]])
+  logits, cache = objective.denoise({"model": {}}, request._replace(
+      slots=slots, cache=("kept",), targets=jnp.zeros((2, 1), int)))
+  np.testing.assert_array_equal(seen["tokens"], [[3], [0]])
+  assert seen["slots"] is slots and cache == ("kept",) and logits.shape == (2, 1, 5)
 
 
 def test_padding_weighs_nothing():

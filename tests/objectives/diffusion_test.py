@@ -17,6 +17,7 @@ from mdx import config as config_lib
 from mdx import sharding
 from mdx import types
 from mdx.corruption import schedule as schedule_lib
+from mdx.networks import attention as attention_lib
 from mdx.objectives import diffusion
 from mdx.utils import rng
 
@@ -321,10 +322,59 @@ def test_even_times_and_exact_counts_lower_the_variance_of_the_loss():
 def test_denoise_returns_the_conditionals_and_never_the_mask_id():
   objective = _objective()
   canvas = np.where(MASKS, JOINT.mask_id, JOINT.sequences[17])
-  logits = objective.denoise(PARAMS, jnp.asarray(canvas), jnp.ones(len(MASKS)))
+  request = types.Request(jnp.asarray(canvas), jnp.ones(len(MASKS)))
+  logits = objective.denoise(PARAMS, request)
   found = np.asarray(jax.nn.softmax(logits, axis=-1))
   np.testing.assert_allclose(found, JOINT.conditionals(canvas), atol=1e-6)
   assert np.all(found[..., JOINT.mask_id] == 0) and logits.dtype == jnp.float32
+  targets = jnp.asarray(np.random.default_rng(0).integers(0, 4, (len(MASKS), 2)))
+  some = objective.denoise(PARAMS, request._replace(targets=targets))
+  np.testing.assert_array_equal(some, np.take_along_axis(np.asarray(logits), np.asarray(
+      targets)[..., None], axis=1))
+
+
+def test_the_mask_id_keeps_its_column_where_it_is_said_to_as_in_llada():
+  canvas = jnp.asarray(np.where(MASKS, JOINT.mask_id, JOINT.sequences[17]))
+  logits = _objective(mask_column=True).denoise(PARAMS, types.Request(canvas, jnp.ones(len(MASKS))))
+  assert np.all(logits[..., JOINT.mask_id] == 5)  # what the oracle gives it
+  _, plain = _score(_objective(), JOINT.sequences[17], MASKS[-1:], [1.0])
+  _, kept = _score(_objective(mask_column=True), JOINT.sequences[17], MASKS[-1:], [1.0])
+  cost = np.log(1 + np.exp(5)) * JOINT.length  # the column's share of each softmax
+  np.testing.assert_allclose(kept.rows["nll"] - plain.rows["nll"], cost, rtol=1e-5)
+
+
+def test_denoise_hands_slots_and_cache_to_the_network():
+  seen = {}
+
+  def encode(params, tokens, *, attention, cache=None, slots=None, **rows):
+    seen.update(tokens=tokens, slots=slots, cache=cache, attention=attention, **rows)
+    return jnp.zeros(tokens.shape + (5,)), ("new",)
+
+  objective = diffusion.MaskedDiffusion(
+      network=JOINT.network()._replace(encode=encode), mask_id=JOINT.mask_id,
+      attention={"name": "block_causal", "block_length": 2})
+  request = types.Request(jnp.array([[0, 2, 3, 1], [3, 1, 1, 2]]), jnp.ones(2) / 4,
+                          slots=jnp.array([[3, 4], [0, 2]]), cache=("old",))
+  logits, cache = objective.denoise(PARAMS, request)
+  np.testing.assert_array_equal(seen["tokens"], [[1, 1], [3, 1]])  # 4: none, whatever is read
+  assert seen["slots"] is request.slots and seen["cache"] == ("old",) and cache == ("new",)
+  assert seen["time"] is request.noise_level and logits.shape == (2, 2, 5)
+  assert seen["attention"] == attention_lib.BlockCausal(2) == objective.visibility
+
+
+def test_training_reads_with_the_attention_of_the_objective():
+  seen = []
+
+  def encode(params, tokens, *, attention, **rows):
+    seen.append(attention)
+    return JOINT.network().encode(params, tokens, attention=attention_lib.Full())
+
+  objective = diffusion.MaskedDiffusion(
+      network=JOINT.network()._replace(encode=encode), mask_id=JOINT.mask_id,
+      attention={"name": "block_causal", "block_length": 2})
+  prepared, _ = _prepare(objective, oracle.batch_of(JOINT, JOINT.sequences[:2]))
+  objective(PARAMS, prepared, CONTEXT)
+  assert seen == [attention_lib.BlockCausal(2)]
 
 
 def test_what_the_objective_reads_with_reaches_the_network():
@@ -349,6 +399,8 @@ def test_what_the_objective_reads_with_reaches_the_network():
     ({"mask_draw": "all"}, "mask_draw"), ({"normalizer": "mean"}, "normalizer"),
     ({"weighting": "none"}, "weighting"), ({"schedule": {"name": "liner"}}, "mean 'linear'"),
     ({"schedule": "linear"}, "dict\\(name"),
+    ({"attention": {"name": "sparse"}}, "unknown attention name 'sparse'; choose from block_causal"),
+    ({"attention": {"name": "block_causal", "block_length": 0}}, "block_length must be positive"),
     ({"schedule": {"name": "cosine"}, "mask_draw": "exact_count"}, "linear schedule; got 'cos")])
 def test_unknown_choices_are_refused_in_words(fields, message):
   with pytest.raises(ValueError, match=message):

@@ -118,6 +118,21 @@ def test_the_loss_equals_a_dense_cross_entropy(rate, mask_draw):
   assert float(aux.metrics["masked_nats"][1]) == weight
 
 
+def test_denoise_gives_the_logits_of_the_targets_and_never_the_mask_id():
+  objective, batch = _objective(), _batch(4, 10)
+  params = objective.init(rng.root(1))
+  hidden = _encode(params["model"], batch["tokens"], attention=attention_lib.Full())
+  expected = np.array(hidden @ params["model"]["embed"].T)
+  expected[..., MASK_ID] = -1e30
+  request = types.Request(batch["tokens"], jnp.ones(4))
+  np.testing.assert_allclose(objective.denoise(params, request), expected, rtol=1e-5, atol=1e-5)
+  targets = jnp.array([[3, 0], [9, 9], [1, 2], [5, 10]])  # 10: none, whatever is read
+  some = objective.denoise(params, request._replace(targets=targets))
+  np.testing.assert_allclose(some[1, 1], expected[1, 9], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(some[0], expected[0, [3, 0]], rtol=1e-5, atol=1e-5)
+  assert objective.visibility == attention_lib.Full()
+
+
 def test_a_rows_draws_depend_on_its_index_and_the_step_only():
   objective, batch = _objective(), _batch(32, 64)
   one, _ = _prepare(objective, batch)

@@ -1,6 +1,6 @@
 """Decodes for the tests of samplers: models that cost nothing, programs that compile fast.
 
-Contents: decode, on_joint, keys, Memory, proposal, build, model.
+Contents: QUICK, decode, on_joint, keys, Memory, proposal, build, model.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from mdx.utils import rng
 from mdx.utils import tree
 
 MASK_ID, EOS_ID, VOCAB = 0, 1, 7  # of Memory and of `model`
-_QUICK = {"xla_backend_optimization_level": 0}  # halves the compile time
+QUICK = {"xla_backend_optimization_level": 0}  # halves the compile time
 _COMPILED = {}
 
 
@@ -30,7 +30,7 @@ def keys(num_rows, seed=0):
 
 
 def decode(denoise, sampler, canvas, *, row_index=None, seed=0, start=0, record="none",
-           params=None, options=_QUICK, **rows):
+           params=None, options=QUICK, **rows):
   """`loop.decode` in a jit that is kept; `rows`: positions, segment_ids.
 
   `denoise` takes (params, request); it is kept by identity.

@@ -67,7 +67,7 @@ def test_lengths_hold_for_any_number_of_numbers(num_numbers):
 
 
 def test_no_problem_is_in_two_splits_even_of_two_seeds_and_formats(steps):
-  other = countdown.Countdown(seed=1, format="expression", num_train=6000)
+  other = countdown.Countdown(seed=1, format="expression", num_train=2000)
   keys = {s: {e["key"] for t in (steps, other) for e in t.examples(s)} for s in _SPLITS}
   for a, b in itertools.combinations(_SPLITS, 2):
     assert not keys[a] & keys[b]
@@ -155,6 +155,7 @@ def test_problems_are_read_from_a_file(tmp_path):
   assert sizes[0] == 50 and sizes[1] and sizes[2]
   example = task.examples("train")[0]
   assert example["numbers"][0] == 44 and "44, " in task.prompt(example)
+  assert example["key"] == f"{','.join(map(str, sorted(example['numbers'])))}>{example['target']}"
   assert str(example["target"]) in example["prompt"] and example["answer"] == ""
   with pytest.raises(ValueError, match="no solutions to train on"):
     task.training_pairs("train")
@@ -167,6 +168,7 @@ def test_problems_are_read_from_a_file(tmp_path):
 @pytest.mark.parametrize("line, message", [
     ("{\"numbers\": [1, 2, 3]}", "no field 'target'"), ("{\"target\": 3}", "'nums' or 'numbers'"),
     ("{\"nums\": [1, 2, 3], \"target\": \"6\"}", "of type int"),
+    ("{\"nums\": [1, 2, 3], \"target\": true}", "of type int"),
     ("{\"nums\": [1, \"2\", 3], \"target\": 6}", "positive integers"),
     ("{\"nums\": [1, true, 3], \"target\": 6}", "positive integers"),
     ("{\"nums\": [1, 0, 3], \"target\": 6}", "positive integers"),

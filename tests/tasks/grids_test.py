@@ -8,6 +8,13 @@ import pytest
 from mdx.tasks import grids
 
 
+@pytest.fixture(name="minimal", scope="module")
+def _minimal():
+  """Ten grids and sets of about 24 givens, none of which can be spared."""
+  rng = np.random.default_rng(2)
+  return grids.Images(rng, (20, 22)).draw(rng, 10)
+
+
 def _obey_the_rules(cells, size):
   """Which rows of cells [N, size^2] repeat no digit; by the rules, and in no way by `grids`."""
   box, fine = int(size**0.5), np.ones(len(cells), bool)
@@ -75,10 +82,9 @@ def test_each_9x9_image_is_a_grid_and_its_givens_determine_it():
     assert grids.solve(np.where(given, grid, 0), 9) == [tuple(grid)]
 
 
-def test_removing_one_more_given_can_lose_uniqueness():
+def test_removing_one_more_given_can_lose_uniqueness(minimal):
   """So the solver's limit of 2 does find second solutions of size 9."""
-  rng = np.random.default_rng(2)
-  drawn, is_given = grids.Images(rng, (20, 22)).draw(rng, 1)
+  drawn, is_given = minimal
   counts = []
   for cell in np.flatnonzero(is_given[0]):
     puzzle = np.where(is_given[0], drawn[0], 0)
@@ -87,10 +93,9 @@ def test_removing_one_more_given_can_lose_uniqueness():
   assert set(counts) == {2}  # about 24 givens are left where no further one can be spared
 
 
-def test_solver_fills_forced_cells_before_it_guesses(monkeypatch):
+def test_solver_fills_forced_cells_before_it_guesses(monkeypatch, minimal):
   """About 90 choices a puzzle with its 57 empty cells; 620 by the fewest digits alone."""
-  rng = np.random.default_rng(2)
-  drawn, is_given = grids.Images(rng, (20, 22)).draw(rng, 10)
+  drawn, is_given = minimal
   choices, choose = [], grids._choose
   monkeypatch.setattr(grids, "_choose", lambda *a: choices.append(0) or choose(*a))
   for puzzle in np.where(is_given, drawn, 0):

@@ -2,7 +2,10 @@ r"""MATH as a task, and the process that compares formulas."""
 
 import json
 import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -106,6 +109,20 @@ def test_a_hang_ends_at_the_time_limit_and_the_next_answer_is_judged(_library):
   assert time.perf_counter() - start < 0.5  # remembered
   checker._time_limit = 20.0
   assert checker.equal("5", "1+4")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the limits of another process")
+def test_the_worker_ends_itself_and_can_neither_write_files_nor_use_all_memory(_library):
+  process = subprocess.Popen([sys.executable, "-P", algebra._WORKER], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+  try:
+    assert process.stdout.readline() == b"ready\n"
+    assert resource.prlimit(process.pid, resource.RLIMIT_FSIZE) == (0, 0)
+    assert 0 < resource.prlimit(process.pid, resource.RLIMIT_AS)[0] <= 4 * 2**30
+    output, _ = process.communicate(json.dumps([0.3, "5", _HANG]).encode() + b"\n", timeout=60)
+  finally:
+    process.kill()
+  assert output == b"" and process.returncode == -signal.SIGPROF
 
 
 def test_a_worker_that_was_killed_between_requests_is_replaced(checker):

@@ -27,6 +27,13 @@ def test_last_tag_vectors(text, content):
   assert parsing.last_tag(text) == content
 
 
+def test_only_the_end_of_a_text_is_looked_at():
+  for answer in (r"\boxed{1}", "<answer>1</answer>"):
+    rest = "x" * (parsing.MAX_CHARS - len(answer))
+    assert parsing.final_answer(answer + rest) == "1"
+    assert parsing.final_answer(answer + rest + "x") is None
+
+
 def test_a_box_comes_before_a_tag():
   assert parsing.final_answer(r"\boxed{1} <answer>2</answer>") == "1"
   assert parsing.final_answer(r"\boxed{1 <answer>2</answer>") == "2"
@@ -47,7 +54,7 @@ def test_number_vectors(text, value):
 
 @pytest.mark.parametrize("text, value", [
     ("first 3 then 4.", 4), ("it costs $1,250.50!", 1250.5), ("10 - 3", 3), ("no", None),
-    ("3 = 4, 10,20", 20), ("it is -7", -7)])
+    ("3 = 4, 10,20", 20), ("1,2345", 2345), ("it is -7", -7)])
 def test_last_number_vectors(text, value):
   assert parsing.last_number(text) == (None if value is None else fractions.Fraction(value))
 

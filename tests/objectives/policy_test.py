@@ -1,0 +1,307 @@
+"""Policy losses: ratios, exact gradients, and each knob against a plain computation."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdx import samplers
+from mdx import types
+from mdx.networks import transformer
+from mdx.objectives import diffusion
+from mdx.objectives import grpo
+from mdx.objectives import mdpo
+from mdx.samplers import loop
+from mdx.train import step as step_lib
+from mdx.utils import rng
+
+MASK_ID, EOS_ID, VOCAB, PROMPT, ANSWER, GROUP = 6, 5, 7, 3, 4, 4
+SPEC = transformer.Transformer(num_layers=1, width=16, num_heads=2, vocab_size=VOCAB, max_length=16,
+                               scan_layers=False, init_std=0.5)
+MODEL = diffusion.MaskedDiffusion(network=SPEC.network(), mask_id=MASK_ID)
+PARAMS = MODEL.init(rng.root(0))
+OTHER = MODEL.init(rng.root(1))
+
+
+def _policy(cls, **fields):
+  return cls(model=MODEL, mask_id=MASK_ID, eos_id=EOS_ID, group_size=GROUP, **fields)
+
+
+def _rollout(temperature=1.0, steps=2, num_prompts=3, confidence="probability", seed=0,
+             padded=False, params=PARAMS):
+  """A batch as the RL loop builds it, with random rewards."""
+  sampler = samplers.build(dict(name="confidence", gen_length=ANSWER, steps=steps,
+                                temperature=temperature, confidence=confidence), MODEL,
+                           mask_id=MASK_ID, eos_id=EOS_ID)
+  draw = np.random.default_rng(seed)
+  rows = num_prompts * GROUP
+  prompts = np.repeat(draw.integers(0, 5, (num_prompts, PROMPT)), GROUP, axis=0)
+  canvas = jnp.asarray(np.concatenate([prompts, np.full((rows, ANSWER), MASK_ID)], 1), jnp.int32)
+  optional = {}
+  if padded:
+    begin = np.repeat(draw.integers(0, 3, num_prompts), GROUP)[:, None]
+    place = np.arange(PROMPT + ANSWER)[None]
+    optional = {"segment_ids": jnp.asarray(place >= begin, jnp.int32),
+                "positions": jnp.asarray(np.maximum(place - begin, 0), jnp.int32)}
+  record = jax.jit(lambda params: loop.decode(
+      lambda request: MODEL.denoise(params, request), sampler, canvas, key=rng.root(seed),
+      row_index=jnp.arange(rows), start=PROMPT, record="full", **optional))(params).trajectory
+  fields = ("canvas", "prediction", "step_confidence", "step_log_prob", "nfe")
+  return {"tokens": jnp.concatenate([canvas[:, :PROMPT], record.tokens], axis=1),
+          "reward": jnp.asarray(draw.integers(0, 2, record.step_confidence.shape[:2]), jnp.float32),
+          "example_index": jnp.arange(rows, dtype=jnp.int32),
+          **{k: getattr(record, k) for k in fields}, **optional}
+
+
+def _context(reference=PARAMS):
+  return types.Context(jnp.int32(0), {"reference": reference}, {})
+
+
+def _loss(policy, params, batch, key=rng.root(5), reference=PARAMS):
+  prepared, weights = policy.prepare(params, batch, key, _context(reference))
+  totals, aux = policy(params, prepared, _context(reference))
+  return sum(policy.scales[k] * totals[k] / weights[k] for k in totals), aux
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("confidence", ["probability", "random"])
+def test_with_unchanged_parameters_every_ratio_is_one(temperature, padded, confidence):
+  batch = _rollout(temperature, confidence=confidence, padded=padded)
+  policy = _policy(mdpo.MDPO, temperature=temperature, step_choice="all")
+  prepared, _ = policy.prepare(PARAMS, batch, rng.root(0), _context())
+  is_target = np.asarray(prepared["token_weight"]) != 0
+  ratio = np.exp(np.asarray(policy.log_prob(PARAMS, prepared) - prepared["old_log_prob"]))
+  assert is_target.sum() == 3 * GROUP * (4 + 2)  # 4 masks before the first step, 2 before the next
+  np.testing.assert_allclose(ratio[is_target], 1, atol=1e-5)
+  # Another temperature is another law.
+  other = _policy(mdpo.MDPO, temperature=1.7, step_choice="all")
+  ratio = np.exp(np.asarray(other.log_prob(PARAMS, prepared) - prepared["old_log_prob"]))
+  assert np.abs(ratio[is_target] - 1).max() > 0.05
+
+
+def _masked_log_probs(params, canvas, prompt):
+  tokens = jnp.concatenate([prompt, canvas], axis=1)
+  logits = MODEL.denoise(params, types.Request(tokens=tokens, noise_level=jnp.ones(len(tokens))))
+  return jax.nn.log_softmax(logits[:, PROMPT:], axis=-1)
+
+
+@pytest.mark.parametrize("fields", [
+    {}, {"confidence_weight": False}, {"length_weight": False}, {"token_mean": False},
+    {"kl": 0.0}, {"kl_form": "k3", "kl": 0.5}, {"num_steps": 1}, {"advantage": "final"},
+    {"targets": "committed"}, {"drop_dead": True}, {"clip": 0.01}],
+                         ids=lambda f: "-".join(f) or "default")
+def test_mdpo_is_its_formula(fields):
+  batch = _rollout(steps=2, seed=3)
+  batch["reward"] = batch["reward"].at[:GROUP].set(1.0)  # a dead group
+  policy = _policy(mdpo.MDPO, **({"num_steps": 2} | fields))
+  moved = jax.tree.map(lambda a, b: 0.8 * a + 0.2 * b, PARAMS, OTHER)
+  found = _loss(policy, moved, batch, reference=OTHER)[0]
+
+  host = jax.tree.map(np.asarray, batch)
+  reward = host["reward"].reshape(3, GROUP, 2)
+  gain = np.diff(reward, axis=2, prepend=0)
+  tail = np.stack([reward[..., 1], reward[..., 1]], axis=2)
+  credit = reward[..., 1:].repeat(2, 2) if policy.advantage == "final" else gain + tail
+  advantage = (credit - credit.mean(1, keepdims=True)) / (credit.std(1, ddof=1, keepdims=True)
+                                                          + 1e-4)
+  advantage = advantage.reshape(-1, 2)
+  total = rows = 0.0
+  for n in range(len(advantage)):
+    order = np.argsort(-np.abs(advantage[n]), kind="stable")[:policy.num_steps]
+    for s in order:
+      a = advantage[n, s]
+      if policy.drop_dead and a == 0:
+        continue
+      rows += 1
+      canvas = host["canvas"][n, s]
+      new, ref = (np.asarray(_masked_log_probs(p, jnp.asarray(canvas)[None],
+                                               batch["tokens"][n:n + 1, :PROMPT]))[0]
+                  for p in (moved, OTHER))
+      chosen = canvas == MASK_ID
+      if policy.targets == "committed":
+        after = host["canvas"][n, 1] if s == 0 else host["tokens"][n, PROMPT:]
+        chosen &= after != MASK_ID
+      count, one = chosen.sum(), 0.0
+      for i in np.flatnonzero(chosen):
+        token = host["prediction"][n, s, i]
+        ratio = np.exp(new[i, token] - host["step_log_prob"][n, s, i])
+        surrogate = min(ratio * a, np.clip(ratio, 1 - policy.clip, 1 + policy.clip) * a)
+        d = ref[i, token] - new[i, token]
+        kl = d * d / 2 if policy.kl_form == "k2" else np.exp(d) - 1 - d
+        weight = host["step_confidence"][n, s, i] if policy.confidence_weight else 1.0
+        length = ANSWER / count if policy.length_weight else 1.0
+        one += weight * (-surrogate * length + policy.kl * kl)
+      total += one / count if policy.token_mean else one
+  assert rows == {"drop_dead": rows}.get("-".join(fields), 12 * policy.num_steps)
+  np.testing.assert_allclose(found, total / rows, rtol=2e-4, atol=1e-6)
+
+
+def test_the_gradient_of_random_order_decoding_is_the_exact_policy_gradient():
+  """E[R grad log p] over all orders and tokens of a tiny decode, against enumeration."""
+  length, real = 2, 3
+  spec = transformer.Transformer(num_layers=1, width=8, num_heads=1, vocab_size=real + 1,
+                                 max_length=4, scan_layers=False, init_std=0.5)
+  model = diffusion.MaskedDiffusion(network=spec.network(), mask_id=real)
+  params = model.init(rng.root(2))
+  values = jnp.asarray(np.random.default_rng(0).normal(size=(real, real)))
+
+  def log_probs(params, canvas):
+    return jax.nn.log_softmax(model.denoise(params, types.Request(
+        tokens=canvas, noise_level=jnp.ones(len(canvas)))), axis=-1)
+
+  def expected_reward(params):
+    total = 0.0
+    for order in itertools.permutations(range(length)):
+      for tokens in itertools.product(range(real), repeat=length):
+        canvas, log_prob = jnp.full((1, length), real), 0.0
+        for place in order:
+          log_prob += log_probs(params, canvas)[0, place, tokens[place]]
+          canvas = canvas.at[0, place].set(tokens[place])
+        total += jnp.exp(log_prob) * values[tokens] / 2
+    return total
+
+  exact = jax.grad(expected_reward)(params)
+  policy = mdpo.MDPO(model=model, mask_id=real, group_size=2, kl=0.0, step_choice="all",
+                     targets="committed", confidence_weight=False, length_weight=False,
+                     token_mean=False)
+  sampler = samplers.build(dict(name="confidence", confidence="random", gen_length=length,
+                                steps=length), model, mask_id=real)
+  rows = 60000
+  canvas = jnp.full((rows, length), real, jnp.int32)
+
+  @jax.jit
+  def estimate(params, key):
+    record = loop.decode(lambda r: model.denoise(params, r), sampler, canvas, key=key,
+                         row_index=jnp.arange(rows), record="full").trajectory
+    reward = values[record.tokens[:, 0], record.tokens[:, 1]]
+    batch = {"tokens": record.tokens, "reward": jnp.repeat(reward[:, None], length, 1),
+             "example_index": jnp.arange(rows), **{
+                 k: getattr(record, k) for k in ("canvas", "prediction", "step_confidence",
+                                                 "step_log_prob", "nfe")}}
+    context = types.Context(jnp.int32(0), {}, {})
+    prepared, _ = policy.prepare(params, batch, key, context)
+    # The reward itself instead of the group's z-score, which is a biased baseline.
+    prepared["advantage"] = jnp.repeat(reward, length)
+    loss = lambda p: policy(p, prepared, context)[0]["policy"] / rows
+    return jax.grad(loss)(params)
+
+  found = jax.tree.map(lambda g: -g, estimate(params, rng.root(0)))
+  flat = lambda t: np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(t)])
+  a, b = flat(found), flat(exact)
+  assert np.abs(a - b).max() < 0.03 * np.abs(b).max()
+  assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
+
+
+def test_diffu_grpo_masks_prompts_scores_up_to_eos_and_averages_over_tokens():
+  batch = _rollout(num_prompts=64)
+  batch["tokens"] = batch["tokens"].at[::2, PROMPT + 1].set(EOS_ID)
+  policy = _policy(grpo.DiffuGRPO, prompt_mask_rate=0.3, kl=0.0)
+  prepared, weights = policy.prepare(PARAMS, batch, rng.root(0), _context())
+  noisy = np.asarray(prepared["noisy_tokens"])[:, 0]
+  assert np.all(noisy[:, PROMPT:] == MASK_ID)
+  hidden = noisy[:, :PROMPT] == MASK_ID
+  assert abs(hidden.mean() - 0.3) < 0.05
+  np.testing.assert_array_equal(noisy[:, :PROMPT][~hidden],
+                                np.asarray(batch["tokens"])[:, :PROMPT][~hidden])
+  tokens = np.asarray(batch["tokens"])[:, PROMPT:]
+  keep = np.array([[EOS_ID not in row[:i] for i in range(ANSWER)] for row in tokens])
+  np.testing.assert_array_equal(np.asarray(prepared["token_weight"]) > 0, keep)
+  assert weights["policy"] == keep.sum()
+  # One epoch: the gradient is -A grad log p, averaged over tokens.
+  reward = np.asarray(batch["reward"])[:, -1].reshape(-1, GROUP)
+  advantage = (reward - reward.mean(1, keepdims=True)).reshape(-1)
+  grad = jax.grad(lambda p: _loss(policy, p, batch, rng.root(0))[0])(PARAMS)
+
+  def plain(params):
+    log_probs = _masked_log_probs(params, jnp.asarray(noisy[:, PROMPT:]),
+                                  jnp.asarray(noisy[:, :PROMPT]))
+    picked = jnp.take_along_axis(log_probs, jnp.asarray(tokens)[..., None], axis=2)[..., 0]
+    return -(advantage[:, None] * picked * keep).sum() / keep.sum()
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6), grad,
+               jax.grad(plain)(PARAMS))
+
+
+def test_inner_epochs_draw_other_canvases_and_are_scored_on_the_same():
+  batch = _rollout(num_prompts=16)
+  policy = _policy(grpo.DiffuGRPO)
+  draw = lambda key: policy.prepare(PARAMS, batch, key, _context())[0]
+  first, again, second = (draw(rng.stream(rng.root(0), "train", s)) for s in (0, 0, 1))
+  np.testing.assert_array_equal(first["noisy_tokens"], again["noisy_tokens"])
+  assert not np.array_equal(first["noisy_tokens"], second["noisy_tokens"])
+  scored = batch | {"old_log_prob": policy.log_prob(PARAMS, first)}
+  prepared, _ = policy.prepare(OTHER, scored, rng.stream(rng.root(0), "train", 0), _context())
+  _, aux = policy(PARAMS, prepared, _context())
+  total, count = aux.metrics["ratio"]
+  np.testing.assert_allclose(total / count, 1, atol=1e-5)
+
+
+def test_coupled_scores_equal_the_vector_and_cover_every_token_twice():
+  batch = _rollout(num_prompts=32)
+  policy = _policy(grpo.CoupledGRPO)
+  prepared, _ = policy.prepare(PARAMS, batch, rng.root(0), _context())
+  noisy, mix = np.asarray(prepared["noisy_tokens"])[..., PROMPT:], np.asarray(prepared["mix"])
+  assert noisy.shape[1] == 3 and np.all(noisy[:, 0] == MASK_ID)
+  assert np.all((noisy[:, 1] == MASK_ID) ^ (noisy[:, 2] == MASK_ID))
+  assert np.all((mix > 0) == (noisy == MASK_ID))
+  rate = 0.5 / mix[:, 1].max(axis=1)
+  rate = rate[np.isfinite(rate)]
+  assert rate.min() >= 0.2 - 1e-6 and rate.max() <= 0.8 + 1e-6 and rate.std() > 0.1
+  # t = 0.6: -2 under the full mask and -1.5 (or -1.2 in the complement) give -2.25 (-2.5).
+  np.testing.assert_allclose(0.5 * (-2 + -1.5 / 0.6), -2.25)
+  np.testing.assert_allclose(0.5 * (-2 + -1.2 / 0.4), -2.5)
+  row = int(np.flatnonzero((noisy[:, 1] == MASK_ID).any(1) & (noisy[:, 2] == MASK_ID).any(1))[0])
+  one, two = mix[row, 1].max(), mix[row, 2].max()
+  np.testing.assert_allclose(0.5 / one + 0.5 / two, 1, rtol=1e-5)
+
+
+def test_wd1_weighs_log_likelihoods_and_is_silent_where_rewards_are_equal():
+  batch = _rollout(num_prompts=2)
+  policy = _policy(grpo.WeightedLikelihood, prompt_mask_rate=0.0)
+  loss, grads = jax.value_and_grad(lambda p: _loss(policy, p, batch)[0])(PARAMS)
+  reward = np.asarray(batch["reward"])[:, -1].reshape(2, GROUP)
+  centred = reward - reward.mean(1, keepdims=True)
+  softmax = lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True)
+  coefficient = (softmax(-centred) - softmax(centred)).reshape(-1)
+  tokens = np.asarray(batch["tokens"])
+  log_probs = np.asarray(_masked_log_probs(PARAMS, jnp.full((2 * GROUP, ANSWER), MASK_ID),
+                                           jnp.asarray(tokens[:, :PROMPT])))
+  picked = np.take_along_axis(log_probs, tokens[:, PROMPT:, None], axis=2)[..., 0]
+  keep = np.array([[EOS_ID not in row[PROMPT:PROMPT + i] for i in range(ANSWER)] for row in tokens])
+  np.testing.assert_allclose(loss, (coefficient[:, None] * picked * keep).sum() / 2, rtol=1e-4)
+  assert any(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(grads))
+  batch["reward"] = jnp.ones_like(batch["reward"])
+  assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(
+      jax.grad(lambda p: _loss(policy, p, batch)[0])(PARAMS)))
+
+
+@pytest.mark.parametrize("cls", [mdpo.MDPO, grpo.DiffuGRPO, grpo.CoupledGRPO,
+                                 grpo.WeightedLikelihood])
+def test_microbatches_accumulate_exactly(cls):
+  batch = _rollout(num_prompts=4)
+  policy = _policy(cls)
+  context = _context(OTHER)
+  prepared, weights = policy.prepare(PARAMS, batch, rng.root(0), context)
+  runs = [jax.jit(lambda p, b, n=n: step_lib.loss_and_grad(policy, p, b, weights, context, n)[::2])(
+      PARAMS, prepared) for n in (1, 4)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *runs)
+
+
+@pytest.mark.parametrize("cls, fields, message", [
+    (mdpo.MDPO, {"temperature": 0.0}, "positive temperature"),
+    (mdpo.MDPO, {"group_size": 1}, "group_size must be at least 2"),
+    (mdpo.MDPO, {"advantage": "best"}, "choose from improvement_and_tail"),
+    (mdpo.MDPO, {"step_choice": "last"}, "choose from largest"),
+    (mdpo.MDPO, {"targets": "all"}, "choose from masked"),
+    (mdpo.MDPO, {"kl_form": "k1"}, "choose from k2, k3"),
+    (mdpo.MDPO, {"num_steps": 0}, "num_steps must be positive"),
+    (mdpo.MDPO, {"clip": 0.0}, "clip must be positive"),
+    (grpo.DiffuGRPO, {"prompt_mask_rate": 1.0}, r"must lie in \[0, 1\)"),
+    (grpo.DiffuGRPO, {"advantage": "tail"}, "choose from mean"),
+    (grpo.CoupledGRPO, {"min_rate": 0.9}, "0 < min <= max < 1")])
+def test_values_without_meaning_are_refused(cls, fields, message):
+  with pytest.raises(ValueError, match=message):
+    cls(model=MODEL, mask_id=MASK_ID, **({"group_size": GROUP} | fields))

@@ -1,0 +1,110 @@
+"""Fields of samplers: what has no meaning is refused in one line, before anything is compiled."""
+
+import pytest
+
+from mdx import samplers
+from mdx.networks import attention as attention_lib
+from mdx.objectives import mlm
+
+import driving
+import oracle
+
+MODEL = driving.Memory()
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_every_rule_accepts_every_field(name):
+  sampler = driving.build(MODEL, name=name, confidence="margin", schedule="cosine", threshold=0.8,
+                          factor=2.0, kl_steps=1, remdm="rescale", rcr_stat="max", edit_steps=0)
+  assert sampler.mask_id == driving.MASK_ID and sampler.eos_id == driving.EOS_ID
+  assert (sampler.confidence, sampler.factor, sampler.rcr_stat) == ("margin", 2.0, "max")
+
+
+def test_defaults_leave_everything_off():
+  sampler = driving.build(MODEL, name="confidence")
+  assert (sampler.confidence, sampler.cache, sampler.guidance_scale) == ("probability", "none", 0)
+  assert (sampler.top_k, sampler.top_p, sampler.eos, sampler.eos_stop) == (0, 1, "allow", "never")
+  assert (sampler.schedule, sampler.rcr_stat, sampler.block) == ("even", "latest", 64)
+
+
+@pytest.mark.parametrize("fields,message", [
+    (dict(confidence="best"), "confidence is 'best'; choose from probability, margin, entropy, ran"),
+    (dict(schedule="sine"), "sampler.schedule is 'sine'; choose from even, linear, cosine"),
+    (dict(cache="full"), "sampler.cache is 'full'; choose from none, prefix, dual, block"),
+    (dict(eos="never"), "sampler.eos is 'never'; choose from allow, forbid, last"),
+    (dict(eos_stop="yes"), "sampler.eos_stop is 'yes'; choose from never, block, row"),
+    (dict(remdm="min"), "sampler.remdm is 'min'; choose from cap, rescale, confidence, loop"),
+    (dict(rcr_stat="mean"), "sampler.rcr_stat is 'mean'; choose from latest, max"),
+    (dict(gen_length=0), "sampler.gen_length must be positive, got 0"),
+    (dict(steps=0), "sampler.steps must be positive, got 0"),
+    (dict(kl_steps=0), "sampler.kl_steps must be positive"),
+    (dict(kl_top_k=-1), "sampler.kl_top_k must be positive"),
+    (dict(factor=0.0), "sampler.factor must be positive, got 0.0"),
+    (dict(temperature=-0.5), "sampler.temperature must be >= 0, got -0.5"),
+    (dict(block_length=-4), "sampler.block_length must be >= 0"),
+    (dict(top_k=-1), "sampler.top_k must be >= 0"), (dict(edit_steps=-1), "edit_steps must be >= 0"),
+    (dict(guidance_scale=-1.0), "sampler.guidance_scale must be >= 0"),
+    (dict(entropy_bound=-0.1), "sampler.entropy_bound must be >= 0"),
+    (dict(threshold=1.2), "sampler.threshold must lie in \\[0, 1\\], got 1.2"),
+    (dict(low_threshold=-0.1), "sampler.low_threshold must lie"),
+    (dict(edit_threshold=2), "sampler.edit_threshold must lie"), (dict(eta=1.5), "sampler.eta must"),
+    (dict(loop_on=1.1), "loop_on must lie"), (dict(loop_off=-1), "loop_off must lie"),
+    (dict(loop_alpha=7), "loop_alpha must lie"),
+    (dict(remdm="loop", loop_on=0.2, loop_off=0.4), "loop_off 0.4 must lie below loop_on 0.2"),
+    (dict(top_p=0.0), "sampler.top_p must lie in \\(0, 1\\], got 0.0"),
+    (dict(top_p=1.5), "sampler.top_p must lie"),
+    (dict(block_length=48), "block_length 48 does not divide gen_length 64; use a divisor"),
+    (dict(block_length=16, steps=6), "steps 6 is not divisible by the 4 blocks of 16 tokens; use a "
+     "multiple of 4"),
+    (dict(kl_threshold=-1.0), "sampler.kl_threshold must be >= 0"),
+])
+def test_values_without_meaning_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    driving.build(MODEL, name="confidence", **fields)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [dict(eos="forbid"), dict(eos="last"), dict(eos_stop="row"),
+                                    dict(eos_stop="block")])
+def test_rules_for_the_end_of_text_need_its_id(fields):
+  with pytest.raises(ValueError, match="need a tokenizer with an end-of-text id"):
+    samplers.build(dict(name="confidence", **fields), MODEL, mask_id=0)
+
+
+@pytest.mark.parametrize("name", [n for n, rule in samplers.SAMPLERS.items() if not rule.counts_steps])
+def test_rules_that_choose_their_own_number_of_steps_ignore_steps(name):
+  assert driving.build(MODEL, name=name, block_length=16, steps=7).steps == 7
+
+
+def test_an_unknown_rule_or_field_names_the_choices():
+  with pytest.raises(ValueError, match="unknown sampler name 'beam'; choose from ancestral, .*rcr"):
+    driving.build(MODEL, name="beam")
+  with pytest.raises(ValueError, match="stepps"):
+    driving.build(MODEL, name="rcr", stepps=3)
+
+
+def test_a_schedule_comes_from_the_model():
+  joint = oracle.random_joint()
+  objective = mlm.MaskedLM(network=joint.network(), mask_id=joint.mask_id)
+  assert samplers.build({"name": "ancestral"}, objective, mask_id=1).noise == {"name": "linear"}
+  objective, _ = driving.model()
+  assert driving.build(objective, name="ancestral").noise == objective.schedule
+
+
+class _Classifier:
+  """An objective that predicts no tokens."""
+
+
+def test_models_that_cannot_be_decoded_so_are_refused():
+  with pytest.raises(ValueError, match="trained with _Classifier does not predict masked tokens"):
+    samplers.build({"name": "rcr"}, _Classifier(), mask_id=0)
+  with pytest.raises(ValueError, match="cache block needs a block-causal or causal model"):
+    driving.build(MODEL, name="rcr", cache="block")
+  blocks = driving.Memory(attention_lib.BlockCausal(4))
+  with pytest.raises(ValueError, match="blocks of 6 tokens are no multiples of the model's "
+                                       "block_length 4"):
+    driving.build(blocks, name="rcr", cache="block", gen_length=12, block_length=6, steps=2)
+  with pytest.raises(ValueError, match="blocks of 1 tokens"):
+    driving.build(blocks, name="autoregressive", cache="block")
+  assert driving.build(blocks, name="rcr", cache="block", block_length=8).block == 8
+  assert driving.build(driving.Memory(attention_lib.Causal()), name="rcr", cache="block")
