@@ -11,7 +11,10 @@ import tiny
 
 from mdx import modes
 from mdx import objectives
+from mdx import samplers
 from mdx.configs import diffusion
+from mdx.configs import mdpo
+from mdx.configs import sample
 
 _README = (pathlib.Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -40,13 +43,23 @@ def test_the_worked_objective_trains_and_is_short(tmp_path, monkeypatch):
 def test_every_objective_and_config_is_in_the_table():
   for name in objectives.OBJECTIVES:
     assert f"| `{name}` |" in _README
-  for name in tiny.CONFIGS:
+  for name in tiny.CONFIGS + tiny.OTHERS:
     assert f"`configs/{name}.py`" in _README
 
 
 def test_command_line_keys_in_the_readme_exist():
-  for key in set(re.findall(r"--config\.([a-z_.]+)=", _README)) - {"mode"}:
-    value = diffusion.get_config()
+  def has(value, key):
     for part in key.split("."):
-      assert part in value, key
+      if part not in value:
+        return False
       value = value[part]
+    return True
+
+  configs = [diffusion.get_config(), sample.get_config(), mdpo.get_config()]
+  for key in set(re.findall(r"--config\.([a-z_.]+)=", _README)):
+    assert any(has(cfg, key) for cfg in configs), key
+
+
+def test_every_sampler_is_in_the_readme():
+  for name in samplers.SAMPLERS:
+    assert f"`{name}`" in _README

@@ -1,6 +1,6 @@
 """Shipped configs made small, for tests.
 
-Contents: config, CONFIGS, stored.
+Contents: config, CONFIGS (those that train), OTHERS, changed, stored.
 """
 
 import importlib
@@ -13,8 +13,11 @@ from orbax.checkpoint import v1 as ocp
 from mdx import checkpoint as checkpoint_lib
 from mdx import configs
 
-CONFIGS = sorted(p.stem for p in pathlib.Path(configs.__path__[0]).glob("*.py")
-                 if p.stem not in ("__init__", "common"))
+_ALL = {p.stem: importlib.import_module(f"mdx.configs.{p.stem}").get_config().mode
+        for p in sorted(pathlib.Path(configs.__path__[0]).glob("*.py"))
+        if p.stem not in ("__init__", "common")}
+CONFIGS = [name for name, mode in _ALL.items() if mode == "train"]
+OTHERS = [name for name, mode in _ALL.items() if mode != "train"]
 _TEXT = "It was the best of times, it was the worst of times; it was the age of wisdom. "
 
 
@@ -33,7 +36,12 @@ def config(name: str, **changes):
       "sampler.steps": 4}
   documents = tuple(_TEXT[i:] + _TEXT[:i] for i in range(0, 60, 2))
   cfg.data.source = dict(name="memory", documents=documents, holdout_every=5)
-  for key, value in (small | {k.replace("__", "."): v for k, v in changes.items()}).items():
+  return changed(cfg, small | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def changed(cfg, changes):
+  """Sets dotted keys of a config, in place."""
+  for key, value in changes.items():
     target, last = cfg, key.split(".")
     for part in last[:-1]:
       target = target[part]

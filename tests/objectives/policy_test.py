@@ -241,7 +241,7 @@ def test_inner_epochs_draw_other_canvases_and_are_scored_on_the_same():
 
 def test_coupled_scores_equal_the_vector_and_cover_every_token_twice():
   batch = _rollout(num_prompts=32)
-  policy = _policy(grpo.CoupledGRPO)
+  policy = _policy(grpo.CoupledGRPO, until_eos=False)
   prepared, _ = policy.prepare(PARAMS, batch, rng.root(0), _context())
   noisy, mix = np.asarray(prepared["noisy_tokens"])[..., PROMPT:], np.asarray(prepared["mix"])
   assert noisy.shape[1] == 3 and np.all(noisy[:, 0] == MASK_ID)

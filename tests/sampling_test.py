@@ -1,0 +1,223 @@
+"""Mode sample and `mdx.load`: prompts in, rows out, from any checkpoint."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import mdx
+from mdx import model as model_lib
+from mdx import modes
+from mdx import samplers
+from mdx import types
+from mdx.configs import sample as sample_config
+from mdx.samplers import batching
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """Workdirs of trained models, by config."""
+  root = tmp_path_factory.mktemp("runs")
+  for name in ("diffusion", "ar", "mlm"):
+    modes.train(tiny.config(name, sampler__num_samples=0, network__max_length=40),
+                str(root / name))
+  return root
+
+
+def _config(checkpoint, **changes):
+  small = {"sampler.gen_length": 8, "sampler.steps": 4, "num_samples": 1, "batch_size": 8,
+           "init.checkpoint": str(checkpoint)}
+  return tiny.changed(sample_config.get_config(),
+                      small | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def _sample(workdir, *args, **changes):
+  modes.sample(_config(*args, **changes), str(workdir))
+  return [json.loads(x) for x in (workdir / "samples.jsonl").read_text().splitlines()]
+
+
+def _prompts(path, *lines):
+  path.write_text("\n".join(json.dumps(x) for x in lines) + "\n")
+  return str(path)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_every_rule_writes_rows_in_the_order_of_the_prompts(name, runs, tmp_path):
+  model = "ar" if name == "autoregressive" else "diffusion"
+  tokenizer = mdx.load(str(runs / model)).tokenizer
+  file = _prompts(tmp_path / "prompts.jsonl", {"text": "It was the age"}, {"tokens": [1, 2]},
+                  {"text": "of"})
+  rows = _sample(tmp_path / "run", runs / model, prompts=file, num_samples=2, sampler__name=name)
+  assert [len(row["prompt_tokens"]) for row in rows] == [14, 14, 2, 2, 2, 2]
+  assert rows[2]["prompt_tokens"] == [1, 2]
+  for row in rows:
+    assert set(row) == {"prompt_tokens", "tokens", "text", "nfe", "seconds"}
+    assert len(row["tokens"]) == 8 and tokenizer.mask_id not in row["tokens"]
+    ids = row["tokens"]
+    end = ids.index(tokenizer.eos_id) if tokenizer.eos_id in ids else 8
+    assert row["text"] == tokenizer.decode(ids[:end]) and row["nfe"] >= 1 and row["seconds"] > 0
+  html = (tmp_path / "run" / "samples.html").read_text()
+  assert html.startswith("<!DOCTYPE html>") or html.startswith("<!doctype html>")
+  assert not (tmp_path / "run" / "samples.partial.jsonl").exists()
+
+
+def test_masks_in_a_prompt_are_infilled_and_the_rest_stays(runs, tmp_path):
+  model = mdx.load(str(runs / "diffusion"))
+  mask_id = model.tokenizer.mask_id
+  tokens = [3, mask_id, 5, mask_id, mask_id, 9]
+  file = _prompts(tmp_path / "prompts.jsonl", {"tokens": tokens}, {"text": "It [MASK]as[MASK]"},
+                  {"text": "plain"})
+  rows = _sample(tmp_path / "run", runs / "diffusion", prompts=file)
+  assert rows[0]["prompt_tokens"] == tokens and len(rows[0]["tokens"]) == 6
+  assert [rows[0]["tokens"][i] for i in (0, 2, 5)] == [3, 5, 9]
+  assert mask_id not in rows[0]["tokens"] + rows[1]["tokens"]
+  text = model.tokenizer.decode(rows[1]["tokens"])
+  assert len(rows[1]["tokens"]) == 7 and text.startswith("It ") and "as" in text
+  assert len(rows[2]["tokens"]) == 8
+
+
+def test_a_row_depends_on_seed_and_index_alone(runs, tmp_path):
+  model = mdx.load(str(runs / "diffusion"))
+  prompts = ["It was", "the age of wisdom", "a", "best of times, it"]
+  take = lambda **k: [x.tokens.tolist() for x in model.sample(prompts, gen_length=8, steps=4, **k)]
+  together = take(batch_size=8)
+  assert take(batch_size=1) == together != take(batch_size=8, seed=1)
+  # Padded by another neighbour.
+  swapped = model.sample(prompts[:2] + ["the worst of times, it was"] + prompts[3:], gen_length=8,
+                         steps=4)
+  assert [swapped[i].tokens.tolist() for i in (0, 1, 3)] == [together[i] for i in (0, 1, 3)]
+
+
+def test_without_prompts_samples_are_unconditional(runs):
+  model = mdx.load(str(runs / "diffusion"))
+  rows = model.sample(num_samples=3, gen_length=8, steps=4)
+  assert len(rows) == 3 and all(len(x.prompt_tokens) == 0 and len(x.tokens) == 8 for x in rows)
+  assert len({tuple(x.tokens) for x in rows}) > 1
+
+
+def test_an_interrupted_run_goes_on_with_the_missing_rows(runs, tmp_path, monkeypatch):
+  changes = dict(prompts="It was", num_samples=24, viewer_rows=0)
+  whole = _sample(tmp_path / "whole", runs / "diffusion", **changes)
+  run, calls = model_lib.Model._run, []
+
+  def stops_at_the_second(self, *args):
+    calls.append(1)
+    if len(calls) == 2:
+      raise KeyboardInterrupt
+    return run(self, *args)
+
+  monkeypatch.setattr(model_lib.Model, "_run", stops_at_the_second)
+  with pytest.raises(KeyboardInterrupt):
+    _sample(tmp_path / "cut", runs / "diffusion", **changes)
+  rows = _sample(tmp_path / "cut", runs / "diffusion", **changes)
+  assert len(calls) == 2 + 2  # the first batch was not decoded again
+  assert [x["tokens"] for x in rows] == [x["tokens"] for x in whole]
+
+
+def test_weights_are_chosen_by_params(runs):
+  take = lambda which: mdx.load(str(runs / "diffusion"), params=which).params
+  ema, raw = (jax.device_get(jax.tree.leaves(take(which))) for which in ("ema", "raw"))
+  assert any(not np.array_equal(a, b) for a, b in zip(ema, raw))
+  stored = tiny.stored(runs / "diffusion")[1]
+  for found, item in ((ema, "ema"), (raw, "params")):
+    for a, b in zip(found, jax.tree.leaves(stored[item])):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_log_likelihoods_are_those_of_the_model(runs):
+  model = mdx.load(str(runs / "ar"))
+  texts = ["It was", "the age of wisdom"]
+  found = model.log_likelihood(texts)
+  request = lambda row: types.Request(tokens=row[None], noise_level=np.zeros(1, np.float32))
+  for text, value in zip(texts, found):
+    ids = model.tokenizer.encode(text)
+    with jax.set_mesh(model.mesh):
+      log_probs = jax.nn.log_softmax(model.objective.denoise(model.params, request(ids)))[0]
+    np.testing.assert_allclose(value, np.take_along_axis(
+        np.asarray(log_probs), ids[:, None], axis=1).sum(), rtol=1e-4)
+  bound = mdx.load(str(runs / "diffusion")).log_likelihood(texts, num_samples=8)
+  assert bound.shape == (2,) and np.all(bound < 0)
+
+
+def test_the_base_model_is_trained_once_where_no_checkpoint_is_given(tmp_path, capsys):
+  cfg = _config("", prompts="It")
+  with cfg.unlocked():
+    cfg.init.base = tiny.config("diffusion")
+  modes.sample(cfg, str(tmp_path))
+  assert "training the base model" in capsys.readouterr().out
+  modes.sample(cfg, str(tmp_path))
+  assert "training the base model" not in capsys.readouterr().out
+
+
+def test_show_and_animation_write_what_they_say(runs, tmp_path, capsys):
+  _sample(tmp_path, runs / "diffusion", prompts="It", show=True, animation=True)
+  assert "step 4/4" in capsys.readouterr().out
+  assert (tmp_path / "samples.gif").read_bytes().startswith(b"GIF8")
+  assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_exports_and_single_checkpoints_can_be_loaded(runs, tmp_path):
+  cfg = tiny.config("diffusion", sampler__num_samples=0, network__max_length=40,
+                    export__path=str(tmp_path / "exported"))
+  modes.export(cfg, str(runs / "diffusion"))
+  rows = [mdx.load(str(path)).sample("It", gen_length=8, steps=4)[0].tokens.tolist()
+          for path in (runs / "diffusion", tmp_path / "exported",
+                       runs / "diffusion" / "checkpoints" / "2")]
+  assert rows[0] == rows[1] == rows[2]
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"prompts": "x" * 33}, "prompt 0 has 33 tokens.*more than the 40 of the model"),
+    ({"prompts": "missing.jsonl"}, "cannot be read"),
+    ({"sampler.name": "beam"}, "unknown sampler name 'beam'; choose from ancestral"),
+    ({"sampler.name": "confidence", "sampler.block_length": 2, "sampler.steps": 6},
+     "steps 6 is not divisible by the 4 blocks"),
+    ({"sampler.name": "confidence", "sampler.block_length": 3}, "does not divide gen_length 8"),
+    ({"sampler.cache": "block"}, "needs a block-causal or causal model"),
+    ({"sampler.schedule": "fast"}, "choose from even"),
+    ({"num_samples": 0}, "config.num_samples must be positive"),
+    ({"init.checkpoint": "nowhere"}, "nowhere does not exist"),
+    ({"init.params": "best"}, "choose from ema, raw")])
+def test_bad_input_is_one_line_before_anything_is_written(changes, message, runs, tmp_path):
+  cfg = tiny.changed(_config(runs / "diffusion"), changes)
+  with pytest.raises(ValueError, match=message) as error:
+    modes.sample(cfg, str(tmp_path / "run"))
+  assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("line, message", [
+    ('{"txt": "a"}', "line 1 has neither `text` nor `tokens`"), ("nonsense", "line 1 has neither"),
+    ('{"tokens": ["a"]}', "`tokens` a list of ids"), ('{"tokens": [99999]}', "has the id 99999"),
+    ("", "has no lines")])
+def test_bad_prompt_files_are_named(line, message, runs, tmp_path):
+  file = tmp_path / "prompts.jsonl"
+  file.write_text(line + "\n")
+  with pytest.raises(ValueError, match=message):
+    modes.sample(_config(runs / "diffusion", prompts=str(file)), str(tmp_path / "run"))
+
+
+def test_models_that_cannot_do_it_say_so(runs, tmp_path):
+  with pytest.raises(ValueError, match="decoded by sampler.name=autoregressive"):
+    modes.sample(_config(runs / "ar", sampler__name="confidence"), str(tmp_path / "run"))
+  with pytest.raises(ValueError, match="an autoregressive model cannot fill"):
+    mdx.load(str(runs / "ar")).sample("a[MASK]b")
+  with pytest.raises(ValueError, match="gives no likelihood"):
+    mdx.load(str(runs / "mlm")).log_likelihood(["a"])
+  assert mdx.load(str(runs / "mlm")).sample("a[MASK]b", steps=1)[0].tokens.shape == (3,)
+
+
+def test_batches_pad_on_the_left_and_keep_infills_apart():
+  prompts = [np.arange(n, dtype=np.int32) for n in (3, 20, 5)] + [np.array([1, 77, 2], np.int32)]
+  one, infill = batching.batches(prompts, gen_length=4, batch_size=4, mask_id=77, pad_id=9)
+  assert one.members == [0, 2, 1] and one.start == 32 and one.canvas.shape == (4, 36)
+  np.testing.assert_array_equal(one.canvas[0, :29], 9)
+  np.testing.assert_array_equal(one.canvas[0, 29:], [0, 1, 2, 77, 77, 77, 77])
+  np.testing.assert_array_equal(one.segment_ids[0], [0] * 29 + [1] * 7)
+  np.testing.assert_array_equal(one.positions[0], [0] * 29 + list(range(7)))
+  assert not (one.canvas[3] == 77).any()  # fills the batch, needs no step
+  np.testing.assert_array_equal(one.row_index[:3], [0, 2, 1])
+  assert infill.members == [3] and infill.start == 0 and infill.positions is None
+  equal, = batching.batches(prompts[:1] * 2, gen_length=4, batch_size=2, mask_id=77, pad_id=9)
+  assert equal.segment_ids is None and equal.start == 3
