@@ -28,7 +28,7 @@ import numpy as np
 LENGTH, VOCAB = 8, 3
 MASK_ID = VOCAB
 SETTINGS = (
-    [("ancestral", dict(steps=s)) for s in (1, 2, 4, 8, 16, 64)] + [("first_hitting", {})]
+    [("ancestral", dict(steps=s)) for s in (1, 2, 4, 8, 32)] + [("first_hitting", {})]
     + [("confidence", dict(confidence=c, steps=s)) for c in ("random", "entropy", "margin",
                                                             "probability") for s in (1, 2, 4, 8)]
     + [("confidence", dict(schedule="cosine", confidence="random", steps=4))]
@@ -41,8 +41,8 @@ SETTINGS = (
     + [("hierarchical", dict(threshold=t, low_threshold=low)) for t, low in (
         (0.9, 0.4), (0.9, 0.6), (0.95, 0.8))]
     + [("remdm", dict(remdm=r, eta=e, steps=s)) for r, e in (("cap", 0.05), ("rescale", 0.5))
-       for s in (4, 8, 16, 64)]
-    + [("remdm", dict(remdm="loop", eta=0.1, steps=s)) for s in (16, 64)]
+       for s in (4, 8, 32)]
+    + [("remdm", dict(remdm="loop", eta=0.1, steps=s)) for s in (8, 32)]
     + [("token_editing", dict(threshold=t, edit_threshold=e)) for t, e in ((0.9, 0.9), (0.5, 0.9),
                                                                            (0.5, 0.7))]
 )
@@ -145,7 +145,7 @@ def main() -> None:
   """Prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--out", default="", help="directory of the plot; default: none")
-  parser.add_argument("--rows", type=int, default=100_000)
+  parser.add_argument("--rows", type=int, default=50_000)
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args()
   began = time.monotonic()

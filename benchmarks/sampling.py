@@ -10,8 +10,9 @@ serve its first step and whose keys and values are kept in buffers allocated onc
 other steps run the block (dual) or all from the block on (prefix) against them, and the
 head on what is run. It uses `inference_mode` and scaled-dot-product attention.
 
-Every side is a process of its own with its framework's defaults (mdx: with the settings
-that `mdx.main` makes); decodes take turns, the others asleep, and what counts is the
+Every side is a process of its own, mdx with the settings that `mdx.main` makes, PyTorch
+on one thread (`--threads`), which is in its favour: two spin while they wait for each
+other, and that counts. Decodes take turns, the others asleep, and what counts is the
 median of decoded tokens per CPU-second. The tokens of both sides are compared: a row
 differs where float32 rounding decides a near tie. Needs torch (extra `parity`).
 """
@@ -184,11 +185,13 @@ def torch_side(shape: dict[str, int], cache: str):
 SIDES = {"mdx": mdx_side, "torch": torch_side}
 
 
-def serve(side: str, shape: str) -> None:
+def serve(side: str, shape: str, threads: int) -> None:
   """Decodes on request: a number in, CPU-seconds out, a line each, after the first result."""
   name, cache = side.split("_")
+  if name == "torch" and threads:
+    import torch
+    torch.set_num_threads(threads)
   decode = SIDES[name](SHAPES[shape], cache)
-  decode()
   tokens, nfe = decode()
   print(json.dumps({"tokens": tokens.tolist(), "nfe": nfe}), flush=True)
   for line in sys.stdin:
@@ -201,8 +204,9 @@ def serve(side: str, shape: str) -> None:
 class Worker(train.Worker):
   """One side in a process of its own, with what it decoded."""
 
-  def __init__(self, side: str, shape: str):  # pylint: disable=super-init-not-called
-    command = [sys.executable, __file__, "--serve", side, "--shapes", shape]
+  def __init__(self, side: str, shape: str, threads: int):  # pylint: disable=super-init-not-called
+    command = [sys.executable, __file__, "--serve", side, "--shapes", shape,
+               f"--threads={threads}"]
     self._process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     line = self._process.stdout.readline()
@@ -213,24 +217,25 @@ class Worker(train.Worker):
     self.block = 1
 
 
-def compare(shape: str, cache: str, seconds: float) -> dict[str, float | int | str]:
+def compare(shape: str, cache: str, threads: int, seconds: float) -> dict[str, float | int | str]:
   """One row of the table."""
-  workers = {side: Worker(f"{side}_{cache}", shape) for side in SIDES}
+  workers = {side: Worker(f"{side}_{cache}", shape, threads) for side in SIDES}
   used = {side: [] for side in SIDES}
   end = time.monotonic() + seconds
-  while time.monotonic() < end or len(used["mdx"]) < 5:
+  while time.monotonic() < end or len(used["mdx"]) < 3:
     for side, worker in workers.items():
       used[side].append(worker.seconds(1))
   for worker in workers.values():
     worker.stop()
   fields = SHAPES[shape]
   number = fields["batch"] * (fields["length"] - fields["prompt"])
+  median = {side: statistics.median(values) for side, values in used.items()}
   row = {"shape": shape, "cache": cache}
   for side, worker in workers.items():
-    row |= {f"{side}_tokens_per_cpu_second": round(number / statistics.median(used[side]), 2),
+    row |= {f"{side}_tokens_per_cpu_second": round(number / median[side], 2),
             f"{side}_nfe": worker.nfe}
   differing = np.any(workers["mdx"].tokens != workers["torch"].tokens, axis=1)
-  return row | {"ratio": round(statistics.median(used["torch"]) / statistics.median(used["mdx"]), 3),
+  return row | {"ratio": round(median["torch"] / median["mdx"], 3),
                 "rows_that_differ": int(differing.sum()), "decodes": len(used["mdx"])}
 
 
@@ -240,14 +245,15 @@ def main() -> None:
   parser.add_argument("--shapes", default="batch_1,batch_8")
   parser.add_argument("--caches", default="none,prefix,dual")
   parser.add_argument("--seconds", type=float, default=60, help="measured, for each row")
+  parser.add_argument("--threads", type=int, default=1, help="of PyTorch; 0 = its default")
   parser.add_argument("--serve", help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.serve:
-    serve(args.serve, args.shapes)
+    serve(args.serve, args.shapes, args.threads)
     return
   for shape in args.shapes.split(","):
     for cache in args.caches.split(","):
-      print(json.dumps(compare(shape, cache, args.seconds)), flush=True)
+      print(json.dumps(compare(shape, cache, args.threads, args.seconds)), flush=True)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ class Rollouts:
     final = np.take_along_axis(reward, np.maximum(nfe - 1, 0)[:, None], axis=1)[:, 0]
     groups = final.reshape(-1, self._group)
     dead = float((groups.max(axis=1) == groups.min(axis=1)).mean())
-    self._writers.write(step, "rollout", {
+    # Named by the update that uses it, so that a restart at `step` writes it again.
+    self._writers.write(step + 1, "rollout", {
         "reward": float(final.mean()), "best_of_steps": float(reward.max(axis=1).mean()),
         "dead_groups": dead, "nfe": float(nfe.mean()), "num_rollouts": len(nfe),
         **{f"{k}_seconds": v for k, v in spent.items()}})

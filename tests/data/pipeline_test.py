@@ -375,3 +375,38 @@ def test_worker_processes_deliver_every_token_once_and_resume():
   fresh.set_state(state)
   for got, batch in zip(fresh, rest, strict=True):
     _assert_equal(got, batch)
+
+
+def _pairs_cfg(**fields):
+  task = {"name": "sudoku", "num_train": 40, "num_validation": 5, "num_test": 5}
+  return {"length": 36, "packing": "pad", "append_eos": False,
+          "source": {"name": "task", "task": task}, **fields}
+
+
+SYMBOLS = tokenizer_lib.build("symbols:. 1 2 3 4 =")
+
+
+@pytest.mark.parametrize("fill", ["pad", "eos"])
+def test_a_prompt_is_visible_and_only_its_answer_is_a_target(fill):
+  cfg = _pairs_cfg(fill=fill)
+  batch = next(iter(pipeline.build(cfg, SYMBOLS, split="train", batch_size=4, seed=0)))
+  filled = fill == "eos"
+  mask = np.zeros((4, 36), bool)
+  mask[:, 17:36 if filled else 33] = True
+  np.testing.assert_array_equal(batch["loss_mask"], mask)
+  np.testing.assert_array_equal(batch["segment_ids"], (np.arange(36) < (36 if filled else 33))[None]
+                                * np.ones((4, 1)))
+  assert np.all(batch["tokens"][:, 33:] == (SYMBOLS.eos_id if filled else SYMBOLS.pad_id))
+  for row in batch["tokens"]:
+    text = SYMBOLS.decode(row[:33])
+    prompt, answer = text[:17], text[17:]
+    assert prompt[16] == "=" and set(answer) == set("1234")
+    assert all(p in (".", a) for p, a in zip(prompt, answer))
+
+
+def test_pairs_that_do_not_fit_are_named():
+  for changes, message in (({"length": 32}, "have 33 tokens, more than length 32"),
+                           ({"packing": "concat"}, "need packing='pad'"),
+                           ({"fill": "mask"}, "choose from pad, eos")):
+    with pytest.raises(ValueError, match=message):
+      pipeline.check(_pairs_cfg(**changes), SYMBOLS)

@@ -301,3 +301,18 @@ def test_the_command_reproduces_the_packaged_tokenizer(tmp_path):
   tokenizer_lib.main(["--input=asset:holmes.txt.xz", f"--output={output}", "--vocab_size=512"])
   made = tokenizer_lib.build(str(output))
   assert made.fingerprint == tokenizer_lib.build("asset:holmes_bpe512.json").fingerprint
+
+
+def test_symbols_are_cut_greedily_and_come_back():
+  tokenizer = tokenizer_lib.build("symbols:1 12 2 + =")
+  ids = tokenizer.encode("12+21=")
+  assert ids.tolist() == [1, 3, 2, 0, 4] and tokenizer.decode(ids) == "12+21="
+  assert tokenizer.vocab_size == 8 and tokenizer.mask_id == 7
+  assert tokenizer.chars_per_token[ids].sum() == 6
+  again = tokenizer_lib.from_json(tokenizer.to_json())
+  assert again.fingerprint == tokenizer.fingerprint
+  assert again.fingerprint != tokenizer_lib.build("symbols:12 1 2 + =").fingerprint
+  with pytest.raises(ValueError, match="'3' does not begin with one of the 5 symbols"):
+    tokenizer.encode("1+3")
+  with pytest.raises(ValueError, match="needs distinct, non-empty"):
+    tokenizer_lib.build("symbols:1 1")

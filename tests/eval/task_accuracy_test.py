@@ -1,0 +1,69 @@
+"""Task accuracy: every step is scored as its text, once."""
+
+import numpy as np
+import pytest
+
+from mdx.data import tokenizer as tokenizer_lib
+from mdx.eval import tasks
+
+TOKENIZER = tokenizer_lib.build("symbols:a b c d")
+EOS = TOKENIZER.eos_id
+
+
+class _Spell:
+  """Right if the completion is the example's word; half a point for its first letter."""
+
+  def __init__(self):
+    self.scored = []
+
+  def score(self, examples, completions):
+    self.scored += completions
+    correct = [e["word"] == c for e, c in zip(examples, completions)]
+    reward = [1.0 if ok else 0.5 * (c[:1] == e["word"][:1])
+              for ok, e, c in zip(correct, examples, completions)]
+    return {"reward": np.array(reward, np.float32), "correct": np.array(correct)}
+
+
+EXAMPLES = [{"word": "ab"}, {"word": "cd"}, {"word": "ab"}]
+PREDICTIONS = np.array([
+    [[0, 1, EOS], [0, 1, EOS], [0, 0, EOS]],  # right, right, wrong: over-denoised
+    [[0, 1, EOS], [2, 3, EOS], [9, 9, 9]],  # wrong, right; two steps only
+    [[1, 1, 1], [0, 3, EOS], [0, 1, EOS]]], np.int32)
+NFE = np.array([3, 2, 3], np.int32)
+
+
+def test_every_step_is_scored_up_to_its_end_of_text_and_equal_ones_once():
+  task = _Spell()
+  reward, correct = tasks.score_steps(task, EXAMPLES, TOKENIZER, PREDICTIONS, NFE)
+  np.testing.assert_array_equal(correct, [[1, 1, 0], [0, 1, 0], [0, 0, 1]])
+  np.testing.assert_array_equal(reward, [[1, 1, .5], [0, 1, 0], [0, .5, 1]])
+  assert sorted(task.scored) == sorted(["ab", "aa", "ab", "cd", "bbb", "ad", "ab"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_accuracy_and_over_denoising_do_not_depend_on_the_batches(batch_size):
+  decode = lambda index: (PREDICTIONS[index], NFE[index])
+  result = tasks.evaluate(decode, _Spell(), EXAMPLES, TOKENIZER, batch_size)
+  assert result.accuracy == pytest.approx(2 / 3) and result.num_examples == 3
+  assert result.over_denoising == pytest.approx(1 / 3) and result.nfe == pytest.approx(8 / 3)
+  assert result.reward == pytest.approx(2.5 / 3)
+  assert result.stderr == pytest.approx((2 / 9 / 3) ** 0.5)
+  np.testing.assert_array_equal(result.over_denoised, [True, False, False])
+
+
+def test_prompts_are_padded_on_the_left_and_positions_begin_with_them():
+  prompts = tasks.encode_prompts(["abc", "d"], TOKENIZER)
+  rows = prompts.canvas(np.array([1, 0]), 2, TOKENIZER.mask_id)
+  pad, mask = TOKENIZER.pad_id, TOKENIZER.mask_id
+  np.testing.assert_array_equal(rows["canvas"], [[pad, pad, 3, mask, mask], [0, 1, 2, mask, mask]])
+  np.testing.assert_array_equal(rows["segment_ids"], [[0, 0, 1, 1, 1], [1] * 5])
+  np.testing.assert_array_equal(rows["positions"], [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]])
+  equal = tasks.encode_prompts(["ab", "cd"], TOKENIZER).canvas(np.arange(2), 2, mask)
+  assert set(equal) == {"canvas"}
+
+
+def test_prompts_of_another_vocabulary_or_length_are_refused():
+  with pytest.raises(ValueError, match="cannot write the prompts of this task.*trained for it"):
+    tasks.encode_prompts(["xyz"], TOKENIZER)
+  with pytest.raises(ValueError, match="has 3 tokens, more than 2"):
+    tasks.encode_prompts(["abc"], TOKENIZER, max_length=2)

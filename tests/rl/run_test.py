@@ -1,0 +1,193 @@
+"""Mode rl, as a user starts it: table, resume, meshes, bad input."""
+
+import json
+import shutil
+import zlib
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import mdx
+from mdx import modes
+from mdx import tasks
+from mdx.configs import mdpo as mdpo_config
+from mdx.rl import rollout as rollout_lib
+from mdx.tasks import sudoku
+from mdx.utils import tree
+
+_TASK = {"num_train": 40, "num_validation": 8, "num_test": 8}
+_BASE = {"steps": 2, "batch_size": 8, "network.num_layers": 1, "network.width": 16,
+         "network.num_heads": 2, "network.mlp_width": 16, "eval.final_samples": 1}
+_SMALL = {"updates": 4, "rollout.num_prompts": 4, "rollout.group_size": 2, "eval.num_examples": 8,
+          "eval.batch_size": 8, "eval.nfe": (2, 4), "rollout.sampler.steps": 2, "log_steps": 1,
+          "eval_steps": 2, "checkpoint_steps": 2, "eval.curve_nfe": 2}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """Workdir of a base model that has hardly been trained."""
+  path = tmp_path_factory.mktemp("base")
+  cfg = tiny.changed(mdpo_config.get_config().init.base, _BASE)
+  with cfg.unlocked():
+    cfg.data.source.task.update(_TASK)
+  modes.train(cfg, str(path))
+  return path
+
+
+@pytest.fixture
+def rewarding(monkeypatch):
+  """A reward that untrained models earn often: of cells that equal their left neighbour."""
+  def score(self, examples, completions):
+    del self, examples
+    share = np.array([sum(a == b for a, b in zip(c, c[1:])) / 15 for c in completions], np.float32)
+    return {"reward": share, "correct": share > 0.2}
+
+  monkeypatch.setattr(sudoku.Sudoku, "score", score)
+
+
+def _config(base, **changes):
+  cfg = mdpo_config.get_config()
+  with cfg.unlocked():
+    cfg.task.update(_TASK)
+  cfg.init.checkpoint = str(base)
+  return tiny.changed(cfg, _SMALL | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def _lines(workdir, kind):
+  return [x for x in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+          if x["kind"] == kind]
+
+
+def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
+  results = modes.reinforce(_config(base), str(tmp_path))
+  assert json.loads((tmp_path / "results.json").read_text()) == results
+  arms = [(row["model"], row["remasking"], row["nfe"]) for row in results["table"]]
+  assert arms == [(m, r, n) for m in ("base", "mdpo") for r in ("low_confidence", "rcr")
+                  for n in (2, 4)]
+  for row in results["table"]:
+    assert set(row) == {"model", "remasking", "nfe", "accuracy", "stderr", "over_denoising",
+                        "num_examples"}
+    assert 0 <= row["accuracy"] <= 1 and 0 <= row["over_denoising"] <= 1
+    assert row["num_examples"] == 8
+  assert results["updates"] == 4 and results["rollouts"] == 4 * 8
+  assert results["nfe_rollout"] == 4 * 8 * 2
+  assert set(results["seconds"]) == {"base", "evaluate", "rollout", "score", "update"}
+  assert [x["step"] for x in _lines(tmp_path, "rollout")] == [1, 2, 3, 4]
+  assert [x["step"] for x in _lines(tmp_path, "eval")] == [0, 2, 4]
+  assert all(x["ratio"] == pytest.approx(1, abs=1e-5) for x in _lines(tmp_path, "train"))
+  for name in ("accuracy.png", "learning_curve.png"):
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+  assert "before and after mdpo" in (tmp_path / "trajectories.html").read_text()
+  # A finished run is not run again, and its model can be sampled from.
+  before = (tmp_path / "metrics.jsonl").read_text()
+  assert modes.reinforce(_config(base), str(tmp_path)) == results
+  assert (tmp_path / "metrics.jsonl").read_text() == before
+  sample = mdx.load(str(tmp_path), params="raw").sample("1...............=", gen_length=16,
+                                                        name="rcr", steps=4)[0]
+  assert sample.tokens.shape == (16,)
+
+
+@pytest.mark.parametrize("objective, epochs", [("mdpo", 1), ("diffu_grpo", 2)])
+def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(objective, epochs, base,
+                                                                  rewarding, tmp_path):
+  cfg = _config(base, rollout__epochs=epochs, eval__nfe=(2,), eval__remasking=("rcr",))
+  cfg.objective = dict(name=objective)
+  modes.reinforce(cfg, str(tmp_path / "whole"))
+  shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+  shutil.rmtree(tmp_path / "killed" / "checkpoints" / "4")
+  (tmp_path / "killed" / "results.json").unlink()
+  modes.reinforce(cfg, str(tmp_path / "killed"))
+  (_, a), (_, b) = (tiny.stored(tmp_path / run) for run in ("whole", "killed"))
+  assert a.pop("data") == b.pop("data") == []
+  assert {k: tree.fingerprint(v) for k, v in a.items()} == {
+      k: tree.fingerprint(v) for k, v in b.items()}
+  strip = lambda run: [{k: v for k, v in x.items() if "second" not in k}
+                       for kind in ("rollout", "train") for x in _lines(tmp_path / run, kind)]
+  assert strip("whole") == strip("killed")
+
+
+def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
+  losses, rewards = [], []
+  for name, mesh in (("data", dict(data=8)), ("cut", dict(data=2, fsdp=2, tensor=2))):
+    cfg = _config(base, eval__nfe=(2,), eval__remasking=("rcr",), microbatches=1)
+    cfg.mesh.update(dict(replica=1, data=1, fsdp=1, tensor=1, sequence=1) | mesh)
+    modes.reinforce(cfg, str(tmp_path / name))
+    losses.append([x["loss"] for x in _lines(tmp_path / name, "train")])
+    rewards.append([x["reward"] for x in _lines(tmp_path / name, "rollout")])
+  np.testing.assert_allclose(*losses, atol=1e-5)
+  np.testing.assert_allclose(*rewards, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["wd1", "coupled_grpo"])
+def test_baselines_run_on_the_same_machinery(objective, base, rewarding, tmp_path):
+  cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",))
+  cfg.objective = dict(name=objective)
+  results = modes.reinforce(cfg, str(tmp_path))
+  assert [row["model"] for row in results["table"]] == ["base", objective]
+  assert all(np.isfinite(x["loss"]) and x["grad_norm"] > 0 for x in _lines(tmp_path, "train"))
+
+
+def test_over_denoised_problems_are_kept_and_gone_through_again_after_a_restart(
+    base, tmp_path, capsys, monkeypatch):
+  def coin(self, examples, completions):
+    del self, examples
+    heads = np.array([zlib.crc32(c.encode()) % 2 for c in completions])
+    return {"reward": heads.astype(np.float32), "correct": heads.astype(bool)}
+
+  monkeypatch.setattr(sudoku.Sudoku, "score", coin)
+  cfg = _config(base, rollout__filter="over_denoising", rollout__filter_examples=30, updates=2,
+                eval__nfe=(2,), eval__remasking=("rcr",))
+  modes.reinforce(cfg, str(tmp_path))
+  kept = json.loads((tmp_path / "over_denoised_0.json").read_text())
+  assert f"{len(kept)} of 30 training problems are over-denoised" in capsys.readouterr().out
+  assert 0 < len(kept) < 30 and kept == sorted(set(kept)) and max(kept) < 40
+
+
+def test_an_iteration_has_whole_groups_and_every_example_once_an_epoch():
+  produce = rollout_lib.Rollouts(None, None, list(range(10)), None, num_prompts=4, group_size=3,
+                                 epochs=1, seed=0, writers=None)
+  rows = [produce.examples_of(None, i) for i in range(5)]
+  for row in rows:
+    assert row.shape == (12,) and np.all(row.reshape(4, 3) == row.reshape(4, 3)[:, :1])
+  order = np.concatenate(rows)[::3]
+  assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+  assert order[:10].tolist() != order[10:].tolist()
+
+
+def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
+  never = lambda self, examples, completions: {
+      "reward": np.zeros(len(examples), np.float32), "correct": np.zeros(len(examples), bool)}
+  monkeypatch.setattr(sudoku.Sudoku, "score", never)
+  modes.reinforce(_config(base, eval__nfe=(2,), eval__remasking=("rcr",)), str(tmp_path))
+  out = capsys.readouterr().out
+  assert out.count("there is no signal to learn from") == 1 and "the reward 0" in out
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"rollout.group_size": 1}, "group_size must be at least 2"),
+    ({"rollout.epochs": 3}, "updates 4 is not a multiple of rollout.epochs 3"),
+    ({"rollout.num_prompts": 3}, "3 prompts x 2 rollouts are not divisible by 8 batch shards"),
+    ({"rollout.filter": "hard"}, "choose from none, over_denoising"),
+    ({"rollout.sampler.temperature": 0.0}, "positive temperature"),
+    ({"rollout.sampler.gen_length": 60, "rollout.sampler.steps": 60}, "exceed the model's 64"),
+    ({"objective.name": "ppo"}, "choose from coupled_grpo"),
+    ({"eval.remasking": ("low",)}, "choose from low_confidence, rcr"),
+    ({"task.num_train": 0}, "the train split has no examples"),
+    ({"task.size": 9, "task.max_givens": 20, "task.min_givens": 20, "task.num_train": 2},
+     "cannot write the prompts of this task")])
+def test_bad_input_is_one_line_before_anything_is_written(changes, message, base, tmp_path):
+  cfg = tiny.changed(_config(base), changes)
+  with pytest.raises(ValueError, match=message) as error:
+    modes.reinforce(cfg, str(tmp_path / "run"))
+  assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_the_default_problems_of_training_and_test_share_no_givens():
+  task = tasks.build(dict(mdpo_config.get_config().task))
+  prompts = {split: {e["prompt"] for e in task.examples(split)}
+             for split in ("train", "validation", "test")}
+  assert len(prompts["test"]) >= 512 and not prompts["train"] & prompts["test"]
+  assert not prompts["train"] & prompts["validation"] and not prompts["test"] & prompts["validation"]
+  assert jax.device_count() == 8
