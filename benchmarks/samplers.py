@@ -31,20 +31,19 @@ SETTINGS = (
     [("ancestral", dict(steps=s)) for s in (1, 2, 4, 8, 32)] + [("first_hitting", {})]
     + [("confidence", dict(confidence=c, steps=s)) for c in ("random", "entropy", "margin",
                                                             "probability") for s in (1, 2, 4, 8)]
-    + [("confidence", dict(schedule="cosine", confidence="random", steps=4))]
-    + [("rcr", dict(rcr_stat=r, steps=s)) for r in ("latest", "max") for s in (2, 4, 8)]
-    + [("threshold", dict(threshold=t)) for t in (0.5, 0.7, 0.9, 0.99)]
-    + [("factor", dict(factor=f)) for f in (0.25, 0.5, 1.0, 1.5)]
-    + [("entropy_bounded", dict(confidence="entropy", entropy_bound=b)) for b in (0.1, 0.3, 1, 2)]
-    + [("klass", dict(threshold=t, kl_threshold=k, kl_steps=1)) for t, k in (
-        (0.5, 0.1), (0.8, 0.01), (0.5, 1.0))]
-    + [("hierarchical", dict(threshold=t, low_threshold=low)) for t, low in (
-        (0.9, 0.4), (0.9, 0.6), (0.95, 0.8))]
-    + [("remdm", dict(remdm=r, eta=e, steps=s)) for r, e in (("cap", 0.05), ("rescale", 0.5))
-       for s in (4, 8, 32)]
-    + [("remdm", dict(remdm="loop", eta=0.1, steps=s)) for s in (8, 32)]
-    + [("token_editing", dict(threshold=t, edit_threshold=e)) for t, e in ((0.9, 0.9), (0.5, 0.9),
-                                                                           (0.5, 0.7))]
+    + [("rcr", dict(confidence=c, steps=s)) for c in ("margin", "probability") for s in (2, 4, 8)]
+    + [("threshold", dict(confidence="probability", threshold=t)) for t in (0.5, 0.9)]
+    + [("threshold", dict(confidence="margin", threshold=t)) for t in (0.3, 0.5, 0.7)]
+    + [("factor", dict(confidence="margin", factor=f)) for f in (1.0, 1.5, 2.0)]
+    + [("entropy_bounded", dict(confidence="entropy", entropy_bound=b)) for b in (0.5, 0.8, 1, 2)]
+    + [("klass", dict(confidence="margin", threshold=t, kl_threshold=k, kl_steps=1))
+       for t, k in ((0.3, 0.1), (0.3, 1.0))]
+    + [("hierarchical", dict(confidence="margin", threshold=t, low_threshold=low))
+       for t, low in ((0.9, 0.2), (0.9, 0.4), (0.5, 0.4))]
+    + [("remdm", dict(remdm=r, eta=e, steps=s)) for r, e in (("cap", 0.05), ("rescale", 0.5),
+                                                            ("loop", 0.1)) for s in (4, 8, 32)]
+    + [("token_editing", dict(confidence="margin", threshold=0.5, edit_threshold=e))
+       for e in (0.7, 0.9)]
 )
 
 
@@ -109,9 +108,10 @@ def measure(num_rows: int, seed: int) -> list[tuple[str, str, float, float, floa
   for name, fields in SETTINGS:
     sampler = samplers.SAMPLERS[name](mask_id=MASK_ID, gen_length=LENGTH, noise=dict(
         name="linear", eps=0.0), **dict(steps=LENGTH) | fields)
-    decoded = jax.device_get(jax.jit(lambda table, key: loop.decode(
-        functools.partial(denoise, table), sampler, canvas, key=key,  # pylint: disable=cell-var-from-loop
-        row_index=jnp.arange(num_rows)))(logits, rng.root(seed)))
+    decode = jax.jit(lambda table, key, sampler=sampler: loop.decode(
+        functools.partial(denoise, table), sampler, canvas, key=key,
+        row_index=jnp.arange(num_rows)))
+    decoded = jax.device_get(decode(logits, rng.root(seed)))
     counts = np.bincount(decoded.tokens @ powers, minlength=VOCAB ** LENGTH)
     setting = ", ".join(f"{k}={v}" for k, v in fields.items())
     results.append((name, setting, float(decoded.nfe.mean()), *distances(counts, probs)))
@@ -126,7 +126,7 @@ def plot(results, path: pathlib.Path) -> None:
   floor = results[0][3]
   lines: dict[str, list[tuple[float, float]]] = {}
   for name, setting, nfe, distance, _ in results[1:]:
-    kind = [v for v in setting.split(", ") if v.split("=")[0] in ("confidence", "rcr_stat", "remdm")]
+    kind = [v for v in setting.split(", ") if v.split("=")[0] in ("confidence", "remdm")]
     lines.setdefault(" ".join([name] + [v.split("=")[1] for v in kind]), []).append(
         (nfe, max(distance - floor, 1e-3)))
   figure, axes = plt.subplots(figsize=(9, 6))

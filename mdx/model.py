@@ -290,8 +290,12 @@ def _assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
 
 def _load_hf(path: str, mesh: jax.sharding.Mesh, dtype: str) -> Model:
   """A model from a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
-  tokenizer = tokenizer_lib.build(str(path), **interop.special_ids(path))
   fields = interop.network_fields(path) | {"dtype": dtype or interop.compute_dtype(path)}
+  tokenizer = tokenizer_lib.build(str(path), **interop.special_ids(path))
+  if tokenizer.mask_id >= fields["vocab_size"]:
+    raise ValueError(f"{path} has no mask token among its {fields['vocab_size']} ids, so there is "
+                     "nothing to unmask; give a masked diffusion model, with `mask_token_id` in "
+                     "its config.json.")
   # LLaDA's loss and decoders keep the column of the mask id.
   config = {"network": fields | {"name": "transformer"}, "dtype": fields["dtype"],
             "sharding": dict(sharding.DEFAULT_TABLE),

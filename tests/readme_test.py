@@ -20,7 +20,7 @@ _README = (pathlib.Path(__file__).resolve().parents[1] / "README.md").read_text(
 
 
 def test_the_worked_objective_trains_and_is_short(tmp_path, monkeypatch):
-  code = re.search(r"```python\n(.*?)```", _README, re.S)[1]
+  code = re.search(r"```python\n(# mdx/objectives/denoise.*?)```", _README, re.S)[1]
   assert len(code.splitlines()) < 60
   module = python_types.ModuleType("denoise")
   monkeypatch.setitem(sys.modules, "denoise", module)
@@ -38,6 +38,16 @@ def test_the_worked_objective_trains_and_is_short(tmp_path, monkeypatch):
     lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses.append([x["loss"] for x in lines if x["kind"] == "train"])
   assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_three_lines_of_the_library_run(tmp_path, monkeypatch, capsys):
+  code = re.search(r"```python\n(import mdx\n.*?)```", _README, re.S)[1]
+  monkeypatch.chdir(tmp_path)
+  modes.train(tiny.config("diffusion", network__max_length=64, sampler__num_samples=0),
+              "runs/diffusion")
+  capsys.readouterr()
+  exec(compile(code, "README.md", "exec"), {})  # pylint: disable=exec-used
+  assert capsys.readouterr().out.splitlines()[-1].startswith("[-")
 
 
 def test_every_objective_and_config_is_in_the_table():

@@ -304,8 +304,9 @@ def test_the_time_may_differ_from_position_to_position():
 @functools.cache
 def _compiled_encode(seen, **fields):
   network = _spec(**fields).network()
-  return jax.jit(lambda params, tokens, rows: network.encode(params, tokens, attention=seen, **rows),
-                 compiler_options={"xla_backend_optimization_level": 0})
+  return jax.jit(
+      lambda params, tokens, rows: network.encode(params, tokens, attention=seen, **rows),
+      compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _encode(fields, params, tokens, seen, **rows):

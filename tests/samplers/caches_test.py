@@ -181,8 +181,8 @@ def test_tokens_that_changed_since_the_block_began_are_run_again(name, given):
       return out
 
   sampler = driving.build(model, name=name, block_length=4, steps=12, gen_length=12, cache="dual")
-  decoded = driving.decode(Watched.denoise, sampler, np.where(np.isin(np.arange(12), given), 3, np.zeros(
-      (4, 12))), record="canvas")
+  canvas = np.where(np.isin(np.arange(12), given), 3, np.zeros((4, 12)))
+  decoded = driving.decode(Watched.denoise, sampler, canvas, record="canvas")
   jax.effects_barrier()
   if name == "rcr":
     assert (decoded.trajectory.canvas[:, 4:, :4] == MASK).any()  # something was revised

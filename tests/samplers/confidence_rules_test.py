@@ -178,8 +178,8 @@ def _propose(logits, **fields):
   rows = len(logits)
   positions = jnp.broadcast_to(jnp.arange(4), (rows, 4))
   state = sampler.init(jnp.zeros((rows, 4), jnp.int32), positions, driving.keys(rows))
-  _, step = jax.jit(sampler.update, compiler_options=driving.QUICK)(state, positions, jnp.asarray(logits, jnp.float32),
-                                    driving.keys(rows))
+  update = jax.jit(sampler.update, compiler_options=driving.QUICK)
+  _, step = update(state, positions, jnp.asarray(logits, jnp.float32), driving.keys(rows))
   return jax.device_get(step)
 
 
@@ -288,6 +288,6 @@ def test_parallel_samples_keep_the_bound_of_total_variation(eps):
 
 
 def test_best_of_breaks_ties_by_the_place():
-  chosen = decoder.best_of(jnp.array([[1.0, 2.0, 2.0, 1.0]]), jnp.array([[True, False, True, True]]),
-                           jnp.array([2]))
+  among = jnp.array([[True, False, True, True]])
+  chosen = decoder.best_of(jnp.array([[1.0, 2.0, 2.0, 1.0]]), among, jnp.array([2]))
   np.testing.assert_array_equal(chosen, [[True, False, True, False]])

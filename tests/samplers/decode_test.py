@@ -9,6 +9,7 @@ from mdx import samplers
 from mdx import sharding
 from mdx import types
 from mdx.networks import attention as attention_lib
+from mdx.samplers import confidence
 from mdx.samplers import decoder
 from mdx.samplers import loop
 from mdx.utils import rng
@@ -20,8 +21,10 @@ BOTH = driving.Memory()
 BLOCKS = driving.Memory(attention_lib.BlockCausal(4))
 # Ragged prompts behind padding, and places in the middle to be filled.
 CANVAS = np.array([
-    [0, 0, 0, 2, 4, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 6, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    [3, 3, 3, 3, 3, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0], [2, 3, 0, 4, 5, 2, 3, 4, 4, 6, 0, 0, 2, 2, 0, 5],
+    [0, 0, 0, 2, 4, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [0, 0, 0, 0, 0, 6, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [3, 3, 3, 3, 3, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [2, 3, 0, 4, 5, 2, 3, 4, 4, 6, 0, 0, 2, 2, 0, 5],
     [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [2] * 16], np.int32)
 PADDING = np.array([3, 5, 0, 0, 0, 0])
 SEGMENTS = (np.arange(16)[None] >= PADDING[:, None]).astype(np.int32)
@@ -31,7 +34,8 @@ IS_FREE = CANVAS == MASK
 
 
 def _sampler(objective=BOTH, name="confidence", **fields):
-  return driving.build(objective, name=name, **dict(gen_length=12, block_length=4, steps=6) | fields)
+  fields = dict(gen_length=12, block_length=4, steps=6) | fields
+  return driving.build(objective, name=name, **fields)
 
 
 def _decode(sampler, objective=BOTH, rows=slice(None), **kwargs):
@@ -104,6 +108,24 @@ def test_decoding_is_one_while_loop_and_the_network_is_traced_once():
   assert [e.primitive.name for e in jaxpr.eqns].count("while") == 1
 
 
+def test_the_network_is_told_the_time_at_which_so_many_tokens_are_masked():
+  told = []
+
+  def denoise(params, request):
+    jax.debug.callback(lambda t, n: told.append((t, n)), request.noise_level,
+                       (request.tokens == MASK).sum(axis=1))
+    return BOTH.denoise(params, request)
+
+  sampler = confidence.Confidence(mask_id=MASK, gen_length=12, steps=4,
+                                  noise={"name": "polynomial", "power": 2.0, "eps": 0.0})
+  canvas = np.where(np.arange(16) < 4, 3, np.zeros((2, 16)))
+  driving.decode(denoise, sampler, canvas)
+  jax.effects_barrier()
+  times, masked = (np.stack(x) for x in zip(*told))
+  np.testing.assert_allclose(times, np.sqrt(masked / 12), rtol=1e-6)
+  assert sorted(masked[:, 0].tolist()) == [3, 6, 9, 12]
+
+
 def test_coarse_logits_are_refused():
   coarse = lambda request: BOTH.denoise(None, request).astype(jnp.bfloat16)
   with pytest.raises(ValueError, match="float32 logits, got bfloat16"):
@@ -113,7 +135,8 @@ def test_coarse_logits_are_refused():
 def test_a_model_that_says_nan_does_not_hang():
   decoded = _decode(_sampler(name="factor"), _Broken)
   assert np.all(decoded.tokens[IS_FREE] != MASK)
-  score, among = jnp.array([[1.0, jnp.nan, jnp.inf, -jnp.inf]]), jnp.array([[False, True, False, True]])
+  score = jnp.array([[1.0, jnp.nan, jnp.inf, -jnp.inf]])
+  among = jnp.array([[False, True, False, True]])
   np.testing.assert_array_equal(decoder.best_of(score, among, jnp.array([2])), among)
 
 

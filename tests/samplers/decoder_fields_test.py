@@ -28,7 +28,7 @@ def test_defaults_leave_everything_off():
 
 
 @pytest.mark.parametrize("fields,message", [
-    (dict(confidence="best"), "confidence is 'best'; choose from probability, margin, entropy, ran"),
+    (dict(confidence="best"), "confidence is 'best'; choose from probability, margin, entropy, "),
     (dict(schedule="sine"), "sampler.schedule is 'sine'; choose from even, linear, cosine"),
     (dict(cache="full"), "sampler.cache is 'full'; choose from none, prefix, dual, block"),
     (dict(eos="never"), "sampler.eos is 'never'; choose from allow, forbid, last"),
@@ -42,12 +42,14 @@ def test_defaults_leave_everything_off():
     (dict(factor=0.0), "sampler.factor must be positive, got 0.0"),
     (dict(temperature=-0.5), "sampler.temperature must be >= 0, got -0.5"),
     (dict(block_length=-4), "sampler.block_length must be >= 0"),
-    (dict(top_k=-1), "sampler.top_k must be >= 0"), (dict(edit_steps=-1), "edit_steps must be >= 0"),
+    (dict(top_k=-1), "sampler.top_k must be >= 0"),
+    (dict(edit_steps=-1), "sampler.edit_steps must be >= 0"),
     (dict(guidance_scale=-1.0), "sampler.guidance_scale must be >= 0"),
     (dict(entropy_bound=-0.1), "sampler.entropy_bound must be >= 0"),
     (dict(threshold=1.2), "sampler.threshold must lie in \\[0, 1\\], got 1.2"),
     (dict(low_threshold=-0.1), "sampler.low_threshold must lie"),
-    (dict(edit_threshold=2), "sampler.edit_threshold must lie"), (dict(eta=1.5), "sampler.eta must"),
+    (dict(edit_threshold=2), "sampler.edit_threshold must lie"),
+    (dict(eta=1.5), "sampler.eta must lie"),
     (dict(loop_on=1.1), "loop_on must lie"), (dict(loop_off=-1), "loop_off must lie"),
     (dict(loop_alpha=7), "loop_alpha must lie"),
     (dict(remdm="loop", loop_on=0.2, loop_off=0.4), "loop_off 0.4 must lie below loop_on 0.2"),
@@ -71,7 +73,8 @@ def test_rules_for_the_end_of_text_need_its_id(fields):
     samplers.build(dict(name="confidence", **fields), MODEL, mask_id=0)
 
 
-@pytest.mark.parametrize("name", [n for n, rule in samplers.SAMPLERS.items() if not rule.counts_steps])
+@pytest.mark.parametrize("name", [name for name, rule in samplers.SAMPLERS.items()
+                                  if not rule.counts_steps])
 def test_rules_that_choose_their_own_number_of_steps_ignore_steps(name):
   assert driving.build(MODEL, name=name, block_length=16, steps=7).steps == 7
 

@@ -5,12 +5,15 @@ The numbers in tests/golden/llada-tiny come from running that code in float32 on
 
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
+import mdx
 from mdx import interop
 from mdx import samplers
 from mdx.networks import transformer
@@ -69,3 +72,29 @@ def test_decodes_equal_the_official_ones_canvas_by_canvas(model, number):
 
 def test_six_of_the_decodes_have_canvases():
   assert sum(f"{i}_canvases" in DECODES for i in range(len(SETTINGS))) == 6 and len(SETTINGS) == 9
+
+
+def _directory(path, **changes):
+  """The model with a tokenizer of 160 words, and with other entries in config.json."""
+  shutil.copytree(PATH, path)
+  words = {f"w{i}": i for i in range(160)}
+  words |= {"<eos>": words.pop("w158")}
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  tokenizer.save(str(path / "tokenizer.json"))
+  config = json.loads((path / "config.json").read_text()) | changes
+  (path / "config.json").write_text(json.dumps(config))
+  return str(path)
+
+
+def test_a_hugging_face_directory_is_sampled_like_any_checkpoint(tmp_path):
+  model = mdx.load(_directory(tmp_path / "hf"))
+  fields = _fields(SETTINGS[1])
+  row = model.sample([DECODES["prompt"][0]], **fields)[0]
+  np.testing.assert_array_equal(row.tokens, DECODES["1_output"][0])
+  np.testing.assert_array_equal(row.prompt_tokens, DECODES["prompt"][0])
+
+
+def test_a_directory_without_a_mask_token_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="no mask token among its 160 ids"):
+    mdx.load(_directory(tmp_path / "hf", mask_token_id=None))

@@ -59,16 +59,16 @@ def test_a_greedy_draw_takes_the_likeliest_token():
 
 
 def test_tokens_too_rare_for_float32_uniforms_are_drawn():
-  # 2^16 tokens of probability q = 2e-8 each, beside one that takes the rest. Uniforms
-  # on a grid of g = 2^-23 draw them at g / (exp(g / q) - 1), 1 / 65 of their rate
-  # (Zheng et al. 2024, arXiv:2409.02908): 0.05 times here instead of 3.2.
-  rate, num_rare = 2e-8, 2 ** 16
+  # 2^16 tokens of probability q = 4e-8 each, beside one that takes the rest. Uniforms
+  # on a grid of g = 2^-23 draw them at g / (exp(g / q) - 1), 1 / 6 of their rate
+  # (Zheng et al. 2024, arXiv:2409.02908): 0.5 times here instead of 3.2.
+  rate, num_rare = 4e-8, 2 ** 16
   logits = jnp.full((1, 1, num_rare + 1), np.log(rate), jnp.float32).at[..., 0].set(
       np.log1p(-rate * num_rare))
   positions = jnp.arange(64)[None]
   draw = jax.jit(lambda keys: jax.lax.map(lambda key: logits_lib.draw(
       key[None], positions, jnp.broadcast_to(logits, (1, 64, num_rare + 1))), keys))
-  tokens = np.asarray(draw(driving.keys(38)))
+  tokens = np.asarray(draw(driving.keys(19)))
   assert abs(rate * num_rare * tokens.size - 3.2) < 0.1
   assert 2 <= (tokens > 0).sum() <= 8
 

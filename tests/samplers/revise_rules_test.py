@@ -59,7 +59,8 @@ def _rcr(**fields):
   return revise.RunningConfidence(mask_id=MASK, gen_length=6, steps=3, temperature=0.0, **fields)
 
 
-CONFIDENCES = np.array([[.9, .2, .8, .5, .6, .3], [0, .95, 0, .9, .85, .88], [.2, .2, .97, .2, .6, .2]])
+CONFIDENCES = np.array([[.9, .2, .8, .5, .6, .3], [0, .95, 0, .9, .85, .88],
+                        [.2, .2, .97, .2, .6, .2]])
 
 
 def _golden(sampler, confidences=CONFIDENCES):
@@ -75,8 +76,8 @@ def test_running_confidence_on_six_tokens():
   np.testing.assert_array_equal(canvases[1], [2, 0, 2, 0, 0, 0])
   np.testing.assert_array_equal(canvases[2], [2, 3, 0, 3, 0, 3])
   np.testing.assert_array_equal(canvases[3], [2, 3, 4, 3, 4, 3])
-  lowest_first = confidence_lib.Confidence(mask_id=MASK, gen_length=6, steps=3, temperature=0.0)
-  canvases = _golden(lowest_first)
+  plain = confidence_lib.Confidence(mask_id=MASK, gen_length=6, steps=3, temperature=0.0)
+  canvases = _golden(plain)
   np.testing.assert_array_equal(canvases[1], [2, 0, 2, 0, 0, 0])
   np.testing.assert_array_equal(canvases[2], [2, 3, 2, 3, 0, 0])
   np.testing.assert_array_equal(canvases[3], [2, 3, 2, 3, 4, 4])

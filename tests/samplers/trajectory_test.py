@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mdx import types
+from mdx.samplers import decoder
 from mdx.samplers import loop
 from mdx.samplers import trajectory
 from mdx.utils import rng
@@ -127,6 +128,30 @@ def test_the_steps_of_revised_tokens_are_those_after_which_they_stood(name):
       # It was written with what the step saw.
       assert record.confidence[row, place] == record.step_confidence[row, last, place] != 0
   assert revised > 0
+
+
+def test_a_token_that_was_filled_in_has_no_confidence_even_where_one_was_written_before():
+  recorder = trajectory.Recorder(level="canvas", start=0, max_steps=4, mask_id=MASK)
+  canvas = jnp.array([[MASK, MASK, 3]])
+  record = recorder.init(canvas)
+  state = lambda canvas, nfe: {"canvas": jnp.array([canvas]), "nfe": jnp.array([nfe])}
+  step = lambda written, conf: decoder.Step(
+      jnp.array([[0, 1]]), jnp.array([written]), jnp.array([[4, 5]]), jnp.array([conf]),
+      jnp.log(jnp.array([conf])))
+  active = jnp.array([True])
+  moves = [([MASK, MASK, 3], [4, MASK, 3], step([True, False], [.9, .2])),  # 0 is written,
+           ([4, MASK, 3], [MASK, MASK, 3], step([False, False], [.8, .3])),  # masked again,
+           ([MASK, MASK, 3], [6, 5, 3], step([False, True], [.7, .6]))]  # and filled
+  for nfe, (before, after, done) in enumerate(moves):
+    record = recorder.add(record, state(before, nfe), state(after, nfe + 1), done, active)
+    assert record.confidence[0, 0] == np.float32([.9, .9, 0][nfe])
+  np.testing.assert_allclose(record.confidence, [[0, .6, 0]])
+  np.testing.assert_allclose(record.log_prob, [[0, np.log(.6), 0]], rtol=1e-6)
+  np.testing.assert_array_equal(record.step, [[2, 2, -1]])
+  waits = recorder.add(record, state([6, 5, 3], 3), state([6, 4, 3], 4), moves[0][2], ~active)
+  np.testing.assert_array_equal(waits.confidence, record.confidence)
+  np.testing.assert_array_equal(waits.step, record.step)
+  np.testing.assert_array_equal(waits.canvas, record.canvas)
 
 
 def test_frames_show_each_canvas_and_the_confidence_of_each_token():
