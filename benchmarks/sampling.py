@@ -72,6 +72,7 @@ def mdx_side(shape: dict[str, int], cache: str):
 
   from mdx import samplers
   from mdx.objectives import diffusion
+  from mdx.objectives import reading
   from mdx.samplers import loop
   from mdx.utils import rng
   spec = train._spec(shape)
@@ -87,7 +88,7 @@ def mdx_side(shape: dict[str, int], cache: str):
 
   @jax.jit
   def run(params, tokens):
-    return loop.decode(lambda request: objective.denoise({"model": params}, request), sampler,
+    return loop.decode(reading.reader(objective, {"model": params}), sampler,
                        tokens, key=rng.root(0), row_index=jnp.arange(len(tokens)),
                        start=shape["prompt"])
 

@@ -27,6 +27,7 @@ from mdx import sharding
 from mdx import types
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import likelihood
+from mdx.objectives import reading
 from mdx.report import denoising
 from mdx.samplers import batching
 from mdx.samplers import loop
@@ -175,7 +176,7 @@ class Model:
 
     def run(params, key, arrays):
       canvas = arrays["canvas"]
-      out = loop.decode(lambda request: self.objective.denoise(params, request), sampler,
+      out = loop.decode(reading.reader(self.objective, params), sampler,
                         canvas, key=key, row_index=arrays["row_index"],
                         positions=arrays.get("positions"), segment_ids=arrays.get("segment_ids"),
                         start=batch.start, record=record)

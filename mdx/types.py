@@ -62,11 +62,14 @@ class Network(NamedTuple):
     head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`
       may be gathered to the target positions first.
     vocab_size: number of ids the head scores (padding columns score -1e30).
+    unstack: the same parameters in the layout that is fastest for many calls in a
+      compiled loop; called once, outside of it.
   """
   init: Callable[[jax.Array], PyTree]
   encode: Callable[..., jax.Array]
   head: Callable[..., jax.Array]
   vocab_size: int
+  unstack: Callable[[PyTree], PyTree] = lambda params: params
 
 
 class Request(NamedTuple):
@@ -81,6 +84,8 @@ class Request(NamedTuple):
       places that are run; None = all of them.
     cache: None; () to be given the keys and values of the rows; or such a cache.
     slots: int32 [B, W], ascending: with a cache, the places that are run (S: none).
+    num_targets: int32 [], or None: targets after so many are no places, in any row, and
+      their logits may be anything.
   """
   tokens: jax.Array
   noise_level: jax.Array
@@ -89,6 +94,7 @@ class Request(NamedTuple):
   targets: jax.Array | None = None
   cache: PyTree = None
   slots: jax.Array | None = None
+  num_targets: jax.Array | None = None
 
 
 class Objective(Protocol):

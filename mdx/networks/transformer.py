@@ -144,22 +144,32 @@ class Transformer:
 
   def network(self) -> types.Network:
     """Returns the pure functions of this transformer."""
-    module = _Module(self)
+    module, flat_module = _Module(self), _Module(self, is_unstacked=True)
+    module_of = lambda params: module if "layers" in params else flat_module
 
     def init(key):
       return module.init(key, jnp.zeros((1, 1), jnp.int32), attention=attention_lib.Full(),
                          method="init_all")["params"]
 
     def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None, **memory):
-      return module.apply({"params": params}, tokens, attention=attention, positions=positions,
-                          segment_ids=segment_ids, time=time, **memory)
+      return module_of(params).apply({"params": params}, tokens, attention=attention,
+                                     positions=positions, segment_ids=segment_ids, time=time,
+                                     **memory)
 
     def head(params, hidden, name="lm"):
       if name != "lm":
         raise ValueError(f"the transformer has the head 'lm', not {name!r}.")
-      return module.apply({"params": params}, hidden, method="logits")
+      return module_of(params).apply({"params": params}, hidden, method="logits")
 
-    return types.Network(init=init, encode=encode, head=head, vocab_size=self.vocab_size)
+    def unstack(params):
+      if self.scan_layers:
+        return params
+      flat = {k: v for k, v in params.items() if k != "layers"}
+      return flat | {f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], params["layers"])
+                     for i in range(self.num_layers)}
+
+    return types.Network(init=init, encode=encode, head=head, vocab_size=self.vocab_size,
+                         unstack=unstack)
 
 
 NETWORKS = {"transformer": Transformer}
@@ -286,8 +296,13 @@ class _TimeEmbedding(nn.Module):
 
 
 class _Module(nn.Module):
-  """Embedding, blocks, final norm and head."""
+  """Embedding, blocks, final norm and head.
+
+  Unstacked, every block has parameters (and a cache) of its own: in a compiled loop,
+  XLA's CPU compiler copies each matrix out of a stack at every step.
+  """
   spec: Transformer
+  is_unstacked: bool = False
 
   def setup(self):
     spec = self.spec
@@ -300,10 +315,13 @@ class _Module(nn.Module):
     block = _Block
     if spec.remat != "none":
       block = nn.remat(block, prevent_cse=not spec.scan_layers, policy=REMAT[spec.remat])
-    self.layers = nn.scan(
-        block, variable_axes={"params": 0}, split_rngs={"params": True},
-        in_axes=(nn.broadcast,) * 3 + (0, nn.broadcast), length=spec.num_layers,
-        unroll=1 if spec.scan_layers else spec.num_layers)(spec)
+    if self.is_unstacked:
+      self.layers = [block(spec) for _ in range(spec.num_layers)]
+    else:
+      self.layers = nn.scan(
+          block, variable_axes={"params": 0}, split_rngs={"params": True},
+          in_axes=(nn.broadcast,) * 3 + (0, nn.broadcast), length=spec.num_layers,
+          unroll=1 if spec.scan_layers else spec.num_layers)(spec)
     self.final_norm = _norm(spec, None)
     if not spec.tied:
       self.lm_head = _Head(spec)
@@ -313,7 +331,7 @@ class _Module(nn.Module):
   def __call__(self, tokens, *, attention, positions=None, segment_ids=None, time=None,
                cache=None, slots=None):
     spec = self.spec
-    length = cache[0].shape[2] if cache else tokens.shape[1]
+    length = jax.tree.leaves(cache)[0].shape[-3] if cache else tokens.shape[1]
     if length > spec.max_length:
       raise ValueError(f"a row of {length} tokens exceeds network.max_length {spec.max_length}.")
     if positions is None:
@@ -327,9 +345,19 @@ class _Module(nn.Module):
     rope = (positions_lib.rope_tables(positions, spec.per_head, spec.rope_theta)
             if spec.position == "rope" else None)
     condition = self._condition(time)
-    x, memory = self.layers(x, condition, mask, rope, cache, slots)
+    x, memory = self._run_layers(x, condition, mask, rope, cache, slots)
     hidden = self.final_norm(x).astype(jnp.dtype(spec.dtype))
     return hidden if cache is None else (hidden, memory)
+
+  def _run_layers(self, x, *rest):
+    if not self.is_unstacked:
+      return self.layers(x, *rest)
+    *shared, cache, slots = rest
+    memory = []
+    for i, layer in enumerate(self.layers):
+      x, new = layer(x, *shared, cache[i] if cache else cache, slots)
+      memory.append(new)
+    return x, tuple(memory)
 
   def _look_up(self, embed, index, rows_axis):
     # From a table whose width is cut (fsdp), XLA replicates the rows of the whole batch.

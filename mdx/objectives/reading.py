@@ -1,11 +1,12 @@
 """Reading a model for a sampler: the logits of some places of a canvas.
 
-Contents: logits_at.
+Contents: logits_at, reader.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import heads
+
+_QUARTERS = 4  # sizes of the head that are compiled
 
 
 def logits_at(network: types.Network, params: types.PyTree, request: types.Request, *,
@@ -39,5 +42,31 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
   hidden, cache = (out, None) if request.cache is None else out
   if request.targets is not None:
     hidden = jnp.take_along_axis(hidden, request.targets[..., None], axis=1, mode="clip")
-  logits = heads.block_columns(network.head(params, hidden, "lm"), blocked)
+  logits = _head(network, params, hidden, request.num_targets)
+  logits = heads.block_columns(logits, blocked)
   return logits if request.cache is None else (logits, cache)
+
+
+def reader(objective: Any, params: types.Params) -> Callable[[types.Request], Any]:
+  """`objective.denoise` for many calls in a loop, with what they share done once."""
+  params = {**params, "model": objective.network.unstack(params["model"])}
+  return lambda request: objective.denoise(params, request)
+
+
+def _head(network, params, hidden, num_targets):
+  """Logits of the first `num_targets` [] places of hidden [B, T, D], or of a few more; then 0.
+
+  Towards the end of a block most of its places are settled, and the head of a small model
+  costs about as much as its blocks.
+  """
+  length = hidden.shape[1]
+  if num_targets is None or length < _QUARTERS:
+    return network.head(params, hidden, "lm")
+
+  def first(size):
+    logits = network.head(params, hidden[:, :size], "lm")
+    return jnp.pad(logits, ((0, 0), (0, length - size), (0, 0)))
+
+  sizes = [-(-length * quarter // _QUARTERS) for quarter in range(1, _QUARTERS + 1)]
+  return jax.lax.switch(jnp.searchsorted(jnp.asarray(sizes), num_targets),
+                        [functools.partial(first, size) for size in sizes])

@@ -22,6 +22,7 @@ from mdx import model as model_lib
 from mdx import sharding
 from mdx import types
 from mdx.eval import tasks as task_eval
+from mdx.objectives import reading
 from mdx.samplers import loop
 from mdx.samplers import trajectory
 from mdx.utils import host
@@ -45,10 +46,9 @@ class TaskDecoder:
     self._sampler, self._prompts, self.mesh = sampler, prompts, model.mesh
     self._key = rng.stream(rng.root(seed), name)
     self.start = prompts.tokens.shape[1]
-    denoise = model.objective.denoise
 
     def run(params, key, rows):
-      return loop.decode(lambda request: denoise(params, request), sampler, rows["canvas"],
+      return loop.decode(reading.reader(model.objective, params), sampler, rows["canvas"],
                          key=key, row_index=rows["row_index"], start=self.start, record="full",
                          positions=rows.get("positions"), segment_ids=rows.get("segment_ids"))
 

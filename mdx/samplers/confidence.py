@@ -137,8 +137,8 @@ class Klass(decoder.Decoder):
     now, before = (jnp.concatenate([p, rest(p)], axis=-1) for p in (now, before))
     terms = now * (jnp.log(jnp.maximum(now, _TINY)) - jnp.log(jnp.maximum(before, _TINY)))
     moved = terms.sum(axis=-1)
-    # -1: never seen; the first sight only remembers.
-    stable = jnp.where((stable < 0) | (moved >= self.kl_threshold), 0, stable + 1)
+    # The first sight has moved nothing, all being "the rest": from -1 to 0.
+    stable = jnp.where(moved >= self.kl_threshold, 0, stable + 1)
     sure = proposal.is_open & (proposal.confidence >= self.threshold) & (stable >= self.kl_steps)
     none = ~jnp.any(sure, axis=1, keepdims=True)
     kept, ids = jax.lax.top_k(probs, min(self.kl_top_k, probs.shape[-1]))

@@ -49,9 +49,27 @@ def draw(keys: jax.Array, positions: jax.Array, logits: jax.Array,
   """
   _check(logits)
   if is_greedy:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return _first_best(logits)
   one = lambda key, row: jax.random.categorical(key, row, mode="high")
   return jax.vmap(jax.vmap(one))(position_keys(keys, positions), logits).astype(jnp.int32)
+
+
+def _first_best(logits: jax.Array, chunk: int = 128) -> jax.Array:
+  """argmax [..., W] of logits [..., W, V] by the maxima of chunks, then within the best chunk.
+
+  XLA's CPU compiler vectorises a maximum, but not an argmax, which took ten times as long.
+  """
+  size = logits.shape[-1]
+  num_whole = size // chunk
+  best = logits[..., :num_whole * chunk].reshape(*logits.shape[:-1], num_whole, chunk).max(axis=-1)
+  if size % chunk:
+    rest = logits[..., num_whole * chunk:].max(axis=-1, keepdims=True)
+    best = jnp.concatenate([best, rest], axis=-1)
+  first = chunk * jnp.argmax(best, axis=-1, keepdims=True)
+  offsets = jnp.expand_dims(jnp.arange(chunk), tuple(range(first.ndim - 1)))
+  places = jnp.minimum(first + offsets, size - 1)
+  within = jnp.argmax(jnp.take_along_axis(logits, places, axis=-1), axis=-1)
+  return (first[..., 0] + within).astype(jnp.int32)
 
 
 def keep_likely(logits: jax.Array, top_k: int = 0, top_p: float = 1.0) -> jax.Array:

@@ -189,7 +189,8 @@ class _Run(NamedTuple):
       blank = jnp.where(state["free"], canvas, sampler.mask_id)
       rows = {k: None if v is None else jnp.concatenate([v, blank if k == "tokens" else v])
               for k, v in rows.items()}
-    answer = self.denoise(types.Request(cache=cache, **rows))
+    num_targets = jnp.max((index < canvas.shape[1]).sum(axis=1))
+    answer = self.denoise(types.Request(num_targets=num_targets, cache=cache, **rows))
     logits, cache = (answer, None) if cache is None else answer
     if sampler.guidance_scale:
       given, free = jnp.split(logits, 2)

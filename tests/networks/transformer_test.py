@@ -415,3 +415,27 @@ def test_a_wrong_call_is_refused_in_one_line():
     with pytest.raises(ValueError, match=message) as caught:
       call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["rms_swiglu_rope", "layer_gelu_learned_biases", "time"])
+def test_unstacked_parameters_give_the_same_with_and_without_a_cache(name):
+  fields = OPTIONS[name] | {"scan_layers": False}
+  params, network = _random_params(**fields), _spec(**fields).network()
+  time = TIME if "time" in name else None
+  slots = jnp.array([[1, 4], [0, 8]])
+
+  def run(params):
+    whole, cache = network.encode(params, TOKENS, attention=BLOCKS, time=time, cache=())
+    part, _ = network.encode(params, TOKENS[:, :2], attention=BLOCKS, time=time, cache=cache,
+                             slots=slots)
+    return whole, part, network.head(params, whole)
+
+  flat = network.unstack(params)
+  assert "layers" not in flat and {"layers_0", "layers_1"} <= set(flat)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), run(flat),
+               run(params))
+
+
+def test_layers_that_are_scanned_stay_stacked():
+  params = _random_params(scan_layers=True)
+  assert _spec(scan_layers=True).network().unstack(params) is params

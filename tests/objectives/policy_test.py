@@ -1,5 +1,6 @@
 """Policy losses: ratios, exact gradients, and each knob against a plain computation."""
 
+import functools
 import itertools
 
 import jax
@@ -29,12 +30,21 @@ def _policy(cls, **fields):
   return cls(model=MODEL, mask_id=MASK_ID, eos_id=EOS_ID, group_size=GROUP, **fields)
 
 
-def _rollout(temperature=1.0, steps=2, num_prompts=3, confidence="probability", seed=0,
-             padded=False, params=PARAMS):
-  """A batch as the RL loop builds it, with random rewards."""
+@functools.cache
+def _decoder(temperature, steps, confidence, padded):
+  """(params, canvas, optional fields) -> record, compiled once for each setting."""
+  del padded  # the optional fields are another structure
   sampler = samplers.build(dict(name="confidence", gen_length=ANSWER, steps=steps,
                                 temperature=temperature, confidence=confidence), MODEL,
                            mask_id=MASK_ID, eos_id=EOS_ID)
+  return jax.jit(lambda params, canvas, optional, key: loop.decode(
+      lambda request: MODEL.denoise(params, request), sampler, canvas, key=key,
+      row_index=jnp.arange(len(canvas)), start=PROMPT, record="full", **optional).trajectory)
+
+
+def _rollout(temperature=1.0, steps=2, num_prompts=3, confidence="probability", seed=0,
+             padded=False, params=PARAMS):
+  """A batch as the RL loop builds it, with random rewards."""
   draw = np.random.default_rng(seed)
   rows = num_prompts * GROUP
   prompts = np.repeat(draw.integers(0, 5, (num_prompts, PROMPT)), GROUP, axis=0)
@@ -45,9 +55,8 @@ def _rollout(temperature=1.0, steps=2, num_prompts=3, confidence="probability", 
     place = np.arange(PROMPT + ANSWER)[None]
     optional = {"segment_ids": jnp.asarray(place >= begin, jnp.int32),
                 "positions": jnp.asarray(np.maximum(place - begin, 0), jnp.int32)}
-  record = jax.jit(lambda params: loop.decode(
-      lambda request: MODEL.denoise(params, request), sampler, canvas, key=rng.root(seed),
-      row_index=jnp.arange(rows), start=PROMPT, record="full", **optional))(params).trajectory
+  record = _decoder(temperature, steps, confidence, padded)(params, canvas, optional,
+                                                           rng.root(seed))
   fields = ("canvas", "prediction", "step_confidence", "step_log_prob", "nfe")
   return {"tokens": jnp.concatenate([canvas[:, :PROMPT], record.tokens], axis=1),
           "reward": jnp.asarray(draw.integers(0, 2, record.step_confidence.shape[:2]), jnp.float32),
@@ -59,10 +68,13 @@ def _context(reference=PARAMS):
   return types.Context(jnp.int32(0), {"reference": reference}, {})
 
 
-def _loss(policy, params, batch, key=rng.root(5), reference=PARAMS):
-  prepared, weights = policy.prepare(params, batch, key, _context(reference))
-  totals, aux = policy(params, prepared, _context(reference))
-  return sum(policy.scales[k] * totals[k] / weights[k] for k in totals), aux
+def _loss(policy, params, batch, key=None, reference=PARAMS):
+  def loss(params, batch, key, reference):
+    prepared, weights = policy.prepare(params, batch, key, _context(reference))
+    totals, _ = policy(params, prepared, _context(reference))
+    return sum(policy.scales[k] * totals[k] / weights[k] for k in totals)
+
+  return jax.jit(loss)(params, batch, rng.root(5) if key is None else key, reference)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -73,15 +85,20 @@ def test_with_unchanged_parameters_every_ratio_is_one(temperature, padded, confi
   policy = _policy(mdpo.MDPO, temperature=temperature, step_choice="all")
   prepared, _ = policy.prepare(PARAMS, batch, rng.root(0), _context())
   is_target = np.asarray(prepared["token_weight"]) != 0
-  ratio = np.exp(np.asarray(policy.log_prob(PARAMS, prepared) - prepared["old_log_prob"]))
+  ratio = np.exp(np.asarray(_log_prob(policy, PARAMS, prepared) - prepared["old_log_prob"]))
   assert is_target.sum() == 3 * GROUP * (4 + 2)  # 4 masks before the first step, 2 before the next
   np.testing.assert_allclose(ratio[is_target], 1, atol=1e-5)
   # Another temperature is another law.
   other = _policy(mdpo.MDPO, temperature=1.7, step_choice="all")
-  ratio = np.exp(np.asarray(other.log_prob(PARAMS, prepared) - prepared["old_log_prob"]))
+  ratio = np.exp(np.asarray(_log_prob(other, PARAMS, prepared) - prepared["old_log_prob"]))
   assert np.abs(ratio[is_target] - 1).max() > 0.05
 
 
+def _log_prob(policy, params, prepared):
+  return jax.jit(policy.log_prob)(params, prepared)
+
+
+@jax.jit
 def _masked_log_probs(params, canvas, prompt):
   tokens = jnp.concatenate([prompt, canvas], axis=1)
   logits = MODEL.denoise(params, types.Request(tokens=tokens, noise_level=jnp.ones(len(tokens))))
@@ -98,7 +115,7 @@ def test_mdpo_is_its_formula(fields):
   batch["reward"] = batch["reward"].at[:GROUP].set(1.0)  # a dead group
   policy = _policy(mdpo.MDPO, **({"num_steps": 2} | fields))
   moved = jax.tree.map(lambda a, b: 0.8 * a + 0.2 * b, PARAMS, OTHER)
-  found = _loss(policy, moved, batch, reference=OTHER)[0]
+  found = _loss(policy, moved, batch, reference=OTHER)
 
   host = jax.tree.map(np.asarray, batch)
   reward = host["reward"].reshape(3, GROUP, 2)
@@ -108,6 +125,10 @@ def test_mdpo_is_its_formula(fields):
   advantage = (credit - credit.mean(1, keepdims=True)) / (credit.std(1, ddof=1, keepdims=True)
                                                           + 1e-4)
   advantage = advantage.reshape(-1, 2)
+  prompts = jnp.repeat(batch["tokens"][:, :PROMPT], 2, axis=0)
+  news, refs = (np.asarray(_masked_log_probs(
+      p, batch["canvas"].reshape(-1, ANSWER), prompts)).reshape(12, 2, ANSWER, -1)
+                for p in (moved, OTHER))
   total = rows = 0.0
   for n in range(len(advantage)):
     order = np.argsort(-np.abs(advantage[n]), kind="stable")[:policy.num_steps]
@@ -117,9 +138,7 @@ def test_mdpo_is_its_formula(fields):
         continue
       rows += 1
       canvas = host["canvas"][n, s]
-      new, ref = (np.asarray(_masked_log_probs(p, jnp.asarray(canvas)[None],
-                                               batch["tokens"][n:n + 1, :PROMPT]))[0]
-                  for p in (moved, OTHER))
+      new, ref = news[n, s], refs[n, s]
       chosen = canvas == MASK_ID
       if policy.targets == "committed":
         after = host["canvas"][n, 1] if s == 0 else host["tokens"][n, PROMPT:]
@@ -152,18 +171,21 @@ def test_the_gradient_of_random_order_decoding_is_the_exact_policy_gradient():
     return jax.nn.log_softmax(model.denoise(params, types.Request(
         tokens=canvas, noise_level=jnp.ones(len(canvas)))), axis=-1)
 
+  canvases = list(itertools.product(range(real + 1), repeat=length))  # real is the mask
+
   def expected_reward(params):
+    table = log_probs(params, jnp.asarray(canvases))
     total = 0.0
     for order in itertools.permutations(range(length)):
       for tokens in itertools.product(range(real), repeat=length):
-        canvas, log_prob = jnp.full((1, length), real), 0.0
+        canvas, log_prob = [real] * length, 0.0
         for place in order:
-          log_prob += log_probs(params, canvas)[0, place, tokens[place]]
-          canvas = canvas.at[0, place].set(tokens[place])
+          log_prob += table[canvases.index(tuple(canvas)), place, tokens[place]]
+          canvas[place] = tokens[place]
         total += jnp.exp(log_prob) * values[tokens] / 2
     return total
 
-  exact = jax.grad(expected_reward)(params)
+  exact = jax.jit(jax.grad(expected_reward))(params)
   policy = mdpo.MDPO(model=model, mask_id=real, group_size=2, kl=0.0, step_choice="all",
                      targets="committed", confidence_weight=False, length_weight=False,
                      token_mean=False)
@@ -213,7 +235,7 @@ def test_diffu_grpo_masks_prompts_scores_up_to_eos_and_averages_over_tokens():
   # One epoch: the gradient is -A grad log p, averaged over tokens.
   reward = np.asarray(batch["reward"])[:, -1].reshape(-1, GROUP)
   advantage = (reward - reward.mean(1, keepdims=True)).reshape(-1)
-  grad = jax.grad(lambda p: _loss(policy, p, batch, rng.root(0))[0])(PARAMS)
+  grad = jax.grad(lambda p: _loss(policy, p, batch, rng.root(0)))(PARAMS)
 
   def plain(params):
     log_probs = _masked_log_probs(params, jnp.asarray(noisy[:, PROMPT:]),
@@ -232,7 +254,7 @@ def test_inner_epochs_draw_other_canvases_and_are_scored_on_the_same():
   first, again, second = (draw(rng.stream(rng.root(0), "train", s)) for s in (0, 0, 1))
   np.testing.assert_array_equal(first["noisy_tokens"], again["noisy_tokens"])
   assert not np.array_equal(first["noisy_tokens"], second["noisy_tokens"])
-  scored = batch | {"old_log_prob": policy.log_prob(PARAMS, first)}
+  scored = batch | {"old_log_prob": _log_prob(policy, PARAMS, first)}
   prepared, _ = policy.prepare(OTHER, scored, rng.stream(rng.root(0), "train", 0), _context())
   _, aux = policy(PARAMS, prepared, _context())
   total, count = aux.metrics["ratio"]
@@ -247,8 +269,8 @@ def test_coupled_scores_equal_the_vector_and_cover_every_token_twice():
   assert noisy.shape[1] == 3 and np.all(noisy[:, 0] == MASK_ID)
   assert np.all((noisy[:, 1] == MASK_ID) ^ (noisy[:, 2] == MASK_ID))
   assert np.all((mix > 0) == (noisy == MASK_ID))
-  rate = 0.5 / mix[:, 1].max(axis=1)
-  rate = rate[np.isfinite(rate)]
+  factor = mix[:, 1].max(axis=1)
+  rate = 0.5 / factor[factor > 0]
   assert rate.min() >= 0.2 - 1e-6 and rate.max() <= 0.8 + 1e-6 and rate.std() > 0.1
   # t = 0.6: -2 under the full mask and -1.5 (or -1.2 in the complement) give -2.25 (-2.5).
   np.testing.assert_allclose(0.5 * (-2 + -1.5 / 0.6), -2.25)
@@ -261,7 +283,7 @@ def test_coupled_scores_equal_the_vector_and_cover_every_token_twice():
 def test_wd1_weighs_log_likelihoods_and_is_silent_where_rewards_are_equal():
   batch = _rollout(num_prompts=2)
   policy = _policy(grpo.WeightedLikelihood, prompt_mask_rate=0.0)
-  loss, grads = jax.value_and_grad(lambda p: _loss(policy, p, batch)[0])(PARAMS)
+  loss, grads = jax.value_and_grad(lambda p: _loss(policy, p, batch))(PARAMS)
   reward = np.asarray(batch["reward"])[:, -1].reshape(2, GROUP)
   centred = reward - reward.mean(1, keepdims=True)
   softmax = lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True)
@@ -275,7 +297,7 @@ def test_wd1_weighs_log_likelihoods_and_is_silent_where_rewards_are_equal():
   assert any(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(grads))
   batch["reward"] = jnp.ones_like(batch["reward"])
   assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(
-      jax.grad(lambda p: _loss(policy, p, batch)[0])(PARAMS)))
+      jax.grad(lambda p: _loss(policy, p, batch))(PARAMS)))
 
 
 @pytest.mark.parametrize("cls", [mdpo.MDPO, grpo.DiffuGRPO, grpo.CoupledGRPO,

@@ -218,6 +218,7 @@ def test_first_hitting_tells_the_network_the_time_of_the_event(schedule):
   later = hit > alpha.eps
   np.testing.assert_allclose(alpha.mask_prob(told[later]), hit[later], atol=1e-5)
   assert len(hit) == 1200 and np.all(told[~later] == 0)
+  assert np.all(np.diff(hit.reshape(4, 300), axis=0) < 0)  # the latest time comes first
   assert oracle.z_score(hit[:300], 4 / 5) ** 2 < 16  # the largest of four uniforms
 
 

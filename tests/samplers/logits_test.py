@@ -108,3 +108,12 @@ def test_confidences_are_probability_margin_negative_entropy_and_a_uniform():
 def test_the_entropy_of_blocked_columns_is_finite():
   logits = jnp.array([[0.0, 0.0, -1e30], [0.0, -1e30, -1e30]])
   np.testing.assert_allclose(logits_lib.entropy(logits), [np.log(2), 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 128, 256, 300])
+def test_greedy_tokens_are_the_first_of_the_largest_logits(size):
+  logits = np.random.default_rng(0).integers(0, 9, (3, 50, size)).astype(np.float32)
+  logits[0, 0], logits[0, 1, :-1] = -1e30, -1e30  # all alike; the last alone
+  logits[0, 2] = np.nan
+  tokens = logits_lib.draw(driving.keys(3), jnp.zeros((3, 50), int), jnp.asarray(logits), True)
+  np.testing.assert_array_equal(tokens, np.argmax(logits, axis=-1))

@@ -1,0 +1,47 @@
+"""Reading a model in a loop: the head of some targets, and the layout for many calls."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdx import types
+from mdx.networks import attention
+from mdx.networks import transformer
+from mdx.objectives import diffusion
+from mdx.objectives import reading
+from mdx.utils import rng
+
+NETWORK = transformer.Transformer(num_layers=2, width=8, num_heads=2, vocab_size=7, max_length=16,
+                                  vocab_multiple=1, scan_layers=False, init_std=1.0).network()
+PARAMS = NETWORK.init(rng.root(0))
+TOKENS = jnp.array([[6, 1, 6, 6, 2, 6, 6, 6, 0], [0, 1, 6, 6, 2, 6, 3, 6, 6]])
+TARGETS = jnp.array([[0, 2, 3, 5, 6, 9, 9, 9, 9], [2, 3, 5, 9, 9, 9, 9, 9, 9]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 9])
+def test_the_first_targets_are_read_whatever_the_size_of_the_head(count):
+  ask = lambda count: reading.logits_at(
+      NETWORK, PARAMS, types.Request(TOKENS, None, targets=TARGETS, num_targets=count),
+      tokens=TOKENS, attention=attention.Full(), time=None, blocked=6)
+  some, every = jax.jit(ask)(jnp.int32(count)), ask(None)
+  assert some.shape == every.shape == (2, 9, 7)
+  np.testing.assert_allclose(some[:, :count], every[:, :count], atol=1e-5)
+  assert np.all(some[..., 6] == -1e30)
+
+
+def test_the_head_is_run_on_few_more_targets_than_there_are():
+  ask = lambda count: reading.logits_at(
+      NETWORK, PARAMS, types.Request(TOKENS, None, targets=TARGETS, num_targets=count),
+      tokens=TOKENS, attention=attention.Full(), time=None, blocked=None)
+  run = np.any(np.asarray(jax.jit(ask)(jnp.int32(4))) != 0, axis=-1)
+  np.testing.assert_array_equal(run, np.arange(9)[None].repeat(2, 0) < 5)
+
+
+def test_reader_asks_the_objective_with_the_same_weights():
+  objective = diffusion.MaskedDiffusion(network=NETWORK, mask_id=6)
+  request = types.Request(TOKENS, jnp.ones(2), targets=TARGETS, cache=())
+  logits, cache = reading.reader(objective, {"model": PARAMS})(request)
+  expected, stacked = objective.denoise({"model": PARAMS}, request)
+  np.testing.assert_allclose(logits, expected, atol=1e-5)
+  np.testing.assert_allclose(jnp.stack([keys for keys, _ in cache]), stacked[0], atol=1e-5)
