@@ -34,10 +34,12 @@ usage: python -m mdx.main --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdi
                 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set
   --debug       show tracebacks instead of one-line errors
 
-modes (--config.mode=...)
+modes (config.mode; sample and rl have configs of their own)
   train         train, evaluate, sample, plot; resumes if the workdir has a checkpoint
-  eval          held-out likelihood of a checkpoint
-  export        write weights, config and tokenizer to --config.export.path
+  sample        decode --config.prompts with --config.sampler.name from --config.init.checkpoint
+  rl            improve a model by reinforcement learning on a task, and compare it with its base
+  eval          held-out likelihood of a checkpoint (with any training config)
+  export        write weights, config and tokenizer to --config.export.path (likewise)
 
 exit status: 0 finished, 2 bad input, 75 stopped on a signal with everything saved, 1 anything else
 """

@@ -84,6 +84,9 @@ class Model:
     Without a name, the one that suits how the model was trained.
     """
     name = fields.pop("name", "") or self.objective.generates or "confidence"
+    if fields.get("cache") == "block" and self.config["network"].get("time_conditioning"):
+      raise ValueError("sampler.cache block is exact only for models that are not told the time; "
+                       "this one is: use cache none.")
     return samplers.build(dict(fields, name=name), self.objective, mask_id=self.tokenizer.mask_id,
                           eos_id=self.tokenizer.eos_id)
 
@@ -159,7 +162,8 @@ class Model:
     batch_size = -(-min(batch_size, len(rows)) // shards) * shards
     tokenizer = self.tokenizer
     for batch in batching.batches(rows, gen_length=sampler.gen_length, batch_size=batch_size,
-                                  mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id):
+                                  max_length=self.max_length, mask_id=tokenizer.mask_id,
+                                  pad_id=tokenizer.pad_id):
       if all(skip(i) for i in batch.members):
         continue
       result, seconds = self._run(batch, sampler, seed, record)

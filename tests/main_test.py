@@ -62,7 +62,7 @@ def test_help_lists_modes_and_configs_and_exits_0():
     (["--config=configs/ar.py", "--config.stepz=3"], "Did you mean 'steps'?"),
     (["--config=configs/ar.py", "--config.data.lenght=3"], "Did you mean 'length'?"),
     (["--config=configs/ar.py", "--config.steps=many"], "steps"),
-    (["--config=configs/ar.py", "--config.mode=fly"], "choose from train, eval, export"),
+    (["--config=configs/ar.py", "--config.mode=fly"], "choose from train, rl, sample, eval, export"),
     (["--config=configs/ar.py", "--config.network.num_heads=3"], "use a divisor"),
 ])
 def test_bad_input_exits_2_with_one_line(args, message, tmp_path):

@@ -96,7 +96,7 @@ def _row_of_document(document: Row, length: int) -> Row:
   return {"tokens": np.pad(tokens, padding),
           "segment_ids": np.pad(np.ones(len(tokens), np.int32), padding),
           "positions": np.pad(np.arange(len(tokens), dtype=np.int32), padding),
-          "num_given": document.get("num_given", np.int32(0))}
+          **{k: document[k] for k in ("num_given",) if k in document}}
 
 
 def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:

@@ -100,8 +100,8 @@ def changes(trace: Trace, mask_id: int) -> Changes:
                  revisions.astype(np.int32))
 
 
-def from_trajectory(record: trajectory.Trajectory, row: int, mask_id: int, *, prompt: str = "", title: str = "",
-                    notes: Sequence[str] = ()) -> Trace:
+def from_trajectory(record: trajectory.Trajectory, row: int, mask_id: int, *, prompt: str = "",
+                    title: str = "", notes: Sequence[str] = ()) -> Trace:
   """One row of a record with canvases (host arrays).
 
   Raises: ValueError if the record has none.

@@ -98,6 +98,9 @@ def _check(config: dict[str, Any]) -> None:
     if rollout["sampler"].get(name, 0) not in (0, 1.0):
       raise ValueError(f"config.rollout.sampler.{name} cuts the law that tokens are drawn from, so "
                        "ratios of later policies would not be defined; leave it out.")
+  if rollout["sampler"].get("eos") == "forbid":
+    raise ValueError("config.rollout.sampler.eos forbid cuts the law that tokens are drawn from; "
+                     "use allow or last.")
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
   tasks.build(config["task"]).examples("train")

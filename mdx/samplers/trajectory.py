@@ -138,11 +138,16 @@ def frames(record: Trajectory, row: int, mask_id: int) -> tuple[np.ndarray, np.n
     int32 [F, G], the canvas before each of the row's steps and at the end, and float32
     [F, G], the confidence each shown token was written with, NaN where none was.
   """
-  steps = int(record.nfe[row])
-  canvas = np.concatenate([record.canvas[row, :steps], record.tokens[row][None]])
+  known = lambda x: np.where(np.asarray(x) != 0, x, np.nan).astype(np.float32)
+  steps, final = int(record.nfe[row]), np.asarray(record.tokens[row])
+  canvas = np.concatenate([record.canvas[row][:steps], final[None]]).astype(np.int32)
   confidence = np.full(canvas.shape, np.nan, np.float32)
   for step in range(steps):
-    new, old = canvas[step + 1], canvas[step]
-    confidence[step + 1] = np.where(new == old, confidence[step], record.step_confidence[row, step])
-    confidence[step + 1][new == mask_id] = np.nan
+    confidence[step + 1] = np.where(canvas[step + 1] == canvas[step], confidence[step],
+                                    known(record.step_confidence[row][step]))
+  # The record knows which final tokens were drawn, not filled.
+  number = np.asarray(record.step[row])
+  stands = (number >= 0) & (number < np.arange(len(canvas))[:, None])
+  confidence = np.where(stands, known(record.confidence[row]), confidence)
+  confidence[canvas == mask_id] = np.nan
   return canvas, confidence

@@ -279,11 +279,12 @@ def test_a_trace_of_a_full_record_knows_the_confidence_of_every_token():
   denoising.changes(trace, MASK)
 
 
-def test_a_trace_of_canvases_knows_only_the_final_confidence():
-  trace = denoising.from_trajectory(_record(), 1, MASK)
+def test_a_trace_of_canvases_has_no_predictions():
+  blank = np.zeros((4, 4), np.float32)
+  trace = denoising.from_trajectory(_record(step_confidence=blank), 1, MASK)
   assert np.isnan(trace.confidence[:3]).all() and trace.predictions is None
   np.testing.assert_array_equal(trace.confidence[3], np.float32([.8, .7, NAN, NAN]))
-  unfinished = _record()._replace(tokens=np.full((2, 4), MASK))  # masked again, then cut short
+  unfinished = _record(step_confidence=blank)._replace(tokens=np.full((2, 4), MASK))  # masked again, then cut short
   assert np.isnan(denoising.from_trajectory(unfinished, 1, MASK).confidence).all()
   with pytest.raises(ValueError, match='record "canvas" or "full"'):
     denoising.from_trajectory(_record()._replace(canvas=None), 1, MASK)

@@ -4,7 +4,6 @@ import json
 import shutil
 import zlib
 
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -189,5 +188,4 @@ def test_the_default_problems_of_training_and_test_share_no_givens():
   prompts = {split: {e["prompt"] for e in task.examples(split)}
              for split in ("train", "validation", "test")}
   assert len(prompts["test"]) >= 512 and not prompts["train"] & prompts["test"]
-  assert not prompts["train"] & prompts["validation"] and not prompts["test"] & prompts["validation"]
-  assert jax.device_count() == 8
+  assert not prompts["validation"] & (prompts["train"] | prompts["test"])
