@@ -17,6 +17,7 @@ import numpy as np
 
 from mdx import config as config_lib
 from mdx import model as model_lib
+from mdx import samplers
 from mdx import setup as setup_lib
 from mdx.report import denoising
 from mdx.report import denoising_pictures
@@ -85,6 +86,8 @@ def sample(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[str
   config = config_lib.to_dict(config)
   config_lib.check_positive(config, "num_samples", "batch_size")
   prompts = read_prompts(config["prompts"])
+  if config["sampler"]["name"]:
+    samplers.check_fields(config["sampler"])
   path = pathlib.Path(workdir)
   source = base_checkpoint(config, workdir, train)
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],

@@ -151,6 +151,12 @@ def test_the_base_model_is_trained_once_where_no_checkpoint_is_given(tmp_path, c
   assert "training the base model" not in capsys.readouterr().out
 
 
+def test_a_wrong_rule_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
+  monkeypatch.setattr(modes, "train", lambda *args: pytest.fail("trained a base model"))
+  with pytest.raises(ValueError, match="unknown sampler name 'beam'"):
+    modes.sample(_config("", sampler__name="beam"), str(tmp_path))
+
+
 def test_show_and_animation_write_what_they_say(runs, tmp_path, capsys):
   _sample(tmp_path, runs / "diffusion", prompts="It", show=True, animation=True)
   assert "step 4/4" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Objectives: pure losses in the draw-then-score form.
 
-Contents: OBJECTIVES, build, POLICIES, build_policy.
+Contents: OBJECTIVES, build, POLICIES, build_policy, check_policy.
 """
 
 from __future__ import annotations
@@ -58,3 +58,8 @@ def build_policy(cfg: Mapping[str, Any], model: types.Objective, tokenizer: Any,
   """
   return config_lib.build(POLICIES, cfg, what="objective", model=model, mask_id=tokenizer.mask_id,
                           eos_id=tokenizer.eos_id, **rollout)
+
+
+def check_policy(cfg: Mapping[str, Any], **rollout: Any) -> None:
+  """Refuses a policy config before there is a model for it; ValueError."""
+  config_lib.build(POLICIES, cfg, what="objective", model=None, mask_id=0, **rollout)

@@ -22,6 +22,7 @@ from mdx import config as config_lib
 from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import objectives
+from mdx import samplers
 from mdx import sampling
 from mdx import setup as setup_lib
 from mdx import sharding
@@ -104,6 +105,9 @@ def _check(config: dict[str, Any]) -> None:
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
   tasks.build(config["task"]).examples("train")
+  sampler = samplers.check_fields(rollout["sampler"])
+  objectives.check_policy(config["objective"], group_size=rollout["group_size"],
+                          temperature=sampler.temperature)
 
 
 def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:

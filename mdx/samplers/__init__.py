@@ -1,6 +1,6 @@
 """Samplers: one compiled loop and the rules that plug into it.
 
-Contents: SAMPLERS, build, check.
+Contents: SAMPLERS, build, check, check_fields.
 """
 
 from __future__ import annotations
@@ -68,3 +68,11 @@ def check(sampler: Any, objective: types.Objective) -> None:
       raise ValueError(f"sampler blocks of {sampler.block} tokens are no multiples of the "
                        f"model's block_length {attention.block_length}, so its cache would not "
                        "be exact; use a multiple.")
+
+
+def check_fields(cfg: Mapping[str, Any]) -> Any:
+  """Refuses a config of a sampler before there is a model for it; ValueError.
+
+  Returns the sampler, as it would be for a tokenizer whose mask and end have the id 0.
+  """
+  return config_lib.build(SAMPLERS, cfg, what="sampler", mask_id=0, eos_id=0)

@@ -183,6 +183,18 @@ def test_bad_input_is_one_line_before_anything_is_written(changes, message, base
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
+def test_a_wrong_config_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
+  monkeypatch.setattr(modes, "train", lambda *args: pytest.fail("trained a base model"))
+  for changes, message in (({"objective.name": "ppo"}, "choose from coupled_grpo"),
+                           ({"objective.kl_form": "k9"}, "choose from k2, k3"),
+                           ({"rollout.sampler.name": "beam"}, "unknown sampler"),
+                           ({"rollout.sampler.eos": "forbid"}, "use allow or last"),
+                           ({"rollout.sampler.schedule": "fast"}, "choose from even")):
+    cfg = tiny.changed(_config(""), changes)
+    with pytest.raises(ValueError, match=message):
+      modes.reinforce(cfg, str(tmp_path / "run"))
+
+
 def test_the_default_problems_of_training_and_test_share_no_givens():
   task = tasks.build(dict(mdpo_config.get_config().task))
   prompts = {split: {e["prompt"] for e in task.examples(split)}
