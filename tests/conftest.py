@@ -15,6 +15,8 @@ import pytest
 flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+# Most of the time of a fresh run is LLVM's; what is tested does not depend on its passes.
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
   jax.config.update("jax_compilation_cache_dir",

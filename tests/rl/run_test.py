@@ -119,6 +119,7 @@ def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
   np.testing.assert_allclose(*rewards, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["wd1", "coupled_grpo"])
 def test_baselines_run_on_the_same_machinery(objective, base, rewarding, tmp_path):
   cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",))
@@ -128,6 +129,7 @@ def test_baselines_run_on_the_same_machinery(objective, base, rewarding, tmp_pat
   assert all(np.isfinite(x["loss"]) and x["grad_norm"] > 0 for x in _lines(tmp_path, "train"))
 
 
+@pytest.mark.slow
 def test_over_denoised_problems_are_kept_and_gone_through_again_after_a_restart(
     base, tmp_path, capsys, monkeypatch):
   def coin(self, examples, completions):
