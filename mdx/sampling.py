@@ -127,10 +127,12 @@ def _decode(model, sampler, rows, config, path, identity, done):
   progress = progress_lib.Progress(len(rows), enabled=jax.process_index() == 0)
   traces = {}
   is_main = jax.process_index() == 0
+  if is_main:  # anew, for the last line may have been cut short
+    known = [{"identity": identity}] + [{"row": i} | row for i, row in done.items()]
+    temporary = path / f"{_DONE}.tmp"
+    temporary.write_text("".join(json.dumps(x) + "\n" for x in known), encoding="utf-8")
+    temporary.replace(path / _DONE)
   with open(path / _DONE if is_main else os.devnull, "a", encoding="utf-8") as file:
-    if is_main and not done:
-      file.truncate(0)
-      file.write(json.dumps({"identity": identity}) + "\n")
     # The rows of the viewer are decoded even if they are known: they cost little.
     kept = max(config["viewer_rows"], 1) if record != "none" else 0
     for i, row in model.decode(rows, sampler, seed=config["seed"], record=record,

@@ -111,8 +111,15 @@ def test_an_interrupted_run_goes_on_with_the_missing_rows(runs, tmp_path, monkey
   monkeypatch.setattr(model_lib.Model, "_run", stops_at_the_second)
   with pytest.raises(KeyboardInterrupt):
     _sample(tmp_path / "cut", runs / "diffusion", **changes)
+  partial = tmp_path / "cut" / "samples.partial.jsonl"
+  with open(partial, "a", encoding="utf-8") as file:
+    file.write('{"row": 9, "tok')  # as if killed while writing
+  calls.clear()
+  with pytest.raises(KeyboardInterrupt):
+    _sample(tmp_path / "cut", runs / "diffusion", **changes)
+  assert len(partial.read_text().splitlines()) == 1 + 16  # two batches, and no torn line
   rows = _sample(tmp_path / "cut", runs / "diffusion", **changes)
-  assert len(calls) == 2 + 2  # the first batch was not decoded again
+  assert len(calls) == 2 + 1  # no batch was decoded twice
   assert [x["tokens"] for x in rows] == [x["tokens"] for x in whole]
 
 
