@@ -21,7 +21,7 @@ def get_config(arg=None):
   if arg:
     raise ValueError(f"configs/mdpo.py takes no argument, got {arg!r}.")
   task = dict(name="sudoku", size=4, min_givens=2, max_givens=4, unique=False,
-              partial_reward=True)  # units that are complete, times givens kept; or 0 and 1
+              in_place=True, partial_reward=True)  # units that are complete, times givens kept; or 0 and 1
   built = tasks.build(task)
   sampler = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)
              if f.name not in ("mask_id", "eos_id", "noise", "top_k", "top_p")}
@@ -46,6 +46,7 @@ def get_config(arg=None):
           max_prompt_length=0,  # tokens; 0 = any
           filter="none",  # or over_denoising: problems right on the way and wrong at the end
           filter_examples=0,  # problems decoded to find them, 0 = all
+          mixture_draw="per_group",  # of sampler.mixture: one pair a group, or per_rollout
           sampler=dict(sampler, name="confidence", steps=4, temperature=1.0,
                        gen_length=built.answer_length)),
       optimizer=dict(name="adamw", learning_rate=1.5e-4, schedule="cosine", warmup_steps=5,

@@ -96,14 +96,14 @@ def _row_of_document(document: Row, length: int) -> Row:
   return {"tokens": np.pad(tokens, padding),
           "segment_ids": np.pad(np.ones(len(tokens), np.int32), padding),
           "positions": np.pad(np.arange(len(tokens), dtype=np.int32), padding),
-          **{k: document[k] for k in ("num_given",) if k in document}}
+          **{k: np.pad(document[k][:length], padding) for k in ("is_given",) if k in document}}
 
 
 def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   """Adds loss_mask and writes pad_id on padding.
 
   Args:
-    row: as a packer emits it; its first `num_given` tokens are no targets.
+    row: as a packer emits it; where `is_given` (bool [length], optional) it has no targets.
     pad_id: token of padding.
     isolate_documents: if False, the row is one segment with positions 0..length-1.
 
@@ -115,7 +115,7 @@ def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   if not isolate_documents:
     segment_ids = is_text.astype(np.int32)
     positions = np.arange(len(is_text), dtype=np.int32)
-  is_target = is_text & (np.arange(len(is_text)) >= row.get("num_given", 0))
+  is_target = is_text & ~row.get("is_given", np.zeros_like(is_text))
   return {"tokens": np.where(is_text, row["tokens"], np.int32(pad_id)), "loss_mask": is_target,
           "segment_ids": segment_ids, "positions": positions}
 

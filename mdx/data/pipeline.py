@@ -147,17 +147,24 @@ class _Documents(Sequence):
     return {"tokens": tokens}
 
   def _pair(self, record, where) -> pack.Row:
-    """A prompt and its answer, of which only the answer is predicted."""
+    """A prompt and its answer, of which only the answer is predicted; or a text with blanks."""
     if self._packing != "pad":
       raise ValueError(f"records with a prompt need packing='pad', not {self._packing!r}.")
     prompt, answer = (self._tokenizer.encode(record[k]) for k in ("prompt", "answer"))
+    is_given = np.ones(len(prompt), bool)
+    if record.get("blank"):
+      is_given = prompt != self._tokenizer.encode(record["blank"])[0]
+      if len(prompt) != len(answer) or (prompt != answer)[is_given].any():
+        raise ValueError(f"the answer {record['answer']!r:.60} does not fill the blanks of "
+                         f"{record['prompt']!r:.60}.")
+      prompt = prompt[:0]
     tokens = np.concatenate([prompt, answer, self._eos])
     if len(tokens) > self._length:
       raise ValueError(f"prompt and answer have {len(tokens)} tokens, more than length "
                        f"{self._length}; raise it, or leave the record out.")
     missing = self._length - len(tokens) if self._fill == "eos" else 0
     tokens = np.pad(tokens, (0, missing), constant_values=self._tokenizer.eos_id)
-    return {"tokens": tokens, "num_given": np.int32(len(prompt))}
+    return {"tokens": tokens, "is_given": np.pad(is_given, (0, len(tokens) - len(is_given)))}
 
 
 def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: str,

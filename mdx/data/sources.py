@@ -2,8 +2,9 @@
 
 Contents: SOURCES (name -> frozen dataclass), build; Text, Jsonl, Parquet, ArrayRecord,
 Tfds, Memory, Task. A source has `records(split)`, a picklable sequence whose items are
-{"text": str}, {"tokens": int32 [n]} or {"prompt": str, "answer": str}; `split` is "train"
-or "validation".
+{"text": str}, {"tokens": int32 [n]} or {"prompt": str, "answer": str}, where a "blank": str
+that is not empty says that the answer is the prompt with these filled in; `split` is "train" or
+"validation".
 
 Convention: in a source without splits of its own, record i belongs to validation if
 i % holdout_every == holdout_every - 1, unless `validation_path` names other files.
@@ -224,10 +225,11 @@ class Task:
       raise ValueError(f"task {self.task['name']!r} has no answers to train on.")
 
   def records(self, split: str) -> Sequence:
-    """Returns {"prompt", "answer"} of "train" or "validation"."""
+    """Returns {"prompt", "answer", "blank"} of "train" or "validation"."""
     _is_validation(split)
-    return tuple({"prompt": prompt, "answer": answer}
-                 for prompt, answer in tasks.build(self.task).training_pairs(split))
+    task = tasks.build(self.task)
+    return tuple({"prompt": prompt, "answer": answer, "blank": tasks.blank_of(task)}
+                 for prompt, answer in task.training_pairs(split))
 
 
 SOURCES = {"text": Text, "jsonl": Jsonl, "parquet": Parquet, "array_record": ArrayRecord,

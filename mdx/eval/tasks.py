@@ -19,19 +19,32 @@ from mdx.data import tokenizer as tokenizer_lib
 
 
 class Prompts(NamedTuple):
-  """Encoded prompts, padded on the left.
+  """Encoded prompts, padded on the left, or texts with blanks.
 
   Attributes:
     tokens: int32 [E, P].
     lengths: int32 [E], tokens that are not padding.
+    blank_id: id of the blanks that are filled in; -1: an answer follows the prompt.
   """
   tokens: np.ndarray
   lengths: np.ndarray
+  blank_id: int = -1
+
+  @property
+  def start(self) -> int:
+    """The place at which answers begin."""
+    return self.tokens.shape[1] if self.blank_id < 0 else 0
+
+  def select(self, chosen: np.ndarray) -> Prompts:
+    """Some of them."""
+    return self._replace(tokens=self.tokens[chosen], lengths=self.lengths[chosen])
 
   def canvas(self, chosen: np.ndarray, gen_length: int, mask_id: int) -> dict[str, np.ndarray]:
     """Canvases of some prompts: `canvas` [N, S], and positions and segments if any is padded."""
     tokens, lengths = self.tokens[chosen], self.lengths[chosen]
     width = tokens.shape[1]
+    if self.blank_id >= 0:
+      return {"canvas": np.where(tokens == self.blank_id, np.int32(mask_id), tokens)}
     masks = np.full((len(tokens), gen_length), mask_id, np.int32)
     rows = {"canvas": np.concatenate([tokens, masks], axis=1)}
     if (self.lengths < width).any():
@@ -43,20 +56,22 @@ class Prompts(NamedTuple):
 
 
 def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
-                   max_length: int = 0) -> Prompts:
+                   max_length: int = 0, blank: str = "") -> Prompts:
   """Encodes prompts to the length of the longest.
 
   Args:
     texts: the prompts.
     tokenizer: the model's.
     max_length: most tokens of a prompt, 0 = any number.
+    blank: what is filled in; "" if answers follow the prompts.
 
   Raises:
     ValueError: a prompt that is too long, or that the tokenizer cannot write (a model of
-      another vocabulary).
+      another vocabulary); texts with blanks of different lengths.
   """
   try:
     rows = [tokenizer.encode(text) for text in texts]
+    blank_ids = tokenizer.encode(blank)
   except ValueError as error:
     raise ValueError(f"the model's tokenizer {tokenizer.name!r:.60} cannot write the prompts of "
                      f"this task ({error}); use a checkpoint trained for it.") from None
@@ -64,10 +79,13 @@ def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
   if max_length and lengths.max() > max_length:
     raise ValueError(f"a prompt has {lengths.max()} tokens, more than {max_length}; raise the "
                      "limit or leave such problems out.")
+  if blank and (len(blank_ids) != 1 or lengths.min() != lengths.max()):
+    raise ValueError(f"texts to fill in need one length and a blank of one token, got "
+                     f"{lengths.min()} to {lengths.max()} and {len(blank_ids)} tokens.")
   tokens = np.full((len(rows), lengths.max()), tokenizer.pad_id, np.int32)
   for row, ids in zip(tokens, rows):
     row[len(row) - len(ids):] = ids
-  return Prompts(tokens, lengths)
+  return Prompts(tokens, lengths, int(blank_ids[0]) if blank else -1)
 
 
 def completions(tokens: np.ndarray, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:

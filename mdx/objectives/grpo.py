@@ -52,15 +52,16 @@ class DiffuGRPO(policy.Policy):
   def prepare(self, params, batch, key, context):
     """Draws the canvases."""
     del params, context
-    answer = batch["canvas"][:, 0].shape[1]
+    answer = batch["canvas"].shape[-1]
     final = batch["tokens"][:, -answer:]
-    canvas, mix = self._canvases(batch, final, rng.stream(key, "answer"))
-    noisy = self._mask_prompt(batch, policy.joined(batch, canvas), answer,
-                              rng.stream(key, "prompt"))
-    counts = jnp.ones(final.shape, bool)
+    free = policy.is_free(batch, self.mask_id)
+    hidden, mix = self._canvases(batch, final, rng.stream(key, "answer"))
+    canvas = jnp.where(hidden & free[:, None], self.mask_id, final[:, None])
+    noisy = self._mask_prompt(batch, policy.joined(batch, canvas), free, rng.stream(key, "prompt"))
+    counts = free
     if self.until_eos:
       ended = jnp.cumsum(final == self.eos_id, axis=1) - (final == self.eos_id)
-      counts = ended == 0
+      counts &= ended == 0
     weight, total = self._token_weight(counts)
     prepared = policy.optional_fields(batch) | {
         "noisy_tokens": noisy, "targets": final, "mix": mix * counts[:, None],
@@ -79,21 +80,19 @@ class DiffuGRPO(policy.Policy):
     return weight, weight.sum()
 
   def _canvases(self, batch, final, key):
-    """[N, C, G] canvases and the factors of their log-probabilities."""
+    """What C canvases hide, bool [N, C, G], and the factors of their log-probabilities."""
     del batch, key
-    return jnp.full_like(final, self.mask_id)[:, None], jnp.ones(final.shape)[:, None]
+    return jnp.ones(final.shape, bool)[:, None], jnp.ones(final.shape)[:, None]
 
-  def _mask_prompt(self, batch, noisy, answer, key):
+  def _mask_prompt(self, batch, noisy, free, key):
     if not self.prompt_mask_rate:
       return noisy
     keys = rng.per_example(key, batch["example_index"])
-    size = noisy.shape[-1] - answer
-    draw = jax.vmap(lambda k: jax.random.uniform(k, (size,)))(keys)
-    hidden = draw < self.prompt_mask_rate
+    draw = jax.vmap(lambda k: jax.random.uniform(k, noisy.shape[-1:]))(keys)
+    given = jnp.pad(~free, ((0, 0), (noisy.shape[-1] - free.shape[1], 0)), constant_values=True)
     if "segment_ids" in batch:
-      hidden &= batch["segment_ids"][:, :size] > 0
-    hidden = jnp.pad(hidden, ((0, 0), (0, answer)))[:, None]
-    return jnp.where(hidden, self.mask_id, noisy)
+      given &= batch["segment_ids"] > 0
+    return jnp.where(((draw < self.prompt_mask_rate) & given)[:, None], self.mask_id, noisy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,8 +149,6 @@ class CoupledGRPO(DiffuGRPO):
     draw = jax.vmap(lambda k: jax.random.uniform(k, (final.shape[1] + 1,)))(keys)
     rate = self.min_rate + (self.max_rate - self.min_rate) * draw[:, :1]
     is_masked = draw[:, 1:] < rate
-    canvas = jnp.stack([jnp.full_like(final, self.mask_id),
-                        jnp.where(is_masked, self.mask_id, final),
-                        jnp.where(is_masked, final, self.mask_id)], axis=1)
+    hidden = jnp.stack([jnp.ones_like(is_masked), is_masked, ~is_masked], axis=1)
     mix = jnp.stack([jnp.ones(final.shape), is_masked / rate, ~is_masked / (1 - rate)], axis=1)
-    return canvas, mix / 2
+    return hidden, mix / 2

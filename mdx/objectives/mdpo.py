@@ -29,7 +29,8 @@ class MDPO(policy.Policy):
 
     1/n * sum over masked i of w_i ( -min(ratio_i A, clip(ratio_i) A) L / n + kl k2_i ),
 
-  with w_i the rollout's confidence in the token, averaged over the chosen steps.
+  with L the tokens of the answer, w_i the rollout's confidence in the token, averaged over the
+  chosen steps.
 
   Attributes:
     advantage: one of advantage.STEP_ADVANTAGES.
@@ -94,7 +95,8 @@ class MDPO(policy.Policy):
     live = each(valid[..., None])[:, 0]
     if self.drop_dead:
       live &= chosen != 0
-    scale = length / count if self.length_weight else jnp.ones_like(count)
+    free = jnp.repeat(policy.is_free(batch, self.mask_id).sum(axis=1), number)
+    scale = free / count if self.length_weight else jnp.ones_like(count)
     prepared = policy.optional_fields(batch, number) | {
         "noisy_tokens": policy.joined(batch, canvas)[:, None], "targets": targets,
         "mix": is_masked[:, None].astype(jnp.float32),

@@ -1,6 +1,6 @@
 """What all policy-gradient losses of diffusion models share.
 
-Contents: Policy, final_reward, by_group.
+Contents: Policy, final_reward, is_free, by_group, joined, optional_fields.
 
 A batch of rollouts has, beside `tokens` [N, S] (prompt and final answer), the fields of
 a `samplers.trajectory.Trajectory` of level "full" over the last G places, and `reward`
@@ -135,6 +135,11 @@ def final_reward(batch: types.Batch) -> jax.Array:
   """The reward of each rollout's last step, float32 [N]."""
   last = jnp.maximum(batch["nfe"] - 1, 0)
   return jnp.take_along_axis(batch["reward"], last[:, None], axis=1)[:, 0]
+
+
+def is_free(batch: types.Batch, mask_id: int) -> jax.Array:
+  """Places of the answer that were decoded, not given: bool [N, G]."""
+  return batch["canvas"][:, 0] == mask_id
 
 
 def by_group(values: jax.Array, group_size: int) -> jax.Array:

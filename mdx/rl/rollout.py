@@ -33,7 +33,7 @@ class TaskDecoder:
   """Decodes the prompts of a task with one compiled program."""
 
   def __init__(self, model: model_lib.Model, sampler: Any, prompts: task_eval.Prompts, *,
-               name: str, seed: int):
+               name: str, seed: int, group_size: int = 1):
     """Compiles nothing yet.
 
     Args:
@@ -42,14 +42,17 @@ class TaskDecoder:
       prompts: the encoded examples.
       name: of the use, part of the key of every draw.
       seed: of the run.
+      group_size: rows that follow the same one of a sampler's plans.
     """
+    self._group = group_size
     self._sampler, self._prompts, self.mesh = sampler, prompts, model.mesh
     self._key = rng.stream(rng.root(seed), name)
-    self.start = prompts.tokens.shape[1]
+    self.start = prompts.start
 
     def run(params, key, rows):
       return loop.decode(reading.reader(model.objective, params), sampler, rows["canvas"],
                          key=key, row_index=rows["row_index"], start=self.start, record="full",
+                         plan_index=rows["row_index"] // self._group,
                          positions=rows.get("positions"), segment_ids=rows.get("segment_ids"))
 
     self._run = jax.jit(run)

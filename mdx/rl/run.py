@@ -44,6 +44,7 @@ from mdx.utils import tree
 
 REMASKING = {"low_confidence": "confidence", "rcr": "rcr"}
 _FILTERS = ("none", "over_denoising")
+_DRAWS = ("per_rollout", "per_group")
 
 
 class _Run(NamedTuple):
@@ -95,6 +96,9 @@ def _check(config: dict[str, Any]) -> None:
   if rollout["filter"] not in _FILTERS:
     raise ValueError(f"config.rollout.filter is {rollout['filter']!r}; choose from "
                      f"{', '.join(_FILTERS)}.")
+  if rollout["mixture_draw"] not in _DRAWS:
+    raise ValueError(f"config.rollout.mixture_draw is {rollout['mixture_draw']!r}; choose from "
+                     f"{', '.join(_DRAWS)}.")
   for name in ("top_k", "top_p"):
     if rollout["sampler"].get(name, 0) not in (0, 1.0):
       raise ValueError(f"config.rollout.sampler.{name} cuts the law that tokens are drawn from, so "
@@ -138,7 +142,11 @@ def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
   for nfe in config["eval"]["nfe"]:
     for remasking in config["eval"]["remasking"]:
       _eval_sampler(run, remasking, nfe)
-  longest = max(_prompts(run, split).tokens.shape[1] for split in ("train", "test"))
+  encoded = [_prompts(run, split) for split in ("train", "test")]
+  if any(p.blank_id >= 0 and p.tokens.shape[1] != sampler.gen_length for p in encoded):
+    raise ValueError(f"the texts to fill in have {encoded[0].tokens.shape[1]} tokens, "
+                     f"sampler.gen_length is {sampler.gen_length}; make it the same.")
+  longest = max(p.start for p in encoded)
   if longest + sampler.gen_length > model.max_length:
     raise ValueError(f"prompts of {longest} tokens and answers of {sampler.gen_length} exceed the "
                      f"model's {model.max_length}; shorten sampler.gen_length.")
@@ -148,7 +156,8 @@ def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
 def _prompts(run: _Run, split: str) -> task_eval.Prompts:
   return task_eval.encode_prompts([run.task.prompt(e) for e in run.examples(split)],
                                   run.model.tokenizer,
-                                  max_length=run.config["rollout"]["max_prompt_length"])
+                                  max_length=run.config["rollout"]["max_prompt_length"],
+                                  blank=tasks.blank_of(run.task))
 
 
 def _eval_sampler(run: _Run, remasking: str, nfe: int) -> Any:
@@ -156,7 +165,7 @@ def _eval_sampler(run: _Run, remasking: str, nfe: int) -> Any:
     raise ValueError(f"config.eval.remasking has {remasking!r}; choose from "
                      f"{', '.join(REMASKING)}.")
   fields = dict(run.config["rollout"]["sampler"], name=REMASKING[remasking], steps=nfe,
-                temperature=0.0, block_length=run.config["eval"]["block_length"])
+                temperature=0.0, block_length=run.config["eval"]["block_length"], mixture=())
   return run.model.sampler(**fields)
 
 
@@ -234,7 +243,9 @@ def _rollouts(run: _Run, writers) -> rollout_lib.Rollouts:
   """The producer of batches."""
   config = run.config
   decoder = rollout_lib.TaskDecoder(run.model, run.sampler, _prompts(run, "train"),
-                                    name="rollout", seed=config["seed"])
+                                    name="rollout", seed=config["seed"],
+                                    group_size=config["rollout"]["group_size"] if
+                                    config["rollout"]["mixture_draw"] == "per_group" else 1)
   score = None
   if run.policy.needs_scores and config["rollout"]["epochs"] > 1:
 
@@ -267,7 +278,7 @@ def _over_denoised(run: _Run, params, epoch: int) -> np.ndarray:
   draw = np.random.default_rng([run.config["seed"], epoch, 1])
   chosen = np.sort(draw.permutation(len(examples))[:limit])
   prompts = _prompts(run, "train")
-  part = task_eval.Prompts(prompts.tokens[chosen], prompts.lengths[chosen])
+  part = prompts.select(chosen)
   result = _arm(run, _eval_sampler(run, "low_confidence", run.sampler.steps), part,
                 [examples[i] for i in chosen])(params)[0]
   kept = chosen[result.over_denoised]

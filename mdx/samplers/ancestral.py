@@ -28,6 +28,7 @@ class FirstHitting(decoder.Decoder):
   """Reveals one place a step, at the times of the continuous process; exact."""
 
   counts_steps = False
+  mixes = False
 
   def extras(self, state, keys):
     """`hit`: the mask probability at which a place is revealed."""
@@ -78,6 +79,7 @@ class LeftToRight(decoder.Decoder):
   """Draws the first masked place of each row, one a step (autoregressive models)."""
 
   counts_steps = False
+  mixes = False
 
   @property
   def block(self):

@@ -21,10 +21,14 @@ _TINY = 1e-37
 
 def planned(sampler, state):
   """Tokens the schedule commits at this step, and those it leaves for later, int32 [B]."""
-  table = counts.count_table(sampler.schedule, sampler.block, sampler.block_steps)
-  number, step = state["count"], jnp.minimum(state["step"], sampler.block_steps - 1)
-  left = np.arange(len(table))[:, None] - np.cumsum(table, axis=1)
-  return jnp.asarray(table)[number, step], jnp.asarray(left.astype(np.int32))[number, step]
+  most, width = sampler.block, sampler.block_steps
+  table = np.zeros((len(sampler.plans), most + 1, width), np.int32)
+  for i, plan in enumerate(sampler.plans):
+    steps = sampler.block_steps_of(plan)
+    table[i, :, :steps] = counts.count_table(sampler.schedule, most, steps)
+  left = np.arange(most + 1)[:, None] - np.cumsum(table, axis=2)
+  at = state["plan"], state["count"], jnp.minimum(state["step"], width - 1)
+  return jnp.asarray(table)[at], jnp.asarray(left.astype(np.int32))[at]
 
 
 def surest(proposal):

@@ -99,6 +99,8 @@ class Decoder:
     steps: denoising steps over all blocks; rules that choose their own number
       (threshold, factor, entropy_bounded, klass, hierarchical, ...) ignore it.
     block_length: tokens of a block, 0 = one block.
+    mixture: pairs (block_length, steps); if there are any, each row draws one of them, in place
+      of the two fields above (He et al. 2025, arXiv:2508.13148).
     temperature: of the token draw; 0 is greedy.
     top_k: tokens a draw chooses from, 0 = all.
     top_p: probability, at this temperature, of the set that a draw chooses from, 1 = all.
@@ -136,6 +138,7 @@ class Decoder:
   gen_length: int = 64
   steps: int = 64
   block_length: int = 0
+  mixture: tuple[tuple[int, int], ...] = ()
   temperature: float = 1.0
   top_k: int = 0
   top_p: float = 1.0
@@ -163,6 +166,7 @@ class Decoder:
   edit_steps: int = 16
 
   counts_steps = True  # whether `steps` is what the rule takes
+  mixes = True  # whether rows may differ in blocks and steps
   revises = False  # whether written tokens may be masked again or replaced
 
   def __post_init__(self):
@@ -188,13 +192,18 @@ class Decoder:
       raise ValueError(f"sampler.loop_off {self.loop_off} must lie below loop_on {self.loop_on}.")
     if not 0 < self.top_p <= 1:
       raise ValueError(f"sampler.top_p must lie in (0, 1], got {self.top_p}.")
-    if self.gen_length % self.block:
-      raise ValueError(f"sampler.block_length {self.block_length} does not divide gen_length "
-                       f"{self.gen_length}; use a divisor.")
-    blocks = self.gen_length // self.block
-    if self.counts_steps and self.steps % blocks:
-      raise ValueError(f"sampler.steps {self.steps} is not divisible by the {blocks} blocks of "
-                       f"{self.block} tokens; use a multiple of {blocks}.")
+    object.__setattr__(self, "mixture", tuple(self._pair(pair) for pair in self.mixture))
+    if self.mixture and (self.cache != "none" or not self.mixes):
+      raise ValueError("sampler.mixture needs cache none and a rule that counts tokens, not "
+                       f"{type(self).__name__} with cache {self.cache}; leave it out.")
+    for block_length, steps in self.plans:
+      if self.gen_length % block_length:
+        raise ValueError(f"sampler.block_length {block_length} does not divide gen_length "
+                         f"{self.gen_length}; use a divisor.")
+      blocks = self.gen_length // block_length
+      if self.counts_steps and steps % blocks:
+        raise ValueError(f"sampler.steps {steps} is not divisible by the {blocks} blocks of "
+                         f"{block_length} tokens; use a multiple of {blocks}.")
     if (self.eos != "allow" or self.eos_stop != "never") and self.eos_id < 0:
       raise ValueError("sampler.eos and eos_stop need a tokenizer with an end-of-text id.")
     self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
@@ -204,15 +213,31 @@ class Decoder:
     """The noise schedule."""
     return config_lib.build(schedule_lib.SCHEDULES, self.noise, what="schedule")
 
+  @staticmethod
+  def _pair(pair):
+    if len(pair) != 2 or min(pair) < 1:
+      raise ValueError("sampler.mixture has pairs (block_length, steps) of positive integers, got "
+                       f"{pair!r}.")
+    return tuple(pair)
+
+  @property
+  def plans(self) -> tuple[tuple[int, int], ...]:
+    """(block_length, steps) of each plan that a row may follow."""
+    return self.mixture or ((self.block_length or self.gen_length, self.steps),)
+
   @property
   def block(self) -> int:
-    """Tokens of a block."""
-    return self.block_length or self.gen_length
+    """Tokens of the largest block."""
+    return max(block_length for block_length, _ in self.plans)
+
+  def block_steps_of(self, plan: tuple[int, int]) -> int:
+    """Denoising steps of a block of a plan."""
+    return max(1, plan[1] * plan[0] // self.gen_length)
 
   @property
   def block_steps(self) -> int:
-    """Denoising steps of a block."""
-    return max(1, self.steps * self.block // self.gen_length)
+    """Most denoising steps of a block."""
+    return max(map(self.block_steps_of, self.plans))
 
   def width(self, num_free: int) -> int:
     """W, the most places a step looks at, of `num_free` free places of a row."""
@@ -220,27 +245,36 @@ class Decoder:
 
   def max_steps(self, num_free: int) -> int:
     """Upper bound of the network calls of a row."""
-    blocks = -(-num_free // self.block) + (self.cache == "block")
-    return blocks * self.block_steps if self.counts_steps else num_free
+    if not self.counts_steps:
+      return num_free
+    return max((-(-num_free // plan[0]) + (self.cache == "block")) * self.block_steps_of(plan)
+               for plan in self.plans)
 
-  def init(self, canvas: jax.Array, positions: jax.Array, keys: jax.Array) -> State:
+  def init(self, canvas: jax.Array, positions: jax.Array, keys: jax.Array,
+           plan_keys: jax.Array | None = None) -> State:
     """State of a batch.
 
     Args:
       canvas: int32 [B, S].
       positions: int32 [B, S].
       keys: typed PRNG keys [B] of the rows.
+      plan_keys: of the draw of plans; rows with one key follow one plan. None = `keys`.
     """
     free = canvas == self.mask_id
     if self.cache == "block":  # the blocks of the model
       block_of = positions // self.block
       block_of -= jnp.min(jnp.where(free, block_of, END), axis=1, keepdims=True)
     else:
-      block_of = (jnp.cumsum(free, axis=1) - 1) // self.block
-    zeros = jnp.zeros(len(canvas), jnp.int32)
+      block_of = jnp.cumsum(free, axis=1) - 1
+    zeros = plan = jnp.zeros(len(canvas), jnp.int32)
+    if self.mixture:
+      plan = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(self.plans)))(
+          keys if plan_keys is None else plan_keys)
+    if self.cache != "block":
+      block_of //= jnp.array([block_length for block_length, _ in self.plans])[plan][:, None]
     state = {"canvas": canvas, "positions": positions, "free": free,
              "block_of": block_of.astype(jnp.int32), "block": zeros, "count": zeros,
-             "step": zeros, "nfe": zeros}
+             "step": zeros, "nfe": zeros, "plan": plan}
     return self._enter_next_block(state | self.extras(state, keys))
 
   def extras(self, state: State, keys: jax.Array) -> State:

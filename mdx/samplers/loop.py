@@ -43,8 +43,8 @@ class Decoded(NamedTuple):
 
 def decode(denoise: Denoise, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            row_index: jax.Array, positions: jax.Array | None = None,
-           segment_ids: jax.Array | None = None, start: int = 0,
-           record: str = "none") -> Decoded:
+           segment_ids: jax.Array | None = None, start: int = 0, record: str = "none",
+           plan_index: jax.Array | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
@@ -58,6 +58,8 @@ def decode(denoise: Denoise, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     segment_ids: int32 [B, S], 0 on padding, or None.
     start: a place at or before the first masked one of every row.
     record: one of `trajectory.RECORDS`.
+    plan_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
+      None: every row its own.
 
   Raises:
     ValueError: a record that cannot be made.
@@ -70,8 +72,10 @@ def decode(denoise: Denoise, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   row_keys = rng.per_example(rng.stream(key, "sample"), row_index)
   places = jnp.arange(canvas.shape[1])[None]
   at_positions = jnp.broadcast_to(places if positions is None else positions, canvas.shape)
+  plan_keys = rng.per_example(rng.stream(key, "plan"),
+                              row_index if plan_index is None else plan_index)
   state = sampler.init(canvas, at_positions,
-                       jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys))
+                       jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys), plan_keys)
   num_free = canvas.shape[1] - start
   run = _Run(denoise=denoise, sampler=sampler, keys=row_keys, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free,

@@ -67,6 +67,7 @@ class Remdm(decoder.Decoder):
   """
 
   revises = True
+  mixes = False
 
   def extras(self, state, keys):
     """Probability of each token when it was written; what this step masks again."""
@@ -137,8 +138,8 @@ class TokenEditing(decoder.Decoder):
 
   def max_steps(self, num_free):
     """A step a token, and the steps that only replace."""
-    blocks = -(-num_free // self.block) + (self.cache == "block")
-    return num_free + blocks * self.edit_steps
+    blocks = max(-(-num_free // block_length) for block_length, _ in self.plans)
+    return num_free + (blocks + (self.cache == "block")) * self.edit_steps
 
   def wanted(self, state):
     """The active block, masked or not."""

@@ -1,11 +1,12 @@
 """Tasks: problem sets with an exact checker, for RL and evaluation.
 
-Contents: TASKS, build.
+Contents: TASKS, build, blank_of.
 
 Convention: a task is a frozen dataclass with `examples(split)`, `prompt(example)`,
 `score(examples, completions)` and `training_pairs(split)`; the splits are "train", "validation"
 and "test". Sudoku and Countdown also say which `symbols` they are written with, one token each,
-and how many (`prompt_length`, `answer_length`).
+and how many (`prompt_length`, `answer_length`). An answer follows its prompt, unless the task has
+`blank`, a text of one token: then it is the prompt with its blanks filled in.
 """
 
 from __future__ import annotations
@@ -26,3 +27,8 @@ TASKS = {"countdown": countdown.Countdown, "gsm8k": gsm8k.Gsm8k, "math": math_ta
 def build(cfg: Mapping[str, Any]) -> types.Task:
   """Builds a task of `name` and its fields; ValueError if unknown or of bad values."""
   return config_lib.build(TASKS, cfg, what="task")
+
+
+def blank_of(task: types.Task) -> str:
+  """What stands for a token to fill in; "" for a task whose answers follow its prompts."""
+  return getattr(task, "blank", "")

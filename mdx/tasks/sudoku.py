@@ -3,7 +3,8 @@
 Contents: Sudoku.
 
 Convention: a prompt is the cells row by row with "." for an empty one, then "="; an answer is the
-digits of the whole grid. Every character is one token.
+digits of the whole grid. With `in_place` there is no "=", and the answer takes the place of the
+prompt, whose givens stay. Every character is one token.
 
 Reference: the reward of `unique=True` is that of d1, Zhao et al. 2025, arXiv:2504.12216; only 288
 grids exist for size 4, hence the split by grid.
@@ -39,6 +40,7 @@ class Sudoku:
       among the splits; the reward is the fraction of the empty cells that are right.
     partial_reward: for unique=False, instead of 0 or 1 the fraction of rows, columns and boxes
       that are complete times the fraction of givens kept.
+    in_place: whether the empty cells are filled in where they are.
     num_train, num_validation, num_test: number of puzzles (at most, if they are read).
     seed: of the drawing.
     path: file of puzzles instead of drawing: `puzzle solution` or `puzzle` a line, with a space,
@@ -52,6 +54,7 @@ class Sudoku:
   max_givens: int = 4
   unique: bool = False
   partial_reward: bool = False
+  in_place: bool = False
   num_train: int = 23000
   num_validation: int = 512
   num_test: int = 1024
@@ -83,12 +86,17 @@ class Sudoku:
   @property
   def symbols(self) -> tuple[str, ...]:
     """The vocabulary of prompts and answers."""
-    return (".", *(str(d) for d in range(1, self.size + 1)), "=")
+    return (".", *(str(d) for d in range(1, self.size + 1))) + ("=",) * (not self.in_place)
+
+  @property
+  def blank(self) -> str:
+    """What is filled in: an empty cell, or "" if the answer follows the prompt."""
+    return "." if self.in_place else ""
 
   @property
   def prompt_length(self) -> int:
-    """Tokens of a prompt."""
-    return self.cells + 1
+    """Tokens before an answer."""
+    return 0 if self.in_place else self.cells + 1
 
   @property
   def answer_length(self) -> int:
@@ -142,7 +150,8 @@ class Sudoku:
     return np.where(is_digit, codes - ord("0"), 0).astype(np.uint8)
 
   def _example(self, puzzle: str, answer: str) -> dict[str, Any]:
-    return {"prompt": puzzle + "=", "answer": answer, "key": answer if self.unique else puzzle}
+    return {"prompt": puzzle + "=" * (not self.in_place), "answer": answer,
+            "key": answer if self.unique else puzzle}
 
   def _draw(self, split: str) -> list[dict[str, Any]]:
     rng = np.random.default_rng([self.seed, problems.SPLITS.index(split)])
