@@ -1,10 +1,19 @@
 r"""MDPO: a masked diffusion model improved by RL, from nothing to a table.
 
-The task is 4x4 Sudoku with 2 to 4 givens: a puzzle has many solutions, and tokens that are
-committed together mix them. Trains the base model once (kept under `workdir/base`), runs
-MDPO, and compares both with and without RCR on 1024 held-out puzzles (which share no
-givens with those of training: puzzles are divided by a hash).
+By default the task is 4x4 Sudoku with 2 to 4 givens, filled in where they stand: a puzzle has many
+solutions, and tokens that are committed together mix them. Trains the base model once (kept under
+`workdir/base`), runs MDPO, and compares both with and without RCR on 1024 held-out puzzles, which
+share no givens with those of training: puzzles are divided by a hash.
   python -m mdx.main --config=configs/mdpo.py --workdir=runs/mdpo
+
+Countdown with three numbers, solved in two steps over a vocabulary of numbers:
+  python -m mdx.main --config=configs/mdpo.py:countdown
+
+The recipe of the paper (He et al. 2025, arXiv:2508.13148), for a pod: LLaDA-8B-Instruct on problems
+of a file with `problem` and `answer` a line:
+  python -m mdx.main --config=configs/mdpo.py:llada_8b --distributed \
+    --config.init.checkpoint=LLaDA-8B-Instruct --config.task.path=train.jsonl \
+    --config.task.test_path=math500.jsonl
 """
 
 import dataclasses
@@ -15,20 +24,31 @@ from mdx import tasks
 from mdx.configs import common
 from mdx.samplers import decoder
 
+_VARIANTS = ("sudoku", "countdown", "llada_8b")
+
 
 def get_config(arg=None):
-  """4x4 Sudoku with many solutions."""
-  if arg:
-    raise ValueError(f"configs/mdpo.py takes no argument, got {arg!r}.")
-  task = dict(name="sudoku", size=4, min_givens=2, max_givens=4, unique=False,
-              in_place=True, partial_reward=True)  # units that are complete, times givens kept; or 0 and 1
+  """sudoku (the default), countdown or llada_8b."""
+  if arg and arg not in _VARIANTS:
+    raise ValueError(f"configs/mdpo.py takes one of {', '.join(_VARIANTS)}, got {arg!r}.")
+  config = _small(dict(name="sudoku", size=4, min_givens=2, max_givens=4, unique=False,
+                       in_place=True))
+  # (block_length, steps) of a group: with few steps only, what 16 steps can do is lost.
+  config.rollout.sampler.mixture = ((16, 2), (16, 4), (16, 16))
+  if arg == "countdown":
+    config = _countdown()
+  return _llada_8b(config) if arg == "llada_8b" else config
+
+
+def _small(task):
+  """What the tasks that train a base model of their own have in common."""
   built = tasks.build(task)
   sampler = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)
              if f.name not in ("mask_id", "eos_id", "noise", "top_k", "top_p")}
   return config_dict.ConfigDict(dict(
       mode="rl",
       seed=0,
-      updates=300,
+      updates=300,  # 0 = evaluate the base model only
       microbatches=1,  # passes that the rows of an update are cut into
       dtype="",  # of activations; "" = as the base model was trained
       ema_decay=0.0,  # of averaged weights, which are then evaluated and kept; 0 = none
@@ -38,7 +58,7 @@ def get_config(arg=None):
           checkpoint="",  # the base model; "" = trained from `base` under workdir/base
           params="ema", base=_base(task, built)),
       objective=dict(  # mdpo, diffu_grpo, wd1 or coupled_grpo, and its fields
-          name="mdpo", num_steps=2, kl=0.02, clip=0.2),
+          name="mdpo", num_steps=2, kl=0.1, clip=0.2, drop_dead=True),
       rollout=dict(
           num_prompts=32,  # of an iteration
           group_size=8,  # rollouts of each prompt
@@ -49,7 +69,7 @@ def get_config(arg=None):
           mixture_draw="per_group",  # of sampler.mixture: one pair a group, or per_rollout
           sampler=dict(sampler, name="confidence", steps=4, temperature=1.0,
                        gen_length=built.answer_length)),
-      optimizer=dict(name="adamw", learning_rate=1.5e-4, schedule="cosine", warmup_steps=5,
+      optimizer=dict(name="adamw", learning_rate=3e-4, schedule="cosine", warmup_steps=5,
                      final_rate=0.1, weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=1.0),
       mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),
 
@@ -69,13 +89,14 @@ def get_config(arg=None):
 
 
 def _base(task, built):
-  """Supervised training on puzzles and the grids they were drawn from."""
+  """Supervised training on problems and one answer of each."""
   base = common.get_config()
-  base.update(steps=800, batch_size=128, log_steps=100, eval_steps=400, checkpoint_steps=400)
+  base.update(steps=1000, batch_size=128, log_steps=100, eval_steps=500, checkpoint_steps=500)
   base.objective = dict(name="diffusion", schedule=dict(name="linear", eps=1e-4), time="lattice",
                         mask_draw="exact_count")
+  # Learned positions: attention by distance alone cannot tell the cells of a grid apart.
   base.network = dict(name="transformer", num_layers=3, width=96, num_heads=4, mlp_width=256,
-                      max_length=64, scan_layers=False, init_std=0.5)
+                      max_length=64, scan_layers=False, init_std=0.5, position="learned")
   base.optimizer.update(learning_rate=2e-3, warmup_steps=50, weight_decay=0.01)
   base.tokenizer.path = "symbols:" + " ".join(built.symbols)
   base.data = dict(length=built.prompt_length + built.answer_length, packing="pad", fill="eos",
@@ -83,3 +104,29 @@ def _base(task, built):
   base.eval.update(baselines=False, final_samples=8)
   base.sampler.num_samples = 0
   return base
+
+
+def _countdown():
+  """Three numbers of 1 to 12, two steps."""
+  config = _small(dict(name="countdown", num_numbers=3, min_number=1, max_number=12,
+                       num_validation=1024))
+  config.init.base.update(steps=3000, log_steps=300, eval_steps=1500, checkpoint_steps=1000)
+  config.init.base.network.update(width=128, mlp_width=384)
+  return config
+
+
+def _llada_8b(config):
+  """The paper's recipe: full fine-tuning, one update on 16 prompts x 8 rollouts."""
+  config.task = dict(name="math", path="", test_path="")
+  config.init = dict(checkpoint="", params="raw")
+  config.updates = 150
+  config.objective.update(num_steps=8, kl=0.02, drop_dead=False)
+  config.rollout.update(num_prompts=16, max_prompt_length=320, filter="over_denoising",
+                        filter_examples=40000, mixture_draw="per_rollout")
+  config.rollout.sampler.update(gen_length=512, steps=128, temperature=0.4, confidence_filtered=True,
+                                mixture=((128, 128), (512, 128)))
+  config.optimizer.update(learning_rate=7e-7, schedule="constant", warmup_steps=0)
+  config.mesh.update(data=1, fsdp=-1)
+  config.eval.update(nfe=(64, 128, 256), num_examples=500, batch_size=64, curve_nfe=128)
+  config.update(log_steps=1, eval_steps=25, checkpoint_steps=10)
+  return config

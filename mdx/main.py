@@ -34,12 +34,13 @@ usage: python -m mdx.main --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdi
                 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set
   --debug       show tracebacks instead of one-line errors
 
-modes (config.mode; sample and rl have configs of their own)
+modes (config.mode; sample, rl and claim have configs of their own)
   train         train, evaluate, sample, plot; resumes if the workdir has a checkpoint
   sample        decode --config.prompts with --config.sampler.name from --config.init.checkpoint
   rl            improve a model by reinforcement learning on a task, and compare it with its base
   eval          held-out likelihood of a checkpoint (with any training config)
   export        write weights, config and tokenizer to --config.export.path (likewise)
+  claim         measure a claim of configs/claims: arms x seeds of runs, and a stated test
 
 exit status: 0 finished, 2 bad input, 75 stopped on a signal with everything saved, 1 anything else
 """
@@ -52,8 +53,8 @@ def _config_dir() -> pathlib.Path:
 
 
 def _print_help() -> None:
-  names = sorted(p.stem for p in _config_dir().glob("*.py"))
-  shown = [f"configs/{n}.py" for n in names if n not in ("__init__", "common")]
+  files = [p.relative_to(_config_dir()) for p in sorted(_config_dir().rglob("*.py"))]
+  shown = [f"configs/{p}" for p in files if p.stem not in ("__init__", "common")]
   print(_HELP.format(configs=", ".join(shown)))
 
 

@@ -1,6 +1,6 @@
-"""What `config.mode` can be: train, rl, sample, eval, export.
+"""What `config.mode` can be: train, rl, sample, eval, export, claim.
 
-Contents: MODES, train, reinforce, sample, evaluate, export.
+Contents: MODES, train, reinforce, sample, evaluate, export, claim.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from mdx import checkpoint as checkpoint_lib
+from mdx import claim as claim_lib
 from mdx import config as config_lib
 from mdx import metrics as metrics_lib
 from mdx import model as model_lib
@@ -211,4 +212,10 @@ def reinforce(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   return rl_run.train(config, workdir, train)
 
 
-MODES = {"train": train, "rl": reinforce, "sample": sample, "eval": evaluate, "export": export}
+def claim(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+  """Measures a claim: arms x seeds of runs, and a stated test."""
+  return claim_lib.train(config, workdir, MODES)
+
+
+MODES = {"train": train, "rl": reinforce, "sample": sample, "eval": evaluate, "export": export,
+         "claim": claim}

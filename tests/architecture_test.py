@@ -27,7 +27,7 @@ _ROWS = (
     ("mdx/setup.py",),
     ("mdx/model.py",),
     ("mdx/sampling.py",),
-    ("mdx/rl/",),
+    ("mdx/rl/", "mdx/claim.py"),
     ("mdx/modes.py",),
     ("mdx/main.py",),
 )
@@ -82,7 +82,7 @@ def test_every_package_is_in_the_wheel():
   setup.read(_ROOT / "setup.cfg")
   listed = set(setup["options"]["packages"].split())
   found = {str(p.parent.relative_to(_ROOT)).replace("/", ".")
-           for p in (_ROOT / "mdx").rglob("__init__.py")} | {"mdx.configs"}
+           for p in (_ROOT / "mdx").rglob("__init__.py")} | {"mdx.configs", "mdx.configs.claims"}
   assert listed == found
 
 

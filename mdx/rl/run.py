@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -82,9 +83,11 @@ def train(config: Mapping[str, Any], workdir: str, train_base: Callable) -> dict
 
 def _check(config: dict[str, Any]) -> None:
   """Raises ValueError for values without meaning, before the base model is trained."""
-  config_lib.check_positive(config, "updates", "rollout.num_prompts", "rollout.epochs",
-                            "eval.num_examples", "eval.batch_size", "checkpoint.keep",
-                            "microbatches")
+  config_lib.check_positive(config, "rollout.num_prompts", "rollout.epochs", "eval.num_examples",
+                            "eval.batch_size", "checkpoint.keep", "microbatches")
+  if not isinstance(config["updates"], int) or config["updates"] < 0:
+    raise ValueError("config.updates must be a whole number, 0 to evaluate the base model only; "
+                     f"got {config['updates']!r}.")
   rollout = config["rollout"]
   if not isinstance(rollout["group_size"], int) or rollout["group_size"] < 2:
     raise ValueError("config.rollout.group_size must be at least 2, for rollouts of a prompt are "
@@ -131,10 +134,10 @@ def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
                      f"divisible by {shards} batch shards x {config['microbatches']} microbatches; "
                      "change rollout.num_prompts or group_size.")
   optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
-  intervals = loop_lib.Intervals(steps=config["updates"], log_steps=config["log_steps"],
+  intervals = loop_lib.Intervals(steps=max(config["updates"], 1), log_steps=config["log_steps"],
                                  checkpoint_steps=config["checkpoint_steps"],
                                  eval_steps=config["eval_steps"])
-  begin = state_lib.begin_fn(policy, optimizer.build(config["updates"]),
+  begin = state_lib.begin_fn(policy, optimizer.build(intervals.steps),
                              keep_ema=config["ema_decay"] > 0)
   shapes = sharding.with_shardings(jax.eval_shape(begin, model.params), model.mesh,
                                    model.config["sharding"])
@@ -172,10 +175,12 @@ def _eval_sampler(run: _Run, remasking: str, nfe: int) -> Any:
 def _train(run: _Run, stop: progress_lib.StopSignal, base_seconds: float) -> dict[str, Any]:
   config, model = run.config, run.model
   setup_lib.claim_workdir(run.workdir, config, model.tokenizer, run.shapes)
+  results_file = run.workdir / "results.json"
+  if not config["updates"]:
+    return _finish(run, {"base": model.params}, base_seconds)
   checkpoints = checkpoint_lib.Checkpoints(run.workdir, keep=config["checkpoint"]["keep"])
   transform = run.optimizer.build(config["updates"])
   start, state = _start(run, checkpoints, transform)
-  results_file = run.workdir / "results.json"
   if start >= config["updates"] and results_file.exists():
     setup_lib.say("this run is finished; remove its workdir to train again.")
     results = json.loads(results_file.read_text(encoding="utf-8"))
@@ -207,14 +212,21 @@ def _train(run: _Run, stop: progress_lib.StopSignal, base_seconds: float) -> dic
       evaluate=lambda state, step: quick(_weights(run, state)))
   checkpoints.close()
   stop.saved = True
-  began = time.monotonic()
   params = _weights(run, state)
-  table, traces = _evaluate(run, {"base": model.params, config["objective"]["name"]: params})
   writers.write(config["updates"], "eval", quick(params))
   writers.close()
-  lines = metrics_lib.read(run.workdir / "metrics.jsonl") if jax.process_index() == 0 else []
-  results = {"table": table} | _counts(lines, config) | {"seconds": _seconds(
-      lines, base=base_seconds, evaluate=time.monotonic() - began)}
+  return _finish(run, {"base": model.params, config["objective"]["name"]: params}, base_seconds)
+
+
+def _finish(run: _Run, models: Mapping[str, Any], base_seconds: float) -> dict[str, Any]:
+  """Evaluates, and writes what the run gives."""
+  began = time.monotonic()
+  table, traces = _evaluate(run, models)
+  file = run.workdir / "metrics.jsonl"
+  lines = metrics_lib.read(file) if file.exists() and jax.process_index() == 0 else []
+  results = {"table": table} | _counts(lines, run.config) | {
+      "curve": _curve(lines), "seconds": _seconds(lines, base=base_seconds,
+                                                  evaluate=time.monotonic() - began)}
   if jax.process_index() == 0:
     _report(run, results, lines, traces)
   return results
@@ -378,6 +390,25 @@ def _seconds(lines, **more: float) -> dict[str, float]:
                        for stage in ("rollout", "score", "update")})
 
 
+def _curve(lines) -> list[dict[str, float]]:
+  """Accuracy on the validation split against what had been spent until then.
+
+  `seconds` is the number of iterations times the median of one, so it is free of compilation.
+  """
+  rollouts = list({x["step"]: x for x in lines if x["kind"] == "rollout"}.values())
+  stages = ("rollout_seconds", "score_seconds", "update_seconds")
+  pace = statistics.median(sum(x[k] for k in stages) for x in rollouts) if rollouts else 0.0
+  points = {x["step"]: x for x in lines if x["kind"] == "eval"}
+  found = []
+  for step, point in sorted(points.items()):
+    before = [x for x in rollouts if x["step"] <= step]
+    found.append({"updates": step, "rollouts": sum(x["num_rollouts"] for x in before),
+                  "nfe_rollout": round(sum(x["nfe"] * x["num_rollouts"] for x in before)),
+                  "seconds": pace * len(before), "accuracy": point["accuracy"],
+                  "stderr": point["accuracy_stderr"], "over_denoising": point["over_denoising"]})
+  return found
+
+
 def _table_text(table) -> str:
   """The table as the console shows it: accuracy (over-denoising) in percent."""
   steps = sorted({row["nfe"] for row in table})
@@ -398,7 +429,8 @@ def _report(run: _Run, results, lines, traces) -> None:
   setup_lib.write_json(run.workdir / "results.json", results)
   name = run.config["objective"]["name"]
   plots.accuracy(results["table"], run.workdir / "accuracy.png", title=name)
-  plots.rl_curve(lines, run.workdir / "learning_curve.png", title=name)
+  if lines:
+    plots.rl_curve(lines, run.workdir / "learning_curve.png", title=name)
   denoising.write_html(run.workdir / "trajectories.html", traces,
                        lambda i: run.model.tokenizer.decode([i]), run.model.tokenizer.mask_id,
                        heading=f"before and after {name}")
@@ -407,4 +439,4 @@ def _report(run: _Run, results, lines, traces) -> None:
   setup_lib.say(f"{results['updates']} updates, {results['rollouts']} rollouts, "
                 f"{results['nfe_rollout']} network calls of rollouts; {seconds}\n"
                 f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png, "
-                "learning_curve.png, trajectories.html")
+                f"{'learning_curve.png, ' if lines else ''}trajectories.html")

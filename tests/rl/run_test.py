@@ -21,6 +21,7 @@ _BASE = {"steps": 2, "batch_size": 8, "network.num_layers": 1, "network.width": 
          "network.num_heads": 2, "network.mlp_width": 16, "eval.final_samples": 1}
 _SMALL = {"updates": 4, "rollout.num_prompts": 4, "rollout.group_size": 2, "eval.num_examples": 8,
           "eval.batch_size": 8, "eval.nfe": (2, 4), "rollout.sampler.steps": 2, "log_steps": 1,
+          "rollout.sampler.mixture": (),
           "eval_steps": 2, "checkpoint_steps": 2, "eval.curve_nfe": 2}
 
 
@@ -72,6 +73,10 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
     assert row["num_examples"] == 8
   assert results["updates"] == 4 and results["rollouts"] == 4 * 8
   assert results["nfe_rollout"] == 4 * 8 * 2
+  curve = results["curve"]
+  assert [(p["updates"], p["rollouts"], p["nfe_rollout"]) for p in curve] == [
+      (0, 0, 0), (2, 16, 32), (4, 32, 64)]
+  assert curve[1]["seconds"] > 0 and curve[2]["seconds"] == pytest.approx(2 * curve[1]["seconds"])
   assert set(results["seconds"]) == {"base", "evaluate", "rollout", "score", "update"}
   assert [x["step"] for x in _lines(tmp_path, "rollout")] == [1, 2, 3, 4]
   assert [x["step"] for x in _lines(tmp_path, "eval")] == [0, 2, 4]
@@ -83,9 +88,9 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
   before = (tmp_path / "metrics.jsonl").read_text()
   assert modes.reinforce(_config(base), str(tmp_path)) == results
   assert (tmp_path / "metrics.jsonl").read_text() == before
-  sample = mdx.load(str(tmp_path), params="raw").sample("1...............=", gen_length=16,
+  sample = mdx.load(str(tmp_path), params="raw").sample("1" + 15 * "[MASK]", gen_length=16,
                                                         name="rcr", steps=4)[0]
-  assert sample.tokens.shape == (16,)
+  assert sample.tokens.shape == (16,) and sample.text[0] == "1"
 
 
 @pytest.mark.parametrize("objective, epochs", [("mdpo", 1), ("diffu_grpo", 2)])
@@ -172,7 +177,10 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
     ({"rollout.num_prompts": 3}, "3 prompts x 2 rollouts are not divisible by 8 batch shards"),
     ({"rollout.filter": "hard"}, "choose from none, over_denoising"),
     ({"rollout.sampler.temperature": 0.0}, "positive temperature"),
-    ({"rollout.sampler.gen_length": 60, "rollout.sampler.steps": 60}, "exceed the model's 64"),
+    ({"rollout.sampler.gen_length": 60, "rollout.sampler.steps": 60}, "fill in have 16 tokens"),
+    ({"rollout.mixture_draw": "each"}, "choose from per_rollout, per_group"),
+    ({"rollout.sampler.mixture": ((16, 0),)}, "pairs \\(block_length, steps\\)"),
+    ({"updates": -1}, "0 to evaluate the base model only"),
     ({"objective.name": "ppo"}, "choose from coupled_grpo"),
     ({"eval.remasking": ("low",)}, "choose from low_confidence, rcr"),
     ({"task.num_train": 0}, "the train split has no examples"),
