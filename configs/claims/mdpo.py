@@ -9,7 +9,7 @@ from ml_collections import config_dict
 
 from mdx.configs import mdpo
 
-_RATES = (1e-4, 3e-4, 6e-4)
+_RATES = (1e-4, 2e-4, 4e-4)
 _STEPS = (2, 4, 8, 16)
 
 
@@ -19,8 +19,6 @@ def get_config(arg=None):
     raise ValueError(f"configs/claims/mdpo.py takes no argument, got {arg!r}.")
   run = mdpo.get_config()
   run.update(updates=150, eval_steps=25, checkpoint_steps=150)
-  run.rollout.sampler.update(mixture=(), steps=4)  # as in the paper, one number of steps
-  run.eval.curve_nfe = 4
   table = lambda model, remasking, nfe: f"table:{model},{remasking},{nfe}"
   low, rcr = "low_confidence", "rcr"
   comparisons = [

@@ -26,8 +26,7 @@ def get_config(arg=None):
               data=dict(length=countdown.init.base.data.length,
                         source=dict(name="task", task=task)))
   longer = dict(task=task, init=dict(base=base),
-                rollout=dict(sampler=dict(gen_length=countdown.rollout.sampler.gen_length,
-                                          mixture=())))
+                rollout=dict(sampler=dict(gen_length=countdown.rollout.sampler.gen_length)))
   latest = dict(rollout=dict(sampler=dict(rcr_stat="latest")))
   highest = dict(rollout=dict(sampler=dict(rcr_stat="max")))
   measure = lambda remasking, nfe: f"table:base,{remasking},{nfe}"
