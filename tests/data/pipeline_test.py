@@ -7,6 +7,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 import pytest
 
+from mdx import tasks
 from mdx.data import pack
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
@@ -410,3 +411,16 @@ def test_pairs_that_do_not_fit_are_named():
                            ({"fill": "mask"}, "choose from pad, eos")):
     with pytest.raises(ValueError, match=message):
       pipeline.check(_pairs_cfg(**changes), SYMBOLS)
+
+
+def test_of_a_text_with_blanks_only_what_fills_them_is_a_target():
+  cfg = _pairs_cfg(length=16)
+  cfg["source"]["task"]["in_place"] = True
+  batch = next(iter(pipeline.build(cfg, SYMBOLS, split="train", batch_size=4, seed=0)))
+  answers = [SYMBOLS.decode(row) for row in batch["tokens"]]
+  pairs = {answer: prompt for prompt, answer in
+           tasks.build(cfg["source"]["task"]).training_pairs("train")}
+  for answer, mask in zip(answers, batch["loss_mask"]):
+    prompt = pairs[answer]
+    np.testing.assert_array_equal(mask, [c == "." for c in prompt])
+    assert 12 <= mask.sum() <= 14

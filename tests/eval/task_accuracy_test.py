@@ -67,3 +67,14 @@ def test_prompts_of_another_vocabulary_or_length_are_refused():
     tasks.encode_prompts(["xyz"], TOKENIZER)
   with pytest.raises(ValueError, match="has 3 tokens, more than 2"):
     tasks.encode_prompts(["abc"], TOKENIZER, max_length=2)
+
+
+def test_blanks_become_masks_and_the_rest_stays():
+  prompts = tasks.encode_prompts(["abca", "cabb"], TOKENIZER, blank="a")
+  mask = TOKENIZER.mask_id
+  rows = prompts.canvas(np.array([1]), 4, mask)
+  c, _, b = TOKENIZER.encode("cab")
+  assert prompts.start == 0 and rows["canvas"].tolist() == [[c, mask, b, b]]
+  assert prompts.select(np.array([1])).tokens.shape == (1, 4)
+  with pytest.raises(ValueError, match="one length and a blank of one token, got 1 to 2"):
+    tasks.encode_prompts(["a", "ab"], TOKENIZER, blank="a")

@@ -325,3 +325,18 @@ def test_microbatches_accumulate_exactly(cls):
 def test_values_without_meaning_are_refused(cls, fields, message):
   with pytest.raises(ValueError, match=message):
     cls(model=MODEL, mask_id=MASK_ID, **({"group_size": GROUP} | fields))
+
+
+@pytest.mark.parametrize("kind", [grpo.DiffuGRPO, grpo.CoupledGRPO, mdpo.MDPO])
+def test_what_was_given_inside_an_answer_is_no_target_and_stays_visible(kind):
+  batch = _rollout(num_prompts=3)
+  given = np.asarray(batch["tokens"])[:, PROMPT]
+  batch["canvas"] = batch["canvas"].at[:, :, 0].set(given[:, None])
+  fields = {} if kind is mdpo.MDPO else {"prompt_mask_rate": 0.0}
+  policy = _policy(kind, **fields)
+  prepared, _ = policy.prepare(PARAMS, batch, rng.root(0), _context())
+  noisy = np.asarray(prepared["noisy_tokens"])
+  times = len(noisy) // len(given)
+  assert np.all(noisy[..., PROMPT] == np.repeat(given, times)[:, None])
+  assert np.all(np.asarray(prepared["token_weight"])[:, 0] == 0)
+  assert np.any(np.asarray(prepared["token_weight"])[:, 1] > 0)

@@ -219,3 +219,13 @@ def test_empty_unknown_and_too_large_splits_are_refused(free):
     _task(max_givens=2, num_train=10_000).examples("train")
   with pytest.raises(ValueError, match="one example per completion"):
     free.score(free.examples("test")[:2], [""])
+
+
+def test_in_place_the_answer_takes_the_place_of_the_prompt():
+  task = sudoku.Sudoku(in_place=True, num_train=20)
+  example = task.examples("train")[0]
+  assert (task.blank, task.prompt_length, task.answer_length) == (".", 0, 16)
+  assert len(task.prompt(example)) == 16 and "=" not in task.symbols
+  other = sudoku.Sudoku(num_train=20)
+  assert other.blank == "" and other.examples("train")[0]["prompt"] == example["prompt"] + "="
+  assert task.score([example], [example["answer"]])["correct"].tolist() == [True]

@@ -1,0 +1,100 @@
+"""Claims: what is compared, the test, and that a claim that was stopped goes on."""
+
+import json
+
+import pytest
+
+from mdx import claim
+from mdx.configs.claims import mdpo
+from mdx.configs.claims import rcr
+
+CURVE = [dict(updates=u, rollouts=8 * u, nfe_rollout=24 * u, seconds=0.5 * u, accuracy=a)
+         for u, a in ((0, 0.1), (10, 0.3), (20, 0.3), (30, 0.7))]
+
+
+def test_curves_are_read_between_their_points():
+  assert claim.value_at(CURVE, "updates", 5) == pytest.approx(0.2)
+  assert claim.value_at(CURVE, "seconds", 12.5) == pytest.approx(0.5)
+  assert claim.value_at(CURVE, "rollouts", 999) == 0.7
+  assert claim.updates_to_reach(CURVE, 0.2) == pytest.approx(5)
+  assert claim.updates_to_reach(CURVE, 0.5) == pytest.approx(25)
+  assert claim.updates_to_reach(CURVE, 0.05) == 0
+  assert claim.updates_to_reach(CURVE, 0.8) == float("inf")
+
+
+def test_the_verdict_is_a_paired_t_test_with_the_claimed_sign():
+  found = claim.verdict([1.0, 2.0, 3.0])  # t = 2 sqrt(3), 2 degrees of freedom
+  t = 2 * 3 ** 0.5
+  assert found["p"] == pytest.approx(1 - t / (2 + t * t) ** 0.5)
+  assert (found["difference"], found["spread"]) == (2.0, 1.0)
+  assert found["verdict"] == "inconclusive"
+  assert claim.verdict([1.0, 1.1, 0.9])["verdict"] == "reproduced"
+  assert claim.verdict([-1.0, -1.1, -0.9])["verdict"] == "not reproduced"
+  assert claim.verdict([-1.0, -1.1, -0.9], False)["verdict"] == "reproduced"
+  assert claim.verdict([0.0, 0.0, 0.0])["verdict"] == "inconclusive"
+
+
+def test_accuracies_are_compared_at_what_both_runs_have_spent():
+  short = {"curve": CURVE[:3]}
+  compared = claim.Comparison(name="c", left="a", right="b", equal="seconds")
+  assert compared.values({"curve": CURVE}, short) == (0.3, 0.3)
+  assert claim.Comparison(name="c", left="a", right="b", measure="best").values(
+      {"curve": CURVE}, short) == (0.7, 0.3)
+
+
+def _config(**changes):
+  return dict(
+      mode="claim", statement="b beats a", seeds=[0, 1, 2], choose_by="bits",
+      run=dict(mode="train", seed=9, rate=1.0, objective=dict(name="x", depth=2)),
+      arms=dict(a=dict(), b=dict(objective=dict(name="y"))), grids=dict(b=dict(
+          key="rate", values=[1.0, 2.0])), measures=["bits"],
+      comparisons=[dict(name="b beats a", left="b", right="a", measure="bits")]) | changes
+
+
+def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_path):
+  runs = []
+
+  def train(config, workdir):
+    runs.append((workdir.split("/")[-2:], config["seed"], config["rate"], config["objective"]))
+    bits = config["seed"] + 10 * (config["objective"]["name"] == "y") * config["rate"]
+    if len(runs) == 5:
+      raise KeyboardInterrupt
+    (tmp_path / workdir).mkdir(parents=True)
+    (tmp_path / workdir / "results.json").write_text(json.dumps({"bits": bits}))
+    return {"bits": bits}
+
+  with pytest.raises(KeyboardInterrupt):
+    claim.train(_config(), str(tmp_path), {"train": train})
+  results = claim.train(_config(), str(tmp_path), {"train": train})
+  assert len(runs) == 1 + 9  # the one that was stopped, twice
+  assert runs[0] == (["a", "seed_0"], 0, 1.0, {"name": "x", "depth": 2})
+  assert runs[-1] == (["b_2", "seed_2"], 2, 2.0, {"name": "y"})
+  assert results["chosen"]["b"]["value"] == 2.0
+  assert results["arms"]["b"]["bits"]["values"] == [20, 21, 22]
+  assert results["comparisons"][0]["difference"] == 20
+  assert results["comparisons"][0]["verdict"] == "reproduced"
+  assert json.loads((tmp_path / "results.json").read_text())["statement"] == "b beats a"
+  assert "REPRODUCED: b beats a" in (tmp_path / "claim.txt").read_text()
+  other = _config(run=_config()["run"] | {"rate": 3.0})
+  with pytest.raises(ValueError, match="has a run of another config; remove it"):
+    claim.train(other, str(tmp_path), {"train": train})
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(seeds=[0, 0, 1]), "needs 3 different seeds"),
+    (dict(arms=dict(a=dict(), b=dict(rats=1))), "config.rats, which its run does not have.*rate"),
+    (dict(grids=dict(c=dict(key="rate", values=[1]))), "'c', which is no arm"),
+    (dict(comparisons=[dict(name="n", left="a", right="z")]), "names the arm 'z'"),
+    (dict(comparisons=[dict(name="n", left="a", right="b", equal="joules")]), "choose from updates"),
+    (dict(run=dict(mode="sample")), "runs of mode train or rl")])
+def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    claim.train(_config(**changes), str(tmp_path / "x"), {"train": None})
+  assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("module", [mdpo, rcr])
+def test_shipped_claims_are_well_formed(module):
+  from mdx import config as config_lib
+  from mdx import modes
+  assert len(claim.check(config_lib.to_dict(module.get_config()), modes.MODES)) > 10
