@@ -344,6 +344,7 @@ def _evaluate(run: _Run, models: Mapping[str, Any]):
   setup_lib.say("evaluating the held-out problems ...")
   config, examples, prompts = run.config["eval"], run.examples("test"), _prompts(run, "test")
   table, traces = [], []
+  shown = config["curve_nfe"] if config["curve_nfe"] in config["nfe"] else config["nfe"][0]
   for remasking in config["remasking"]:
     for nfe in config["nfe"]:
       arm = _arm(run, _eval_sampler(run, remasking, nfe), prompts, examples)
@@ -353,7 +354,7 @@ def _evaluate(run: _Run, models: Mapping[str, Any]):
                       "accuracy": result.accuracy, "stderr": result.stderr,
                       "over_denoising": result.over_denoising,
                       "num_examples": result.num_examples})
-        if nfe == config["curve_nfe"] and remasking == config["remasking"][0]:
+        if nfe == shown and remasking == config["remasking"][0]:
           traces += _traces(run, record, examples, f"{name}, {nfe} steps")
   order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
   return sorted(table, key=lambda row: (order[row["model"], row["remasking"]], row["nfe"])), traces

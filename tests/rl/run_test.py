@@ -98,6 +98,7 @@ def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(objective, ep
                                                                   rewarding, tmp_path):
   cfg = _config(base, rollout__epochs=epochs, eval__nfe=(2,), eval__remasking=("rcr",))
   cfg.objective = dict(name=objective)
+  cfg.eval.curve_nfe = 4  # not in the table
   modes.reinforce(cfg, str(tmp_path / "whole"))
   shutil.copytree(tmp_path / "whole", tmp_path / "killed")
   shutil.rmtree(tmp_path / "killed" / "checkpoints" / "4")
