@@ -121,8 +121,8 @@ def _llada_8b(config):
   config.objective.update(num_steps=8, kl=0.02, drop_dead=False)
   config.rollout.update(num_prompts=16, max_prompt_length=320, filter="over_denoising",
                         filter_examples=40000, mixture_draw="per_rollout")
-  config.rollout.sampler.update(gen_length=512, steps=128, temperature=0.4, confidence_filtered=True,
-                                mixture=((128, 128), (512, 128)))
+  config.rollout.sampler.update(gen_length=512, steps=128, temperature=0.4,
+                                confidence_filtered=True, mixture=((128, 128), (512, 128)))
   config.optimizer.update(learning_rate=7e-7, schedule="constant", warmup_steps=0)
   config.mesh.update(data=1, fsdp=-1)
   config.eval.update(nfe=(64, 128, 256), num_examples=500, batch_size=64, curve_nfe=128)

@@ -85,7 +85,8 @@ def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_
     (dict(arms=dict(a=dict(), b=dict(rats=1))), "config.rats, which its run does not have.*rate"),
     (dict(grids=dict(c=dict(key="rate", values=[1]))), "'c', which is no arm"),
     (dict(comparisons=[dict(name="n", left="a", right="z")]), "names the arm 'z'"),
-    (dict(comparisons=[dict(name="n", left="a", right="b", equal="joules")]), "choose from updates"),
+    (dict(comparisons=[dict(name="n", left="a", right="b", equal="joules")]),
+     "choose from updates"),
     (dict(run=dict(mode="sample")), "runs of mode train or rl")])
 def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
   with pytest.raises(ValueError, match=message):
