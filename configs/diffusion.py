@@ -3,22 +3,67 @@ r"""Masked diffusion on the packaged text: MDLM's loss with a global lattice of 
 Trains a 0.9M-parameter transformer on 1.9 MB of Sherlock Holmes (512 byte-pair tokens), in
 2 minutes on 2 cores to 2.450 +- 0.011 bits per character (bigram 3.443).
   python -m mdx.main --config=configs/diffusion.py --workdir=runs/diffusion
-The size and recipe of the paper, on your data:
+The loss of a paper (mdlm, md4, llada, llada_sft or dream):
+  python -m mdx.main --config=configs/diffusion.py:md4 --workdir=runs/md4
+The size and recipe of MDLM, on your data:
   python -m mdx.main --config=configs/diffusion.py:preset=mdlm_small --workdir=runs/owt \
     --config.data.source.path='owt/*.txt' --config.tokenizer.path=gpt2/tokenizer.json
 """
 
+from mdx import config as config_lib
+from mdx import tasks
 from mdx.configs import common
+
+_PAPERS = {
+    # Sahoo et al. 2024, arXiv:2406.07524
+    "mdlm": dict(schedule=dict(name="linear", eps=1e-3), time="stratified",
+                 mask_draw="bernoulli"),
+    # Shi et al. 2024, arXiv:2406.04329; in discrete time with num_steps=1000
+    "md4": dict(schedule=dict(name="cosine", eps=1e-4), time="lattice", mask_draw="bernoulli",
+                normalizer="elbo"),
+    # Nie et al. 2025, arXiv:2502.09992
+    "llada": dict(schedule=dict(name="linear", eps=1e-3), time="independent",
+                  mask_draw="bernoulli", random_length_rate=0.01),
+    "llada_sft": dict(schedule=dict(name="linear", eps=1e-3), time="independent",
+                      mask_draw="bernoulli", normalizer="per_row"),
+    # Ye et al. 2025, arXiv:2508.15487
+    "dream": dict(schedule=dict(name="linear", eps=1e-3), time="independent",
+                  mask_draw="bernoulli", shift=True, weighting="cart", cart_rate=0.1,
+                  normalizer="per_masked_token"),
+}
 
 
 def get_config(arg=None):
-  """The config of the README's first command."""
-  config = common.get_config(arg)
+  """The config of the README's first command, or the loss of a paper."""
+  values = config_lib.parse_arg(arg, preset="", **dict.fromkeys(_PAPERS, False))
+  preset = values.pop("preset")
+  papers = [name for name, is_chosen in values.items() if is_chosen]
+  if len(papers) > 1:
+    raise ValueError(f"configs/diffusion.py takes one paper, got {' and '.join(papers)}.")
+  config = common.get_config(f"preset={preset}" if preset else None)
   config.objective = dict(
       name="diffusion",
       schedule=dict(name="linear", eps=1e-4),  # linear, cosine or polynomial (with `power`)
       time="lattice",  # independent, stratified or lattice
+      num_steps=0,  # of a process in discrete time; 0 = continuous time
       mask_draw="exact_count",  # bernoulli, or exact_count with the linear schedule
-      weighting="elbo",
-      normalizer="per_supervised_token")  # elbo, per_supervised_token, per_masked_token
+      weighting="elbo",  # elbo, uniform or cart
+      normalizer="per_supervised_token",  # elbo, per_supervised_token, per_masked_token, per_row
+      shift=False)  # predict each place from the one before it
+  for paper in papers:
+    config.objective.update(_PAPERS[paper])
+    if paper == "md4":
+      config.network.time_conditioning = True
+    if paper == "llada_sft":
+      _answers(config)
   return config
+
+
+def _answers(config):
+  """Countdown puzzles as prompts, which are given, and answers, which are learned."""
+  task = dict(name="countdown", num_numbers=3)
+  built = tasks.build(task)
+  config.tokenizer.path = "symbols:" + " ".join(built.symbols)
+  config.data = dict(length=built.prompt_length + built.answer_length, packing="pad", fill="eos",
+                     append_eos=False, source=dict(name="task", task=task))
+  config.eval.baselines = False

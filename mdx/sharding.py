@@ -44,6 +44,7 @@ PARAM_RULES = (
     (r"(.*/)?final_norm/(scale|bias)", (None,)),
     (r"(.*/)?lm_head/kernel", ("embed", "vocab")),
     (r"(.*/)?lm_head/bias", ("vocab",)),
+    (r"schedule/exponent", (None,)),
 )
 DEFAULT_TABLE = dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor")
 

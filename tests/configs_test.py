@@ -1,18 +1,21 @@
 """Every shipped config trains."""
 
 import collections
+import importlib
 import json
 import logging
 import math
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 import tiny
 
 from mdx import modes
 from mdx import setup as setup_lib
 from mdx.configs import diffusion
+from mdx.train import step as step_lib
 from mdx.utils import tree
 
 _CONTRACT = (
@@ -35,7 +38,13 @@ class _Compiled(logging.Handler):
       self.names[found[1]] += 1
 
 
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+# Their losses are compiled in tests/objectives; the rest of a run is what the others share.
+_LONG = ("d3pm", "sedd")
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name in _LONG else name
+    for name in tiny.CONFIGS])
 def test_config_takes_steps_and_compiles_each_function_once(name, tmp_path):
   handler, logger = _Compiled(), logging.getLogger("jax._src.interpreters.pxla")
   logger.addHandler(handler)
@@ -93,5 +102,25 @@ def test_presets_set_up_sharded_without_computing_anything(preset, billions, tmp
 def test_an_unknown_preset_lists_the_choices():
   with pytest.raises(ValueError, match="choose from .*mdlm_small"):
     diffusion.get_config("preset=mdlm_smal")
-  with pytest.raises(ValueError, match="unknown config argument 'size'.* takes preset"):
+  with pytest.raises(ValueError, match="unknown config argument 'size'.* takes .*preset"):
     diffusion.get_config("size=1")
+
+
+@pytest.mark.parametrize("module, arg", [
+    ("diffusion", "mdlm"), ("diffusion", "md4"), ("diffusion", "llada"), ("diffusion", "llada_sft"),
+    ("diffusion", "dream"), ("sedd", "radd"), ("d3pm", None), ("sedd", None), ("genmd4", None)])
+def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
+  cfg = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
+  cfg.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
+  run = setup_lib.setup(cfg, str(tmp_path / "run"))
+  rows = {"tokens": jnp.zeros((8, 16), jnp.int32), "loss_mask": jnp.ones((8, 16), bool),
+          "segment_ids": jnp.ones((8, 16), jnp.int32), "example_index": jnp.arange(8)}
+  step = step_lib.make_step(run.objective, run.transform, seed=0, rate=lambda step: 0.1)
+  state, metrics = jax.eval_shape(step, run.shapes, rows, {})
+  assert jax.tree.structure(state) == jax.tree.structure(run.shapes)
+  assert "nats_per_token" in metrics and not (tmp_path / "run").exists()
+
+
+def test_two_papers_at_once_are_refused():
+  with pytest.raises(ValueError, match="takes one paper, got mdlm and md4"):
+    diffusion.get_config("md4,mdlm")

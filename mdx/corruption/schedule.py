@@ -70,6 +70,19 @@ class _Schedule:
     # With eps = 0 a steep power underflows near 0, where nothing is masked.
     return -self.dalpha(t) / jnp.maximum(self.mask_prob(t), _TINY)
 
+  def step_weight(self, step: jax.Array, num_steps: int) -> jax.Array:
+    """Weight of a masked token in the bound of `num_steps` steps, float32.
+
+    T (alpha(s) - alpha(t)) / (1 - alpha(t)) at t = step / T and s = (step - 1) / T: T times
+    the probability that a token masked at t is clean at s.
+
+    Args:
+      step: float32, integers in 1 .. `num_steps`.
+      num_steps: T.
+    """
+    late, early = (self.mask_prob(x / num_steps) for x in (step, step - 1))
+    return num_steps * (late - early) / late
+
   @property
   def mean_mask_prob(self) -> float:
     """Mean of 1 - alpha(t) over t ~ U(0, 1), to size buffers."""

@@ -10,15 +10,21 @@ from typing import Any, Mapping
 from mdx import config as config_lib
 from mdx import types
 from mdx.objectives import ar
+from mdx.objectives import d3pm
 from mdx.objectives import diffusion
+from mdx.objectives import genmd4
 from mdx.objectives import grpo
 from mdx.objectives import mdpo
 from mdx.objectives import mlm
+from mdx.objectives import sedd
 
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
     "mlm": mlm.MaskedLM,
     "diffusion": diffusion.MaskedDiffusion,
+    "d3pm": d3pm.D3PM,
+    "sedd": sedd.SEDD,
+    "genmd4": genmd4.GenMD4,
 }
 POLICIES = {
     "mdpo": mdpo.MDPO,

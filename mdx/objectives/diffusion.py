@@ -1,10 +1,10 @@
-"""Absorbing-state (masked) diffusion in continuous time.
+"""Absorbing-state (masked) diffusion.
 
-Contents: MaskedDiffusion.
+Contents: MaskedDiffusion, check_choices, weight_of.
 
 References: Sahoo et al. 2024, arXiv:2406.07524 (MDLM); Shi et al. 2024,
 arXiv:2406.04329 (MD4); Nie et al. 2025, arXiv:2502.09992 (LLaDA); Ou et al.
-2024, arXiv:2406.03736 (exact mask counts).
+2024, arXiv:2406.03736 (exact mask counts); Ye et al. 2025, arXiv:2508.15487 (Dream).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.corruption import context as context_lib
+from mdx.corruption import length as length_lib
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
 from mdx.corruption import schedule as schedule_lib
@@ -27,7 +29,8 @@ from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
 from mdx.utils import rng
 
-NORMALIZERS = ("elbo", "per_supervised_token", "per_masked_token")
+NORMALIZERS = ("elbo", "per_supervised_token", "per_masked_token", "per_row")
+WEIGHTINGS = ("elbo", "uniform", "cart")
 _LINEAR = {"name": "linear", "eps": 1e-4}
 
 
@@ -42,6 +45,9 @@ class MaskedDiffusion(types.Objective):
   t = 0 are charged a uniform guess (MD4), a constant of about eps * log V per
   token, in the reported bound; it has no gradient.
 
+  With `num_steps` = T the weight is that of the bound of T steps from t to s = t - 1 / T,
+  T (alpha(s) - alpha(t)) / (1 - alpha(t)); it lies above the other by O(1 / T).
+
   With `mask_draw="exact_count"` (linear schedule) a row masks exactly
   k = floor(L (1 - t)) + 1 tokens and is weighted L / k: the same expectation,
   no clipping at t = 0, and a smaller variance.
@@ -53,40 +59,58 @@ class MaskedDiffusion(types.Objective):
       stream whose blocks see the blocks before them, which allows an exact cache.
     mask_column: whether the mask id keeps its column in the softmax, as in LLaDA; by
       default it gets probability 0 (MDLM).
+    shift: whether a place is predicted from the hidden state of the place before it, as
+      in models that began as autoregressive ones (Dream).
     schedule: dict(name="linear" | "cosine" | "polynomial", eps=..., power=...).
     time: draw of t: "independent", "stratified" or "lattice" (global batch).
+    num_steps: T of a process in discrete time; 0 = continuous time.
     mask_draw: "bernoulli" or "exact_count".
-    weighting: "elbo", or "uniform" (weight 1, no bound).
+    random_length_rate: share of the rows that are cut to a uniform length in training (0.01
+      in LLaDA); rows whose `time` is given, for likelihoods, are never cut.
+    weighting: "elbo", "uniform" (weight 1, no bound) or "cart": a token's weight is how
+      much clean context it has (Dream, no bound).
+    cart_rate: of the geometric law of distances of "cart".
     normalizer: what the loss is divided by: "elbo" (rows: nats per sequence),
-      "per_supervised_token" (MDLM, LLaDA pre-training) or "per_masked_token"
-      (Dream; reweights the bound).
+      "per_supervised_token" (MDLM, LLaDA pre-training), "per_masked_token" (Dream;
+      reweights the bound) or "per_row" (LLaDA SFT: nats per supervised token of each row,
+      averaged over the rows).
 
   Raises:
-    ValueError: unknown choice, or exact counts with another schedule.
+    ValueError: unknown choice, or exact counts with another schedule or in discrete time.
   """
   network: types.Network
   mask_id: int
   attention: Any = dataclasses.field(default_factory=lambda: {"name": "full"})
   mask_column: bool = False
+  shift: bool = False
   schedule: Any = dataclasses.field(default_factory=lambda: dict(_LINEAR))
   time: str = "lattice"
+  num_steps: int = 0
   mask_draw: str = "bernoulli"
+  random_length_rate: float = 0.0
   weighting: str = "elbo"
+  cart_rate: float = 0.1
   normalizer: str = "per_supervised_token"
 
   is_likelihood = True
   generates = "ancestral"
 
   def __post_init__(self):
-    for field, choices in (("time", time_lib.TIMES), ("mask_draw", ("bernoulli", "exact_count")),
-                           ("weighting", ("elbo", "uniform")), ("normalizer", NORMALIZERS)):
-      if getattr(self, field) not in choices:
-        raise ValueError(f"objective.{field} is {getattr(self, field)!r}; choose from "
-                         f"{', '.join(choices)}.")
+    check_choices(self, time=time_lib.TIMES, mask_draw=("bernoulli", "exact_count"),
+                  weighting=WEIGHTINGS, normalizer=NORMALIZERS)
     self.alpha, self.visibility  # pylint: disable=pointless-statement  (checks them)
+    if self.num_steps < 0:
+      raise ValueError(f"objective.num_steps must be positive, or 0 for continuous time, got "
+                       f"{self.num_steps}.")
+    if not 0 <= self.random_length_rate <= 1 or not 0 < self.cart_rate < 1:
+      raise ValueError("objective.random_length_rate must lie in [0, 1] and cart_rate in (0, 1), "
+                       f"got {self.random_length_rate} and {self.cart_rate}.")
     if self.mask_draw == "exact_count" and self.schedule["name"] != "linear":
       raise ValueError("objective.mask_draw exact_count draws the count uniformly, which is the "
                        f"linear schedule; got {self.schedule['name']!r}. Use bernoulli.")
+    if self.mask_draw == "exact_count" and self.num_steps:
+      raise ValueError("objective.mask_draw exact_count is exact in continuous time; with num_steps "
+                       f"{self.num_steps} use bernoulli.")
 
   @property
   def alpha(self):
@@ -101,53 +125,86 @@ class MaskedDiffusion(types.Objective):
   def prepare(self, params, batch, key, context):
     """Draws times (unless `batch["time"]` gives them) and masks."""
     del params, context
-    allowed, index = mask_lib.allowed_positions(batch), batch["example_index"]
-    time = batch.get("time")
-    if time is None:
-      time = time_lib.TIMES[self.time](rng.stream(key, "time"), index)
-    keys = rng.per_example(rng.stream(key, "mask"), index)
-    length = allowed.sum(axis=1)
+    index = batch["example_index"]
+    is_drawn = "time" not in batch
+    if is_drawn and self.random_length_rate:
+      keys = rng.per_example(rng.stream(key, "length"), index)
+      batch = length_lib.cut_rows(keys, batch, self.random_length_rate)
+    time = (time_lib.TIMES[self.time](rng.stream(key, "time"), index) if is_drawn
+            else batch["time"])
+    allowed = mask_lib.allowed_positions(batch)
+    is_masked, weight, level = self._corrupt(key, batch, time, is_drawn)
+    batch = batch | {
+        "noisy_tokens": replace_lib.mask_all(batch["tokens"], is_masked, self.mask_id),
+        "is_masked": is_masked, "token_weight": weight.astype(jnp.float32),
+        "noise_level": level.astype(jnp.float32)}
+    return batch, {"elbo": weight_of(self.normalizer, allowed, is_masked)}
+
+  def _corrupt(self, key, batch, time, is_drawn):
+    """Masks [B, L] of rows at times [B]; weights and noise levels, [B] or [B, L]."""
+    del is_drawn
+    allowed = mask_lib.allowed_positions(batch)
+    keys = rng.per_example(rng.stream(key, "mask"), batch["example_index"])
     if self.mask_draw == "exact_count":
+      length = allowed.sum(axis=1)
       count = jnp.minimum(jnp.floor(length * (1 - time)).astype(jnp.int32) + 1, length)
       is_masked = mask_lib.exact_count(keys, count, allowed)
-      weight, level = length / jnp.maximum(count, 1), count / jnp.maximum(length, 1)
-    else:
-      is_masked = mask_lib.bernoulli(keys, self.alpha.mask_prob(time)[:, None], allowed)
-      weight, level = self.alpha.weight(time), time
-    noisy = replace_lib.mask_all(batch["tokens"], is_masked, self.mask_id)
-    batch = batch | {"noisy_tokens": noisy, "is_masked": is_masked,
-                     "token_weight": weight.astype(jnp.float32),
-                     "noise_level": level.astype(jnp.float32)}
-    count = {"elbo": jnp.any(allowed, axis=1), "per_supervised_token": allowed,
-             "per_masked_token": is_masked}[self.normalizer]
-    return batch, {"elbo": count.sum(dtype=jnp.float32)}
+      return is_masked, length / jnp.maximum(count, 1), count / jnp.maximum(length, 1)
+    time, weight = self._weight(time)
+    return mask_lib.bernoulli(keys, self.alpha.mask_prob(time)[:, None], allowed), weight, time
+
+  def _weight(self, time):
+    """Times on the grid of the process, and the weights of tokens masked then."""
+    if not self.num_steps:
+      return time, self.alpha.weight(time)
+    step = jnp.clip(jnp.ceil(time * self.num_steps), 1, self.num_steps)
+    return step / self.num_steps, self.alpha.step_weight(step, self.num_steps)
 
   def __call__(self, params, batch, context):
     """Weighted sum of -log p(x_i | x_t) over the masked tokens."""
     del context
     allowed, is_masked = mask_lib.allowed_positions(batch), batch["is_masked"]
-    hidden = self.network.encode(params["model"], batch["noisy_tokens"],
-                                 attention=self.visibility, positions=batch.get("positions"),
-                                 segment_ids=batch.get("segment_ids"), time=batch["noise_level"])
-    losses = targets_lib.target_losses(self.network, params["model"], hidden, batch["tokens"],
-                                       is_masked, rate=self.alpha.mean_mask_prob,
-                                       spread=self._rate_spread,
-                                       is_binomial=self.mask_draw == "bernoulli",
-                                       blocked=self._blocked)
-    plain = losses.sum(axis=1)
-    bound = plain * batch["token_weight"]
-    total = (bound if self.weighting == "elbo" else plain).sum()
+    nats = self._nats(params, batch)
+    weight = batch["token_weight"]
+    bound = (nats * (weight[:, None] if weight.ndim == 1 else weight)).sum(axis=1)
+    plain = nats.sum(axis=1)
     num_tokens = allowed.sum(axis=1).astype(jnp.float32)
+    if self.weighting == "cart":
+      loss = (nats * context_lib.context_weights(~is_masked, batch.get("segment_ids"),
+                                                 self.cart_rate)).sum(axis=1)
+    else:
+      loss = bound if self.weighting == "elbo" else plain
+    if self.normalizer == "per_row":
+      loss = loss / jnp.maximum(num_tokens, 1)
     rows = bound + num_tokens * self._clipped_nats
     metrics = {"nats_per_token": (rows.sum(), num_tokens.sum()),
                "masked_nats": (plain.sum(), is_masked.sum(dtype=jnp.float32))}
-    return {"elbo": total}, types.Aux(metrics, {"nll": rows, "count": num_tokens}, {})
+    return {"elbo": loss.sum()}, types.Aux(metrics, {"nll": rows, "count": num_tokens}, {})
+
+  def _hidden(self, params, batch):
+    """Hidden states that the places are predicted from, [B, L, D]."""
+    segments = batch.get("segment_ids")
+    hidden = self.network.encode(params["model"], batch["noisy_tokens"],
+                                 attention=self.visibility, positions=batch.get("positions"),
+                                 segment_ids=segments, time=batch["noise_level"])
+    return reading.previous_hidden(hidden, segments) if self.shift else hidden
+
+  def _nats(self, params, batch):
+    """-log p(x_i | x_t) at the masked places, 0 elsewhere: float32 [B, L]."""
+    return self._scores(params, batch)
+
+  def _scores(self, params, batch, **score):
+    """`targets.target_losses` of the masked places."""
+    return targets_lib.target_losses(
+        self.network, params["model"], self._hidden(params, batch), batch["tokens"],
+        batch["is_masked"], rate=self._rate, spread=self._rate_spread,
+        is_binomial=self.mask_draw == "bernoulli", blocked=self._blocked, **score)
 
   def denoise(self, params, request):
     """Logits of the clean tokens; see `types.Request`."""
     return reading.logits_at(self.network, params["model"], request, tokens=request.tokens,
                              attention=self.visibility, time=request.noise_level,
-                             blocked=self._blocked)
+                             blocked=self._never, shift=self.shift)
 
   @property
   def visibility(self):
@@ -157,6 +214,16 @@ class MaskedDiffusion(types.Objective):
   @property
   def _blocked(self) -> int | None:
     return None if self.mask_column else self.mask_id
+
+  @property
+  def _never(self) -> int | None:
+    """An id that samplers must not see."""
+    return self._blocked
+
+  @property
+  def _rate(self) -> float:
+    """Expected share of the tokens that are masked."""
+    return self.alpha.mean_mask_prob + (0.5 / self.num_steps if self.num_steps else 0)
 
   @property
   def _clipped_nats(self) -> float:
@@ -170,3 +237,18 @@ class MaskedDiffusion(types.Objective):
       return 3 * math.sqrt(1 / 12 / num_rows)
     # A whole lattice is off by at most half its spacing, a run of its rows by more.
     return (0.5 if num_shards == 1 else 1.5) / num_rows
+
+
+def check_choices(objective: types.Objective, **choices: Any) -> None:
+  """Raises ValueError for a field with a value that is none of its choices."""
+  for field, allowed in choices.items():
+    if getattr(objective, field) not in allowed:
+      raise ValueError(f"objective.{field} is {getattr(objective, field)!r}; choose from "
+                       f"{', '.join(allowed)}.")
+
+
+def weight_of(normalizer: str, allowed: jax.Array, is_masked: jax.Array) -> jax.Array:
+  """What the loss is divided by, float32 []: rows or tokens of a batch."""
+  counted = {"elbo": jnp.any(allowed, axis=1), "per_row": jnp.any(allowed, axis=1),
+             "per_supervised_token": allowed, "per_masked_token": is_masked}[normalizer]
+  return counted.sum(dtype=jnp.float32)

@@ -1,6 +1,10 @@
 """Reading a model for a sampler: the logits of some places of a canvas.
 
-Contents: logits_at, reader.
+Contents: logits_at, reader, previous_hidden, segment_starts.
+
+Convention: a shifted model predicts a place from the hidden state of the place before it, as
+a model that began as an autoregressive one does (Dream, arXiv:2508.15487); the first place
+of a segment is predicted from its own.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ _QUARTERS = 4  # sizes of the head that are compiled
 
 def logits_at(network: types.Network, params: types.PyTree, request: types.Request, *,
               tokens: jax.Array, attention: Any, time: jax.Array | None,
-              blocked: int | None) -> Any:
+              blocked: int | None, shift: bool = False) -> Any:
   """Runs the network on the places asked for, and the head on the targets among them.
 
   Args:
@@ -31,17 +35,29 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
     attention: a value of `networks.attention`.
     time: float32 [B], or None.
     blocked: an id that gets probability 0, or None.
+    shift: whether a place is predicted from the place before it.
 
   Returns:
     Logits float32 [B, T, V]; with `request.cache` also the new cache.
+
+  Raises:
+    ValueError: a shifted model with a cache.
   """
+  if shift and request.cache is not None:
+    raise ValueError("a shifted model reads each place from the one before it, which a window over "
+                     "a cache may leave out; use sampler.cache=none.")
   memory = {} if request.cache is None else {"cache": request.cache, "slots": request.slots}
   out = network.encode(params, attention_lib.at_slots(tokens, request.slots), attention=attention,
                        positions=request.positions, segment_ids=request.segment_ids, time=time,
                        **memory)
   hidden, cache = (out, None) if request.cache is None else out
-  if request.targets is not None:
-    hidden = jnp.take_along_axis(hidden, request.targets[..., None], axis=1, mode="clip")
+  targets = request.targets
+  if shift:
+    starts = segment_starts(request.segment_ids, tokens.shape)
+    before = jnp.maximum(jnp.arange(tokens.shape[1])[None] - ~starts, 0)
+    targets = before if targets is None else attention_lib.at_slots(before, targets)
+  if targets is not None:
+    hidden = jnp.take_along_axis(hidden, targets[..., None], axis=1, mode="clip")
   logits = _head(network, params, hidden, request.num_targets)
   logits = heads.block_columns(logits, blocked)
   return logits if request.cache is None else (logits, cache)
@@ -51,6 +67,21 @@ def reader(objective: Any, params: types.Params) -> Callable[[types.Request], An
   """`objective.denoise` for many calls in a loop, with what they share done once."""
   params = {**params, "model": objective.network.unstack(params["model"])}
   return lambda request: objective.denoise(params, request)
+
+
+def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, int]) -> jax.Array:
+  """Whether a place is the first of its segment, bool [B, L]."""
+  if segment_ids is None:
+    return jnp.broadcast_to(jnp.arange(shape[1]) == 0, shape)
+  previous = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  return segment_ids != previous
+
+
+def previous_hidden(hidden: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+  """Hidden states [B, L, D] that a shifted model predicts each place from."""
+  starts = segment_starts(segment_ids, hidden.shape[:2])
+  return jnp.where(starts[..., None], hidden,
+                   jnp.concatenate([hidden[:, :1], hidden[:, :-1]], axis=1))
 
 
 def _head(network, params, hidden, num_targets):

@@ -1,4 +1,4 @@
-"""Cross-entropy at target positions only.
+"""Cross-entropy, or anything else of the logits, at target positions only.
 
 Contents: target_losses.
 
@@ -10,7 +10,7 @@ rematerialised pass inside a `lax.cond`, so the sum is exact for every mask.
 from __future__ import annotations
 
 import math
-from typing import Callable
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from mdx import types
 from mdx.networks import heads
 
 Spread = Callable[[int, int], float]
+Score = Callable[[jax.Array, jax.Array], Any]
 
 
 def _capacity(rate: float, spread: float, is_binomial: bool, num_rows: int, length: int) -> int:
@@ -34,8 +35,8 @@ def _capacity(rate: float, spread: float, is_binomial: bool, num_rows: int, leng
 def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Array,
                   targets: jax.Array, is_target: jax.Array, *, rate: float = 1.0,
                   spread: Spread = lambda num_rows, num_shards: 0.0, is_binomial: bool = True,
-                  blocked: int | None = None) -> jax.Array:
-  """-log p(target) at the target positions, 0 elsewhere.
+                  blocked: int | None = None, score: Score = heads.cross_entropy) -> Any:
+  """-log p(target), or another score, at the target positions, 0 elsewhere.
 
   Args:
     network: its `head` is applied to gathered positions.
@@ -48,9 +49,10 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
       a shard's rows may lie.
     is_binomial: whether positions are drawn independently, or an exact count of them.
     blocked: an id that gets probability 0 (the mask token).
+    score: (logits [..., V], targets [...]) -> [...], or a tree of such.
 
   Returns:
-    float32 [B, L], nats.
+    float32 [B, L], nats; or a tree of such.
   """
   batch, length, width = hidden.shape
   shards = sharding.batch_shards()
@@ -58,26 +60,29 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
   rows = batch // shards * length
   size = _capacity(rate, spread(batch // shards, shards), is_binomial, batch // shards, length)
 
-  def losses(hidden, targets):
-    return heads.cross_entropy(
-        heads.block_columns(network.head(params, hidden, "lm"), blocked), targets)
+  def scores(hidden, targets):
+    return score(heads.block_columns(network.head(params, hidden, "lm"), blocked), targets)
+
+  def scores_where(chosen, hidden):
+    return jax.tree.map(lambda x: jnp.where(chosen, x, 0.0), scores(hidden, targets))
 
   if size >= rows:
-    return jnp.where(is_target, losses(hidden, targets), 0.0)
+    return scores_where(is_target, hidden)
 
   flat_hidden = hidden.reshape(shards, rows, width)
   flat_targets = targets.reshape(shards, rows)
   flat_mask = is_target.reshape(shards, rows)
   index = jax.vmap(lambda m: jnp.nonzero(m, size=size, fill_value=rows)[0])(flat_mask)
   safe = jnp.minimum(index, rows - 1)
-  gathered = losses(jnp.take_along_axis(flat_hidden, safe[..., None], axis=1),
+  gathered = scores(jnp.take_along_axis(flat_hidden, safe[..., None], axis=1),
                     jnp.take_along_axis(flat_targets, safe, axis=1))
   # Unused places hold index `rows`, out of bounds: they are dropped.
   scatter = jax.vmap(lambda i, x: jnp.zeros(rows, x.dtype).at[i].add(x, mode="drop"))
-  first = scatter(index, gathered).reshape(batch, length)
+  first = jax.tree.map(lambda x: scatter(index, x).reshape(batch, length), gathered)
 
   rank = jnp.cumsum(flat_mask, axis=1)
   left = (flat_mask & (rank > size)).reshape(batch, length)
-  rest = jax.checkpoint(lambda h: jnp.where(left, losses(h, targets), 0.0))
+  rest = jax.checkpoint(lambda h: scores_where(left, h))
   # The branch not taken saves nothing but its inputs, hence the checkpoint.
-  return first + jax.lax.cond(jnp.any(left), rest, lambda h: jnp.zeros((batch, length)), hidden)
+  none = lambda h: jax.tree.map(jnp.zeros_like, first)
+  return jax.tree.map(jnp.add, first, jax.lax.cond(jnp.any(left), rest, none, hidden))

@@ -60,6 +60,9 @@ def check(sampler: Any, objective: types.Objective) -> None:
   is_causal = isinstance(attention, attention_lib.Causal)
   if objective.generates == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
+  if sampler.cache != "none" and getattr(objective, "shift", False):
+    raise ValueError("a shifted model reads each place from the one before it, which a window over "
+                     "a cache may leave out; use sampler.cache=none.")
   if sampler.cache == "block" and not is_causal:
     if not isinstance(attention, attention_lib.BlockCausal):
       raise ValueError("sampler.cache block needs a block-causal or causal model; this one sees "

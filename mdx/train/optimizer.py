@@ -18,12 +18,13 @@ import optax
 
 from mdx.utils import tree
 
-# (path regex, decayed). Matrices are decayed; norms, biases and positions are not.
+# (path regex, decayed). Matrices are decayed; norms, biases, positions and schedules are not.
 DECAY_RULES = (
     (r".*/kernel", True),
     (r"(.*/)?embed/embedding", True),
     (r"(.*/)?position_embed/embedding", False),
     (r".*/(scale|bias)", False),
+    (r"schedule/exponent", False),
 )
 
 

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from mdx import config as config_lib
+from mdx import samplers
 from mdx import sharding
 from mdx import types
 from mdx.corruption import schedule as schedule_lib
 from mdx.networks import attention as attention_lib
 from mdx.objectives import diffusion
+from mdx.objectives import reading
 from mdx.utils import rng
 
 import oracle
@@ -209,7 +211,7 @@ def test_normalizers_divide_by_rows_supervised_tokens_or_masked_tokens(normalize
   batch = oracle.batch_of(JOINT, np.tile(JOINT.sequences[:1], (6, 1)))
   mask = np.arange(4)[None] < np.array([4, 3, 0, 2, 4, 1])[:, None]
   prepared, weights = _prepare(objective, batch | {"loss_mask": jnp.asarray(mask)})
-  expected = {"elbo": 5, "per_supervised_token": 14,
+  expected = {"elbo": 5, "per_row": 5, "per_supervised_token": 14,
               "per_masked_token": int(prepared["is_masked"].sum())}[normalizer]
   assert float(weights["elbo"]) == expected and weights["elbo"].dtype == jnp.float32
   assert 0 < int(prepared["is_masked"].sum()) < 14
@@ -223,6 +225,118 @@ def test_uniform_weighting_sums_plain_losses_and_still_reports_the_bound():
                              atol=1e-6)
   nats, count = aux.metrics["masked_nats"]
   np.testing.assert_allclose([nats, count], [_mask_costs(row).sum(), MASKS.sum()], rtol=1e-5)
+
+
+def test_cart_weighting_weighs_tokens_by_clean_context_and_still_reports_the_bound():
+  weight, row = np.arange(len(MASKS)) / 4.0, 17
+  total, aux = _score(_objective(weighting="cart", cart_rate=0.3), JOINT.sequences[row], MASKS,
+                      weight)
+  probs = JOINT.conditionals(np.where(MASKS, JOINT.mask_id, JOINT.sequences[row]))
+  nats = -np.log(np.take_along_axis(probs, np.broadcast_to(
+      JOINT.sequences[row], MASKS.shape)[..., None], axis=2)[..., 0]) * MASKS
+  gap = np.abs(np.arange(4)[:, None] - np.arange(4))
+  kernel = np.where(gap > 0, 0.15 * 0.7 ** (gap - 1.0), 0)
+  np.testing.assert_allclose(total, (nats * (~MASKS @ kernel)).sum(), rtol=1e-5)
+  np.testing.assert_allclose(aux.rows["nll"], weight * _mask_costs(row) + _clipped(1e-4), rtol=1e-4,
+                             atol=1e-6)
+
+
+def test_per_row_averages_each_rows_nats_per_answer_token():
+  # Prompts are not masked and do not count: LLaDA's loss of fine-tuning.
+  objective = _objective(normalizer="per_row")
+  answers = jnp.asarray(np.array([[0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]], bool))
+  batch = oracle.batch_of(JOINT, np.tile(JOINT.sequences[17], (3, 1))) | {
+      "loss_mask": answers, "time": jnp.array([1.0, 0.9, 0.5])}
+  prepared, weights = _prepare(objective, batch)
+  totals, aux = objective(PARAMS, prepared, CONTEXT)
+  assert not np.any(prepared["is_masked"] & ~answers) and np.all(prepared["is_masked"][0, 2:])
+  nats = np.asarray(aux.rows["nll"]) - 1e-4 * np.log(4) * np.array([2, 3, 0])
+  np.testing.assert_allclose(totals["elbo"], nats[0] / 2 + nats[1] / 3, rtol=1e-5)
+  assert float(weights["elbo"]) == 2 and nats[0] > 0
+
+
+def test_rows_are_cut_in_training_and_whole_where_the_time_is_given():
+  objective = _objective(random_length_rate=1.0, normalizer="per_supervised_token")
+  batch = oracle.batch_of(JOINT, JOINT.sequences[:64])
+  prepared, weights = _prepare(objective, batch)
+  kept = np.asarray(prepared["segment_ids"])
+  np.testing.assert_array_equal(prepared["loss_mask"], kept == 1)
+  assert set(kept.sum(axis=1)) == {1, 2, 3, 4} and float(weights["elbo"]) == kept.sum()
+  whole, weights = _prepare(objective, batch | {"time": jnp.full(64, 0.5)})
+  assert "segment_ids" not in whole and float(weights["elbo"]) == 256
+
+
+def test_lladas_loss_is_mdlms_under_the_change_of_variable():
+  # LLaDA: mask rate p, weight 1 / p, p uniform. MDLM: any schedule, weight -alpha' / (1 - alpha).
+  mask_prob = np.linspace(0.05, 0.95, 7)
+  llada = _objective(schedule=_schedule("linear", None, 0.0))
+  every = np.tile(MASKS, (7, 1))
+  _, aux = _score(llada, JOINT.sequences[17], every, np.repeat(1 / mask_prob, 16))
+  wanted = (_mask_law(mask_prob) * np.asarray(aux.rows["nll"]).reshape(7, 16)).sum(axis=1)
+  for name, power in SCHEDULES:
+    alpha = config_lib.build(schedule_lib.SCHEDULES, _schedule(name, power, 0.0))
+    time, slope = jax.vmap(jax.value_and_grad(alpha.time))(jnp.asarray(mask_prob, jnp.float32))
+    _, aux = _score(_objective(schedule=_schedule(name, power, 0.0)), JOINT.sequences[17], every,
+                    jnp.repeat(alpha.weight(time), 16))
+    found = (_mask_law(mask_prob) * np.asarray(aux.rows["nll"]).reshape(7, 16)).sum(axis=1)
+    np.testing.assert_allclose(found * slope, wanted, rtol=2e-3)
+
+
+class _Places:
+  """A network whose hidden state is the oracle's logits of the place after it."""
+
+  def __init__(self):
+    whole = JOINT.network()
+
+    def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
+      # Segments of two tokens: the first from its own place, the second from the first's.
+      logits = whole.encode(params, tokens, attention=attention)
+      return jnp.concatenate([logits, jnp.roll(logits, -1, axis=1)], axis=-1)
+
+    def head(params, hidden, name):
+      return jnp.split(hidden, 2, axis=-1)[1]
+
+    self.network = whole._replace(encode=encode, head=head)
+
+
+def test_a_shifted_model_predicts_each_place_from_the_one_before_it():
+  shifted = diffusion.MaskedDiffusion(network=_Places().network, mask_id=JOINT.mask_id, shift=True)
+  weight = np.ones(len(MASKS))
+  masks = MASKS & np.array([False, True, True, True])  # place 0 is read from itself
+  _, found = _score(shifted, JOINT.sequences[17], masks, weight)
+  _, wanted = _score(_objective(), JOINT.sequences[17], masks, weight)
+  np.testing.assert_allclose(found.rows["nll"], wanted.rows["nll"], rtol=1e-5)
+  canvas = jnp.asarray(np.where(masks, JOINT.mask_id, JOINT.sequences[17]))
+  request = types.Request(canvas, weight)
+  logits = shifted.denoise(PARAMS, request)
+  np.testing.assert_allclose(logits[:, 1:], _objective().denoise(PARAMS, request)[:, 1:], atol=1e-5)
+  targets = jnp.tile(jnp.array([[3, 1, 9]]), (16, 1))
+  some = shifted.denoise(PARAMS, request._replace(targets=targets))
+  np.testing.assert_array_equal(some[:, :2], logits[:, jnp.array([3, 1])])
+
+
+def test_the_shift_begins_anew_with_every_segment():
+  seen = jnp.broadcast_to(jnp.arange(6.0)[None, :, None], (2, 6, 1))
+  segments = jnp.array([[1, 1, 2, 2, 2, 0], [0, 0, 1, 1, 1, 1]])
+  found = reading.previous_hidden(seen, segments)[..., 0]
+  np.testing.assert_array_equal(found, [[0, 0, 2, 2, 3, 5], [0, 0, 2, 2, 3, 4]])
+  network = types.Network(lambda key: {}, lambda params, tokens, **k: seen,
+                          lambda params, hidden, name: jnp.tile(hidden, (1, 1, 5)), 5)
+  objective = diffusion.MaskedDiffusion(network=network, mask_id=1, shift=True, mask_column=True)
+  logits = objective.denoise(PARAMS, types.Request(jnp.ones((2, 6), jnp.int32), jnp.ones(2),
+                                                   segment_ids=segments))
+  np.testing.assert_array_equal(logits[..., 0], found)
+
+
+def test_a_shifted_model_has_no_cache():
+  request = types.Request(jnp.ones((1, 4), jnp.int32), jnp.ones(1), cache=())
+  with pytest.raises(ValueError, match="use sampler.cache=none"):
+    _objective(shift=True).denoise(PARAMS, request)
+  for cache in ("prefix", "dual"):
+    with pytest.raises(ValueError, match="a shifted model.* use sampler.cache=none") as error:
+      samplers.build(dict(name="confidence", cache=cache, gen_length=4, steps=4), _objective(
+          shift=True), mask_id=JOINT.mask_id)
+    assert "\n" not in str(error.value)
 
 
 def test_elbo_weighting_sums_the_weighted_losses_without_the_constant():
@@ -397,7 +511,9 @@ def test_what_the_objective_reads_with_reaches_the_network():
 @pytest.mark.parametrize("fields,message", [
     ({"time": "even"}, "objective.time is 'even'; choose from independent, stratified, lattice."),
     ({"mask_draw": "all"}, "mask_draw"), ({"normalizer": "mean"}, "normalizer"),
-    ({"weighting": "none"}, "weighting"), ({"schedule": {"name": "liner"}}, "mean 'linear'"),
+    ({"weighting": "none"}, "weighting"), ({"num_steps": -1}, "num_steps must be positive, or 0"),
+    ({"random_length_rate": 1.5}, "random_length_rate must lie"), ({"cart_rate": 1.0}, "cart_rate in"),
+    ({"num_steps": 9, "mask_draw": "exact_count"}, "with num_steps 9 use bernoulli"), ({"schedule": {"name": "liner"}}, "mean 'linear'"),
     ({"schedule": "linear"}, "dict\\(name"),
     ({"attention": {"name": "sparse"}}, "unknown attention name 'sparse'; choose from block_"),
     ({"attention": {"name": "block_causal", "block_length": 0}}, "block_length must be positive"),
