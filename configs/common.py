@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
   preset = config_lib.parse_arg(arg, preset="")["preset"]
   if preset:
     network = dict(name="transformer", max_length=1024, init_std=0.02, remat="dots",
-                   scan_layers=True) | presets.preset(preset)
+                   scan_layers=True, attention_backend="xla") | presets.preset(preset)
     config.network = network
     config.data.length = network["max_length"]
     config.update(dtype="bfloat16", steps=1_000_000, batch_size=512, ema_decay=0.9999,
@@ -45,7 +45,7 @@ def _small() -> config_dict.ConfigDict:
       objective=dict(name=""),
       network=dict(  # fields of networks.transformer.Transformer
           name="transformer", num_layers=4, width=128, num_heads=4, mlp_width=384,
-          max_length=1024, scan_layers=False,
+          max_length=1024, scan_layers=False, attention_backend="xla",  # or cudnn, splash
           init_std=0.5),  # embeddings; 0.02 keeps a small model on the unigram plateau for long
       optimizer=dict(name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=100,
                      final_rate=0.05, weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0),
@@ -72,7 +72,7 @@ def _small() -> config_dict.ConfigDict:
           isolate_documents=True),
 
       eval=dict(
-          estimator="stratified",  # of the times: stratified or monte_carlo
+          estimator="stratified",  # stratified, monte_carlo, lattice_k or quadrature
           num_samples=2,  # draws a row during training, over `num_batches` batches
           num_batches=8,
           final_samples=16,  # draws a row at the end, over the whole held-out part

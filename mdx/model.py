@@ -285,6 +285,8 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
 
 def _assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
               mesh: jax.sharding.Mesh, source: str, load_params: Callable) -> Model:
+  # Caches and short rows need masks, whatever kernel the model was trained with.
+  config = {**config, "network": {**config["network"], "attention_backend": "xla"}}
   spec, objective = setup_lib.build_objective(config, tokenizer, mesh)
   shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)), mesh,
                                    config["sharding"])

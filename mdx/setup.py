@@ -112,6 +112,10 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   if spec.max_length < config["data"]["length"]:
     raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
                      f"{spec.max_length}; raise it or shorten the rows.")
+  block_length = getattr(getattr(objective, "visibility", None), "block_length", 1)
+  if config["data"]["length"] % block_length:
+    raise ValueError(f"objective.attention.block_length {block_length} does not divide data.length "
+                     f"{config['data']['length']}; use a divisor.")
   rows = config["batch_size"] // (config["microbatches"] * sharding.num_batch_shards(mesh))
   if rows % objective.rows_per_unit:
     raise ValueError(f"a microbatch has {rows} rows a device, but {config['objective']['name']} "
@@ -124,7 +128,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
                            keep_ema=config["ema_decay"] > 0)
   shapes = sharding.with_shardings(
       jax.eval_shape(init, rng.root(config["seed"])), mesh, config["sharding"])
-  likelihood.check_estimator(config["eval"]["estimator"])
+  likelihood.check_estimator(config["eval"]["estimator"], objective)
   sampler = _sampler(config, objective, tokenizer)
   if config["init"]["checkpoint"]:
     checkpoint_lib.check_params(config["init"]["checkpoint"], shapes.params)

@@ -108,7 +108,8 @@ def test_an_unknown_preset_lists_the_choices():
 
 @pytest.mark.parametrize("module, arg", [
     ("diffusion", "mdlm"), ("diffusion", "md4"), ("diffusion", "llada"), ("diffusion", "llada_sft"),
-    ("diffusion", "dream"), ("sedd", "radd"), ("d3pm", None), ("sedd", None), ("genmd4", None)])
+    ("diffusion", "dream"), ("sedd", "radd"), ("d3pm", None), ("sedd", None), ("genmd4", None),
+    ("block_diffusion", None)])
 def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
   cfg = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
   cfg.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
@@ -119,6 +120,12 @@ def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
   state, metrics = jax.eval_shape(step, run.shapes, rows, {})
   assert jax.tree.structure(state) == jax.tree.structure(run.shapes)
   assert "nats_per_token" in metrics and not (tmp_path / "run").exists()
+
+
+def test_blocks_that_do_not_divide_the_rows_are_refused_before_anything_is_written(tmp_path):
+  cfg = tiny.config("block_diffusion", data__length=24)
+  with pytest.raises(ValueError, match="block_length 16 does not divide data.length 24; use a div"):
+    setup_lib.setup(cfg, str(tmp_path / "run"))
 
 
 def test_two_papers_at_once_are_refused():

@@ -1,6 +1,6 @@
 """Draws of the diffusion time t in (0, 1] for a whole global batch.
 
-Contents: independent, stratified, lattice, TIMES.
+Contents: independent, stratified, lattice, TIMES, of_blocks.
 
 Convention: every scheme is a function of (key, example_index) alone. The slot
 of an example is `example_index` modulo the batch size, scattered by a stride
@@ -59,3 +59,17 @@ def lattice(key: jax.Array, example_index: jax.Array) -> jax.Array:
 
 
 TIMES = {"independent": independent, "stratified": stratified, "lattice": lattice}
+
+
+def of_blocks(keys: jax.Array, time: jax.Array, num_blocks: int) -> jax.Array:
+  """A time for every block of a row, one in each of `num_blocks` strata: float32 [B, N].
+
+  If the times of the rows are a lattice, or stratified, those of all blocks of the batch are.
+
+  Args:
+    keys: typed PRNG keys [B], consumed; they say which block of a row has which stratum.
+    time: float32 [B], uniform in (0, 1].
+    num_blocks: N.
+  """
+  order = jax.vmap(lambda key: jax.random.permutation(key, num_blocks))(keys)
+  return (order + time[:, None]) / num_blocks

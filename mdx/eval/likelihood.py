@@ -6,12 +6,14 @@ Convention: the unit is a row. Each row's bound is averaged over `num_samples`
 times of its own draw, so rows are independent and the standard error over rows
 covers both the choice of text and the choice of times and masks.
 
-Reference: Nie et al. 2025, arXiv:2502.09992, appendix B (conditional
-likelihood of answers).
+References: Nie et al. 2025, arXiv:2502.09992, appendix B (conditional
+likelihood of answers, counts of masks on a lattice); Rojas et al. 2025,
+arXiv:2510.08554 (quadrature over the time).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
@@ -23,13 +25,36 @@ from mdx import sharding
 from mdx import types
 from mdx.utils import rng
 
-ESTIMATORS = ("stratified", "monte_carlo")
+ESTIMATORS = ("stratified", "monte_carlo", "lattice_k", "quadrature")
 
 
-def check_estimator(estimator: str) -> None:
-  """Raises ValueError for an unknown estimator; lists the choices."""
+def check_estimator(estimator: str, objective: Any) -> None:
+  """Raises ValueError for an unknown estimator, or one that does not fit the objective."""
   if estimator not in ESTIMATORS:
     raise ValueError(f"eval.estimator is {estimator!r}; choose from {', '.join(ESTIMATORS)}.")
+  _for_estimator(estimator, objective)
+
+
+def _for_estimator(estimator: str, objective: Any) -> Any:
+  """The objective as an estimator draws its masks."""
+  draw = getattr(objective, "mask_draw", "bernoulli")
+  if objective.is_exact or not objective.is_likelihood:
+    return objective
+  if estimator == "quadrature" and getattr(objective, "num_steps", 0):
+    raise ValueError("eval.estimator quadrature integrates over the time, which has "
+                     f"{objective.num_steps} steps here; use stratified.")
+  if estimator == "quadrature" and draw != "bernoulli":
+    # An exact count is a step function of the time, which no quadrature integrates.
+    return dataclasses.replace(objective, mask_draw="bernoulli")
+  if estimator == "lattice_k" and draw != "exact_count":
+    if not hasattr(objective, "mask_draw"):
+      raise ValueError(f"eval.estimator lattice_k draws exact counts of masks, which "
+                       f"{type(objective).__name__} does not; use stratified.")
+    if objective.schedule["name"] != "linear" or objective.num_steps:
+      raise ValueError("eval.estimator lattice_k draws exact counts of masks, which need the "
+                       "linear schedule in continuous time; use stratified.")
+    return dataclasses.replace(objective, mask_draw="exact_count")
+  return objective
 
 
 def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: int = 8,
@@ -39,38 +64,48 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
   Args:
     objective: any objective; its `rows` are averaged over draws.
     estimator: "stratified" spreads a row's times evenly over (0, 1], one in
-      each of `num_samples` strata; "monte_carlo" draws them independently.
+      each of `num_samples` strata; "monte_carlo" draws them independently;
+      "lattice_k" masks exact counts, evenly spread over 1 .. L from a random one on;
+      "quadrature" takes the nodes of Gauss and Legendre, with Bernoulli masks: not
+      unbiased, but exact in the time for a cost of degree 2 `num_samples` - 1.
     num_samples: draws per row; 1 is enough where `objective.is_exact`.
     seed: of the draws, which depend on (seed, draw, example_index).
 
   Raises:
-    ValueError: unknown estimator or no samples.
+    ValueError: unknown estimator, one that does not fit, or no samples.
   """
-  check_estimator(estimator)
+  check_estimator(estimator, objective)
+  objective = _for_estimator(estimator, objective)
   if num_samples < 1:
     raise ValueError(f"the number of likelihood samples must be positive, got {num_samples}.")
   num_samples = 1 if objective.is_exact else num_samples
+  nodes, shares = np.polynomial.legendre.leggauss(num_samples)
+  nodes, shares = (jnp.asarray(x, jnp.float32) for x in ((nodes + 1) / 2, shares / 2))
 
   def row_nll(params, batch):
     key = rng.stream(rng.root(seed), "likelihood")
     context = types.Context(jnp.int32(0), {}, {})
 
     def one(total, draw):
-      uniform = jax.vmap(jax.random.uniform)(
-          rng.per_example(rng.stream(key, "time", draw), batch["example_index"]))
+      # The points of a lattice have one offset a row.
+      stream = rng.stream(key, "time", 0 if estimator == "lattice_k" else draw)
+      uniform = jax.vmap(jax.random.uniform)(rng.per_example(stream, batch["example_index"]))
       # 1 - uniform lies in (0, 1], so t > 0 at any rounding. Neighbouring rows take
       # different strata of one draw, which keeps a batch near the mean mask rate.
       stratum = (draw + batch["example_index"] % num_samples) % num_samples
-      time = ((stratum + 1 - uniform) / num_samples if estimator == "stratified"
-              else 1 - uniform)
+      time, share = 1 - uniform, 1 / num_samples
+      if estimator == "quadrature":
+        time, share = nodes[stratum], shares[stratum]
+      elif estimator != "monte_carlo":
+        time = (stratum + time) / num_samples
       prepared, _ = objective.prepare(params, batch | {"time": time},
                                       rng.stream(key, "draw", draw), context)
       rows = objective(params, prepared, context)[1].rows
-      return jax.tree.map(jnp.add, total, {k: rows[k] for k in ("nll", "count")}), None
+      return {"nll": total["nll"] + share * rows["nll"],
+              "count": total["count"] + rows["count"] / num_samples}, None
 
     zeros = jnp.zeros(batch["tokens"].shape[0], jnp.float32)
-    total, _ = jax.lax.scan(one, {"nll": zeros, "count": zeros}, jnp.arange(num_samples))
-    return jax.tree.map(lambda x: x / num_samples, total)
+    return jax.lax.scan(one, {"nll": zeros, "count": zeros}, jnp.arange(num_samples))[0]
 
   return row_nll
 

@@ -1,45 +1,84 @@
 """Attention visibility as a value, the attention product, and its memory.
 
-Contents: Full, Causal, BlockCausal, ATTENTIONS, visible, attend, at_slots, write.
+Contents: Full, Causal, BlockCausal, TwoStream, Prefix, Local, PerLayer, ATTENTIONS, Places,
+Sight, sight, visible, attend, at_slots, write.
 
 Convention: a query sees a key where the value allows it AND both lie in the
-same segment (`segment_ids`, 0 is padding). Masks are boolean, True = visible,
-and broadcast to [B, heads, queries, keys]. A slot is the index of a place of
-a row; a cache holds the keys and values of all slots, [layers, B, S, K, H]
+same segment (`segment_ids`, 0 is padding). A value says what it allows as a function of the
+places of query and key, from which a mask is made, or which a kernel computes tile by tile.
+Masks are boolean, True = visible, and broadcast to [B, heads, queries, keys]. A slot is the
+index of a place of a row; a cache holds the keys and values of all slots, [layers, B, S, K, H]
 each, and `slots` [B, W] says which of them a call computes anew (S: none).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, ClassVar, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
+
 _NEVER = -1e30  # finite, so that a row that sees nothing has no NaN
 
 
+class Places(NamedTuple):
+  """Some places of rows: integer arrays that broadcast against each other.
+
+  Attributes:
+    index: where a place stands in its row.
+    position: where it stands in its document.
+  """
+  index: Any
+  position: Any
+
+
+class _Value:
+  """Base of the attention values.
+
+  Attributes:
+    streams: copies of the text that a row holds, one behind the other.
+    period: None if only the order of places matters; otherwise documents must begin at
+      multiples of it (0: at the first place) for `index` to serve as `position`.
+  """
+  streams: ClassVar[int] = 1
+  period: ClassVar[int | None] = None
+
+  def sees(self, query: Places, key: Places, size: int) -> Any:
+    """Whether queries see keys in rows of `size` places; bool, or None for all."""
+    raise TypeError("an attention value defines sees")
+
+  def of_layers(self, num_layers: int) -> tuple[_Value, ...]:
+    """The value of every layer."""
+    return (self,) * num_layers
+
+
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Full:
+class Full(_Value):
   """Every position sees every position (MLM, masked diffusion)."""
 
-  def rule(self, positions: jax.Array, slots: jax.Array | None) -> jax.Array | None:
-    """Visibility, bool [B or 1, W, S], of the keys at `positions`; None = all."""
-    del positions, slots
+  def sees(self, query, key, size):
+    """Everything."""
+    del query, key, size
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Causal:
+class Causal(_Value):
   """A position sees itself and what stands before it."""
 
-  def rule(self, positions: jax.Array, slots: jax.Array | None) -> jax.Array | None:
-    """Visibility, bool [B or 1, W, S]."""
-    index = jnp.arange(positions.shape[1])[None]
-    return index[:, None, :] <= (index if slots is None else slots)[..., None]
+  def sees(self, query, key, size):
+    """By index."""
+    del size
+    return key.index <= query.index
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class BlockCausal:
+class BlockCausal(_Value):
   """A position sees its own block and the blocks before it.
 
   Blocks are counted by `positions`, so they begin anew with every document.
@@ -55,13 +94,143 @@ class BlockCausal:
     if self.block_length < 1:
       raise ValueError(f"attention block_length must be positive, got {self.block_length}.")
 
-  def rule(self, positions: jax.Array, slots: jax.Array | None) -> jax.Array | None:
-    """Visibility, bool [B or 1, W, S]."""
-    block = positions // self.block_length
-    return block[:, None, :] <= at_slots(block, slots)[..., None]
+  @property
+  def period(self):
+    """A whole number of blocks."""
+    return self.block_length
+
+  def sees(self, query, key, size):
+    """By block."""
+    del size
+    return key.position // self.block_length <= query.position // self.block_length
 
 
-ATTENTIONS = {"full": Full, "causal": Causal, "block_causal": BlockCausal}
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class TwoStream(BlockCausal):
+  """Rows [noisy | clean] of one text twice: a noisy block sees itself and the clean ones before.
+
+  The clean half is block-causal and sees nothing noisy. One pass so gives the states of every
+  noisy block as if the text before it were a clean prefix.
+
+  Attributes:
+    block_length: positions of a block.
+
+  Reference: Arriola et al. 2025, arXiv:2503.09573.
+  """
+  streams: ClassVar[int] = 2
+
+  def sees(self, query, key, size):
+    """By half and block."""
+    from_clean, to_clean = query.index >= size // 2, key.index >= size // 2
+    own, other = query.position // self.block_length, key.position // self.block_length
+    return ((to_clean & ((other < own) | (from_clean & (other == own))))
+            | (~from_clean & ~to_clean & (other == own)))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Prefix(_Value):
+  """The first `length` positions of a document see each other; the rest is causal.
+
+  Attributes:
+    length: positions of the prefix.
+
+  Reference: Raffel et al. 2019, arXiv:1910.10683.
+  """
+  length: int
+  period: ClassVar[int | None] = 0
+
+  def __post_init__(self):
+    if self.length < 0:
+      raise ValueError(f"attention length must not be negative, got {self.length}.")
+
+  def sees(self, query, key, size):
+    """By index, or by position for keys of the prefix."""
+    del size
+    return (key.index <= query.index) | (key.position < self.length)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Local(_Value):
+  """A position sees those at most `radius` away, on both sides.
+
+  Attributes:
+    radius: the distance.
+
+  Reference: Beltagy et al. 2020, arXiv:2004.05150.
+  """
+  radius: int
+
+  def __post_init__(self):
+    if self.radius < 0:
+      raise ValueError(f"attention radius must not be negative, got {self.radius}.")
+
+  def sees(self, query, key, size):
+    """By distance."""
+    del size
+    return ((key.index - query.index) <= self.radius) & (
+        (query.index - key.index) <= self.radius)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class PerLayer(_Value):
+  """Layer i has the i-th of some values, which are repeated over the layers.
+
+  Attributes:
+    layers: values, or their configs (`name` and fields).
+
+  Reference: Warner et al. 2024, arXiv:2412.13663 (global attention in every third layer).
+  """
+  layers: tuple[Any, ...]
+
+  def __post_init__(self):
+    values = tuple(
+        config_lib.build(_ONE, value, what="attention") if isinstance(value, Mapping) else value
+        for value in self.layers)
+    if not values or not all(isinstance(value, tuple(_ONE.values())) for value in values):
+      raise ValueError("attention layers must be a sequence of attentions, dict(name=..., ...) "
+                       f"each, got {self.layers!r}.")
+    object.__setattr__(self, "layers", values)
+
+  def of_layers(self, num_layers):
+    """The values, repeated."""
+    if num_layers % len(self.layers):
+      raise ValueError(f"the {len(self.layers)} attentions of per_layer do not divide the "
+                       f"{num_layers} layers of the network; use a divisor.")
+    return self.layers * (num_layers // len(self.layers))
+
+
+_ONE = {"full": Full, "causal": Causal, "block_causal": BlockCausal, "prefix": Prefix,
+        "local": Local}
+ATTENTIONS = _ONE | {"per_layer": PerLayer}
+
+
+class Sight(NamedTuple):
+  """What the layers of a network see, given to all of them.
+
+  Attributes:
+    values: the different values among the layers.
+    masks: the mask of each, or () for a kernel that computes its own.
+    positions: int32 [B or 1, S].
+    segment_ids: int32 [B, S], or None.
+  """
+  values: tuple[Any, ...]
+  masks: tuple[jax.Array | None, ...]
+  positions: jax.Array
+  segment_ids: jax.Array | None
+
+
+def sight(attention: Any, num_layers: int, positions: jax.Array, segment_ids: jax.Array | None,
+          slots: jax.Array | None, *, with_masks: bool) -> tuple[Sight, jax.Array | None]:
+  """What the layers see, and which of its values each has, int32 [layers] (None: all one)."""
+  layers = attention.of_layers(num_layers)
+  values = tuple(dict.fromkeys(layers))
+  masks = tuple(visible(value, positions, segment_ids, slots) for value in values if with_masks)
+  which = None if len(values) == 1 else jnp.array([values.index(v) for v in layers], jnp.int32)
+  return Sight(values, masks, positions, segment_ids), which
 
 
 def at_slots(values: jax.Array, slots: jax.Array | None) -> jax.Array:
@@ -87,7 +256,9 @@ def visible(attention, positions: jax.Array, segment_ids: jax.Array | None,
     segment_ids: int32 [B, S] or None (one segment a row, no padding).
     slots: int32 [B, W], the queries; None = all S slots.
   """
-  mask = attention.rule(positions, slots)
+  index = jnp.arange(positions.shape[1])[None]
+  query = Places(*(at_slots(x, slots)[..., None] for x in (index, positions)))
+  mask = attention.sees(query, Places(index[:, None], positions[:, None]), positions.shape[1])
   if segment_ids is not None:
     same = at_slots(segment_ids, slots)[:, :, None] == segment_ids[:, None, :]
     mask = same if mask is None else same & mask

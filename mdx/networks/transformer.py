@@ -25,6 +25,8 @@ import jax.numpy as jnp
 from mdx import sharding
 from mdx import types
 from mdx.networks import attention as attention_lib
+from mdx.networks import backends
+from mdx.networks import dense
 from mdx.networks import positions as positions_lib
 
 _NEVER = -1e30  # logit of a padding column: probability exactly 0
@@ -64,6 +66,7 @@ class Transformer:
     scan_layers: compile one block and loop, instead of unrolling all.
     remat: "none", "dots" (keep matmul outputs) or "full" (recompute blocks).
     init_std: standard deviation of the embedding at initialisation.
+    attention_backend: "xla" (anywhere), "cudnn" (GPU, bfloat16) or "splash" (TPU).
   """
   num_layers: int
   width: int
@@ -87,11 +90,13 @@ class Transformer:
   scan_layers: bool = True
   remat: str = "none"
   init_std: float = 0.02
+  attention_backend: str = "xla"
 
   def __post_init__(self):
     for field, choices in (("mlp", _ACTIVATIONS), ("norm", ("rms", "layer")), ("remat", REMAT),
                            ("position", ("rope", "learned", "none")),
-                           ("dtype", ("float32", "bfloat16"))):
+                           ("dtype", ("float32", "bfloat16")),
+                           ("attention_backend", backends.BACKENDS)):
       if getattr(self, field) not in choices:
         raise ValueError(f"network.{field} is {getattr(self, field)!r}; choose from "
                          f"{', '.join(choices)}.")
@@ -143,7 +148,12 @@ class Transformer:
     return self.num_layers * (attention + mlp)
 
   def network(self) -> types.Network:
-    """Returns the pure functions of this transformer."""
+    """Returns the pure functions of this transformer.
+
+    Raises:
+      ValueError: an attention back end that this machine does not have.
+    """
+    backends.check(self.attention_backend, self.dtype)
     module, flat_module = _Module(self), _Module(self, is_unstacked=True)
     module_of = lambda params: module if "layers" in params else flat_module
 
@@ -175,35 +185,12 @@ class Transformer:
 NETWORKS = {"transformer": Transformer}
 
 
-class _Dense(nn.Module):
-  """A linear map whose matmuls are two-dimensional, forwards and backwards.
-
-  XLA's CPU compiler copies the operands of a contraction over two axes, which
-  doubled the time of the kernel's gradient. Positions that are sharded over
-  the mesh stay an axis of their own.
-  """
-  features: int
-  use_bias: bool
-  dtype: Any
-  kernel_init: Any
-
-  @nn.compact
-  def __call__(self, x):
-    kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-    flat = x if sharding.positions_sharded() else x.reshape(-1, x.shape[-1])
-    y = jnp.matmul(flat.astype(self.dtype), kernel.astype(self.dtype))
-    if self.use_bias:
-      bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-      y = y + jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - 1)))
-    return y.reshape(x.shape[:-1] + (self.features,))
-
-
 def _dense(spec: Transformer, features: int, name: str, *, use_bias=None,
-           scale: float = 1.0) -> _Dense:
+           scale: float = 1.0) -> dense.Dense:
   init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
-  return _Dense(features, use_bias=spec.use_bias if use_bias is None else use_bias,
-                dtype=jnp.dtype(spec.dtype), name=name,
-                kernel_init=init if scale else nn.initializers.zeros)
+  return dense.Dense(features, use_bias=spec.use_bias if use_bias is None else use_bias,
+                     dtype=jnp.dtype(spec.dtype), name=name,
+                     kernel_init=init if scale else nn.initializers.zeros)
 
 
 def _norm(spec: Transformer, name: str):
@@ -216,7 +203,7 @@ class _Attention(nn.Module):
   spec: Transformer
 
   @nn.compact
-  def __call__(self, x, mask, rope, cache, slots):
+  def __call__(self, x, sight, which, rope, cache, slots):
     spec, head = self.spec, self.spec.per_head
     batch, length, _ = x.shape
 
@@ -231,7 +218,8 @@ class _Attention(nn.Module):
     if cache:
       key, value = (attention_lib.write(old, slots, new)
                     for old, new in zip(cache, (key, value)))
-    mixed = attention_lib.attend(query, key, value, mask).reshape(batch, length, -1)
+    mixed = backends.attend(spec.attention_backend, query, key, value, sight, which)
+    mixed = mixed.reshape(batch, length, -1)
     return _dense(spec, spec.width, "o", scale=spec.residual_scale)(mixed), (key, value)
 
 
@@ -257,7 +245,7 @@ class _Block(nn.Module):
   spec: Transformer
 
   @nn.compact
-  def __call__(self, x, condition, mask, rope, cache, slots):
+  def __call__(self, x, condition, sight, rope, which, cache, slots):
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
     if condition is None:
       modulation = ((0.0, 0.0, 1.0),) * 2
@@ -273,8 +261,8 @@ class _Block(nn.Module):
       return x + (gate * y).astype(dtype) if condition is not None else x + y, *rest
 
     x, memory = branch(
-        "attention", lambda y: _Attention(spec, name="attention")(y, mask, rope, cache, slots), x,
-        *modulation[0])
+        "attention", lambda y: _Attention(spec, name="attention")(
+            y, sight, which, rope, cache, slots), x, *modulation[0])
     x, = branch("mlp", lambda y: (_Mlp(spec, name="mlp")(y),), x, *modulation[1])
     return sharding.constrain(x, "batch", "sequence", None), memory if cache is not None else None
 
@@ -320,7 +308,7 @@ class _Module(nn.Module):
     else:
       self.layers = nn.scan(
           block, variable_axes={"params": 0}, split_rngs={"params": True},
-          in_axes=(nn.broadcast,) * 3 + (0, nn.broadcast), length=spec.num_layers,
+          in_axes=(nn.broadcast,) * 3 + (0, 0, nn.broadcast), length=spec.num_layers,
           unroll=1 if spec.scan_layers else spec.num_layers)(spec)
     self.final_norm = _norm(spec, None)
     if not spec.tied:
@@ -332,11 +320,16 @@ class _Module(nn.Module):
                cache=None, slots=None):
     spec = self.spec
     length = jax.tree.leaves(cache)[0].shape[-3] if cache else tokens.shape[1]
-    if length > spec.max_length:
-      raise ValueError(f"a row of {length} tokens exceeds network.max_length {spec.max_length}.")
+    if length > spec.max_length * attention.streams:
+      raise ValueError(f"a row of {length // attention.streams} tokens exceeds network.max_length "
+                       f"{spec.max_length}.")
     if positions is None:
       positions = jnp.arange(length)[None]
-    mask = attention_lib.visible(attention, positions, segment_ids, slots)
+    if slots is not None:
+      backends.check_slots(spec.attention_backend)
+    sight, which = attention_lib.sight(
+        attention, spec.num_layers, positions, segment_ids, slots,
+        with_masks=backends.uses_masks(spec.attention_backend))
     positions = attention_lib.at_slots(positions, slots)
     x = self._look_up(self.embed, tokens, "tensor")
     if spec.position == "learned":
@@ -345,17 +338,18 @@ class _Module(nn.Module):
     rope = (positions_lib.rope_tables(positions, spec.per_head, spec.rope_theta)
             if spec.position == "rope" else None)
     condition = self._condition(time)
-    x, memory = self._run_layers(x, condition, mask, rope, cache, slots)
+    x, memory = self._run_layers(x, condition, sight, rope, which, cache, slots)
     hidden = self.final_norm(x).astype(jnp.dtype(spec.dtype))
     return hidden if cache is None else (hidden, memory)
 
   def _run_layers(self, x, *rest):
     if not self.is_unstacked:
       return self.layers(x, *rest)
-    *shared, cache, slots = rest
+    *shared, which, cache, slots = rest
     memory = []
     for i, layer in enumerate(self.layers):
-      x, new = layer(x, *shared, cache[i] if cache else cache, slots)
+      x, new = layer(x, *shared, None if which is None else which[i],
+                     cache[i] if cache else cache, slots)
       memory.append(new)
     return x, tuple(memory)
 

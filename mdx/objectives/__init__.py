@@ -10,6 +10,7 @@ from typing import Any, Mapping
 from mdx import config as config_lib
 from mdx import types
 from mdx.objectives import ar
+from mdx.objectives import block_diffusion
 from mdx.objectives import d3pm
 from mdx.objectives import diffusion
 from mdx.objectives import genmd4
@@ -25,6 +26,7 @@ OBJECTIVES = {
     "d3pm": d3pm.D3PM,
     "sedd": sedd.SEDD,
     "genmd4": genmd4.GenMD4,
+    "block_diffusion": block_diffusion.BlockDiffusion,
 }
 POLICIES = {
     "mdpo": mdpo.MDPO,

@@ -109,8 +109,8 @@ class MaskedDiffusion(types.Objective):
       raise ValueError("objective.mask_draw exact_count draws the count uniformly, which is the "
                        f"linear schedule; got {self.schedule['name']!r}. Use bernoulli.")
     if self.mask_draw == "exact_count" and self.num_steps:
-      raise ValueError("objective.mask_draw exact_count is exact in continuous time; with num_steps "
-                       f"{self.num_steps} use bernoulli.")
+      raise ValueError("objective.mask_draw exact_count is exact in continuous time; with "
+                       f"num_steps {self.num_steps} use bernoulli.")
 
   @property
   def alpha(self):

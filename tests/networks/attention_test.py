@@ -82,13 +82,16 @@ def test_bfloat16_inputs_keep_their_dtype_and_have_float32_scores_and_softmax():
 
 
 SEEN = {"full": attention.Full(), "causal": attention.Causal(),
-        "block_causal": attention.BlockCausal(2)}
+        "block_causal": attention.BlockCausal(2), "prefix": attention.Prefix(2),
+        "local": attention.Local(1)}
 
 
 def _expected(name, segments, positions):
   """Visibility of all places by all places, by loops: [B, L, L]."""
   rule = {"full": lambda q, k, at: True, "causal": lambda q, k, at: k <= q,
-          "block_causal": lambda q, k, at: at[k] // 2 <= at[q] // 2}[name]
+          "block_causal": lambda q, k, at: at[k] // 2 <= at[q] // 2,
+          "prefix": lambda q, k, at: k <= q or at[k] < 2,
+          "local": lambda q, k, at: abs(q - k) <= 1}[name]
   return np.array([[[row[q] == row[k] and rule(q, k, at) for k in range(len(row))]
                     for q in range(len(row))] for row, at in zip(segments, positions)])
 
@@ -108,7 +111,7 @@ def test_a_query_sees_the_keys_of_its_segment_that_the_rule_allows(name, segment
     return
   expected = _expected(name, np.ones((1, 6)) if segments is None else segments, positions)
   np.testing.assert_array_equal(found, expected[:, None])
-  assert set(SEEN) == set(attention.ATTENTIONS)
+  assert set(SEEN) | {"per_layer"} == set(attention.ATTENTIONS)
 
 
 @pytest.mark.parametrize("name", SEEN)
@@ -141,6 +144,57 @@ def test_slots_are_read_and_written_by_row_and_one_past_the_end_is_dropped():
                                 [[2, 0, 1], [0, 3, 0]])
 
 
-def test_a_block_has_at_least_one_position():
-  with pytest.raises(ValueError, match="attention block_length must be positive, got 0"):
-    attention.BlockCausal(0)
+def _two_streams(segments, positions):
+  """Visibility of [noisy | clean] by its definition, with loops: [B, 2L, 2L]."""
+  seen = []
+  for row, at in zip(segments, positions):
+    half, block = len(row), np.array(at) // 2
+    one = np.zeros((2 * half, 2 * half), bool)
+    for q in range(2 * half):
+      for k in range(2 * half):
+        i, j = q % half, k % half
+        if row[i] != row[j]:
+          continue
+        if q < half:
+          one[q, k] = block[i] == block[j] if k < half else block[j] < block[i]
+        else:
+          one[q, k] = k >= half and block[j] <= block[i]
+    seen.append(one)
+  return np.array(seen)
+
+
+@pytest.mark.parametrize("segments, positions", [
+    (np.ones((1, 6), int), np.arange(6)[None]), (DOCUMENTS, WITHIN)], ids=["one", "documents"])
+def test_noisy_blocks_see_themselves_and_the_clean_blocks_before_them(segments, positions):
+  twice = lambda x: jnp.asarray(np.concatenate([x, x], axis=1))
+  found = attention.visible(attention.TwoStream(2), twice(positions), twice(segments))
+  np.testing.assert_array_equal(found[:, 0], _two_streams(segments, positions))
+
+
+def test_layers_share_the_masks_of_equal_values():
+  value = attention.PerLayer((dict(name="local", radius=1), attention.Full(),
+                              dict(name="local", radius=1)))
+  seen, which = attention.sight(value, 6, jnp.arange(4)[None], None, None, with_masks=True)
+  assert seen.values == (attention.Local(1), attention.Full())
+  np.testing.assert_array_equal(which, [0, 1, 0, 0, 1, 0])
+  assert seen.masks[1] is None
+  np.testing.assert_array_equal(seen.masks[0][0, 0], np.abs(np.subtract.outer(
+      np.arange(4), np.arange(4))) <= 1)
+  alone, which = attention.sight(attention.Causal(), 6, jnp.arange(4)[None], None, None,
+                                 with_masks=False)
+  assert alone.values == (attention.Causal(),) and alone.masks == () and which is None
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: attention.BlockCausal(0), "attention block_length must be positive, got 0"),
+    (lambda: attention.Prefix(-1), "length must not be negative, got -1"),
+    (lambda: attention.Local(-1), "radius must not be negative, got -1"),
+    (lambda: attention.PerLayer(()), "must be a sequence of attentions"),
+    (lambda: attention.PerLayer((attention.PerLayer((attention.Full(),)),)), "must be a sequence"),
+    (lambda: attention.PerLayer((dict(name="loca"),)), "Did you mean 'local'"),
+    (lambda: attention.PerLayer((attention.Full(), attention.Causal())).of_layers(3),
+     "the 2 attentions of per_layer do not divide the 3 layers")])
+def test_values_without_meaning_are_refused(make, message):
+  with pytest.raises(ValueError, match=message) as error:
+    make()
+  assert "\n" not in str(error.value)

@@ -439,3 +439,25 @@ def test_unstacked_parameters_give_the_same_with_and_without_a_cache(name):
 def test_layers_that_are_scanned_stay_stacked():
   params = _random_params(scan_layers=True)
   assert _spec(scan_layers=True).network().unstack(params) is params
+
+
+@pytest.mark.parametrize("scan_layers", [True, False], ids=["scanned", "unrolled"])
+def test_each_layer_sees_what_its_attention_allows(scan_layers):
+  # One layer after another, each with an attention of its own, on the parameters of that layer.
+  params = _random_params()
+  values = (attention.Local(1), CAUSAL)
+  found = _run(params, attention.PerLayer(values), scan_layers=scan_layers)[1]
+  spec, numbers = _spec(), jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+  for row in range(2):
+    same = SEGMENTS[row][:, None] == SEGMENTS[row][None]
+    gap = np.subtract.outer(np.arange(8), np.arange(8))
+    masks = [same & (np.abs(gap) <= 1), same & (gap >= 0)]
+    x = numbers["embed"]["embedding"][TOKENS[row]]
+    for i, mask in enumerate(masks):
+      p = jax.tree.map(lambda leaf, i=i: leaf[i], numbers["layers"])
+      x = x + _reference_attention(spec, p["attention"],
+                                   _reference_norm(spec, p["attention_norm"], x), mask,
+                                   POSITIONS[row])
+      x = x + _reference_mlp(spec, p["mlp"], _reference_norm(spec, p["mlp_norm"], x))
+    logits = _reference_norm(spec, numbers["final_norm"], x) @ numbers["embed"]["embedding"].T
+    np.testing.assert_allclose(found[row, :, :11], logits[:, :11], rtol=2e-4, atol=2e-4)

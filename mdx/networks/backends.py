@@ -1,0 +1,92 @@
+"""What computes attention: XLA with a mask, cuDNN on GPUs, the splash kernel on TPUs.
+
+Contents: BACKENDS, check, check_slots, uses_masks, attend.
+
+Convention: a back end is named by the config and used or refused; none stands in for another.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from mdx import sharding
+from mdx.networks import attention as attention_lib
+
+BACKENDS = ("xla", "cudnn", "splash")
+_PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}
+
+
+def check(name: str, dtype: str) -> None:
+  """Raises ValueError for a back end that cannot run on this machine or with this dtype."""
+  wanted, found = _PLATFORMS.get(name), jax.default_backend() if name in _PLATFORMS else None
+  if wanted != found:
+    raise ValueError(f"network.attention_backend {name} needs a {wanted.upper()}, this machine has "
+                     f"{found}; use xla.")
+  if name == "cudnn" and dtype != "bfloat16":
+    raise ValueError(f"network.attention_backend cudnn needs dtype bfloat16, got {dtype}; use xla.")
+
+
+def check_slots(name: str) -> None:
+  """Raises ValueError for a back end that cannot read a cache."""
+  if name == "splash":
+    raise ValueError("network.attention_backend splash reads whole rows, and no cache; use xla, or "
+                     "sampler.cache=none.")
+
+
+def uses_masks(name: str) -> bool:
+  """Whether a back end is given masks, rather than computing them."""
+  return name != "splash"
+
+
+def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
+           sight: attention_lib.Sight, which: jax.Array | None) -> jax.Array:
+  """Scaled dot-product attention of one layer.
+
+  Args:
+    name: one of BACKENDS.
+    query: [B, L, N, H].
+    key: [B, S, K, H]; K divides N.
+    value: [B, S, K, H].
+    sight: what the layers of the network see.
+    which: int32 [], the layer's value among those of `sight`; None if there is one.
+
+  Returns:
+    [B, L, N, H] in the dtype of `query`.
+  """
+  runs = [functools.partial(_attend_one, name, sight=sight, i=i) for i in range(len(sight.values))]
+  if which is None:
+    return runs[0](query, key, value)
+  return jax.lax.switch(which, runs, query, key, value)
+
+
+def _attend_one(name, query, key, value, *, sight, i):
+  if name == "splash":
+    return _sharded_splash(query, key, value, sight, sight.values[i])
+  if name == "cudnn":
+    mask = sight.masks[i]
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+  return attention_lib.attend(query, key, value, sight.masks[i])
+
+
+def _sharded_splash(query, key, value, sight, attention):
+  """`splash.splash`, each device on its own rows and heads."""
+  from mdx.networks import splash  # pylint: disable=g-import-not-at-top  (Pallas is slow to load)
+  segments, batch = sight.segment_ids, query.shape[:1]
+  segments = jnp.ones(batch + query.shape[1:2], jnp.int32) if segments is None else segments
+  positions = jnp.broadcast_to(sight.positions, segments.shape)
+
+  def run(query, key, value, positions, segments):
+    return splash.splash(query, key, value, attention, positions, segments)
+
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return run(query, key, value, positions, segments)
+  if sharding.positions_sharded():
+    raise ValueError("network.attention_backend splash needs mesh axis sequence=1; use xla.")
+  heads, rows = P(sharding.BATCH_AXES, None, "tensor", None), P(sharding.BATCH_AXES, None)
+  return jax.shard_map(run, in_specs=(heads, heads, heads, rows, rows), out_specs=heads,
+                       check_vma=False)(query, key, value, positions, segments)
