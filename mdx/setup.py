@@ -27,6 +27,7 @@ from mdx import sharding
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import likelihood
+from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.train import loop as loop_lib
 from mdx.train import optimizer as optimizer_lib
@@ -112,7 +113,9 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   if spec.max_length < config["data"]["length"]:
     raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
                      f"{spec.max_length}; raise it or shorten the rows.")
-  block_length = getattr(getattr(objective, "visibility", None), "block_length", 1)
+  visibility = getattr(objective, "visibility", attention_lib.Full())
+  visibility.of_layers(spec.num_layers)
+  block_length = getattr(visibility, "block_length", 1)
   if config["data"]["length"] % block_length:
     raise ValueError(f"objective.attention.block_length {block_length} does not divide data.length "
                      f"{config['data']['length']}; use a divisor.")

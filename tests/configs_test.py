@@ -15,6 +15,7 @@ import tiny
 from mdx import modes
 from mdx import setup as setup_lib
 from mdx.configs import diffusion
+from mdx.networks import attention
 from mdx.train import step as step_lib
 from mdx.utils import tree
 
@@ -125,6 +126,17 @@ def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
 def test_blocks_that_do_not_divide_the_rows_are_refused_before_anything_is_written(tmp_path):
   cfg = tiny.config("block_diffusion", data__length=24)
   with pytest.raises(ValueError, match="block_length 16 does not divide data.length 24; use a div"):
+    setup_lib.setup(cfg, str(tmp_path / "run"))
+
+
+def test_layers_may_have_attentions_of_their_own_which_must_divide_them(tmp_path):
+  cfg = tiny.config("diffusion", network__num_layers=4)
+  cfg.objective.attention = dict(name="per_layer", layers=(dict(name="local", radius=8),
+                                                           dict(name="full")))
+  run = setup_lib.setup(cfg, str(tmp_path / "run"))
+  assert run.objective.visibility.of_layers(4)[::2] == (attention.Local(8),) * 2
+  cfg.network.num_layers = 3
+  with pytest.raises(ValueError, match="2 attentions of per_layer do not divide the 3 layers"):
     setup_lib.setup(cfg, str(tmp_path / "run"))
 
 
