@@ -52,6 +52,10 @@ def _prepared(tokens, times, first, second):
           "noisy_tokens": jnp.where(is_masked, JOINT.mask_id, tokens[:, None])}
 
 
+def _rows(objective, params, batch):
+  return jax.jit(lambda p, b: objective(p, b, CONTEXT)[1].rows["nll"])(params, batch)
+
+
 def _mask_law(tokens, times):
   return enumerated.mask_law(times[:, None] ** POWERS[tokens])
 
@@ -63,7 +67,7 @@ def _bound(objective, tokens):
   times = np.exp(low * (1 - nodes) / 2)
   every = np.tile(MASKS, (len(times), 1))
   batch = _prepared(tokens, np.repeat(times, len(MASKS)), every, every)
-  rows = jax.jit(lambda b: objective(PARAMS, b, CONTEXT)[1].rows["nll"])(batch)
+  rows = _rows(objective, PARAMS, batch)
   values = (_mask_law(tokens, times) * np.asarray(rows, np.float64).reshape(len(times), -1)).sum(1)
   first = np.asarray(rows, np.float64)[0]  # of the tokens masked at t_1: MASKS[0] masks nothing
   slope = -low / 2 * weights * times / (1 - objective.first_time)
@@ -79,7 +83,7 @@ def test_the_bound_of_the_true_posterior_is_the_nll():
 
 def test_tokens_masked_at_the_first_time_are_guessed_in_proportion():
   nothing = _prepared(TOKENS, [0.5], MASKS[:1], MASKS[:1])
-  first = _genmd4(first_time=0.1)(PARAMS, nothing, CONTEXT)[1].rows["nll"][0]
+  first = _rows(_genmd4(first_time=0.1), PARAMS, nothing)[0]
   guess = 0.1 ** POWERS[list(JOINT.real) + [4]]
   wanted = (0.1 ** POWERS[TOKENS] * -np.log(0.1 ** POWERS[TOKENS] / guess.sum())).sum()
   np.testing.assert_allclose(first, wanted, rtol=1e-5)
@@ -95,8 +99,8 @@ def test_equal_powers_are_masked_diffusion_with_a_polynomial_schedule():
   wanted, _ = enumerated.rows(plain, TOKENS, times)
   every = np.tile(MASKS, (2, 1))
   objective = _genmd4(first_power=2.0, first_time=1e-3)
-  _, aux = objective(params, _prepared(TOKENS, np.repeat(times, 16), every, every), CONTEXT)
-  rows = np.asarray(aux.rows["nll"]).reshape(2, 16)
+  batch = _prepared(TOKENS, np.repeat(times, 16), every, every)
+  rows = np.asarray(_rows(objective, params, batch)).reshape(2, 16)
   np.testing.assert_allclose((rows - rows[:, :1]) / 0.999, wanted, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(jax.nn.softplus(params["schedule"]["exponent"]), 2.0, rtol=1e-6)
 
