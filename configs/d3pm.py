@@ -14,4 +14,5 @@ def get_config(arg=None):
       name="d3pm", num_steps=1000, schedule=dict(name="linear", eps=0.0), mask_column=True,
       time="lattice", normalizer="per_supervised_token")
   config.network.time_conditioning = True
+  config.network.tied = False  # a tied head begins by predicting the mask where it reads one
   return config
