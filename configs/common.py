@@ -59,11 +59,12 @@ def _small() -> config_dict.ConfigDict:
 
       tokenizer=dict(
           path="asset:holmes_bpe512.json",  # byte, char, char:FILE, asset:NAME, tokenizer.json
-          mask_id=-1, pad_id=-1, eos_id=-1, bos_id=-1),  # -1: found by their usual names
+          mask_id=-1, pad_id=-1, eos_id=-1, bos_id=-1,  # -1: found by their usual names
+          chat_template=""),  # Jinja file; "" = the one beside a tokenizer.json
       data=dict(
           length=64,  # tokens a row
           source=dict(  # fields of data.sources; "" and -1 leave a field at its default
-              name="text",  # text, jsonl, parquet, array_record, tfds or memory
+              name="text",  # text, jsonl, chat, parquet, array_record, tfds or memory
               path="asset:holmes.txt.xz", validation_path="", field="",
               data_dir="", builder="",  # of tfds
               holdout_every=-1),  # one document in this many is held out (20)

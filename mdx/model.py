@@ -25,6 +25,8 @@ from mdx import samplers
 from mdx import setup as setup_lib
 from mdx import sharding
 from mdx import types
+from mdx.data import chat
+from mdx.data import readers
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import likelihood
 from mdx.objectives import reading
@@ -90,17 +92,21 @@ class Model:
     return samplers.build(dict(fields, name=name), self.objective, mask_id=self.tokenizer.mask_id,
                           eos_id=self.tokenizer.eos_id)
 
-  def encode(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
-    """Ids of a prompt: text, where "[MASK]" is a place to fill, or ids.
+  def encode(self, prompt: str | Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Ids of a prompt: text, where "[MASK]" is a place to fill, ids, or chat messages.
 
     Raises:
-      ValueError: an id the model does not have.
+      ValueError: an id the model does not have, or messages without a chat template.
     """
     if isinstance(prompt, str):
       pieces = [self.tokenizer.encode(piece) for piece in prompt.split(MASK)]
       between = np.array([self.tokenizer.mask_id], np.int32)
       parts = [part for piece in pieces for part in (between, piece)][1:]
       return np.concatenate(parts).astype(np.int32)
+    if len(prompt) and isinstance(prompt[0], Mapping):
+      messages = readers.messages(prompt, "prompt")["messages"]
+      chat.check(self.tokenizer, [messages], ["prompt"])
+      return chat.encode_prompt(self.tokenizer, messages)
     ids = np.asarray(prompt, np.int64).reshape(-1)
     if ids.size and (ids.min() < 0 or ids.max() >= self.tokenizer.vocab_size):
       raise ValueError(f"a prompt has the id {ids.max() if ids.min() >= 0 else ids.min()}; ids of "

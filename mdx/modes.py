@@ -34,14 +34,25 @@ from mdx.utils import tree
 def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   """Trains, evaluates, samples and plots; resumes where the workdir left off."""
   began = time.monotonic()
+  base = _base(config_lib.to_dict(config), workdir)
   stop = progress_lib.StopSignal()
   try:
     run = setup_lib.setup(config, workdir)
     setup_lib.claim_workdir(run.workdir, run.config, run.tokenizer, run.shapes)
+    if base:
+      run.config["init"]["checkpoint"] = base
     jax.set_mesh(run.mesh)
     return _train(run, stop, began)
   finally:
     stop.close()
+
+
+def _base(config: Mapping[str, Any], workdir: str) -> str:
+  """The model that a config with `init.base` starts from, trained first; otherwise ""."""
+  if config["init"]["checkpoint"] or not config["init"].get("base"):
+    return ""
+  setup_lib.setup(config, workdir)  # what is wrong with it is said before there is a base
+  return sampling.base_checkpoint(config, workdir, train)
 
 
 def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) -> dict[str, float]:

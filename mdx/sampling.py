@@ -19,6 +19,7 @@ from mdx import config as config_lib
 from mdx import model as model_lib
 from mdx import samplers
 from mdx import setup as setup_lib
+from mdx.data import readers
 from mdx.report import denoising
 from mdx.report import denoising_pictures
 from mdx.report import denoising_terminal
@@ -51,7 +52,7 @@ def read_prompts(prompts: str) -> list[Any]:
   """Prompts of a config: the lines of a .jsonl file, or one text ("" = no prompt).
 
   Raises:
-    ValueError: no such file, or a line without `text` or `tokens`.
+    ValueError: no such file, or a line without `text`, `tokens` or `messages`.
   """
   if not prompts.endswith(".jsonl"):
     return [prompts]
@@ -59,17 +60,20 @@ def read_prompts(prompts: str) -> list[Any]:
     lines = pathlib.Path(prompts).read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"config.prompts {prompts} cannot be read ({error}); give a .jsonl file "
-                     "whose lines have `text` or `tokens`, or a text.") from None
+                     "whose lines have `text`, `tokens` or `messages`, or a text.") from None
   found = []
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
     try:
       record = json.loads(line)
-      prompt = record["tokens"] if "tokens" in record else record["text"]
+      prompt = record[next((k for k in ("tokens", "messages") if k in record), "text")]
     except (ValueError, KeyError, TypeError):
-      raise ValueError(f"{prompts} line {number} has neither `text` nor `tokens`: "
+      raise ValueError(f"{prompts} line {number} has neither `text` nor `tokens` nor `messages`: "
                        f"{line:.60}") from None
+    if "messages" in record:
+      found.append(readers.messages(prompt, f"{prompts} line {number}")["messages"])
+      continue
     if not isinstance(prompt, str) and not (isinstance(prompt, list) and all(
         isinstance(i, int) and not isinstance(i, bool) for i in prompt)):
       raise ValueError(f"{prompts} line {number}: `text` must be a string, `tokens` a list of "

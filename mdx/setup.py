@@ -102,7 +102,8 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
   ids = dict(config["tokenizer"])
-  tokenizer = tokenizer_lib.build(ids.pop("path"), **{k: v for k, v in ids.items() if v != -1})
+  tokenizer = tokenizer_lib.build(
+      ids.pop("path"), **{k: v for k, v in ids.items() if v not in (-1, "")})
   mesh = sharding.make_mesh(config["mesh"])
   sharding.check_batch(mesh, config["batch_size"], config["data"]["length"],
                        config["microbatches"])
@@ -119,6 +120,11 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   if config["data"]["length"] % block_length:
     raise ValueError(f"objective.attention.block_length {block_length} does not divide data.length "
                      f"{config['data']['length']}; use a divisor.")
+  if config["data"].get("fill") == "eos_together" and not getattr(
+      objective, "masks_together", False):
+    raise ValueError("data.fill eos_together masks tokens together, which objective "
+                     f"{config['objective']['name']} as it is set does not; use objective "
+                     "diffusion with mask_draw=bernoulli, or another fill.")
   rows = config["batch_size"] // (config["microbatches"] * sharding.num_batch_shards(mesh))
   if rows % objective.rows_per_unit:
     raise ValueError(f"a microbatch has {rows} rows a device, but {config['objective']['name']} "

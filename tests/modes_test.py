@@ -171,3 +171,22 @@ def test_bfloat16_trains_with_float32_parameters(tmp_path):
   modes.train(tiny.config("diffusion", dtype="bfloat16"), str(tmp_path))
   params = tiny.stored(tmp_path)[1]["params"]
   assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
+
+
+@pytest.mark.slow
+def test_a_base_is_trained_once_and_started_from_and_errors_come_before_it(tmp_path, capsys):
+  base = tiny.config("ar", steps=3, sampler__num_samples=0)
+  cfg = tiny.config("adapt", steps=1, init__base=base, init__params="raw", ema_decay=0.0,
+                    sampler__num_samples=0, optimizer__learning_rate=1e-12)
+  with pytest.raises(ValueError, match="optimizer.schedule is 'step'"):
+    modes.train(tiny.changed(tiny.config("adapt", init__base=base), {"optimizer.schedule": "step"}),
+                str(tmp_path))
+  assert not list(tmp_path.iterdir())
+  modes.train(cfg, str(tmp_path))
+  assert "starting from the raw weights of" in capsys.readouterr().out
+  ours, theirs = tiny.stored(tmp_path)[1]["params"], tiny.stored(tmp_path / "base")[1]["params"]
+  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+  before = (tmp_path / "base" / "metrics.jsonl").read_text()
+  modes.train(cfg, str(tmp_path))
+  assert (tmp_path / "base" / "metrics.jsonl").read_text() == before

@@ -15,6 +15,7 @@ from mdx import samplers
 from mdx.configs import diffusion
 from mdx.configs import mdpo
 from mdx.configs import sample
+from mdx.configs import sft
 
 _README = (pathlib.Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -65,7 +66,7 @@ def test_command_line_keys_in_the_readme_exist():
       value = value[part]
     return True
 
-  configs = [diffusion.get_config(), sample.get_config(), mdpo.get_config()]
+  configs = [diffusion.get_config(), sample.get_config(), mdpo.get_config(), sft.get_config()]
   for key in set(re.findall(r"--config\.([a-z_.]+)=", _README)):
     assert any(has(cfg, key) for cfg in configs), key
 

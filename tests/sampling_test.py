@@ -1,5 +1,6 @@
 """Mode sample and `mdx.load`: prompts in, rows out, from any checkpoint."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,8 +12,11 @@ import mdx
 from mdx import model as model_lib
 from mdx import modes
 from mdx import samplers
+from mdx import sampling
 from mdx import types
 from mdx.configs import sample as sample_config
+from mdx.data import chat
+from mdx.data import tokenizer as tokenizer_lib
 from mdx.samplers import batching
 
 
@@ -234,3 +238,19 @@ def test_batches_pad_on_the_left_and_keep_infills_apart():
   assert infill.members == [3] and infill.start == 0 and infill.positions is None
   equal, = batching.batches(prompts[:1] * 2, gen_length=4, batch_size=2, mask_id=77, pad_id=9)
   assert equal.segment_ids is None and equal.start == 3
+
+
+def test_messages_are_prompts_of_a_model_with_a_chat_template(runs, tmp_path):
+  talk = [{"role": "user", "content": "Thank you."}]
+  file = _prompts(tmp_path / "prompts.jsonl", {"messages": talk}, {"text": "a"})
+  assert sampling.read_prompts(file) == [talk, "a"]
+  tokenizer = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")
+  model = mdx.load(str(runs / "diffusion"))
+  ids = dataclasses.replace(model, tokenizer=tokenizer).encode(talk)
+  np.testing.assert_array_equal(ids, chat.encode_prompt(tokenizer, talk))
+  assert tokenizer.decode(ids).strip() == "Thank you."
+  with pytest.raises(ValueError, match="prompts.jsonl line 1: message 0 has the role 'me'"):
+    sampling.read_prompts(_prompts(tmp_path / "prompts.jsonl",
+                                   {"messages": [{"role": "me", "content": "a"}]}))
+  with pytest.raises(ValueError, match="'char' has no chat template"):
+    model.encode(talk)

@@ -35,7 +35,12 @@ def config(name: str, **changes):
       "data.length": 16, "eval.num_samples": 2, "eval.final_samples": 2, "sampler.num_samples": 2,
       "sampler.steps": 4}
   documents = tuple(_TEXT[i:] + _TEXT[:i] for i in range(0, 60, 2))
-  cfg.data.source = dict(name="memory", documents=documents, holdout_every=5)
+  if cfg.data.source.name == "text":
+    cfg.data.source = dict(name="memory", documents=documents, holdout_every=5)
+  else:  # conversations: small already, and they need their tokenizer
+    small |= {"tokenizer.path": cfg.tokenizer.path, "data.length": cfg.data.length}
+  if "base" in cfg.init:
+    small["init.base"] = None
   return changed(cfg, small | {k.replace("__", "."): v for k, v in changes.items()})
 
 

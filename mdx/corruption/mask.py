@@ -22,18 +22,24 @@ def _uniforms(keys: jax.Array, length: int) -> jax.Array:
   return jax.vmap(lambda k: jax.random.uniform(k, (length,)))(keys)
 
 
-def bernoulli(keys: jax.Array, rate: jax.Array | float, allowed: jax.Array) -> jax.Array:
+def bernoulli(keys: jax.Array, rate: jax.Array | float, allowed: jax.Array,
+              is_shared: jax.Array | None = None) -> jax.Array:
   """Selects each allowed position independently.
 
   Args:
     keys: typed PRNG keys [B], consumed.
     rate: float32, broadcastable to [B, L], in [0, 1].
     allowed: bool [B, L].
+    is_shared: bool [B, L] or None; these positions of a row are selected together.
 
   Returns:
     bool [B, L].
   """
-  return (_uniforms(keys, allowed.shape[1]) < rate) & allowed
+  draws = _uniforms(keys, allowed.shape[1])
+  if is_shared is not None:
+    first = jnp.take_along_axis(draws, jnp.argmax(is_shared, axis=1)[:, None], axis=1)
+    draws = jnp.where(is_shared, first, draws)
+  return (draws < rate) & allowed
 
 
 def exact_count(keys: jax.Array, count: jax.Array, allowed: jax.Array) -> jax.Array:

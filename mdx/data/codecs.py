@@ -2,7 +2,7 @@
 
 Contents: Bytes, Chars, Symbols, HuggingFace; CODECS, by kind. Each is built from its definition and
 has `kind`, `size`, `control_ids` (special ids that the vocabulary itself declares),
-definition, identity, num_chars, encode, decode.
+definition, identity, specials, num_chars, encode, decode.
 
 Convention: `encode` makes no special ids, except where HuggingFace.encode_apart is needed.
 """
@@ -20,12 +20,20 @@ SPECIALS = ("[PAD]", "[EOS]", "[MASK]")  # follow the ordinary ids
 MASK_CHAR = "_"  # how `decode` shows a masked position
 
 
-class Bytes:
+class _AppendedSpecials:
+  """[PAD], [EOS], [MASK] are the last ids."""
+
+  control_ids = frozenset()
+
+  def specials(self) -> dict[str, int]:
+    return dict(zip(SPECIALS, range(self.size - len(SPECIALS), self.size)))
+
+
+class Bytes(_AppendedSpecials):
   """The 256 bytes of UTF-8, then [PAD], [EOS], [MASK]."""
 
   kind = "byte"
   size = 256 + len(SPECIALS)
-  control_ids = frozenset()
 
   def __init__(self, definition: None = None):
     del definition  # as the others take one
@@ -46,11 +54,10 @@ class Bytes:
     return data.decode("utf-8", errors="replace")
 
 
-class Chars:
+class Chars(_AppendedSpecials):
   """The characters of an alphabet, then [PAD], [EOS], [MASK]."""
 
   kind = "char"
-  control_ids = frozenset()
 
   def __init__(self, alphabet: str):
     if not alphabet or len(set(alphabet)) != len(alphabet):
@@ -81,11 +88,10 @@ class Chars:
     return "".join(MASK_CHAR if i == mask_id else self._alphabet[i] for i in ids)
 
 
-class Symbols:
+class Symbols(_AppendedSpecials):
   """A few strings, one id each, then [PAD], [EOS], [MASK]; the longest that fits is taken."""
 
   kind = "symbols"
-  control_ids = frozenset()
 
   def __init__(self, symbols: Sequence[str]):
     if not symbols or len(set(symbols)) != len(symbols) or "" in symbols:
@@ -162,6 +168,9 @@ class HuggingFace:
 
   def definition(self) -> str:
     return self.backend.to_str()
+
+  def specials(self) -> dict[str, int]:
+    return {self.backend.id_to_token(i): i for i in sorted(self.control_ids)}
 
   def identity(self) -> list:
     return sorted(self.backend.get_vocab(with_added_tokens=True).items())

@@ -25,6 +25,7 @@ import grain
 import numpy as np
 
 Row = dict[str, np.ndarray]
+_FLAGS = ("is_given", "is_shared")  # what a document may have beside tokens, bool [n]
 _OPEN_ROWS = 64  # more waste less; a resume packs again at most this many rows
 
 
@@ -33,25 +34,28 @@ def needs_whole_documents(packing: str) -> bool:
   return packing in ("first_fit", "pad")
 
 
-def _concat(documents, length, read_options, seed):
-  del seed
+def _concat(documents, length, read_options, seed, fields=()):
+  del seed, fields  # documents that may be cut have no answers
   return _ConcatDataset(grain.experimental.ConcatThenSplitIterDataset(
       documents.to_iter_dataset(read_options), length_struct={"tokens": length})).map(_rename)
 
 
-def _first_fit(documents, length, read_options, seed):
+def _first_fit(documents, length, read_options, seed, fields=()):
   return grain.experimental.FirstFitPackIterDataset(
-      documents.to_iter_dataset(read_options), length_struct={"tokens": length},
-      num_packing_bins=_OPEN_ROWS, shuffle_bins=seed is not None, seed=seed or 0).map(_rename)
+      documents.to_iter_dataset(read_options),
+      length_struct=dict.fromkeys(("tokens", *fields), length),
+      num_packing_bins=_OPEN_ROWS, shuffle_bins=seed is not None, seed=seed or 0).map(
+          functools.partial(_rename, fields=fields))
 
 
-def _one_per_row(documents, length, read_options, seed):
-  del seed
+def _one_per_row(documents, length, read_options, seed, fields=()):
+  del seed, fields
   rows = documents.map(functools.partial(_row_of_document, length=length))
   return rows.to_iter_dataset(read_options)
 
 
-# Each takes (documents, length, read_options, seed); a seed of None keeps the order.
+# Each takes (documents, length, read_options, seed, fields); a seed of None keeps the order,
+# `fields` are those of a document beside its tokens.
 PACKINGS = {"concat": _concat, "first_fit": _first_fit, "pad": _one_per_row, "crop": _one_per_row}
 
 
@@ -80,9 +84,9 @@ class _ConcatIterator(grain.DatasetIterator):
     self._parent.set_state({**state, "remainder_slices": slices})
 
 
-def _rename(packed: Row) -> Row:
+def _rename(packed: Row, fields: Sequence[str] = ()) -> Row:
   return {"tokens": packed["tokens"], "segment_ids": packed["tokens_segment_ids"],
-          "positions": packed["tokens_positions"]}
+          "positions": packed["tokens_positions"], **{k: packed[k] for k in fields}}
 
 
 def _row_of_document(document: Row, length: int) -> Row:
@@ -96,19 +100,21 @@ def _row_of_document(document: Row, length: int) -> Row:
   return {"tokens": np.pad(tokens, padding),
           "segment_ids": np.pad(np.ones(len(tokens), np.int32), padding),
           "positions": np.pad(np.arange(len(tokens), dtype=np.int32), padding),
-          **{k: np.pad(document[k][:length], padding) for k in ("is_given",) if k in document}}
+          **{k: np.pad(document[k][:length], padding) for k in _FLAGS if k in document}}
 
 
 def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   """Adds loss_mask and writes pad_id on padding.
 
   Args:
-    row: as a packer emits it; where `is_given` (bool [length], optional) it has no targets.
+    row: as a packer emits it; where `is_given` (bool [length], optional) it has no targets, and
+      tokens that are `is_shared` (likewise) are masked together.
     pad_id: token of padding.
     isolate_documents: if False, the row is one segment with positions 0..length-1.
 
   Returns:
-    tokens, segment_ids, positions: int32 [length]; loss_mask: bool [length].
+    tokens, segment_ids, positions: int32 [length]; loss_mask and, if given, is_shared: bool
+    [length].
   """
   is_text = row["segment_ids"] > 0
   segment_ids, positions = row["segment_ids"], row["positions"]
@@ -117,7 +123,8 @@ def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
     positions = np.arange(len(is_text), dtype=np.int32)
   is_target = is_text & ~row.get("is_given", np.zeros_like(is_text))
   return {"tokens": np.where(is_text, row["tokens"], np.int32(pad_id)), "loss_mask": is_target,
-          "segment_ids": segment_ids, "positions": positions}
+          "segment_ids": segment_ids, "positions": positions,
+          **{k: row[k] for k in ("is_shared",) if k in row}}
 
 
 def stack_rows(rows: Sequence[Row], *, batch_size: int, pad_id: int) -> Row:

@@ -19,6 +19,7 @@ import grain
 import numpy as np
 
 from mdx import config as config_lib
+from mdx.data import documents as documents_lib
 from mdx.data import pack
 from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
@@ -37,9 +38,13 @@ class Config:
     mixture: several {"source": {...}, "weight": ...}; documents are drawn in
       proportion to the weights. Without repetition (evaluation) the weights have no
       meaning and the sources are read one after another, so that nothing is left out.
-    packing: concat, first_fit, pad or crop; see `mdx.data.pack`.
-    fill: what follows the answer of a record with a prompt: "pad", or "eos", end-of-text
-      tokens up to the row's end that are targets too (Nie et al. 2025, arXiv:2502.09992).
+    packing: concat, first_fit, pad or crop; see `mdx.data.pack`. Records with answers
+      (conversations, prompts) need whole documents: first_fit or pad.
+    fill: what follows an answer at the end of a record, see `mdx.data.documents`: "pad",
+      "eos", "eos_together" or "eos_multiple".
+    fill_multiple: of "eos_multiple", in tokens (the block length).
+    too_long: what becomes of a record with answers that has more than `length` tokens:
+      "error", or "skip".
     append_eos: whether every document ends with eos_id.
     isolate_documents: whether documents of a row are separate segments with positions
       of their own; otherwise the row is one segment.
@@ -54,6 +59,8 @@ class Config:
   mixture: Sequence[Mapping[str, Any]] | None = None
   packing: str = "concat"
   fill: str = "pad"
+  fill_multiple: int = 32
+  too_long: str = "error"
   append_eos: bool = True
   isolate_documents: bool = True
   num_workers: int = 0
@@ -66,10 +73,16 @@ class Config:
     if self.packing not in pack.PACKINGS:
       raise ValueError(f"data config: unknown packing {self.packing!r}; choose from "
                        f"{', '.join(pack.PACKINGS)}.")
-    if self.fill not in ("pad", "eos"):
-      raise ValueError(f"data config: fill is {self.fill!r}; choose from pad, eos.")
-    if self.length < 1:
-      raise ValueError(f"data config: length must be positive, got {self.length}.")
+    for name, choices in (("fill", documents_lib.FILLS), ("too_long", ("error", "skip"))):
+      if getattr(self, name) not in choices:
+        raise ValueError(f"data config: {name} is {getattr(self, name)!r}; choose from "
+                         f"{', '.join(choices)}.")
+    if self.fill in documents_lib.FILLS_ROW and self.packing != "pad":
+      raise ValueError(f"data config: fill {self.fill!r} goes up to the row's end, so a row has "
+                       f"one record; set packing='pad', not {self.packing!r}, or another fill.")
+    for name in ("length", "fill_multiple"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"data config: {name} must be positive, got {getattr(self, name)}.")
     for name in ("num_workers", "num_threads", "read_buffer"):
       if getattr(self, name) < 0:
         raise ValueError(f"data config: {name} must not be negative, got {getattr(self, name)}.")
@@ -90,81 +103,6 @@ class Config:
 def _config(cfg: Mapping[str, Any]) -> Config:
   return config_lib.build({"data": Config}, {"name": "data", **config_lib.to_dict(cfg)},
                           what="config")
-
-
-def _describe(source, split: str) -> str:
-  files = getattr(source, "path", None) or [getattr(source, "data_dir", "")]
-  if split == "validation":
-    files = getattr(source, "validation_path", None) or files
-  return f"the {split} split of {type(source).__name__.lower()} source {', '.join(files)}".rstrip()
-
-
-class _Documents(Sequence):
-  """Token ids of the records of one source; None for a document without tokens."""
-
-  def __init__(self, cfg: Config, source, split: str, tokenizer: tokenizer_lib.Tokenizer):
-    self._records = source.records(split)
-    self.where = _describe(source, split)
-    self._tokenizer = tokenizer
-    self._eos = np.asarray([tokenizer.eos_id] if cfg.append_eos else [], np.int32)
-    self._max_length = cfg.length if pack.needs_whole_documents(cfg.packing) else None
-    self._packing, self._length, self._fill = cfg.packing, cfg.length, cfg.fill
-    self._cache = {} if source.in_memory else None
-
-  def __getstate__(self):
-    return {**self.__dict__, "_cache": None if self._cache is None else {}}
-
-  def __len__(self) -> int:
-    return len(self._records)
-
-  def __getitem__(self, index: int) -> pack.Row | None:
-    if self._cache is None:
-      return self._read(index)
-    if index not in self._cache:
-      self._cache[index] = self._read(index)
-    return self._cache[index]
-
-  def _read(self, index: int) -> pack.Row | None:
-    record = self._records[index]
-    where = f"record {index} of {self.where}"
-    try:
-      if "prompt" in record:
-        return self._pair(record, where)
-      tokens = record["tokens"] if "tokens" in record else self._tokenizer.encode(record["text"])
-    except ValueError as e:
-      raise ValueError(f"{where}: {e}") from e
-    if tokens.size and tokens.max() >= self._tokenizer.vocab_size:
-      raise ValueError(f"{where} has token id {tokens.max()}, but tokenizer "
-                       f"{self._tokenizer.name!r} has {self._tokenizer.vocab_size} ids; the ids "
-                       "were made with another vocabulary, so use its tokenizer.")
-    if not tokens.size:
-      return None
-    tokens = np.concatenate([tokens, self._eos])
-    if self._max_length is not None and len(tokens) > self._max_length:
-      raise ValueError(f"{where} has {len(tokens)} tokens, but packing={self._packing!r} needs "
-                       f"whole documents and length is {self._max_length}; raise length, "
-                       "shorten the documents, or use packing='concat' or 'crop'.")
-    return {"tokens": tokens}
-
-  def _pair(self, record, where) -> pack.Row:
-    """A prompt and its answer, of which only the answer is predicted; or a text with blanks."""
-    if self._packing != "pad":
-      raise ValueError(f"records with a prompt need packing='pad', not {self._packing!r}.")
-    prompt, answer = (self._tokenizer.encode(record[k]) for k in ("prompt", "answer"))
-    is_given = np.ones(len(prompt), bool)
-    if record.get("blank"):
-      is_given = prompt != self._tokenizer.encode(record["blank"])[0]
-      if len(prompt) != len(answer) or (prompt != answer)[is_given].any():
-        raise ValueError(f"the answer {record['answer']!r:.60} does not fill the blanks of "
-                         f"{record['prompt']!r:.60}.")
-      prompt = prompt[:0]
-    tokens = np.concatenate([prompt, answer, self._eos])
-    if len(tokens) > self._length:
-      raise ValueError(f"prompt and answer have {len(tokens)} tokens, more than length "
-                       f"{self._length}; raise it, or leave the record out.")
-    missing = self._length - len(tokens) if self._fill == "eos" else 0
-    tokens = np.pad(tokens, (0, missing), constant_values=self._tokenizer.eos_id)
-    return {"tokens": tokens, "is_given": np.pad(is_given, (0, len(tokens) - len(is_given)))}
 
 
 def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: str,
@@ -197,7 +135,9 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
   parts = cfg.parts()
   order_seed, bins_seed, *part_seeds = _seeds(seed, 2 + len(parts))
   share = slice(process_index, None, process_count)
-  documents = [grain.MapDataset.source(_Documents(cfg, source, split, tokenizer))
+  has_answers = any(source.has_answers for source, _ in parts)
+  documents = [grain.MapDataset.source(
+      documents_lib.Documents(cfg, source, split, tokenizer, has_answers))
                for source, _ in parts]
   if repeat:
     for i, document_set in enumerate(documents):
@@ -212,8 +152,9 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
     documents = _not_empty(documents[share], len(documents), process_count)
   read_options = grain.ReadOptions(
       num_threads=cfg.num_threads, prefetch_buffer_size=cfg.read_buffer)
+  fields = documents_lib.fields(cfg, has_answers)
   rows = pack.PACKINGS[cfg.packing](
-      documents, cfg.length, read_options, bins_seed if shuffle else None)
+      documents, cfg.length, read_options, bins_seed if shuffle else None, fields)
   rows = rows.map(functools.partial(pack.finish_row, pad_id=tokenizer.pad_id,
                                     isolate_documents=cfg.isolate_documents))
   batches = rows.batch(batch_size, drop_remainder=drop_remainder, batch_fn=functools.partial(
@@ -276,8 +217,9 @@ def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
   """
   cfg = _config(cfg)
   for source, _ in cfg.parts():
-    documents = _Documents(cfg, source, split, tokenizer)
+    documents = documents_lib.Documents(cfg, source, split, tokenizer, source.has_answers)
     num_checked = min(len(documents), _CHECKED_RECORDS)
+    documents.check_template(num_checked)
     num_empty = sum(documents[i] is None for i in range(num_checked))
     if num_empty == num_checked:
       raise ValueError(f"the first {num_checked} records of {documents.where} are all "
@@ -303,6 +245,8 @@ def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
       record = records[i]
       if "prompt" in record:
         yield record["answer"]
+      elif "messages" in record:
+        yield "\n".join(m["content"] for m in record["messages"] if m["role"] == "assistant")
       elif "text" in record:
         yield record["text"]
       elif tokenizer is None:

@@ -1,7 +1,7 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
 Contents: Subset (hold-out), Concatenated, Mapped, JsonLines, ParquetRows; read_text, cut,
-record, json_record, reason.
+record, messages, json_record, reason; ROLES.
 
 Convention: an error names the file and the line, row or record, in one line.
 """
@@ -14,13 +14,14 @@ import lzma
 import os
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 _CHECKED_JSONL_BYTES = 64 * 2**20
 _ROW_GROUPS_KEPT = 8
+ROLES = ("system", "developer", "user", "assistant", "tool")  # of a conversation's messages
 
 
 class _Records(Sequence):
@@ -63,18 +64,18 @@ class Concatenated(_Records):
 
 
 class JsonLines(_Records):
-  """The lines of one jsonl file, by offset."""
+  """The lines of one jsonl file, by offset; `convert` makes a record of the field's value."""
 
-  def __init__(self, path: str, field: str):
+  def __init__(self, path: str, field: str, convert: Callable | None = None):
     if path.endswith((".gz", ".xz")):
       raise ValueError(f"{path}: a compressed jsonl file has no random access; unpack it.")
-    self._path, self._field = path, field
+    self._path, self._field, self._convert = path, field, convert or record
     is_checked = os.path.getsize(path) < _CHECKED_JSONL_BYTES
     ends = [0]
     with open(path, "rb") as f:
       for number, line in enumerate(f, 1):
         if is_checked or not line.strip():
-          json_record(line, field, f"{path}, line {number}")
+          json_record(line, field, f"{path}, line {number}", self._convert)
         ends.append(ends[-1] + len(line))
     self._starts = np.asarray(ends[:-1], np.int64)
     self._length = len(self._starts)
@@ -82,7 +83,8 @@ class JsonLines(_Records):
   def _get(self, index):
     with open(self._path, "rb") as f:
       f.seek(int(self._starts[index]))
-      return json_record(f.readline(), self._field, f"{self._path}, line {index + 1}")
+      return json_record(f.readline(), self._field, f"{self._path}, line {index + 1}",
+                         self._convert)
 
 
 class ParquetRows(_Records):
@@ -169,7 +171,25 @@ def record(value: Any, where: str) -> dict[str, Any]:
   raise ValueError(f"{where}: expected text or a flat list of token ids, got {shown:.60}.")
 
 
-def json_record(line: bytes, field: str, where: str) -> dict[str, Any]:
+def messages(value: Any, where: str) -> dict[str, Any]:
+  """Makes {"messages": [{"role", "content"}, ...]} of a raw value; ValueError names `where`."""
+  if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+    raise ValueError(f"{where}: expected a list of messages, got {value!r:.60}.")
+  for i, message in enumerate(value):
+    if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+      raise ValueError(f"{where}: message {i} must have role and content, and nothing else; got "
+                       f"{message!r:.60}.")
+    if message["role"] not in ROLES:
+      raise ValueError(f"{where}: message {i} has the role {message['role']!r:.40}; choose from "
+                       f"{', '.join(ROLES)}.")
+    if not isinstance(message["content"], str):
+      raise ValueError(f"{where}: the content of message {i} is {message['content']!r:.40}; "
+                       "expected text.")
+  return {"messages": list(value)}
+
+
+def json_record(line: bytes, field: str, where: str,
+                convert: Callable = record) -> dict[str, Any]:
   """Makes a record of one field of a JSON object; ValueError names `where` it stands."""
   try:
     item = json.loads(line)
@@ -179,7 +199,7 @@ def json_record(line: bytes, field: str, where: str) -> dict[str, Any]:
   if not isinstance(item, dict) or field not in item:
     found = ", ".join(item) if isinstance(item, dict) else f"no fields, it is {item!r:.40}"
     raise ValueError(f"{where}: no field {field!r} but {found}. Set `field` of the source.")
-  return record(item[field], where)
+  return convert(item[field], where)
 
 
 def read_text(path: str) -> str:

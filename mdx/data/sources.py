@@ -1,8 +1,9 @@
 """Sources: where documents come from, as random-access sequences of records.
 
-Contents: SOURCES (name -> frozen dataclass), build; Text, Jsonl, Parquet, ArrayRecord,
+Contents: SOURCES (name -> frozen dataclass), build; Text, Jsonl, Chat, Parquet, ArrayRecord,
 Tfds, Memory, Task. A source has `records(split)`, a picklable sequence whose items are
-{"text": str}, {"tokens": int32 [n]} or {"prompt": str, "answer": str}, where a "blank": str
+{"text": str}, {"tokens": int32 [n]}, {"messages": [{"role", "content"}]} (see `mdx.data.chat`)
+or {"prompt": str, "answer": str}, where a "blank": str
 that is not empty says that the answer is the prompt with these filled in; `split` is "train" or
 "validation".
 
@@ -53,6 +54,7 @@ class _Files:
   """
 
   in_memory = False  # True if records stay in memory, so that their tokens may too
+  has_answers = False  # True if only answers are targets
   path: str | Sequence[str]
   validation_path: str | Sequence[str] | None = None
   holdout_every: int = 20
@@ -108,6 +110,18 @@ class Jsonl(_Files):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Chat(_Files):
+  """One conversation a line of jsonl: `field` holds a list of {"role": ..., "content": ...}."""
+
+  has_answers = True
+  field: str = "messages"
+
+  def _read(self, paths):
+    return readers.Concatenated(
+        [readers.JsonLines(path, self.field, readers.messages) for path in paths])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Parquet(_Files):
   """Parquet files; column `field` holds strings or lists of token ids.
 
@@ -159,7 +173,7 @@ class Tfds:
     train_split, validation_split: split names or slices, "train[:95%]".
   """
 
-  in_memory = False
+  in_memory = has_answers = False
   data_dir: str
   builder: str | None = None
   field: str = "text"
@@ -194,6 +208,7 @@ class Memory:
   """Documents given in the config: strings, or sequences of token ids."""
 
   in_memory = True
+  has_answers = False
   documents: Sequence
   holdout_every: int = 20
 
@@ -216,7 +231,7 @@ class Task:
     task: `name` and fields of a task of `mdx.tasks`.
   """
 
-  in_memory = True
+  in_memory = has_answers = True
   path = ()
   task: Mapping[str, Any]
 
@@ -232,8 +247,8 @@ class Task:
                  for prompt, answer in task.training_pairs(split))
 
 
-SOURCES = {"text": Text, "jsonl": Jsonl, "parquet": Parquet, "array_record": ArrayRecord,
-           "tfds": Tfds, "memory": Memory, "task": Task}
+SOURCES = {"text": Text, "jsonl": Jsonl, "chat": Chat, "parquet": Parquet,
+           "array_record": ArrayRecord, "tfds": Tfds, "memory": Memory, "task": Task}
 
 
 def _is_validation(split: str) -> bool:

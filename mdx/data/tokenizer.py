@@ -1,7 +1,6 @@
 """Tokenizers: text to ids and back, with the special ids that mdx needs.
 
-Contents: Tokenizer (the one interface), build, from_json, load; command
-`python -m mdx.data.tokenizer`, which trains a byte-level BPE.
+Contents: Tokenizer (the one interface), build, from_json, load. `mdx.data.prepare` trains one.
 
 Convention: `vocab_size` counts every id, also [MASK], [PAD] and [EOS]. `encode` adds
 no special id and never makes one out of text: "[MASK]" in a text is six characters.
@@ -9,7 +8,6 @@ no special id and never makes one out of text: "[MASK]" in a text is six charact
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -43,6 +41,7 @@ class Tokenizer:
     vocab: the codec, of `mdx.data.codecs`.
     mask_id, pad_id, eos_id: special ids. pad_id may equal eos_id.
     bos_id: beginning of sequence, or None.
+    chat_template: Jinja source that makes a text of messages, or None; see `mdx.data.chat`.
   """
 
   name: str
@@ -51,6 +50,7 @@ class Tokenizer:
   pad_id: int
   eos_id: int
   bos_id: int | None = None
+  chat_template: str | None = None
 
   def __post_init__(self):
     ids = {k: v for k in ("mask_id", "pad_id", "eos_id", "bos_id")
@@ -72,6 +72,11 @@ class Tokenizer:
     """Ids that stand for no text."""
     ids = {self.mask_id, self.pad_id, self.eos_id, *self.vocab.control_ids}
     return frozenset(ids if self.bos_id is None else ids | {self.bos_id})
+
+  @functools.cached_property
+  def special_texts(self) -> dict[str, int]:
+    """The names of special tokens, as a chat template writes them, and their ids."""
+    return self.vocab.specials()
 
   @functools.cached_property
   def chars_per_token(self) -> np.ndarray:
@@ -128,7 +133,7 @@ class Tokenizer:
     return json.dumps({
         "name": self.name, "kind": self.vocab.kind, "definition": self.vocab.definition(),
         "mask_id": self.mask_id, "pad_id": self.pad_id, "eos_id": self.eos_id,
-        "bos_id": self.bos_id}, ensure_ascii=False)
+        "bos_id": self.bos_id, "chat_template": self.chat_template}, ensure_ascii=False)
 
   def save(self, directory: str | os.PathLike) -> None:
     """Writes mdx_tokenizer.json into a directory, which is made if missing."""
@@ -142,7 +147,8 @@ def _with_appended_specials(vocab, name: str) -> Tokenizer:
   return Tokenizer(name=name, vocab=vocab, mask_id=mask, pad_id=pad, eos_id=eos)
 
 
-def build(spec: str, texts: Iterable[str] | None = None, **ids: int | None) -> Tokenizer:
+def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str = "",
+          **ids: int | None) -> Tokenizer:
   """Builds a tokenizer.
 
   Args:
@@ -151,6 +157,8 @@ def build(spec: str, texts: Iterable[str] | None = None, **ids: int | None) -> T
       strings, separated by spaces, are the vocabulary); "asset:NAME"; a
       tokenizer.json, a directory with one, or a directory that `save` wrote.
     texts: for "char" only, the texts whose characters form the alphabet.
+    chat_template: a file or asset with a Jinja template; "": the one that stands beside the
+      tokenizer.json, if any.
     **ids: mask_id, pad_id, eos_id, bos_id of a tokenizer.json whose special tokens have
       unusual names.
 
@@ -161,6 +169,9 @@ def build(spec: str, texts: Iterable[str] | None = None, **ids: int | None) -> T
   if unknown:
     raise ValueError(f"unknown argument {unknown[0]!r}; expected mask_id, pad_id, eos_id, bos_id.")
   given = {k: v for k, v in ids.items() if v is not None}
+  if chat_template:
+    template = _chat_template_file(chat_template)
+    return dataclasses.replace(build(spec, texts, **ids), chat_template=template)
   if given and (spec in ("byte", "char") or spec.startswith(("char:", "symbols:"))):
     raise ValueError(f"tokenizer {spec!r} has special ids of its own; leave out "
                      f"{', '.join(given)}.")
@@ -184,7 +195,7 @@ def _read(spec: str, ids: dict[str, int]) -> Tokenizer:
     path = saved if os.path.isfile(saved) else os.path.join(path, "tokenizer.json")
   if not os.path.isfile(path):
     raise ValueError(f"no tokenizer file {path!r}; use \"byte\", \"char\", \"asset:NAME\" (one of "
-                     f"{', '.join(assets.names())}), or train one: python -m mdx.data.tokenizer.")
+                     f"{', '.join(assets.names())}), or train one: python -m mdx.data.prepare.")
   is_saved = os.path.basename(path) == FILE_NAME
   if is_saved and ids:
     raise ValueError(f"{path} has special ids of its own; leave out {', '.join(ids)}.")
@@ -199,11 +210,36 @@ def _read(spec: str, ids: dict[str, int]) -> Tokenizer:
   except Exception as e:  # `tokenizers` raises a plain Exception for a malformed file
     raise ValueError(f"{path}: not a tokenizer file ({readers.reason(e)}); expected the "
                      "tokenizer.json of the Hugging Face tokenizers library.") from e
-  return _find_specials(vocab, spec, path, dict(ids))
+  return _find_specials(vocab, spec, path, dict(ids) | {"chat_template": _beside(path)})
+
+
+def _chat_template_file(path: str) -> str:
+  path = assets.resolve(path)
+  if not os.path.isfile(path):
+    raise ValueError(f"no chat template {path!r}; give a Jinja file, or asset:chat.jinja.")
+  return readers.read_text(path)
+
+
+def _beside(path: str) -> str | None:
+  """The chat template that Hugging Face keeps beside a tokenizer.json, or None."""
+  folder = os.path.dirname(path)
+  if os.path.basename(path) != "tokenizer.json":
+    return None
+  if os.path.isfile(alone := os.path.join(folder, "chat_template.jinja")):
+    return readers.read_text(alone)
+  if not os.path.isfile(settings := os.path.join(folder, "tokenizer_config.json")):
+    return None
+  try:
+    found = json.loads(readers.read_text(settings)).get("chat_template")
+  except (ValueError, AttributeError) as e:
+    raise ValueError(f"{settings}: not JSON settings of a tokenizer ({readers.reason(e)}).") from e
+  if isinstance(found, list):  # several, by name
+    found = {x.get("name"): x.get("template") for x in found if isinstance(x, dict)}.get("default")
+  return found if isinstance(found, str) else None
 
 
 def _find_specials(vocab: codecs.HuggingFace, name: str, path: str,
-                   ids: dict[str, int]) -> Tokenizer:
+                   ids: dict[str, Any]) -> Tokenizer:
   """Finds special ids by their usual names; appends a mask token if there is none."""
   for key, names in (("bos_id", _BOS_NAMES), ("eos_id", _EOS_NAMES), ("pad_id", _PAD_NAMES),
                      ("mask_id", _MASK_NAMES)):
@@ -232,46 +268,3 @@ def from_json(text: str) -> Tokenizer:
 def load(directory: str | os.PathLike) -> Tokenizer:
   """Builds the tokenizer that `save` wrote into a directory."""
   return _read(os.path.join(directory, FILE_NAME), {})
-
-
-def train_bpe(texts: Iterable[str], vocab_size: int):
-  """Trains a byte-level BPE with [PAD] 0, [EOS] 1, [MASK] 2; returns tokenizers.Tokenizer."""
-  import tokenizers
-  smallest = 256 + len(codecs.SPECIALS)
-  if vocab_size < smallest:
-    raise ValueError(f"vocab_size must be at least {smallest} (256 bytes and the specials), "
-                     f"got {vocab_size}.")
-  byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-  backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-  backend.pre_tokenizer, backend.decoder = byte_level, tokenizers.decoders.ByteLevel()
-  backend.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(
-      vocab_size=vocab_size, special_tokens=list(codecs.SPECIALS), show_progress=False,
-      initial_alphabet=byte_level.alphabet()))
-  return backend
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-  """The command `python -m mdx.data.tokenizer`."""
-  parser = argparse.ArgumentParser(description="Trains a byte-level BPE tokenizer.json.")
-  parser.add_argument("--input", action="append", required=True,
-                      help="text file (.xz, .gz too), glob or asset:NAME; may be repeated")
-  parser.add_argument("--output", required=True, help="tokenizer.json to write")
-  parser.add_argument("--vocab_size", type=int, default=512, help="ids in all, specials too")
-  parser.add_argument("--holdout_every", type=int, default=20,
-                      help="leave out one document in this many, as the text source does; 0: none")
-  args = parser.parse_args(argv)
-  try:
-    source = sources.Text(path=tuple(args.input), holdout_every=args.holdout_every)
-    backend = train_bpe((r["text"] for r in source.records("train")), args.vocab_size)
-    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
-    with open(args.output, "w", encoding="utf-8") as f:
-      f.write(backend.to_str(pretty=True))
-  except (ValueError, OSError) as e:
-    parser.error(str(e))
-  if backend.get_vocab_size() < args.vocab_size:
-    print(f"warning: the text allows only {backend.get_vocab_size()} ids.")
-  print(f"wrote {args.output}: {build(args.output).vocab_size} ids.")
-
-
-if __name__ == "__main__":
-  main()

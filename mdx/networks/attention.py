@@ -1,7 +1,7 @@
 """Attention visibility as a value, the attention product, and its memory.
 
-Contents: Full, Causal, BlockCausal, TwoStream, Prefix, Local, PerLayer, ATTENTIONS, Places,
-Sight, sight, visible, attend, at_slots, write.
+Contents: Attention, Full, Causal, BlockCausal, TwoStream, Prefix, Local, PerLayer, ATTENTIONS,
+Places, Sight, sight, visible, attend, at_slots, write.
 
 Convention: a query sees a key where the value allows it AND both lie in the
 same segment (`segment_ids`, 0 is padding). A value says what it allows as a function of the
@@ -35,7 +35,7 @@ class Places(NamedTuple):
   position: Any
 
 
-class _Value:
+class Attention:
   """Base of the attention values.
 
   Attributes:
@@ -50,14 +50,14 @@ class _Value:
     """Whether queries see keys in rows of `size` places; bool, or None for all."""
     raise TypeError("an attention value defines sees")
 
-  def of_layers(self, num_layers: int) -> tuple[_Value, ...]:
+  def of_layers(self, num_layers: int) -> tuple[Attention, ...]:
     """The value of every layer."""
     return (self,) * num_layers
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Full(_Value):
+class Full(Attention):
   """Every position sees every position (MLM, masked diffusion)."""
 
   def sees(self, query, key, size):
@@ -67,7 +67,7 @@ class Full(_Value):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Causal(_Value):
+class Causal(Attention):
   """A position sees itself and what stands before it."""
 
   def sees(self, query, key, size):
@@ -78,7 +78,7 @@ class Causal(_Value):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class BlockCausal(_Value):
+class BlockCausal(Attention):
   """A position sees its own block and the blocks before it.
 
   Blocks are counted by `positions`, so they begin anew with every document.
@@ -130,7 +130,7 @@ class TwoStream(BlockCausal):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Prefix(_Value):
+class Prefix(Attention):
   """The first `length` positions of a document see each other; the rest is causal.
 
   Attributes:
@@ -153,7 +153,7 @@ class Prefix(_Value):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Local(_Value):
+class Local(Attention):
   """A position sees those at most `radius` away, on both sides.
 
   Attributes:
@@ -176,7 +176,7 @@ class Local(_Value):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class PerLayer(_Value):
+class PerLayer(Attention):
   """Layer i has the i-th of some values, which are repeated over the layers.
 
   Attributes:

@@ -74,6 +74,9 @@ def _attend_one(name, query, key, value, *, sight, i):
 
 def _sharded_splash(query, key, value, sight, attention):
   """`splash.splash`, each device on its own rows and heads."""
+  if jax.tree.leaves(attention):
+    raise ValueError("network.attention_backend splash computes masks from places, and this "
+                     "attention is drawn at random; use xla.")
   from mdx.networks import splash  # pylint: disable=g-import-not-at-top  (Pallas is slow to load)
   segments, batch = sight.segment_ids, query.shape[:1]
   segments = jnp.ones(batch + query.shape[1:2], jnp.int32) if segments is None else segments

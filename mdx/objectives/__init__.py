@@ -9,6 +9,7 @@ from typing import Any, Mapping
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.objectives import adapt
 from mdx.objectives import ar
 from mdx.objectives import block_diffusion
 from mdx.objectives import d3pm
@@ -27,6 +28,7 @@ OBJECTIVES = {
     "sedd": sedd.SEDD,
     "genmd4": genmd4.GenMD4,
     "block_diffusion": block_diffusion.BlockDiffusion,
+    "adapt": adapt.Adaptation,
 }
 POLICIES = {
     "mdpo": mdpo.MDPO,

@@ -58,6 +58,8 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
       raise ValueError("objective.weighting cart weighs context on both sides, which blocks do not "
                        "have; use elbo or uniform.")
 
+  masks_together = False
+
   @property
   def _two_streams(self):
     return attention_lib.TwoStream(self.visibility.block_length)

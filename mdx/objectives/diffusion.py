@@ -122,6 +122,11 @@ class MaskedDiffusion(types.Objective):
     """One term."""
     return {"elbo": 1.0}
 
+  @property
+  def masks_together(self) -> bool:
+    """Whether tokens may share a draw: those that do have no exact count."""
+    return self.mask_draw == "bernoulli"
+
   def prepare(self, params, batch, key, context):
     """Draws times (unless `batch["time"]` gives them) and masks."""
     del params, context
@@ -151,7 +156,9 @@ class MaskedDiffusion(types.Objective):
       is_masked = mask_lib.exact_count(keys, count, allowed)
       return is_masked, length / jnp.maximum(count, 1), count / jnp.maximum(length, 1)
     time, weight = self._weight(time)
-    return mask_lib.bernoulli(keys, self.alpha.mask_prob(time)[:, None], allowed), weight, time
+    is_masked = mask_lib.bernoulli(keys, self.alpha.mask_prob(time)[:, None], allowed,
+                                   batch.get("is_shared"))
+    return is_masked, weight, time
 
   def _weight(self, time):
     """Times on the grid of the process, and the weights of tokens masked then."""

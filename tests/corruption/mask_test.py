@@ -72,3 +72,15 @@ def test_allowed_positions_are_the_loss_mask_or_all():
   np.testing.assert_array_equal(mask_lib.allowed_positions({"tokens": tokens, "loss_mask": mask}),
                                 mask)
   assert jax.device_get(mask_lib.allowed_positions({"tokens": tokens})).all()
+
+
+def test_shared_positions_are_selected_together_at_the_rate_and_the_others_as_before():
+  allowed, shared = jnp.ones((4000, 9), bool), jnp.broadcast_to(jnp.arange(9) >= 5, (4000, 9))
+  selected = np.asarray(mask_lib.bernoulli(_keys(4000), 0.3, allowed, shared))
+  tail = selected[:, 5:]
+  assert (tail.all(axis=1) == tail.any(axis=1)).all()
+  assert abs(oracle.z_score(tail[:, 0], 0.3)) < 4
+  alone = np.asarray(mask_lib.bernoulli(_keys(4000), 0.3, allowed))
+  np.testing.assert_array_equal(selected[:, :6], alone[:, :6])
+  none = np.asarray(mask_lib.bernoulli(_keys(4000), 0.3, allowed, jnp.zeros((4000, 9), bool)))
+  np.testing.assert_array_equal(none, alone)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from mdx.data import prepare
 from mdx.data import tokenizer as tokenizer_lib
 
 UNICODE = "  Héllo, wörld!\r\n\t漢字 🙂👩‍🚀 [MASK] <mask> [PAD] \0 naïve\n\n"
@@ -44,7 +45,7 @@ def _unigram() -> tokenizers.Tokenizer:
 
 
 def _bpe(special: bool = True) -> tokenizers.Tokenizer:
-  backend = tokenizer_lib.train_bpe(["the cat sat on the mat. " * 20], 280)
+  backend = prepare.train_bpe(["the cat sat on the mat. " * 20], 280)
   state = json.loads(backend.to_str())
   for token in state["added_tokens"]:
     token["special"] = special
@@ -259,7 +260,7 @@ def test_a_malformed_file_is_named_in_one_line(name, content, message, tmp_path)
 
 
 def test_a_missing_file_or_asset_is_named_with_the_choices(tmp_path):
-  with pytest.raises(ValueError, match="nothing.json.*holmes_bpe512.json.*mdx.data.tokenizer"):
+  with pytest.raises(ValueError, match="nothing.json.*holmes_bpe512.json.*mdx.data.prepare"):
     tokenizer_lib.build(str(tmp_path / "nothing.json"))
   with pytest.raises(ValueError, match="no asset 'none.json'.*holmes_bpe512.json"):
     tokenizer_lib.build("asset:none.json")
@@ -271,36 +272,6 @@ def test_a_missing_file_or_asset_is_named_with_the_choices(tmp_path):
 def test_a_lone_surrogate_is_an_error_of_the_text(spec):
   with pytest.raises(ValueError, match="surrogates not allowed"):
     tokenizer_lib.build(spec).encode("a\ud800")
-
-
-def test_the_command_trains_a_usable_tokenizer(tmp_path, capsys):
-  text = "".join(f"It was number {i}, the café said.\n" for i in range(2000))
-  (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-  output = tmp_path / "new" / "tokenizer.json"
-  tokenizer_lib.main([f"--input={tmp_path / 'text.txt'}", f"--output={output}",
-                      "--vocab_size=300", "--holdout_every=4"])
-  assert f"{output}: 300 ids" in capsys.readouterr().out
-  tokenizer = tokenizer_lib.build(str(output))
-  assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.mask_id) == (0, 1, 2)
-  ids = tokenizer.encode(text + UNICODE)
-  assert tokenizer.decode(ids) == text + UNICODE
-  assert len(ids) < len(text) / 2
-
-
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):
-  for args, message in ((["--input=nothing.txt"], "no data file 'nothing.txt'"),
-                        (["--input=asset:holmes.txt.xz", "--vocab_size=100"], "at least 259")):
-    with pytest.raises(SystemExit) as error:
-      tokenizer_lib.main([*args, f"--output={tmp_path / 'tokenizer.json'}"])
-    assert error.value.code == 2 and message in capsys.readouterr().err
-  assert not (tmp_path / "tokenizer.json").exists()
-
-
-def test_the_command_reproduces_the_packaged_tokenizer(tmp_path):
-  output = tmp_path / "tokenizer.json"
-  tokenizer_lib.main(["--input=asset:holmes.txt.xz", f"--output={output}", "--vocab_size=512"])
-  made = tokenizer_lib.build(str(output))
-  assert made.fingerprint == tokenizer_lib.build("asset:holmes_bpe512.json").fingerprint
 
 
 def test_symbols_are_cut_greedily_and_come_back():

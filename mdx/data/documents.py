@@ -1,0 +1,146 @@
+"""Documents: the records of a source as token ids, with what is a target and what is given.
+
+Contents: Documents, fields; FILLS, FILLS_ROW. What follows the answer of a record that has one:
+
+  pad           nothing; one end of text if `append_eos`
+  eos           end-of-text tokens up to the row's end, targets like others (LLaDA)
+  eos_together  the same, but all of them are masked or none is (Dream)
+  eos_multiple  end-of-text tokens up to a multiple of `fill_multiple`, targets: whole blocks
+
+Reference: Nie et al. 2025, arXiv:2502.09992; Ye et al. 2025, arXiv:2508.15487 (Dream); Arriola
+et al. 2025, arXiv:2503.09573 (blocks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mdx.data import chat
+from mdx.data import pack
+from mdx.data import tokenizer as tokenizer_lib
+
+FILLS_ROW = ("eos", "eos_together")
+FILLS = ("pad", *FILLS_ROW, "eos_multiple")
+
+
+def fields(cfg: Any, has_answers: bool) -> tuple[str, ...]:
+  """What a row has beside tokens, under a `pipeline.Config`."""
+  if not has_answers:
+    return ()
+  return ("is_given", "is_shared") if cfg.fill == "eos_together" else ("is_given",)
+
+
+class Documents(Sequence):
+  """Token ids of the records of one source; None for a record without tokens.
+
+  Args:
+    cfg: the `pipeline.Config`.
+    source: of `mdx.data.sources`.
+    split: "train" or "validation".
+    tokenizer: makes ids of text.
+    has_answers: whether records of this source, or of another in the mixture, have answers.
+  """
+
+  def __init__(self, cfg: Any, source: Any, split: str, tokenizer: tokenizer_lib.Tokenizer,
+               has_answers: bool):
+    self._records = source.records(split)
+    self.where = _describe(source, split)
+    self._cfg, self._tokenizer = cfg, tokenizer
+    self._eos = np.asarray([tokenizer.eos_id] if cfg.append_eos else [], np.int32)
+    self._fields = fields(cfg, has_answers)
+    self._cache = {} if source.in_memory else None
+
+  def __getstate__(self):
+    return {**self.__dict__, "_cache": None if self._cache is None else {}}
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> pack.Row | None:
+    if self._cache is None:
+      return self._read(index)
+    if index not in self._cache:
+      self._cache[index] = self._read(index)
+    return self._cache[index]
+
+  def check_template(self, num_records: int) -> None:
+    """Renders the conversations among the first records; ValueError if that goes wrong."""
+    found = [(i, record["messages"]) for i in range(num_records)
+             if "messages" in (record := self._records[i])]
+    if found:
+      chat.check(self._tokenizer, [messages for _, messages in found],
+                 [self._place(i) for i, _ in found])
+
+  def _place(self, index: int) -> str:
+    return f"record {index} of {self.where}"
+
+  def _read(self, index: int) -> pack.Row | None:
+    record, where = self._records[index], self._place(index)
+    try:
+      if "messages" in record:
+        return self._answered(*chat.encode(self._tokenizer, record["messages"]))
+      if "prompt" in record:
+        return self._answered(*self._pair(record))
+      tokens = record["tokens"] if "tokens" in record else self._tokenizer.encode(record["text"])
+    except ValueError as e:
+      raise ValueError(f"{where}: {e}") from e
+    if tokens.size and tokens.max() >= self._tokenizer.vocab_size:
+      raise ValueError(f"{where} has token id {tokens.max()}, but tokenizer "
+                       f"{self._tokenizer.name!r} has {self._tokenizer.vocab_size} ids; the ids "
+                       "were made with another vocabulary, so use its tokenizer.")
+    if not tokens.size:
+      return None
+    tokens = np.concatenate([tokens, self._eos])
+    length, packing = self._cfg.length, self._cfg.packing
+    if pack.needs_whole_documents(packing) and len(tokens) > length:
+      raise ValueError(f"{where} has {len(tokens)} tokens, but packing={packing!r} needs "
+                       f"whole documents and length is {length}; raise length, "
+                       "shorten the documents, or use packing='concat' or 'crop'.")
+    return {"tokens": tokens, **{k: np.zeros(len(tokens), bool) for k in self._fields}}
+
+  def _pair(self, record) -> tuple[np.ndarray, np.ndarray]:
+    """A prompt and its answer, of which only the answer is predicted; or a text with blanks."""
+    prompt, answer = (self._tokenizer.encode(record[k]) for k in ("prompt", "answer"))
+    is_given = np.ones(len(prompt), bool)
+    if record.get("blank"):
+      is_given = prompt != self._tokenizer.encode(record["blank"])[0]
+      if len(prompt) != len(answer) or (prompt != answer)[is_given].any():
+        raise ValueError(f"the answer {record['answer']!r:.60} does not fill the blanks of "
+                         f"{record['prompt']!r:.60}.")
+      prompt = prompt[:0]
+    tokens = np.concatenate([prompt, answer])
+    return tokens, np.pad(is_given, (0, len(tokens) - len(is_given)))
+
+  def _answered(self, tokens: np.ndarray, is_given: np.ndarray) -> pack.Row | None:
+    """Ends and fills a record of which only the answers are predicted."""
+    cfg, eos_id = self._cfg, self._tokenizer.eos_id
+    if not pack.needs_whole_documents(cfg.packing):
+      raise ValueError(f"records with answers need packing='pad' or 'first_fit', not "
+                       f"{cfg.packing!r}.")
+    num_text = len(tokens)
+    has_end = num_text and tokens[-1] == eos_id and not is_given[-1]
+    wanted = num_text + (0 if has_end else len(self._eos))
+    if wanted > cfg.length:
+      if cfg.too_long == "skip":
+        return None
+      raise ValueError(f"prompt and answer have {wanted} tokens, more than length {cfg.length}; "
+                       "raise it, leave the record out, or set data.too_long='skip'.")
+    if cfg.fill in FILLS_ROW:
+      wanted = cfg.length
+    elif cfg.fill == "eos_multiple":
+      wanted = min(-(-wanted // cfg.fill_multiple) * cfg.fill_multiple, cfg.length)
+    missing = (0, wanted - num_text)
+    row = {"tokens": np.pad(tokens, missing, constant_values=eos_id),
+           "is_given": np.pad(is_given, missing),
+           "is_shared": np.arange(wanted) >= num_text - bool(has_end)}
+    return {"tokens": row.pop("tokens"), **{k: row[k] for k in self._fields}}
+
+
+def _describe(source, split: str) -> str:
+  files = getattr(source, "path", None) or [getattr(source, "data_dir", "")]
+  if split == "validation":
+    files = getattr(source, "validation_path", None) or files
+  return f"the {split} split of {type(source).__name__.lower()} source {', '.join(files)}".rstrip()

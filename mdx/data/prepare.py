@@ -1,0 +1,156 @@
+"""Commands that prepare data: a tokenizer from texts, array_record files from texts.
+
+Contents: train_bpe, write_records, main.
+
+  python -m mdx.data.prepare tokenizer --input='texts/*.txt' --output=tokenizer.json
+  python -m mdx.data.prepare records --input='texts/*.jsonl' --output=texts.array_record
+
+Convention: `--input` is a file or a glob; .jsonl files have one object a line, others are text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from mdx.data import codecs
+from mdx.data import readers
+from mdx.data import sources
+from mdx.data import tokenizer as tokenizer_lib
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()):
+  """Trains a byte-level BPE; returns tokenizers.Tokenizer.
+
+  Args:
+    texts: what its merges are learned from.
+    vocab_size: ids in all.
+    special: names of further special tokens; they follow [PAD] 0, [EOS] 1, [MASK] 2.
+  """
+  import tokenizers
+  specials = list(codecs.SPECIALS) + list(special)
+  if len(set(specials)) < len(specials) or not all(specials):
+    raise ValueError(f"special tokens must be distinct and not empty, got {', '.join(specials)}.")
+  if vocab_size < (smallest := 256 + len(specials)):
+    raise ValueError(f"vocab_size must be at least {smallest} (256 bytes and the specials), "
+                     f"got {vocab_size}.")
+  byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+  backend.pre_tokenizer, backend.decoder = byte_level, tokenizers.decoders.ByteLevel()
+  backend.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(
+      vocab_size=vocab_size, special_tokens=specials, show_progress=False,
+      initial_alphabet=byte_level.alphabet()))
+  return backend
+
+
+def _records(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+  """The training records of the input files, in order."""
+  paths = sources.Text(path=tuple(args.input)).path
+  kinds = [path for path in paths if path.endswith(".jsonl")]
+  if kinds and len(kinds) < len(paths):
+    raise ValueError(f"{kinds[0]} is jsonl and other files are text; run once for each kind.")
+  if not kinds:
+    found = sources.Text(path=paths, holdout_every=args.holdout_every,
+                         document_chars=args.document_chars)
+  elif args.field == "messages":
+    found = sources.Chat(path=paths, holdout_every=args.holdout_every)
+  else:
+    found = sources.Jsonl(path=paths, holdout_every=args.holdout_every, field=args.field)
+  yield from found.records("train")
+
+
+def _texts(records: Iterable[dict[str, Any]]) -> Iterator[str]:
+  for record in records:
+    if "tokens" in record:
+      raise ValueError("a record is a list of token ids already; give text.")
+    yield from ([m["content"] for m in record["messages"]] if "messages" in record
+                else [record["text"]])
+
+
+def write_records(records: Iterable[dict[str, Any]], path: str, field: str) -> int:
+  """Writes records as array_record, one JSON object {field: text or ids} each; their number."""
+  from array_record.python import array_record_module
+  temporary, count = f"{path}.tmp", 0
+  # One record a group: random access then reads no more than it needs.
+  writer = array_record_module.ArrayRecordWriter(temporary, "group_size:1")
+  try:
+    for record in records:
+      if "messages" in record:
+        raise ValueError("conversations are not written as array_record; jsonl has random access.")
+      value = record["text"] if "text" in record else record["tokens"].tolist()
+      writer.write(json.dumps({field: value}, ensure_ascii=False).encode("utf-8"))
+      count += 1
+    writer.close()
+    if not count:
+      raise ValueError("there is no record in the input.")
+    os.replace(temporary, path)
+  finally:
+    if os.path.exists(temporary):
+      if writer.is_open():
+        writer.close()
+      os.remove(temporary)
+  return count
+
+
+def _tokenizer(args: argparse.Namespace) -> str:
+  backend = train_bpe(_texts(_records(args)), args.vocab_size, args.special)
+  with open(args.output, "w", encoding="utf-8") as f:
+    f.write(backend.to_str(pretty=True))
+  if backend.get_vocab_size() < args.vocab_size:
+    print(f"warning: the text allows only {backend.get_vocab_size()} ids.")
+  return f"{tokenizer_lib.build(args.output).vocab_size} ids"
+
+
+def _array_record(args: argparse.Namespace) -> str:
+  records = _records(args)
+  if args.tokenizer:
+    tokenizer = tokenizer_lib.build(args.tokenizer)
+    records = ({"tokens": tokenizer.encode(text)} for text in _texts(records))
+  field = "tokens" if args.tokenizer else args.field
+  count = write_records(records, args.output, field)
+  return (f"{count} records; read them with --config.data.source.name=array_record "
+          f"--config.data.source.path={args.output} --config.data.source.field={field}")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(prog="python -m mdx.data.prepare", description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+  commands = parser.add_subparsers(dest="command", required=True)
+  for name, run, what in (("tokenizer", _tokenizer, "train a byte-level BPE tokenizer.json"),
+                          ("records", _array_record, "write text or jsonl as array_record")):
+    command = commands.add_parser(name, help=what, description=what)
+    command.set_defaults(run=run)
+    command.add_argument("--input", action="append", required=True,
+                         help="text (.xz, .gz too) or jsonl file, glob or asset:NAME; repeatable")
+    command.add_argument("--output", required=True, help="file to write")
+    command.add_argument("--field", default="text", help="of jsonl: what holds the text")
+    command.add_argument("--document_chars", type=int, default=4000,
+                         help="of text: where it is cut, at line ends")
+  tokenizer, records = (commands.choices[name] for name in ("tokenizer", "records"))
+  tokenizer.add_argument("--vocab_size", type=int, default=512, help="ids in all, specials too")
+  tokenizer.add_argument("--special", action="append", default=[],
+                         help="a further special token, such as those of a chat; repeatable")
+  tokenizer.add_argument("--holdout_every", type=int, default=20,
+                         help="leave out one record in this many, as the sources do; 0: none")
+  records.add_argument("--tokenizer", default="",
+                       help="write token ids of this tokenizer, not text")
+  records.set_defaults(holdout_every=0)
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """The command `python -m mdx.data.prepare`."""
+  parser = _parser()
+  args = parser.parse_args(argv)
+  try:
+    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
+    print(f"wrote {args.output}: {args.run(args)}.")
+  except (ValueError, OSError) as e:
+    parser.error(readers.reason(e))
+
+
+if __name__ == "__main__":
+  main()
