@@ -174,13 +174,13 @@ def test_noisy_blocks_see_themselves_and_the_clean_blocks_before_them(segments, 
 def test_layers_share_the_masks_of_equal_values():
   value = attention.PerLayer((dict(name="local", radius=1), attention.Full(),
                               dict(name="local", radius=1)))
-  seen, which = attention.sight(value, 6, jnp.arange(4)[None], None, None, with_masks=True)
+  seen, which = attention.sight(value.of_layers(6), jnp.arange(4)[None], None, None, with_masks=True)
   assert seen.values == (attention.Local(1), attention.Full())
   np.testing.assert_array_equal(which, [0, 1, 0, 0, 1, 0])
   assert seen.masks[1] is None
   np.testing.assert_array_equal(seen.masks[0][0, 0], np.abs(np.subtract.outer(
       np.arange(4), np.arange(4))) <= 1)
-  alone, which = attention.sight(attention.Causal(), 6, jnp.arange(4)[None], None, None,
+  alone, which = attention.sight(attention.Causal().of_layers(6), jnp.arange(4)[None], None, None,
                                  with_masks=False)
   assert alone.values == (attention.Causal(),) and alone.masks == () and which is None
 
