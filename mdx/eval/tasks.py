@@ -1,6 +1,6 @@
 """Task accuracy of a decoder, and what it had right on the way.
 
-Contents: Prompts, encode_prompts, score_steps, Result, evaluate.
+Contents: FORMATS, Prompts, encode_prompts, score_steps, Result, evaluate.
 
 An example is *over-denoised* if the prediction of some denoising step is correct and the
 final answer is not (He et al. 2025, arXiv:2508.13148).
@@ -15,7 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mdx import types
+from mdx.data import chat
 from mdx.data import tokenizer as tokenizer_lib
+
+FORMATS = ("text", "chat")
+_TRIED = 64  # prompts that a chat template is tried on before it is trusted
 
 
 class Prompts(NamedTuple):
@@ -56,7 +60,8 @@ class Prompts(NamedTuple):
 
 
 def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
-                   max_length: int = 0, blank: str = "") -> Prompts:
+                   max_length: int = 0, blank: str = "",
+                   prompt_format: str = "text") -> Prompts:
   """Encodes prompts to the length of the longest.
 
   Args:
@@ -64,13 +69,17 @@ def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
     tokenizer: the model's.
     max_length: most tokens of a prompt, 0 = any number.
     blank: what is filled in; "" if answers follow the prompts.
+    prompt_format: "text", or "chat": each is a user's message in the model's chat template.
 
   Raises:
     ValueError: a prompt that is too long, or that the tokenizer cannot write (a model of
       another vocabulary); texts with blanks of different lengths.
   """
+  if prompt_format == "chat" and blank:
+    raise ValueError("texts to fill in where they stand are no chats; set prompt_format to text.")
   try:
-    rows = [tokenizer.encode(text) for text in texts]
+    rows = (_encode_chats(texts, tokenizer) if prompt_format == "chat" else
+            [tokenizer.encode(text) for text in texts])
     blank_ids = tokenizer.encode(blank)
   except ValueError as error:
     raise ValueError(f"the model's tokenizer {tokenizer.name!r:.60} cannot write the prompts of "
@@ -86,6 +95,14 @@ def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
   for row, ids in zip(tokens, rows):
     row[len(row) - len(ids):] = ids
   return Prompts(tokens, lengths, int(blank_ids[0]) if blank else -1)
+
+
+def _encode_chats(texts, tokenizer):
+  """Each text as what a user says, up to where the assistant answers."""
+  chats = [[{"role": "user", "content": text}] for text in texts]
+  tried = chats[:_TRIED]
+  chat.check(tokenizer, tried, [f"prompt {i}" for i in range(len(tried))])
+  return [chat.encode_prompt(tokenizer, messages) for messages in chats]
 
 
 def completions(tokens: np.ndarray, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:

@@ -102,6 +102,9 @@ def _check(config: dict[str, Any]) -> None:
   if rollout["mixture_draw"] not in _DRAWS:
     raise ValueError(f"config.rollout.mixture_draw is {rollout['mixture_draw']!r}; choose from "
                      f"{', '.join(_DRAWS)}.")
+  if rollout["prompt_format"] not in task_eval.FORMATS:
+    raise ValueError(f"config.rollout.prompt_format is {rollout['prompt_format']!r}; choose from "
+                     f"{', '.join(task_eval.FORMATS)}.")
   for name in ("top_k", "top_p"):
     if rollout["sampler"].get(name, 0) not in (0, 1.0):
       raise ValueError(f"config.rollout.sampler.{name} cuts the law that tokens are drawn from, so "
@@ -160,6 +163,7 @@ def _prompts(run: _Run, split: str) -> task_eval.Prompts:
   return task_eval.encode_prompts([run.task.prompt(e) for e in run.examples(split)],
                                   run.model.tokenizer,
                                   max_length=run.config["rollout"]["max_prompt_length"],
+                                  prompt_format=run.config["rollout"]["prompt_format"],
                                   blank=tasks.blank_of(run.task))
 
 
