@@ -61,6 +61,7 @@ def _small(task):
           num_prompts=32,  # of an iteration
           group_size=8,  # rollouts of each prompt
           epochs=1,  # updates on each rollout
+          prompt_format="text",  # or chat: the user's message in the model's chat template
           max_prompt_length=0,  # tokens; 0 = any
           filter="none",  # or over_denoising: problems right on the way and wrong at the end
           filter_examples=0,  # problems decoded to find them, 0 = all
@@ -105,9 +106,8 @@ def _base(task, built):
 
 
 def _countdown():
-  """Three numbers of 1 to 12, two steps."""
-  config = _small(dict(name="countdown", num_numbers=3, min_number=1, max_number=12,
-                       num_validation=1024))
+  """Three numbers of 1 to 20, two steps: with smaller numbers too few problems are held out."""
+  config = _small(dict(name="countdown", num_numbers=3, min_number=1, max_number=20))
   config.init.base.update(steps=3000, log_steps=300, eval_steps=1500, checkpoint_steps=1000)
   config.init.base.network.update(width=128, mlp_width=384)
   return config
@@ -119,8 +119,9 @@ def _llada_8b(config):
   config.init = dict(checkpoint="", params="raw")
   config.updates = 150
   config.objective.update(num_steps=8, kl=0.02, drop_dead=False)
-  config.rollout.update(num_prompts=16, max_prompt_length=320, filter="over_denoising",
-                        filter_examples=40000, mixture_draw="per_rollout")
+  config.rollout.update(num_prompts=16, prompt_format="chat", max_prompt_length=320,
+                        filter="over_denoising", filter_examples=40000,
+                        mixture_draw="per_rollout")
   config.rollout.sampler.update(gen_length=512, steps=128, temperature=0.4,
                                 confidence_filtered=True, mixture=((128, 128), (512, 128)))
   config.optimizer.update(learning_rate=7e-7, schedule="constant", warmup_steps=0)

@@ -38,7 +38,8 @@ modes (config.mode; sample, rl and claim have configs of their own)
   train         train, evaluate, sample, plot; resumes if the workdir has a checkpoint
   sample        decode --config.prompts with --config.sampler.name from --config.init.checkpoint
   rl            improve a model by reinforcement learning on a task, and compare it with its base
-  eval          held-out likelihood of a checkpoint (with any training config)
+  eval          accuracy on a task (configs/eval.py), or held-out likelihood of a checkpoint (with
+                any training config)
   export        write weights, config and tokenizer to --config.export.path (likewise)
   claim         measure a claim of configs/claims: arms x seeds of runs, and a stated test
 

@@ -16,6 +16,7 @@ import numpy as np
 from mdx import checkpoint as checkpoint_lib
 from mdx import claim as claim_lib
 from mdx import config as config_lib
+from mdx import evaluation
 from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import sampling
@@ -179,7 +180,9 @@ def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
 
 
 def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
-  """Evaluates a checkpoint on the held-out part; writes `workdir/eval.json`."""
+  """Evaluates a checkpoint on a task, or on the held-out part (`workdir/eval.json`)."""
+  if "task" in config:
+    return evaluation.evaluate(config, workdir, train)
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)

@@ -24,8 +24,7 @@ from mdx.report import denoising
 from mdx.report import denoising_pictures
 from mdx.report import denoising_terminal
 from mdx.train import progress as progress_lib
-
-_DONE = "samples.partial.jsonl"
+from mdx.utils import partial
 
 
 def base_checkpoint(config: Mapping[str, Any], workdir: str, train: Callable) -> str:
@@ -107,14 +106,10 @@ def sample(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[str
       "source": os.path.abspath(source), "params": config["init"]["params"],
       "dtype": config["dtype"], "seed": config["seed"], "sampler": repr(sampler),
       "rows": [row.tolist() for row in rows]})
-  done = _read_done(path / _DONE, identity) if jax.process_count() == 1 else {}
-  traces = _decode(model, sampler, rows, config, path, identity, done)
+  table = partial.PartialRows(path / "samples.jsonl", identity)
+  traces, done = _decode(model, sampler, rows, config, table), table.rows
+  table.finish()
   if jax.process_index() == 0:
-    lines = [json.dumps(done[i], ensure_ascii=False) for i in range(len(rows))]
-    temporary = path / "samples.jsonl.tmp"
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(path / "samples.jsonl")
-    (path / _DONE).unlink(missing_ok=True)
     _show(model, config, sampler, [traces[i] for i in sorted(traces)], path)
   for i in range(min(len(rows), config["num_samples"], 4)):
     setup_lib.say(f"--- row {i}, {done[i]['nfe']} network calls\n{done[i]['text']}")
@@ -125,51 +120,25 @@ def sample(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[str
   return {"num_rows": len(rows), "seconds": seconds}
 
 
-def _decode(model, sampler, rows, config, path, identity, done):
-  """Decodes what is not in `done`, adding to it and to the file; returns traces."""
+def _decode(model, sampler, rows, config, table):
+  """Decodes what is not in the table, adding to it; returns traces."""
   record = "canvas" if config["viewer_rows"] or config["show"] or config["animation"] else "none"
   progress = progress_lib.Progress(len(rows), enabled=jax.process_index() == 0)
-  traces = {}
-  is_main = jax.process_index() == 0
-  if is_main:  # anew, for the last line may have been cut short
-    known = [{"identity": identity}] + [{"row": i} | row for i, row in done.items()]
-    temporary = path / f"{_DONE}.tmp"
-    temporary.write_text("".join(json.dumps(x) + "\n" for x in known), encoding="utf-8")
-    temporary.replace(path / _DONE)
-  with open(path / _DONE if is_main else os.devnull, "a", encoding="utf-8") as file:
-    # The rows of the viewer are decoded even if they are known: they cost little.
-    kept = max(config["viewer_rows"], 1) if record != "none" else 0
-    for i, row in model.decode(rows, sampler, seed=config["seed"], record=record,
-                               batch_size=config["batch_size"],
-                               skip=lambda i: i in done and i >= kept):
-      if i < kept:
-        traces[i] = row.trace
-      if i in done:
-        continue
-      done[i] = {"prompt_tokens": row.prompt_tokens.tolist(), "tokens": row.tokens.tolist(),
-                 "text": row.text, "nfe": row.nfe, "seconds": round(row.seconds, 6)}
-      file.write(json.dumps({"row": i} | done[i]) + "\n")
-      file.flush()
-      progress.update(len(done))
+  traces, done = {}, table.rows
+  # The rows of the viewer are decoded even if they are known: they cost little.
+  kept = max(config["viewer_rows"], 1) if record != "none" else 0
+  for i, row in model.decode(rows, sampler, seed=config["seed"], record=record,
+                             batch_size=config["batch_size"],
+                             skip=lambda i: i in done and i >= kept):
+    if i < kept:
+      traces[i] = row.trace
+    if i in done:
+      continue
+    table.add(i, {"prompt_tokens": row.prompt_tokens.tolist(), "tokens": row.tokens.tolist(),
+                  "text": row.text, "nfe": row.nfe, "seconds": round(row.seconds, 6)})
+    progress.update(len(done))
   progress.close()
   return traces
-
-
-def _read_done(path: pathlib.Path, identity: str) -> dict[int, dict[str, Any]]:
-  """Rows that an interrupted run of the same settings has written."""
-  done = {}
-  try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if not lines or json.loads(lines[0]).get("identity") != identity:
-      return {}
-    for line in lines[1:]:
-      record = json.loads(line)
-      done[record.pop("row")] = record
-  except OSError:
-    return {}
-  except ValueError:
-    pass  # the last line, cut short
-  return done
 
 
 def _show(model, config, sampler, traces, path):

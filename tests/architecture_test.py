@@ -27,6 +27,7 @@ _ROWS = (
     ("mdx/setup.py",),
     ("mdx/model.py",),
     ("mdx/sampling.py",),
+    ("mdx/evaluation.py",),
     ("mdx/rl/", "mdx/claim.py"),
     ("mdx/modes.py",),
     ("mdx/main.py",),

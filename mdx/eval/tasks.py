@@ -1,6 +1,7 @@
 """Task accuracy of a decoder, and what it had right on the way.
 
-Contents: Prompts, encode_prompts, score_steps, Result, evaluate.
+Contents: FORMATS, Prompts, encode_prompts, completions, score_steps,
+Scored, scored_batches, Result, summarize, evaluate.
 
 An example is *over-denoised* if the prediction of some denoising step is correct and the
 final answer is not (He et al. 2025, arXiv:2508.13148).
@@ -9,13 +10,17 @@ final answer is not (He et al. 2025, arXiv:2508.13148).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mdx import types
+from mdx.data import chat
 from mdx.data import tokenizer as tokenizer_lib
+
+FORMATS = ("text", "chat")
+_TRIED = 64  # prompts that a chat template is tried on before it is trusted
 
 
 class Prompts(NamedTuple):
@@ -56,7 +61,8 @@ class Prompts(NamedTuple):
 
 
 def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
-                   max_length: int = 0, blank: str = "") -> Prompts:
+                   max_length: int = 0, blank: str = "", prompt_format: str = "text",
+                   system: str = "") -> Prompts:
   """Encodes prompts to the length of the longest.
 
   Args:
@@ -64,13 +70,18 @@ def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
     tokenizer: the model's.
     max_length: most tokens of a prompt, 0 = any number.
     blank: what is filled in; "" if answers follow the prompts.
+    prompt_format: "text", or "chat": each is a user's message in the model's chat template.
+    system: the system's message of chats; "" = none.
 
   Raises:
     ValueError: a prompt that is too long, or that the tokenizer cannot write (a model of
       another vocabulary); texts with blanks of different lengths.
   """
+  if prompt_format == "chat" and blank:
+    raise ValueError("texts to fill in where they stand are no chats; set prompt_format to text.")
   try:
-    rows = [tokenizer.encode(text) for text in texts]
+    rows = (_encode_chats(texts, tokenizer, system) if prompt_format == "chat" else
+            [tokenizer.encode(text) for text in texts])
     blank_ids = tokenizer.encode(blank)
   except ValueError as error:
     raise ValueError(f"the model's tokenizer {tokenizer.name!r:.60} cannot write the prompts of "
@@ -86,6 +97,15 @@ def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
   for row, ids in zip(tokens, rows):
     row[len(row) - len(ids):] = ids
   return Prompts(tokens, lengths, int(blank_ids[0]) if blank else -1)
+
+
+def _encode_chats(texts, tokenizer, system):
+  """Each text as what a user says, up to where the assistant answers."""
+  before = [{"role": "system", "content": system}] if system else []
+  chats = [before + [{"role": "user", "content": text}] for text in texts]
+  tried = chats[:_TRIED]
+  chat.check(tokenizer, tried, [f"prompt {i}" for i in range(len(tried))])
+  return [chat.encode_prompt(tokenizer, messages) for messages in chats]
 
 
 def completions(tokens: np.ndarray, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:
@@ -124,6 +144,51 @@ def score_steps(task: types.Task, examples: Sequence[dict[str, Any]],
   return reward, correct
 
 
+class Scored(NamedTuple):
+  """Some examples, decoded and scored: arrays [n].
+
+  Attributes:
+    index: int32, which examples.
+    tokens: int32 [n, G], the final answers.
+    reward: float32, of the final answers.
+    correct: bool, whether they are right.
+    best: bool, whether the prediction of any step is.
+    nfe: int32, network calls.
+  """
+  index: np.ndarray
+  tokens: np.ndarray
+  reward: np.ndarray
+  correct: np.ndarray
+  best: np.ndarray
+  nfe: np.ndarray
+
+
+def scored_batches(decode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], task: types.Task,
+                   examples: Sequence[dict[str, Any]], tokenizer: tokenizer_lib.Tokenizer,
+                   batch_size: int, skip: Callable[[int], bool] = lambda index: False
+                   ) -> Iterator[Scored]:
+  """Decodes every example once and scores every step.
+
+  Args:
+    decode: indices int32 [batch_size] of examples -> predictions int32 [batch_size, T, G] of
+      every step and nfe int32 [batch_size].
+    task, examples, tokenizer: as in `score_steps`.
+    batch_size: examples decoded together; the last batch repeats the last example.
+    skip: examples that are known; their batch is left out when all are.
+  """
+  for first in range(0, len(examples), batch_size):
+    index = np.minimum(np.arange(first, first + batch_size), len(examples) - 1)
+    kept = min(batch_size, len(examples) - first)
+    if all(skip(int(i)) for i in index[:kept]):
+      continue
+    predictions, nfe = decode(index)
+    index, predictions, nfe = index[:kept], predictions[:kept], nfe[:kept]
+    reward, correct = score_steps(task, [examples[i] for i in index], tokenizer, predictions, nfe)
+    last = np.maximum(nfe - 1, 0)[:, None]
+    final = lambda x: np.take_along_axis(x, last.reshape((-1,) + (1,) * (x.ndim - 1)), axis=1)[:, 0]
+    yield Scored(index, final(predictions), final(reward), final(correct), correct.any(axis=1), nfe)
+
+
 class Result(NamedTuple):
   """Accuracy on a set of examples.
 
@@ -145,33 +210,19 @@ class Result(NamedTuple):
   over_denoised: np.ndarray
 
 
+def summarize(correct: np.ndarray, best: np.ndarray, reward: np.ndarray,
+              nfe: np.ndarray) -> Result:
+  """What `Scored` says of a set of examples, [N] each."""
+  accuracy = float(correct.mean())
+  return Result(accuracy=accuracy, stderr=math.sqrt(accuracy * (1 - accuracy) / len(correct)),
+                over_denoising=float((best & ~correct).mean()), reward=float(reward.mean()),
+                nfe=float(nfe.mean()), num_examples=len(correct), over_denoised=best & ~correct)
+
+
 def evaluate(decode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], task: types.Task,
              examples: Sequence[dict[str, Any]], tokenizer: tokenizer_lib.Tokenizer,
              batch_size: int) -> Result:
-  """Decodes every example once and scores every step.
-
-  Args:
-    decode: indices int32 [batch_size] of examples -> predictions int32 [batch_size, T, G] of
-      every step and nfe int32 [batch_size].
-    task, examples, tokenizer: as in `score_steps`.
-    batch_size: examples decoded together; the last batch repeats the last example.
-  """
-  rewards, finals, best, calls = [], [], [], []
-  for first in range(0, len(examples), batch_size):
-    index = np.minimum(np.arange(first, first + batch_size), len(examples) - 1)
-    predictions, nfe = decode(index)
-    kept = min(batch_size, len(examples) - first)
-    reward, correct = score_steps(task, [examples[i] for i in index[:kept]], tokenizer,
-                                  predictions[:kept], nfe[:kept])
-    last = np.maximum(nfe[:kept] - 1, 0)[:, None]
-    rewards.append(np.take_along_axis(reward, last, axis=1)[:, 0])
-    finals.append(np.take_along_axis(correct, last, axis=1)[:, 0])
-    best.append(correct.any(axis=1))
-    calls.append(nfe[:kept])
-  final, best = np.concatenate(finals), np.concatenate(best)
-  accuracy = float(final.mean())
-  return Result(accuracy=accuracy, stderr=math.sqrt(accuracy * (1 - accuracy) / len(final)),
-                over_denoising=float((best & ~final).mean()),
-                reward=float(np.concatenate(rewards).mean()),
-                nfe=float(np.concatenate(calls).mean()), num_examples=len(final),
-                over_denoised=best & ~final)
+  """The accuracy on some examples; arguments as of `scored_batches`."""
+  parts = list(scored_batches(decode, task, examples, tokenizer, batch_size))
+  joined = Scored(*(np.concatenate(x) for x in zip(*parts)))
+  return summarize(joined.correct, joined.best, joined.reward, joined.nfe)

@@ -1,6 +1,6 @@
 """Rollouts: sample, score, and hand a batch to the train step.
 
-Contents: TaskDecoder, Rollouts.
+Contents: Rollouts.
 
 Convention: an iteration is one rollout of `num_prompts` prompts, `group_size` rows each,
 and `epochs` updates on it. All of its draws are functions of (seed, iteration, row), so an
@@ -17,62 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdx import evaluation
 from mdx import metrics as metrics_lib
-from mdx import model as model_lib
 from mdx import sharding
 from mdx import types
 from mdx.eval import tasks as task_eval
-from mdx.objectives import reading
-from mdx.samplers import loop
-from mdx.samplers import trajectory
 from mdx.utils import host
-from mdx.utils import rng
-
-
-class TaskDecoder:
-  """Decodes the prompts of a task with one compiled program."""
-
-  def __init__(self, model: model_lib.Model, sampler: Any, prompts: task_eval.Prompts, *,
-               name: str, seed: int, group_size: int = 1):
-    """Compiles nothing yet.
-
-    Args:
-      model: its parameters are not used, those of each call are.
-      sampler: the decoding rule.
-      prompts: the encoded examples.
-      name: of the use, part of the key of every draw.
-      seed: of the run.
-      group_size: rows that follow the same one of a sampler's plans.
-    """
-    self._group = group_size
-    self._sampler, self._prompts, self.mesh = sampler, prompts, model.mesh
-    self._key = rng.stream(rng.root(seed), name)
-    self.start = prompts.start
-
-    def run(params, key, rows):
-      return loop.decode(reading.reader(model.objective, params), sampler, rows["canvas"],
-                         key=key, row_index=rows["row_index"], start=self.start, record="full",
-                         plan_index=rows["row_index"] // self._group,
-                         positions=rows.get("positions"), segment_ids=rows.get("segment_ids"))
-
-    self._run = jax.jit(run)
-
-  def __call__(self, params: types.Params, examples: np.ndarray, iteration: int
-               ) -> tuple[trajectory.Trajectory, dict[str, jax.Array]]:
-    """Decodes examples int32 [N]; returns the record and the rows, on the device."""
-    rows = self._prompts.canvas(examples, self._sampler.gen_length, self._sampler.mask_id)
-    rows["row_index"] = np.arange(len(examples), dtype=np.int32)
-    rows = sharding.place_batch(host.my_rows(rows), self.mesh)
-    record = self._run(params, jax.random.fold_in(self._key, iteration), rows).trajectory
-    return record, rows
 
 
 class Rollouts:
   """Makes the batches of an RL run, for `train.loop.fit`."""
 
-  def __init__(self, decoder: TaskDecoder, task: types.Task, examples: Sequence[dict[str, Any]],
-               tokenizer: Any, *, num_prompts: int, group_size: int, epochs: int, seed: int,
-               writers: metrics_lib.Writers, score: Callable | None = None,
+  def __init__(self, decoder: evaluation.TaskDecoder, task: types.Task,
+               examples: Sequence[dict[str, Any]], tokenizer: Any, *, num_prompts: int,
+               group_size: int, epochs: int, seed: int, writers: metrics_lib.Writers,
+               score: Callable | None = None,
                choose: Callable[[types.Params, int], np.ndarray] | None = None,
                say: Callable[[str], None] = print):
     """Takes what an iteration needs.

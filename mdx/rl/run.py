@@ -20,6 +20,7 @@ import numpy as np
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import config as config_lib
+from mdx import evaluation
 from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import objectives
@@ -102,6 +103,9 @@ def _check(config: dict[str, Any]) -> None:
   if rollout["mixture_draw"] not in _DRAWS:
     raise ValueError(f"config.rollout.mixture_draw is {rollout['mixture_draw']!r}; choose from "
                      f"{', '.join(_DRAWS)}.")
+  if rollout["prompt_format"] not in task_eval.FORMATS:
+    raise ValueError(f"config.rollout.prompt_format is {rollout['prompt_format']!r}; choose from "
+                     f"{', '.join(task_eval.FORMATS)}.")
   for name in ("top_k", "top_p"):
     if rollout["sampler"].get(name, 0) not in (0, 1.0):
       raise ValueError(f"config.rollout.sampler.{name} cuts the law that tokens are drawn from, so "
@@ -145,14 +149,8 @@ def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
   for nfe in config["eval"]["nfe"]:
     for remasking in config["eval"]["remasking"]:
       _eval_sampler(run, remasking, nfe)
-  encoded = [_prompts(run, split) for split in ("train", "test")]
-  if any(p.blank_id >= 0 and p.tokens.shape[1] != sampler.gen_length for p in encoded):
-    raise ValueError(f"the texts to fill in have {encoded[0].tokens.shape[1]} tokens, "
-                     f"sampler.gen_length is {sampler.gen_length}; make it the same.")
-  longest = max(p.start for p in encoded)
-  if longest + sampler.gen_length > model.max_length:
-    raise ValueError(f"prompts of {longest} tokens and answers of {sampler.gen_length} exceed the "
-                     f"model's {model.max_length}; shorten sampler.gen_length.")
+  for split in ("train", "test"):
+    evaluation.check_prompts(_prompts(run, split), sampler, model.max_length)
   return run
 
 
@@ -160,6 +158,7 @@ def _prompts(run: _Run, split: str) -> task_eval.Prompts:
   return task_eval.encode_prompts([run.task.prompt(e) for e in run.examples(split)],
                                   run.model.tokenizer,
                                   max_length=run.config["rollout"]["max_prompt_length"],
+                                  prompt_format=run.config["rollout"]["prompt_format"],
                                   blank=tasks.blank_of(run.task))
 
 
@@ -254,7 +253,7 @@ def _weights(run: _Run, state):
 def _rollouts(run: _Run, writers) -> rollout_lib.Rollouts:
   """The producer of batches."""
   config = run.config
-  decoder = rollout_lib.TaskDecoder(run.model, run.sampler, _prompts(run, "train"),
+  decoder = evaluation.TaskDecoder(run.model, run.sampler, _prompts(run, "train"),
                                     name="rollout", seed=config["seed"],
                                     group_size=config["rollout"]["group_size"] if
                                     config["rollout"]["mixture_draw"] == "per_group" else 1)
@@ -308,7 +307,7 @@ def _arm(run: _Run, sampler: Any, prompts: task_eval.Prompts, examples) -> Calla
   size = run.config["eval"]["batch_size"]
   shards = sharding.num_batch_shards(run.model.mesh)
   size = -(-min(size, len(examples)) // shards) * shards
-  decoder = rollout_lib.TaskDecoder(run.model, sampler, prompts, name="eval", seed=0)
+  decoder = evaluation.TaskDecoder(run.model, sampler, prompts, name="eval", seed=0)
 
   def evaluate(params):
     records = []

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mdx.data import chat
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import tasks
 
@@ -78,3 +79,15 @@ def test_blanks_become_masks_and_the_rest_stays():
   assert prompts.select(np.array([1])).tokens.shape == (1, 4)
   with pytest.raises(ValueError, match="one length and a blank of one token, got 1 to 2"):
     tasks.encode_prompts(["a", "ab"], TOKENIZER, blank="a")
+
+
+def test_chat_prompts_are_what_the_template_makes_of_a_user_s_message():
+  chatty = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")
+  prompts = tasks.encode_prompts(["Add 2 and 3."], chatty, prompt_format="chat")
+  messages = [{"role": "user", "content": "Add 2 and 3."}]
+  np.testing.assert_array_equal(prompts.tokens[0], chat.encode_prompt(chatty, messages))
+  assert prompts.lengths[0] > len(chatty.encode("Add 2 and 3."))
+  with pytest.raises(ValueError, match="no chat template; set config.tokenizer.chat_template"):
+    tasks.encode_prompts(["a"], TOKENIZER, prompt_format="chat")
+  with pytest.raises(ValueError, match="set prompt_format to text"):
+    tasks.encode_prompts(["a"], chatty, blank="a", prompt_format="chat")

@@ -1,0 +1,79 @@
+r"""Evaluation on a task: every problem decoded once, every generation kept with its score.
+
+Without arguments it trains the small Sudoku model of configs/mdpo.py under `workdir/base` and
+evaluates it; on a run or an export of yours, with what it was trained on:
+  python -m mdx.main --config=configs/eval.py --workdir=runs/eval \
+    --config.init.checkpoint=runs/mdpo --config.sampler.steps=4
+A chat model (LLaDA-8B-Instruct) on gsm8k, math500, countdown or sudoku, by the settings of a paper
+and from a file of problems (those of countdown and sudoku can also be drawn):
+  python -m mdx.main --config=configs/eval.py:gsm8k --workdir=runs/gsm8k \
+    --config.init.checkpoint=LLaDA-8B-Instruct --config.task.test_path=test.jsonl \
+    --config.task.path=train.jsonl
+  python -m mdx.main --config=configs/eval.py:math500,d1 ...
+Papers: mdpo (the default, arXiv:2508.13148), d1 (arXiv:2504.12216), llada (arXiv:2502.09992). A run
+that was cut short goes on where it stopped.
+"""
+
+import dataclasses
+
+from ml_collections import config_dict
+
+from mdx.configs import mdpo
+from mdx.samplers import decoder
+
+_TASKS = {
+    "gsm8k": dict(name="gsm8k", path="", test_path=""),
+    "math500": dict(name="math", path="", test_path=""),
+    "countdown": dict(name="countdown", format="expression", num_numbers=3, max_number=20,
+                      path="", test_path="", num_test=256),
+    "sudoku": dict(name="sudoku", size=4, min_givens=4, max_givens=8, unique=True, path="",
+                   test_path="", num_test=256),
+}
+# Tokens of an answer, denoising steps, tokens of a block. LLaDA's blocks differ by task.
+_PAPERS = {
+    "mdpo": dict(gen_length=512, steps=256, block_length=128),
+    "d1": dict(gen_length=256, steps=128, block_length=32),
+    "llada": dict(gen_length=256, steps=256, block_length=8),
+}
+_LLADA_MATH = dict(gen_length=512, steps=512, block_length=64)
+
+
+def get_config(arg=None):
+  """TASK[,PAPER]; without them, the small Sudoku model of configs/mdpo.py."""
+  run = mdpo.get_config()
+  sampler = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)
+             if f.name not in ("mask_id", "eos_id", "noise")}
+  sampler.update(name="confidence", temperature=0.0)
+  config = config_dict.ConfigDict(dict(
+      mode="eval",
+      seed=0,
+      init=dict(
+          checkpoint="",  # a run's workdir, a checkpoint, an export, a Hugging Face directory
+          params="ema",  # which weights of it: ema or raw
+          base=run.init.base),  # trained first where no checkpoint is given
+      task=run.task,  # `name` and fields of mdx.tasks
+      prompt_format="text",  # or chat: the user's message in the model's chat template
+      system="",  # the system's message of chats
+      max_prompt_length=0,  # tokens; 0 = any
+      num_examples=0,  # the first so many test problems; 0 = all
+      batch_size=256,  # decoded together
+      sampler=dict(sampler, gen_length=16, steps=8),
+      dtype="",  # of activations: float32 or bfloat16; "" = as in training
+      mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),
+  ))
+  if not arg:
+    return config
+  name, _, paper = arg.partition(",")
+  paper = paper or "mdpo"
+  if name not in _TASKS or paper not in _PAPERS:
+    raise ValueError(f"configs/eval.py takes one of {', '.join(_TASKS)}, and one of "
+                     f"{', '.join(_PAPERS)} after a comma; got {arg!r}.")
+  config.init = dict(checkpoint="", params="raw")
+  config.task = _TASKS[name]
+  config.prompt_format = "chat"
+  config.batch_size = 32
+  config.sampler.update(_PAPERS[paper])
+  if (name, paper) == ("math500", "llada"):
+    config.sampler.update(_LLADA_MATH)
+  config.mesh.update(data=1, fsdp=-1)
+  return config
