@@ -1,7 +1,7 @@
 """Hugging Face directories in and out: config.json, safetensors and the files beside them.
 
 Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
-special_ids, check, load, save, suited.
+special_ids, check, load, save, is_read_with, suited.
 
 Convention: a family is one file with a name table that serves both directions. Everything
 that can be wrong with a directory is found from config.json and file headers, before a
@@ -122,6 +122,16 @@ def objective_fields(path: str | pathlib.Path) -> dict[str, Any]:
     raise ValueError(f"{pathlib.Path(path) / CONFIG}: {error}") from None
 
 
+def is_read_with(path: str | pathlib.Path, objective: Mapping[str, Any]) -> bool:
+  """Whether the model of a directory is read with such an objective."""
+  return _reads_alike(objective_fields(path), objective)
+
+
+def _reads_alike(reads: Mapping[str, Any], objective: Mapping[str, Any]) -> bool:
+  return (reads.get("name"), reads.get("shift", False)) == (
+      objective["name"], objective.get("shift", False))
+
+
 def suited(spec: transformer.Transformer, objective: Mapping[str, Any]) -> str:
   """The `model_type` of the first family that holds such a model, read with such an objective.
 
@@ -132,13 +142,14 @@ def suited(spec: transformer.Transformer, objective: Mapping[str, Any]) -> str:
   for family in FAMILIES.values():
     try:
       config = family.to_config(spec)
-      reads = family.objective(config)
-      fixed = {k: v for k, v in reads.items() if k not in ("attention", "start_id")}
-      if {k: objective.get(k, False) for k in fixed | {"shift": 0}} == {"shift": False} | fixed:
-        return family.model_type
-      reasons.append(f"{family.model_type} is read with {fixed}")
     except ValueError as error:
       reasons.append(str(error))
+      continue
+    reads = family.objective(config)
+    if _reads_alike(reads, objective):
+      return family.model_type
+    shifted = "shifted " if reads.get("shift") else ""
+    reasons.append(f"Models of type {family.model_type!r} are read with {shifted}{reads['name']}.")
   raise ValueError(f"no family of Hugging Face has such a model: {' '.join(reasons)}")
 
 
@@ -241,13 +252,13 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
     old, family = {}, _family({"model_type": model_type})
   config = {**_config(family, spec, old, ids or {}), **(entries or {})}
   with contextlib.ExitStack() as stack:
-    reader = stack.enter_context(safetensors.Reader(like)) if old else None
-    table = weights.entries(family, spec, params, reader.names if reader else ())
+    reader = stack.enter_context(safetensors.Reader(like)) if like else None
+    table = weights.entries(family, spec, params, reader.names if old else ())
     dtypes = {name: reader.dtype(name, of_any_kind=True) for name in reader.names} if reader else {}
     if dtype:
       dtypes = dict.fromkeys([n for e in table.values() for n in e.names], np.dtype(dtype))
     tensors = weights.pending(table, params, dtypes)
-    tensors += weights.beside(family, reader) if reader else []
+    tensors += weights.beside(family, reader) if old else []
     _write(path, config, tensors, like, files or {}, max_shard_bytes)
 
 
