@@ -8,8 +8,8 @@ must cover every parameter exactly once. Layers are stacked ("layers/...", the f
 them) or have sub-trees of their own ("layers_3/..."); both get the same steps.
 
 References: Loshchilov & Hutter 2019, arXiv:1711.05101 (AdamW); Jordan et al. 2024 (Muon) and Liu et
-al. 2025, arXiv:2502.16982 (its scale and decay); Clark et al. 2020, arXiv:2003.10555, appendix A
-(rates that decay by layer).
+al. 2025, arXiv:2502.16982 (its scale and decay); Clark et al. 2020, arXiv:2003.10555 (rates that
+decay by layer).
 """
 
 from __future__ import annotations
@@ -176,8 +176,8 @@ class Muon(Optimizer):
   """Momentum whose matrices are made orthogonal, for the matrices within layers; AdamW elsewhere.
 
   Every matrix of a stack by itself, by five Newton-Schulz iterations, which take singular values
-  to about 0.7 .. 1.2. A matrix [m, n] is then scaled by rms * sqrt(max(m, n)), so that its step has the
-  root mean square `rms`, that of AdamW's steps: rate and weight decay of AdamW can stay.
+  to about 0.7 .. 1.2. A matrix [m, n] is then scaled by rms * sqrt(max(m, n)), so that its step has
+  the root mean square `rms`, that of AdamW's steps: rate and weight decay of AdamW can stay.
 
   Attributes:
     momentum: decay rate of the (Nesterov) momentum.
