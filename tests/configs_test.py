@@ -112,7 +112,8 @@ def test_an_unknown_preset_lists_the_choices():
 @pytest.mark.parametrize("module, arg", [
     ("diffusion", "md4"), ("diffusion", "llada"), ("diffusion", "llada_sft"), ("diffusion", "dream"),
     ("mlm", "whole_word"), ("mlm", "span"), ("mlm", "static"), ("mlm", "rate40"),
-    ("mlm", "rate_decay"), ("sedd", "radd"), ("d3pm", None), ("genmd4", None), ("block_diffusion", None)])
+    ("mlm", "rate_decay"), ("sedd", "radd"), ("d3pm", None), ("genmd4", None),
+    ("block_diffusion", None)])
 def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
   cfg = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
   cfg.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)

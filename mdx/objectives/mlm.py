@@ -220,7 +220,7 @@ class MaskedLM(types.Objective):
                                  segment_ids=copies(batch.get("segment_ids")))
     is_binomial = self.mask_draw == "bernoulli"
     # The number of tokens of so many words varies more than that of so many tokens.
-    spread = lambda rows, shards: 4 / math.sqrt(rows * length) * (self.unit != "token")
+    spread = lambda rows, shards: 2 / math.sqrt(rows * length) * (self.unit != "token")
     losses = targets_lib.target_losses(
         self.network, params["model"], hidden, copies(tokens), is_target,
         rate=self._target_rate, spread=spread, is_binomial=is_binomial)

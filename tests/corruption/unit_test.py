@@ -7,7 +7,8 @@ import pytest
 from mdx.corruption import unit as unit_lib
 from mdx.data import tokenizer as tokenizer_lib
 
-TEXT = '"Well, Watson," said Holmes; it\'s café — at 12 o\'clock... naïvely extraordinary\nThe end.'
+TEXT = ('"Well, Watson," said Holmes; it\'s café — at 12 o\'clock... naïvely extraordinary\n'
+        "The end.")
 
 
 def _parts(tokenizer, ids, **fields):

@@ -249,9 +249,9 @@ def test_the_loss_of_several_readings_is_the_sum_of_theirs():
 def test_the_rate_goes_from_the_first_to_the_last(schedule, middle):
   objective = _objective(mask_rate=0.6, final_mask_rate=0.2, rate_schedule=schedule,
                          anneal_steps=300, mask_draw="exact_count")
-  # At a half and at a third of the way: cos(pi / 3) = 1/2.
-  at = {0: 0.6, 300: 0.2, 1000: 0.2, 2 ** 31 - 1: 0.2, (150 if schedule == "linear" else 100): middle}
-  for step, rate in at.items():
+  at = {0: 0.6, 300: 0.2, 1000: 0.2, 2 ** 31 - 1: 0.2}
+  between = {"linear": 150, "cosine": 100}[schedule]  # cos(pi / 3) = 1/2
+  for step, rate in (at | {between: middle}).items():
     np.testing.assert_allclose(objective.rate(jnp.int32(step)), rate, rtol=1e-5)
   batch = _batch(4, 100)
   for step in (0, 300):

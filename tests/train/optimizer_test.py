@@ -173,7 +173,7 @@ def test_layer_decay_multiplies_steps_and_weight_decay_by_exact_powers(spec):
     np.testing.assert_allclose(update, power * whole[path], rtol=1e-6, err_msg=path)
 
 
-def test_the_factors_of_parts_count_the_layers_of_their_own_network():
+def test_parts_count_the_layers_of_their_own_network_and_muon_takes_their_layers_matrices_only():
   layers = lambda n: {"mlp": {"up": {"kernel": jnp.ones((n, 2, 2))}}}
   params = {
       "model": {"layers": layers(4), "rtd_head": {"kernel": jnp.ones((2, 1))},
@@ -189,6 +189,8 @@ def test_the_factors_of_parts_count_the_layers_of_their_own_network():
       "model/embed_project/kernel": [1 / 32], "generator/layers/mlp/up/kernel": [1 / 4, 1 / 2],
       "generator/embed/embedding": [1 / 8], "generator/lm_head/bias": [1.0],
       "shared/embed/embedding": [1 / 32], "schedule/exponent": [1.0]}
+  matrices = [path for path, x in tree.flatten(optimizer_lib.is_matrix(params)).items() if x]
+  assert matrices == ["generator/layers/mlp/up/kernel", "model/layers/mlp/up/kernel"]
   assert set(np.ravel(x).tolist()[0] for x in jax.tree.leaves(
       optimizer_lib.layer_factors(params, 1.0))) == {1.0}
 
