@@ -128,6 +128,9 @@ class Objective(Protocol):
     """Returns all trained parameters, one sub-tree per part."""
     return {"model": self.network.init(key)}
 
+  def check_length(self, length: int) -> None:
+    """Raises ValueError if the objective cannot take rows of `length` tokens."""
+
   def init_state(self) -> PyTree:
     """Returns the untrained state that `Aux.state` is added to once a step."""
     return {}

@@ -92,6 +92,21 @@ class Tokenizer:
     return counts
 
   @functools.cached_property
+  def word_edges(self) -> np.ndarray:
+    """bool [vocab_size, 2]: whether an id can go on a word, and whether a word can go on after it.
+
+    Two neighbours belong to one word if the second can go on what the first leaves open. Words
+    are runs of letters and digits, a space before them included; every other token is a word by
+    itself. Where a vocabulary marks the parts of words ("##s", "s</w>"), its marks decide.
+    """
+    edges = np.zeros((self.vocab_size, 2), bool)
+    found = self.vocab.word_edges()
+    edges[:len(found)] = found
+    edges[sorted(self.special_ids)] = False
+    edges.flags.writeable = False
+    return edges
+
+  @functools.cached_property
   def fingerprint(self) -> str:
     """Hash of the vocabulary and the special ids; equal if ids mean the same."""
     ids = [self.mask_id, self.pad_id, self.eos_id, self.bos_id]
