@@ -47,8 +47,11 @@ def _small() -> config_dict.ConfigDict:
           name="transformer", num_layers=4, width=128, num_heads=4, mlp_width=384,
           max_length=1024, scan_layers=False, attention_backend="xla",  # or cudnn, splash
           init_std=0.5),  # embeddings; 0.02 keeps a small model on the unigram plateau for long
-      optimizer=dict(name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=100,
-                     final_rate=0.05, weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0),
+      optimizer=dict(
+          name="adamw",  # or muon
+          learning_rate=2e-3, schedule="cosine", warmup_steps=100, final_rate=0.05,
+          weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0,
+          layer_decay=1.0),  # rate of a layer over that of the one above it
 
       mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),  # -1: the remaining devices
       sharding=dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor"),

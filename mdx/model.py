@@ -38,6 +38,7 @@ from mdx.utils import host
 from mdx.utils import rng
 
 MASK = "[MASK]"  # in the text of a prompt
+_ROUND = 16  # lengths that texts are scored at are multiples of this
 
 
 class Sample(NamedTuple):
@@ -232,22 +233,46 @@ class Model:
     Raises:
       ValueError: a text that is empty or too long, or a model without a likelihood.
     """
+    return self.score([((), self.tokenizer.encode(text)) for text in texts],
+                      num_samples=num_samples, seed=seed)
+
+  def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, num_samples: int = 16,
+            seed: int = 0, batch_size: int = 64,
+            said: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    """log p(answer | prompt) in nats, float64 [N]; a lower bound for diffusion models.
+
+    Args:
+      pairs: (ids of the prompt, ids of the answer); the prompt is neither corrupted nor scored.
+      num_samples, seed: as of `log_likelihood`; a pair's draws depend on its place among these.
+      batch_size: pairs of about one length, scored together.
+      said: is told how many are done.
+
+    Raises:
+      ValueError: an empty answer, a pair that is too long, or a model without a likelihood.
+    """
     if not self.objective.is_likelihood:
       raise ValueError(f"a model trained with {type(self.objective).__name__} gives no likelihood "
                        "of a text; use a diffusion or ar checkpoint.")
-    rows = [self.tokenizer.encode(text) for text in texts]
-    longest = max((len(row) for row in rows), default=0)
-    if longest > self.max_length:
-      raise ValueError(f"a text has {longest} tokens, the model's rows at most {self.max_length}.")
-    length = min(-(-longest // 16) * 16, self.max_length)
+    sizes = [len(prompt) + len(answer) for prompt, answer in pairs]
+    if max(sizes, default=0) > self.max_length:
+      raise ValueError(f"a text has {max(sizes)} tokens, the model's rows at most "
+                       f"{self.max_length}.")
     key = ("likelihood", num_samples, seed)
     if key not in self._compiled:
       self._compiled[key] = jax.jit(likelihood.make_row_nll(
           self.objective, estimator="stratified", num_samples=num_samples, seed=seed))
+    order = np.argsort(sizes, kind="stable")
+    found = np.zeros(len(pairs), np.float64)
     with jax.set_mesh(self.mesh):
-      return -np.asarray(likelihood.conditional_nll(
-          self._compiled[key], self.params, [((), row) for row in rows], length=length,
-          pad_id=self.tokenizer.pad_id), np.float64)
+      for first in range(0, len(pairs), batch_size):
+        chosen = order[first:first + batch_size]
+        longest = -(-sizes[chosen[-1]] // _ROUND) * _ROUND
+        found[chosen] = -likelihood.conditional_nll(
+            self._compiled[key], self.params, [pairs[i] for i in chosen], index=chosen,
+            length=min(longest, self.max_length), pad_id=self.tokenizer.pad_id,
+            num_rows=min(batch_size, len(pairs)))
+        said(first + len(chosen))
+    return found
 
 
 def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,

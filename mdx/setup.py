@@ -119,6 +119,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   if config["data"]["length"] % block_length:
     raise ValueError(f"objective.attention.block_length {block_length} does not divide data.length "
                      f"{config['data']['length']}; use a divisor.")
+  objective.check_length(config["data"]["length"])
   if config["data"].get("fill") == "eos_together" and not getattr(
       objective, "masks_together", False):
     raise ValueError("data.fill eos_together masks tokens together, which objective "

@@ -56,7 +56,8 @@ class Network(NamedTuple):
   Attributes:
     init: key -> parameter sub-tree (float32).
     encode: (params, tokens [B, L], *, attention, positions, segment_ids, time)
-      -> hidden [B, L, D]. Samplers may add `cache`: () asks for (hidden, cache); a
+      -> hidden [B, L, D]. `token_types` int32 [B, L] may be given where a network has them (0
+      where not). Samplers may add `cache`: () asks for (hidden, cache); a
       cache and `slots` int32 [B, W] run the tokens [B, W] of these places against it
       (`positions` and `segment_ids` stay those of whole rows).
     head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`
@@ -127,6 +128,9 @@ class Objective(Protocol):
   def init(self, key: jax.Array) -> Params:
     """Returns all trained parameters, one sub-tree per part."""
     return {"model": self.network.init(key)}
+
+  def check_length(self, length: int) -> None:
+    """Raises ValueError if the objective cannot take rows of `length` tokens."""
 
   def init_state(self) -> PyTree:
     """Returns the untrained state that `Aux.state` is added to once a step."""

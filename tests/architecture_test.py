@@ -28,7 +28,7 @@ _ROWS = (
     ("mdx/setup.py",),
     ("mdx/model.py",),
     ("mdx/sampling.py", "mdx/exporting.py"),
-    ("mdx/evaluation.py",),
+    ("mdx/evaluation.py", "mdx/harness.py"),
     ("mdx/rl/", "mdx/claim.py"),
     ("mdx/modes.py",),
     ("mdx/main.py",),

@@ -15,6 +15,7 @@ import tiny
 from mdx import modes
 from mdx import setup as setup_lib
 from mdx.configs import diffusion
+from mdx.configs import mlm
 from mdx.networks import attention
 from mdx.train import step as step_lib
 from mdx.utils import rng
@@ -110,7 +111,9 @@ def test_an_unknown_preset_lists_the_choices():
 
 @pytest.mark.parametrize("module, arg", [
     ("diffusion", "md4"), ("diffusion", "llada"), ("diffusion", "llada_sft"), ("diffusion", "dream"),
-    ("sedd", "radd"), ("d3pm", None), ("genmd4", None), ("block_diffusion", None)])
+    ("mlm", "whole_word"), ("mlm", "span"), ("mlm", "static"), ("mlm", "rate40"),
+    ("mlm", "rate_decay"), ("sedd", "radd"), ("d3pm", None), ("genmd4", None),
+    ("block_diffusion", None)])
 def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
   cfg = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
   cfg.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
@@ -124,7 +127,7 @@ def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
   assert kinds(state) == kinds(run.shapes)
   initial = jax.eval_shape(run.objective.init, rng.root(0))
   assert not any(x.weak_type for x in jax.tree.leaves(initial))
-  assert "nats_per_token" in metrics and not (tmp_path / "run").exists()
+  assert {"nats_per_token", "masked_nats"} & set(metrics) and not (tmp_path / "run").exists()
 
 
 def test_blocks_that_do_not_divide_the_rows_are_refused_before_anything_is_written(tmp_path):
@@ -147,3 +150,18 @@ def test_layers_may_have_attentions_of_their_own_which_must_divide_them(tmp_path
 def test_two_papers_at_once_are_refused():
   with pytest.raises(ValueError, match="takes one paper, got mdlm and md4"):
     diffusion.get_config("md4,mdlm")
+  with pytest.raises(ValueError, match="takes one variant, got whole_word and span"):
+    mlm.get_config("span,whole_word")
+
+
+def test_a_rate_that_decays_does_so_over_the_steps_of_the_run():
+  cfg = mlm.get_config("rate_decay")
+  cfg.steps = 77
+  assert cfg.objective.anneal_steps == 77
+
+
+def test_spans_longer_than_the_text_are_refused_before_anything_is_written(tmp_path):
+  cfg = tiny.config("mlm", objective__span_max=3)
+  with pytest.raises(ValueError, match="objective.span_max 3 exceeds the 2 units") as error:
+    modes.train(cfg, str(tmp_path / "run"))
+  assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

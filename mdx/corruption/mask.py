@@ -1,15 +1,19 @@
-"""Selection of the positions to corrupt.
+"""Selection of the positions to corrupt: by themselves, or unit by unit.
 
-Contents: bernoulli, exact_count, allowed_positions.
+Contents: bernoulli, exact_count, spans, geometric, heads, allowed_positions.
 
 Convention: uniforms are drawn per example from keys [B], so a row's mask is
-the same in any batch; `allowed` is False on prompt and padding.
+the same in any batch; `allowed` is False on prompt and padding. `units` int32 [B, L] are those of
+`mdx.corruption.unit`, whose places are selected together; None: each place by itself.
+
+Reference: Joshi et al. 2020, arXiv:1907.10529 (spans of geometric length).
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def allowed_positions(batch: dict[str, jax.Array]) -> jax.Array:
@@ -18,42 +22,108 @@ def allowed_positions(batch: dict[str, jax.Array]) -> jax.Array:
   return batch["loss_mask"] if "loss_mask" in batch else jnp.ones(tokens.shape, bool)
 
 
+def heads(allowed: jax.Array, units: jax.Array | None) -> jax.Array:
+  """First places of the allowed units, bool [B, L]; their number is that of the units."""
+  return allowed if units is None else allowed & (units == jnp.arange(units.shape[1])[None])
+
+
 def _uniforms(keys: jax.Array, length: int) -> jax.Array:
   return jax.vmap(lambda k: jax.random.uniform(k, (length,)))(keys)
 
 
 def bernoulli(keys: jax.Array, rate: jax.Array | float, allowed: jax.Array,
-              is_shared: jax.Array | None = None) -> jax.Array:
-  """Selects each allowed position independently.
+              units: jax.Array | None = None, nth: int = 0) -> jax.Array:
+  """Selects each allowed unit independently.
 
   Args:
     keys: typed PRNG keys [B], consumed.
     rate: float32, broadcastable to [B, L], in [0, 1].
     allowed: bool [B, L].
-    is_shared: bool [B, L] or None; these positions of a row are selected together.
+    units: int32 [B, L] or None.
+    nth: of disjoint selections from the same keys; (nth + 1) * rate <= 1.
 
   Returns:
     bool [B, L].
   """
   draws = _uniforms(keys, allowed.shape[1])
-  if is_shared is not None:
-    first = jnp.take_along_axis(draws, jnp.argmax(is_shared, axis=1)[:, None], axis=1)
-    draws = jnp.where(is_shared, first, draws)
+  if units is not None:
+    draws = jnp.take_along_axis(draws, units, axis=1)
+  if nth:
+    allowed = allowed & (draws >= nth * rate)
+    rate = (nth + 1) * rate
   return (draws < rate) & allowed
 
 
-def exact_count(keys: jax.Array, count: jax.Array, allowed: jax.Array) -> jax.Array:
-  """Selects exactly `count` of a row's allowed positions, uniformly.
+def exact_count(keys: jax.Array, count: jax.Array, allowed: jax.Array,
+                units: jax.Array | None = None, nth: int = 0) -> jax.Array:
+  """Selects exactly `count` of a row's allowed units, uniformly.
 
   Args:
     keys: typed PRNG keys [B], consumed.
-    count: int32 [B]; rows with fewer allowed positions select all of them.
+    count: int32 [B]; rows with fewer allowed units select all of them.
     allowed: bool [B, L].
+    units: int32 [B, L] or None.
+    nth: of disjoint selections from the same keys; the last ones may find fewer units left.
 
   Returns:
     bool [B, L].
   """
-  noise = jnp.where(allowed, _uniforms(keys, allowed.shape[1]), 2.0)
+  candidates = heads(allowed, units)
+  noise = jnp.where(candidates, _uniforms(keys, allowed.shape[1]), 2.0)
   order = jnp.argsort(noise, axis=1)
   rank = jnp.argsort(order, axis=1)  # ties broken by position: always distinct
-  return (rank < count[:, None]) & allowed
+  if nth:
+    rank = jnp.where(rank < nth * count[:, None], allowed.shape[1], rank - nth * count[:, None])
+  selected = (rank < count[:, None]) & candidates
+  return selected if units is None else jnp.take_along_axis(selected, units, axis=1) & allowed
+
+
+def geometric(rate: float, longest: int) -> np.ndarray:
+  """Probabilities of the lengths 1 .. longest: rate (1 - rate)^(length - 1), normalised."""
+  probs = rate * (1 - rate) ** np.arange(longest, dtype=np.float64)
+  return probs / probs.sum()
+
+
+def spans(keys: jax.Array, count: jax.Array, allowed: jax.Array, units: jax.Array | None,
+          probs: np.ndarray) -> tuple[jax.Array, jax.Array]:
+  """Selects exactly `count` units of each row, in spans of random lengths.
+
+  Lengths are independent draws until they sum to `count`, the last one cut to fit; then all
+  arrangements of these spans among the other units, without overlap, are equally likely.
+
+  Args:
+    keys: typed PRNG keys [B], consumed.
+    count: int32 [B]; rows with fewer allowed units select all of them.
+    allowed: bool [B, L].
+    units: int32 [B, L], what lengths are counted in; or None.
+    probs: [longest], probabilities of the lengths 1 .. longest.
+
+  Returns:
+    selected: bool [B, L].
+    begins: bool [B, L]; True on the first place of every span, and where nothing is selected.
+  """
+  length = allowed.shape[1]
+  longest = np.cumsum(probs)[:-1].astype(np.float32)
+
+  def row(key, count, allowed, candidates):
+    length_key, order_key = jax.random.split(key)
+    draws = jax.random.uniform(length_key, (length,))
+    lengths = 1 + jnp.searchsorted(jnp.asarray(longest), draws, side="right").astype(jnp.int32)
+    num_units = candidates.sum()
+    count = jnp.minimum(count, num_units)
+    before = jnp.cumsum(lengths) - lengths
+    lengths = jnp.clip(count - before, 0, lengths)
+    num_spans = (lengths > 0).sum()
+    # Things to arrange: the spans, then each unit that is left.
+    things = jnp.arange(length)
+    is_thing = things < num_spans + num_units - count
+    order = jnp.argsort(jnp.where(is_thing, jax.random.uniform(order_key, (length,)), 2.0))
+    size = jnp.where(order < num_spans, lengths[order], 1) * is_thing
+    # Number of the allowed unit that a place belongs to, and the thing that has this unit.
+    number = jnp.cumsum(candidates) - 1
+    place = jnp.minimum(jnp.searchsorted(jnp.cumsum(size), number, side="right"), length - 1)
+    selected = allowed & (order[place] < num_spans)
+    same = jnp.pad(selected[:-1] & (place[1:] == place[:-1]), (1, 0))
+    return selected, ~(selected & same)
+
+  return jax.vmap(row)(keys, count, allowed, heads(allowed, units))

@@ -17,7 +17,8 @@ def mask_all(tokens: jax.Array, selected: jax.Array, mask_id: int) -> jax.Array:
 
 
 def mask_random_keep(keys: jax.Array, tokens: jax.Array, selected: jax.Array, *, mask_id: int,
-                     vocab_size: int, mask_rate: float, random_rate: float) -> jax.Array:
+                     vocab_size: int, mask_rate: float, random_rate: float,
+                     units: jax.Array | None = None) -> jax.Array:
   """Replaces selected tokens by [MASK], a random token, or themselves.
 
   Args:
@@ -28,6 +29,8 @@ def mask_random_keep(keys: jax.Array, tokens: jax.Array, selected: jax.Array, *,
     vocab_size: random tokens are uniform over [0, vocab_size) without `mask_id`.
     mask_rate: share of selected tokens that become [MASK].
     random_rate: share that become a random token; the rest is kept.
+    units: int32 [B, L] of `mdx.corruption.unit`, whose places have the same of these fates
+      (random tokens differ); or None.
 
   Returns:
     int32 [B, L].
@@ -42,6 +45,8 @@ def mask_random_keep(keys: jax.Array, tokens: jax.Array, selected: jax.Array, *,
     return choice, other + (other >= mask_id)
 
   choice, other = jax.vmap(draw)(keys)
+  if units is not None:
+    choice = jnp.take_along_axis(choice, units, axis=1)
   replaced = jnp.where(choice < mask_rate, mask_id,
                        jnp.where(choice < mask_rate + random_rate, other, tokens))
   return jnp.where(selected, replaced, tokens).astype(tokens.dtype)

@@ -1,6 +1,6 @@
 """Conversations: messages to token ids, of which the answers are targets.
 
-Contents: encode, encode_prompt, check.
+Contents: encode, encode_prompt, prompt_text, check.
 
 Convention: a special token comes from the template only; in a content its name is plain text.
 The targets are the content of every assistant message and what the template writes after it up
@@ -60,12 +60,25 @@ def encode(tokenizer: tokenizer_lib.Tokenizer,
   return np.concatenate(tokens), np.concatenate(is_given)
 
 
-def encode_prompt(tokenizer: tokenizer_lib.Tokenizer,
-                  conversation: list[dict[str, str]]) -> np.ndarray:
-  """Token ids of a conversation up to where the assistant answers, int32 [n]."""
-  pieces = _render(tokenizer, conversation, add_generation_prompt=True)
+def encode_prompt(tokenizer: tokenizer_lib.Tokenizer, conversation: list[dict[str, str]],
+                  add_generation_prompt: bool = True) -> np.ndarray:
+  """Token ids of a conversation, int32 [n].
+
+  Args:
+    tokenizer: has the template.
+    conversation: the messages.
+    add_generation_prompt: whether to go on to where the assistant answers.
+  """
+  pieces = _render(tokenizer, conversation, add_generation_prompt=add_generation_prompt)
   return np.concatenate([_encode_own(tokenizer, text) if index is None else tokenizer.encode(text)
                          for text, index in pieces])
+
+
+def prompt_text(tokenizer: tokenizer_lib.Tokenizer, conversation: list[dict[str, str]],
+                add_generation_prompt: bool = True) -> str:
+  """The text whose ids `encode_prompt` gives, for people."""
+  pieces = _render(tokenizer, conversation, add_generation_prompt=add_generation_prompt)
+  return "".join(text for text, _ in pieces)
 
 
 def check(tokenizer: tokenizer_lib.Tokenizer, conversations: Sequence[list[dict[str, str]]],

@@ -2,7 +2,7 @@
 
 Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind. Each is built from its definition and
 has `kind`, `size`, `control_ids` (special ids that the vocabulary itself declares),
-definition, identity, specials, num_chars, encode, decode.
+definition, identity, specials, num_chars, word_edges, encode, decode.
 
 Convention: `encode` makes no special ids, except where HuggingFace.encode_apart is needed.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,6 +47,9 @@ class Bytes(_AppendedSpecials):
   def num_chars(self) -> list[int]:
     return [_begins_char(b) for b in range(256)] + [0] * len(SPECIALS)
 
+  def word_edges(self) -> list[tuple[bool, bool]]:
+    return [_word_edges(bytes([b]).decode("utf-8", "replace")) for b in range(256)]
+
   def encode(self, text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-8"), np.uint8)
 
@@ -73,6 +77,9 @@ class Chars(_AppendedSpecials):
 
   def num_chars(self) -> list[int]:
     return [1] * len(self._alphabet) + [0] * len(SPECIALS)
+
+  def word_edges(self) -> list[tuple[bool, bool]]:
+    return [_word_edges(c) for c in self._alphabet]
 
   def encode(self, text: str) -> list[int]:
     try:
@@ -111,6 +118,9 @@ class Symbols(_AppendedSpecials):
   def num_chars(self) -> list[int]:
     return [len(symbol) for symbol in self._symbols] + [0] * len(SPECIALS)
 
+  def word_edges(self) -> list[tuple[bool, bool]]:
+    return [(False, False)] * len(self._symbols)  # each is a word
+
   def encode(self, text: str) -> list[int]:
     ids, place = [], 0
     while place < len(text):
@@ -145,6 +155,9 @@ class Ids:
 
   def num_chars(self) -> list[int]:
     return [0] * self.size
+
+  def word_edges(self) -> list[tuple[bool, bool]]:
+    return [(False, False)] * self.size
 
   def encode(self, text: str) -> list[int]:
     words = text.split()
@@ -222,6 +235,24 @@ class HuggingFace:
         counts[i] = len(token.removeprefix("##"))
     return counts
 
+  def word_edges(self) -> list[tuple[bool, bool]]:
+    model = json.loads(self.backend.to_str())["model"]
+    prefix, suffix = (model.get(k) or "" for k in ("continuing_subword_prefix",
+                                                   "end_of_word_suffix"))
+    vocab = self.backend.get_vocab(with_added_tokens=True)
+    has_spaces = self._pieces is not None or any(token.startswith("\u2581") for token in vocab)
+    edges = [(False, False)] * self.size
+    for token, i in vocab.items():
+      if self._pieces is not None:
+        edges[i] = _word_edges(self._pieces[i].decode("utf-8", "replace"))
+      elif prefix or suffix:  # "##s" goes on a word; "s</w>" ends one
+        edges[i] = (token.startswith(prefix), not suffix or not token.endswith(suffix))
+      elif re.fullmatch("<0x[89A-F][0-9A-F]>", token):
+        edges[i] = (True, True)
+      elif has_spaces:
+        edges[i] = _word_edges(token)
+    return edges
+
   def encode(self, text: str) -> list[int]:
     try:
       return self.backend.encode(text, add_special_tokens=False).ids
@@ -253,6 +284,16 @@ class HuggingFace:
 
 
 CODECS = {codec.kind: codec for codec in (Bytes, Chars, Symbols, Ids, HuggingFace)}
+
+
+def _word_edges(piece: str) -> tuple[bool, bool]:
+  """Whether a piece begins, and ends, as the middle of a word does.
+
+  With a letter, mark or digit, or with a part of a character: of a byte that is no text by
+  itself, U+FFFD is made.
+  """
+  inside = [c == "\ufffd" or unicodedata.category(c)[0] in "LMN" for c in piece]
+  return (inside[0], inside[-1]) if inside else (False, False)
 
 
 def _begins_char(byte: int) -> int:

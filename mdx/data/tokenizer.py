@@ -1,6 +1,7 @@
 """Tokenizers: text to ids and back, with the special ids that mdx needs.
 
-Contents: Tokenizer (the one interface), build, of_ids, from_json, load. `mdx.data.prepare` trains one.
+Contents: Tokenizer (the one interface), build, of_ids, from_json, load. `mdx.data.prepare`
+trains one.
 
 Convention: `vocab_size` counts every id, also [MASK], [PAD] and [EOS]. `encode` adds
 no special id and never makes one out of text: "[MASK]" in a text is six characters.
@@ -93,6 +94,21 @@ class Tokenizer:
     counts[sorted(self.special_ids)] = 0
     counts.flags.writeable = False
     return counts
+
+  @functools.cached_property
+  def word_edges(self) -> np.ndarray:
+    """bool [vocab_size, 2]: whether an id can go on a word, and whether a word can go on after it.
+
+    Two neighbours belong to one word if the second can go on what the first leaves open. Words
+    are runs of letters and digits, a space before them included; every other token is a word by
+    itself. Where a vocabulary marks the parts of words ("##s", "s</w>"), its marks decide.
+    """
+    edges = np.zeros((self.vocab_size, 2), bool)
+    found = self.vocab.word_edges()
+    edges[:len(found)] = found
+    edges[sorted(self.special_ids)] = False
+    edges.flags.writeable = False
+    return edges
 
   @functools.cached_property
   def fingerprint(self) -> str:

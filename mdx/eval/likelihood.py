@@ -178,7 +178,8 @@ def summarize(nll: np.ndarray, count: np.ndarray, chars: np.ndarray | None) -> d
 
 
 def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tuple[Any, Any]], *,
-                    length: int, pad_id: int) -> np.ndarray:
+                    length: int, pad_id: int, index: Sequence[int] | None = None,
+                    num_rows: int = 0) -> np.ndarray:
   """-log p(answer | prompt) of token sequences, for multiple choice.
 
   The prompt is never corrupted and not scored. The smallest value of a
@@ -190,6 +191,8 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
     pairs: (prompt ids, answer ids), all scored in one call.
     length: row length; prompt and answer together must fit.
     pad_id: fills the rest.
+    index: what the draws of each pair depend on; None = its place.
+    num_rows: rows of the call, the rest padding; 0 = as many as there are pairs.
 
   Returns:
     float32 [len(pairs)], nats.
@@ -197,9 +200,12 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
   Raises:
     ValueError: a pair that is too long, or an empty answer.
   """
-  tokens = np.full((len(pairs), length), pad_id, np.int32)
-  mask = np.zeros((len(pairs), length), bool)
-  segments = np.zeros((len(pairs), length), np.int32)
+  num_rows = max(num_rows, len(pairs))
+  tokens = np.full((num_rows, length), pad_id, np.int32)
+  mask = np.zeros((num_rows, length), bool)
+  segments = np.zeros((num_rows, length), np.int32)
+  rows = np.zeros(num_rows, np.int32)
+  rows[:len(pairs)] = np.arange(len(pairs)) if index is None else index
   for i, (prompt, answer) in enumerate(pairs):
     start, end = len(prompt), len(prompt) + len(answer)
     if end > length or not len(answer):
@@ -208,5 +214,6 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
     tokens[i, :start], tokens[i, start:end] = prompt, answer
     mask[i, start:end], segments[i, :end] = True, 1
   batch = {"tokens": tokens, "loss_mask": mask, "segment_ids": segments,
-           "example_index": np.arange(len(pairs), dtype=np.int32)}
-  return np.asarray(jax.device_get(row_nll(params, jax.tree.map(jnp.asarray, batch))["nll"]))
+           "example_index": rows}
+  nll = jax.device_get(row_nll(params, jax.tree.map(jnp.asarray, batch))["nll"])
+  return np.asarray(nll)[:len(pairs)]

@@ -18,8 +18,9 @@ _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermedia
 _DEFAULTS = dict(
     hidden_activation="gelu", classifier_activation="gelu", max_position_embeddings=8192,
     norm_eps=1e-5, norm_bias=False, attention_bias=False, mlp_bias=False, classifier_bias=False,
-    decoder_bias=True, local_attention=128, global_attn_every_n_layers=3, tie_word_embeddings=True,
-    global_rope_theta=160000.0, local_rope_theta=10000.0)
+    decoder_bias=True, local_attention=128, global_attn_every_n_layers=3, tie_word_embeddings=True)
+_THETAS = {"full_attention": ("global_rope_theta", 160000.0),
+           "sliding_attention": ("local_rope_theta", 10000.0)}
 _ALLOWED = dict(
     hidden_activation=("gelu",), classifier_activation=("gelu",), norm_bias=(True, False),
     attention_bias=(True, False), mlp_bias=(True, False), classifier_bias=(True, False),
@@ -64,10 +65,13 @@ def _theta(options, kind):
   given = (options.get("rope_parameters") or {}).get(kind) or {}
   if given.get("rope_type", "default") != "default" or options.get("rope_scaling"):
     raise ValueError("rope_scaling is not supported in models of type 'modernbert'.")
-  name = "global_rope_theta" if kind == _GLOBAL else "local_rope_theta"
-  # Published configs may leave the local one open, which means the global one.
-  theta = given.get("rope_theta", options[name])
-  return float(options["global_rope_theta"] if theta is None else theta)
+  name, default = _THETAS[kind]
+  theta = given.get("rope_theta", options.get(name, default))
+  if theta is None and kind == _LOCAL:  # published configs may so mean the global one
+    return _theta(options, _GLOBAL)
+  if not isinstance(theta, (int, float)):
+    raise ValueError(f"{name} is {theta!r}; expected a number.")
+  return float(theta)
 
 
 def _to_config(spec):
@@ -78,7 +82,7 @@ def _to_config(spec):
     raise ValueError(f"heads {spec.num_heads}/{spec.kv_heads} of {spec.per_head} cannot be "
                      "exported as 'modernbert', whose heads are of one kind and fill the width.")
   every = (spec.global_every or spec.num_layers) if spec.local_radius else 1
-  if spec.local_radius and not spec.global_every and spec.num_layers > 0:
+  if spec.local_radius and not spec.global_every:
     raise ValueError("network.global_every = 0 cannot be exported as 'modernbert', whose first "
                      "layer is global.")
   local = spec.local_rope_theta or spec.rope_theta

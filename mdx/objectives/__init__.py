@@ -5,6 +5,7 @@ Contents: OBJECTIVES, build, POLICIES, build_policy, check_policy.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Mapping
 
 from mdx import config as config_lib
@@ -44,13 +45,16 @@ def build(cfg: Mapping[str, Any], network: types.Network, tokenizer: Any) -> typ
   Args:
     cfg: `config.objective`: `name` and fields of the dataclass.
     network: the model.
-    tokenizer: gives the special ids (`mask_id`, `eos_id`, ...).
+    tokenizer: gives the special ids (`mask_id`, `eos_id`, ...) and the edges of words.
 
   Raises:
     ValueError: unknown name or field, or values the objective refuses.
   """
-  return config_lib.build(OBJECTIVES, cfg, what="objective", network=network,
-                          mask_id=tokenizer.mask_id)
+  extra = dict(network=network, mask_id=tokenizer.mask_id)
+  cls = OBJECTIVES.get(config_lib.to_dict(cfg).get("name"))
+  if cls and "word_edges" in {field.name for field in dataclasses.fields(cls)}:
+    extra["word_edges"] = tokenizer.word_edges
+  return config_lib.build(OBJECTIVES, cfg, what="objective", **extra)
 
 
 def build_policy(cfg: Mapping[str, Any], model: types.Objective, tokenizer: Any,

@@ -24,6 +24,7 @@ from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
 from mdx.corruption import schedule as schedule_lib
 from mdx.corruption import time as time_lib
+from mdx.corruption import unit as unit_lib
 from mdx.networks import attention as attention_lib
 from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
@@ -156,8 +157,8 @@ class MaskedDiffusion(types.Objective):
       is_masked = mask_lib.exact_count(keys, count, allowed)
       return is_masked, length / jnp.maximum(count, 1), count / jnp.maximum(length, 1)
     time, weight = self._weight(time)
-    is_masked = mask_lib.bernoulli(keys, self.alpha.mask_prob(time)[:, None], allowed,
-                                   batch.get("is_shared"))
+    units = unit_lib.joined(batch["is_shared"]) if "is_shared" in batch else None
+    is_masked = mask_lib.bernoulli(keys, self.alpha.mask_prob(time)[:, None], allowed, units)
     return is_masked, weight, time
 
   def _weight(self, time):

@@ -1,19 +1,27 @@
 """Optimizers and learning-rate schedules, as optax chains.
 
-Contents: Optimizer, decay_mask.
+Contents: Optimizer (AdamW), Muon, OPTIMIZERS, decay_mask, is_matrix, layer_factors.
 
-Convention: whether a parameter is decayed is decided by path rules that must
-cover every parameter exactly once.
+Convention: a step is -rate * factor of the layer * (direction + weight_decay * parameter); an
+optimizer says what the direction is. Whether a parameter is decayed is decided by path rules that
+must cover every parameter exactly once. Layers are stacked ("layers/...", the first axis counts
+them) or have sub-trees of their own ("layers_3/..."); both get the same steps.
+
+References: Loshchilov & Hutter 2019, arXiv:1711.05101 (AdamW); Jordan et al. 2024 (Muon) and Liu et
+al. 2025, arXiv:2502.16982 (its scale and decay); Clark et al. 2020, arXiv:2003.10555 (rates that
+decay by layer).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mdx.utils import tree
@@ -26,6 +34,8 @@ DECAY_RULES = (
     (r".*/(scale|bias)", False),
     (r"schedule/exponent", False),
 )
+_LAYER = re.compile(r"((?:.*/)?)layers(?:_(\d+))?/(.*)")
+_INPUT = re.compile(r"(.*/)?\w*embed\w*/.*")
 
 
 def decay_mask(params: Any) -> Any:
@@ -45,6 +55,49 @@ def decay_mask(params: Any) -> Any:
   return tree.map_with_path(decide, params)
 
 
+def is_matrix(params: Any) -> Any:
+  """Tree of bools: the matrices within layers, which Muon takes; the rest is AdamW's."""
+
+  def decide(path, _):
+    found = _LAYER.fullmatch(path)
+    return bool(found) and found[3].endswith("kernel")
+
+  return tree.map_with_path(decide, params)
+
+
+def layer_factors(params: Any, decay: float) -> Any:
+  """Tree of factors: decay ** (number of layers from a parameter to the head).
+
+  Of n layers, the last has decay, the first decay ** n and the embeddings (also of positions and
+  times, and tied ones) decay ** (n + 1); heads, the final norm and whatever is neither have 1.
+  A part without layers of its own, such as embeddings that several networks share, counts those
+  of the deepest network.
+
+  Returns:
+    float32 per leaf: a scalar, or [layers, 1, ...] for stacked layers.
+  """
+  depth = {}  # of the network whose parameters begin with a prefix
+  for path, leaf in tree.flatten(params).items():
+    if found := _LAYER.fullmatch(path):
+      num_layers = leaf.shape[0] if found[2] is None else int(found[2]) + 1
+      depth[found[1]] = max(depth.get(found[1], 0), num_layers)
+
+  def factor(path, leaf):
+    if found := _LAYER.fullmatch(path):
+      num_layers = depth[found[1]]
+      if found[2] is not None:
+        return np.float32(decay ** (num_layers - int(found[2])))
+      powers = decay ** np.arange(num_layers, 0, -1, dtype=np.float64)
+      return powers.astype(np.float32).reshape((-1,) + (1,) * (len(leaf.shape) - 1))
+    if not _INPUT.fullmatch(path):
+      return np.float32(1)
+    own = max((prefix for prefix in depth if path.startswith(prefix)), key=len, default=None)
+    num_layers = max(depth.values(), default=0) if own is None else depth[own]
+    return np.float32(decay ** (num_layers + 1))
+
+  return tree.map_with_path(factor, params)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
   """AdamW with global-norm clipping, warm-up and a decay.
@@ -59,6 +112,8 @@ class Optimizer:
     b2: decay rate of the second moment.
     eps: Adam's epsilon.
     clip_norm: global gradient norm; 0 = no clipping.
+    layer_decay: what a layer's rate is of that of the layer above it, in (0, 1]; see
+      `layer_factors`. It multiplies the whole step, weight decay included.
   """
   learning_rate: float = 3e-4
   schedule: str = "cosine"
@@ -69,6 +124,7 @@ class Optimizer:
   b2: float = 0.98
   eps: float = 1e-8
   clip_norm: float = 1.0
+  layer_decay: float = 1.0
 
   def __post_init__(self):
     if self.schedule not in ("constant", "linear", "cosine"):
@@ -81,6 +137,9 @@ class Optimizer:
         raise ValueError(f"optimizer.{name} must not be negative, got {getattr(self, name)}.")
     if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
       raise ValueError(f"optimizer.b1 and b2 must lie in [0, 1), got {self.b1}, {self.b2}.")
+    if not 0 < self.layer_decay <= 1:
+      raise ValueError("optimizer.layer_decay must lie in (0, 1], 1 for none, got "
+                       f"{self.layer_decay}.")
 
   def rate(self, steps: int) -> Callable[[jax.Array], jax.Array]:
     """Learning rate as a function of the step, for a run of `steps`."""
@@ -99,12 +158,66 @@ class Optimizer:
 
     return value
 
+  def direction(self) -> optax.GradientTransformation:
+    """Clipped gradients to steps of rate 1."""
+    return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
+
   def build(self, steps: int) -> optax.GradientTransformation:
     """The gradient transformation of a run of `steps`."""
     clip = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
-    return optax.chain(*clip, optax.adamw(
-        self.rate(steps), b1=self.b1, b2=self.b2, eps=self.eps,
-        weight_decay=self.weight_decay, mask=decay_mask))
+    by_layer = [_scale(lambda x: layer_factors(x, self.layer_decay))] * (self.layer_decay < 1)
+    return optax.chain(*clip, optax.chain(
+        self.direction(), optax.add_decayed_weights(self.weight_decay, mask=decay_mask), *by_layer,
+        optax.scale_by_learning_rate(self.rate(steps))))
 
 
-OPTIMIZERS = {"adamw": Optimizer}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Muon(Optimizer):
+  """Momentum whose matrices are made orthogonal, for the matrices within layers; AdamW elsewhere.
+
+  Every matrix of a stack by itself, by five Newton-Schulz iterations, which take singular values
+  to about 0.7 .. 1.2. A matrix [m, n] is then scaled by rms * sqrt(max(m, n)), so that its step has
+  the root mean square `rms`, that of AdamW's steps: rate and weight decay of AdamW can stay.
+
+  Attributes:
+    momentum: decay rate of the (Nesterov) momentum.
+    rms: root mean square of a matrix's step at rate 1.
+  """
+  momentum: float = 0.95
+  rms: float = 0.2
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not (0 <= self.momentum < 1 and self.rms > 0):
+      raise ValueError("optimizer.momentum must lie in [0, 1) and rms be positive, got "
+                       f"{self.momentum}, {self.rms}.")
+
+  def direction(self) -> optax.GradientTransformation:
+    """Orthogonal momentum for matrices, AdamW's for the rest."""
+    size = lambda x: np.float32(self.rms * math.sqrt(max(x.shape[-2:])))
+    matrices = optax.chain(_orthogonal(self.momentum), _scale(lambda x: jax.tree.map(size, x)))
+    label = lambda params: jax.tree.map(lambda x: "muon" if x else "adamw", is_matrix(params))
+    return optax.partition({"muon": matrices, "adamw": super().direction()}, label)
+
+
+def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
+  """Multiplies updates by a tree that depends on their paths and shapes."""
+  return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors(updates)))
+
+
+def _orthogonal(momentum: float) -> optax.GradientTransformation:
+  """optax's Muon over the last two axes, without the constants that it keeps in its state."""
+  axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+  inner = optax.contrib.scale_by_muon(
+      beta=momentum, weight_dimension_numbers=lambda x: jax.tree.map(lambda _: axes, x))
+
+  def update(updates, state, params=None):
+    constants = inner.init({}).ns_coeffs
+    updates, state = inner.update(updates, state._replace(ns_coeffs=constants), params)
+    return updates, state._replace(ns_coeffs=())
+
+  return optax.GradientTransformation(
+      lambda params: inner.init(params)._replace(ns_coeffs=()), update)
+
+
+OPTIMIZERS = {"adamw": Optimizer, "muon": Muon}

@@ -1,6 +1,6 @@
 """Keys derived from (seed, name, step, example), never stored or mutated.
 
-Contents: root, stream, per_example.
+Contents: root, stream, per_example, content_index.
 
 Convention: a key is consumed once. Everything random is a function of the
 seed, the name of its use, the step and the global example index, so it does
@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 
 import jax
+import jax.numpy as jnp
 
 
 def root(seed: int) -> jax.Array:
@@ -34,3 +35,14 @@ def stream(key: jax.Array, name: str, step: jax.Array | int | None = None) -> ja
 def per_example(key: jax.Array, example_index: jax.Array) -> jax.Array:
   """Returns one key for each example: keys [B] from indices int32 [B]."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, example_index)
+
+
+def content_index(tokens: jax.Array) -> jax.Array:
+  """A hash of each row, uint32 [B], to tell rows of tokens int32 [B, L] by what they hold.
+
+  A polynomial in an odd number modulo 2^32; equal rows of one length have equal hashes.
+  """
+  powers = jnp.cumprod(jnp.full(tokens.shape[1], 0x9E3779B1, jnp.uint32))
+  mixed = (tokens.astype(jnp.uint32) + 1) * jnp.uint32(0x85EBCA77)
+  mixed = (mixed ^ (mixed >> 15)) * powers[None]
+  return (mixed ^ (mixed >> 13)).sum(axis=1, dtype=jnp.uint32)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mdx.corruption import mask as mask_lib
+from mdx.corruption import unit as unit_lib
 from mdx.utils import rng
 
 import oracle
@@ -76,11 +77,133 @@ def test_allowed_positions_are_the_loss_mask_or_all():
 
 def test_shared_positions_are_selected_together_at_the_rate_and_the_others_as_before():
   allowed, shared = jnp.ones((4000, 9), bool), jnp.broadcast_to(jnp.arange(9) >= 5, (4000, 9))
-  selected = np.asarray(mask_lib.bernoulli(_keys(4000), 0.3, allowed, shared))
+  selected = np.asarray(mask_lib.bernoulli(_keys(4000), 0.3, allowed, unit_lib.joined(shared)))
   tail = selected[:, 5:]
   assert (tail.all(axis=1) == tail.any(axis=1)).all()
   assert abs(oracle.z_score(tail[:, 0], 0.3)) < 4
   alone = np.asarray(mask_lib.bernoulli(_keys(4000), 0.3, allowed))
   np.testing.assert_array_equal(selected[:, :6], alone[:, :6])
-  none = np.asarray(mask_lib.bernoulli(_keys(4000), 0.3, allowed, jnp.zeros((4000, 9), bool)))
+  nothing = unit_lib.joined(jnp.zeros((4000, 9), bool))
+  none = np.asarray(mask_lib.bernoulli(_keys(4000), 0.3, allowed, nothing))
   np.testing.assert_array_equal(none, alone)
+
+
+# Units of 1, 3, 2, 1, 1 and 4 places; the last is not allowed.
+_UNITS = np.array([0, 1, 1, 1, 4, 4, 6, 7, 8, 8, 8, 8])
+_ALLOWED = np.arange(12) < 8
+
+
+def _by_units(selected):
+  """Checks that no unit is split; which of the five allowed units are selected, bool [B, 5]."""
+  selected = np.asarray(selected)
+  np.testing.assert_array_equal(selected, selected[:, _UNITS] & _ALLOWED)
+  return selected[:, [0, 1, 4, 6, 7]]
+
+
+def _tiled(num_rows):
+  return jnp.tile(_ALLOWED, (num_rows, 1)), jnp.tile(jnp.asarray(_UNITS, jnp.int32), (num_rows, 1))
+
+
+def test_an_exact_count_of_units_is_uniform_over_their_subsets_whatever_their_sizes():
+  found = _by_units(mask_lib.exact_count(_keys(20000), jnp.full(20000, 2), *_tiled(20000)))
+  code = found @ (2 ** np.arange(5))
+  counts = [(code == 2 ** i + 2 ** j).sum() for i, j in itertools.combinations(range(5), 2)]
+  assert sum(counts) == 20000
+  assert oracle.chi_square(np.array(counts), np.ones(10)) > 1e-4
+
+
+def test_bernoulli_selects_units_independently():
+  found = _by_units(mask_lib.bernoulli(_keys(20000), 0.3, *_tiled(20000)))
+  counts = np.bincount(found @ (2 ** np.arange(5)), minlength=32)
+  size = np.array([bin(code).count("1") for code in range(32)])
+  assert oracle.chi_square(counts, 0.3 ** size * 0.7 ** (5 - size)) > 1e-4
+
+
+@pytest.mark.parametrize("select,value", [("bernoulli", 0.3), ("exact_count", jnp.full(5000, 2))])
+def test_nth_selections_are_disjoint_and_alike(select, value):
+  allowed, units = _tiled(5000)
+  parts = [_by_units(getattr(mask_lib, select)(_keys(5000), value, allowed, units, nth))
+           for nth in range(3)]
+  assert (sum(part.astype(int) for part in parts) <= 1).all()
+  counts = [part.sum() for part in parts]
+  if select == "exact_count":  # of five units, one is left for the third selection
+    assert counts == [10000, 10000, 5000]
+  else:
+    assert all(abs(count / 25000 - 0.3) < 0.012 for count in counts)
+  assert all(oracle.chi_square(part.sum(axis=0), np.ones(5)) > 1e-4 for part in parts)
+
+
+def _spans(keys, count, allowed, units, probs):
+  return jax.jit(lambda *args: mask_lib.spans(*args, probs))(keys, count, allowed, units)
+
+
+def _span_lengths(selected, begins):
+  """Lengths of all spans of rows of places."""
+  selected, begins = np.asarray(selected), np.asarray(begins)
+  assert begins[~selected].all()
+  end = ((0, 0), (0, 1))
+  first = np.flatnonzero(np.pad(begins, end, constant_values=True))
+  return np.diff(first)[np.pad(selected, end).ravel()[first[:-1]]]
+
+
+def _expected_lengths(probs, count):
+  """Expected number of spans of every length, when draws stop at `count` and the last is cut."""
+  reached = np.zeros(count)  # probability that a span begins after so many places
+  reached[0] = 1
+  expected = np.zeros(len(probs) + 1)
+  for begin in range(count):
+    for length, prob in enumerate(probs, 1):
+      expected[min(length, count - begin)] += reached[begin] * prob
+      if begin + length < count:
+        reached[begin + length] += reached[begin] * prob
+  return expected[1:]
+
+
+@pytest.mark.parametrize("longest,count", [(10, 20), (3, 5)])
+def test_span_lengths_are_geometric_and_the_last_is_cut_to_the_exact_count(longest, count):
+  probs, num_rows = mask_lib.geometric(0.2, longest), 3000
+  allowed = jnp.ones((num_rows, 48), bool).at[:, 40:].set(False)
+  selected, begins = _spans(_keys(num_rows), jnp.full(num_rows, count), allowed, None,
+                                    probs)
+  assert (np.asarray(selected).sum(axis=1) == count).all() and not (selected & ~allowed).any()
+  found = np.bincount(_span_lengths(selected, begins), minlength=longest + 1)[1:]
+  expected = _expected_lengths(probs, count)
+  assert len(found) == longest and (found[expected == 0] == 0).all()
+  np.testing.assert_allclose(found.sum(), num_rows * expected.sum(), rtol=0.02)
+  assert oracle.chi_square(found[expected > 0], expected[expected > 0]) > 1e-4
+
+
+def test_the_geometric_law_is_that_of_spanbert():
+  probs = mask_lib.geometric(0.2, 10)
+  np.testing.assert_allclose(probs[1:] / probs[:-1], 0.8)
+  np.testing.assert_allclose(probs.sum(), 1)
+  assert round(float((probs * np.arange(1, 11)).sum()), 1) == 3.8  # the paper's mean
+
+
+def test_all_arrangements_of_spans_are_equally_likely():
+  num_rows = 20000
+  selected, begins = _spans(_keys(num_rows), jnp.full(num_rows, 4), jnp.ones((num_rows, 7),
+                                                                                     bool),
+                                    None, np.array([0.0, 1.0]))
+  # Two spans of two and three single places: 5 over 2 arrangements, also where spans touch.
+  starts = np.asarray(selected & begins) @ (2 ** np.arange(7))
+  found = np.unique(starts, return_counts=True)[1]
+  assert len(found) == 10 and oracle.chi_square(found, np.ones(10)) > 1e-4
+
+
+def test_spans_are_of_whole_units_and_rows_with_few_units_are_selected_whole():
+  allowed, units = _tiled(4000)
+  count = jnp.arange(4000) % 7
+  selected, begins = _spans(_keys(4000), count, allowed, units,
+                                    mask_lib.geometric(0.5, 3))
+  np.testing.assert_array_equal(_by_units(selected).sum(axis=1), np.minimum(count, 5))
+  inner = np.asarray(selected) & (_UNITS != np.arange(12))
+  assert not np.asarray(begins)[inner].any()  # a span begins with a unit
+
+
+def test_a_rows_spans_do_not_depend_on_the_rest_of_the_batch():
+  probs, allowed = mask_lib.geometric(0.2, 5), jnp.ones((12, 30), bool)
+  whole = _spans(_keys(12), jnp.full(12, 9), allowed, None, probs)
+  part = _spans(_keys(12)[4:7], jnp.full(3, 9), allowed[4:7], None, probs)
+  for one, other in zip(whole, part):
+    np.testing.assert_array_equal(one[4:7], other)

@@ -50,3 +50,17 @@ def test_mask_all_writes_the_mask_id_at_the_selected_positions_only():
   tokens = jnp.array([[5, 6, 7]])
   noisy = replace_lib.mask_all(tokens, jnp.array([[True, False, True]]), 1)
   np.testing.assert_array_equal(noisy, [[1, 6, 1]])
+
+
+def test_with_units_a_unit_meets_one_fate_at_the_same_rates_and_random_tokens_differ():
+  num_rows, units = 4000, jnp.tile(jnp.repeat(jnp.arange(0, 9, 3), 3), (4000, 1))
+  noisy = np.asarray(replace_lib.mask_random_keep(
+      rng.per_example(rng.root(2), jnp.arange(num_rows)), jnp.full((num_rows, 9), 50),
+      jnp.ones((num_rows, 9), bool), mask_id=0, vocab_size=1000, mask_rate=0.8, random_rate=0.1,
+      units=units))
+  fate = np.where(noisy == 0, 0, np.where(noisy == 50, 2, 1)).reshape(-1, 3)
+  mixed = (fate != fate[:, :1]).any(axis=1)
+  assert mixed.mean() < 0.001  # only where a random token is the original
+  assert oracle.chi_square(np.bincount(fate[~mixed, 0]), [0.8, 0.1, 0.1]) > 1e-4
+  random = noisy.reshape(-1, 3)[fate[:, 0] == 1]
+  assert (random[:, 0] == random[:, 1]).mean() < 0.02

@@ -287,3 +287,32 @@ def test_symbols_are_cut_greedily_and_come_back():
     tokenizer.encode("1+3")
   with pytest.raises(ValueError, match="needs distinct, non-empty"):
     tokenizer_lib.build("symbols:1 1")
+
+
+def test_word_edges_follow_the_marks_of_a_vocabulary(tmp_path):
+  wordpiece = _built(_wordpiece(), tmp_path)
+  ids = wordpiece.encode("the cats sat.")
+  assert [wordpiece.vocab.backend.id_to_token(i) for i in ids] == ["the", "cat", "##s", "sat", "."]
+  assert wordpiece.word_edges[ids].tolist() == [
+      [False, True], [False, True], [True, True], [False, True], [False, True]]
+  assert not wordpiece.word_edges[sorted(wordpiece.special_ids)].any()
+  (tmp_path / "unigram").mkdir()
+  unigram = _built(_unigram(), tmp_path / "unigram")
+  b, space = (unigram.vocab.backend.token_to_id(c) for c in "b\u2581")
+  assert unigram.word_edges[[b, space]].tolist() == [[True, True], [False, False]]
+  assert not _word_level_edges(tmp_path).any()  # every token is a word
+
+
+def _word_level_edges(folder):
+  (folder / "words").mkdir()
+  return _built(_word_level(True), folder / "words").word_edges
+
+
+def test_word_edges_see_letters_digits_and_parts_of_characters_inside_words(byte_level):
+  edges = lambda text: byte_level.word_edges[byte_level.encode(text)].tolist()
+  assert edges(" the") == [[False, True]] and edges(",") == [[False, False]]
+  assert edges("é") == [[True, True]] * len(byte_level.encode("é"))
+  assert edges("7") == [[True, True]]
+  assert byte_level.word_edges.shape == (byte_level.vocab_size, 2)
+  symbols = tokenizer_lib.build("symbols:ab c")
+  assert not symbols.word_edges.any()

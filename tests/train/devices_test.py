@@ -30,7 +30,10 @@ OPTIMIZER = optimizer_lib.Optimizer(learning_rate=1e-2, warmup_steps=0, eps=1e-4
 OBJECTIVES = {
     "bernoulli": functools.partial(diffusion.MaskedDiffusion, mask_draw="bernoulli"),
     "exact_count": functools.partial(diffusion.MaskedDiffusion, mask_draw="exact_count"),
-    "mlm": mlm.MaskedLM,
+    # Every kind of draw that a masked LM has: spans of words, static masks, a rate that moves.
+    "mlm": functools.partial(
+        mlm.MaskedLM, unit="whole_word", word_edges=np.arange(32).reshape(16, 2) >= 12, span_max=3,
+        mask_draw="exact_count", mask_rate=0.4, final_mask_rate=0.2, anneal_steps=2, num_masks=2),
     "ar": ar.AutoRegressive,
 }
 POSITIONS = dict(bernoulli="learned", exact_count="learned", mlm="rope", ar="rope")

@@ -224,7 +224,7 @@ def _parts():
   spec = transformer.Transformer(num_layers=1, width=16, num_heads=2, mlp_width=16,
                                  vocab_size=TOKENIZER.vocab_size)
   objective = diffusion.MaskedDiffusion(network=spec.network(), mask_id=TOKENIZER.mask_id)
-  fields = optimizer_lib.Optimizer(learning_rate=1e-2)
+  fields = optimizer_lib.Muon(learning_rate=1e-2, layer_decay=0.8)
   optimizer = fields.build(4)
   init = state_lib.init_fn(objective, optimizer, keep_ema=True)
   state = state_lib.create(init, rng.root(3), mesh)

@@ -1,5 +1,7 @@
-"""AdamW, clipping and schedules against hand computation; the decay rules cover everything."""
+"""AdamW, Muon, clipping and schedules against hand computation; rules cover everything."""
 
+import dataclasses
+import functools
 import re
 
 import jax
@@ -7,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdx import config as config_lib
+from mdx import sharding
 from mdx.networks import presets
 from mdx.networks import transformer
 from mdx.train import optimizer as optimizer_lib
@@ -108,14 +112,160 @@ def test_gradients_are_clipped_by_their_global_norm(clip_norm, factor):
     np.testing.assert_allclose(moment, factor * grad, rtol=1e-5)
 
 
+@functools.cache
+def _model():
+  """Stacked and unrolled parameters of three layers with every kind of leaf."""
+  spec = transformer.Transformer(
+      num_layers=3, width=16, num_heads=2, mlp_width=24, vocab_size=16, tied=False, norm="layer",
+      use_bias=True, head_bias=True, position="learned", max_length=8, time_conditioning=True,
+      scan_layers=False)
+  network = spec.network()
+  params = jax.jit(network.init)(rng.root(0))
+  draw = np.random.default_rng(0)
+  stacked = jax.tree.map(lambda x: np.float32(draw.normal(size=x.shape)), params)
+  return {"model": stacked}, lambda tree: {**tree, "model": network.unstack(tree["model"])}
+
+
+def _gradients(params, step):
+  draw = np.random.default_rng(step + 1)
+  return jax.tree.map(lambda x: np.float32(draw.normal(size=x.shape)), params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _updated(spec, grads, state, params):
+  return spec.build(10).update(grads, state, params)
+
+
+OPTIMIZERS = [optimizer_lib.Optimizer(layer_decay=0.7, warmup_steps=0, weight_decay=0.1),
+              optimizer_lib.Muon(layer_decay=0.7, warmup_steps=0, weight_decay=0.1)]
+
+
+@pytest.mark.parametrize("spec", OPTIMIZERS)
+def test_stacked_and_unrolled_layers_get_the_same_steps(spec):
+  params, unstack = _model()
+  flat_params, scale = unstack(params), spec.learning_rate
+  state, flat_state = spec.build(10).init(params), spec.build(10).init(flat_params)
+  for step in range(2):
+    grads = _gradients(params, step)
+    updates, state = _updated(spec, grads, state, params)
+    flat_updates, flat_state = _updated(spec, unstack(grads), flat_state, flat_params)
+    expected = tree.flatten(unstack(updates))
+    assert "model/layers_2/mlp/up/kernel" in expected
+    for path, update in tree.flatten(flat_updates).items():
+      np.testing.assert_allclose(update / scale, expected[path] / scale, rtol=1e-6, atol=1e-6,
+                                 err_msg=path)
+
+
+@pytest.mark.parametrize("spec", OPTIMIZERS)
+def test_layer_decay_multiplies_steps_and_weight_decay_by_exact_powers(spec):
+  params, _ = _model()
+  plain = dataclasses.replace(spec, layer_decay=1.0)
+  grads = _gradients(params, 0)
+  found, _ = _updated(spec, grads, spec.build(10).init(params), params)
+  whole, _ = _updated(plain, grads, plain.build(10).init(params), params)
+  whole = tree.flatten(whole)
+  for path, update in tree.flatten(found).items():
+    power = np.float32(1)
+    if "embed" in path:
+      power = np.float32(0.7 ** 4)
+    elif "/layers/" in path:
+      power = np.float32([0.7 ** 3, 0.7 ** 2, 0.7]).reshape((3,) + (1,) * (update.ndim - 1))
+    np.testing.assert_allclose(update, power * whole[path], rtol=1e-6, err_msg=path)
+
+
+def test_parts_count_the_layers_of_their_own_network_and_muon_takes_their_layers_matrices_only():
+  layers = lambda n: {"mlp": {"up": {"kernel": jnp.ones((n, 2, 2))}}}
+  params = {
+      "model": {"layers": layers(4), "rtd_head": {"kernel": jnp.ones((2, 1))},
+                "embed_project": {"kernel": jnp.ones((2, 2))}},
+      "generator": {"layers": layers(2), "embed": {"embedding": jnp.ones((3, 2))},
+                    "lm_head": {"bias": jnp.ones(3)}},
+      "shared": {"embed": {"embedding": jnp.ones((3, 2))}},
+      "schedule": {"exponent": jnp.ones(3)}}
+  found = {path: np.ravel(x).tolist()
+           for path, x in tree.flatten(optimizer_lib.layer_factors(params, 0.5)).items()}
+  assert found == {
+      "model/layers/mlp/up/kernel": [1 / 16, 1 / 8, 1 / 4, 1 / 2], "model/rtd_head/kernel": [1.0],
+      "model/embed_project/kernel": [1 / 32], "generator/layers/mlp/up/kernel": [1 / 4, 1 / 2],
+      "generator/embed/embedding": [1 / 8], "generator/lm_head/bias": [1.0],
+      "shared/embed/embedding": [1 / 32], "schedule/exponent": [1.0]}
+  matrices = [path for path, x in tree.flatten(optimizer_lib.is_matrix(params)).items() if x]
+  assert matrices == ["generator/layers/mlp/up/kernel", "model/layers/mlp/up/kernel"]
+  assert set(np.ravel(x).tolist()[0] for x in jax.tree.leaves(
+      optimizer_lib.layer_factors(params, 1.0))) == {1.0}
+
+
+def _of_known_spectrum(x):
+  """Singular values from 0.2 to 1, and layers of very different size."""
+  if x.ndim < 3:
+    return x
+  left, values, right = np.linalg.svd(x, full_matrices=False)
+  return (left * np.linspace(1, 0.2, values.shape[-1], dtype=np.float32)) @ right * np.float32(
+      [[[1e-2]], [[1]], [[1e2]]])
+
+
+def test_muons_steps_of_every_layer_are_orthogonal_with_adamws_size_and_the_rest_is_adamws():
+  params, _ = _model()
+  spec = optimizer_lib.Muon(learning_rate=0.5, schedule="constant", warmup_steps=0,
+                            weight_decay=0.1, rms=0.3, clip_norm=0)
+  grads = jax.tree.map(_of_known_spectrum, _gradients(params, 0))
+  updates, state = _updated(spec, grads, spec.build(10).init(params), params)
+  adamw = optimizer_lib.Optimizer(learning_rate=0.5, schedule="constant", warmup_steps=0,
+                                  weight_decay=0.1, clip_norm=0)
+  others, _ = _updated(adamw, grads, adamw.build(10).init(params), params)
+  updates, others, flat = tree.flatten(updates), tree.flatten(others), tree.flatten(params)
+  gradients, matrices = tree.flatten(grads), 0
+  for path, update in updates.items():
+    if not ("/layers/" in path and path.endswith("kernel")):
+      np.testing.assert_array_equal(update, others[path], err_msg=path)
+      continue
+    matrices += 1
+    direction = update / -0.5 - 0.1 * flat[path]
+    size = 0.3 * np.sqrt(max(direction.shape[1:]))
+    for layer, gradient in zip(direction, gradients[path]):
+      values = np.linalg.svd(layer / size, compute_uv=False)
+      assert 0.65 < values.min() and values.max() < 1.25, path
+      # In the first step momentum is the gradient, whose nearest orthogonal matrix this is.
+      left, _, right = np.linalg.svd(gradient, full_matrices=False)
+      assert np.vdot(layer / size, left @ right) > 0.99 * values.sum(), path
+  assert matrices == 8
+  # Constants are no state: everything in it is shaped like a parameter, or a count.
+  shapes = {x.shape for x in flat.values()} | {()}
+  assert {x.shape for x in jax.tree.leaves(state)} <= shapes
+
+
+@pytest.mark.parametrize("spec", OPTIMIZERS)
+def test_sharded_parameters_and_moments_get_the_steps_of_one_device(spec):
+  params, _ = _model()
+  grads = _gradients(params, 0)
+  state = jax.jit(spec.build(10).init)(params)
+  expected, _ = _updated(spec, grads, state, params)
+  mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+  jax.set_mesh(mesh)
+  structs = sharding.with_shardings(jax.eval_shape(lambda x: x, params), mesh)
+  place = jax.tree.map(lambda x: x.sharding, structs)
+  cut = sharding.state_sharding(jax.eval_shape(lambda x: x, state), params, mesh)
+  moments = [x for path, x in tree.flatten(cut).items() if "/mu/" in path and "mlp/up/k" in path]
+  assert [x.spec for x in moments] == [place["model"]["layers"]["mlp"]["up"]["kernel"].spec]
+  found, _ = jax.jit(spec.build(10).update, out_shardings=(place, cut))(
+      jax.device_put(grads, place), jax.device_put(state, cut), jax.device_put(params, place))
+  for path, update in tree.flatten(found).items():
+    np.testing.assert_allclose(update, tree.flatten(expected)[path], rtol=1e-5, atol=1e-8,
+                               err_msg=path)
+
+
 @pytest.mark.parametrize("fields,message", [
     (dict(schedule="step"), "optimizer.schedule is 'step'; choose from constant, linear, cosine"),
     (dict(learning_rate=0.0), "learning_rate must be positive, got 0.0"),
     (dict(b2=1.0), "must lie in [0, 1), got 0.9, 1.0"),
     (dict(clip_norm=-1.0), "optimizer.clip_norm must not be negative, got -1.0"),
     (dict(warmup_steps=-5), "optimizer.warmup_steps must not be negative, got -5"),
+    (dict(layer_decay=0.0), "layer_decay must lie in (0, 1], 1 for none, got 0.0"),
+    (dict(layer_decay=1.5), "layer_decay must lie in (0, 1], 1 for none, got 1.5"),
+    (dict(name="muon", momentum=1.0), "momentum must lie in [0, 1) and rms be positive, got 1.0"),
+    (dict(name="muon", rms=0.0), "momentum must lie in [0, 1) and rms be positive, got 0.95, 0.0"),
 ])
 def test_a_wrong_field_is_refused_in_one_line(fields, message):
   with pytest.raises(ValueError, match=re.escape(message)) as error:
-    optimizer_lib.Optimizer(**fields)
+    config_lib.build(optimizer_lib.OPTIMIZERS, {"name": "adamw"} | fields)
   assert "\n" not in str(error.value)

@@ -44,3 +44,11 @@ def test_examples_get_keys_of_their_own_by_index_and_not_by_place():
   for i in range(3):
     alone = jax.random.key_data(rng.per_example(rng.root(3), index[i:i + 1]))
     np.testing.assert_array_equal(alone[0], keys[i])
+
+
+def test_the_index_of_a_row_tells_rows_apart_by_tokens_and_their_order():
+  rows = np.random.default_rng(0).integers(0, 3, (20000, 12)).astype(np.int32)
+  rows = np.unique(rows, axis=0)
+  index = np.asarray(rng.content_index(jnp.asarray(rows)))
+  assert index.dtype == np.uint32 and len(np.unique(index)) > len(rows) - 5
+  np.testing.assert_array_equal(rng.content_index(jnp.asarray(rows[5:9])), index[5:9])
