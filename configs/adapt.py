@@ -21,6 +21,7 @@ def get_config(arg=None):
       name="adapt", anneal_steps=300,  # 0 = full attention from the start
       diffusion=dict(  # as in configs/diffusion.py
           schedule=dict(name="linear", eps=1e-4), time="lattice", mask_draw="exact_count",
-          weighting="elbo", normalizer="per_supervised_token"))
+          weighting="elbo", normalizer="per_supervised_token",
+          shift=False))  # True keeps what a causal model predicts, the token after each place
   config.init.base = ar.get_config(arg)  # trained first where init.checkpoint is empty
   return config

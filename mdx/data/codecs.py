@@ -1,7 +1,7 @@
 """Codecs: text to ids of one vocabulary and back, for `tokenizer.Tokenizer`.
 
-Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind. Each is built from its definition and
-has `kind`, `size`, `control_ids` (special ids that the vocabulary itself declares),
+Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind. Each is built from its
+definition and has `kind`, `size`, `control_ids` (special ids that the vocabulary itself declares),
 definition, identity, specials, num_chars, word_edges, encode, decode.
 
 Convention: `encode` makes no special ids, except where HuggingFace.encode_apart is needed.

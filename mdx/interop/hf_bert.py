@@ -69,10 +69,11 @@ def body(prefix: str, tied_to: tuple[str, ...] = ()) -> dict[str, family.Tensor]
   """Parameter path -> tensor, of all but the head; `tied_to` names copies of the embedding."""
   embeddings, block = f"{prefix}.embeddings.", prefix + ".encoder.layer.{layer}."
   table = {"embed/embedding": family.Tensor(embeddings + "word_embeddings.weight", also=tied_to)}
-  for ours, theirs in (("position", "position"), ("token_type", "token_type")):
-    table[f"{ours}_embed/embedding"] = family.Tensor(f"{embeddings}{theirs}_embeddings.weight")
+  for name in ("position", "token_type"):
+    table[f"{name}_embed/embedding"] = family.Tensor(f"{embeddings}{name}_embeddings.weight")
   table |= norm("embed_norm", embeddings + "LayerNorm")
-  for ours, theirs in (("attention/q", "attention.self.query"), ("attention/k", "attention.self.key"),
+  for ours, theirs in (("attention/q", "attention.self.query"),
+                       ("attention/k", "attention.self.key"),
                        ("attention/v", "attention.self.value"),
                        ("attention/o", "attention.output.dense"),
                        ("mlp/up", "intermediate.dense"), ("mlp/down", "output.dense")):

@@ -77,8 +77,8 @@ def _tensors(spec: transformer.Transformer) -> dict[str, family.Tensor]:
       "layers/mlp_norm/scale": family.Tensor(block + "ff_norm.weight"),
       "final_norm/scale": family.Tensor("model.transformer.ln_f.weight"),
   }
-  for path, name in (("attention/q", "q_proj"), ("attention/k", "k_proj"), ("attention/v", "v_proj"),
-                     ("attention/o", "attn_out"), ("mlp/gate", "ff_proj"), ("mlp/up", "up_proj"),
+  for path, name in (("attention/q", "q_proj"), ("attention/k", "k_proj"),
+                     ("attention/v", "v_proj"), ("attention/o", "attn_out"), ("mlp/gate", "ff_proj"), ("mlp/up", "up_proj"),
                      ("mlp/down", "ff_out")):
     table |= family.linear(f"layers/{path}", block + name)
   if not spec.tied:

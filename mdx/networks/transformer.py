@@ -108,8 +108,8 @@ class Transformer:
   attention_backend: str = "xla"
 
   def __post_init__(self):
-    for field, choices in (("mlp", layers.ACTIVATIONS), ("norm", ("rms", "layer")), ("remat", layers.REMAT),
-                           ("position", ("rope", "learned", "none")),
+    for field, choices in (("mlp", layers.ACTIVATIONS), ("norm", ("rms", "layer")),
+                           ("remat", layers.REMAT), ("position", ("rope", "learned", "none")),
                            ("dtype", ("float32", "bfloat16")), ("head", ("lm", "rtd")),
                            ("attention_backend", backends.BACKENDS)):
       if getattr(self, field) not in choices:
