@@ -259,6 +259,15 @@ def test_a_model_of_ours_is_exported_with_its_tokenizer_and_read_back(tmp_path):
   assert not (tmp_path / "other").exists()
 
 
+def test_an_encoder_fills_the_masks_of_its_tokenizer(tmp_path):
+  source = _with_tokenizer("bert", tmp_path / "in", ["<mask>", *(f"w{i}" for i in range(9))])
+  model = mdx.load(source)
+  assert model.tokenizer.mask_id == 4
+  sampled = model.sample(["w1 [MASK] w2"], steps=1, temperature=0.0)[0]
+  assert sampled.prompt_tokens.tolist() == [6, 4, 7]
+  assert sampled.tokens.tolist()[::2] == [6, 7] and sampled.tokens[1] != 4
+
+
 def test_a_discriminator_and_a_model_without_a_mask_write_nothing():
   with pytest.raises(ValueError, match="holds a discriminator, which tells replaced tokens"):
     mdx.load(_path("electra-discriminator"))

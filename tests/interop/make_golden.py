@@ -5,7 +5,9 @@
 Every directory has config.json, model.safetensors and logits.npz: `input_ids` [3, 24] with `logits`,
 and the same rows with `attention_mask`, 0 on padding, as `padded_logits`. Decoders are padded
 on the left. Dream and SDAR, for which `transformers` has no class, are computed by its Qwen2 and
-Qwen3 with a mask that shows everything, or the blocks up to a token's own.
+Qwen3 with a mask that shows everything, or the blocks up to a token's own. The layers of their
+published code (DreamLM's and JetAstra's, with SDAR's fused norm and flash attention replaced by
+plain torch), run once on these weights and rows, gave the same logits to 4e-6.
 """
 
 import json
