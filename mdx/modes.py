@@ -81,7 +81,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   step_fn = jax.jit(
       step_lib.make_step(run.objective, run.transform, seed=config["seed"],
                          rate=run.optimizer.rate(config["steps"]),
-                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"]),
+                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
+                         trains=run.optimizer.trains),
       donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
   state, tokens_per_second = loop_lib.fit(
       state, step_fn, data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,

@@ -9,7 +9,9 @@ import pytest
 import tiny
 
 from mdx import modes
+from mdx import setup as setup_lib
 from mdx.objectives import mlm
+from mdx.utils import rng
 from mdx.utils import tree
 
 
@@ -190,3 +192,24 @@ def test_a_base_is_trained_once_and_started_from_and_errors_come_before_it(tmp_p
   before = (tmp_path / "base" / "metrics.jsonl").read_text()
   modes.train(cfg, str(tmp_path))
   assert (tmp_path / "base" / "metrics.jsonl").read_text() == before
+
+
+def test_only_the_parameters_that_a_pattern_names_are_trained(tmp_path):
+  cfg = tiny.config("diffusion", optimizer__trainable="model/.*kernel", sampler__num_samples=0)
+  modes.train(cfg, str(tmp_path / "run"))
+  _, items = tiny.stored(tmp_path / "run")
+  run = setup_lib.setup(cfg, str(tmp_path / "other"))
+  initial = tree.flatten(run.objective.init(rng.stream(rng.root(cfg.seed), "init")))
+  moments = set(tree.flatten(items["opt_state"]))
+  for path, value in tree.flatten(items["params"]).items():
+    is_kernel = path.endswith("kernel")
+    assert np.array_equal(value, initial[path]) != is_kernel, path
+    assert any(name.endswith(path) for name in moments) == is_kernel, path
+
+
+@pytest.mark.parametrize("pattern, message", [
+    ("model/(", "is no pattern"), ("encoder/.*", "matches no parameter; paths are such as model/")])
+def test_a_pattern_that_trains_nothing_is_refused(pattern, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    modes.train(tiny.config("diffusion", optimizer__trainable=pattern), str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()
