@@ -28,6 +28,7 @@ from mdx import types
 from mdx.data import chat
 from mdx.data import readers
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.eval import generative
 from mdx.eval import likelihood
 from mdx.objectives import reading
 from mdx.report import denoising
@@ -231,22 +232,58 @@ class Model:
     Raises:
       ValueError: a text that is empty or too long, or a model without a likelihood.
     """
-    if not self.objective.is_likelihood:
-      raise ValueError(f"a model trained with {type(self.objective).__name__} gives no likelihood "
-                       "of a text; use a diffusion or ar checkpoint.")
+    self.check_likelihood()
     rows = [self.tokenizer.encode(text) for text in texts]
     longest = max((len(row) for row in rows), default=0)
     if longest > self.max_length:
       raise ValueError(f"a text has {longest} tokens, the model's rows at most {self.max_length}.")
-    length = min(-(-longest // 16) * 16, self.max_length)
+    return -self._nll(rows, num_samples, seed, len(rows))
+
+  def score(self, texts: Sequence[str], *, max_length: int, batch_size: int = 8,
+            num_samples: int = 16, seed: int = 0) -> generative.Scores:
+    """Scores texts, all their tokens, as `eval.generative` wants it.
+
+    Args:
+      texts: of each at most `max_length` tokens are read, and what the model's rows can hold.
+      max_length: see `texts`.
+      batch_size: rows scored together.
+      num_samples, seed: as in `log_likelihood`.
+
+    Raises:
+      ValueError: a model without a likelihood, or a character that its tokenizer lacks.
+    """
+    self.check_likelihood()
+    limit = min(max_length, self.max_length)
+    whole = [self.tokenizer.encode(text) for text in texts]
+    rows = [row[:limit] for row in whole]
+    count = np.array([len(row) for row in rows], np.float64)
+    nll, has_tokens = np.zeros(len(rows)), np.flatnonzero(count)
+    if has_tokens.size:
+      nll[has_tokens] = self._nll([rows[i] for i in has_tokens], num_samples, seed, batch_size)
+    chars = np.array([self.tokenizer.chars_per_token[row].sum() for row in rows], np.float64)
+    return generative.Scores(nll, count, chars, rows,
+                             np.array([len(row) > limit for row in whole], bool))
+
+  def check_likelihood(self) -> None:
+    """Raises ValueError if the model cannot score a text."""
+    if not self.objective.is_likelihood:
+      raise ValueError(f"a model trained with {type(self.objective).__name__} gives no likelihood "
+                       "of a text; use a diffusion or ar checkpoint.")
+
+  def _nll(self, rows: Sequence[np.ndarray], num_samples: int, seed: int,
+           batch_size: int) -> np.ndarray:
+    """Nats of rows of ids, none of them empty, float64 [N]."""
+    length = min(-(-max(map(len, rows), default=1) // 16) * 16, self.max_length)
     key = ("likelihood", num_samples, seed)
     if key not in self._compiled:
       self._compiled[key] = jax.jit(likelihood.make_row_nll(
           self.objective, estimator="stratified", num_samples=num_samples, seed=seed))
+    shards = sharding.num_batch_shards(self.mesh)
+    batch_size = -(-max(min(batch_size, len(rows)), 1) // shards) * shards
     with jax.set_mesh(self.mesh):
-      return -np.asarray(likelihood.conditional_nll(
+      return np.asarray(likelihood.conditional_nll(
           self._compiled[key], self.params, [((), row) for row in rows], length=length,
-          pad_id=self.tokenizer.pad_id), np.float64)
+          pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh), np.float64)
 
 
 def find_config(path: str | pathlib.Path) -> pathlib.Path | None:
