@@ -1,12 +1,18 @@
 """Claims: what is compared, the test, and that a claim that was stopped goes on."""
 
+import copy
 import json
+import math
 
 import pytest
 
 from mdx import claim
+from mdx.configs.claims import block_size
+from mdx.configs.claims import carry_over
+from mdx.configs.claims import lattice_times
 from mdx.configs.claims import mdpo
 from mdx.configs.claims import rcr
+from mdx.configs.claims import schedules
 
 CURVE = [dict(updates=u, rollouts=8 * u, nfe_rollout=24 * u, seconds=0.5 * u, accuracy=a)
          for u, a in ((0, 0.1), (10, 0.3), (20, 0.3), (30, 0.7))]
@@ -94,8 +100,35 @@ def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
   assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("module", [mdpo, rcr])
-def test_shipped_claims_are_well_formed(module):
+@pytest.mark.parametrize("module", [mdpo, rcr, block_size, carry_over, lattice_times, schedules])
+def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   from mdx import config as config_lib
   from mdx import modes
-  assert len(claim.check(config_lib.to_dict(module.get_config()), modes.MODES)) > 10
+  from mdx import setup as setup_lib
+  monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
+  config = config_lib.to_dict(module.get_config())
+  assert len(claim.check(config, modes.MODES)) >= 4
+  if config["run"]["mode"] == "train":
+    for changes in config["arms"].values():  # every arm is a run that could start
+      run = copy.deepcopy(config["run"])
+      claim._merge(run, changes)
+      setup_lib.setup(run, str(tmp_path / "run"))
+  with pytest.raises(ValueError, match="takes no argument, got 'x'"):
+    module.get_config("x")
+
+
+def test_figures_that_differ_by_a_factor_are_compared_by_their_logarithms(tmp_path):
+  def train(config, workdir):
+    (tmp_path / workdir).mkdir(parents=True)
+    scale = 10.0 ** config["seed"]
+    results = {"bits": scale * (2.0 if config["objective"]["name"] == "y" else 1.0)}
+    (tmp_path / workdir / "results.json").write_text(json.dumps(results))
+    return results
+
+  rows = [dict(name=f"b is larger, {ratio}", left="b", right="a", measure="bits", ratio=ratio)
+          for ratio in (False, True)]
+  results = claim.train(_config(comparisons=rows, grids={}), str(tmp_path), {"train": train})
+  plain, logarithms = results["comparisons"]
+  assert plain["verdict"] == "inconclusive" and logarithms["verdict"] == "reproduced"
+  assert logarithms["difference"] == pytest.approx(math.log(2))
+  assert "ratio 2 *: 1, p = 0.000" in (tmp_path / "claim.txt").read_text()
