@@ -2,7 +2,7 @@
 
 Contents: check, train, Comparison, EQUAL, value_at, updates_to_reach, verdict.
 
-A claim's config has `run`, a config of mode train or rl; `arms`, what each arm changes of it;
+A claim's config has `run`, a config of mode train, rl or eval; `arms`, what each arm changes of it;
 `seeds`; `grids`, values that an arm tries for one key, the best of which counts; and
 `comparisons` of two arms. A measure is a name of `results.json` ("bits_per_char"), or
 "table:MODEL,REMASKING,NFE" of an RL run's table, or "best" or "last" of its learning curve.
@@ -165,9 +165,9 @@ def check(config: dict[str, Any], modes: Mapping[str, Callable]) -> list[Compari
   """Refuses a claim that cannot be tested, before anything runs; ValueError."""
   if len(set(config["seeds"])) < 3:
     raise ValueError(f"a claim needs 3 different seeds or more, got {config['seeds']}.")
-  if config["run"]["mode"] not in ("train", "rl") or config["run"]["mode"] not in modes:
+  if config["run"]["mode"] not in ("train", "rl", "eval") or config["run"]["mode"] not in modes:
     raise ValueError(f"config.run.mode is {config['run']['mode']!r}; a claim is about runs of "
-                     "mode train or rl.")
+                     "mode train, rl or eval.")
   for arm in config["grids"]:
     if arm not in config["arms"]:
       raise ValueError(f"config.grids has {arm!r}, which is no arm; arms are "
@@ -260,6 +260,8 @@ def _one(config, root, arm, value, seed, modes) -> Results:
   jax.clear_caches()  # hundreds of programs would be kept otherwise
   gc.collect()
   if jax.process_index() == 0:
+    if not finished.exists():  # mode eval has a file of its own
+      setup_lib.write_json(finished, results)
     setup_lib.write_json(directory / "claim_run.json", run)
   return json.loads(json.dumps(results))
 
