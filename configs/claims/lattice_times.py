@@ -27,12 +27,12 @@ on the logarithms (ratio *: its spread, a factor):
     0.004 against 0.079, ratio 0.051 *: 1.33, p = 0.003
 Eight tests, not corrected for their number: at 5 % one of twenty pairs that are equal comes out
 one way or the other, and the Bernoulli masks' weights 1 / t have heavy tails. So the 9 % of the
-lattice and the 5 % of the strata are weak. The exact count is what lowers the variance, of
-the gradient by a third and of the loss twentyfold.
-This form was chosen after a first one found nothing, which trained each arm by itself and took 64 draws at its own weights:
-gradient variance 0.526 (lattice), 0.628 (stratified), 0.843 (independent), 0.510 (exact count),
-no difference of these significant, nor of the bounds (3.354, 3.382, 3.368 and 3.350 bits per
-character, spread over seeds 0.04 to 0.07).
+lattice and the 5 % of the strata are weak. The exact count is what lowers the variance, of the
+gradient by a third and of the loss twentyfold.
+This form was chosen after a first one that found nothing on the gradient, which trained each arm
+by itself and took 64 draws at its own weights: gradient variance 0.526 (lattice), 0.628
+(stratified), 0.843 (independent), 0.510 (exact count); no difference of these significant, nor of
+the bounds (3.354, 3.382, 3.368 and 3.350 bits per character, spread over seeds 0.04 to 0.07).
 """
 
 from ml_collections import config_dict
