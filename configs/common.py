@@ -81,6 +81,7 @@ def _small() -> config_dict.ConfigDict:
           num_samples=2,  # draws a row during training, over `num_batches` batches
           num_batches=8,
           final_samples=16,  # draws a row at the end, over the whole held-out part
+          gradient_draws=0,  # at the end also the variance of the gradient over so many draws
           baselines=True),  # unigram and bigram bits per character
       sampler=dict(num_samples=4, steps=64, temperature=1.0),  # of the samples at the end
 

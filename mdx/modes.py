@@ -27,6 +27,7 @@ from mdx.eval import ngram
 from mdx.report import plots
 from mdx.rl import run as rl_run
 from mdx.train import loop as loop_lib
+from mdx.train import noise as noise_lib
 from mdx.train import progress as progress_lib
 from mdx.train import step as step_lib
 from mdx.utils import tree
@@ -92,7 +93,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
   params = _weights(run, state)
-  results = _evaluator(run, config["eval"]["final_samples"], 0)(params) | baselines
+  results = (_evaluator(run, config["eval"]["final_samples"], 0)(params) | baselines
+             | _gradient_noise(run, state.params, state.extra))
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     setup_lib.say(f"--- sample {i + 1}\n{text}")
@@ -147,6 +149,22 @@ def _evaluator(run: setup_lib.Setup, num_samples: int, num_batches: int):
   return evaluate
 
 
+def _gradient_noise(run: setup_lib.Setup, params, extra) -> dict[str, float]:
+  """Variance of the gradient over `eval.gradient_draws` draws of the first training batch."""
+  config = run.config
+  if not config["eval"]["gradient_draws"]:
+    return {}
+  data = pipeline.build(config["data"], run.tokenizer, split="train",
+                        batch_size=config["batch_size"] // jax.process_count(),
+                        seed=config["seed"], process_index=jax.process_index(),
+                        process_count=jax.process_count())
+  noise = jax.jit(noise_lib.make_noise(
+      run.objective, num_draws=config["eval"]["gradient_draws"], seed=config["seed"],
+      step=config["steps"], num_microbatches=config["microbatches"]))
+  batch = loop_lib.place(next(iter(data)), 0, run.mesh)
+  return {k: float(v) for k, v in jax.device_get(noise(params, batch, extra)).items()}
+
+
 def _samples(run: setup_lib.Setup, params) -> list[str]:
   """Unconditional samples as text, also written to `samples.txt`."""
   num_samples = run.config["sampler"]["num_samples"]
@@ -178,6 +196,9 @@ def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
   setup_lib.say(f"{results['steps']} steps, {results['tokens_per_second']:,.0f} tokens/s, "
                 f"{results['seconds']:.0f} s; see {run.workdir}/results.json and "
                 "learning_curve.png")
+  if "gradient_variance" in results:
+    setup_lib.say(f"gradient            variance {results['gradient_variance']:.4g} over draws, "
+                  f"squared norm of the mean {results['gradient_square']:.4g}")
 
 
 def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
@@ -187,7 +208,8 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  results = _evaluator(run, run.config["eval"]["final_samples"], 0)(params) | _baselines(run)
+  results = (_evaluator(run, run.config["eval"]["final_samples"], 0)(params) | _baselines(run)
+             | _gradient_noise(run, params, run.objective.init_state()))
   if jax.process_index() == 0:
     run.workdir.mkdir(parents=True, exist_ok=True)
     setup_lib.write_json(run.workdir / "eval.json", results | {"checkpoint": source})

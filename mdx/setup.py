@@ -30,6 +30,7 @@ from mdx.eval import likelihood
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.train import loop as loop_lib
+from mdx.train import noise as noise_lib
 from mdx.train import optimizer as optimizer_lib
 from mdx.train import state as state_lib
 from mdx.utils import rng
@@ -139,6 +140,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   shapes = sharding.with_shardings(
       jax.eval_shape(init, rng.root(config["seed"])), mesh, config["sharding"])
   optimizer.check(shapes.params)
+  noise_lib.check_draws(config["eval"]["gradient_draws"])
   likelihood.check_estimator(config["eval"]["estimator"], objective)
   sampler = _sampler(config, objective, tokenizer)
   if config["init"]["checkpoint"]:

@@ -70,12 +70,17 @@ def test_export_can_be_evaluated_and_started_from(tmp_path):
 
 
 def test_raw_and_averaged_weights_are_evaluated_as_asked(tmp_path):
-  cfg = tiny.config("diffusion", steps=4, ema_decay=0.9, optimizer__learning_rate=0.05)
+  cfg = tiny.config("diffusion", steps=4, ema_decay=0.9, optimizer__learning_rate=0.05,
+                    eval__gradient_draws=3)
   trained = modes.train(cfg, str(tmp_path))
   cfg.init.checkpoint = str(tmp_path)
   cfg.init.params = "raw"
   raw = modes.evaluate(cfg, str(tmp_path / "raw"))
   assert abs(raw["bits_per_char"] - trained["bits_per_char"]) > 1e-4
+  # The noise of the gradient is that of the weights that are trained.
+  for name in ("gradient_variance", "gradient_square", "loss_variance"):
+    np.testing.assert_allclose(raw[name], trained[name], rtol=1e-3)
+  assert trained["gradient_variance"] > 0 and trained["loss_variance"] > 0
 
 
 def test_resume_on_another_mesh_goes_on_with_the_same_losses(tmp_path):
@@ -124,6 +129,7 @@ def test_results_do_not_depend_on_the_number_of_devices(tmp_path):
     (dict(init__checkpoint="/nowhere"), "does not exist"),
     (dict(init__params="best"), "choose from ema, raw"),
     (dict(ema_decay=1.0), "must lie in [0, 1)"),
+    (dict(eval__gradient_draws=1), "gradient_draws must be 2 or more"),
     (dict(eval__estimator="exact"), "choose from stratified, monte_carlo"),
     (dict(optimizer__schedule="step"), "choose from constant, linear, cosine"),
     (dict(sampler__steps=0), "sampler.steps must be positive"),
