@@ -39,7 +39,7 @@ def _small() -> config_dict.ConfigDict:
       steps=1000,  # any positive number; warm-up and intervals shrink with it
       batch_size=64,  # rows a step over all devices
       microbatches=1,  # gradient accumulation: passes that a batch is cut into
-      dtype="float32",  # of activations: float32 or bfloat16; parameters are float32
+      dtype="float32",  # of activations: float32, bfloat16, "" = as init.checkpoint stores weights
       ema_decay=0.99,  # of the averaged weights; 0 keeps none
 
       objective=dict(name=""),
@@ -58,7 +58,9 @@ def _small() -> config_dict.ConfigDict:
       sharding=dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor"),
 
       init=dict(
-          checkpoint="",  # weights to start from (or to evaluate, to export); "" = the seed
+          # Weights to start from (or to evaluate, to export); "" = the seed. Of a Hugging Face
+          # directory, network and tokenizer are taken too.
+          checkpoint="",
           params="ema"),  # which weights of it, and which are evaluated: ema or raw
 
       tokenizer=dict(
@@ -90,5 +92,9 @@ def _small() -> config_dict.ConfigDict:
       checkpoint_steps=250,
       checkpoint=dict(keep=2),
       tensorboard=False,
-      export=dict(format="orbax", path=""),
+      export=dict(  # of mode=export
+          format="orbax",  # or huggingface
+          path="",  # a new directory
+          model_type="",  # of interop.FAMILIES; "" = where it came from, or what holds it
+          dtype=""),  # float32, bfloat16, float16; "" = as in the directory it came from
   ))

@@ -60,6 +60,7 @@ def get_config(arg=None):
       sampler=dict(sampler, gen_length=16, steps=8),
       dtype="",  # of activations: float32 or bfloat16; "" = as in training
       mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),
+      export=dict(format="huggingface", path="", model_type="", dtype=""),  # of mode=export
   ))
   if not arg:
     return config

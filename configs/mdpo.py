@@ -85,6 +85,7 @@ def _small(task):
       checkpoint_steps=50,
       checkpoint=dict(keep=2),
       tensorboard=False,
+      export=dict(format="huggingface", path="", model_type="", dtype=""),  # of mode=export
   ))
 
 

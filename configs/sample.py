@@ -47,4 +47,5 @@ def get_config(arg=None):
       show=False,  # replay the first row in the terminal
       viewer_rows=8,  # rows of samples.html; 0 writes none
       animation=False,  # also samples.gif and samples.png of the first row
+      export=dict(format="huggingface", path="", model_type="", dtype=""),  # of mode=export
   ))

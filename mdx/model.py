@@ -1,6 +1,6 @@
 """A checkpoint as a library: sampling and likelihood in three lines.
 
-Contents: Model, Sample, load, find_config.
+Contents: Model, Sample, load.
 
   model = mdx.load("runs/diffusion")
   print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
@@ -21,6 +21,7 @@ import numpy as np
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import interop
+from mdx import pretrained
 from mdx import samplers
 from mdx import setup as setup_lib
 from mdx import sharding
@@ -308,22 +309,16 @@ class Model:
                        "of a text; use a diffusion or ar checkpoint.")
 
 
-def find_config(path: str | pathlib.Path) -> pathlib.Path | None:
-  """The config.json of a run that a workdir, an export or one checkpoint of it belongs to."""
-  path = pathlib.Path(path)
-  return next((p / "config.json" for p in (path, *list(path.absolute().parents)[:2])
-               if (p / "config.json").is_file()), None)
-
-
 def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,
-         dtype: str = "") -> Model:
+         dtype: str = "", param_dtype: str = "") -> Model:
   """Loads a model.
 
   Args:
     path: a run's workdir, one of its checkpoints, an export, or a Hugging Face directory.
     params: "ema" or "raw" weights.
     mesh: sizes of the mesh axes; default all devices on `data`.
-    dtype: of the activations; default that of training.
+    dtype: of the activations; default that of training, or that of the stored weights.
+    param_dtype: "float32" to train them; default as a Hugging Face directory stores them.
 
   Raises:
     ValueError: no such checkpoint, or one that cannot be read.
@@ -333,8 +328,8 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
                      "checkpoint or an export.")
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
   if interop.is_hf_dir(path):
-    return _load_hf(path, devices, dtype)
-  file = find_config(path)
+    return _load_hf(path, devices, dtype, as_stored=param_dtype != "float32")
+  file = pretrained.find_config(path)
   if file is None:
     raise ValueError(f"{path} has no config.json, nor the directories above it; give a run's "
                      "workdir, one of its checkpoints, or an export.")
@@ -360,18 +355,20 @@ def _assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
                max_length=spec.max_length, source=source, config={k: config[k] for k in names})
 
 
-def _load_hf(path: str, mesh: jax.sharding.Mesh, dtype: str) -> Model:
+def _load_hf(path: str, mesh: jax.sharding.Mesh, dtype: str, *, as_stored: bool) -> Model:
   """A model from a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
-  fields = interop.network_fields(path) | {"dtype": dtype or interop.compute_dtype(path)}
-  tokenizer = tokenizer_lib.build(str(path), **interop.special_ids(path))
-  if tokenizer.mask_id >= fields["vocab_size"]:
-    raise ValueError(f"{path} has no mask token among its {fields['vocab_size']} ids, so there is "
-                     "nothing to unmask; give a masked diffusion model, with `mask_token_id` in "
-                     "its config.json.")
-  # LLaDA's loss and decoders keep the column of the mask id.
-  config = {"network": fields | {"name": "transformer"}, "dtype": fields["dtype"],
-            "sharding": dict(sharding.DEFAULT_TABLE),
-            "objective": {"name": "diffusion", "mask_column": True},
-            "tokenizer": {"path": str(path)}}
+  objective = interop.objective_fields(path)
+  if not objective:
+    raise ValueError(f"{path} holds a discriminator, which tells replaced tokens from others and "
+                     "writes none; give a model that does, or use mdx.interop.load.")
+  rows, tokenizer = interop.network_fields(path)["vocab_size"], pretrained.tokenizer_of(path)
+  if tokenizer.mask_id >= rows and objective["name"] != "ar":
+    raise ValueError(f"{path} has no mask token among its {rows} ids, so there is nothing to "
+                     "unmask; give a masked diffusion model, with `mask_token_id` in its "
+                     "config.json.")
+  dtype = dtype or interop.compute_dtype(path)
+  network = {"name": "transformer", "dtype": dtype} | pretrained.network_of(path, tokenizer)
+  config = {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
+            "objective": objective, "tokenizer": {"path": str(path)}}
   return _assemble(config, tokenizer, mesh, str(path),
-                   lambda shapes: {"model": interop.load(path, shapes["model"])})
+                   lambda shapes: pretrained.load_params(path, shapes, "", as_stored=as_stored))

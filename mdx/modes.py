@@ -17,6 +17,7 @@ from mdx import checkpoint as checkpoint_lib
 from mdx import claim as claim_lib
 from mdx import config as config_lib
 from mdx import evaluation
+from mdx import exporting
 from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import sampling
@@ -124,7 +125,8 @@ def _weights(run: setup_lib.Setup, state):
 
 def _baselines(run: setup_lib.Setup) -> dict[str, float]:
   """Unigram and bigram bits per character, for objectives with a likelihood."""
-  if not run.objective.is_likelihood or not run.config["eval"]["baselines"]:
+  is_text = run.tokenizer.chars_per_token.any()
+  if not (run.objective.is_likelihood and run.config["eval"]["baselines"] and is_text):
     return {}
   pair = tuple(list(pipeline.texts(run.config["data"], split, tokenizer=run.tokenizer))
                for split in ("train", "validation"))
@@ -220,23 +222,7 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
 
 def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   """Writes weights, config and tokenizer of a checkpoint into `export.path`."""
-  run = setup_lib.setup(config, workdir)
-  wanted = run.config["export"]
-  if wanted["format"] != "orbax":
-    raise ValueError(f"config.export.format is {wanted['format']!r}; choose from orbax.")
-  if not wanted["path"]:
-    raise ValueError("mode export needs --config.export.path=DIRECTORY, a new directory.")
-  jax.set_mesh(run.mesh)
-  source, params = setup_lib.load_weights(run)
-  checkpoint_lib.save_params(wanted["path"], params, setup_lib.meta(run.config, run.tokenizer))
-  if jax.process_index() == 0:
-    path = pathlib.Path(wanted["path"])
-    setup_lib.write_json(path / "config.json", {"hash": config_lib.run_hash(run.config),
-                                                "config": run.config})
-    run.tokenizer.save(path)
-  setup_lib.say(f"wrote the {run.config['init']['params']} weights of {source} to "
-                f"{wanted['path']}")
-  return {}
+  return exporting.export(config, workdir)
 
 
 def sample(config: Mapping[str, Any], workdir: str) -> dict[str, float]:

@@ -22,6 +22,7 @@ import numpy as np
 from mdx import checkpoint as checkpoint_lib
 from mdx import config as config_lib
 from mdx import objectives
+from mdx import pretrained
 from mdx import samplers
 from mdx import sharding
 from mdx.data import pipeline
@@ -102,9 +103,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
     raise ValueError(f"config.ema_decay must lie in [0, 1), got {config['ema_decay']}.")
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
-  ids = dict(config["tokenizer"])
-  tokenizer = tokenizer_lib.build(
-      ids.pop("path"), **{k: v for k, v in ids.items() if v not in (-1, "")})
+  config, tokenizer = pretrained.resolve(config)
   mesh = sharding.make_mesh(config["mesh"])
   sharding.check_batch(mesh, config["batch_size"], config["data"]["length"],
                        config["microbatches"])
@@ -144,7 +143,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   likelihood.check_estimator(config["eval"]["estimator"], objective)
   sampler = _sampler(config, objective, tokenizer)
   if config["init"]["checkpoint"]:
-    checkpoint_lib.check_params(config["init"]["checkpoint"], shapes.params)
+    pretrained.check_params(config["init"]["checkpoint"], shapes.params)
   for split in ("train", "validation"):
     pipeline.check(config["data"], tokenizer, split=split)
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
@@ -266,7 +265,7 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
     init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
     return 0, state_lib.create(init, rng.root(config["seed"]), run.mesh, config["sharding"])
-  params = checkpoint_lib.load_params(source, run.shapes.params, which)
+  params = pretrained.load_params(source, run.shapes.params, which)
   say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
@@ -276,8 +275,8 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
 def load_weights(run: Setup) -> tuple[str, Any]:
   """Weights of `init.checkpoint`, or of the workdir's own run, and their source."""
   source = run.config["init"]["checkpoint"] or str(run.workdir)
-  return source, checkpoint_lib.load_params(source, run.shapes.params,
-                                            run.config["init"]["params"])
+  return source, pretrained.load_params(source, run.shapes.params, run.config["init"]["params"],
+                                        as_stored=True)
 
 
 def meta(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Network(NamedTuple):
   Attributes:
     init: key -> parameter sub-tree (float32).
     encode: (params, tokens [B, L], *, attention, positions, segment_ids, time)
-      -> hidden [B, L, D]. Samplers may add `cache`: () asks for (hidden, cache); a
+      -> hidden [B, L, D]. `token_types` int32 [B, L] may be given where a network has them (0
+      where not). Samplers may add `cache`: () asks for (hidden, cache); a
       cache and `slots` int32 [B, W] run the tokens [B, W] of these places against it
       (`positions` and `segment_ids` stay those of whole rows).
     head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`

@@ -12,6 +12,7 @@ import tiny
 from mdx import modes
 from mdx import objectives
 from mdx import samplers
+from mdx.configs import adapt
 from mdx.configs import diffusion
 from mdx.configs import mdpo
 from mdx.configs import sample
@@ -66,7 +67,8 @@ def test_command_line_keys_in_the_readme_exist():
       value = value[part]
     return True
 
-  configs = [diffusion.get_config(), sample.get_config(), mdpo.get_config(), sft.get_config()]
+  configs = [diffusion.get_config(), sample.get_config(), mdpo.get_config(), sft.get_config(),
+             adapt.get_config()]
   for key in set(re.findall(r"--config\.([a-z_.]+)=", _README)):
     assert any(has(cfg, key) for cfg in configs), key
 

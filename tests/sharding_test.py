@@ -20,6 +20,9 @@ EVERYTHING = dict(use_bias=True, norm="layer", position="learned", tied=False, h
                   time_conditioning=True)
 NETWORKS = {name: presets.preset(name) for name in presets.PRESETS} | {
     "everything": dict(num_layers=2, width=16, num_heads=2) | EVERYTHING,
+    "encoder": dict(num_layers=2, width=16, num_heads=2, qk_norm=True, token_types=2, embed_width=8,
+                    embed_norm=True, head_transform=True, use_bias=True),
+    "discriminator": dict(num_layers=2, width=16, num_heads=2, use_bias=True, head="rtd"),
     "plain_mlp": dict(num_layers=2, width=16, num_heads=2, mlp="relu", head_bias=True)}
 
 

@@ -1,6 +1,6 @@
 """Codecs: text to ids of one vocabulary and back, for `tokenizer.Tokenizer`.
 
-Contents: Bytes, Chars, Symbols, HuggingFace; CODECS, by kind. Each is built from its definition and
+Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind. Each is built from its definition and
 has `kind`, `size`, `control_ids` (special ids that the vocabulary itself declares),
 definition, identity, specials, num_chars, word_edges, encode, decode.
 
@@ -136,6 +136,45 @@ class Symbols(_AppendedSpecials):
     return "".join(MASK_CHAR if i == mask_id else self._symbols[i] for i in ids)
 
 
+class Ids:
+  """No vocabulary: a text is ids, separated by spaces. Decoding shows every id, special or not."""
+
+  kind = "ids"
+  control_ids = frozenset()
+
+  def __init__(self, size: int):
+    self.size = size
+
+  def definition(self) -> int:
+    return self.size
+
+  identity = definition
+
+  def specials(self) -> dict[str, int]:
+    return {}
+
+  def num_chars(self) -> list[int]:
+    return [0] * self.size
+
+  def word_edges(self) -> list[tuple[bool, bool]]:
+    return [(False, False)] * self.size
+
+  def encode(self, text: str) -> list[int]:
+    words = text.split()
+    wrong = next((w for w in words if not (w.isdecimal() and int(w) < self.size)), None)
+    if wrong is not None:
+      raise ValueError(f"{wrong!r:.40} is no id below {self.size}; this model has no tokenizer, so "
+                       "a text is ids separated by spaces.")
+    return [int(word) for word in words]
+
+  def encode_apart(self, text: str, markers: Sequence[int]) -> list[int]:
+    del markers  # ids are meant as they stand
+    return self.encode(text)
+
+  def decode(self, ids: list[int], mask_id: int) -> str:
+    return " ".join(MASK_CHAR if i == mask_id else str(i) for i in ids)
+
+
 class HuggingFace:
   """A tokenizer.json, run by the `tokenizers` library."""
 
@@ -235,13 +274,16 @@ class HuggingFace:
 
   def decode(self, ids: list[int], mask_id: int) -> str:
     if self._pieces is None:
-      text = self.backend.decode(ids, skip_special_tokens=False)
-      return text.replace(self.backend.id_to_token(mask_id), MASK_CHAR)
+      if (mask := self.backend.id_to_token(mask_id)) is not None:
+        return self.backend.decode(ids, skip_special_tokens=False).replace(mask, MASK_CHAR)
+      marks = [-1, *(i for i, x in enumerate(ids) if x == mask_id), len(ids)]
+      return MASK_CHAR.join(self.backend.decode(ids[a + 1:b], skip_special_tokens=False)
+                            for a, b in zip(marks, marks[1:]))
     data = (MASK_CHAR.encode() if i == mask_id else self._pieces.get(i, b"") for i in ids)
     return b"".join(data).decode("utf-8", errors="replace")
 
 
-CODECS = {codec.kind: codec for codec in (Bytes, Chars, Symbols, HuggingFace)}
+CODECS = {codec.kind: codec for codec in (Bytes, Chars, Symbols, Ids, HuggingFace)}
 
 
 def _word_edges(piece: str) -> tuple[bool, bool]:

@@ -49,6 +49,9 @@ class Documents(Sequence):
     self._records = source.records(split)
     self.where = _describe(source, split)
     self._cfg, self._tokenizer = cfg, tokenizer
+    if tokenizer.eos_id < 0 and (cfg.append_eos or (has_answers and cfg.fill.startswith("eos"))):
+      raise ValueError(f"{tokenizer.name} has no end token; set data.append_eos=False and data.fill="
+                       "pad, or tokenizer.eos_id.")
     self._eos = np.asarray([tokenizer.eos_id] if cfg.append_eos else [], np.int32)
     self._fields = fields(cfg, has_answers)
     self._cache = {} if source.in_memory else None

@@ -1,6 +1,7 @@
 """Tokenizers: text to ids and back, with the special ids that mdx needs.
 
-Contents: Tokenizer (the one interface), build, from_json, load. `mdx.data.prepare` trains one.
+Contents: Tokenizer (the one interface), build, of_ids, from_json, load. `mdx.data.prepare`
+trains one.
 
 Convention: `vocab_size` counts every id, also [MASK], [PAD] and [EOS]. `encode` adds
 no special id and never makes one out of text: "[MASK]" in a text is six characters.
@@ -39,9 +40,10 @@ class Tokenizer:
   Attributes:
     name: what it was built from, for people.
     vocab: the codec, of `mdx.data.codecs`.
-    mask_id, pad_id, eos_id: special ids. pad_id may equal eos_id.
+    mask_id, pad_id, eos_id: special ids. pad_id may equal eos_id, which is -1 if there is none.
     bos_id: beginning of sequence, or None.
     chat_template: Jinja source that makes a text of messages, or None; see `mdx.data.chat`.
+    num_ids: ids of the model; those beyond the vocabulary stand for no text. 0 = the vocabulary's.
   """
 
   name: str
@@ -51,10 +53,11 @@ class Tokenizer:
   eos_id: int
   bos_id: int | None = None
   chat_template: str | None = None
+  num_ids: int = 0
 
   def __post_init__(self):
     ids = {k: v for k in ("mask_id", "pad_id", "eos_id", "bos_id")
-           if (v := getattr(self, k)) is not None}
+           if (v := getattr(self, k)) is not None and (k, v) != ("eos_id", -1)}
     for key, value in ids.items():
       if not 0 <= value < self.vocab_size:
         raise ValueError(f"{self.name}: {key} {value} is outside its {self.vocab_size} ids.")
@@ -65,13 +68,13 @@ class Tokenizer:
   @property
   def vocab_size(self) -> int:
     """Number of ids, special ones included."""
-    return self.vocab.size
+    return max(self.vocab.size, self.num_ids)
 
   @functools.cached_property
   def special_ids(self) -> frozenset[int]:
     """Ids that stand for no text."""
     ids = {self.mask_id, self.pad_id, self.eos_id, *self.vocab.control_ids}
-    return frozenset(ids if self.bos_id is None else ids | {self.bos_id})
+    return frozenset((ids if self.bos_id is None else ids | {self.bos_id}) - {-1})
 
   @functools.cached_property
   def special_texts(self) -> dict[str, int]:
@@ -86,7 +89,8 @@ class Tokenizer:
     over encode(text) is len(text) exactly. Of other subwords, their length without
     marks such as "##", which is exact where the tokenizer keeps all characters.
     """
-    counts = np.asarray(self.vocab.num_chars(), np.float32)
+    counts = np.zeros(self.vocab_size, np.float32)
+    counts[:self.vocab.size] = self.vocab.num_chars()
     counts[sorted(self.special_ids)] = 0
     counts.flags.writeable = False
     return counts
@@ -110,6 +114,7 @@ class Tokenizer:
   def fingerprint(self) -> str:
     """Hash of the vocabulary and the special ids; equal if ids mean the same."""
     ids = [self.mask_id, self.pad_id, self.eos_id, self.bos_id]
+    ids += [self.num_ids] if self.num_ids else []
     text = json.dumps([self.vocab.kind, self.vocab.identity(), ids], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -140,7 +145,10 @@ class Tokenizer:
       wrong = ids[(ids < 0) | (ids >= self.vocab_size)][0]
       raise ValueError(f"id {wrong} is outside this vocabulary of {self.vocab_size} ids "
                        f"({self.name}); decode with the tokenizer that made the ids.")
-    kept = [int(i) for i in ids if i == self.mask_id or int(i) not in self.special_ids]
+    if self.vocab.kind == "ids":
+      return self.vocab.decode(ids.tolist(), self.mask_id)
+    kept = [int(i) for i in ids if i == self.mask_id or (
+        i < self.vocab.size and int(i) not in self.special_ids)]
     return self.vocab.decode(kept, self.mask_id)
 
   def to_json(self) -> str:
@@ -148,7 +156,8 @@ class Tokenizer:
     return json.dumps({
         "name": self.name, "kind": self.vocab.kind, "definition": self.vocab.definition(),
         "mask_id": self.mask_id, "pad_id": self.pad_id, "eos_id": self.eos_id,
-        "bos_id": self.bos_id, "chat_template": self.chat_template}, ensure_ascii=False)
+        "bos_id": self.bos_id, "chat_template": self.chat_template,
+        "num_ids": self.num_ids}, ensure_ascii=False)
 
   def save(self, directory: str | os.PathLike) -> None:
     """Writes mdx_tokenizer.json into a directory, which is made if missing."""
@@ -162,8 +171,21 @@ def _with_appended_specials(vocab, name: str) -> Tokenizer:
   return Tokenizer(name=name, vocab=vocab, mask_id=mask, pad_id=pad, eos_id=eos)
 
 
+def of_ids(num_ids: int, name: str, *, mask_id: int | None = None, pad_id: int | None = None,
+           eos_id: int = -1, bos_id: int | None = None) -> Tokenizer:
+  """A tokenizer of bare ids, all of them ordinary; without `mask_id` the mask is one more.
+
+  Padding is never read as text, so it may share an ordinary id.
+  """
+  mask_id = num_ids if mask_id is None else mask_id
+  if pad_id is None:
+    pad_id = next(i for i in (eos_id, 0, 1) if i not in (-1, mask_id))
+  return Tokenizer(name=name, vocab=codecs.Ids(num_ids), mask_id=mask_id, pad_id=pad_id,
+                   eos_id=eos_id, bos_id=bos_id, num_ids=max(num_ids, mask_id + 1))
+
+
 def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str = "",
-          **ids: int | None) -> Tokenizer:
+          num_ids: int = 0, **ids: int | None) -> Tokenizer:
   """Builds a tokenizer.
 
   Args:
@@ -174,6 +196,8 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
     texts: for "char" only, the texts whose characters form the alphabet.
     chat_template: a file or asset with a Jinja template; "": the one that stands beside the
       tokenizer.json, if any.
+    num_ids: ids of the model that a tokenizer.json belongs to; a mask token that the file does
+      not have comes behind them.
     **ids: mask_id, pad_id, eos_id, bos_id of a tokenizer.json whose special tokens have
       unusual names.
 
@@ -186,7 +210,7 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
   given = {k: v for k, v in ids.items() if v is not None}
   if chat_template:
     template = _chat_template_file(chat_template)
-    return dataclasses.replace(build(spec, texts, **ids), chat_template=template)
+    return dataclasses.replace(build(spec, texts, num_ids=num_ids, **ids), chat_template=template)
   if given and (spec in ("byte", "char") or spec.startswith(("char:", "symbols:"))):
     raise ValueError(f"tokenizer {spec!r} has special ids of its own; leave out "
                      f"{', '.join(given)}.")
@@ -200,10 +224,10 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
   if spec == "char" or spec.startswith("char:"):
     alphabet = PRINTABLE if texts is None else "".join(sorted(set().union(*texts)))
     return _with_appended_specials(codecs.Chars(alphabet), spec)
-  return _read(spec, given)
+  return _read(spec, given, num_ids)
 
 
-def _read(spec: str, ids: dict[str, int]) -> Tokenizer:
+def _read(spec: str, ids: dict[str, int], num_ids: int = 0) -> Tokenizer:
   path = assets.resolve(spec)
   if os.path.isdir(path):
     saved = os.path.join(path, FILE_NAME)
@@ -225,7 +249,8 @@ def _read(spec: str, ids: dict[str, int]) -> Tokenizer:
   except Exception as e:  # `tokenizers` raises a plain Exception for a malformed file
     raise ValueError(f"{path}: not a tokenizer file ({readers.reason(e)}); expected the "
                      "tokenizer.json of the Hugging Face tokenizers library.") from e
-  return _find_specials(vocab, spec, path, dict(ids) | {"chat_template": _beside(path)})
+  return _find_specials(vocab, spec, path, dict(ids) | {"chat_template": _beside(path),
+                                                        "num_ids": num_ids})
 
 
 def _chat_template_file(path: str) -> str:
@@ -265,7 +290,9 @@ def _find_specials(vocab: codecs.HuggingFace, name: str, path: str,
     raise ValueError(f"{path}: no end token (looked for {', '.join(_EOS_NAMES)}); pass eos_id.")
   ids.setdefault("pad_id", ids["eos_id"])
   if "mask_id" not in ids:
-    ids["mask_id"] = vocab.add_special("[MASK]")
+    is_behind = ids["num_ids"] > vocab.size
+    ids["mask_id"] = ids["num_ids"] if is_behind else vocab.add_special("[MASK]")
+    ids["num_ids"] += is_behind
   return Tokenizer(name=name, vocab=vocab, **ids)
 
 

@@ -1,7 +1,7 @@
 """Hugging Face directories in and out: config.json, safetensors and the files beside them.
 
-Contents: FAMILIES, is_hf_dir, load_config, network_fields, compute_dtype, special_ids, check,
-load, save.
+Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
+special_ids, check, load, save, is_read_with, suited.
 
 Convention: a family is one file with a name table that serves both directions. Everything
 that can be wrong with a directory is found from config.json and file headers, before a
@@ -10,6 +10,7 @@ tensor is read; every error is one line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -20,12 +21,22 @@ import jax
 import numpy as np
 
 from mdx.interop import family as family_lib
+from mdx.interop import hf_bert
+from mdx.interop import hf_dream
+from mdx.interop import hf_electra
 from mdx.interop import hf_llada
+from mdx.interop import hf_llama
+from mdx.interop import hf_modernbert
+from mdx.interop import hf_qwen
+from mdx.interop import hf_roberta
+from mdx.interop import hf_sdar
 from mdx.interop import safetensors
 from mdx.interop import weights
 from mdx.networks import transformer
 
-FAMILIES = {f.model_type: f for f in (hf_llada.FAMILY,)}
+FAMILIES = {f.model_type: f for f in (
+    hf_llada.FAMILY, hf_dream.FAMILY, hf_sdar.FAMILY, hf_llama.FAMILY, hf_qwen.QWEN2, hf_qwen.QWEN3,
+    hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY)}
 CONFIG = "config.json"
 _SPECIAL_IDS = {"mask_id": "mask_token_id", "pad_id": "pad_token_id", "eos_id": "eos_token_id",
                 "bos_id": "bos_token_id"}
@@ -102,14 +113,56 @@ def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
   return family.to_fields(config)
 
 
+def objective_fields(path: str | pathlib.Path) -> dict[str, Any]:
+  """`name` and fields of the objective that such a model is read with; {} if it writes no text."""
+  config, family, _ = _describe(path)
+  try:
+    return family.objective(config)
+  except ValueError as error:
+    raise ValueError(f"{pathlib.Path(path) / CONFIG}: {error}") from None
+
+
+def is_read_with(path: str | pathlib.Path, objective: Mapping[str, Any]) -> bool:
+  """Whether the model of a directory is read with such an objective."""
+  return _reads_alike(objective_fields(path), objective)
+
+
+def _reads_alike(reads: Mapping[str, Any], objective: Mapping[str, Any]) -> bool:
+  return (reads.get("name"), reads.get("shift", False)) == (
+      objective["name"], objective.get("shift", False))
+
+
+def suited(spec: transformer.Transformer, objective: Mapping[str, Any]) -> str:
+  """The `model_type` of the first family that holds such a model, read with such an objective.
+
+  Raises:
+    ValueError: none does.
+  """
+  reasons = []
+  for family in FAMILIES.values():
+    try:
+      config = family.to_config(spec)
+    except ValueError as error:
+      reasons.append(str(error))
+      continue
+    reads = family.objective(config)
+    if _reads_alike(reads, objective):
+      return family.model_type
+    shifted = "shifted " if reads.get("shift") else ""
+    reasons.append(f"Models of type {family.model_type!r} are read with {shifted}{reads['name']}.")
+  raise ValueError(f"no family of Hugging Face has such a model: {' '.join(reasons)}")
+
+
 def compute_dtype(path: str | pathlib.Path) -> str:
   """Type to compute with that loses nothing of the stored weights.
 
   Returns:
     "bfloat16" if all matrices are stored so, else "float32".
   """
+  _, family, _ = _describe(path)
   with safetensors.Reader(path) as reader:
-    dtypes = {reader.dtype(n) for n in reader.names if len(reader.shape(n)) > 1}
+    dtypes = {reader.dtype(n) for n in reader.names
+              if len(reader.shape(n)) > 1 and not weights.is_beside(family, n)}
   return "bfloat16" if dtypes == {safetensors.DTYPES["BF16"]} else "float32"
 
 
@@ -125,7 +178,7 @@ def special_ids(path: str | pathlib.Path) -> dict[str, int]:
   found = {}
   for ours, theirs in _SPECIAL_IDS.items():
     value = config.get(theirs)
-    value = value[0] if isinstance(value, list) and value else value
+    value = family_lib.first_id(value)
     if value is None or value == -1:
       continue
     if not isinstance(value, int) or not 0 <= value < spec.vocab_size:
@@ -135,37 +188,38 @@ def special_ids(path: str | pathlib.Path) -> dict[str, int]:
   return found
 
 
-def _entries(path: str | pathlib.Path, params: Any) -> dict[str, weights.Entry]:
-  _, family, spec = _describe(path)
-  return weights.entries(family, spec, params)
-
-
 def check(path: str | pathlib.Path, shapes: Any) -> None:
   """Raises ValueError unless `path` has weights of these shapes; reads no weights."""
+  _, family, spec = _describe(path)
   with safetensors.Reader(path) as reader:
-    weights.check(reader, _entries(path, shapes))
+    weights.check(family, reader, weights.entries(family, spec, shapes, reader.names))
 
 
-def load(path: str | pathlib.Path, shapes: Any) -> Any:
+def load(path: str | pathlib.Path, shapes: Any, *, as_stored: bool = False) -> Any:
   """Loads the parameters of one network.
 
   Args:
     path: directory with config.json and safetensors.
     shapes: tree of shape structs, with shardings where there is a mesh. Rows beyond the
       model's vocabulary are zero.
+    as_stored: parameters that are stored in bfloat16 stay so, whatever `shapes` says.
 
   Raises:
     ValueError: see `check`.
   """
+  _, family, spec = _describe(path)
   with safetensors.Reader(path) as reader:
-    table = _entries(path, shapes)
-    weights.check(reader, table)
+    table = weights.entries(family, spec, shapes, reader.names)
+    weights.check(family, reader, table)
+    if as_stored:
+      shapes = weights.stored_types(reader, table, shapes)
     return weights.load(reader, table, shapes)
 
 
 def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
          model_type: str = "", like: str | pathlib.Path = "", dtype: str = "",
-         ids: Mapping[str, int] | None = None, files: Mapping[str, str] | None = None,
+         ids: Mapping[str, int] | None = None, entries: Mapping[str, Any] | None = None,
+         files: Mapping[str, str] | None = None,
          max_shard_bytes: int = 4 * 2 ** 30) -> None:
   """Writes a Hugging Face directory.
 
@@ -180,6 +234,7 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
     dtype: "float32", "bfloat16" or "float16" for all tensors; "" = as in `like`, else as
       `params`.
     ids: special ids as `special_ids` gives them; these too replace those of `like`.
+    entries: further entries of config.json, over all others.
     files: name -> text of further files (tokenizer.json), over those of `like`.
     max_shard_bytes: size at which another file is begun.
 
@@ -195,12 +250,20 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
   old, family, _ = _describe(like) if like else ({}, None, None)
   if family is None or model_type not in ("", family.model_type):
     old, family = {}, _family({"model_type": model_type})
-  config = _config(family, spec, old, ids or {})
-  table = weights.entries(family, spec, params)
-  dtypes = _stored_dtypes(like) if like else {}
-  if dtype:
-    dtypes = dict.fromkeys([n for e in table.values() for n in e.names], np.dtype(dtype))
-  tensors = weights.pending(table, params, dtypes)
+  config = {**_config(family, spec, old, ids or {}), **(entries or {})}
+  with contextlib.ExitStack() as stack:
+    reader = stack.enter_context(safetensors.Reader(like)) if like else None
+    table = weights.entries(family, spec, params, reader.names if old else ())
+    dtypes = {name: reader.dtype(name, of_any_kind=True) for name in reader.names} if reader else {}
+    if dtype:
+      dtypes = dict.fromkeys([n for e in table.values() for n in e.names], np.dtype(dtype))
+    tensors = weights.pending(table, params, dtypes)
+    tensors += weights.beside(family, reader) if old else []
+    _write(path, config, tensors, like, files or {}, max_shard_bytes)
+
+
+def _write(path, config, tensors, like, files, max_shard_bytes) -> None:
+  """Writes the directory under another name, and renames it when it is complete."""
   largest = max(tensors, key=lambda tensor: tensor.num_bytes)
   config["dtype" if "dtype" in config else "torch_dtype"] = largest.dtype.name
   if jax.process_index():
@@ -211,17 +274,12 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
     temporary.mkdir(parents=True)
     safetensors.write(temporary, tensors, max_shard_bytes=max_shard_bytes)
     _write_beside(temporary, like,
-                  dict(files or {}) | {CONFIG: json.dumps(config, indent=2) + "\n"})
+                  dict(files) | {CONFIG: json.dumps(config, indent=2) + "\n"})
     temporary.replace(path)
   except OSError as error:
     shutil.rmtree(temporary, ignore_errors=True)
     raise OSError(f"{path} could not be written ({error.strerror or error}); free some space, or "
                   "give another directory.") from None
-
-
-def _stored_dtypes(path) -> dict[str, np.dtype]:
-  with safetensors.Reader(path) as reader:
-    return {name: reader.dtype(name) for name in reader.names}
 
 
 def _config(family: family_lib.Family, spec: transformer.Transformer, old: Mapping[str, Any],

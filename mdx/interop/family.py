@@ -1,9 +1,9 @@
 """What a model family of Hugging Face is to mdx: names, options, both directions.
 
-Contents: Tensor, Family, read_options, check_fields.
+Contents: Tensor, linear, Family, read_options, check_fields, first_id.
 
 Convention: a family is one file `hf_NAME.py` that ends with a `FAMILY`. Its table maps each
-parameter path of ours to one tensor of theirs, and serves import and export alike.
+parameter path of ours to a tensor of theirs, and serves import and export alike.
 """
 
 from __future__ import annotations
@@ -14,6 +14,12 @@ from typing import Any, Callable, Mapping
 from mdx.networks import transformer
 
 
+# Fields of a spec that check_fields leaves free.
+_SIZES = ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "mlp_width", "norm_eps",
+          "rope_theta", "max_length", "vocab_size", "tied")
+_HOW_COMPUTED = ("vocab_multiple", "dtype", "scan_layers", "remat", "init_std", "attention_backend")
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
   """Where a parameter lies in the files.
@@ -22,9 +28,21 @@ class Tensor:
     name: its name there; "{layer}" stands for the number of the block in the names of
       parameters that are stacked over layers.
     transpose: it is stored [out, in], ours is [in, out].
+    part: (i, n): it is the i-th of n equal parts of the stored tensor's first axis.
+    first: blocks before this one have no such tensor; ours is not read there.
+    also: further names that files give it: older ones, and copies of tied weights.
   """
   name: str
   transpose: bool = False
+  part: tuple[int, int] = (0, 1)
+  first: int = 0
+  also: tuple[str, ...] = ()
+
+
+def linear(path: str, name: str, *, has_bias: bool = False, **fields: Any) -> dict[str, Tensor]:
+  """The entries of a linear map: its matrix, which torch stores transposed, and its bias."""
+  table = {f"{path}/kernel": Tensor(f"{name}.weight", transpose=True, **fields)}
+  return table | ({f"{path}/bias": Tensor(f"{name}.bias", **fields)} if has_bias else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,12 +56,18 @@ class Family:
       option that the transformer does not have.
     to_config: the other direction: spec -> entries of config.json; raises ValueError.
     tensors: spec -> {parameter path: Tensor}.
+    objective: config.json -> `name` and the fields that say how such a model is read; {} if
+      it does not write text.
+    beside: patterns of names of tensors that are no part of the network (a pooler, buffers).
+      They are left alone on import, and copied by an export that knows where they came from.
   """
   model_type: str
   architectures: tuple[str, ...]
   to_fields: Callable[[Mapping[str, Any]], dict[str, Any]]
   to_config: Callable[[transformer.Transformer], dict[str, Any]]
   tensors: Callable[[transformer.Transformer], dict[str, Tensor]]
+  objective: Callable[[Mapping[str, Any]], dict[str, Any]]
+  beside: tuple[str, ...] = ()
 
 
 def read_options(config: Mapping[str, Any], *, sizes: tuple[str, ...], defaults: Mapping[str, Any],
@@ -76,9 +100,24 @@ def read_options(config: Mapping[str, Any], *, sizes: tuple[str, ...], defaults:
   return options
 
 
-def check_fields(spec: transformer.Transformer, model_type: str, expected: Mapping[str, Any]):
-  """Raises ValueError unless the fields that a family fixes have its values."""
-  for field, value in expected.items():
-    if getattr(spec, field) != value:
-      raise ValueError(f"network.{field} = {getattr(spec, field)!r} cannot be exported as "
-                       f"{model_type!r}, whose models have {value!r}.")
+def check_fields(spec: transformer.Transformer, model_type: str, allowed: Mapping[str, Any]):
+  """Raises ValueError unless a spec is one that a family can hold.
+
+  Args:
+    spec: the model.
+    model_type: of the family, for the message.
+    allowed: field -> the value it must have; None: any. Sizes are free, and of the other
+      fields that change the function the default is the only value.
+  """
+  for field in dataclasses.fields(spec):
+    if field.name in _SIZES or field.name in _HOW_COMPUTED:
+      continue
+    value, wanted = getattr(spec, field.name), allowed.get(field.name, field.default)
+    if wanted is not None and value != wanted:
+      raise ValueError(f"network.{field.name} = {value!r} cannot be exported as {model_type!r}, "
+                       f"whose models have {wanted!r}.")
+
+
+def first_id(value: Any) -> Any:
+  """An id of a config.json, of which some give several."""
+  return value[0] if isinstance(value, list) and value else value

@@ -31,8 +31,7 @@ _ALLOWED = dict(
     layer_norm_type=("rms",), layer_norm_with_affine=(True,), include_bias=_ABSENT,
     include_qkv_bias=_ABSENT, bias_for_layer_norm=_ABSENT, scale_logits=_ABSENT,
     weight_tying=(True, False))
-_FIXED = dict(mlp="swiglu", norm="rms", position="rope", use_bias=False, head_bias=False,
-              time_conditioning=False)
+_FIXED = dict(mlp="swiglu", norm="rms", position="rope")
 
 
 def _to_fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,20 +74,19 @@ def _tensors(spec: transformer.Transformer) -> dict[str, family.Tensor]:
   table = {
       "embed/embedding": family.Tensor("model.transformer.wte.weight"),
       "layers/attention_norm/scale": family.Tensor(block + "attn_norm.weight"),
-      "layers/attention/q/kernel": family.Tensor(block + "q_proj.weight", transpose=True),
-      "layers/attention/k/kernel": family.Tensor(block + "k_proj.weight", transpose=True),
-      "layers/attention/v/kernel": family.Tensor(block + "v_proj.weight", transpose=True),
-      "layers/attention/o/kernel": family.Tensor(block + "attn_out.weight", transpose=True),
       "layers/mlp_norm/scale": family.Tensor(block + "ff_norm.weight"),
-      "layers/mlp/gate/kernel": family.Tensor(block + "ff_proj.weight", transpose=True),
-      "layers/mlp/up/kernel": family.Tensor(block + "up_proj.weight", transpose=True),
-      "layers/mlp/down/kernel": family.Tensor(block + "ff_out.weight", transpose=True),
       "final_norm/scale": family.Tensor("model.transformer.ln_f.weight"),
   }
+  for path, name in (("attention/q", "q_proj"), ("attention/k", "k_proj"), ("attention/v", "v_proj"),
+                     ("attention/o", "attn_out"), ("mlp/gate", "ff_proj"), ("mlp/up", "up_proj"),
+                     ("mlp/down", "ff_out")):
+    table |= family.linear(f"layers/{path}", block + name)
   if not spec.tied:
-    table["lm_head/kernel"] = family.Tensor("model.transformer.ff_out.weight", transpose=True)
+    table |= family.linear("lm_head", "model.transformer.ff_out")
   return table
 
 
 FAMILY = family.Family(model_type="llada", architectures=("LLaDAModelLM",), to_fields=_to_fields,
-                       to_config=_to_config, tensors=_tensors)
+                       to_config=_to_config, tensors=_tensors,
+                       # Its loss and decoders keep the column of the mask id.
+                       objective=lambda config: {"name": "diffusion", "mask_column": True})

@@ -22,6 +22,9 @@ FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16),
           "F16": np.dtype(np.float16), "F64": np.dtype(np.float64)}
+# Of buffers, which are copied and never computed with.
+_OTHER_DTYPES = {"I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "U8": np.dtype(np.uint8),
+                 "BOOL": np.dtype(np.bool_)}
 _MAX_SHARD_BYTES = 4 * 2 ** 30
 
 
@@ -102,13 +105,15 @@ class Reader:
     """Shape of a tensor."""
     return tuple(self._slices[name].get_shape())
 
-  def dtype(self, name: str) -> np.dtype:
-    """Type of a tensor.
+  def dtype(self, name: str, *, of_any_kind: bool = False) -> np.dtype:
+    """Type of a tensor, which must be floating unless it may be `of_any_kind`.
 
     Raises:
       ValueError: not one of `DTYPES`.
     """
     code = self._slices[name].get_dtype()
+    if of_any_kind and code in _OTHER_DTYPES:
+      return _OTHER_DTYPES[code]
     if code not in DTYPES:
       raise ValueError(f"{self.where(name)} is stored as {code}; expected "
                        f"{', '.join(DTYPES)} (quantised weights are not read).")

@@ -1,6 +1,6 @@
 """Tensors of a Hugging Face directory <-> our parameters, one tensor at a time.
 
-Contents: Entry, entries, check, load, pending.
+Contents: Entry, entries, check, is_beside, stored_types, load, pending, beside.
 
 Convention: a block of a parameter (what one device holds of it) is read tensor by tensor,
 put on its device and forgotten, so that a model is never twice in memory. Rows that pad the
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Mapping, Sequence
+import re
+from typing import Any, Collection, Mapping, Sequence
 
 import jax
 from jax.experimental import multihost_utils
@@ -32,26 +33,38 @@ class Entry:
 
   Attributes:
     path: of the parameter.
-    names: of its tensors: one for each layer if `stacked`, else one.
+    names: of its tensors: one for each layer from `first` on if `stacked`, else one.
     stacked: the parameter has a leading axis of layers.
+    first: the first of them that has a tensor.
     transpose: the tensors are stored transposed.
-    shape: of a tensor, as the files have it.
+    part: (i, n): it is the i-th of n equal parts of a tensor's first axis.
+    shape: of that part, as the files have it.
+    copies: name -> further names under which the files hold the same tensor.
   """
   path: str
   names: tuple[str, ...]
   stacked: bool
+  first: int
   transpose: bool
+  part: tuple[int, int]
   shape: tuple[int, ...]
+  copies: Mapping[str, tuple[str, ...]]
+
+  @property
+  def stored_shape(self) -> tuple[int, ...]:
+    """Shape of a whole tensor."""
+    return (self.shape[0] * self.part[1],) + self.shape[1:]
 
 
-def entries(family: family_lib.Family, spec: transformer.Transformer,
-            params: Any) -> dict[str, Entry]:
+def entries(family: family_lib.Family, spec: transformer.Transformer, params: Any,
+            present: Collection[str] = ()) -> dict[str, Entry]:
   """The entry of every parameter.
 
   Args:
     family: whose names.
     spec: of the model in the files; gives the rows of its vocabulary.
     params: tree of arrays or shape structs of the model here.
+    present: names of tensors in the files, which decide where a tensor has several.
 
   Raises:
     ValueError: the family has no such parameter, or `params` lacks one of it.
@@ -60,7 +73,7 @@ def entries(family: family_lib.Family, spec: transformer.Transformer,
   for path in [p for p in leaves if p not in table]:
     raise ValueError(f"parameter {path} has no tensor in models of type {family.model_type!r}; "
                      "check the fields of config.network.")
-  found = {}
+  found, present = {}, set(present)
   for path, tensor in table.items():
     if path not in leaves:
       raise ValueError(f"tensor {tensor.name!r} has no parameter {path} in this model; check the "
@@ -69,37 +82,63 @@ def entries(family: family_lib.Family, spec: transformer.Transformer,
     axes = sharding_lib.logical_axes(path, len(leaves[path].shape))
     shape = [spec.vocab_size if axis == "vocab" else size
              for axis, size in zip(axes, leaves[path].shape)][1 if stacked else 0:]
-    layers = range(leaves[path].shape[0]) if stacked else (0,)
-    found[path] = Entry(path=path, names=tuple(tensor.name.format(layer=i) for i in layers),
-                        stacked=stacked, transpose=tensor.transpose,
+    layers = range(tensor.first, leaves[path].shape[0]) if stacked else (0,)
+    names, copies = [], {}
+    for layer in layers:
+      known = [name.format(layer=layer) for name in (tensor.name, *tensor.also)]
+      there = [name for name in known if name in present] or known[:1]
+      names.append(there[0])
+      copies[there[0]] = tuple(there[1:])
+    found[path] = Entry(path=path, names=tuple(names), stacked=stacked, first=tensor.first,
+                        transpose=tensor.transpose, part=tensor.part, copies=copies,
                         shape=tuple(shape[::-1] if tensor.transpose else shape))
   return found
 
 
-def check(reader: safetensors.Reader, table: Mapping[str, Entry]) -> None:
+def check(family: family_lib.Family, reader: safetensors.Reader,
+          table: Mapping[str, Entry]) -> None:
   """Checks names, shapes and types against the headers; reads no tensor.
 
   Raises:
     ValueError: a tensor is missing, too many, of another shape or not of floats.
   """
-  expected = {name: entry for entry in table.values() for name in entry.names}
+  expected = {copy: entry for entry in table.values() for name in entry.names
+              for copy in (name, *entry.copies[name])}
   missing = [name for name in expected if name not in reader.names]
   if missing:
     raise ValueError(f"{reader.path} lacks tensor {missing[0]!r}{_more(missing)}, which its "
                      "config.json asks for.")
-  extra = [name for name in reader.names if name not in expected]
+  extra = [name for name in reader.names
+           if name not in expected and not is_beside(family, name)]
   if extra:
     raise ValueError(f"{reader.where(extra[0])}{_more(extra)} has no place in the model that "
                      "config.json describes.")
   for name, entry in expected.items():
-    if reader.shape(name) != entry.shape:
+    if reader.shape(name) != entry.stored_shape:
       raise ValueError(f"{reader.where(name)} has shape {reader.shape(name)}; this model expects "
-                       f"{entry.shape}.")
+                       f"{entry.stored_shape}.")
     reader.dtype(name)
+
+
+def is_beside(family: family_lib.Family, name: str) -> bool:
+  """Whether a tensor may be there without being part of the network."""
+  return any(re.fullmatch(pattern, name) for pattern in family.beside)
 
 
 def _more(names: Sequence[str]) -> str:
   return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def stored_types(reader: safetensors.Reader, table: Mapping[str, Entry], shapes: Any) -> Any:
+  """Shape structs with bfloat16 where all tensors of a parameter are stored so."""
+  bfloat16 = safetensors.DTYPES["BF16"]
+
+  def typed(path, leaf):
+    is_half = all(reader.dtype(name) == bfloat16 for name in table[path].names)
+    return jax.ShapeDtypeStruct(leaf.shape, bfloat16 if is_half else leaf.dtype,
+                                sharding=leaf.sharding)
+
+  return tree.map_with_path(typed, shapes)
 
 
 def load(reader: safetensors.Reader, table: Mapping[str, Entry], shapes: Any) -> Any:
@@ -135,12 +174,14 @@ def _read(reader: safetensors.Reader, entry: Entry, bounds, dtype: np.dtype) -> 
   names, targets = entry.names, [block]
   if entry.stacked:
     (start, stop), *bounds = bounds
-    names, targets = names[start:stop], block
+    skipped = max(entry.first - start, 0)
+    names, targets = names[max(start - entry.first, 0):stop - entry.first], block[skipped:]
   for name, target in zip(names, targets):
     target, index = (target.T, bounds[::-1]) if entry.transpose else (target, bounds)
-    index = tuple(slice(min(start, size), min(stop, size))
-                  for (start, stop), size in zip(index, entry.shape))
-    value = reader.read(name, index)
+    index = [(min(start, size), min(stop, size)) for (start, stop), size in zip(index, entry.shape)]
+    begin = entry.part[0] * entry.shape[0]
+    index = [(index[0][0] + begin, index[0][1] + begin)] + index[1:]
+    value = reader.read(name, tuple(slice(*bound) for bound in index))
     target = target[tuple(slice(0, size) for size in value.shape)]
     for i in range(0, len(value), _COLUMNS):
       target[i:i + _COLUMNS] = value[i:i + _COLUMNS]
@@ -156,15 +197,34 @@ def pending(table: Mapping[str, Entry], params: Any,
     params: tree of arrays, of any sharding; every process of a job must fetch.
     dtypes: tensor name -> type to store; the parameter's own where it is silent.
   """
-  leaves, found = tree.flatten(params), []
+  leaves, parts = tree.flatten(params), {}
   for entry in table.values():
-    leaf = leaves[entry.path]
-    for layer, name in enumerate(entry.names):
-      dtype = np.dtype(dtypes.get(name, leaf.dtype))
-      fetch = functools.partial(_fetch, leaf, entry, layer, dtype)
-      found.append((layer if entry.stacked else -1, safetensors.Pending(
-          name=name, shape=entry.shape, dtype=dtype, fetch=fetch)))
+    for layer, name in enumerate(entry.names, entry.first):
+      parts.setdefault(name, []).append((entry.part[0], layer, entry))
+  found = []
+  for name, pieces in parts.items():
+    pieces.sort(key=lambda piece: piece[0])
+    _, layer, entry = pieces[0]
+    dtype = np.dtype(dtypes.get(name, leaves[entry.path].dtype))
+    fetch = functools.partial(_fetch_all, [(leaves[e.path], e) for _, _, e in pieces], layer, dtype)
+    found += [(layer if entry.stacked else -1, safetensors.Pending(
+        name=copy, shape=entry.stored_shape, dtype=dtype, fetch=fetch))
+        for copy in (name, *entry.copies[name])]
   return [tensor for _, tensor in sorted(found, key=lambda pair: pair[0])]
+
+
+def beside(family: family_lib.Family, reader: safetensors.Reader) -> list[safetensors.Pending]:
+  """The tensors of some files that are no part of the network, to be copied as they are."""
+  return [safetensors.Pending(
+      name=name, shape=reader.shape(name), dtype=reader.dtype(name, of_any_kind=True),
+      fetch=functools.partial(reader.read, name, (slice(None),) * len(reader.shape(name))))
+          for name in reader.names if is_beside(family, name)]
+
+
+def _fetch_all(pieces: Sequence[tuple[jax.Array, Entry]], layer: int,
+               dtype: np.dtype) -> np.ndarray:
+  values = [_fetch(leaf, entry, layer, dtype) for leaf, entry in pieces]
+  return values[0] if len(values) == 1 else np.concatenate(values)
 
 
 def _fetch(leaf: jax.Array, entry: Entry, layer: int, dtype: np.dtype) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Attention visibility as a value, the attention product, and its memory.
 
 Contents: Attention, Full, Causal, BlockCausal, TwoStream, Prefix, Local, PerLayer, ATTENTIONS,
-Places, Sight, sight, visible, attend, at_slots, write.
+Narrowed, narrowed, Places, Sight, sight, visible, attend, at_slots, write.
 
 Convention: a query sees a key where the value allows it AND both lie in the
 same segment (`segment_ids`, 0 is padding). A value says what it allows as a function of the
@@ -208,6 +208,43 @@ _ONE = {"full": Full, "causal": Causal, "block_causal": BlockCausal, "prefix": P
 ATTENTIONS = _ONE | {"per_layer": PerLayer}
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Narrowed(Attention):
+  """What another value shows, but nothing more than `radius` places away.
+
+  Attributes:
+    inner: the other value.
+    radius: the distance.
+  """
+  inner: Any
+  radius: int = dataclasses.field(metadata=dict(static=True))
+
+  @property
+  def streams(self):
+    """Those of the other value."""
+    return self.inner.streams
+
+  @property
+  def period(self):
+    """That of the other value."""
+    return self.inner.period
+
+  def sees(self, query, key, size):
+    """By distance within a stream."""
+    place = (lambda x: x.index) if self.streams == 1 else (lambda x: x.position)
+    apart = place(key) - place(query)
+    near = (apart <= self.radius) & (-apart <= self.radius)
+    rule = self.inner.sees(query, key, size)
+    return near if rule is None else near & rule
+
+
+def narrowed(layers: tuple[Any, ...], radius: int, global_every: int) -> tuple[Any, ...]:
+  """The values of layers, narrowed to a radius (0: none) but in every `global_every`th layer."""
+  is_global = lambda i: not radius or (global_every and i % global_every == 0)
+  return tuple(value if is_global(i) else Narrowed(value, radius) for i, value in enumerate(layers))
+
+
 class Sight(NamedTuple):
   """What the layers of a network see, given to all of them.
 
@@ -223,10 +260,9 @@ class Sight(NamedTuple):
   segment_ids: jax.Array | None
 
 
-def sight(attention: Any, num_layers: int, positions: jax.Array, segment_ids: jax.Array | None,
+def sight(layers: tuple[Any, ...], positions: jax.Array, segment_ids: jax.Array | None,
           slots: jax.Array | None, *, with_masks: bool) -> tuple[Sight, jax.Array | None]:
-  """What the layers see, and which of its values each has, int32 [layers] (None: all one)."""
-  layers = attention.of_layers(num_layers)
+  """What layers of some values see, and which value each has, int32 [layers] (None: all one)."""
   values = tuple(dict.fromkeys(layers))
   masks = tuple(visible(value, positions, segment_ids, slots) for value in values if with_masks)
   which = None if len(values) == 1 else jnp.array([values.index(v) for v in layers], jnp.int32)

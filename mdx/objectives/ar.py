@@ -26,14 +26,21 @@ class AutoRegressive(types.Objective):
   """-sum over i of log p(x_i | x_<i), in nats; exact.
 
   The weight is the number of supervised tokens, so total / weight is nats per
-  token. The mask id serves as the start token: it occurs in no data.
+  token. The mask id occurs in no data: it gets probability 0.
 
   Attributes:
     network: the model, read with causal attention.
-    mask_id: the start token's id.
+    mask_id: id of the mask token.
+    start_id: the start token's id; -1 = the mask id.
   """
   network: types.Network
   mask_id: int
+  start_id: int = -1
+
+  def __post_init__(self):
+    if not -1 <= self.start_id < self.network.vocab_size:
+      raise ValueError(f"objective.start_id {self.start_id} is not among the "
+                       f"{self.network.vocab_size} ids of the model; -1 takes the mask id.")
 
   is_likelihood = True
   is_exact = True
@@ -77,8 +84,9 @@ class AutoRegressive(types.Objective):
     return attention_lib.Causal()
 
   def _previous(self, tokens, segments):
-    previous = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=self.mask_id)
+    start = self.mask_id if self.start_id < 0 else self.start_id
+    previous = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start)
     if segments is None:
       return previous
     starts = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    return jnp.where(starts, self.mask_id, previous)
+    return jnp.where(starts, start, previous)

@@ -124,7 +124,7 @@ def _check(config: dict[str, Any]) -> None:
 def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
   """Loads the base model and checks everything against it."""
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
-                         dtype=config["dtype"])
+                         dtype=config["dtype"], param_dtype="float32")
   config = config | {"model": dict(model.config)}
   task, rollout = tasks.build(config["task"]), config["rollout"]
   sampler = model.sampler(**rollout["sampler"])

@@ -174,13 +174,13 @@ def test_noisy_blocks_see_themselves_and_the_clean_blocks_before_them(segments, 
 def test_layers_share_the_masks_of_equal_values():
   value = attention.PerLayer((dict(name="local", radius=1), attention.Full(),
                               dict(name="local", radius=1)))
-  seen, which = attention.sight(value, 6, jnp.arange(4)[None], None, None, with_masks=True)
+  seen, which = attention.sight(value.of_layers(6), jnp.arange(4)[None], None, None, with_masks=True)
   assert seen.values == (attention.Local(1), attention.Full())
   np.testing.assert_array_equal(which, [0, 1, 0, 0, 1, 0])
   assert seen.masks[1] is None
   np.testing.assert_array_equal(seen.masks[0][0, 0], np.abs(np.subtract.outer(
       np.arange(4), np.arange(4))) <= 1)
-  alone, which = attention.sight(attention.Causal(), 6, jnp.arange(4)[None], None, None,
+  alone, which = attention.sight(attention.Causal().of_layers(6), jnp.arange(4)[None], None, None,
                                  with_masks=False)
   assert alone.values == (attention.Causal(),) and alone.masks == () and which is None
 
@@ -198,3 +198,27 @@ def test_values_without_meaning_are_refused(make, message):
   with pytest.raises(ValueError, match=message) as error:
     make()
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("inner", [
+    attention.Full(), attention.Causal(), attention.Prefix(3), attention.TwoStream(2)])
+def test_a_narrowed_value_shows_what_is_near_of_what_the_other_shows(inner):
+  half = 12 // inner.streams
+  positions = jnp.arange(12)[None] % half
+  have = np.asarray(attention.visible(attention.Narrowed(inner, 2), positions, None))[0, 0]
+  whole = attention.visible(inner, positions, None)
+  whole = np.ones((12, 12), bool) if whole is None else np.asarray(whole)[0, 0]
+  place = np.arange(12) % half
+  np.testing.assert_array_equal(have, whole & (abs(place[:, None] - place[None]) <= 2))
+  assert (have != whole).any()
+  wrapped = attention.Narrowed(inner, 2)
+  assert (wrapped.streams, wrapped.period) == (inner.streams, inner.period)
+
+
+def test_every_so_many_layers_stay_global():
+  local = attention.Narrowed(attention.Full(), 4)
+  layers = attention.Full().of_layers(5)
+  assert attention.narrowed(layers, 4, 3) == (
+      attention.Full(), local, local, attention.Full(), local)
+  assert attention.narrowed(layers, 4, 0) == (local,) * 5
+  assert attention.narrowed(layers, 0, 3) == layers

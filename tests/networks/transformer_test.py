@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mdx.networks import attention
+from mdx.networks import layers
 from mdx.networks import transformer
 from mdx.utils import rng
 from mdx.utils import tree
@@ -209,7 +210,7 @@ def test_remat_recomputes_more_and_changes_neither_loss_nor_gradient(scan_layers
     run = _loss_and_grad(remat=policy, scan_layers=scan_layers)
     _assert_same_loss_and_gradient(run(params), _loss_and_grad()(params))
     products.append(str(jax.make_jaxpr(run)(params)).count("dot_general"))
-  assert set(transformer.REMAT) == {"none", "dots", "full"}
+  assert set(layers.REMAT) == {"none", "dots", "full"}
   assert products[0] < products[1] < products[2]
 
 
@@ -391,7 +392,15 @@ def test_initial_parameters_have_the_scales_that_are_documented():
     (dict(num_kv_heads=-2), "network.num_kv_heads must not be negative, got -2"),
     (dict(mlp_width=-8), "network.mlp_width must not be negative, got -8"),
     (dict(init_std=-0.1), "network.init_std must not be negative, got -0.1"),
-    (dict(mlp="silu"), "network.mlp is 'silu'; choose from swiglu, geglu, gelu, relu"),
+    (dict(mlp="silu"), "network.mlp is 'silu'; choose from swiglu, geglu, geglu_erf, gelu, "),
+    (dict(head="value"), "network.head is 'value'; choose from lm, rtd"),
+    (dict(local_radius=-1), "network.local_radius must not be negative, got -1"),
+    (dict(post_norm=True, time_conditioning=True), "network.post_norm and time_conditioning excl"),
+    (dict(post_norm=True, first_norm=False), "network.first_norm=False is of pre-norm blocks"),
+    (dict(global_every=3), "network.global_every needs a local_radius"),
+    (dict(embed_width=8), "embed_width 8 is not width 16, so a tied head needs .*head_transform"),
+    (dict(rope_scaling=("yarn", 2.0)), "network.rope_scaling is .*yarn.*; expected"),
+    (dict(rope_scaling=("linear", 0.0)), "network.rope_scaling is .*positive numbers"),
     (dict(norm="batch"), "network.norm is 'batch'; choose from rms, layer"),
     (dict(position="alibi"), "network.position is 'alibi'; choose from rope, learned, none"),
     (dict(remat="some"), "network.remat is 'some'; choose from none, dots, full"),
@@ -411,6 +420,9 @@ def test_a_wrong_call_is_refused_in_one_line():
                               time=jnp.zeros(1)), "13 tokens exceeds network.max_length 12"),
       (lambda: network.encode(params, jnp.zeros((1, 4), jnp.int32), attention=FULL),
        "needs an objective that passes `time`"),
+      (lambda: network.encode(params, jnp.zeros((1, 4), jnp.int32), attention=FULL,
+                              time=jnp.zeros(1), token_types=jnp.zeros((1, 4), jnp.int32)),
+       "no token types; set network.token_types"),
       (lambda: network.head(params, jnp.zeros((1, 16)), "value"), "the head 'lm', not 'value'")):
     with pytest.raises(ValueError, match=message) as caught:
       call()

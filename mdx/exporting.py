@@ -1,0 +1,104 @@
+"""Mode export: weights, config and tokenizer of a model, for mdx or for others.
+
+Contents: FORMATS, export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any, Mapping
+
+import jax
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import interop
+from mdx import model as model_lib
+from mdx import pretrained
+from mdx import setup as setup_lib
+from mdx import sharding
+from mdx.networks import transformer
+from mdx.utils import rng
+
+FORMATS = ("orbax", "huggingface")
+
+
+def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
+  """Writes `init.checkpoint`, or the workdir's own model, into `export.path`.
+
+  Raises:
+    ValueError: no path, an unknown format, or a model that the format does not hold.
+  """
+  config = config_lib.to_dict(config)
+  wanted, which = config["export"], config["init"]["params"]
+  if wanted["format"] not in FORMATS:
+    raise ValueError(f"config.export.format is {wanted['format']!r}; choose from "
+                     f"{', '.join(FORMATS)}.")
+  if not wanted["path"]:
+    raise ValueError("mode export needs --config.export.path=DIRECTORY, a new directory.")
+  path, source = pathlib.Path(wanted["path"]), config["init"]["checkpoint"] or str(workdir)
+  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  if wanted["format"] == "orbax":
+    _orbax(model_lib.load(source, params=which, mesh=config["mesh"], param_dtype="float32"), path)
+  elif interop.is_hf_dir(source):
+    _copy(source, config, path)
+  else:
+    _hugging_face(model_lib.load(source, params=which, mesh=config["mesh"]), config, path)
+  setup_lib.say(f"wrote the weights of {source} to {path}")
+  return {}
+
+
+def _orbax(model: model_lib.Model, path: pathlib.Path) -> None:
+  checkpoint_lib.save_params(str(path), model.params, setup_lib.meta(model.config, model.tokenizer))
+  if jax.process_index() == 0:
+    setup_lib.write_json(path / "config.json", {"hash": config_lib.run_hash(model.config),
+                                                "config": dict(model.config)})
+    model.tokenizer.save(path)
+
+
+def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
+  """From one Hugging Face directory to another; it need not be a model that writes text."""
+  mesh = sharding.make_mesh(config["mesh"])
+  spec = transformer.Transformer(**interop.network_fields(source),
+                                 vocab_multiple=8 * mesh.shape["tensor"])
+  shapes = sharding.with_shardings(
+      {"model": jax.eval_shape(spec.network().init, rng.root(0))}, mesh, None)["model"]
+  wanted = config["export"]
+  with jax.set_mesh(mesh):
+    interop.save(path, interop.load(source, shapes, as_stored=True), spec, like=source,
+                 dtype=wanted["dtype"], model_type=wanted["model_type"],
+                 ids=interop.special_ids(source) if wanted["model_type"] else None)
+
+
+def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathlib.Path) -> None:
+  """A model of ours; as the directory that it began from, where its family holds it still."""
+  wanted, like = config["export"], pretrained.origin(model.source)
+  spec, _ = setup_lib.build_objective(model.config, model.tokenizer, model.mesh)
+  objective = model.config["objective"]
+  if objective["name"] == "adapt":
+    objective = {"name": "diffusion", **objective.get("diffusion", {})}
+  model_type = wanted["model_type"]
+  if not model_type and like and interop.is_read_with(like, objective):
+    model_type = interop.load_config(like)["model_type"]
+  model_type = model_type or interop.suited(spec, objective)
+  tokenizer, ids, files = model.tokenizer, {}, {}
+  if objective["name"] != "ar":
+    ids["mask_id"] = tokenizer.mask_id
+  elif like:  # the row of the mask is ours: no causal model has one
+    spec = dataclasses.replace(spec, vocab_size=interop.network_fields(like)["vocab_size"])
+  if not like:
+    ids |= {"pad_id": tokenizer.pad_id} | ({"eos_id": tokenizer.eos_id} if tokenizer.eos_id >= 0
+                                           else {})
+    files["mdx_tokenizer.json"] = tokenizer.to_json()
+    if tokenizer.vocab.kind == "huggingface":
+      files["tokenizer.json"] = tokenizer.vocab.definition()
+    if tokenizer.chat_template:
+      files["chat_template.jinja"] = tokenizer.chat_template
+  entries = {}
+  if objective["name"] == "block_diffusion":
+    entries["block_size"] = model.objective.visibility.block_length
+  with jax.set_mesh(model.mesh):
+    interop.save(path, model.params["model"], spec, model_type=model_type, like=like,
+                 dtype=wanted["dtype"], ids=ids, entries=entries, files=files)

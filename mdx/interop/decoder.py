@@ -1,0 +1,120 @@
+"""What LLaMA and the families that copied its names share: options and tensor names.
+
+Contents: read, write, tensors, causal.
+
+Convention: rotary angles are said three ways in config.json: `rope_theta` and `rope_scaling`, or
+`rope_parameters` with both. All are read, and all are written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from mdx.interop import family
+from mdx.networks import transformer
+
+_SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size",
+          "vocab_size")
+DEFAULTS = dict(num_key_value_heads=None, head_dim=None, hidden_act="silu", rms_norm_eps=1e-6,
+                max_position_embeddings=2048, rope_theta=10000.0, tie_word_embeddings=False,
+                attention_bias=False, mlp_bias=False, use_sliding_window=False)
+ALLOWED = dict(hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,),
+               use_sliding_window=(False, None), tie_word_embeddings=(True, False))
+FIXED = dict(mlp="swiglu", norm="rms", position="rope")
+# Kind of rotary scaling -> its numbers in config.json, as `rope_scaling` has them in order.
+_SCALINGS = {"linear": ("factor",),
+             "llama3": ("factor", "low_freq_factor", "high_freq_factor",
+                        "original_max_position_embeddings")}
+# Buffers of old conversions: the rotary frequencies.
+BESIDE = (r".*\.rotary_emb\.inv_freq",)
+
+
+def read(config: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None,
+         allowed: Mapping[str, tuple] | None = None) -> dict[str, Any]:
+  """Fields of the transformer, from config.json.
+
+  Args:
+    config: its content.
+    defaults: what the family takes where it is silent, over `DEFAULTS`.
+    allowed: option -> values that are computed, over `ALLOWED`.
+
+  Raises:
+    ValueError: an option that the transformer does not have.
+  """
+  options = family.read_options(config, sizes=_SIZES, defaults=DEFAULTS | dict(defaults or {}),
+                                allowed=ALLOWED | dict(allowed or {}))
+  kinds = options.get("layer_types") or ["full_attention"]
+  if set(kinds) != {"full_attention"}:
+    raise ValueError(f"layer_types has {sorted(set(kinds))}; expected full_attention alone.")
+  heads, width = config["num_attention_heads"], config["hidden_size"]
+  theta, scaling = _rope(options)
+  return FIXED | dict(
+      num_layers=config["num_hidden_layers"], width=width, num_heads=heads,
+      num_kv_heads=options["num_key_value_heads"] or heads,
+      head_dim=options["head_dim"] or width // heads, mlp_width=config["intermediate_size"],
+      vocab_size=config["vocab_size"], norm_eps=options["rms_norm_eps"], rope_theta=theta,
+      rope_scaling=scaling, max_length=options["max_position_embeddings"],
+      use_bias=bool(options["attention_bias"] and options["mlp_bias"]),
+      tied=options["tie_word_embeddings"])
+
+
+def _rope(options: Mapping[str, Any]) -> tuple[float, tuple[Any, ...]]:
+  given = {**(options.get("rope_scaling") or {}), **(options.get("rope_parameters") or {})}
+  theta = given.get("rope_theta", options["rope_theta"])
+  kind = given.get("rope_type", given.get("type", "default"))
+  if kind == "default":
+    return float(theta), ()
+  numbers = [given.get(name) for name in _SCALINGS.get(kind, ())]
+  if not numbers or not all(isinstance(x, (int, float)) for x in numbers):
+    raise ValueError(f"rope_scaling {given} is not supported; expected rope_type default, "
+                     f"{' or '.join(_SCALINGS)}, with its numbers.")
+  return float(theta), (kind, *map(float, numbers))
+
+
+def write(spec: transformer.Transformer, model_type: str, architecture: str,
+          **allowed: Any) -> dict[str, Any]:
+  """Entries of config.json; `allowed` as `family.check_fields` takes them, over `FIXED`."""
+  family.check_fields(spec, model_type, FIXED | dict(rope_scaling=None) | allowed)
+  rope = {"rope_type": "default"}
+  if spec.rope_scaling:
+    kind, *numbers = spec.rope_scaling
+    rope = {"rope_type": kind, **dict(zip(_SCALINGS[kind], numbers))}
+    if kind == "llama3":
+      rope["original_max_position_embeddings"] = int(rope["original_max_position_embeddings"])
+  return dict(
+      architectures=[architecture], model_type=model_type, hidden_size=spec.width,
+      num_attention_heads=spec.num_heads, num_key_value_heads=spec.kv_heads,
+      head_dim=spec.per_head, num_hidden_layers=spec.num_layers,
+      intermediate_size=spec.hidden_width, hidden_act="silu", vocab_size=spec.vocab_size,
+      rms_norm_eps=spec.norm_eps, max_position_embeddings=spec.max_length,
+      rope_theta=spec.rope_theta, rope_scaling=rope if spec.rope_scaling else None,
+      rope_parameters=rope | {"rope_theta": spec.rope_theta}, tie_word_embeddings=spec.tied,
+      attention_bias=spec.use_bias, mlp_bias=spec.use_bias, attention_dropout=0.0,
+      initializer_range=spec.init_std, use_sliding_window=False)
+
+
+def tensors(spec: transformer.Transformer) -> dict[str, family.Tensor]:
+  """Parameter path -> tensor."""
+  block, qkv = "model.layers.{layer}.", spec.use_bias or spec.qkv_bias
+  table = {
+      "embed/embedding": family.Tensor("model.embed_tokens.weight",
+                                       also=("lm_head.weight",) if spec.tied else ()),
+      "layers/attention_norm/scale": family.Tensor(block + "input_layernorm.weight"),
+      "layers/mlp_norm/scale": family.Tensor(block + "post_attention_layernorm.weight"),
+      "final_norm/scale": family.Tensor("model.norm.weight")}
+  for name in "qkvo":
+    table |= family.linear(f"layers/attention/{name}", f"{block}self_attn.{name}_proj",
+                           has_bias=qkv if name != "o" else spec.use_bias)
+  for name in ("gate", "up", "down"):
+    table |= family.linear(f"layers/mlp/{name}", f"{block}mlp.{name}_proj", has_bias=spec.use_bias)
+  for name in "qk" if spec.qk_norm else "":
+    table[f"layers/attention/{name}_norm/scale"] = family.Tensor(
+        f"{block}self_attn.{name}_norm.weight")
+  return table | ({} if spec.tied else family.linear("lm_head", "lm_head"))
+
+
+def causal(config: Mapping[str, Any]) -> dict[str, Any]:
+  """How a causal model is read: after its first token, or after its last if it names no first."""
+  ids = (family.first_id(config.get(name)) for name in ("bos_token_id", "eos_token_id"))
+  start = next((i for i in ids if isinstance(i, int) and i >= 0), None)
+  return {"name": "ar"} if start is None else {"name": "ar", "start_id": start}

@@ -1,0 +1,165 @@
+"""The blocks of the transformer.
+
+Contents: REMAT, ACTIVATIONS, GATED, OfLayer, Block, TimeEmbedding, linear, norm.
+
+Convention: `spec` is a `transformer.Transformer`. Blocks are pre-norm, x + f(norm(x)), or
+post-norm, norm(x + f(x)). Norms are computed in float32.
+
+References: Vaswani et al. 2017, arXiv:1706.03762; Shazeer 2020, arXiv:2002.05202 (gated MLP);
+Peebles & Xie 2023, arXiv:2212.09748 (adaLN-zero time conditioning); Dehghani et al. 2023,
+arXiv:2302.05442 (norms of queries and keys); Warner et al. 2024, arXiv:2412.13663 (the first
+block of a model with an embedding norm has no norm before attention).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mdx import sharding
+from mdx.networks import attention as attention_lib
+from mdx.networks import backends
+from mdx.networks import dense
+from mdx.networks import positions as positions_lib
+
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+_gelu_erf = functools.partial(nn.gelu, approximate=False)
+ACTIVATIONS = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_erf": _gelu_erf, "gelu": nn.gelu,
+               "gelu_erf": _gelu_erf, "relu": nn.relu}
+GATED = ("swiglu", "geglu", "geglu_erf")
+
+
+class OfLayer(NamedTuple):
+  """What differs between the layers of a network; arrays [] (stacked: [layers]) or None.
+
+  Attributes:
+    which: int32, the layer's value among those of `Sight`.
+    is_local: bool, whether it takes the rotary angles of local layers.
+    is_first: bool, whether attention reads the block's input as it is.
+  """
+  which: jax.Array | None = None
+  is_local: jax.Array | None = None
+  is_first: jax.Array | None = None
+
+
+def linear(spec: Any, features: int, name: str, *, use_bias: bool | None = None,
+           scale: float = 1.0) -> dense.Dense:
+  """A linear map with the spec's bias and dtype."""
+  init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+  return dense.Dense(features, use_bias=spec.use_bias if use_bias is None else use_bias,
+                     dtype=jnp.dtype(spec.dtype), name=name,
+                     kernel_init=init if scale else nn.initializers.zeros)
+
+
+def norm(spec: Any, name: str | None, *, kind: str = "") -> nn.Module:
+  """A norm of the spec's kind, or of another."""
+  fields = dict(epsilon=spec.norm_eps, dtype=jnp.float32, param_dtype=jnp.float32, name=name)
+  if (kind or spec.norm) == "rms":
+    return nn.RMSNorm(**fields)
+  return nn.LayerNorm(use_bias=spec.norm_bias, **fields)
+
+
+class _Attention(nn.Module):
+  """Multi-head attention with grouped keys and values."""
+  spec: Any
+
+  @nn.compact
+  def __call__(self, x, sight, which, rope, cache, slots):
+    spec, head = self.spec, self.spec.per_head
+    batch, length, _ = x.shape
+
+    def project(name, heads, normed):
+      bias = spec.use_bias or spec.qkv_bias
+      y = linear(spec, heads * head, name, use_bias=bias)(x).reshape(batch, length, heads, head)
+      if normed:
+        y = norm(spec, f"{name}_norm", kind="rms")(y).astype(y.dtype)
+      return sharding.constrain(y, "batch", None, "tensor", None)
+
+    query, key, value = (project("q", spec.num_heads, spec.qk_norm),
+                         project("k", spec.kv_heads, spec.qk_norm),
+                         project("v", spec.kv_heads, False))
+    if rope is not None:
+      query, key = (positions_lib.rotate(y, *rope) for y in (query, key))
+    if cache:
+      key, value = (attention_lib.write(old, slots, new)
+                    for old, new in zip(cache, (key, value)))
+    mixed = backends.attend(spec.attention_backend, query, key, value, sight, which)
+    mixed = mixed.reshape(batch, length, -1)
+    return linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed), (key, value)
+
+
+class _Mlp(nn.Module):
+  """Two-layer perceptron, gated or plain."""
+  spec: Any
+
+  @nn.compact
+  def __call__(self, x):
+    spec = self.spec
+    up = linear(spec, spec.hidden_width, "up")(x)
+    if spec.mlp in GATED:
+      gate = linear(spec, spec.hidden_width, "gate")(x)
+      hidden = ACTIVATIONS[spec.mlp](gate) * up
+    else:
+      hidden = ACTIVATIONS[spec.mlp](up)
+    hidden = sharding.constrain(hidden, "batch", "sequence", "tensor")
+    return linear(spec, spec.width, "down", scale=spec.residual_scale)(hidden)
+
+
+class Block(nn.Module):
+  """Attention and MLP; with `condition` the branches of a pre-norm block are modulated by time."""
+  spec: Any
+
+  @nn.compact
+  def __call__(self, x, condition, sight, ropes, of_layer, cache, slots):
+    spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
+    if condition is None:
+      modulation = ((0.0, 0.0, 1.0),) * 2
+    else:
+      values = linear(spec, 6 * spec.width, "modulation", use_bias=True, scale=0.0)(condition)
+      values = jnp.split(values.astype(jnp.float32), 6, axis=-1)
+      modulation = (values[:3], values[3:])
+    rope = ropes[0] if ropes else None
+    if of_layer.is_local is not None and len(ropes) > 1:
+      rope = jax.tree.map(lambda *y: jnp.where(of_layer.is_local, *y), ropes[1], ropes[0])
+
+    def branch(name, layer, x, shift, scale, gate, *, is_bare=None):
+      if spec.post_norm:
+        y, *rest = layer(x)
+        return norm(spec, f"{name}_norm")(x + y).astype(dtype), *rest
+      y = norm(spec, f"{name}_norm")(x)
+      y = y if is_bare is None else jnp.where(is_bare, x, y)
+      y, *rest = layer((y * (1 + scale) + shift).astype(dtype) if condition is not None
+                       else y.astype(dtype))
+      return x + (gate * y).astype(dtype) if condition is not None else x + y, *rest
+
+    x, memory = branch(
+        "attention", lambda y: _Attention(spec, name="attention")(
+            y, sight, of_layer.which, rope, cache, slots), x, *modulation[0],
+        is_bare=of_layer.is_first)
+    x, = branch("mlp", lambda y: (_Mlp(spec, name="mlp")(y),), x, *modulation[1])
+    return sharding.constrain(x, "batch", "sequence", None), memory if cache is not None else None
+
+
+class TimeEmbedding(nn.Module):
+  """Sinusoids of t in [0, 1] through two layers: [B] -> [B, 1, D]."""
+  spec: Any
+
+  @nn.compact
+  def __call__(self, time):
+    half = 128
+    frequency = jnp.exp(-math.log(10000.0) * jnp.arange(half) / half)
+    frequency = jnp.expand_dims(frequency, tuple(range(time.ndim)))
+    angle = 1000.0 * time.astype(jnp.float32)[..., None] * frequency
+    x = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    x = linear(self.spec, self.spec.width, "in", use_bias=True)(x)
+    x = nn.silu(linear(self.spec, self.spec.width, "out", use_bias=True)(nn.silu(x)))
+    return x[:, None, :] if time.ndim == 1 else x

@@ -1,0 +1,182 @@
+"""The modules of the transformer: embeddings, blocks, final norm and heads.
+
+Contents: Module.
+
+Convention: parameter names are those of `sharding.PARAM_RULES`.
+
+References: Devlin et al. 2019, arXiv:1810.04805 (token types, the transform before the head);
+Clark et al. 2020, arXiv:2003.10555 (embeddings of another width, replaced token detection).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdx import sharding
+from mdx.networks import attention as attention_lib
+from mdx.networks import backends
+from mdx.networks import layers as layers_lib
+from mdx.networks import positions as positions_lib
+
+_NEVER = -1e30  # logit of a padding column: probability exactly 0
+
+
+class Module(nn.Module):
+  """Embedding, blocks, final norm and head.
+
+  Unstacked, every block has parameters (and a cache) of its own: in a compiled loop,
+  XLA's CPU compiler copies each matrix out of a stack at every step.
+  """
+  spec: Any
+  is_unstacked: bool = False
+
+  def setup(self):
+    spec = self.spec
+    table = dict(param_dtype=jnp.float32, embedding_init=nn.initializers.normal(spec.init_std))
+    embed = lambda rows: nn.Embed(rows, spec.embed_columns, **table)
+    self.embed = embed(spec.padded_vocab)
+    if spec.position == "learned":
+      self.position_embed = embed(spec.max_length + spec.position_offset)
+    if spec.token_types:
+      self.token_type_embed = embed(spec.token_types)
+    if spec.embed_norm:
+      self.embed_norm = layers_lib.norm(spec, None)
+    if spec.embed_columns != spec.width:
+      self.embed_projection = layers_lib.linear(spec, spec.width, None, use_bias=True)
+    if spec.time_conditioning:
+      self.time_embed = layers_lib.TimeEmbedding(spec)
+    block = layers_lib.Block
+    if spec.remat != "none":
+      block = nn.remat(block, prevent_cse=not spec.scan_layers, policy=layers_lib.REMAT[spec.remat])
+    if self.is_unstacked:
+      self.layers = [block(spec) for _ in range(spec.num_layers)]
+    else:
+      self.layers = nn.scan(
+          block, variable_axes={"params": 0}, split_rngs={"params": True},
+          in_axes=(nn.broadcast,) * 3 + (0, 0, nn.broadcast), length=spec.num_layers,
+          unroll=1 if spec.scan_layers else spec.num_layers)(spec)
+    if not spec.post_norm:
+      self.final_norm = layers_lib.norm(spec, None)
+    if spec.head == "rtd":
+      self.head_dense = layers_lib.linear(spec, spec.width, None)
+      self.rtd_head = layers_lib.linear(spec, 1, None)
+      return
+    if spec.head_transform:
+      self.head_dense = layers_lib.linear(spec, spec.head_width, None)
+      self.head_norm = layers_lib.norm(spec, None)
+    if not spec.tied or spec.head_bias:
+      self.lm_head = _Head(spec)
+
+  def __call__(self, tokens, *, attention, positions=None, segment_ids=None, time=None,
+               token_types=None, cache=None, slots=None):
+    spec = self.spec
+    length = jax.tree.leaves(cache)[0].shape[-3] if cache else tokens.shape[1]
+    if length > spec.max_length * attention.streams:
+      raise ValueError(f"a row of {length // attention.streams} tokens exceeds network.max_length "
+                       f"{spec.max_length}.")
+    if positions is None:
+      positions = jnp.arange(length)[None]
+    if slots is not None:
+      backends.check_slots(spec.attention_backend)
+    visible = attention_lib.narrowed(attention.of_layers(spec.num_layers), spec.local_radius,
+                                     spec.global_every)
+    sight, which = attention_lib.sight(
+        visible, positions, segment_ids, slots,
+        with_masks=backends.uses_masks(spec.attention_backend))
+    positions = attention_lib.at_slots(positions, slots)
+    x = self._embed(tokens, positions, token_types)
+    thetas = (spec.rope_theta, spec.local_rope_theta) if self._has_two_ropes else (spec.rope_theta,)
+    ropes = tuple(positions_lib.rope_tables(positions, spec.per_head, theta, spec.rope_scaling)
+                  for theta in thetas if spec.position == "rope")
+    of_layers = layers_lib.OfLayer(which, *self._kinds(visible))
+    x, memory = self._run_layers(x, self._condition(time), sight, ropes, of_layers, cache, slots)
+    hidden = x if spec.post_norm else self.final_norm(x).astype(jnp.dtype(spec.dtype))
+    return hidden if cache is None else (hidden, memory)
+
+  def _embed(self, tokens, positions, token_types):
+    spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
+    x = self._look_up(self.embed, tokens, "tensor")
+    if spec.position == "learned":
+      x = x + self._look_up(self.position_embed, positions + spec.position_offset, None)
+    if spec.token_types:
+      types = jnp.zeros_like(tokens) if token_types is None else token_types
+      x = x + self._look_up(self.token_type_embed, types, None)
+    elif token_types is not None:
+      raise ValueError("this network has no token types; set network.token_types.")
+    if spec.embed_norm:
+      x = self.embed_norm(x).astype(dtype)
+    if spec.embed_columns != spec.width:
+      x = self.embed_projection(x)
+    return sharding.constrain(x, "batch", "sequence", None)
+
+  @property
+  def _has_two_ropes(self) -> bool:
+    spec = self.spec
+    return bool(spec.local_radius and spec.local_rope_theta not in (0.0, spec.rope_theta))
+
+  def _kinds(self, visible):
+    """Which layers are local, and which is the bare first: bool [layers], or None."""
+    local = np.array([isinstance(value, attention_lib.Narrowed) for value in visible])
+    first = np.arange(len(visible)) == 0
+    return local if self._has_two_ropes else None, None if self.spec.first_norm else first
+
+  def _run_layers(self, x, *rest):
+    if not self.is_unstacked:
+      return self.layers(x, *rest)
+    *shared, of_layers, cache, slots = rest
+    memory = []
+    for i, layer in enumerate(self.layers):
+      of_layer = jax.tree.map(lambda kinds, i=i: kinds[i], of_layers)
+      x, new = layer(x, *shared, of_layer, cache[i] if cache else cache, slots)
+      memory.append(new)
+    return x, tuple(memory)
+
+  def _look_up(self, embed, index, rows_axis):
+    # From a table whose width is cut (fsdp), XLA replicates the rows of the whole batch.
+    table = embed.embedding.astype(jnp.dtype(self.spec.dtype))
+    return jnp.take(sharding.constrain(table, rows_axis, None), index, axis=0)
+
+  def _condition(self, time):
+    if self.spec.time_conditioning and time is None:
+      raise ValueError("network.time_conditioning needs an objective that passes `time`.")
+    return self.time_embed(time) if self.spec.time_conditioning else None
+
+  def logits(self, hidden):
+    """Scores of all ids, float32 [..., V] (padding columns are -1e30); of "rtd" one, [...]."""
+    spec = self.spec
+    if spec.head == "rtd":
+      hidden = layers_lib.ACTIVATIONS[spec.mlp](self.head_dense(hidden))
+      return self.rtd_head(hidden)[..., 0].astype(jnp.float32)
+    if spec.head_transform:
+      hidden = self.head_norm(layers_lib.ACTIVATIONS[spec.mlp](self.head_dense(hidden)))
+      hidden = hidden.astype(jnp.dtype(spec.dtype))
+    kernel = self.embed.embedding.T if spec.tied else self.lm_head.kernel
+    scores = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    if spec.head_bias:
+      scores = scores + jnp.expand_dims(self.lm_head.bias, tuple(range(scores.ndim - 1)))
+    if spec.padded_vocab > spec.vocab_size:
+      scores = jnp.where(jnp.arange(spec.padded_vocab) < spec.vocab_size, scores, _NEVER)
+    return scores
+
+  def init_all(self, tokens, *, attention) -> Any:
+    """Touches every parameter once."""
+    time = jnp.zeros(tokens.shape[:1]) if self.spec.time_conditioning else None
+    return self.logits(self(tokens, attention=attention, time=time))
+
+
+class _Head(nn.Module):
+  """Holds the parameters of an untied head, and of a bias."""
+  spec: Any
+
+  def setup(self):
+    spec = self.spec
+    if not spec.tied:
+      self.kernel = self.param("kernel", nn.initializers.lecun_normal(),
+                               (spec.head_width, spec.padded_vocab), jnp.float32)
+    if spec.head_bias:
+      self.bias = self.param("bias", nn.initializers.zeros, (spec.padded_vocab,), jnp.float32)

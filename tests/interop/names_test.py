@@ -1,0 +1,167 @@
+"""Names and shapes in the files of every family: older names, copies, parts, and what is wrong."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from mdx import interop
+from mdx.interop import safetensors as files
+from mdx.utils import tree
+import hf_dirs
+
+ROOT = pathlib.Path(__file__).parents[1] / "golden"
+EMBEDDING = {"llama": ("model.embed_tokens.weight", "lm_head.weight"),
+             "bert": ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+             "roberta": ("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+             "electra-generator": ("electra.embeddings.word_embeddings.weight",
+                                   "generator_lm_head.weight"),
+             "modernbert": ("model.embeddings.tok_embeddings.weight", "decoder.weight")}
+
+
+def _changed(name, path, change=lambda tensors: None, **config):
+  """A copy of a stored model, changed."""
+  shutil.copytree(ROOT / f"{name}-tiny", path)
+  tensors = hf_dirs.tensors_of(path)
+  change(tensors)
+  safetensors_numpy.save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()},
+                              path / "model.safetensors")
+  written = interop.load_config(path) | config
+  (path / "config.json").write_text(json.dumps(written))
+  return path
+
+
+def _assert_round_trip(source, out):
+  params = hf_dirs.loaded(source)
+  interop.save(out, params, hf_dirs.spec_of(source), like=source)
+  want, have = hf_dirs.tensors_of(source), hf_dirs.tensors_of(out)
+  assert have.keys() == want.keys()
+  for key in want:
+    np.testing.assert_array_equal(have[key], want[key], err_msg=key, strict=True)
+  return params
+
+
+def test_old_names_of_bert_and_what_is_beside_the_network_go_through_unchanged(tmp_path):
+  def age(tensors):
+    for key in [k for k in tensors if "LayerNorm" in k]:
+      tensors[key.replace("weight", "gamma").replace("bias", "beta")] = tensors.pop(key)
+    tensors["bert.pooler.dense.weight"] = np.ones((16, 16), np.float32)
+    tensors["cls.seq_relationship.bias"] = np.ones(2, np.float16)
+    tensors["bert.embeddings.position_ids"] = np.arange(64)[None]
+    tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
+
+  source = _changed("bert", tmp_path / "in", age, architectures=["BertForPreTraining"])
+  params = _assert_round_trip(source, tmp_path / "out")
+  assert tree.fingerprint(params) == tree.fingerprint(hf_dirs.loaded(ROOT / "bert-tiny"))
+  assert interop.compute_dtype(source) == "float32"
+
+
+@pytest.mark.parametrize("name", EMBEDDING)
+def test_a_tied_head_may_be_stored_twice_and_an_untied_one_is_another(name, tmp_path):
+  embedding, head = EMBEDDING[name]
+
+  def copy(tensors):
+    tensors[head] = tensors[embedding]
+
+  def untie(tensors):
+    tensors[head] = tensors[embedding][::-1]
+    if name in ("bert", "roberta"):  # whose untied decoder has the bias that is added
+      bias = head.replace("weight", "bias")
+      tensors[bias] = tensors.pop(bias.replace("decoder.", ""))
+
+  tied = _assert_round_trip(_changed(name, tmp_path / "in", copy), tmp_path / "out")
+  assert "kernel" not in tied.get("lm_head", {})
+  source = _changed(name, tmp_path / "in2", untie, tie_word_embeddings=False)
+  untied = _assert_round_trip(source, tmp_path / "out2")
+  np.testing.assert_array_equal(np.asarray(untied["lm_head"]["kernel"])[:, :43].T,
+                                np.asarray(untied["embed"]["embedding"])[:43][::-1])
+
+
+def _with(name, value):
+  return lambda tensors: tensors.update({name: value})
+
+
+def _without(name):
+  return lambda tensors: tensors.pop(name)
+
+
+@pytest.mark.parametrize("name, change, config, message", [
+    ("modernbert", _with("model.layers.1.attn.Wqkv.weight", np.ones((47, 16), np.float32)), {},
+     r"'model.layers.1.attn.Wqkv.weight' in .*model.safetensors has shape \(47, 16\); .* \(48, 16\)"),
+    ("modernbert", _with("model.layers.0.attn_norm.weight", np.ones(16, np.float32)), {},
+     "'model.layers.0.attn_norm.weight' in .*model.safetensors has no place"),
+    ("modernbert", _without("model.layers.4.mlp.Wi.weight"), {},
+     "lacks tensor 'model.layers.4.mlp.Wi.weight'"),
+    ("qwen2", _with("model.norm.weight", np.ones(16, np.int32)), {},
+     "'model.norm.weight' in .*model.safetensors is stored as I32"),
+    ("qwen2", _without("model.layers.0.self_attn.k_proj.bias"), {},
+     "lacks tensor 'model.layers.0.self_attn.k_proj.bias'"),
+    ("qwen3", lambda tensors: None, dict(num_hidden_layers=3), "lacks tensor 'model.layers.2."),
+    ("qwen3", lambda tensors: None, dict(head_dim=8), "q_proj.weight' .* has shape .*24, 16"),
+    ("bert", lambda tensors: None, dict(vocab_size=50), r"has shape \(43, 16\); .* \(50, 16\)"),
+    ("electra-generator", lambda tensors: None, dict(architectures=["ElectraForPreTraining"]),
+     "lacks tensor 'discriminator_predictions.dense.weight'"),
+])
+def test_weights_that_disagree_with_the_config_are_named_before_any_is_read(
+    name, change, config, message, tmp_path, monkeypatch):
+  source = _changed(name, tmp_path / "in", change, **config)
+  monkeypatch.setattr(files.Reader, "read", lambda *_: pytest.fail("a tensor was read"))
+  with pytest.raises(ValueError, match=message) as error:
+    interop.load(source, hf_dirs.shapes(hf_dirs.spec_of(source)))
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name, config, message", [
+    ("qwen2", dict(use_sliding_window=True), "use_sliding_window = True is not supported"),
+    ("qwen2", dict(layer_types=["full_attention", "sliding_attention"]), "layer_types has"),
+    ("qwen3", dict(attention_bias=True), "attention_bias = True is not supported"),
+    ("llama", dict(rope_parameters=dict(rope_type="yarn", factor=2.0)), "rope_scaling .*yarn"),
+    ("llama", dict(attention_bias=True), "attention_bias and mlp_bias differ"),
+    ("llama", dict(hidden_act="gelu"), "hidden_act = 'gelu' is not supported; expected 'silu'"),
+    ("llama", dict(hidden_size=None), "hidden_size is None; expected a positive integer"),
+    ("llama", dict(model_type="gpt_neox"), "model_type 'gpt_neox' .* is not known; choose from"),
+    ("llama", dict(architectures=["LlamaForSequenceClassification"]), "are not known; expected"),
+    ("sdar", dict(block_size=0), "block_size is 0; expected a positive integer"),
+    ("bert", dict(position_embedding_type="relative_key"), "position_embedding_type = 'relative"),
+    ("bert", dict(is_decoder=True), "is_decoder = True is not supported"),
+    ("roberta", dict(hidden_act="relu"), "hidden_act = 'relu' is not supported"),
+    ("roberta", dict(max_position_embeddings=2), "leaves no place behind pad_token_id 1"),
+    ("electra-generator", dict(architectures=None), "architectures is missing; expected"),
+    ("modernbert", dict(mlp_bias=True), "attention_bias, mlp_bias and classifier_bias differ"),
+    ("modernbert", dict(layer_types=["sliding_attention"] * 5), "layer_types .* is not one"),
+    ("modernbert", dict(rope_scaling=dict(rope_type="linear")), "rope_scaling is not supported"),
+])
+def test_an_option_that_is_not_computed_is_refused_by_name(name, config, message, tmp_path):
+  source = _changed(name, tmp_path / "in", **config)
+  with pytest.raises(ValueError, match=message) as error:
+    interop.network_fields(source), interop.objective_fields(source)
+  assert "\n" not in str(error.value) and str(source / "config.json") in str(error.value)
+
+
+def test_both_ways_of_saying_rotary_angles_are_read(tmp_path):
+  old = dict(rope_theta=77.0, rope_scaling=dict(type="linear", factor=2.0), rope_parameters=None)
+  fields = interop.network_fields(_changed("llama", tmp_path / "old", **old))
+  assert (fields["rope_theta"], fields["rope_scaling"]) == (77.0, ("linear", 2.0))
+  new = dict(rope_parameters=dict(rope_type="linear", rope_theta=77.0, factor=2.0))
+  assert interop.network_fields(_changed("llama", tmp_path / "new", **new)) == fields
+  published = dict(layer_types=None, rope_parameters=None, global_rope_theta=9.0,
+                   local_rope_theta=None, global_attn_every_n_layers=3)
+  fields = interop.network_fields(_changed("modernbert", tmp_path / "encoder", **published))
+  assert (fields["rope_theta"], fields["local_rope_theta"], fields["global_every"]) == (9.0, 9.0, 3)
+
+
+@pytest.mark.parametrize("name, field", [
+    ("qwen2", dict(qk_norm=True)), ("qwen3", dict(qkv_bias=True)), ("Dream", dict(post_norm=True)),
+    ("llama", dict(local_radius=3)), ("llada", dict(rope_scaling=("linear", 2.0))),
+    ("bert", dict(position_offset=2)), ("roberta", dict(embed_width=8)),
+    ("modernbert", dict(token_types=2)), ("electra", dict(norm_bias=False))])
+def test_a_network_that_a_family_does_not_have_is_not_exported_as_it(name, field, tmp_path):
+  golden = {"Dream": "dream", "electra": "electra-generator"}.get(name, name)
+  spec = hf_dirs.spec_of(ROOT / f"{golden}-tiny", **field)
+  with pytest.raises(ValueError, match=next(iter(field))) as error:
+    interop.save(tmp_path / "out", jax.eval_shape(lambda: {}), spec, model_type=name)
+  assert "\n" not in str(error.value) and not any(tmp_path.iterdir())
