@@ -51,6 +51,7 @@ def _small() -> config_dict.ConfigDict:
           name="adamw",  # or muon
           learning_rate=2e-3, schedule="cosine", warmup_steps=100, final_rate=0.05,
           weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0,
+          trainable="",  # pattern of the paths of the parameters that are trained; "" = all
           layer_decay=1.0),  # rate of a layer over that of the one above it
 
       mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),  # -1: the remaining devices
@@ -82,6 +83,7 @@ def _small() -> config_dict.ConfigDict:
           num_samples=2,  # draws a row during training, over `num_batches` batches
           num_batches=8,
           final_samples=16,  # draws a row at the end, over the whole held-out part
+          gradient_draws=0,  # at the end also the variance of the gradient over so many draws
           baselines=True),  # unigram and bigram bits per character
       sampler=dict(num_samples=4, steps=64, temperature=1.0),  # of the samples at the end
 

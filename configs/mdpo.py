@@ -69,7 +69,8 @@ def _small(task):
           sampler=dict(sampler, name="confidence", steps=3, temperature=1.0,
                        gen_length=built.answer_length)),
       optimizer=dict(name="adamw", learning_rate=2e-4, schedule="cosine", warmup_steps=5,
-                     final_rate=0.1, weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=1.0),
+                     final_rate=0.1, weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=1.0,
+                     trainable=""),  # pattern of the paths of the parameters trained; "" = all
       mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),
 
       eval=dict(

@@ -6,7 +6,10 @@ Without a checkpoint it first trains the small model of configs/diffusion.py und
   python -m mdx.main --config=configs/sample.py --workdir=runs/sample2 \
     --config.init.checkpoint=runs/diffusion --config.prompts='It was' \
     --config.sampler.name=confidence --config.sampler.temperature=0.5
-Writes samples.jsonl (a row a line) and samples.html, the denoising viewer.
+Writes samples.jsonl (a row a line), samples.html, the denoising viewer, and results.json: with
+a second model as judge, how likely and how varied the texts are.
+  python -m mdx.main --config=configs/sample.py --workdir=runs/judged --config.num_samples=64 \
+    --config.init.checkpoint=runs/diffusion --config.quality.scorer=runs/ar
 """
 
 import dataclasses
@@ -33,6 +36,12 @@ def get_config(arg=None):
       num_samples=4,  # rows of each prompt
       batch_size=8,  # rows decoded together
       sampler=dict(sampler, name=""),  # "" = the rule that suits how the model was trained
+      quality=dict(  # of the texts, by a second model; see eval.generative
+          scorer="",  # a run, checkpoint or export; hf:DIRECTORY or hf:NAME; "" = not scored
+          params="ema",  # which weights of a run: ema or raw
+          max_length=1024,  # tokens of the scorer that are read of a text
+          num_samples=16,  # draws a text of a scorer whose likelihood is a bound
+          batch_size=8),  # texts scored together
       dtype="",  # of activations: float32 or bfloat16; "" = as in training
       mesh=dict(base.mesh),
       show=False,  # replay the first row in the terminal

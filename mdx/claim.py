@@ -2,14 +2,14 @@
 
 Contents: check, train, Comparison, EQUAL, value_at, updates_to_reach, verdict.
 
-A claim's config has `run`, a config of mode train or rl; `arms`, what each arm changes of it;
+A claim's config has `run`, a config of mode train, rl or eval; `arms`, what each arm changes of it;
 `seeds`; `grids`, values that an arm tries for one key, the best of which counts; and
 `comparisons` of two arms. A measure is a name of `results.json` ("bits_per_char"), or
 "table:MODEL,REMASKING,NFE" of an RL run's table, or "best" or "last" of its learning curve.
 
 The test is Student's paired t over the seeds, two-sided, at 5 %: *reproduced* if the difference
 has the claimed sign and is significant, *not reproduced* if it is significant the other way,
-*inconclusive* otherwise.
+*inconclusive* otherwise. With `ratio` the differences are those of the logarithms.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Comparison:
     equal: "" to compare the measures; or one of EQUAL: the accuracies of the learning curves at
       the most of it that both runs have spent.
     larger_is_better: the claimed sign.
+    ratio: the test is on the logarithms, for positive measures that differ by a factor.
     speedup: also say how many times fewer updates the left arm needs to reach the best accuracy
       of the right arm's learning curve.
   """
@@ -60,6 +61,7 @@ class Comparison:
   right_measure: str = ""
   equal: str = ""
   larger_is_better: bool = True
+  ratio: bool = False
   speedup: bool = False
 
   def __post_init__(self):
@@ -163,9 +165,9 @@ def check(config: dict[str, Any], modes: Mapping[str, Callable]) -> list[Compari
   """Refuses a claim that cannot be tested, before anything runs; ValueError."""
   if len(set(config["seeds"])) < 3:
     raise ValueError(f"a claim needs 3 different seeds or more, got {config['seeds']}.")
-  if config["run"]["mode"] not in ("train", "rl") or config["run"]["mode"] not in modes:
+  if config["run"]["mode"] not in ("train", "rl", "eval") or config["run"]["mode"] not in modes:
     raise ValueError(f"config.run.mode is {config['run']['mode']!r}; a claim is about runs of "
-                     "mode train or rl.")
+                     "mode train, rl or eval.")
   for arm in config["grids"]:
     if arm not in config["arms"]:
       raise ValueError(f"config.grids has {arm!r}, which is no arm; arms are "
@@ -258,6 +260,8 @@ def _one(config, root, arm, value, seed, modes) -> Results:
   jax.clear_caches()  # hundreds of programs would be kept otherwise
   gc.collect()
   if jax.process_index() == 0:
+    if not finished.exists():  # mode eval has a file of its own
+      setup_lib.write_json(finished, results)
     setup_lib.write_json(directory / "claim_run.json", run)
   return json.loads(json.dumps(results))
 
@@ -280,7 +284,8 @@ def _compare(comparison, left, right) -> dict[str, Any]:
   row = dataclasses.asdict(comparison) | {
       "values": pairs, "left_mean": statistics.mean(p[0] for p in pairs),
       "right_mean": statistics.mean(p[1] for p in pairs)}
-  row |= verdict([a - b for a, b in pairs], comparison.larger_is_better)
+  difference = (lambda a, b: math.log(a / b)) if comparison.ratio else (lambda a, b: a - b)
+  row |= verdict([difference(a, b) for a, b in pairs], comparison.larger_is_better)
   if comparison.speedup:
     ratios = []
     for a, b in zip(left, right):
@@ -301,12 +306,13 @@ def table_text(results: Results) -> str:
   lines.append(f"\nmean +- spread over seeds {', '.join(map(str, results['seeds']))}")
   for arm, figures in results["arms"].items():
     for measure, figure in figures.items():
-      lines.append(f"  {arm:<22} {measure:<34} {figure['mean']:8.4f} +- {figure['spread']:.4f}")
+      lines.append(f"  {arm:<22} {measure:<34} {figure['mean']:10.5g} +- {figure['spread']:.2g}")
   lines.append("")
   for row in results["comparisons"]:
-    lines.append(f"{row['verdict'].upper()}: {row['name']}: {row['left_mean']:.4f} against "
-                 f"{row['right_mean']:.4f}, difference {row['difference']:+.4f} +- "
-                 f"{row['spread']:.4f}, p = {row['p']:.3f}"
+    compared = (f"ratio {math.exp(row['difference']):.4g} *: {math.exp(row['spread']):.3g}"
+                if row["ratio"] else f"difference {row['difference']:+.4g} +- {row['spread']:.2g}")
+    lines.append(f"{row['verdict'].upper()}: {row['name']}: {row['left_mean']:.5g} against "
+                 f"{row['right_mean']:.5g}, {compared}, p = {row['p']:.3f}"
                  + (f" (at equal {row['equal']})" if row["equal"] else ""))
     if row.get("speedups"):
       lines.append("  times fewer updates to the other's best: "

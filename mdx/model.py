@@ -29,6 +29,7 @@ from mdx import types
 from mdx.data import chat
 from mdx.data import readers
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.eval import generative
 from mdx.eval import likelihood
 from mdx.objectives import reading
 from mdx.report import denoising
@@ -233,12 +234,12 @@ class Model:
     Raises:
       ValueError: a text that is empty or too long, or a model without a likelihood.
     """
-    return self.score([((), self.tokenizer.encode(text)) for text in texts],
-                      num_samples=num_samples, seed=seed)
+    return self.score_pairs([((), self.tokenizer.encode(text)) for text in texts],
+                            num_samples=num_samples, seed=seed)
 
-  def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, num_samples: int = 16,
-            seed: int = 0, batch_size: int = 64,
-            said: Callable[[int], None] = lambda done: None) -> np.ndarray:
+  def score_pairs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *,
+                  num_samples: int = 16, seed: int = 0, batch_size: int = 64,
+                  said: Callable[[int], None] = lambda done: None) -> np.ndarray:
     """log p(answer | prompt) in nats, float64 [N]; a lower bound for diffusion models.
 
     Args:
@@ -250,9 +251,7 @@ class Model:
     Raises:
       ValueError: an empty answer, a pair that is too long, or a model without a likelihood.
     """
-    if not self.objective.is_likelihood:
-      raise ValueError(f"a model trained with {type(self.objective).__name__} gives no likelihood "
-                       "of a text; use a diffusion or ar checkpoint.")
+    self.check_likelihood()
     sizes = [len(prompt) + len(answer) for prompt, answer in pairs]
     if max(sizes, default=0) > self.max_length:
       raise ValueError(f"a text has {max(sizes)} tokens, the model's rows at most "
@@ -263,16 +262,51 @@ class Model:
           self.objective, estimator="stratified", num_samples=num_samples, seed=seed))
     order = np.argsort(sizes, kind="stable")
     found = np.zeros(len(pairs), np.float64)
+    shards = sharding.num_batch_shards(self.mesh)
+    num_rows = -(-max(min(batch_size, len(pairs)), 1) // shards) * shards
     with jax.set_mesh(self.mesh):
-      for first in range(0, len(pairs), batch_size):
-        chosen = order[first:first + batch_size]
+      for first in range(0, len(pairs), num_rows):
+        chosen = order[first:first + num_rows]
         longest = -(-sizes[chosen[-1]] // _ROUND) * _ROUND
         found[chosen] = -likelihood.conditional_nll(
             self._compiled[key], self.params, [pairs[i] for i in chosen], index=chosen,
             length=min(longest, self.max_length), pad_id=self.tokenizer.pad_id,
-            num_rows=min(batch_size, len(pairs)))
+            batch_size=num_rows, mesh=self.mesh)
         said(first + len(chosen))
     return found
+
+  def score(self, texts: Sequence[str], *, max_length: int, batch_size: int = 8,
+            num_samples: int = 16, seed: int = 0) -> generative.Scores:
+    """Scores texts, all their tokens, as `eval.generative` wants it.
+
+    Args:
+      texts: of each at most `max_length` tokens are read, and what the model's rows can hold.
+      max_length: see `texts`.
+      batch_size: rows scored together.
+      num_samples, seed: as in `log_likelihood`.
+
+    Raises:
+      ValueError: a model without a likelihood, or a character that its tokenizer lacks.
+    """
+    self.check_likelihood()
+    limit = min(max_length, self.max_length)
+    whole = [self.tokenizer.encode(text) for text in texts]
+    rows = [row[:limit] for row in whole]
+    count = np.array([len(row) for row in rows], np.float64)
+    nll, has_tokens = np.zeros(len(rows)), np.flatnonzero(count)
+    if has_tokens.size:
+      nll[has_tokens] = -self.score_pairs([((), rows[i]) for i in has_tokens],
+                                          num_samples=num_samples, seed=seed,
+                                          batch_size=batch_size)
+    chars = np.array([self.tokenizer.chars_per_token[row].sum() for row in rows], np.float64)
+    return generative.Scores(nll, count, chars, rows,
+                             np.array([len(row) > limit for row in whole], bool))
+
+  def check_likelihood(self) -> None:
+    """Raises ValueError if the model cannot score a text."""
+    if not self.objective.is_likelihood:
+      raise ValueError(f"a model trained with {type(self.objective).__name__} gives no likelihood "
+                       "of a text; use a diffusion or ar checkpoint.")
 
 
 def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,

@@ -28,6 +28,7 @@ from mdx.eval import ngram
 from mdx.report import plots
 from mdx.rl import run as rl_run
 from mdx.train import loop as loop_lib
+from mdx.train import noise as noise_lib
 from mdx.train import progress as progress_lib
 from mdx.train import step as step_lib
 from mdx.utils import tree
@@ -82,7 +83,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   step_fn = jax.jit(
       step_lib.make_step(run.objective, run.transform, seed=config["seed"],
                          rate=run.optimizer.rate(config["steps"]),
-                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"]),
+                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
+                         trains=run.optimizer.trains),
       donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
   state, tokens_per_second = loop_lib.fit(
       state, step_fn, data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
@@ -92,7 +94,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
   params = _weights(run, state)
-  results = _evaluator(run, config["eval"]["final_samples"], 0)(params) | baselines
+  results = (_evaluator(run, config["eval"]["final_samples"], 0)(params) | baselines
+             | _gradient_noise(run, state.params, state.extra))
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     setup_lib.say(f"--- sample {i + 1}\n{text}")
@@ -148,6 +151,22 @@ def _evaluator(run: setup_lib.Setup, num_samples: int, num_batches: int):
   return evaluate
 
 
+def _gradient_noise(run: setup_lib.Setup, params, extra) -> dict[str, float]:
+  """Variance of the gradient over `eval.gradient_draws` draws of the first training batch."""
+  config = run.config
+  if not config["eval"]["gradient_draws"]:
+    return {}
+  data = pipeline.build(config["data"], run.tokenizer, split="train",
+                        batch_size=config["batch_size"] // jax.process_count(),
+                        seed=config["seed"], process_index=jax.process_index(),
+                        process_count=jax.process_count())
+  noise = jax.jit(noise_lib.make_noise(
+      run.objective, num_draws=config["eval"]["gradient_draws"], seed=config["seed"],
+      step=config["steps"], num_microbatches=config["microbatches"]))
+  batch = loop_lib.place(next(iter(data)), 0, run.mesh)
+  return {k: float(v) for k, v in jax.device_get(noise(params, batch, extra)).items()}
+
+
 def _samples(run: setup_lib.Setup, params) -> list[str]:
   """Unconditional samples as text, also written to `samples.txt`."""
   num_samples = run.config["sampler"]["num_samples"]
@@ -179,6 +198,9 @@ def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
   setup_lib.say(f"{results['steps']} steps, {results['tokens_per_second']:,.0f} tokens/s, "
                 f"{results['seconds']:.0f} s; see {run.workdir}/results.json and "
                 "learning_curve.png")
+  if "gradient_variance" in results:
+    setup_lib.say(f"gradient            variance {results['gradient_variance']:.4g} over draws, "
+                  f"squared norm of the mean {results['gradient_square']:.4g}")
 
 
 def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
@@ -188,7 +210,8 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  results = _evaluator(run, run.config["eval"]["final_samples"], 0)(params) | _baselines(run)
+  results = (_evaluator(run, run.config["eval"]["final_samples"], 0)(params) | _baselines(run)
+             | _gradient_noise(run, params, run.objective.init_state()))
   if jax.process_index() == 0:
     run.workdir.mkdir(parents=True, exist_ok=True)
     setup_lib.write_json(run.workdir / "eval.json", results | {"checkpoint": source})

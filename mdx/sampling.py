@@ -1,10 +1,11 @@
 """Mode sample: prompts in, text out.
 
-Contents: sample, base_checkpoint, read_prompts.
+Contents: sample, base_checkpoint, read_prompts, build_scorer.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -20,6 +21,8 @@ from mdx import model as model_lib
 from mdx import samplers
 from mdx import setup as setup_lib
 from mdx.data import readers
+from mdx.eval import generative
+from mdx.eval import hf_causal
 from mdx.report import denoising
 from mdx.report import denoising_pictures
 from mdx.report import denoising_terminal
@@ -92,6 +95,7 @@ def sample(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[str
   if config["sampler"]["name"]:
     samplers.check_fields(config["sampler"])
   path = pathlib.Path(workdir)
+  score, is_exact = build_scorer(config)
   source = base_checkpoint(config, workdir, train)
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                          dtype=config["dtype"])
@@ -117,7 +121,56 @@ def sample(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[str
   tokens = len(rows) * sampler.gen_length
   setup_lib.say(f"\n{len(rows)} rows in {path}/samples.jsonl; {tokens / max(seconds, 1e-9):,.0f} "
                 "tokens/s without compilation")
-  return {"num_rows": len(rows), "seconds": seconds}
+  results = {"num_rows": len(rows), "seconds": seconds,
+             "nfe": sum(row["nfe"] for row in done.values()) / len(rows)}
+  if score:
+    texts = [done[i]["text"] for i in range(len(rows))]
+    results |= generative.evaluate(texts, score(texts)) | {
+        "scorer": config["quality"]["scorer"], "scorer_is_exact": is_exact}
+    setup_lib.say("\n" + _quality_text(results))
+  if jax.process_index() == 0:
+    setup_lib.write_json(path / "results.json", results)
+  return results
+
+
+def build_scorer(config: Mapping[str, Any]) -> tuple[Callable | None, bool]:
+  """What scores texts, texts -> `generative.Scores`, and whether it is exact; None if not asked.
+
+  Raises:
+    ValueError: no such model, or one without a likelihood.
+  """
+  config_lib.check_positive(config, "quality.max_length", "quality.num_samples",
+                            "quality.batch_size")
+  quality = dict(config["quality"])
+  name, which, num_samples = (quality.pop(k) for k in ("scorer", "params", "num_samples"))
+  if not name:
+    return None, True
+  if name.startswith("hf:"):
+    return functools.partial(hf_causal.load(name.removeprefix("hf:")).score, **quality), True
+  model = model_lib.load(name, params=which, mesh=config["mesh"])
+  model.check_likelihood()
+  return functools.partial(model.score, num_samples=num_samples, **quality), (
+      model.objective.is_exact)
+
+
+def _quality_text(results: Mapping[str, Any]) -> str:
+  """The quality of the samples as lines of text."""
+  figure = lambda name, digits: f"{results[name]:.{digits}f}" + (
+      f" +- {results[f'{name}_stderr']:.{digits}f}" if f"{name}_stderr" in results else "")
+  lines = [f"{results['num_scored']} of {results['num_texts']} texts scored by {results['scorer']}"
+           + (f", {results['num_cut']} of them cut" if results["num_cut"] else "")]
+  if results["num_scored"]:
+    lines += [
+        f"generative perplexity {'' if results['scorer_is_exact'] else 'at most '}"
+        f"{figure('generative_perplexity', 2)} a token of the scorer"
+        + (f", {figure('generative_bits_per_char', 3)} bits per character"
+           if "generative_bits_per_char" in results else "")
+        + ("" if results["scorer_is_exact"] else " (its likelihood is a bound)"),
+        f"unigram entropy       {figure('unigram_entropy', 3)} nats; judge the two together"]
+  lines += [f"{name:<22}{results[key]:.3f}" for name, key in (
+      ("distinct words, pairs", "distinct_1"), ("", "distinct_2"), ("self-BLEU", "self_bleu"))
+            if key in results]
+  return "\n".join(lines)
 
 
 def _decode(model, sampler, rows, config, table):

@@ -31,6 +31,7 @@ from mdx.eval import likelihood
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.train import loop as loop_lib
+from mdx.train import noise as noise_lib
 from mdx.train import optimizer as optimizer_lib
 from mdx.train import state as state_lib
 from mdx.utils import rng
@@ -134,9 +135,11 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   intervals = loop_lib.Intervals(**{f.name: config[f.name]
                                     for f in dataclasses.fields(loop_lib.Intervals)})
   init = state_lib.init_fn(objective, optimizer.build(config["steps"]),
-                           keep_ema=config["ema_decay"] > 0)
+                           keep_ema=config["ema_decay"] > 0, trains=optimizer.trains)
   shapes = sharding.with_shardings(
       jax.eval_shape(init, rng.root(config["seed"])), mesh, config["sharding"])
+  optimizer.check(shapes.params)
+  noise_lib.check_draws(config["eval"]["gradient_draws"])
   likelihood.check_estimator(config["eval"]["estimator"], objective)
   sampler = _sampler(config, objective, tokenizer)
   if config["init"]["checkpoint"]:
@@ -259,11 +262,13 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
     return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
   source, which = config["init"]["checkpoint"], config["init"]["params"]
   if not source:
-    init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema)
+    init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema,
+                             trains=run.optimizer.trains)
     return 0, state_lib.create(init, rng.root(config["seed"]), run.mesh, config["sharding"])
   params = pretrained.load_params(source, run.shapes.params, which)
   say(f"starting from the {which} weights of {source}")
-  begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema)
+  begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
+                             trains=run.optimizer.trains)
   return 0, jax.jit(begin, out_shardings=place)(params)
 
 

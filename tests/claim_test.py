@@ -1,12 +1,18 @@
 """Claims: what is compared, the test, and that a claim that was stopped goes on."""
 
+import copy
 import json
+import math
 
 import pytest
 
 from mdx import claim
+from mdx.configs.claims import block_size
+from mdx.configs.claims import carry_over
+from mdx.configs.claims import lattice_times
 from mdx.configs.claims import mdpo
 from mdx.configs.claims import rcr
+from mdx.configs.claims import schedules
 
 CURVE = [dict(updates=u, rollouts=8 * u, nfe_rollout=24 * u, seconds=0.5 * u, accuracy=a)
          for u, a in ((0, 0.1), (10, 0.3), (20, 0.3), (30, 0.7))]
@@ -87,15 +93,65 @@ def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_
     (dict(comparisons=[dict(name="n", left="a", right="z")]), "names the arm 'z'"),
     (dict(comparisons=[dict(name="n", left="a", right="b", equal="joules")]),
      "choose from updates"),
-    (dict(run=dict(mode="sample")), "runs of mode train or rl")])
+    (dict(run=dict(mode="sample")), "runs of mode train, rl or eval")])
 def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
   with pytest.raises(ValueError, match=message):
     claim.train(_config(**changes), str(tmp_path / "x"), {"train": None})
   assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("module", [mdpo, rcr])
-def test_shipped_claims_are_well_formed(module):
+@pytest.mark.parametrize("module", [mdpo, rcr, block_size, carry_over, lattice_times, schedules])
+def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   from mdx import config as config_lib
   from mdx import modes
-  assert len(claim.check(config_lib.to_dict(module.get_config()), modes.MODES)) > 10
+  from mdx import setup as setup_lib
+  monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
+  config = config_lib.to_dict(module.get_config())
+  assert len(claim.check(config, modes.MODES)) >= 4
+  if config["run"]["mode"] != "rl":
+    for changes in config["arms"].values():  # every arm is a run that could start
+      run = copy.deepcopy(config["run"])
+      claim._merge(run, changes)
+      setup_lib.setup(run, str(tmp_path / "run"))
+  with pytest.raises(ValueError, match="takes no argument, got 'x'"):
+    module.get_config("x")
+
+
+def test_evaluations_of_one_base_are_compared_and_kept(tmp_path):
+  calls = []
+
+  def train(config, workdir):
+    calls.append(("base", config["seed"]))
+    (tmp_path / workdir).mkdir(parents=True)
+    (tmp_path / workdir / "results.json").write_text("{}")
+
+  def evaluate(config, workdir):
+    calls.append((config["objective"]["name"], config["init"]["checkpoint"].split("/")[-1]))
+    (tmp_path / workdir).mkdir(parents=True)
+    return {"bits": 1.0 + config["seed"] + (config["objective"]["name"] == "y")}
+
+  run = dict(mode="eval", seed=9, objective=dict(name="x"),
+             init=dict(checkpoint="", base=dict(mode="train", seed=9)))
+  for _ in range(2):  # the second time nothing is run
+    found = claim.train(_config(run=run, arms=dict(a=dict(), b=dict(objective=dict(name="y"))),
+                                grids={}), str(tmp_path), {"train": train, "eval": evaluate})
+  assert len(calls) == 3 + 6 and {("base", seed) for seed in range(3)} < set(calls)
+  assert {name for name, source in calls if source == "base"} == {"x", "y"}
+  assert found["comparisons"][0]["values"] == [(2, 1), (3, 2), (4, 3)]
+
+
+def test_figures_that_differ_by_a_factor_are_compared_by_their_logarithms(tmp_path):
+  def train(config, workdir):
+    (tmp_path / workdir).mkdir(parents=True)
+    scale = 10.0 ** config["seed"]
+    results = {"bits": scale * (2.0 if config["objective"]["name"] == "y" else 1.0)}
+    (tmp_path / workdir / "results.json").write_text(json.dumps(results))
+    return results
+
+  rows = [dict(name=f"b is larger, {ratio}", left="b", right="a", measure="bits", ratio=ratio)
+          for ratio in (False, True)]
+  results = claim.train(_config(comparisons=rows, grids={}), str(tmp_path), {"train": train})
+  plain, logarithms = results["comparisons"]
+  assert plain["verdict"] == "inconclusive" and logarithms["verdict"] == "reproduced"
+  assert logarithms["difference"] == pytest.approx(math.log(2))
+  assert "ratio 2 *: 1, p = 0.000" in (tmp_path / "claim.txt").read_text()

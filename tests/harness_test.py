@@ -54,9 +54,9 @@ def test_the_scores_are_those_of_the_model_whatever_the_order(adapter):
   encode = adapter.tok_encode
   pairs = [(encode("It was"), encode(" the best")), (encode("It was the age of"),
                                                      encode(" wisdom")), ([], encode("worst"))]
-  expected = adapter.model.score(pairs, num_samples=4)
+  expected = adapter.model.score_pairs(pairs, num_samples=4)
   np.testing.assert_allclose([x for x, _ in found], expected, rtol=1e-6)
-  alone = adapter.model.score(pairs, num_samples=4, batch_size=1)
+  alone = adapter.model.score_pairs(pairs, num_samples=4, batch_size=1)
   np.testing.assert_allclose(alone, expected, rtol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_long_texts_are_scored_in_windows_that_cover_every_token_once(adapter):
                                         disable_tqdm=True)
   tokens = adapter.tok_encode(text)
   windows = [([], tokens[:40]), ([tokens[39]], tokens[40:79]), ([tokens[78]], tokens[79:])]
-  scores = adapter.model.score(windows + [([], adapter.tok_encode("It"))], num_samples=4)
+  scores = adapter.model.score_pairs(windows + [([], adapter.tok_encode("It"))], num_samples=4)
   np.testing.assert_allclose(found, [scores[:3].sum(), scores[3]], rtol=1e-5)
 
 

@@ -9,7 +9,9 @@ import pytest
 import tiny
 
 from mdx import modes
+from mdx import setup as setup_lib
 from mdx.objectives import mlm
+from mdx.utils import rng
 from mdx.utils import tree
 
 
@@ -68,12 +70,17 @@ def test_export_can_be_evaluated_and_started_from(tmp_path):
 
 
 def test_raw_and_averaged_weights_are_evaluated_as_asked(tmp_path):
-  cfg = tiny.config("diffusion", steps=4, ema_decay=0.9, optimizer__learning_rate=0.05)
+  cfg = tiny.config("diffusion", steps=4, ema_decay=0.9, optimizer__learning_rate=0.05,
+                    eval__gradient_draws=3)
   trained = modes.train(cfg, str(tmp_path))
   cfg.init.checkpoint = str(tmp_path)
   cfg.init.params = "raw"
   raw = modes.evaluate(cfg, str(tmp_path / "raw"))
   assert abs(raw["bits_per_char"] - trained["bits_per_char"]) > 1e-4
+  # The noise of the gradient is that of the weights that are trained.
+  for name in ("gradient_variance", "gradient_square", "loss_variance"):
+    np.testing.assert_allclose(raw[name], trained[name], rtol=1e-3)
+  assert trained["gradient_variance"] > 0 and trained["loss_variance"] > 0
 
 
 def test_resume_on_another_mesh_goes_on_with_the_same_losses(tmp_path):
@@ -122,6 +129,7 @@ def test_results_do_not_depend_on_the_number_of_devices(tmp_path):
     (dict(init__checkpoint="/nowhere"), "does not exist"),
     (dict(init__params="best"), "choose from ema, raw"),
     (dict(ema_decay=1.0), "must lie in [0, 1)"),
+    (dict(eval__gradient_draws=1), "gradient_draws must be 2 or more"),
     (dict(eval__estimator="exact"), "choose from stratified, monte_carlo"),
     (dict(optimizer__schedule="step"), "choose from constant, linear, cosine"),
     (dict(sampler__steps=0), "sampler.steps must be positive"),
@@ -190,3 +198,24 @@ def test_a_base_is_trained_once_and_started_from_and_errors_come_before_it(tmp_p
   before = (tmp_path / "base" / "metrics.jsonl").read_text()
   modes.train(cfg, str(tmp_path))
   assert (tmp_path / "base" / "metrics.jsonl").read_text() == before
+
+
+def test_only_the_parameters_that_a_pattern_names_are_trained(tmp_path):
+  cfg = tiny.config("diffusion", optimizer__trainable="model/.*kernel", sampler__num_samples=0)
+  modes.train(cfg, str(tmp_path / "run"))
+  _, items = tiny.stored(tmp_path / "run")
+  run = setup_lib.setup(cfg, str(tmp_path / "other"))
+  initial = tree.flatten(run.objective.init(rng.stream(rng.root(cfg.seed), "init")))
+  moments = set(tree.flatten(items["opt_state"]))
+  for path, value in tree.flatten(items["params"]).items():
+    is_kernel = path.endswith("kernel")
+    assert np.array_equal(value, initial[path]) != is_kernel, path
+    assert any(name.endswith(path) for name in moments) == is_kernel, path
+
+
+@pytest.mark.parametrize("pattern, message", [
+    ("model/(", "is no pattern"), ("encoder/.*", "matches no parameter; paths are such as model/")])
+def test_a_pattern_that_trains_nothing_is_refused(pattern, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    modes.train(tiny.config("diffusion", optimizer__trainable=pattern), str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()

@@ -152,6 +152,21 @@ def test_log_likelihoods_are_those_of_the_model(runs):
   assert bound.shape == (2,) and np.all(bound < 0)
 
 
+def test_samples_are_judged_by_a_second_model(runs, tmp_path, capsys):
+  for scorer, is_exact in (("ar", True), ("diffusion", False)):
+    rows = _sample(tmp_path / scorer, runs / "diffusion", num_samples=3, viewer_rows=0,
+                   quality__scorer=str(runs / scorer), quality__num_samples=2)
+    found = json.loads((tmp_path / scorer / "results.json").read_text())
+    shown = capsys.readouterr().out
+    assert f"{found['unigram_entropy']:.3f} +-" in shown
+    assert ("perplexity at most" in shown) != is_exact == found["scorer_is_exact"]
+    texts, model = [row["text"] for row in rows], mdx.load(str(runs / scorer))
+    num_tokens = sum(len(model.tokenizer.encode(text)) for text in texts)
+    nats = -model.log_likelihood(texts, num_samples=2).sum() / num_tokens
+    assert found["generative_perplexity"] == pytest.approx(np.exp(nats), rel=1e-5)
+    assert found["num_rows"] == found["num_texts"] == 3
+
+
 def test_the_base_model_is_trained_once_where_no_checkpoint_is_given(tmp_path, capsys):
   cfg = _config("", prompts="It")
   with cfg.unlocked():

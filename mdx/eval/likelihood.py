@@ -23,6 +23,7 @@ import numpy as np
 
 from mdx import sharding
 from mdx import types
+from mdx.utils import host
 from mdx.utils import rng
 
 ESTIMATORS = ("stratified", "monte_carlo", "lattice_k", "quadrature")
@@ -179,7 +180,7 @@ def summarize(nll: np.ndarray, count: np.ndarray, chars: np.ndarray | None) -> d
 
 def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tuple[Any, Any]], *,
                     length: int, pad_id: int, index: Sequence[int] | None = None,
-                    num_rows: int = 0) -> np.ndarray:
+                    batch_size: int = 0, mesh: jax.sharding.Mesh | None = None) -> np.ndarray:
   """-log p(answer | prompt) of token sequences, for multiple choice.
 
   The prompt is never corrupted and not scored. The smallest value of a
@@ -188,11 +189,12 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
   Args:
     row_nll: the jitted function of `make_row_nll`.
     params: weights.
-    pairs: (prompt ids, answer ids), all scored in one call.
+    pairs: (prompt ids, answer ids).
     length: row length; prompt and answer together must fit.
     pad_id: fills the rest.
     index: what the draws of each pair depend on; None = its place.
-    num_rows: rows of the call, the rest padding; 0 = as many as there are pairs.
+    batch_size: rows scored together; 0 = all.
+    mesh: shards the rows, whose number a batch then must divide; None = this device.
 
   Returns:
     float32 [len(pairs)], nats.
@@ -200,12 +202,13 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
   Raises:
     ValueError: a pair that is too long, or an empty answer.
   """
-  num_rows = max(num_rows, len(pairs))
+  if not pairs:
+    return np.zeros(0, np.float32)
+  batch_size = batch_size or len(pairs)
+  num_rows = -(-len(pairs) // batch_size) * batch_size  # the last ones have no tokens
   tokens = np.full((num_rows, length), pad_id, np.int32)
   mask = np.zeros((num_rows, length), bool)
   segments = np.zeros((num_rows, length), np.int32)
-  rows = np.zeros(num_rows, np.int32)
-  rows[:len(pairs)] = np.arange(len(pairs)) if index is None else index
   for i, (prompt, answer) in enumerate(pairs):
     start, end = len(prompt), len(prompt) + len(answer)
     if end > length or not len(answer):
@@ -213,7 +216,13 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
                        f"an answer, and both within the row length {length}.")
     tokens[i, :start], tokens[i, start:end] = prompt, answer
     mask[i, start:end], segments[i, :end] = True, 1
-  batch = {"tokens": tokens, "loss_mask": mask, "segment_ids": segments,
-           "example_index": rows}
-  nll = jax.device_get(row_nll(params, jax.tree.map(jnp.asarray, batch))["nll"])
-  return np.asarray(nll)[:len(pairs)]
+  rows = {"tokens": tokens, "loss_mask": mask, "segment_ids": segments,
+          "example_index": np.zeros(num_rows, np.int32)}
+  rows["example_index"][:len(pairs)] = np.arange(len(pairs)) if index is None else index
+  found = []
+  for first in range(0, num_rows, batch_size):
+    batch = {k: v[first:first + batch_size] for k, v in rows.items()}
+    batch = sharding.place_batch(host.my_rows(batch), mesh) if mesh else (
+        jax.tree.map(jnp.asarray, batch))
+    found.append(host.fetch(row_nll(params, batch)["nll"]))
+  return np.concatenate(found)[:len(pairs)]

@@ -60,6 +60,10 @@ class MaskedDiffusion(types.Objective):
       stream whose blocks see the blocks before them, which allows an exact cache.
     mask_column: whether the mask id keeps its column in the softmax, as in LLaDA; by
       default it gets probability 0 (MDLM).
+    carry_over: whether a clean place keeps its token whatever the network says of it, as in
+      MDLM. If not, the text is read off the network's prediction for a text without masks,
+      which costs -log p(x_i | x) at every place, and a second pass (D3PM's last term).
+      Samplers always carry over.
     shift: whether a place is predicted from the hidden state of the place before it, as
       in models that began as autoregressive ones (Dream).
     schedule: dict(name="linear" | "cosine" | "polynomial", eps=..., power=...).
@@ -83,6 +87,7 @@ class MaskedDiffusion(types.Objective):
   mask_id: int
   attention: Any = dataclasses.field(default_factory=lambda: {"name": "full"})
   mask_column: bool = False
+  carry_over: bool = True
   shift: bool = False
   schedule: Any = dataclasses.field(default_factory=lambda: dict(_LINEAR))
   time: str = "lattice"
@@ -182,6 +187,9 @@ class MaskedDiffusion(types.Objective):
                                                  self.cart_rate)).sum(axis=1)
     else:
       loss = bound if self.weighting == "elbo" else plain
+    if not self.carry_over:
+      copied = self._copied_nats(params, batch).sum(axis=1)
+      loss, bound = loss + copied, bound + copied
     if self.normalizer == "per_row":
       loss = loss / jnp.maximum(num_tokens, 1)
     rows = bound + num_tokens * self._clipped_nats
@@ -200,6 +208,14 @@ class MaskedDiffusion(types.Objective):
   def _nats(self, params, batch):
     """-log p(x_i | x_t) at the masked places, 0 elsewhere: float32 [B, L]."""
     return self._scores(params, batch)
+
+  def _copied_nats(self, params, batch):
+    """-log p(x_i | x) of all places, at t = 0: float32 [B, L]."""
+    clean = batch | {"noisy_tokens": batch["tokens"],
+                     "noise_level": jnp.zeros_like(batch["noise_level"])}
+    return targets_lib.target_losses(
+        self.network, params["model"], self._hidden(params, clean), batch["tokens"],
+        mask_lib.allowed_positions(batch), blocked=self._blocked)
 
   def _scores(self, params, batch, **score):
     """`targets.target_losses` of the masked places."""

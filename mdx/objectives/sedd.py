@@ -36,7 +36,7 @@ class SEDD(diffusion.MaskedDiffusion):
       that of `MaskedDiffusion` (RADD).
 
   Raises:
-    ValueError: a mask column, which has no score; or as `MaskedDiffusion`.
+    ValueError: a mask column, or no carry-over, for which it has no score; or as `MaskedDiffusion`.
   """
   score: str = "free"
 
@@ -45,6 +45,8 @@ class SEDD(diffusion.MaskedDiffusion):
     diffusion.check_choices(self, score=("free", "posterior"))
     if self.mask_column:
       raise ValueError("objective sedd has no score of the mask itself; leave mask_column False.")
+    if not self.carry_over:
+      raise ValueError("objective sedd has no prediction of clean tokens; leave carry_over True.")
 
   def _nats(self, params, batch):
     """The cost of the masked tokens over their weight: float32 [B, L]; 0 elsewhere."""

@@ -142,7 +142,8 @@ def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
                                  checkpoint_steps=config["checkpoint_steps"],
                                  eval_steps=config["eval_steps"])
   begin = state_lib.begin_fn(policy, optimizer.build(intervals.steps),
-                             keep_ema=config["ema_decay"] > 0)
+                             keep_ema=config["ema_decay"] > 0, trains=optimizer.trains)
+  optimizer.check(model.params)
   shapes = sharding.with_shardings(jax.eval_shape(begin, model.params), model.mesh,
                                    model.config["sharding"])
   run = _Run(config, workdir, model, task, policy, sampler, optimizer, intervals, shapes)
@@ -200,7 +201,8 @@ def _train(run: _Run, stop: progress_lib.StopSignal, base_seconds: float) -> dic
   step_fn = jax.jit(
       step_lib.make_step(run.policy, transform, seed=config["seed"],
                          rate=run.optimizer.rate(config["updates"]),
-                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"]),
+                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
+                         trains=run.optimizer.trains),
       donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
   frozen = {"reference": model.params} if run.policy.kl else {}
   produce = _rollouts(run, writers)
@@ -240,7 +242,8 @@ def _start(run: _Run, checkpoints: checkpoint_lib.Checkpoints, transform):
     items.pop("meta")
     setup_lib.say(f"resuming from update {step} of {run.workdir}")
     return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
-  begin = state_lib.begin_fn(run.policy, transform, keep_ema=run.config["ema_decay"] > 0)
+  begin = state_lib.begin_fn(run.policy, transform, keep_ema=run.config["ema_decay"] > 0,
+                             trains=run.optimizer.trains)
   # Copied: the reference keeps the base model's buffers when the state's are donated.
   copied = jax.jit(lambda params: begin(jax.tree.map(jnp.copy, params)), out_shardings=place)
   return 0, copied(run.model.params)

@@ -112,6 +112,8 @@ class Optimizer:
     b2: decay rate of the second moment.
     eps: Adam's epsilon.
     clip_norm: global gradient norm; 0 = no clipping.
+    trainable: pattern of the paths of the parameters that are trained, such as ".*/lora_[ab]"; the
+      others keep their values, and have neither gradients nor moments. "" = all.
     layer_decay: what a layer's rate is of that of the layer above it, in (0, 1]; see
       `layer_factors`. It multiplies the whole step, weight decay included.
   """
@@ -125,8 +127,14 @@ class Optimizer:
   eps: float = 1e-8
   clip_norm: float = 1.0
   layer_decay: float = 1.0
+  trainable: str = ""
 
   def __post_init__(self):
+    try:
+      re.compile(self.trainable)
+    except re.error as error:
+      raise ValueError(f"optimizer.trainable {self.trainable!r} is no pattern ({error}); a path is "
+                       "written model/layers/attention/query/kernel.") from None
     if self.schedule not in ("constant", "linear", "cosine"):
       raise ValueError(f"optimizer.schedule is {self.schedule!r}; choose from constant, linear, "
                        "cosine.")
@@ -140,6 +148,16 @@ class Optimizer:
     if not 0 < self.layer_decay <= 1:
       raise ValueError("optimizer.layer_decay must lie in (0, 1], 1 for none, got "
                        f"{self.layer_decay}.")
+
+  def trains(self, path: str) -> bool:
+    """Whether the parameter of a path is trained."""
+    return not self.trainable or bool(re.fullmatch(self.trainable, path))
+
+  def check(self, params: Any) -> None:
+    """Raises ValueError if nothing of `params` is trained."""
+    if not any(map(self.trains, tree.flatten(params))):
+      raise ValueError(f"optimizer.trainable {self.trainable!r} matches no parameter; paths are "
+                       f"such as {', '.join(list(tree.flatten(params))[:3])}.")
 
   def rate(self, steps: int) -> Callable[[jax.Array], jax.Array]:
     """Learning rate as a function of the step, for a run of `steps`."""

@@ -1,6 +1,6 @@
 """The train state and its one initialisation.
 
-Contents: State, begin_fn, init_fn, create.
+Contents: State, everything, begin_fn, init_fn, create.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import optax
 from mdx import sharding
 from mdx import types
 from mdx.utils import rng
+from mdx.utils import tree
 
 
 class State(NamedTuple):
@@ -21,7 +22,7 @@ class State(NamedTuple):
 
   Attributes:
     step: int32 scalar, number of updates done.
-    params: trained parameters, float32.
+    params: parameters, float32 where they are trained.
     ema: their moving average, or {} where none is kept.
     opt_state: optimizer state.
     extra: the objective's untrained state, {} for most.
@@ -38,21 +39,30 @@ class State(NamedTuple):
             "extra": self.extra}
 
 
+def everything(path: str) -> bool:
+  """Trains every parameter."""
+  del path
+  return True
+
+
 def begin_fn(objective: types.Objective, optimizer: optax.GradientTransformation, *,
-             keep_ema: bool) -> Callable[[types.Params], State]:
+             keep_ema: bool, trains: Callable[[str], bool] = everything
+             ) -> Callable[[types.Params], State]:
   """Returns params -> State at step 0; the average starts at the parameters."""
 
   def begin(params):
     ema = jax.tree.map(jnp.copy, params) if keep_ema else {}
-    return State(jnp.int32(0), params, ema, optimizer.init(params), objective.init_state())
+    return State(jnp.int32(0), params, ema, optimizer.init(tree.part(params, trains)),
+                 objective.init_state())
 
   return begin
 
 
 def init_fn(objective: types.Objective, optimizer: optax.GradientTransformation, *,
-            keep_ema: bool) -> Callable[[jax.Array], State]:
+            keep_ema: bool, trains: Callable[[str], bool] = everything
+            ) -> Callable[[jax.Array], State]:
   """Returns key -> State, to be jitted with out_shardings."""
-  begin = begin_fn(objective, optimizer, keep_ema=keep_ema)
+  begin = begin_fn(objective, optimizer, keep_ema=keep_ema, trains=trains)
   return lambda key: begin(objective.init(rng.stream(key, "init")))
 
 

@@ -18,6 +18,7 @@ import optax
 from mdx import types
 from mdx.train import state as state_lib
 from mdx.utils import rng
+from mdx.utils import tree
 
 Step = Callable[[state_lib.State, types.Batch, types.Params],
                 tuple[state_lib.State, dict[str, Any]]]
@@ -37,11 +38,14 @@ def _split(batch: types.Batch, num: int, unit: int) -> types.Batch:
 
 
 def loss_and_grad(objective: types.Objective, params: types.Params, batch: types.Batch,
-                  weights: dict[str, jax.Array], context: types.Context, num_microbatches: int):
-  """Loss, aux and gradient over a prepared batch, accumulated exactly."""
+                  weights: dict[str, jax.Array], context: types.Context, num_microbatches: int,
+                  trains: Callable[[str], bool] = state_lib.everything):
+  """Loss, aux and gradient (of what is trained) over a prepared batch, accumulated exactly."""
+  fixed = tree.part(params, lambda path: not trains(path))
+  params = tree.part(params, trains)
 
   def loss_fn(params, rows):
-    totals, aux = objective(params, rows, context)
+    totals, aux = objective(tree.merge(params, fixed), rows, context)
     loss = sum(objective.scales[k] * totals[k] / jnp.maximum(weights[k], 1e-6) for k in totals)
     return loss, types.Aux(aux.metrics, {}, aux.state)
 
@@ -61,17 +65,19 @@ def loss_and_grad(objective: types.Objective, params: types.Params, batch: types
 
 
 def make_step(objective: types.Objective, optimizer: optax.GradientTransformation, *, seed: int,
-              rate: Callable, num_microbatches: int = 1, ema_decay: float = 0.0) -> Step:
+              rate: Callable, num_microbatches: int = 1, ema_decay: float = 0.0,
+              trains: Callable[[str], bool] = state_lib.everything) -> Step:
   """Builds (state, batch, frozen) -> (state, metrics); jit it with state donated.
 
   Args:
     objective: the loss.
-    optimizer: optax chain over `state.params`.
+    optimizer: optax chain over those of `state.params` that are trained.
     seed: of the run; draws depend on (seed, step, example_index).
     rate: step -> learning rate, for the metrics.
     num_microbatches: gradient accumulation; divides the batch.
     ema_decay: decay of the moving average, ramped up as (1 + n) / (10 + n);
       0 keeps none.
+    trains: path -> whether the parameter is trained.
 
   Returns:
     The step; `frozen` are parameters the objective reads but does not train. Its metrics
@@ -85,9 +91,11 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
     batch, weights = objective.prepare(state.params, batch, key, context)
     weights = jax.tree.map(jax.lax.stop_gradient, weights)
     loss, aux, grads = loss_and_grad(objective, state.params, batch, weights, context,
-                                     num_microbatches)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+                                     num_microbatches, trains)
+    fixed = tree.part(state.params, lambda path: not trains(path))
+    params = tree.part(state.params, trains)
+    updates, opt_state = optimizer.update(grads, state.opt_state, params)
+    params = tree.merge(optax.apply_updates(params, updates), fixed)
     ema = state.ema
     if ema_decay:
       count = state.step.astype(jnp.float32)

@@ -1,7 +1,7 @@
 """Helpers over nested dicts of arrays.
 
-Contents: path_str, flatten, map_with_path, count, num_bytes, difference,
-check_finite, fingerprint.
+Contents: path_str, flatten, map_with_path, part, merge, count, num_bytes, difference,
+fingerprint.
 
 Convention: a path is written "layers/attention/q/kernel".
 """
@@ -29,6 +29,27 @@ def flatten(tree: Any) -> dict[str, Any]:
 def map_with_path(f: Callable[[str, Any], Any], tree: Any) -> Any:
   """Maps `f(path, leaf)` over a tree."""
   return jax.tree_util.tree_map_with_path(lambda p, x: f(path_str(p), x), tree)
+
+
+def part(tree: Any, keep: Callable[[str], bool]) -> Any:
+  """The leaves whose path is kept, in dicts without the others."""
+  return _nest({path: leaf for path, leaf in flatten(tree).items() if keep(path)})
+
+
+def merge(*parts: Any) -> Any:
+  """The tree of nested dicts that disjoint parts make up."""
+  return _nest({path: leaf for one in parts for path, leaf in flatten(one).items()})
+
+
+def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
+  nested: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *above, last = path.split("/")
+    inner = nested
+    for name in above:
+      inner = inner.setdefault(name, {})
+    inner[last] = leaf
+  return nested
 
 
 def count(tree: Any) -> int:

@@ -266,6 +266,32 @@ def test_rows_are_cut_in_training_and_whole_where_the_time_is_given():
   assert "segment_ids" not in whole and float(weights["elbo"]) == 256
 
 
+@pytest.mark.parametrize("mask_column", [False, True])
+def test_without_carry_over_a_text_is_read_off_the_prediction_given_all_of_it(mask_column):
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, JOINT.vocab_size)), jnp.float32)
+  # Knows only whether a text has masks, and the time: both say which row of the logits counts.
+  encode = lambda params, tokens, *, time, **_: jnp.broadcast_to(
+      logits[((tokens == JOINT.mask_id).any(axis=1) | (time > 0)).astype(int)][:, None],
+      tokens.shape + logits.shape[1:])
+  network = JOINT.network()._replace(encode=encode)
+  kept, read = (diffusion.MaskedDiffusion(network=network, mask_id=JOINT.mask_id,
+                                          mask_column=mask_column, carry_over=carry_over)
+                for carry_over in (True, False))
+  tokens = np.where(np.arange(JOINT.length) == 2, JOINT.pad_id, JOINT.sequences[:40])
+
+  @jax.jit
+  def score(batch):
+    batch, _ = kept.prepare(PARAMS, batch, rng.root(0), CONTEXT)
+    return [(totals["elbo"], aux.rows["nll"])
+            for totals, aux in (x(PARAMS, batch, CONTEXT) for x in (read, kept))]
+
+  (ours, rows), (theirs, plain) = score(oracle.batch_of(JOINT, tokens))
+  clean = logits[0] if mask_column else logits[0].at[JOINT.mask_id].set(-jnp.inf)
+  cost = np.where(tokens == JOINT.pad_id, 0, -np.asarray(jax.nn.log_softmax(clean))[tokens])
+  np.testing.assert_allclose(rows - plain, cost.sum(axis=1), rtol=1e-3)
+  np.testing.assert_allclose(ours - theirs, cost.sum(), rtol=1e-4)
+
+
 def test_lladas_loss_is_mdlms_under_the_change_of_variable():
   # LLaDA: mask rate p, weight 1 / p, p uniform. MDLM: any schedule, weight -alpha' / (1 - alpha).
   mask_prob = np.linspace(0.05, 0.95, 7)

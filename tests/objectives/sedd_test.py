@@ -71,6 +71,8 @@ def test_a_cost_is_the_formula_of_the_paper(shift):
 def test_what_is_no_score_is_refused():
   with pytest.raises(ValueError, match="sedd has no score of the mask itself"):
     _sedd(mask_column=True)
+  with pytest.raises(ValueError, match="sedd has no prediction of clean tokens"):
+    _sedd(carry_over=False)
   with pytest.raises(ValueError, match="objective.score is 'both'; choose from free, posterior"):
     _sedd(score="both")
 

@@ -128,3 +128,40 @@ def test_a_weight_of_zero_gives_a_finite_loss_and_a_bad_token_is_not_hidden(valu
 
   state, metrics = _make(optimizer, Empty())(_state(optimizer), BATCH, {})
   assert metrics["loss"][0] == 0 and np.isfinite(state.params["model"]["w"]).all()
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_what_is_not_trained_keeps_its_value_and_the_rest_trains_as_if_it_were_a_constant(
+    num_microbatches):
+
+  @dataclasses.dataclass(frozen=True)
+  class _Product(_Quadratic):
+    """0.5 * mean((w * v - x)^2), v a parameter of another part."""
+
+    def init(self, key):
+      return super().init(key) | {"other": {"v": jnp.asarray([2.0])}}
+
+    def __call__(self, params, batch, context):
+      seen = {"model": {"w": params["model"]["w"] * params["other"]["v"]}}
+      return super().__call__(seen, batch, context)
+
+  trains = lambda path: path.startswith("model/")
+  optimizer = optax.adam(0.1)
+  begin = state_lib.init_fn(_Product(), optimizer, keep_ema=True, trains=trains)
+  state = begin(rng.root(0))
+  assert set(jax.tree.leaves(jax.tree.map(lambda x: x.shape, state.opt_state[0].mu))) == {1}
+  assert "other" not in state.opt_state[0].mu
+  step = _make(optimizer, _Product(), num_microbatches=num_microbatches, ema_decay=0.5,
+               trains=trains)
+  alone, expected = optax.adam(0.1), jnp.asarray([3.0])
+  moments = alone.init(expected)
+  for _ in range(3):
+    state, metrics = step(state, BATCH, {})
+    gradient = jax.grad(lambda w: jnp.square(2 * w - BATCH["tokens"]).mean())(
+        expected)
+    np.testing.assert_allclose(metrics["grad_norm"][0], jnp.abs(gradient[0]), rtol=1e-5)
+    updates, moments = alone.update(gradient, moments)
+    expected = optax.apply_updates(expected, updates)
+    np.testing.assert_allclose(state.params["model"]["w"], expected, rtol=1e-5)
+  np.testing.assert_array_equal(state.params["other"]["v"], [2.0])
+  np.testing.assert_array_equal(state.ema["other"]["v"], [2.0])

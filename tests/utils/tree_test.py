@@ -51,3 +51,12 @@ def test_fingerprints_tell_a_bit_and_a_path_and_ignore_the_order_of_keys():
   assert tree.fingerprint(one) == tree.fingerprint(jax.tree.map(np.asarray, one))
   bit = one | {"a": one["a"].at[1].set(np.nextafter(np.float32(1), np.float32(2)))}
   assert len({tree.fingerprint(x) for x in (one, bit, {"a": one["a"], "c": one["b"]})}) == 3
+
+
+def test_parts_hold_every_leaf_once_and_merge_to_the_whole():
+  whole = {"a": {"b": 1, "c": 2}, "d": {"e": {"f": 3}}}
+  kept = tree.part(whole, lambda path: path != "a/c")
+  assert kept == {"a": {"b": 1}, "d": {"e": {"f": 3}}}
+  rest = tree.part(whole, lambda path: path == "a/c")
+  assert rest == {"a": {"c": 2}} and tree.merge(kept, rest) == whole
+  assert tree.part(whole, lambda path: False) == {} and tree.merge({}, whole) == whole
