@@ -57,7 +57,7 @@ def test_help_lists_modes_and_configs_and_exits_0():
 @pytest.mark.parametrize("args, message", [
     (["--nope=1"], "nope"),
     ([], "give a config"),
-    (["--config=configs/difusion.py"], "shipped are configs/ar.py"),
+    (["--config=configs/difusion.py"], "shipped are configs/adapt.py"),
     (["--config=configs/ar.py", "extra"], "unexpected argument 'extra'"),
     (["--config=configs/ar.py", "--config.stepz=3"], "Did you mean 'steps'?"),
     (["--config=configs/ar.py", "--config.data.lenght=3"], "Did you mean 'length'?"),

@@ -157,7 +157,7 @@ def test_what_is_not_trained_keeps_its_value_and_the_rest_trains_as_if_it_were_a
   moments = alone.init(expected)
   for _ in range(3):
     state, metrics = step(state, BATCH, {})
-    gradient = jax.grad(lambda w: jnp.square(2 * w - BATCH["tokens"]).mean())(
+    gradient = jax.grad(lambda w: jnp.square(2 * w[0] - BATCH["tokens"]).mean())(
         expected)
     np.testing.assert_allclose(metrics["grad_norm"][0], jnp.abs(gradient[0]), rtol=1e-5)
     updates, moments = alone.update(gradient, moments)
