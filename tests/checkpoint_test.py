@@ -288,10 +288,11 @@ def _small_disk():
 def test_a_full_disk_is_one_line_at_the_next_call_and_the_checkpoint_before_stays_readable(
     tmp_path, small_disk, capfd):
   saved, checkpoints, data = _save(tmp_path, 1), checkpoint.Checkpoints(tmp_path), _data()
-  large = _items(2, width=4096)
+  # Made before: where the disk is full, nothing is compiled whose cache would be written.
+  large, third = _items(2, width=4096), _items(3)
   with small_disk:
     for finish in (checkpoints.wait, checkpoints.close,
-                   lambda: checkpoints.save(3, _items(3), data=data, meta={})):
+                   lambda: checkpoints.save(3, third, data=data, meta={})):
       with pytest.raises(OSError, match=r"checkpoints/2 could not be written \(File to") as error:
         checkpoints.save(2, large, data=data, meta={"step": 2})
         finish()
