@@ -84,7 +84,7 @@ def _check_overrides(argv: Sequence[str]) -> None:
   file, _, arg = next(
       (a.partition("=")[2] for a in argv if a.startswith("--config=")), "").partition(":")
   keys = [a.partition("=")[0] for a in argv if a.startswith("--config.")]
-  if not file or not keys:
+  if not file:
     return
   spec = importlib.util.spec_from_file_location("mdx_checked_config", file)
   module = importlib.util.module_from_spec(spec)
