@@ -15,8 +15,8 @@ accuracy in % of RCR against low-confidence remasking, two-sided paired t over t
   sudoku_max (highest)        3 steps 58.1 / 52.0   reproduced, p = .001
                               6 steps 73.0 / 70.0   inconclusive, p = .18
                               2, 4, 8, 16: 28.9, 81.0, 91.0, 100.0   inconclusive
-  countdown                   2 to 16 steps: 5.1, 8.6, 10.6, 15.6, 21.0, 21.0 against 5.1, 8.6, 10.6,
-                              15.5, 20.5, 20.8      inconclusive, p >= .09
+  countdown                   2 to 16 steps: 5.1, 8.6, 10.6, 15.6, 21.0, 21.0 against
+                              5.1, 8.6, 10.6, 15.5, 20.5, 20.8   inconclusive, p >= .09
 So it helps where the steps do not divide the cells (3 and 6 of 16), at which plain decoding of
 these grids is worst for its steps, and hardly elsewhere. 18 tests, not corrected for their number.
 """
