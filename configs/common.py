@@ -61,7 +61,13 @@ def _small() -> config_dict.ConfigDict:
           # Weights to start from (or to evaluate, to export); "" = the seed. Of a Hugging Face
           # directory, network and tokenizer are taken too.
           checkpoint="",
-          params="ema"),  # which weights of it, and which are evaluated: ema or raw
+          params="ema",  # which weights of it, and which are evaluated: ema or raw
+          adapter="",  # directory of a PEFT adapter for it, to go on with
+          weights=""),  # int8: weights of one byte, where adapters alone are trained
+      lora=dict(  # new adapters (networks.lora), which alone are trained if nothing else is said
+          rank=0,  # 0 = none
+          alpha=0.0,  # their factor is alpha / rank; 0 = rank
+          targets=("q", "k", "v", "o", "gate", "up", "down")),
 
       tokenizer=dict(
           path="asset:holmes_bpe512.json",  # byte, char, char:FILE, asset:NAME, tokenizer.json
@@ -93,7 +99,7 @@ def _small() -> config_dict.ConfigDict:
       checkpoint=dict(keep=2),
       tensorboard=False,
       export=dict(  # of mode=export
-          format="orbax",  # or huggingface
+          format="orbax",  # or huggingface (adapters are merged), or peft (adapters alone)
           path="",  # a new directory
           model_type="",  # of interop.FAMILIES; "" = where it came from, or what holds it
           dtype=""),  # float32, bfloat16, float16; "" = as in the directory it came from

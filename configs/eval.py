@@ -50,6 +50,8 @@ def get_config(arg=None):
       init=dict(
           checkpoint="",  # a run's workdir, a checkpoint, an export, a Hugging Face directory
           params="ema",  # which weights of it: ema or raw
+          adapter="",  # directory of a PEFT adapter for it
+          weights="",  # int8: weights of one byte
           base=run.init.base),  # trained first where no checkpoint is given
       task=run.task,  # `name` and fields of mdx.tasks
       prompt_format="text",  # or chat: the user's message in the model's chat template
@@ -69,7 +71,7 @@ def get_config(arg=None):
   if name not in _TASKS or paper not in _PAPERS:
     raise ValueError(f"configs/eval.py takes one of {', '.join(_TASKS)}, and one of "
                      f"{', '.join(_PAPERS)} after a comma; got {arg!r}.")
-  config.init = dict(checkpoint="", params="raw")
+  config.init = dict(checkpoint="", params="raw", adapter="", weights="")
   config.task = _TASKS[name]
   config.prompt_format = "chat"
   config.batch_size = 32

@@ -54,7 +54,11 @@ def _small(task):
       task=task,  # `name` and fields of mdx.tasks
       init=dict(
           checkpoint="",  # the base model; "" = trained from `base` under workdir/base
-          params="ema", base=_base(task, built)),
+          params="ema",  # which weights of it: ema or raw
+          adapter="", weights="",  # a PEFT adapter to go on with; int8 where adapters are trained
+          base=_base(task, built)),
+      lora=dict(  # new adapters, which alone are trained if nothing else is said; rank 0 = none
+          rank=0, alpha=0.0, targets=("q", "k", "v", "o", "gate", "up", "down")),
       objective=dict(  # mdpo, diffu_grpo, wd1 or coupled_grpo, and its fields
           name="mdpo", num_steps=2, kl=0.1, clip=0.2, drop_dead=True),
       rollout=dict(
@@ -123,7 +127,7 @@ def _countdown():
 def _llada_8b(config):
   """The paper's recipe: full fine-tuning, one update on 16 prompts x 8 rollouts."""
   config.task = dict(name="math", path="", test_path="")
-  config.init = dict(checkpoint="", params="raw")
+  config.init = dict(checkpoint="", params="raw", adapter="", weights="")
   config.updates = 150
   config.objective.update(num_steps=8, kl=0.02, drop_dead=False)
   config.rollout.update(num_prompts=16, prompt_format="chat", max_prompt_length=320,

@@ -31,11 +31,13 @@ def get_config(arg=None):
       init=dict(
           checkpoint="",  # a run's workdir, a checkpoint, an export, a Hugging Face directory
           params="ema",  # which weights of it: ema or raw
+          adapter="",  # directory of a PEFT adapter for it
+          weights="",  # int8: weights of one byte
           base=base),  # trained first where no checkpoint is given
       prompts="",  # a .jsonl file with `text` or `tokens` a line, or a text; "" = no prompt
       num_samples=4,  # rows of each prompt
       batch_size=8,  # rows decoded together
-      sampler=dict(sampler, name=""),  # "" = the rule that suits how the model was trained
+      sampler=dict(sampler, name=""),  # "" = as its authors do, or as suits how it was trained
       quality=dict(  # of the texts, by a second model; see eval.generative
           scorer="",  # a run, checkpoint or export; hf:DIRECTORY or hf:NAME; "" = not scored
           params="ema",  # which weights of a run: ema or raw

@@ -90,6 +90,13 @@ def abstract(items: Any) -> Any:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), items)
 
 
+def _averaged(directory: pathlib.Path, wanted: Any) -> Any:
+  """Those of the wanted parameters that have a moving average; the others were not trained."""
+  _quieten_orbax()
+  stored = tree.flatten(ocp.checkpointables_metadata(directory).metadata["ema"])
+  return tree.part(wanted, lambda path: path in stored)
+
+
 def _check_shapes(directory: pathlib.Path, items: dict[str, Any]) -> None:
   """Raises ValueError if the stored trees are not shaped as expected."""
   _quieten_orbax()
@@ -157,6 +164,10 @@ def load_params(path: str, wanted: Any, which: str = "ema") -> Any:
     if item == "params" and which == "ema":
       logging.warning("%s keeps no moving average; using the raw weights.", directory)
     try:
+      averaged = _averaged(directory, wanted) if item == "ema" else wanted
+      if set(tree.flatten(averaged)) != set(tree.flatten(wanted)):
+        loaded = _load(directory, {"params": wanted, "ema": averaged})
+        return tree.overlay(loaded["ema"], loaded["params"])
       return _load(directory, {item: wanted})[item]
     except _Misfit:
       raise

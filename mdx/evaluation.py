@@ -123,14 +123,14 @@ def evaluate(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[s
   examples = task.examples("test")[:config["num_examples"] or None]
   source = sampling.base_checkpoint(config, workdir, train)
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
-                         dtype=config["dtype"])
+                         dtype=config["dtype"], init=config["init"])
   sampler = model.sampler(**config["sampler"])
   prompts = task_eval.encode_prompts(
       [task.prompt(e) for e in examples], model.tokenizer, max_length=config["max_prompt_length"],
       blank=tasks.blank_of(task), prompt_format=config["prompt_format"], system=config["system"])
   check_prompts(prompts, sampler, model.max_length)
   identity = config_lib.run_hash({
-      "source": os.path.abspath(source), "params": config["init"]["params"], "seed": config["seed"],
+      "source": os.path.abspath(source), "init": sampling.loading(config["init"]), "seed": config["seed"],
       "dtype": config["dtype"], "sampler": repr(sampler), "prompts": prompts.tokens.tolist(),
       "references": [e["answer"] for e in examples], "task": repr(task)})
   results_file = path / "results.json"

@@ -18,10 +18,12 @@ from mdx import model as model_lib
 from mdx import pretrained
 from mdx import setup as setup_lib
 from mdx import sharding
+from mdx.networks import lora
 from mdx.networks import transformer
 from mdx.utils import rng
+from mdx.utils import tree
 
-FORMATS = ("orbax", "huggingface")
+FORMATS = ("orbax", "huggingface", "peft")
 
 
 def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
@@ -40,12 +42,15 @@ def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   path, source = pathlib.Path(wanted["path"]), config["init"]["checkpoint"] or str(workdir)
   if path.exists() and not (path.is_dir() and not any(path.iterdir())):
     raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
-  if wanted["format"] == "orbax":
-    _orbax(model_lib.load(source, params=which, mesh=config["mesh"], param_dtype="float32"), path)
-  elif interop.is_hf_dir(source):
+  if wanted["format"] == "peft":
+    _peft(source, config, path)
+  elif wanted["format"] == "orbax":
+    _orbax(model_lib.load(source, params=which, mesh=config["mesh"], trains=lambda path: True), path)
+  elif interop.is_hf_dir(source) and not config["init"].get("adapter"):
     _copy(source, config, path)
   else:
-    _hugging_face(model_lib.load(source, params=which, mesh=config["mesh"]), config, path)
+    _hugging_face(model_lib.load(source, params=which, mesh=config["mesh"], init=config["init"]),
+                  config, path)
   setup_lib.say(f"wrote the weights of {source} to {path}")
   return {}
 
@@ -58,6 +63,18 @@ def _orbax(model: model_lib.Model, path: pathlib.Path) -> None:
     model.tokenizer.save(path)
 
 
+def _peft(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
+  model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"])
+  spec, _ = setup_lib.build_objective(model.config, model.tokenizer, model.mesh)
+  like = pretrained.origin(source)
+  if not spec.lora_rank or not like:
+    raise ValueError(f"{source} has no adapters of a model of Hugging Face, so none can be written "
+                     "as export.format peft; train some with config.lora.rank, or use huggingface.")
+  adapters = tree.part(model.params["model"], lora.is_adapter)
+  with jax.set_mesh(model.mesh):
+    interop.save_adapter(path, adapters, spec, like=like)
+
+
 def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
   """From one Hugging Face directory to another; it need not be a model that writes text."""
   mesh = sharding.make_mesh(config["mesh"])
@@ -67,7 +84,8 @@ def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
       {"model": jax.eval_shape(spec.network().init, rng.root(0))}, mesh, None)["model"]
   wanted = config["export"]
   with jax.set_mesh(mesh):
-    interop.save(path, interop.load(source, shapes, as_stored=True), spec, like=source,
+    params = interop.load(source, interop.stored_types(source, shapes))
+    interop.save(path, params, spec, like=source,
                  dtype=wanted["dtype"], model_type=wanted["model_type"],
                  ids=interop.special_ids(source) if wanted["model_type"] else None)
 
@@ -76,7 +94,13 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
   """A model of ours; as the directory that it began from, where its family holds it still."""
   wanted, like = config["export"], pretrained.origin(model.source)
   spec, _ = setup_lib.build_objective(model.config, model.tokenizer, model.mesh)
-  objective = model.config["objective"]
+  params, objective = model.params["model"], model.config["objective"]
+  if spec.weights != "float":
+    raise ValueError(f"{model.source} has {spec.weights} weights, which are not exported; train "
+                     "its adapters without init.weights, or export them alone (format peft).")
+  if spec.lora_rank:
+    with jax.set_mesh(model.mesh):
+      params, spec = lora.merge(params, spec), dataclasses.replace(spec, lora_rank=0)
   if objective["name"] == "adapt":
     objective = {"name": "diffusion", **objective.get("diffusion", {})}
   model_type = wanted["model_type"]
@@ -100,5 +124,5 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
   if objective["name"] == "block_diffusion":
     entries["block_size"] = model.objective.visibility.block_length
   with jax.set_mesh(model.mesh):
-    interop.save(path, model.params["model"], spec, model_type=model_type, like=like,
+    interop.save(path, params, spec, model_type=model_type, like=like,
                  dtype=wanted["dtype"], ids=ids, entries=entries, files=files)

@@ -5,7 +5,8 @@ Contents: HarnessModel, main.
 The harness's own command line, with a model `mdx` added:
   python -m mdx.harness --model mdx --model_args checkpoint=runs/diffusion --tasks TASK
 
-Model arguments: `checkpoint` (all that `mdx.load` takes), `params`, `dtype`, `num_samples` (draws
+Model arguments: `checkpoint` (all that `mdx.load` takes), `params`, `dtype`, `adapter` (a PEFT
+adapter's directory), `weights` (int8), `num_samples` (draws
 of a likelihood bound), `seed`, and the fields of `samplers.decoder.Decoder` with `name` for
 generation, where `gen_length=0` is what the request asks for and `steps=0` one step a token.
 """
@@ -43,7 +44,8 @@ class HarnessModel(lm_model.TemplateLM):
 
   def __init__(self, checkpoint: str, *, params: str = "ema", dtype: str = "",
                batch_size: int | str = 8, num_samples: int = 16, seed: int = 0, name: str = "",
-               gen_length: int = 0, steps: int = 0, **fields: Any):
+               adapter: str = "", weights: str = "", gen_length: int = 0, steps: int = 0,
+               **fields: Any):
     """Loads the model.
 
     Raises:
@@ -57,7 +59,8 @@ class HarnessModel(lm_model.TemplateLM):
                        f"{', '.join(sorted(_FIELDS))}.")
     if not str(batch_size).isdigit() or int(batch_size) < 1:
       raise ValueError(f"batch_size must be a positive number, got {batch_size!r}.")
-    self.model = model_lib.load(str(checkpoint), params=params, dtype=dtype)
+    self.model = model_lib.load(str(checkpoint), params=params, dtype=dtype,
+                                init=dict(adapter=adapter, weights=weights))
     self._batch_size, self._num_samples, self._seed = int(batch_size), num_samples, seed
     self._gen_length, self._steps, self._chats = gen_length, steps, {}
     self._decoding = fields | {"name": name}

@@ -10,6 +10,7 @@ Contents: Model, Sample, load.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -19,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mdx import checkpoint as checkpoint_lib
 from mdx import interop
 from mdx import pretrained
 from mdx import samplers
@@ -36,6 +36,7 @@ from mdx.report import denoising
 from mdx.samplers import batching
 from mdx.samplers import loop
 from mdx.utils import host
+from mdx.utils import memory
 from mdx.utils import rng
 
 MASK = "[MASK]"  # in the text of a prompt
@@ -73,6 +74,8 @@ class Model:
     max_length: longest row.
     source: where it came from, for people.
     config: what it was built from: network, objective, tokenizer, dtype, sharding.
+    decoding: fields of `samplers.decoder.Decoder` that the authors of a Hugging Face model, which
+      this one is or began from, decode it with.
   """
   objective: types.Objective
   params: types.Params
@@ -81,19 +84,34 @@ class Model:
   max_length: int
   source: str
   config: Mapping[str, Any]
+  decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
 
   def sampler(self, **fields: Any) -> Any:
     """The decoding rule of some fields of `samplers.decoder.Decoder` and a `name`.
 
-    Without a name, the one that suits how the model was trained.
+    Without a name, that of `decoding`, whose fields are then the defaults; without this, the one
+    that suits how the model was trained.
     """
-    name = fields.pop("name", "") or self.objective.generates or "confidence"
+    name = fields.pop("name", "")
+    if not name:
+      fields = {**self._published(fields.get("gen_length", 0)), **fields}
+      name = fields.pop("name", "") or self.objective.generates or "confidence"
     if fields.get("cache") == "block" and self.config["network"].get("time_conditioning"):
       raise ValueError("sampler.cache block is exact only for models that are not told the time; "
                        "this one is: use cache none.")
     return samplers.build(dict(fields, name=name), self.objective, mask_id=self.tokenizer.mask_id,
                           eos_id=self.tokenizer.eos_id)
+
+  def _published(self, gen_length: int) -> dict[str, Any]:
+    """`decoding` for answers of another length: as many steps a token, in blocks if they divide."""
+    fields = dict(self.decoding)
+    if fields and gen_length:
+      fields["steps"] = max(1, fields["steps"] * gen_length // fields["gen_length"])
+      if gen_length % fields.get("block_length", 1):
+        fields.pop("block_length")
+      fields["gen_length"] = gen_length
+    return fields
 
   def encode(self, prompt: str | Sequence[Any] | np.ndarray) -> np.ndarray:
     """Ids of a prompt: text, where "[MASK]" is a place to fill, ids, or chat messages.
@@ -117,7 +135,7 @@ class Model:
     return ids.astype(np.int32)
 
   def sample(self, prompts: Sequence[Any] | str | None = None, *, num_samples: int = 1,
-             seed: int = 0, batch_size: int = 8, record: str = "none", gen_length: int = 64,
+             seed: int = 0, batch_size: int = 8, record: str = "none",
              **fields: Any) -> list[Sample]:
     """Decodes prompts.
 
@@ -127,8 +145,7 @@ class Model:
       seed: rows of the same index and seed are the same in every batch.
       batch_size: rows decoded together.
       record: "none", or "canvas" for a `trace` of each row.
-      gen_length: tokens to decode.
-      **fields: `name` and fields of `samplers.decoder.Decoder`: steps, temperature, ...
+      **fields: `name` and fields of `samplers.decoder.Decoder`: gen_length, steps, temperature, ...
 
     Returns:
       Rows in the order of the prompts, `num_samples` each.
@@ -138,8 +155,8 @@ class Model:
     """
     prompts = [prompts] if isinstance(prompts, str) else [""] if prompts is None else prompts
     rows = [p for prompt in prompts for p in [self.encode(prompt)] * num_samples]
-    decoded = dict(self.decode(rows, self.sampler(gen_length=gen_length, **fields), seed=seed,
-                               batch_size=batch_size, record=record))
+    decoded = dict(self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
+                               record=record))
     return [decoded[i] for i in range(len(rows))]
 
   def check(self, rows: Sequence[np.ndarray], sampler: Any) -> None:
@@ -310,7 +327,9 @@ class Model:
 
 
 def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,
-         dtype: str = "", param_dtype: str = "") -> Model:
+         dtype: str = "", init: Mapping[str, Any] | None = None,
+         adapters: Mapping[str, Any] | None = None, seed: int = 0,
+         trains: Callable[[str], bool] = lambda path: False) -> Model:
   """Loads a model.
 
   Args:
@@ -318,7 +337,12 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     params: "ema" or "raw" weights.
     mesh: sizes of the mesh axes; default all devices on `data`.
     dtype: of the activations; default that of training, or that of the stored weights.
-    param_dtype: "float32" to train them; default as a Hugging Face directory stores them.
+    init: `adapter`, the directory of a PEFT adapter for this model; `weights`, "int8" for weights
+      of one byte (the extra `int8`).
+    adapters: `rank`, `alpha` and `targets` of new adapters.
+    seed: of their values.
+    trains: path -> whether a parameter will be trained, and is float32; the others keep the type
+      that a Hugging Face directory stores them in.
 
   Raises:
     ValueError: no such checkpoint, or one that cannot be read.
@@ -327,8 +351,13 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     raise ValueError(f"init.checkpoint {path} does not exist; give a run's workdir, an Orbax "
                      "checkpoint or an export.")
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
+  init = dict(init or {})
+  extra = pretrained.variant({"init": init, "lora": dict(adapters or {})}, str(path))
+  load_params = functools.partial(pretrained.load_params, str(path), which=params, seed=seed,
+                                  adapter=init.get("adapter", ""))
   if interop.is_hf_dir(path):
-    return _load_hf(path, devices, dtype, as_stored=param_dtype != "float32")
+    config, tokenizer = _hf_config(path, dtype)
+    return _assemble(config, extra, tokenizer, devices, str(path), load_params, trains)
   file = pretrained.find_config(path)
   if file is None:
     raise ValueError(f"{path} has no config.json, nor the directories above it; give a run's "
@@ -339,24 +368,32 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}).") from None
   config = config.get("model", config)  # of a run that fine-tuned a model
   tokenizer = tokenizer_lib.load(file.parent)
-  return _assemble(config | ({"dtype": dtype} if dtype else {}), tokenizer, devices, str(path),
-                   lambda shapes: checkpoint_lib.load_params(str(path), shapes, params))
+  return _assemble(config | ({"dtype": dtype} if dtype else {}), extra, tokenizer, devices,
+                   str(path), load_params, trains)
 
 
-def _assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
-              mesh: jax.sharding.Mesh, source: str, load_params: Callable) -> Model:
+def _assemble(config: Mapping[str, Any], extra: Mapping[str, Any],
+              tokenizer: tokenizer_lib.Tokenizer, mesh: jax.sharding.Mesh, source: str,
+              load_params: Callable, trains: Callable[[str], bool]) -> Model:
   # Caches and short rows need masks, whatever kernel the model was trained with.
-  config = {**config, "network": {**config["network"], "attention_backend": "xla"}}
+  config = {**config, "network": {**config["network"], **extra, "attention_backend": "xla"}}
   spec, objective = setup_lib.build_objective(config, tokenizer, mesh)
   shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)), mesh,
                                    config["sharding"])
+  shapes = pretrained.stored_types(source, shapes, lambda path: not trains(path))
+  memory.announce(source, shapes)
   names = ("network", "objective", "tokenizer", "dtype", "sharding")
-  return Model(objective=objective, params=load_params(shapes), tokenizer=tokenizer, mesh=mesh,
-               max_length=spec.max_length, source=source, config={k: config[k] for k in names})
+  origin = pretrained.origin(source)
+  with jax.set_mesh(mesh):
+    params = load_params(shapes=shapes)
+  return Model(objective=objective, params=params, tokenizer=tokenizer, mesh=mesh,
+               max_length=spec.max_length, source=source,
+               config={k: config[k] for k in names},
+               decoding=interop.decoding(origin) if origin else {})
 
 
-def _load_hf(path: str, mesh: jax.sharding.Mesh, dtype: str, *, as_stored: bool) -> Model:
-  """A model from a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
+def _hf_config(path: str, dtype: str) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
+  """Config and tokenizer of a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
   objective = interop.objective_fields(path)
   if not objective:
     raise ValueError(f"{path} holds a discriminator, which tells replaced tokens from others and "
@@ -368,7 +405,5 @@ def _load_hf(path: str, mesh: jax.sharding.Mesh, dtype: str, *, as_stored: bool)
                      "config.json.")
   dtype = dtype or interop.compute_dtype(path)
   network = {"name": "transformer", "dtype": dtype} | pretrained.network_of(path, tokenizer)
-  config = {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
-            "objective": objective, "tokenizer": {"path": str(path)}}
-  return _assemble(config, tokenizer, mesh, str(path),
-                   lambda shapes: pretrained.load_params(path, shapes, "", as_stored=as_stored))
+  return {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
+          "objective": objective, "tokenizer": {"path": str(path)}}, tokenizer

@@ -30,6 +30,7 @@ from mdx.rl import run as rl_run
 from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib
 from mdx.train import progress as progress_lib
+from mdx.train import state as state_lib
 from mdx.train import step as step_lib
 from mdx.utils import tree
 
@@ -80,12 +81,12 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
                                      tensorboard=config["tensorboard"],
                                      is_main=jax.process_index() == 0)
   quick = _evaluator(run, config["eval"]["num_samples"], config["eval"]["num_batches"])
-  step_fn = jax.jit(
+  step_fn = step_lib.compiled(
       step_lib.make_step(run.objective, run.transform, seed=config["seed"],
                          rate=run.optimizer.rate(config["steps"]),
                          num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
                          trains=run.optimizer.trains),
-      donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
+      jax.tree.map(lambda x: x.sharding, state), run.optimizer.trains)
   state, tokens_per_second = loop_lib.fit(
       state, step_fn, data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
       checkpoints=checkpoints, meta=setup_lib.meta(run.config, run.tokenizer), stop=stop,
@@ -120,7 +121,7 @@ def _last_rate(run: setup_lib.Setup) -> float:
 
 
 def _weights(run: setup_lib.Setup, state):
-  return state.ema if run.config["init"]["params"] == "ema" and state.ema else state.params
+  return state_lib.averaged(state) if run.config["init"]["params"] == "ema" else state.params
 
 
 def _baselines(run: setup_lib.Setup) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """Models to start from: checkpoints of ours, and Hugging Face directories.
 
-Contents: tokenizer_of, network_of, resolve, check_params, load_params, find_config, origin.
+Contents: tokenizer_of, network_of, variant, trained, resolve, stored_types, check_params, load_params,
+find_config, origin.
 
 Convention: what a Hugging Face directory says of itself (network, tokenizer, how its model is
-read) is taken from there, whatever the config has; how it is computed is the config's.
+read) is taken from there, whatever the config has; how it is computed is the config's. Adapters
+(networks.lora) and int8 weights (networks.quantized) are put on a model while it is loaded.
 """
 
 from __future__ import annotations
@@ -11,15 +13,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from typing import Any, Mapping
+import re
+from typing import Any, Callable, Mapping
+
+import jax
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import interop
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.networks import lora
+from mdx.networks import quantized
 from mdx.networks import transformer
+from mdx.utils import tree
 
+_VARIANT = ("weights", "lora_rank", "lora_alpha", "lora_targets")
 _ARCHITECTURE = frozenset(f.name for f in dataclasses.fields(transformer.Transformer)) - {
-    "vocab_multiple", "dtype", "scan_layers", "remat", "init_std", "attention_backend"}
+    "vocab_multiple", "dtype", "scan_layers", "remat", "init_std", "attention_backend", *_VARIANT}
 
 
 def tokenizer_of(path: str, *, chat_template: str = "", **ids: int) -> tokenizer_lib.Tokenizer:
@@ -47,8 +56,66 @@ def network_of(path: str, tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
   return fields | {"vocab_size": max(fields["vocab_size"], tokenizer.vocab_size)}
 
 
+def variant(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+  """Network fields of the adapters and int8 weights that a config puts on a model.
+
+  Args:
+    config: with `init` (`adapter`, `weights`) and, where it trains, `lora` (`rank`, `alpha`,
+      `targets`).
+    source: the model, or "" for a new one.
+
+  Raises:
+    ValueError: an adapter that is none or is for another model, or weights of an unknown kind.
+  """
+  init, wanted = config["init"], config.get("lora", {})
+  adapter, kind, fields = init.get("adapter", ""), init.get("weights", ""), {}
+  if kind not in ("", "int8"):
+    raise ValueError(f"config.init.weights is {kind!r}; choose int8, or '' for those stored.")
+  if kind:
+    quantized.check()
+    if not source:
+      raise ValueError("config.init.weights int8 is for a model that is loaded; give "
+                       "init.checkpoint.")
+    fields["weights"] = kind
+  if wanted.get("rank"):
+    fields |= dict(lora_rank=wanted["rank"], lora_alpha=wanted.get("alpha", 0.0),
+                   lora_targets=tuple(wanted.get("targets", ()) or lora.PROJECTIONS))
+  if adapter:
+    like = origin(source)
+    if not like:
+      raise ValueError("config.init.adapter is for a model of Hugging Face; give its directory as "
+                       "init.checkpoint.")
+    found = interop.adapter_fields(adapter, like)
+    if wanted.get("rank", 0) not in (0, found["lora_rank"]):
+      raise ValueError(f"config.lora.rank {wanted['rank']} is not the rank {found['lora_rank']} of "
+                       f"{adapter}; use 0, the adapter's.")
+    fields |= found
+  return fields
+
+
+def trained(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+  """`config.optimizer`; where there are adapters and it says nothing, they alone are trained.
+
+  Raises:
+    ValueError: int8 weights would be trained.
+  """
+  optimizer = dict(config["optimizer"])
+  has_adapters = (config.get("lora", {}).get("rank") or config["init"].get("adapter")
+                  or (source and _own_network(source).get("lora_rank")))
+  if has_adapters and not optimizer.get("trainable"):
+    optimizer["trainable"] = ".*/lora_[ab]"
+  if config["init"].get("weights") and re.fullmatch(optimizer.get("trainable") or ".*",
+                                                    "model/layers/mlp/up/kernel_int8"):
+    raise ValueError("int8 weights (init.weights) cannot be trained; train adapters on them with "
+                     "config.lora.rank, or leave init.weights out.")
+  return optimizer
+
+
 def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
   """The config and tokenizer of a run, from `init.checkpoint` if that is a directory of others."""
+  extra = variant(config, config["init"]["checkpoint"])
+  config = {**config, "network": {**config["network"], **extra},
+            "optimizer": trained(config, config["init"]["checkpoint"])}
   given = {k: v for k, v in config["tokenizer"].items() if v not in (-1, "")}
   source = config["init"]["checkpoint"]
   if not source or not interop.is_hf_dir(source):
@@ -75,25 +142,86 @@ def _model_shapes(source: str, shapes: Mapping[str, Any]) -> Any:
 
 def check_params(source: str, shapes: Mapping[str, Any]) -> None:
   """Raises ValueError unless `source` has parameters of these shapes; reads no weights."""
+  base = _stored_form(source, shapes)
   if interop.is_hf_dir(source):
-    interop.check(source, _model_shapes(source, shapes))
+    interop.check(source, _model_shapes(source, base))
   else:
-    checkpoint_lib.check_params(source, shapes)
+    checkpoint_lib.check_params(source, base)
 
 
-def load_params(source: str, shapes: Mapping[str, Any], which: str, *,
-                as_stored: bool = False) -> dict[str, Any]:
+def _stored_form(source: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
+  """The parameters that `source` has of a model: without what is put on it while it is loaded."""
+  own = _own_network(source)
+  keeps_adapters = bool(own.get("lora_rank"))
+  if keeps_adapters and not any(map(lora.is_adapter, tree.flatten(shapes))):
+    raise ValueError(f"{source} has adapters of rank {own['lora_rank']}; give config.lora the same "
+                     "rank to train them on, or merge them first (mode export).")
+  leaves = {path: leaf for path, leaf in tree.flatten(shapes).items()
+            if keeps_adapters or not lora.is_adapter(path)}
+  if own.get("weights") != "int8":
+    leaves = quantized.float_paths(leaves)
+  return tree.nest(leaves)
+
+
+def _own_network(source: str) -> dict[str, Any]:
+  """`config.network` of the run that a checkpoint of ours belongs to."""
+  file = None if interop.is_hf_dir(source) else find_config(source)
+  if file is None:
+    return {}
+  config = json.loads(file.read_text(encoding="utf-8")).get("config", {})
+  return config.get("model", config).get("network", {})
+
+
+def stored_types(source: str, shapes: Mapping[str, Any],
+                 keep: Callable[[str], bool]) -> dict[str, Any]:
+  """`shapes` with bfloat16 where a Hugging Face directory stores parameters so, and `keep(path)`.
+
+  Kernels that become int8 are as they are.
+  """
+  if not interop.is_hf_dir(source):
+    return dict(shapes)
+  base = _model_shapes(source, _stored_form(source, shapes))
+  types = {f"model/{path}": leaf for path, leaf in
+           tree.flatten(interop.stored_types(source, base)).items()}
+  return tree.map_with_path(
+      lambda path, leaf: types[path] if path in types and keep(path) else leaf, shapes)
+
+
+def load_params(source: str, shapes: Mapping[str, Any], which: str, *, adapter: str = "",
+                seed: int = 0) -> dict[str, Any]:
   """Loads the parameters of an objective.
 
   Args:
     source: a Hugging Face directory, or what `checkpoint.load_params` takes.
-    shapes: tree of shape structs with shardings.
+    shapes: tree of shape structs with shardings; values are cast to their types.
     which: "ema" or "raw", of a checkpoint of ours.
-    as_stored: bfloat16 parameters of a Hugging Face directory stay so.
+    adapter: directory of a PEFT adapter for `source`.
+    seed: of new adapters, where `shapes` has some and neither source nor adapter gives them.
   """
+  base, wanted = _stored_form(source, shapes), tree.flatten(shapes)
   if interop.is_hf_dir(source):
-    return {"model": interop.load(source, _model_shapes(source, shapes), as_stored=as_stored)}
-  return checkpoint_lib.load_params(source, shapes, which)
+    base = stored_types(source, base, lambda path: path not in wanted)  # of kernels to quantise
+    finish = lambda path, x: _quantised(f"model/{path}", x, wanted)
+    loaded = {"model": interop.load(source, _model_shapes(source, base), finish)}
+  else:
+    loaded = tree.map_with_path(lambda path, x: _quantised(path, x, wanted),
+                                checkpoint_lib.load_params(source, base, which))
+  leaves = {path.replace("/kernel/kernel_", "/kernel_"): leaf
+            for path, leaf in tree.flatten(loaded).items()}
+  rest = tree.nest({path: leaf for path, leaf in wanted.items() if path not in leaves})
+  if adapter and rest:
+    rest = {"model": interop.load_adapter(adapter, origin(source), rest["model"])}
+  elif rest:
+    rest = lora.fresh(rest, seed)
+  return tree.merge(tree.nest(leaves), rest)
+
+
+def _quantised(path: str, leaf: jax.Array, wanted: Mapping[str, Any]) -> Any:
+  if path in wanted or f"{path}_int8" not in wanted:
+    return leaf
+  kernel, scale = quantized.quantize(leaf)
+  return {"kernel_int8": jax.device_put(kernel, wanted[f"{path}_int8"].sharding),
+          "kernel_scale": jax.device_put(scale, wanted[f"{path}_scale"].sharding)}
 
 
 def find_config(path: str | pathlib.Path) -> pathlib.Path | None:

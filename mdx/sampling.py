@@ -1,10 +1,11 @@
 """Mode sample: prompts in, text out.
 
-Contents: sample, base_checkpoint, read_prompts, build_scorer.
+Contents: sample, base_checkpoint, loading, read_prompts, build_scorer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -26,6 +27,7 @@ from mdx.eval import hf_causal
 from mdx.report import denoising
 from mdx.report import denoising_pictures
 from mdx.report import denoising_terminal
+from mdx.samplers import decoder
 from mdx.train import progress as progress_lib
 from mdx.utils import partial
 
@@ -87,6 +89,17 @@ def read_prompts(prompts: str) -> list[Any]:
   return found
 
 
+def loading(init: Mapping[str, Any]) -> dict[str, Any]:
+  """What says how a model is loaded."""
+  return {name: init.get(name, "") for name in ("params", "adapter", "weights")}
+
+
+def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields of a sampler; without a name those that are set, so that the model has its say."""
+  defaults = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)}
+  return {k: v for k, v in given.items() if given["name"] or v != defaults.get(k, "")}
+
+
 def sample(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[str, float]:
   """Decodes the prompts; writes samples.jsonl and samples.html. Goes on where it stopped."""
   config = config_lib.to_dict(config)
@@ -98,8 +111,8 @@ def sample(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[str
   score, is_exact = build_scorer(config)
   source = base_checkpoint(config, workdir, train)
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
-                         dtype=config["dtype"])
-  sampler = model.sampler(**config["sampler"])
+                         dtype=config["dtype"], init=config["init"])
+  sampler = model.sampler(**_fields(config["sampler"]))
   rows = [tokens for prompt in prompts
           for tokens in [model.encode(prompt)] * config["num_samples"]]
   model.check(rows, sampler)
@@ -107,7 +120,7 @@ def sample(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[str
                 f"{source}, {jax.device_count()} {jax.devices()[0].platform} device(s)")
   path.mkdir(parents=True, exist_ok=True)
   identity = config_lib.run_hash({
-      "source": os.path.abspath(source), "params": config["init"]["params"],
+      "source": os.path.abspath(source), "init": loading(config["init"]),
       "dtype": config["dtype"], "seed": config["seed"], "sampler": repr(sampler),
       "rows": [row.tolist() for row in rows]})
   table = partial.PartialRows(path / "samples.jsonl", identity)

@@ -143,7 +143,10 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   likelihood.check_estimator(config["eval"]["estimator"], objective)
   sampler = _sampler(config, objective, tokenizer)
   if config["init"]["checkpoint"]:
-    pretrained.check_params(config["init"]["checkpoint"], shapes.params)
+    source = config["init"]["checkpoint"]
+    pretrained.check_params(source, shapes.params)
+    shapes = shapes._replace(params=pretrained.stored_types(
+        source, shapes.params, lambda path: not optimizer.trains(path)))
   for split in ("train", "validation"):
     pipeline.check(config["data"], tokenizer, split=split)
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
@@ -265,7 +268,8 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
     init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
     return 0, state_lib.create(init, rng.root(config["seed"]), run.mesh, config["sharding"])
-  params = pretrained.load_params(source, run.shapes.params, which)
+  params = pretrained.load_params(source, run.shapes.params, which, seed=config["seed"],
+                                  adapter=config["init"].get("adapter", ""))
   say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
@@ -275,8 +279,9 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
 def load_weights(run: Setup) -> tuple[str, Any]:
   """Weights of `init.checkpoint`, or of the workdir's own run, and their source."""
   source = run.config["init"]["checkpoint"] or str(run.workdir)
-  return source, pretrained.load_params(source, run.shapes.params, run.config["init"]["params"],
-                                        as_stored=True)
+  shapes = pretrained.stored_types(source, run.shapes.params, state_lib.everything)
+  return source, pretrained.load_params(source, shapes, run.config["init"]["params"],
+                                        adapter=run.config["init"].get("adapter", ""))
 
 
 def meta(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:

@@ -23,6 +23,7 @@ NETWORKS = {name: presets.preset(name) for name in presets.PRESETS} | {
     "encoder": dict(num_layers=2, width=16, num_heads=2, qk_norm=True, token_types=2, embed_width=8,
                     embed_norm=True, head_transform=True, use_bias=True),
     "discriminator": dict(num_layers=2, width=16, num_heads=2, use_bias=True, head="rtd"),
+    "adapted": dict(num_layers=2, width=16, num_heads=2, lora_rank=2, weights="int8"),
     "plain_mlp": dict(num_layers=2, width=16, num_heads=2, mlp="relu", head_bias=True)}
 
 

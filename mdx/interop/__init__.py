@@ -1,7 +1,8 @@
 """Hugging Face directories in and out: config.json, safetensors and the files beside them.
 
 Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
-special_ids, check, load, save, is_read_with, suited.
+special_ids, check, stored_types, load, save, is_read_with, suited, adapter_fields, check_adapter,
+load_adapter, save_adapter, decoding.
 
 Convention: a family is one file with a name table that serves both directions. Everything
 that can be wrong with a directory is found from config.json and file headers, before a
@@ -11,11 +12,12 @@ tensor is read; every error is one line.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import shutil
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 import jax
 import numpy as np
@@ -30,6 +32,7 @@ from mdx.interop import hf_modernbert
 from mdx.interop import hf_qwen
 from mdx.interop import hf_roberta
 from mdx.interop import hf_sdar
+from mdx.interop import peft
 from mdx.interop import safetensors
 from mdx.interop import weights
 from mdx.networks import transformer
@@ -195,14 +198,24 @@ def check(path: str | pathlib.Path, shapes: Any) -> None:
     weights.check(family, reader, weights.entries(family, spec, shapes, reader.names))
 
 
-def load(path: str | pathlib.Path, shapes: Any, *, as_stored: bool = False) -> Any:
+def stored_types(path: str | pathlib.Path, shapes: Any) -> Any:
+  """`shapes` with bfloat16 where the directory stores a parameter so."""
+  _, family, spec = _describe(path)
+  with safetensors.Reader(path) as reader:
+    table = weights.entries(family, spec, shapes, reader.names)
+    weights.check(family, reader, table)
+    return weights.stored_types(reader, table, shapes)
+
+
+def load(path: str | pathlib.Path, shapes: Any,
+         finish: Callable[[str, jax.Array], Any] = lambda path, x: x) -> Any:
   """Loads the parameters of one network.
 
   Args:
     path: directory with config.json and safetensors.
     shapes: tree of shape structs, with shardings where there is a mesh. Rows beyond the
       model's vocabulary are zero.
-    as_stored: parameters that are stored in bfloat16 stay so, whatever `shapes` says.
+    finish: (path, parameter) -> what takes its place; called before the next one is read.
 
   Raises:
     ValueError: see `check`.
@@ -211,9 +224,75 @@ def load(path: str | pathlib.Path, shapes: Any, *, as_stored: bool = False) -> A
   with safetensors.Reader(path) as reader:
     table = weights.entries(family, spec, shapes, reader.names)
     weights.check(family, reader, table)
-    if as_stored:
-      shapes = weights.stored_types(reader, table, shapes)
-    return weights.load(reader, table, shapes)
+    return weights.load(reader, table, shapes, finish)
+
+
+def adapter_fields(adapter: str, path: str | pathlib.Path) -> dict[str, Any]:
+  """Fields `lora_rank`, `lora_alpha` and `lora_targets` of a PEFT adapter for a directory."""
+  _, family, spec = _describe(path)
+  return peft.fields(adapter, family, spec)
+
+
+def _adapter(adapter: str, path: str | pathlib.Path):
+  _, family, spec = _describe(path)
+  spec = dataclasses.replace(spec, **peft.fields(adapter, family, spec))
+  return peft.family_of(family), spec
+
+
+def check_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> None:
+  """Raises ValueError unless `adapter` has adapters of these shapes; reads no weights."""
+  family, spec = _adapter(adapter, path)
+  with safetensors.Reader(adapter, peft.FILE) as reader:
+    weights.check(family, reader, weights.entries(family, spec, shapes, reader.names))
+
+
+def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
+  """Loads a PEFT adapter.
+
+  Args:
+    adapter: its directory.
+    path: the Hugging Face directory of the model that it is for.
+    shapes: tree of shape structs of the adapters of one network.
+
+  Raises:
+    ValueError: it is for another model.
+  """
+  check_adapter(adapter, path, shapes)
+  family, spec = _adapter(adapter, path)
+  with safetensors.Reader(adapter, peft.FILE) as reader:
+    return weights.load(reader, weights.entries(family, spec, shapes, reader.names), shapes)
+
+
+def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
+                 like: str | pathlib.Path) -> None:
+  """Writes a PEFT adapter.
+
+  Args:
+    path: a new directory; appears under its name when it is complete.
+    params: the adapters of one network. Every process of a job must call.
+    spec: the network's hyper-parameters.
+    like: the Hugging Face directory of the model that they are for.
+
+  Raises:
+    ValueError: the directory is not empty, or the format does not hold such adapters.
+    OSError: it cannot be written.
+  """
+  path = pathlib.Path(path).absolute()
+  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  config, family, _ = _describe(like)
+  is_causal = family.objective(config).get("name") == "ar"
+  table = weights.entries(peft.family_of(family), spec, params)
+  tensors = weights.pending(table, params, {})
+  texts = {peft.CONFIG: json.dumps(peft.config_of(family, spec, str(like), is_causal),
+                                   indent=2) + "\n"}
+  _write_directory(path, tensors, peft.FILE, texts)
+
+
+def decoding(path: str | pathlib.Path) -> dict[str, Any]:
+  """Fields of `samplers.decoder.Decoder` that the authors of such a model decode it with."""
+  config, family, _ = _describe(path)
+  return family.decoding(config)
 
 
 def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
@@ -263,18 +342,22 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
 
 
 def _write(path, config, tensors, like, files, max_shard_bytes) -> None:
-  """Writes the directory under another name, and renames it when it is complete."""
   largest = max(tensors, key=lambda tensor: tensor.num_bytes)
   config["dtype" if "dtype" in config else "torch_dtype"] = largest.dtype.name
+  texts = dict(files) | {CONFIG: json.dumps(config, indent=2) + "\n"}
+  _write_directory(path, tensors, safetensors.FILE, texts, like, max_shard_bytes)
+
+
+def _write_directory(path, tensors, file, texts, like="", max_shard_bytes=4 * 2 ** 30) -> None:
+  """Writes the directory under another name, and renames it when it is complete."""
   if jax.process_index():
     safetensors.write(path, tensors, is_writer=False, max_shard_bytes=max_shard_bytes)
     return
   temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
   try:
     temporary.mkdir(parents=True)
-    safetensors.write(temporary, tensors, max_shard_bytes=max_shard_bytes)
-    _write_beside(temporary, like,
-                  dict(files) | {CONFIG: json.dumps(config, indent=2) + "\n"})
+    safetensors.write(temporary, tensors, max_shard_bytes=max_shard_bytes, name=file)
+    _write_beside(temporary, like, texts)
     temporary.replace(path)
   except OSError as error:
     shutil.rmtree(temporary, ignore_errors=True)

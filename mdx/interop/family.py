@@ -17,7 +17,8 @@ from mdx.networks import transformer
 # Fields of a spec that check_fields leaves free.
 _SIZES = ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "mlp_width", "norm_eps",
           "rope_theta", "max_length", "vocab_size", "tied")
-_HOW_COMPUTED = ("vocab_multiple", "dtype", "scan_layers", "remat", "init_std", "attention_backend")
+_HOW_COMPUTED = ("vocab_multiple", "dtype", "scan_layers", "remat", "init_std", "attention_backend", "weights",
+                 "lora_rank", "lora_alpha", "lora_targets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Family:
       it does not write text.
     beside: patterns of names of tensors that are no part of the network (a pooler, buffers).
       They are left alone on import, and copied by an export that knows where they came from.
+    decoding: config.json -> fields of `samplers.decoder.Decoder` of its authors' decoder; {} where
+      they have none of their own.
   """
   model_type: str
   architectures: tuple[str, ...]
@@ -68,6 +71,7 @@ class Family:
   tensors: Callable[[transformer.Transformer], dict[str, Tensor]]
   objective: Callable[[Mapping[str, Any]], dict[str, Any]]
   beside: tuple[str, ...] = ()
+  decoding: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
 
 
 def read_options(config: Mapping[str, Any], *, sizes: tuple[str, ...], defaults: Mapping[str, Any],

@@ -23,4 +23,7 @@ FAMILY = family.Family(
     model_type="Dream", architectures=("DreamModel",), to_fields=hf_qwen.QWEN2.to_fields,
     to_config=_to_config, tensors=decoder.tensors,
     objective=lambda config: {"name": "diffusion", "mask_column": True, "shift": True},
-    beside=decoder.BESIDE)
+    beside=decoder.BESIDE,
+    # The example of its authors' README.
+    decoding=lambda config: dict(name="confidence", confidence="entropy", gen_length=512, steps=512,
+                                 temperature=0.2, top_p=0.95))

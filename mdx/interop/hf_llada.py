@@ -89,4 +89,7 @@ def _tensors(spec: transformer.Transformer) -> dict[str, family.Tensor]:
 FAMILY = family.Family(model_type="llada", architectures=("LLaDAModelLM",), to_fields=_to_fields,
                        to_config=_to_config, tensors=_tensors,
                        # Its loss and decoders keep the column of the mask id.
-                       objective=lambda config: {"name": "diffusion", "mask_column": True})
+                       objective=lambda config: {"name": "diffusion", "mask_column": True},
+                       # The defaults of its authors' generate.py.
+                       decoding=lambda config: dict(name="confidence", gen_length=128, steps=128,
+                                                    block_length=32, temperature=0.0))

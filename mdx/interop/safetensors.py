@@ -36,14 +36,18 @@ class Reader:
     names: names of all tensors.
   """
 
-  def __init__(self, path: str | pathlib.Path):
+  def __init__(self, path: str | pathlib.Path, file: str = FILE):
     """Opens every file and reads its header.
+
+    Args:
+      path: the directory.
+      file: the one file that holds all tensors, where there are no shards.
 
     Raises:
       ValueError: no safetensors, a missing, truncated or foreign file, or an index that
         disagrees with the files.
     """
-    self.path = pathlib.Path(path)
+    self.path, self._file = pathlib.Path(path), file
     self._stack = contextlib.ExitStack()
     self._handles, self._slices = {}, {}
     try:
@@ -57,15 +61,16 @@ class Reader:
 
   def _find(self) -> dict[str, str]:
     """Returns the file of each tensor."""
-    if (self.path / FILE).is_file():
-      return dict.fromkeys(self._open(FILE).keys(), FILE)
-    if (self.path / INDEX).is_file():
+    if (self.path / self._file).is_file():
+      return dict.fromkeys(self._open(self._file).keys(), self._file)
+    if self._file == FILE and (self.path / INDEX).is_file():
       return _read_index(self.path)
     pickles = [p.name for pattern in PICKLES for p in sorted(self.path.glob(pattern))]
     if pickles:
       raise ValueError(f"{self.path / pickles[0]} is a pickle, and reading one can run any code; "
-                       f"convert it to {FILE} where you trust it.")
-    raise ValueError(f"{self.path} has no weights; expected {FILE}, or {INDEX} and its shards.")
+                       f"convert it to {self._file} where you trust it.")
+    shards = f", or {INDEX} and its shards" if self._file == FILE else ""
+    raise ValueError(f"{self.path} has no weights; expected {self._file}{shards}.")
 
   def _open(self, file: str):
     if file not in self._handles:
@@ -180,7 +185,7 @@ class Pending:
 
 
 def write(path: pathlib.Path, tensors: Sequence[Pending], *, is_writer: bool = True,
-          max_shard_bytes: int = _MAX_SHARD_BYTES) -> None:
+          max_shard_bytes: int = _MAX_SHARD_BYTES, name: str = FILE) -> None:
   """Writes tensors, holding one shard at a time.
 
   Args:
@@ -188,6 +193,7 @@ def write(path: pathlib.Path, tensors: Sequence[Pending], *, is_writer: bool = T
     tensors: in the order of the files.
     is_writer: False on the processes of a job that only take part in `fetch`.
     max_shard_bytes: a file grows no larger than this, unless by a single tensor.
+    name: of the file, if there is only one.
 
   Raises:
     OSError: it cannot be written.
@@ -202,7 +208,7 @@ def write(path: pathlib.Path, tensors: Sequence[Pending], *, is_writer: bool = T
     room -= tensor.num_bytes
   files: dict[str, str] = {}
   for i, shard in enumerate(shards):
-    file = FILE if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+    file = name if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
     values: dict[str, Any] = {}
     for tensor in shard:
       # The file is written from memory in order: a transposed view would be stored wrongly.

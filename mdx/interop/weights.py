@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from typing import Any, Collection, Mapping, Sequence
+from typing import Any, Callable, Collection, Mapping, Sequence
 
 import jax
 from jax.experimental import multihost_utils
@@ -141,7 +141,8 @@ def stored_types(reader: safetensors.Reader, table: Mapping[str, Entry], shapes:
   return tree.map_with_path(typed, shapes)
 
 
-def load(reader: safetensors.Reader, table: Mapping[str, Entry], shapes: Any) -> Any:
+def load(reader: safetensors.Reader, table: Mapping[str, Entry], shapes: Any,
+         finish: Callable[[str, jax.Array], Any] = lambda path, x: x) -> Any:
   """Reads parameters onto their devices.
 
   Args:
@@ -149,8 +150,10 @@ def load(reader: safetensors.Reader, table: Mapping[str, Entry], shapes: Any) ->
     table: see `entries`.
     shapes: tree of shape structs; those without a sharding go to the first device. Values
       are cast to their types.
+    finish: (path, parameter) -> what takes its place; called before the next one is read.
   """
-  return tree.map_with_path(lambda path, leaf: _place(reader, table[path], leaf), shapes)
+  return tree.map_with_path(
+      lambda path, leaf: finish(path, _place(reader, table[path], leaf)), shapes)
 
 
 def _place(reader: safetensors.Reader, entry: Entry, leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -25,6 +25,7 @@ from mdx import sharding
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import dense
+from mdx.networks import lora
 from mdx.networks import positions as positions_lib
 
 REMAT = {
@@ -53,11 +54,14 @@ class OfLayer(NamedTuple):
 
 def linear(spec: Any, features: int, name: str, *, use_bias: bool | None = None,
            scale: float = 1.0) -> dense.Dense:
-  """A linear map with the spec's bias and dtype."""
+  """A linear map with the spec's bias and dtype, and its adapter if it is to have one."""
   init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+  adapter = dict(is_int8=spec.weights == "int8" and name in lora.PROJECTIONS)
+  if spec.lora_rank and name in spec.lora_targets:
+    adapter |= dict(lora_rank=spec.lora_rank, lora_scale=lora.scale(spec))
   return dense.Dense(features, use_bias=spec.use_bias if use_bias is None else use_bias,
                      dtype=jnp.dtype(spec.dtype), name=name,
-                     kernel_init=init if scale else nn.initializers.zeros)
+                     kernel_init=init if scale else nn.initializers.zeros, **adapter)
 
 
 def norm(spec: Any, name: str | None, *, kind: str = "") -> nn.Module:

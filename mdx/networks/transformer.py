@@ -20,6 +20,7 @@ from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import layers
+from mdx.networks import lora
 from mdx.networks import module as module_lib
 from mdx.networks import positions as positions_lib
 
@@ -67,6 +68,11 @@ class Transformer:
     remat: "none", "dots" (keep matmul outputs) or "full" (recompute blocks).
     init_std: standard deviation of the embedding at initialisation.
     attention_backend: "xla" (anywhere), "cudnn" (GPU, bfloat16) or "splash" (TPU).
+    weights: "float", or "int8": those of the blocks' linear maps (networks.quantized), for models
+      that are loaded and not trained.
+    lora_rank: rank of the adapters of the blocks' linear maps (networks.lora); 0 = none.
+    lora_alpha: their factor is lora_alpha / lora_rank; 0 = lora_rank.
+    lora_targets: the maps that have one, of q, k, v, o, gate, up, down.
   """
   num_layers: int
   width: int
@@ -106,11 +112,16 @@ class Transformer:
   remat: str = "none"
   init_std: float = 0.02
   attention_backend: str = "xla"
+  weights: str = "float"
+  lora_rank: int = 0
+  lora_alpha: float = 0.0
+  lora_targets: tuple[str, ...] = lora.PROJECTIONS
 
   def __post_init__(self):
     for field, choices in (("mlp", layers.ACTIVATIONS), ("norm", ("rms", "layer")),
                            ("remat", layers.REMAT), ("position", ("rope", "learned", "none")),
                            ("dtype", ("float32", "bfloat16")), ("head", ("lm", "rtd")),
+                           ("weights", ("float", "int8")),
                            ("attention_backend", backends.BACKENDS)):
       if getattr(self, field) not in choices:
         raise ValueError(f"network.{field} is {getattr(self, field)!r}; choose from "
@@ -119,7 +130,8 @@ class Transformer:
       if getattr(self, field) < 1:
         raise ValueError(f"network.{field} must be positive, got {getattr(self, field)}.")
     for field in ("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width", "token_types",
-                  "position_offset", "local_radius", "global_every", "local_rope_theta"):
+                  "position_offset", "local_radius", "global_every", "local_rope_theta", "lora_rank",
+                  "lora_alpha"):
       if getattr(self, field) < 0:
         raise ValueError(f"network.{field} must not be negative, got {getattr(self, field)}.")
     if not self.head_dim and self.width % self.num_heads:
@@ -131,6 +143,11 @@ class Transformer:
     if self.position == "rope" and self.per_head % 2:
       raise ValueError(f"rotary positions need an even head width, got {self.per_head}.")
     object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
+    object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+    unknown = [name for name in self.lora_targets if name not in lora.PROJECTIONS]
+    if unknown or not self.lora_targets:
+      raise ValueError(f"network.lora_targets is {self.lora_targets}; choose some of "
+                       f"{', '.join(lora.PROJECTIONS)}.")
     positions_lib.check_scaling(self.rope_scaling)
     for is_wrong, message in (
         (self.post_norm and self.time_conditioning, "post_norm and time_conditioning exclude each "

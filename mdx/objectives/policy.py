@@ -10,7 +10,8 @@ together, `group_size` of them. `prepare` turns this into R rows to score: `nois
 `targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G].
 
 The surrogate of a token is -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), plus kl times an
-estimate of the divergence from the reference policy, `context.frozen["reference"]`, whose
+estimate of the divergence from the reference policy, `context.frozen["reference"]` (those of its
+parameters that are trained since; the others are the policy's), whose
 log-probability exceeds that of the policy by d: k2 = d^2 / 2 or k3 = e^d - 1 - d.
 """
 
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 
 from mdx import types
 from mdx.networks import heads
+from mdx.utils import tree
 
 KL_FORMS = ("k2", "k3")
 
@@ -123,7 +125,8 @@ class Policy(types.Objective):
                "clipped_rate": (outside.sum(dtype=jnp.float32), number),
                "log_prob": (jnp.where(is_target, log_prob, 0.0).sum(), number)}
     if self.kl:
-      reference = jax.lax.stop_gradient(self.log_prob(context.frozen["reference"], batch))
+      reference = tree.overlay(context.frozen["reference"], params)
+      reference = jax.lax.stop_gradient(self.log_prob(reference, batch))
       more = jnp.where(is_target, reference - log_prob, 0.0)
       divergence = more ** 2 / 2 if self.kl_form == "k2" else jnp.expm1(more) - more
       totals["kl"] = (weight * divergence).sum()

@@ -24,6 +24,7 @@ from mdx import evaluation
 from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import objectives
+from mdx import pretrained
 from mdx import samplers
 from mdx import sampling
 from mdx import setup as setup_lib
@@ -123,8 +124,11 @@ def _check(config: dict[str, Any]) -> None:
 
 def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
   """Loads the base model and checks everything against it."""
+  config = config | {"optimizer": pretrained.trained(config, source)}
+  optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
-                         dtype=config["dtype"], param_dtype="float32")
+                         dtype=config["dtype"], init=config["init"], adapters=config.get("lora"),
+                         seed=config["seed"], trains=optimizer.trains)
   config = config | {"model": dict(model.config)}
   task, rollout = tasks.build(config["task"]), config["rollout"]
   sampler = model.sampler(**rollout["sampler"])
@@ -137,7 +141,6 @@ def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
     raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts are not "
                      f"divisible by {shards} batch shards x {config['microbatches']} microbatches; "
                      "change rollout.num_prompts or group_size.")
-  optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
   intervals = loop_lib.Intervals(steps=max(config["updates"], 1), log_steps=config["log_steps"],
                                  checkpoint_steps=config["checkpoint_steps"],
                                  eval_steps=config["eval_steps"])
@@ -198,13 +201,14 @@ def _train(run: _Run, stop: progress_lib.StopSignal, base_seconds: float) -> dic
   quick = _quick_evaluator(run)
   if start == 0:
     writers.write(0, "eval", quick(state.params))
-  step_fn = jax.jit(
+  step_fn = step_lib.compiled(
       step_lib.make_step(run.policy, transform, seed=config["seed"],
                          rate=run.optimizer.rate(config["updates"]),
                          num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
                          trains=run.optimizer.trains),
-      donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
-  frozen = {"reference": model.params} if run.policy.kl else {}
+      jax.tree.map(lambda x: x.sharding, state), run.optimizer.trains)
+  trained = tree.part(model.params, run.optimizer.trains)
+  frozen = {"reference": trained} if run.policy.kl else {}
   produce = _rollouts(run, writers)
   state, _ = loop_lib.fit(
       state, step_fn, None, start=start, intervals=run.intervals, mesh=model.mesh, writers=writers,
@@ -244,13 +248,17 @@ def _start(run: _Run, checkpoints: checkpoint_lib.Checkpoints, transform):
     return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
   begin = state_lib.begin_fn(run.policy, transform, keep_ema=run.config["ema_decay"] > 0,
                              trains=run.optimizer.trains)
-  # Copied: the reference keeps the base model's buffers when the state's are donated.
-  copied = jax.jit(lambda params: begin(jax.tree.map(jnp.copy, params)), out_shardings=place)
-  return 0, copied(run.model.params)
+  # What is trained is copied, for the reference keeps the base model's buffers when the state's
+  # are donated; what is not is shared.
+  trains, params = run.optimizer.trains, run.model.params
+  copied = tree.map_with_path(lambda path, x: jnp.copy(x) if trains(path) else x, params)
+  rest = jax.jit(lambda params: begin(params)._replace(params={}),
+                 out_shardings=place._replace(params={}))
+  return 0, rest(params)._replace(params=copied)
 
 
 def _weights(run: _Run, state):
-  return state.ema if run.config["ema_decay"] else state.params
+  return state_lib.averaged(state)
 
 
 def _rollouts(run: _Run, writers) -> rollout_lib.Rollouts:

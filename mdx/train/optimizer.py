@@ -28,9 +28,9 @@ from mdx.utils import tree
 
 # (path regex, decayed). Matrices are decayed; norms, biases, positions and schedules are not.
 DECAY_RULES = (
-    (r".*/kernel", True),
+    (r".*/(kernel|lora_[ab])", True),
     (r"(.*/)?embed/embedding", True),
-    (r"(.*/)?position_embed/embedding", False),
+    (r"(.*/)?(position|token_type)_embed/embedding", False),
     (r".*/(scale|bias)", False),
     (r"schedule/exponent", False),
 )

@@ -1,6 +1,6 @@
 """The train state and its one initialisation.
 
-Contents: State, everything, begin_fn, init_fn, create.
+Contents: State, everything, averaged, begin_fn, init_fn, create.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class State(NamedTuple):
   Attributes:
     step: int32 scalar, number of updates done.
     params: parameters, float32 where they are trained.
-    ema: their moving average, or {} where none is kept.
+    ema: the moving average of those that are trained, or {} where none is kept.
     opt_state: optimizer state.
     extra: the objective's untrained state, {} for most.
   """
@@ -45,14 +45,20 @@ def everything(path: str) -> bool:
   return True
 
 
+def averaged(state: State) -> types.Params:
+  """The parameters with the moving average of those that have one."""
+  return tree.overlay(state.ema, state.params)
+
+
 def begin_fn(objective: types.Objective, optimizer: optax.GradientTransformation, *,
              keep_ema: bool, trains: Callable[[str], bool] = everything
              ) -> Callable[[types.Params], State]:
   """Returns params -> State at step 0; the average starts at the parameters."""
 
   def begin(params):
-    ema = jax.tree.map(jnp.copy, params) if keep_ema else {}
-    return State(jnp.int32(0), params, ema, optimizer.init(tree.part(params, trains)),
+    trained = tree.part(params, trains)
+    ema = jax.tree.map(jnp.copy, trained) if keep_ema else {}
+    return State(jnp.int32(0), params, ema, optimizer.init(trained),
                  objective.init_state())
 
   return begin

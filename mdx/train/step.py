@@ -1,6 +1,6 @@
 """The one training step, for every objective.
 
-Contents: make_step.
+Contents: make_step, compiled.
 
 Convention: `prepare` draws on the whole batch and weighs every loss term; the
 loss of a microbatch is the sum over terms of scale * total / weight with the
@@ -95,8 +95,7 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
     fixed = tree.part(state.params, lambda path: not trains(path))
     params = tree.part(state.params, trains)
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
-    params = tree.merge(optax.apply_updates(params, updates), fixed)
-    ema = state.ema
+    params, ema = optax.apply_updates(params, updates), state.ema
     if ema_decay:
       count = state.step.astype(jnp.float32)
       decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
@@ -105,6 +104,35 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
     one = jnp.float32(1)
     metrics = dict(aux.metrics, loss=(loss, one), grad_norm=(optax.tree.norm(grads), one),
                    learning_rate=(rate(state.step), one))
-    return state_lib.State(state.step + 1, params, ema, opt_state, extra), metrics
+    state = state_lib.State(state.step + 1, tree.merge(params, fixed), ema, opt_state, extra)
+    return state, metrics
 
   return step
+
+
+def compiled(step: Step, shardings: state_lib.State,
+             trains: Callable[[str], bool] = state_lib.everything) -> Step:
+  """Compiles a step; the buffers of the state are given up, but for those of frozen parameters.
+
+  Args:
+    step: see `make_step`.
+    shardings: of the state.
+    trains: path -> whether the parameter is trained. The others are never copied, so that a
+      reference policy, an evaluation and the state can share them.
+  """
+  is_fixed = lambda path: not trains(path)
+
+  def inner(moving, fixed, batch, frozen):
+    state, metrics = step(moving._replace(params=tree.merge(moving.params, fixed)), batch, frozen)
+    return state._replace(params=tree.part(state.params, trains)), metrics
+
+  out = shardings._replace(params=tree.part(shardings.params, trains))
+  jitted = jax.jit(inner, donate_argnums=0, out_shardings=(out, None))
+
+  def run(state, batch, frozen):
+    fixed = tree.part(state.params, is_fixed)
+    moving = state._replace(params=tree.part(state.params, trains))
+    moving, metrics = jitted(moving, fixed, batch, frozen)
+    return moving._replace(params=tree.merge(moving.params, fixed)), metrics
+
+  return run

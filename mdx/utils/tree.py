@@ -1,6 +1,6 @@
 """Helpers over nested dicts of arrays.
 
-Contents: path_str, flatten, map_with_path, part, merge, count, num_bytes, difference,
+Contents: path_str, flatten, nest, map_with_path, part, merge, overlay, count, num_bytes, difference,
 fingerprint.
 
 Convention: a path is written "layers/attention/q/kernel".
@@ -33,15 +33,22 @@ def map_with_path(f: Callable[[str, Any], Any], tree: Any) -> Any:
 
 def part(tree: Any, keep: Callable[[str], bool]) -> Any:
   """The leaves whose path is kept, in dicts without the others."""
-  return _nest({path: leaf for path, leaf in flatten(tree).items() if keep(path)})
+  return nest({path: leaf for path, leaf in flatten(tree).items() if keep(path)})
 
 
 def merge(*parts: Any) -> Any:
   """The tree of nested dicts that disjoint parts make up."""
-  return _nest({path: leaf for one in parts for path, leaf in flatten(one).items()})
+  return nest({path: leaf for one in parts for path, leaf in flatten(one).items()})
 
 
-def _nest(leaves: dict[str, Any]) -> dict[str, Any]:
+def overlay(over: Any, tree: Any) -> Any:
+  """`tree` with the leaves that `over` has."""
+  leaves = flatten(over)
+  return map_with_path(lambda path, leaf: leaves.get(path, leaf), tree)
+
+
+def nest(leaves: dict[str, Any]) -> dict[str, Any]:
+  """The nested dicts of {path: leaf}."""
   nested: dict[str, Any] = {}
   for path, leaf in leaves.items():
     *above, last = path.split("/")

@@ -7,7 +7,8 @@ and the same rows with `attention_mask`, 0 on padding, as `padded_logits`. Decod
 on the left. Dream and SDAR, for which `transformers` has no class, are computed by its Qwen2 and
 Qwen3 with a mask that shows everything, or the blocks up to a token's own. The layers of their
 published code (DreamLM's and JetAstra's, with SDAR's fused norm and flash attention replaced by
-plain torch), run once on these weights and rows, gave the same logits to 4e-6.
+plain torch), run once on these weights and rows, gave the same logits to 4e-6. `lora`
+writes llama-lora-tiny, an adapter by the library `peft` for llama-tiny, with the logits of both.
 """
 
 import json
@@ -97,9 +98,34 @@ def inputs_of(name, pad_id):
   return ids, mask, np.where(mask == 1, ids, pad_id)
 
 
+def write_adapter():
+  """An adapter of some projections, none of it zero."""
+  import peft  # pylint: disable=g-import-not-at-top
+  path = GOLDEN / "llama-lora-tiny"
+  model = transformers.LlamaForCausalLM.from_pretrained(GOLDEN / "llama-tiny")
+  model = peft.get_peft_model(model, peft.LoraConfig(
+      r=3, lora_alpha=5, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM"))
+  torch.manual_seed(11)
+  with torch.no_grad():
+    for key, value in model.named_parameters():
+      if "lora_" in key:
+        value.copy_(0.5 * torch.randn_like(value))
+    ids = torch.tensor(np.load(GOLDEN / "llama-tiny" / "logits.npz")["input_ids"]).long()
+    logits = model.eval()(input_ids=ids).logits.numpy()
+  model.save_pretrained(path)
+  (path / "README.md").unlink()
+  config = json.loads((path / "adapter_config.json").read_text())
+  config = config | {"base_model_name_or_path": "llama-tiny"}
+  (path / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+  np.savez_compressed(path / "logits.npz", logits=logits)
+
+
 def main(names):
   """Writes the directories."""
   for name in names:
+    if name == "lora":
+      write_adapter()
+      continue
     path, model = GOLDEN / f"{name}-tiny", build(name)
     ids, mask, padded = map(torch.tensor, inputs_of(name, model.config.pad_token_id))
     model.save_pretrained(path)
@@ -116,4 +142,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:] or list(MODELS))
+  main(sys.argv[1:] or [*MODELS, "lora"])

@@ -164,4 +164,5 @@ def test_what_is_not_trained_keeps_its_value_and_the_rest_trains_as_if_it_were_a
     expected = optax.apply_updates(expected, updates)
     np.testing.assert_allclose(state.params["model"]["w"], expected, rtol=1e-5)
   np.testing.assert_array_equal(state.params["other"]["v"], [2.0])
-  np.testing.assert_array_equal(state.ema["other"]["v"], [2.0])
+  assert "other" not in state.ema
+  np.testing.assert_array_equal(state_lib.averaged(state)["other"]["v"], [2.0])

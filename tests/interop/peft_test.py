@@ -1,0 +1,156 @@
+"""Adapters in PEFT's format: its numbers, in and out, and through runs."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mdx
+from mdx import interop
+from mdx import modes
+from mdx.configs import sample as sample_config
+from mdx.interop import peft
+from mdx.networks import attention
+from mdx.networks import lora
+from mdx.utils import tree
+import hf_dirs
+import tiny
+
+ROOT = pathlib.Path(__file__).parents[1] / "golden"
+BASE, ADAPTER = ROOT / "llama-tiny", ROOT / "llama-lora-tiny"
+
+
+def _spec(adapter=ADAPTER, base=BASE):
+  return hf_dirs.spec_of(base, **interop.adapter_fields(str(adapter), base))
+
+
+def _params(spec, base=BASE, adapter=ADAPTER):
+  shapes = hf_dirs.shapes(spec)
+  return tree.merge(hf_dirs.loaded(base), interop.load_adapter(
+      str(adapter), base, tree.part(shapes, lora.is_adapter)))
+
+
+def _scores(model):
+  network, tokens = model.objective.network, jnp.asarray([[5, 6, 7, 8], [9, 10, 11, 12]])
+  params = jax.device_get(model.params["model"])
+  logits = network.head(params, network.encode(params, tokens, attention=attention.Full()))
+  return np.asarray(logits)[..., :model.tokenizer.vocab_size]
+
+
+def test_logits_are_those_of_peft_and_of_the_merged_model():
+  spec = _spec()
+  assert (spec.lora_rank, spec.lora_alpha, spec.lora_targets) == (3, 5.0, ("q", "v", "down"))
+  params, tokens = _params(spec), np.load(BASE / "logits.npz")["input_ids"]
+  want = np.load(ADAPTER / "logits.npz")["logits"]
+  score = lambda spec, params: np.asarray(spec.network().head(params, spec.network().encode(
+      params, tokens, attention=attention.Causal())))[..., :spec.vocab_size]
+  np.testing.assert_allclose(score(spec, params), want, atol=1e-4)
+  merged = lora.merge(params, spec)
+  np.testing.assert_allclose(score(dataclasses.replace(spec, lora_rank=0), merged), want, atol=1e-4)
+  assert np.abs(score(hf_dirs.spec_of(BASE), hf_dirs.loaded(BASE)) - want).max() > 1
+
+
+def test_an_adapter_comes_out_as_it_went_in(tmp_path):
+  spec = _spec()
+  interop.save_adapter(tmp_path / "out", tree.part(_params(spec), lora.is_adapter), spec, like=BASE)
+  one, other = (hf_dirs.tensors_of(path / peft.FILE) for path in (ADAPTER, tmp_path / "out"))
+  assert one.keys() == other.keys()
+  for name in one:
+    np.testing.assert_array_equal(one[name], other[name])
+  have, want = (json.loads((path / peft.CONFIG).read_text()) for path in (tmp_path / "out", ADAPTER))
+  for name in ("r", "lora_alpha", "peft_type", "task_type", "bias", "use_rslora"):
+    assert have[name] == want[name]
+  assert set(have["target_modules"]) == set(want["target_modules"])
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(peft_type="IA3"), "peft_type 'IA3' is not known"),
+    (dict(use_dora=True), "use_dora = True is not supported"),
+    (dict(rank_pattern={"q_proj": 2}), "rank_pattern"), (dict(r=0), "r = 0"),
+    (dict(target_modules=["c_attn"]), "match none of the projections"),
+    (dict(target_modules=["q_proj"]), "has no place in the model"),
+    (dict(target_modules="all-linear"), "lacks tensor"),
+    (dict(r=4), "has shape")])
+def test_an_adapter_that_does_not_fit_is_one_line(tmp_path, change, message):
+  shutil.copytree(ADAPTER, tmp_path / "a")
+  config = json.loads((tmp_path / "a" / peft.CONFIG).read_text()) | change
+  (tmp_path / "a" / peft.CONFIG).write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=message) as error:
+    mdx.load(str(BASE), init=dict(adapter=str(tmp_path / "a")))
+  assert "\n" not in str(error.value)
+
+
+def test_rslora_is_another_alpha(tmp_path):
+  shutil.copytree(ADAPTER, tmp_path / "a")
+  config = json.loads((ADAPTER / peft.CONFIG).read_text()) | dict(use_rslora=True)
+  (tmp_path / "a" / peft.CONFIG).write_text(json.dumps(config))
+  assert lora.scale(_spec(tmp_path / "a")) == pytest.approx(5 / 3 ** 0.5)
+
+
+def test_ambiguous_last_names_are_written_as_a_pattern():
+  family, spec = interop.FAMILIES["llada"], hf_dirs.spec_of(
+      lora_rank=2, lora_targets=("q", "down"))
+  written = peft.config_of(family, spec, "x", False)["target_modules"]  # the head is ff_out too
+  assert isinstance(written, str)
+  assert peft._is_target("model.transformer.blocks.1.ff_out", written)
+  assert not peft._is_target("model.transformer.ff_out", written)
+
+
+def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
+  """From LLaDA's weights: the base never changes, the adapters do, and both exports hold them."""
+  source = str(hf_dirs.GOLDEN)
+  config = tiny.config("diffusion", **{
+      "init.checkpoint": source, "lora.rank": 2, "lora.targets": ("q", "down"), "ema_decay": 0.5,
+      "steps": 2, "data.source.documents": [[5, 6, 7, 8, 9, 10, 11, 12] * 8] * 10})
+  modes.train(config, str(tmp_path / "run"))
+  for which in ("ema", "raw"):
+    model = mdx.load(str(tmp_path / "run"), params=which)
+    params = model.params["model"]
+    base = hf_dirs.loaded(hf_dirs.GOLDEN)
+    for path, leaf in tree.flatten(params).items():
+      if not lora.is_adapter(path):
+        np.testing.assert_array_equal(leaf, tree.flatten(base)[path])
+      elif path.endswith("lora_b"):
+        assert np.abs(leaf).max() > 0
+  export = sample_config.get_config()
+  export.init.checkpoint, export.init.params = str(tmp_path / "run"), "raw"
+  for format_name in ("huggingface", "peft"):
+    export.export.update(format=format_name, path=str(tmp_path / format_name))
+    modes.export(export, str(tmp_path / "export"))
+  merged = mdx.load(str(tmp_path / "huggingface"))
+  adapted = mdx.load(source, init=dict(adapter=str(tmp_path / "peft")))
+  one, two, three, old = map(_scores, (model, merged, adapted, mdx.load(source)))
+  np.testing.assert_allclose(two, one, atol=1e-5)
+  np.testing.assert_allclose(three, one, atol=1e-6)
+  assert np.abs(one - old).max() > 1e-3
+  with pytest.raises(ValueError, match="has adapters of rank 2") as error:
+    modes.train(tiny.changed(config, {"init.checkpoint": str(tmp_path / "run"), "lora.rank": 0}),
+                str(tmp_path / "more"))
+  assert "\n" not in str(error.value)
+
+
+def test_int8_weights_are_sampled_from_and_trained_below_adapters(tmp_path):
+  pytest.importorskip("qwix")
+  model = mdx.load(str(hf_dirs.GOLDEN), init=dict(weights="int8"))
+  leaves = tree.flatten(model.params)
+  kinds = {path.rpartition("/")[2]: leaf.dtype for path, leaf in leaves.items() if "mlp/" in path}
+  assert kinds == {"kernel_int8": np.int8, "kernel_scale": np.float32}
+  exact = mdx.load(str(hf_dirs.GOLDEN))
+  rows = [((), (5, 6, 7, 9, 10, 11))]
+  one, two = (-m.score_pairs(rows, num_samples=4)[0] for m in (model, exact))
+  assert 0 < abs(one - two) < 0.05 * two
+  assert len(model.sample([[5, 6]], gen_length=4)[0].tokens) == 4
+  config = tiny.config("diffusion", **{
+      "init.checkpoint": str(hf_dirs.GOLDEN), "init.weights": "int8", "steps": 1,
+      "data.source.documents": [[5, 6, 7, 8, 9, 10, 11, 12] * 8] * 10})
+  with pytest.raises(ValueError, match="int8 weights .* cannot be trained"):
+    modes.train(config, str(tmp_path / "run"))
+  modes.train(tiny.changed(config, {"lora.rank": 2}), str(tmp_path / "run"))
+  again = mdx.load(str(tmp_path / "run"), params="raw")
+  path = "model/layers/mlp/down/kernel_int8"
+  np.testing.assert_array_equal(tree.flatten(again.params)[path], leaves[path])

@@ -1,0 +1,102 @@
+"""Adapters: what they compute, merging, int8 weights below them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdx import sharding
+from mdx.networks import attention
+from mdx.networks import lora
+from mdx.networks import quantized
+from mdx.networks import transformer
+from mdx.utils import rng
+from mdx.utils import tree
+
+SPEC = transformer.Transformer(num_layers=2, width=16, num_heads=2, mlp_width=24, vocab_size=11,
+                               lora_rank=3, lora_alpha=5.0, lora_targets=("q", "o", "up", "down"))
+PLAIN = dataclasses.replace(SPEC, lora_rank=0)
+TOKENS = jnp.arange(10).reshape(2, 5) % 11
+
+
+def _logits(spec, params):
+  network = spec.network()
+
+  @jax.jit
+  def score(params):
+    return network.head(params, network.encode(params, TOKENS, attention=attention.Full()))
+
+  return np.asarray(score(params))
+
+
+@pytest.fixture(name="params", scope="module")
+def _params():
+  """Of an adapted network, no B of which is zero."""
+  params = SPEC.network().init(rng.root(0))
+
+  def drawn(path, leaf):
+    return (0.3 * jax.random.normal(rng.stream(rng.root(1), path), leaf.shape)
+            if path.endswith("lora_b") else leaf)
+
+  return tree.map_with_path(drawn, params)
+
+
+def test_a_new_adapter_changes_nothing_and_a_is_drawn_within_its_bound(params):
+  fresh = SPEC.network().init(rng.root(0))
+  base = tree.part(fresh, lambda path: not lora.is_adapter(path))
+  np.testing.assert_array_equal(_logits(SPEC, fresh), _logits(PLAIN, base))
+  assert np.abs(_logits(SPEC, params) - _logits(PLAIN, base)).max() > 0.1
+  shapes = sharding.with_shardings(tree.part(jax.eval_shape(lambda: fresh), lora.is_adapter),
+                                   sharding.make_mesh({"data": -1}))
+  drawn = tree.flatten(lora.fresh(shapes, seed=3))
+  assert set(drawn) == {path for path in tree.flatten(fresh) if lora.is_adapter(path)}
+  for path, leaf in drawn.items():
+    if path.endswith("lora_b"):
+      assert not leaf.any()
+    else:  # uniform: the largest of 100 and more draws lies close to the bound
+      bound = leaf.shape[-2] ** -0.5
+      assert 0.9 * bound < np.abs(leaf).max() <= bound
+      assert abs(leaf.var() / (bound ** 2 / 3) - 1) < 0.5
+
+
+def test_merging_gives_the_same_function_and_unmerging_the_kernels_back(params):
+  merged = lora.merge(params, SPEC)
+  assert not any(map(lora.is_adapter, tree.flatten(merged)))
+  np.testing.assert_allclose(_logits(PLAIN, merged), _logits(SPEC, params), atol=2e-6)
+  kernel, q = (x["layers"]["attention"]["q"] for x in (merged, params))
+  want = np.asarray(q["kernel"], np.float64) + 5 / 3 * (
+      np.asarray(q["lora_a"], np.float64) @ np.asarray(q["lora_b"], np.float64))
+  np.testing.assert_allclose(kernel["kernel"], want, rtol=1e-6, atol=1e-7)
+  back = tree.flatten(lora.unmerge(merged, tree.part(params, lora.is_adapter), SPEC))
+  for path, leaf in back.items():
+    np.testing.assert_allclose(leaf, tree.flatten(params)[path], rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(lora_targets=("q", "head")), "lora_targets"), (dict(lora_targets=()), "lora_targets"),
+    (dict(lora_rank=-1), "lora_rank"), (dict(weights="int4"), "network.weights is 'int4'")])
+def test_what_cannot_be_is_one_line(fields, message):
+  with pytest.raises(ValueError, match=message) as error:
+    dataclasses.replace(SPEC, **fields)
+  assert "\n" not in str(error.value)
+
+
+def test_int8_kernels_are_within_half_a_step_and_computed_with_as_they_are_stored(params):
+  pytest.importorskip("qwix")
+  spec = dataclasses.replace(SPEC, weights="int8")
+  leaves, dequantised = {}, {}
+  for path, leaf in tree.flatten(params).items():
+    if f"{path}_int8" in tree.flatten(jax.eval_shape(spec.network().init, rng.root(0))):
+      kernel, scale = quantized.quantize(jnp.copy(leaf))
+      assert kernel.dtype == jnp.int8 and scale.shape == (2, 1, leaf.shape[-1])
+      dequantised[path] = kernel * scale
+      assert (np.abs(dequantised[path] - leaf) <= scale / 2 * (1 + 1e-4)).all()
+      leaves |= {f"{path}_int8": kernel, f"{path}_scale": scale}
+    else:
+      leaves[path] = dequantised[path] = leaf
+  assert sum(path.endswith("_int8") for path in leaves) == 7
+  quantised = _logits(spec, tree.nest(leaves))
+  np.testing.assert_allclose(quantised, _logits(SPEC, tree.nest(dequantised)), atol=1e-5)
+  assert 0 < np.abs(quantised - _logits(SPEC, params)).max() < 0.1
