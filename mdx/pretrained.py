@@ -93,8 +93,12 @@ def variant(config: Mapping[str, Any], source: str) -> dict[str, Any]:
   return fields
 
 
-def trained(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+def trained(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
   """`config.optimizer`; where there are adapters and it says nothing, they alone are trained.
+
+  Args:
+    config: the config.
+    source: a model whose network is taken, with its adapters.
 
   Raises:
     ValueError: int8 weights would be trained.
@@ -115,7 +119,7 @@ def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], tokenizer_lib.To
   """The config and tokenizer of a run, from `init.checkpoint` if that is a directory of others."""
   extra = variant(config, config["init"]["checkpoint"])
   config = {**config, "network": {**config["network"], **extra},
-            "optimizer": trained(config, config["init"]["checkpoint"])}
+            "optimizer": trained(config)}
   given = {k: v for k, v in config["tokenizer"].items() if v not in (-1, "")}
   source = config["init"]["checkpoint"]
   if not source or not interop.is_hf_dir(source):

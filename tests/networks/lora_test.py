@@ -48,9 +48,11 @@ def test_a_new_adapter_changes_nothing_and_a_is_drawn_within_its_bound(params):
   base = tree.part(fresh, lambda path: not lora.is_adapter(path))
   np.testing.assert_array_equal(_logits(SPEC, fresh), _logits(PLAIN, base))
   assert np.abs(_logits(SPEC, params) - _logits(PLAIN, base)).max() > 0.1
-  shapes = sharding.with_shardings(tree.part(jax.eval_shape(lambda: fresh), lora.is_adapter),
-                                   sharding.make_mesh({"data": -1}))
-  drawn = tree.flatten(lora.fresh(shapes, seed=3))
+  mesh = sharding.make_mesh({"data": -1})
+  shapes = sharding.with_shardings(
+      tree.part(jax.eval_shape(lambda: fresh), lora.is_adapter), mesh)
+  with jax.set_mesh(mesh):
+    drawn = tree.flatten(jax.device_get(lora.fresh(shapes, seed=3)))
   assert set(drawn) == {path for path in tree.flatten(fresh) if lora.is_adapter(path)}
   for path, leaf in drawn.items():
     if path.endswith("lora_b"):

@@ -12,8 +12,10 @@ import mdx
 from mdx import modes
 from mdx import tasks
 from mdx.configs import mdpo as mdpo_config
+from mdx.networks import lora
 from mdx.rl import rollout as rollout_lib
 from mdx.tasks import sudoku
+from mdx.train import step as step_lib
 from mdx.utils import tree
 
 _TASK = {"num_train": 40, "num_validation": 8, "num_test": 8}
@@ -212,3 +214,35 @@ def test_the_default_problems_of_training_and_test_share_no_givens():
              for split in ("train", "validation", "test")}
   assert len(prompts["test"]) >= 512 and not prompts["train"] & prompts["test"]
   assert not prompts["validation"] & (prompts["train"] | prompts["test"])
+
+
+def test_adapters_alone_are_trained_and_the_reference_is_the_base(base, rewarding, tmp_path,
+                                                                  monkeypatch):
+  """With a KL, so that the reference is read; the base's parameters are never changed or copied."""
+  seen = []
+  compiled = step_lib.compiled
+
+  def watched(*args):
+    step = compiled(*args)
+
+    def run(state, batch, frozen):
+      seen.append((state.params, frozen))
+      return step(state, batch, frozen)
+
+    return run
+
+  monkeypatch.setattr(step_lib, "compiled", watched)
+  config = _config(base, lora__rank=2, objective__kl=0.1, updates=2)
+  modes.reinforce(config, str(tmp_path / "rl"))
+  (before, frozen), (after, _) = seen
+  reference = tree.flatten(frozen["reference"])
+  assert reference and all(map(lora.is_adapter, reference))
+  first = {path: leaf for path, leaf in tree.flatten(before).items() if not lora.is_adapter(path)}
+  assert all(tree.flatten(after)[path] is leaf for path, leaf in first.items())
+  trained = tree.flatten(mdx.load(str(tmp_path / "rl")).params)
+  changed = {path for path, leaf in tree.flatten(mdx.load(str(base)).params).items()
+             if not np.array_equal(leaf, trained[path])}
+  assert not changed and any(
+      np.any(leaf) for path, leaf in trained.items() if "lora_b" in path)
+  kl = [line["kl"] for line in _lines(tmp_path / "rl", "train")]
+  assert kl[0] == 0 and kl[1] > 0
