@@ -97,7 +97,8 @@ def _small() -> config_dict.ConfigDict:
       eval_steps=250,
       checkpoint_steps=250,
       checkpoint=dict(keep=2),
-      tensorboard=False,
+      tensorboard=False,  # event files (extra `log`)
+      wandb="",  # project of Weights & Biases (extra `wandb`)
       export=dict(  # of mode=export
           format="orbax",  # or huggingface (adapters are merged), or peft (adapters alone)
           path="",  # a new directory

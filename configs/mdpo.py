@@ -88,7 +88,8 @@ def _small(task):
       eval_steps=50,
       checkpoint_steps=50,
       checkpoint=dict(keep=2),
-      tensorboard=False,
+      tensorboard=False,  # event files (extra `log`)
+      wandb="",  # project of Weights & Biases (extra `wandb`)
       export=dict(format="huggingface", path="", model_type="", dtype=""),  # of mode=export
   ))
 

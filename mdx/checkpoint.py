@@ -93,8 +93,11 @@ def abstract(items: Any) -> Any:
 def _averaged(directory: pathlib.Path, wanted: Any) -> Any:
   """Those of the wanted parameters that have a moving average; the others were not trained."""
   _quieten_orbax()
-  stored = tree.flatten(ocp.checkpointables_metadata(directory).metadata["ema"])
-  return tree.part(wanted, lambda path: path in stored)
+  stored = ocp.checkpointables_metadata(directory).metadata.get("ema")
+  if stored is None:
+    raise FileNotFoundError(f"checkpoint {directory} has no item 'ema'.")
+  paths = tree.flatten(stored)
+  return tree.part(wanted, lambda path: path in paths)
 
 
 def _check_shapes(directory: pathlib.Path, items: dict[str, Any]) -> None:

@@ -130,7 +130,8 @@ def evaluate(config: Mapping[str, Any], workdir: str, train: Callable) -> dict[s
       blank=tasks.blank_of(task), prompt_format=config["prompt_format"], system=config["system"])
   check_prompts(prompts, sampler, model.max_length)
   identity = config_lib.run_hash({
-      "source": os.path.abspath(source), "init": sampling.loading(config["init"]), "seed": config["seed"],
+      "source": os.path.abspath(source), "init": sampling.loading(config["init"]),
+      "seed": config["seed"],
       "dtype": config["dtype"], "sampler": repr(sampler), "prompts": prompts.tokens.tolist(),
       "references": [e["answer"] for e in examples], "task": repr(task)})
   results_file = path / "results.json"

@@ -20,6 +20,7 @@ from mdx import setup as setup_lib
 from mdx import sharding
 from mdx.networks import lora
 from mdx.networks import transformer
+from mdx.train import state as state_lib
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -45,7 +46,8 @@ def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   if wanted["format"] == "peft":
     _peft(source, config, path)
   elif wanted["format"] == "orbax":
-    _orbax(model_lib.load(source, params=which, mesh=config["mesh"], trains=lambda path: True), path)
+    _orbax(model_lib.load(source, params=which, mesh=config["mesh"],
+                          trains=state_lib.everything), path)
   elif interop.is_hf_dir(source) and not config["init"].get("adapter"):
     _copy(source, config, path)
   else:

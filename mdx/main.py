@@ -29,6 +29,7 @@ usage: python -m mdx.main --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdi
   --config      a config file; those shipped with mdx:
                 {configs}
   --config.KEY  overrides one value, e.g. --config.steps=100 --config.optimizer.learning_rate=1e-3
+  --print_config  print every value of the config, and do nothing
   --workdir     where the run writes (default: runs/ and the config's name)
   --distributed join a multi-process job: TPU pod, SLURM, Kubernetes, or by hand with
                 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set
@@ -42,6 +43,7 @@ modes (config.mode; sample, rl and claim have configs of their own)
                 any training config)
   export        write weights, config and tokenizer to --config.export.path (likewise)
   claim         measure a claim of configs/claims: arms x seeds of runs, and a stated test
+  report        write report.html of a run again, or of several (configs/report.py)
 
 exit status: 0 finished, 2 bad input, 75 stopped on a signal with everything saved, 1 anything else
 """
@@ -108,7 +110,8 @@ def _define_flags():
   workdir = flags.DEFINE_string("workdir", None, "Directory of the run.")
   distributed = flags.DEFINE_bool("distributed", False, "Join a multi-process job.")
   debug = flags.DEFINE_bool("debug", False, "Show tracebacks.")
-  return config, workdir, distributed, debug
+  shown = flags.DEFINE_bool("print_config", False, "Print the config.")
+  return config, workdir, distributed, debug, shown
 
 
 def _prepare_jax(distributed: bool) -> None:
@@ -144,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_help()
     return OK
   try:
-    config, workdir, distributed, debug = _define_flags()
+    config, workdir, distributed, debug, shown = _define_flags()
     argv = _find_configs(argv)
     _check_overrides(argv)
     rest = flags.FLAGS(argv)
@@ -153,6 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.value is None:
       raise ValueError("give a config: --config=configs/diffusion.py; see --help.")
     cfg = config.value
+    if shown.value:
+      print(cfg)
+      return OK
   except flags.UnrecognizedFlagError as error:
     print(f"mdx: {_one_line(error)}; see --help.", file=sys.stderr)
     return BAD_INPUT

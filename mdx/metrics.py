@@ -1,9 +1,9 @@
 """Metrics: window means and writers.
 
-Contents: Window, JsonLines, TensorBoard, open_writers.
+Contents: Window, Writer, JsonLines, TensorBoard, WandB, Writers, open_writers, read, read_rows.
 
 Convention: `workdir/metrics.jsonl` is the truth: one object a line with
-`step`, `kind` ("train", "eval", "rl") and flat names. TensorBoard is optional.
+`step`, `kind` ("train", "eval", "rl") and flat names. TensorBoard and wandb are optional.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import secrets
 from typing import Any, Mapping, Protocol
 
 
@@ -98,6 +99,36 @@ class TensorBoard:
     self._writer.close()
 
 
+class WandB:
+  """A run of Weights & Biases (extra `wandb`); that of the workdir goes on where it is resumed."""
+
+  def __init__(self, workdir: str | os.PathLike, project: str, config: Mapping[str, Any]):
+    """Joins the project.
+
+    Raises:
+      ValueError: wandb is not installed.
+    """
+    try:
+      import wandb  # pylint: disable=g-import-not-at-top
+    except ImportError:
+      raise ValueError("config.wandb needs wandb; pip install 'mdx[wandb]'.") from None
+    path = pathlib.Path(workdir)
+    path.mkdir(parents=True, exist_ok=True)
+    file = path / "wandb_id"
+    if not file.exists():
+      file.write_text(secrets.token_hex(8), encoding="utf-8")
+    self._run = wandb.init(project=project, dir=str(path), name=path.name, config=dict(config),
+                           id=file.read_text(encoding="utf-8").strip(), resume="allow")
+
+  def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+    """Logs the numbers as `kind/name` of a step."""
+    self._run.log({f"{kind}/{name}": value for name, value in values.items()} | {"step": step})
+
+  def close(self) -> None:
+    """Waits until all is sent."""
+    self._run.finish()
+
+
 class Writers:
   """Several writers as one; silent on all but the first process."""
 
@@ -116,21 +147,38 @@ class Writers:
       writer.close()
 
 
-def open_writers(workdir: str, *, resume_step: int, tensorboard: bool, is_main: bool) -> Writers:
-  """Opens the writers of a run; none on other processes than the first."""
+def open_writers(workdir: str, config: Mapping[str, Any], *, resume_step: int,
+                 is_main: bool) -> Writers:
+  """Opens the writers of a run; none on other processes than the first.
+
+  Args:
+    workdir: of the run.
+    config: with `tensorboard`, whether to write event files, and `wandb`, a project or "".
+    resume_step: what was written after it is dropped.
+    is_main: whether this is the first process.
+  """
   if not is_main:
     return Writers([])
   writers: list[Writer] = [JsonLines(pathlib.Path(workdir) / "metrics.jsonl",
                                      resume_step=resume_step)]
-  return Writers(writers + ([TensorBoard(workdir, resume_step=resume_step)] if tensorboard else []))
+  if config.get("tensorboard"):
+    writers.append(TensorBoard(workdir, resume_step=resume_step))
+  if config.get("wandb"):
+    writers.append(WandB(workdir, config["wandb"], config))
+  return Writers(writers)
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads a metrics file; a last line cut off by a kill is dropped."""
+  return [line for line in read_rows(path) if "step" in line]
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """The objects of a file of JSON lines; lines that are none are dropped."""
   lines = []
   for text in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
     try:
       lines.append(json.loads(text))
     except json.JSONDecodeError:
       continue
-  return [line for line in lines if isinstance(line, dict) and "step" in line]
+  return [line for line in lines if isinstance(line, dict)]

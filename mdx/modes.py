@@ -1,14 +1,17 @@
-"""What `config.mode` can be: train, rl, sample, eval, export, claim.
+"""What `config.mode` can be: train, rl, sample, eval, export, claim, report.
 
-Contents: MODES, train, reinforce, sample, evaluate, export, claim.
+Contents: MODES, train, reinforce, sample, evaluate, export, claim, report.
+
+Convention: every run ends with `report.html` in its workdir.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import time
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 import jax
 import numpy as np
@@ -25,6 +28,7 @@ from mdx import setup as setup_lib
 from mdx.data import pipeline
 from mdx.eval import likelihood
 from mdx.eval import ngram
+from mdx.report import page
 from mdx.report import plots
 from mdx.rl import run as rl_run
 from mdx.train import loop as loop_lib
@@ -35,6 +39,26 @@ from mdx.train import step as step_lib
 from mdx.utils import tree
 
 
+def _reported(mode: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+  """A mode that ends with `environment.json` and `report.html`, on the first process."""
+
+  @functools.wraps(mode)
+  def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+    began, path = time.monotonic(), pathlib.Path(workdir)
+    files = [path / name for name in ("results.json", "eval.json")]
+    age = lambda: [file.stat().st_mtime_ns for file in files if file.exists()]
+    before = age()
+    results = mode(config, workdir)
+    if jax.process_index() == 0:
+      if age() != before:  # else the run was finished already
+        setup_lib.write_json(path / page.ENVIRONMENT, page.environment(time.monotonic() - began))
+      setup_lib.say(f"report: {page.write(path)}")
+    return results
+
+  return run
+
+
+@_reported
 def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   """Trains, evaluates, samples and plots; resumes where the workdir left off."""
   began = time.monotonic()
@@ -77,8 +101,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       f"{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
       f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
   baselines = _baselines(run)
-  writers = metrics_lib.open_writers(str(run.workdir), resume_step=start,
-                                     tensorboard=config["tensorboard"],
+  writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
   quick = _evaluator(run, config["eval"]["num_samples"], config["eval"]["num_batches"])
   step_fn = step_lib.compiled(
@@ -204,6 +227,7 @@ def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
                   f"squared norm of the mean {results['gradient_square']:.4g}")
 
 
+@_reported
 def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   """Evaluates a checkpoint on a task, or on the held-out part (`workdir/eval.json`)."""
   if "task" in config:
@@ -226,20 +250,37 @@ def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   return exporting.export(config, workdir)
 
 
+@_reported
 def sample(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   """Decodes prompts, after training the base model where no checkpoint is given."""
   return sampling.sample(config, workdir, train)
 
 
+@_reported
 def reinforce(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   """Improves a model by RL, after training the base model where no checkpoint is given."""
   return rl_run.train(config, workdir, train)
 
 
+@_reported
 def claim(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   """Measures a claim: arms x seeds of runs, and a stated test."""
   return claim_lib.train(config, workdir, MODES)
 
 
+def report(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+  """Writes the report of a finished run again, or one of several runs into the workdir."""
+  paths = [path.strip() for path in config["workdirs"].split(",") if path.strip()]
+  if not paths:
+    raise ValueError("config.workdirs is empty; give the workdirs of runs, separated by commas.")
+  if len(paths) == 1:
+    file = page.write(paths[0])
+  else:
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    file = page.compare(paths, pathlib.Path(workdir) / page.NAME)
+  setup_lib.say(f"report: {file}")
+  return {}
+
+
 MODES = {"train": train, "rl": reinforce, "sample": sample, "eval": evaluate, "export": export,
-         "claim": claim}
+         "claim": claim, "report": report}

@@ -1,7 +1,7 @@
 """Models to start from: checkpoints of ours, and Hugging Face directories.
 
-Contents: tokenizer_of, network_of, variant, trained, resolve, stored_types, check_params, load_params,
-find_config, origin.
+Contents: tokenizer_of, network_of, variant, trained, resolve, stored_types, check_params,
+load_params, find_config, origin.
 
 Convention: what a Hugging Face directory says of itself (network, tokenizer, how its model is
 read) is taken from there, whatever the config has; how it is computed is the config's. Adapters

@@ -60,7 +60,7 @@ def test_lines_reach_the_disk_at_once(tmp_path):
 
 def test_numbers_that_are_not_finite_are_null_and_the_file_stays_json(tmp_path):
   path = tmp_path / "metrics.jsonl"
-  writers = metrics.open_writers(str(tmp_path), resume_step=0, tensorboard=False, is_main=True)
+  writers = metrics.open_writers(str(tmp_path), {"tensorboard": False}, resume_step=0, is_main=True)
   writers.write(1, "train", {"loss": np.float32("nan"), "norm": math.inf, "rate": np.float32(0.5)})
   writers.close()
 
@@ -72,7 +72,7 @@ def test_numbers_that_are_not_finite_are_null_and_the_file_stays_json(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path):
-  writers = metrics.open_writers(str(tmp_path), resume_step=0, tensorboard=True, is_main=False)
+  writers = metrics.open_writers(str(tmp_path), {"tensorboard": True}, resume_step=0, is_main=False)
   writers.write(1, "train", {"loss": 1.0})
   writers.close()
   assert not list(tmp_path.iterdir())
@@ -94,7 +94,7 @@ def _scalars(directory):
 
 def test_tensorboard_files_hold_every_number(tmp_path):
   pytest.importorskip("tensorboardX")
-  writers = metrics.open_writers(str(tmp_path), resume_step=0, tensorboard=True, is_main=True)
+  writers = metrics.open_writers(str(tmp_path), {"tensorboard": True}, resume_step=0, is_main=True)
   writers.write(10, "train", {"loss": 2.5, "rate": 0.5})
   writers.write(20, "eval", {"loss": 1.5})
   writers.close()
@@ -105,7 +105,7 @@ def test_tensorboard_files_hold_every_number(tmp_path):
 
 def test_a_resumed_run_tells_tensorboard_from_which_step_on_to_purge(tmp_path):
   event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-  writers = metrics.open_writers(str(tmp_path), resume_step=20, tensorboard=True, is_main=True)
+  writers = metrics.open_writers(str(tmp_path), {"tensorboard": True}, resume_step=20, is_main=True)
   writers.write(30, "train", {"loss": 2.5})
   writers.close()
   path, = (tmp_path / "tensorboard").glob("events.*")
@@ -122,5 +122,5 @@ def test_a_resumed_run_tells_tensorboard_from_which_step_on_to_purge(tmp_path):
 def test_without_tensorboardx_one_line_says_how_to_get_it(tmp_path, monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
   with pytest.raises(ValueError, match="needs tensorboardX; pip install") as error:
-    metrics.open_writers(str(tmp_path), resume_step=0, tensorboard=True, is_main=True)
+    metrics.open_writers(str(tmp_path), {"tensorboard": True}, resume_step=0, is_main=True)
   assert "\n" not in str(error.value)

@@ -17,8 +17,8 @@ from mdx.networks import transformer
 # Fields of a spec that check_fields leaves free.
 _SIZES = ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "mlp_width", "norm_eps",
           "rope_theta", "max_length", "vocab_size", "tied")
-_HOW_COMPUTED = ("vocab_multiple", "dtype", "scan_layers", "remat", "init_std", "attention_backend", "weights",
-                 "lora_rank", "lora_alpha", "lora_targets")
+_HOW_COMPUTED = ("vocab_multiple", "dtype", "scan_layers", "remat", "init_std", "attention_backend",
+                 "weights",                 "lora_rank", "lora_alpha", "lora_targets")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ class Dense(nn.Module):
 
   XLA's CPU compiler copies the operands of a contraction over two axes, which
   doubled the time of the kernel's gradient. Positions that are sharded over
-  the mesh stay an axis of their own. With `lora_rank` it has an adapter beside it, and with `is_int8`
-  its kernel is that of `quantized`.
+  the mesh stay an axis of their own. With `lora_rank` it has an adapter beside it, and with
+  `is_int8` its kernel is that of `quantized`.
   """
   features: int
   use_bias: bool

@@ -2,8 +2,8 @@
 
 Contents: PROJECTIONS, init_a, is_adapter, scale, fresh, merge, unmerge.
 
-Convention: A is `lora_a` [in, rank], B is `lora_b` [rank, out], beside the `kernel` [in, out] of the
-map, float32, with the leading axis of layers that it has. A new adapter has B = 0 and changes
+Convention: A is `lora_a` [in, rank], B is `lora_b` [rank, out], beside the `kernel` [in, out] of
+the map, float32, with the leading axis of layers that it has. A new adapter has B = 0 and changes
 nothing.
 
 Reference: Hu et al. 2021, arXiv:2106.09685; A is drawn as the authors' code does,

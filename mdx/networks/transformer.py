@@ -130,8 +130,8 @@ class Transformer:
       if getattr(self, field) < 1:
         raise ValueError(f"network.{field} must be positive, got {getattr(self, field)}.")
     for field in ("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width", "token_types",
-                  "position_offset", "local_radius", "global_every", "local_rope_theta", "lora_rank",
-                  "lora_alpha"):
+                  "position_offset", "local_radius", "global_every", "local_rope_theta",
+                  "lora_rank", "lora_alpha"):
       if getattr(self, field) < 0:
         raise ValueError(f"network.{field} must not be negative, got {getattr(self, field)}.")
     if not self.head_dim and self.width % self.num_heads:

@@ -195,8 +195,7 @@ def _train(run: _Run, stop: progress_lib.StopSignal, base_seconds: float) -> dic
       f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts, "
       f"{rollout['epochs']} update(s) on each, {config['updates']} updates, "
       f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
-  writers = metrics_lib.open_writers(str(run.workdir), resume_step=start,
-                                     tensorboard=config["tensorboard"],
+  writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
   quick = _quick_evaluator(run)
   if start == 0:

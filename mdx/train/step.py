@@ -110,24 +110,25 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
   return step
 
 
-def compiled(step: Step, shardings: state_lib.State,
+def compiled(step_fn: Step, shardings: state_lib.State,
              trains: Callable[[str], bool] = state_lib.everything) -> Step:
   """Compiles a step; the buffers of the state are given up, but for those of frozen parameters.
 
   Args:
-    step: see `make_step`.
+    step_fn: see `make_step`.
     shardings: of the state.
     trains: path -> whether the parameter is trained. The others are never copied, so that a
       reference policy, an evaluation and the state can share them.
   """
   is_fixed = lambda path: not trains(path)
 
-  def inner(moving, fixed, batch, frozen):
-    state, metrics = step(moving._replace(params=tree.merge(moving.params, fixed)), batch, frozen)
+  def step(moving, fixed, batch, frozen):
+    state = moving._replace(params=tree.merge(moving.params, fixed))
+    state, metrics = step_fn(state, batch, frozen)
     return state._replace(params=tree.part(state.params, trains)), metrics
 
   out = shardings._replace(params=tree.part(shardings.params, trains))
-  jitted = jax.jit(inner, donate_argnums=0, out_shardings=(out, None))
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=(out, None))
 
   def run(state, batch, frozen):
     fixed = tree.part(state.params, is_fixed)

@@ -1,7 +1,7 @@
 """Helpers over nested dicts of arrays.
 
-Contents: path_str, flatten, nest, map_with_path, part, merge, overlay, count, num_bytes, difference,
-fingerprint.
+Contents: path_str, flatten, nest, map_with_path, part, merge, overlay, count, num_bytes,
+difference, fingerprint.
 
 Convention: a path is written "layers/attention/q/kernel".
 """

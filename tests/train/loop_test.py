@@ -248,7 +248,7 @@ def _train(parts, workdir, *, stop=None, checkpoint_steps=100):
     start, items = restored
     items.pop("meta")
     state = state_lib.State(step=jax.device_put(np.int32(start), state.step.sharding), **items)
-  writers = metrics_lib.open_writers(str(workdir), resume_step=start, tensorboard=False,
+  writers = metrics_lib.open_writers(str(workdir), {"tensorboard": False}, resume_step=start,
                                      is_main=True)
   try:
     state, _ = loop.fit(state, step_fn, data, start=start, mesh=mesh, writers=writers,

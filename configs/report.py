@@ -1,0 +1,14 @@
+r"""Reports: one page of a run, or of several beside one another.
+
+Every run ends with `report.html` in its workdir; this writes it again, or compares runs:
+  python -m mdx.main --config=configs/report.py --config.workdirs=runs/mdpo
+  python -m mdx.main --config=configs/report.py --workdir=runs/compared \
+    --config.workdirs=runs/diffusion,runs/mlm,runs/ar
+"""
+
+from ml_collections import config_dict
+
+
+def get_config():
+  """Workdirs, separated by commas."""
+  return config_dict.ConfigDict(dict(mode="report", workdirs=""))

@@ -1,0 +1,75 @@
+"""Every metric of one run or of several, drawn as small pictures.
+
+Contents: draw.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Mapping, Sequence
+
+_MOST_POINTS = 400  # of a line; more are thinned out
+_KINDS = {"train": "training", "rollout": "rollouts", "eval": "held-out"}
+
+
+def _series(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[tuple[float, float]]:
+  """Points of a metric in the order of steps; a step that was run again counts once."""
+  points = {x["step"]: x[name] for x in lines
+            if x["kind"] == kind and isinstance(x.get(name), (int, float))}
+  steps = sorted(points)
+  steps = steps[::-(-len(steps) // _MOST_POINTS) or 1]
+  return [(step, points[step]) for step in steps]
+
+
+def _names(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
+  """(kind, name) of every metric with at least two points in some run, in order of appearance."""
+  found = {}
+  for lines in runs.values():
+    for line in lines:
+      for name, value in line.items():
+        if name not in ("step", "kind") and not name.endswith("_stderr") and isinstance(
+            value, (int, float)):
+          found.setdefault((line["kind"], name))
+  order = {kind: i for i, kind in enumerate(("eval", "train", "rollout"))}
+  return [key for key in sorted(found, key=lambda key: order.get(key[0], len(order)))
+          if any(len(_series(lines, *key)) > 1 for lines in runs.values())]
+
+
+def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, bytes]]:
+  """Draws every metric over the steps.
+
+  Args:
+    runs: name of a run -> contents of its `metrics.jsonl`; lines of one picture are told apart
+      by colour and named where there are several runs.
+
+  Returns:
+    (caption, SVG) of each metric.
+  """
+  import matplotlib  # pylint: disable=g-import-not-at-top
+  matplotlib.use("Agg")
+  from matplotlib import pyplot as plt  # pylint: disable=g-import-not-at-top
+  pictures = []
+  for kind, name in _names(runs):
+    figure, axis = plt.subplots(figsize=(4.2, 2.6), constrained_layout=True)
+    for run, lines in runs.items():
+      points = _series(lines, kind, name)
+      error = dict(_series(lines, kind, f"{name}_stderr"))
+      if not points:
+        continue
+      steps, values = zip(*points)
+      drawn, = axis.plot(steps, values, lw=1.2, marker="o" if len(points) < 15 else "", ms=3,
+                         label=run)
+      if error:
+        spread = [2 * error.get(step, 0.0) for step in steps]
+        axis.fill_between(steps, [v - s for v, s in zip(values, spread)],
+                          [v + s for v, s in zip(values, spread)], alpha=0.2, lw=0,
+                          color=drawn.get_color())
+    axis.set(xlabel="step", ylabel=name.replace("_", " "))
+    axis.grid(alpha=0.3)
+    if len(runs) > 1:
+      axis.legend(fontsize="x-small")
+    with io.BytesIO() as file:
+      figure.savefig(file, format="svg", metadata={"Date": None})
+      pictures.append((f"{name.replace('_', ' ')} ({_KINDS.get(kind, kind)})", file.getvalue()))
+    plt.close(figure)
+  return pictures
