@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
 def _small() -> config_dict.ConfigDict:
   return config_dict.ConfigDict(dict(
-      mode="train",  # train, eval or export
+      mode="train",  # train, eval, export or compile
       seed=0,
       steps=1000,  # any positive number; warm-up and intervals shrink with it
       batch_size=64,  # rows a step over all devices
@@ -97,4 +97,9 @@ def _small() -> config_dict.ConfigDict:
           path="",  # a new directory
           model_type="",  # of interop.FAMILIES; "" = where it came from, or what holds it
           dtype=""),  # float32, bfloat16, float16; "" = as in the directory it came from
+      compile=dict(  # of mode=compile
+          topology="v5e:4x4",  # or v4, v5p, v6e, tpu7x; gpu:8 = devices simulated on the host
+          slices=1,  # of TPUs; mesh.replica (or data) is cut over them
+          vocab_size=0,  # ids, where the tokenizer is not here
+          sweep=False, tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full")),  # a table
   ))

@@ -1,6 +1,6 @@
 """A checkpoint as a library: sampling and likelihood in three lines.
 
-Contents: Model, Sample, load.
+Contents: Model, Sample, load, describe, assemble.
 
   model = mdx.load("runs/diffusion")
   print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
@@ -10,6 +10,7 @@ Contents: Model, Sample, load.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -310,7 +311,7 @@ class Model:
 
 
 def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,
-         dtype: str = "", param_dtype: str = "") -> Model:
+         dtype: str = "", param_dtype: str = "", remat: str = "") -> Model:
   """Loads a model.
 
   Args:
@@ -319,6 +320,7 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     mesh: sizes of the mesh axes; default all devices on `data`.
     dtype: of the activations; default that of training, or that of the stored weights.
     param_dtype: "float32" to train them; default as a Hugging Face directory stores them.
+    remat: rematerialisation of the blocks in training; default that of the checkpoint.
 
   Raises:
     ValueError: no such checkpoint, or one that cannot be read.
@@ -327,24 +329,54 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     raise ValueError(f"init.checkpoint {path} does not exist; give a run's workdir, an Orbax "
                      "checkpoint or an export.")
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
+  config, tokenizer = describe(path, dtype=dtype, remat=remat)
   if interop.is_hf_dir(path):
-    return _load_hf(path, devices, dtype, as_stored=param_dtype != "float32")
-  file = pretrained.find_config(path)
-  if file is None:
-    raise ValueError(f"{path} has no config.json, nor the directories above it; give a run's "
-                     "workdir, one of its checkpoints, or an export.")
-  try:
-    config = json.loads(file.read_text(encoding="utf-8"))["config"]
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}).") from None
-  config = config.get("model", config)  # of a run that fine-tuned a model
-  tokenizer = tokenizer_lib.load(file.parent)
-  return _assemble(config | ({"dtype": dtype} if dtype else {}), tokenizer, devices, str(path),
-                   lambda shapes: checkpoint_lib.load_params(str(path), shapes, params))
+    load_params = functools.partial(pretrained.load_params, path, which="",
+                                    as_stored=param_dtype != "float32")
+  else:
+    load_params = functools.partial(checkpoint_lib.load_params, str(path), which=params)
+  return assemble(config, tokenizer, devices, str(path), load_params)
 
 
-def _assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
-              mesh: jax.sharding.Mesh, source: str, load_params: Callable) -> Model:
+def describe(path: str, *, dtype: str = "",
+             remat: str = "") -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
+  """What a model is built from, `Model.config`, and its tokenizer; reads no weights.
+
+  Raises:
+    ValueError: nothing there that describes a model.
+  """
+  changed = {"dtype": dtype} if dtype else {}
+  if interop.is_hf_dir(path):
+    config, tokenizer = _describe_hf(path, dtype)
+  else:
+    file = pretrained.find_config(path)
+    if file is None:
+      raise ValueError(f"{path} has no config.json, nor the directories above it; give a run's "
+                       "workdir, one of its checkpoints, or an export.")
+    try:
+      config = json.loads(file.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}"
+                       ").") from None
+    config = config.get("model", config) | changed  # of a run that fine-tuned a model
+    tokenizer = tokenizer_lib.load(file.parent)
+  if remat:
+    config = {**config, "network": {**config["network"], "remat": remat}}
+  return config, tokenizer
+
+
+def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
+             mesh: jax.sharding.Mesh, source: str,
+             load_params: Callable[[Any], Any] = lambda shapes: shapes) -> Model:
+  """A model of a config; by default its parameters are shape structs with shardings.
+
+  Args:
+    config: network, objective, tokenizer, dtype, sharding.
+    tokenizer: its tokenizer.
+    mesh: where the parameters go.
+    source: where it came from, for people.
+    load_params: shape structs -> parameters.
+  """
   # Caches and short rows need masks, whatever kernel the model was trained with.
   config = {**config, "network": {**config["network"], "attention_backend": "xla"}}
   spec, objective = setup_lib.build_objective(config, tokenizer, mesh)
@@ -355,8 +387,8 @@ def _assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
                max_length=spec.max_length, source=source, config={k: config[k] for k in names})
 
 
-def _load_hf(path: str, mesh: jax.sharding.Mesh, dtype: str, *, as_stored: bool) -> Model:
-  """A model from a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
+def _describe_hf(path: str, dtype: str) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
+  """Of a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
   objective = interop.objective_fields(path)
   if not objective:
     raise ValueError(f"{path} holds a discriminator, which tells replaced tokens from others and "
@@ -368,7 +400,5 @@ def _load_hf(path: str, mesh: jax.sharding.Mesh, dtype: str, *, as_stored: bool)
                      "config.json.")
   dtype = dtype or interop.compute_dtype(path)
   network = {"name": "transformer", "dtype": dtype} | pretrained.network_of(path, tokenizer)
-  config = {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
-            "objective": objective, "tokenizer": {"path": str(path)}}
-  return _assemble(config, tokenizer, mesh, str(path),
-                   lambda shapes: pretrained.load_params(path, shapes, "", as_stored=as_stored))
+  return {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
+          "objective": objective, "tokenizer": {"path": str(path)}}, tokenizer

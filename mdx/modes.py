@@ -1,6 +1,6 @@
-"""What `config.mode` can be: train, rl, sample, eval, export, claim.
+"""What `config.mode` can be: train, rl, sample, eval, export, claim, compile.
 
-Contents: MODES, train, reinforce, sample, evaluate, export, claim.
+Contents: MODES, train, reinforce, sample, evaluate, export, claim, compile_.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Mapping
 import jax
 import numpy as np
 
+from mdx import aot
 from mdx import checkpoint as checkpoint_lib
 from mdx import claim as claim_lib
 from mdx import config as config_lib
@@ -30,7 +31,6 @@ from mdx.rl import run as rl_run
 from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib
 from mdx.train import progress as progress_lib
-from mdx.train import step as step_lib
 from mdx.utils import tree
 
 
@@ -80,14 +80,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
                                      tensorboard=config["tensorboard"],
                                      is_main=jax.process_index() == 0)
   quick = _evaluator(run, config["eval"]["num_samples"], config["eval"]["num_batches"])
-  step_fn = jax.jit(
-      step_lib.make_step(run.objective, run.transform, seed=config["seed"],
-                         rate=run.optimizer.rate(config["steps"]),
-                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
-                         trains=run.optimizer.trains),
-      donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
   state, tokens_per_second = loop_lib.fit(
-      state, step_fn, data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
+      state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
       checkpoints=checkpoints, meta=setup_lib.meta(run.config, run.tokenizer), stop=stop,
       evaluate=lambda state, step: quick(_weights(run, state)))
   checkpoints.close()
@@ -240,5 +234,10 @@ def claim(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   return claim_lib.train(config, workdir, MODES)
 
 
+def compile_(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+  """Compiles the programs of a config for a topology, which need not be there."""
+  return aot.run(config, workdir)
+
+
 MODES = {"train": train, "rl": reinforce, "sample": sample, "eval": evaluate, "export": export,
-         "claim": claim}
+         "claim": claim, "compile": compile_}

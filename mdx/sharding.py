@@ -15,6 +15,7 @@ import re
 from typing import Any, Mapping
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 
@@ -58,12 +59,16 @@ DEFAULT_TABLE = dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor")
 def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
   """Builds the device mesh.
 
+  Devices of several TPU slices, which only the data centre's network joins, differ along
+  `replica`, or else along `data`.
+
   Args:
     sizes: axis name -> size; one axis may be -1 and takes the remaining devices.
     devices: defaults to all devices of the job.
 
   Raises:
-    ValueError: unknown axis, or a product that is not the number of devices.
+    ValueError: unknown axis, a product that is not the number of devices, or one that slices do
+      not divide.
   """
   devices = jax.devices() if devices is None else devices
   unknown = [a for a in sizes if a not in AXES]
@@ -77,7 +82,22 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
     raise ValueError(f"mesh {dict(zip(AXES, shape))} does not fit {len(devices)} devices; their "
                      "product must equal the number of devices (write -1 for the rest).")
   shape = [len(devices) // known if s == -1 else s for s in shape]
+  slices = len({getattr(d, "slice_index", None) for d in devices})
+  if slices > 1:
+    return _hybrid_mesh(shape, slices, devices)
   return jax.make_mesh(tuple(shape), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _hybrid_mesh(shape: list[int], slices: int, devices) -> Mesh:
+  """A mesh whose `replica` or `data` axis is cut over slices."""
+  cut = next((i for i, name in enumerate(AXES[:2]) if shape[i] % slices == 0), None)
+  if cut is None:
+    raise ValueError(f"the devices are {slices} slices, which divide neither mesh axis replica="
+                     f"{shape[0]} nor data={shape[1]}; make one of them a multiple of {slices}.")
+  between = [slices if i == cut else 1 for i in range(len(shape))]
+  within = [size // number for size, number in zip(shape, between)]
+  grid = mesh_utils.create_hybrid_device_mesh(within, between, devices=devices)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def logical_axes(path: str, ndim: int) -> tuple[str | None, ...]:

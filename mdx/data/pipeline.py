@@ -1,6 +1,6 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, check, texts, Config (the keys of a data config).
+Contents: build, shapes, check, texts, Config (the keys of a data config).
 
 Convention: a batch is local to its process: tokens, segment_ids, positions int32
 [batch_size, length] and loss_mask bool. The order depends on the seed, num_workers and
@@ -206,6 +206,17 @@ def _not_empty(share: grain.MapDataset, num_documents: int, process_count: int):
     raise ValueError(f"{num_documents} documents cannot be shared among {process_count} "
                      "processes; give more documents (a smaller document_chars for text).")
   return share
+
+
+def shapes(cfg: Mapping[str, Any], batch_size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Shape and dtype of the fields of a global batch as a step gets it; reads no data."""
+  cfg = _config(cfg)
+  rows = (batch_size, cfg.length)
+  fields = dict.fromkeys(("tokens", "segment_ids", "positions"), np.int32) | {"loss_mask": np.bool_}
+  if "is_shared" in documents_lib.fields(cfg, has_answers=True):
+    fields["is_shared"] = np.bool_
+  return {k: (rows, dtype) for k, dtype in fields.items()} | {
+      "example_index": ((batch_size,), np.int32)}
 
 
 def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,

@@ -1,6 +1,6 @@
 """The one training step, for every objective.
 
-Contents: make_step.
+Contents: loss_and_grad, make_step, jitted.
 
 Convention: `prepare` draws on the whole batch and weighs every loss term; the
 loss of a microbatch is the sum over terms of scale * total / weight with the
@@ -9,7 +9,7 @@ weights of the whole batch, so accumulation over microbatches is exact.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -108,3 +108,20 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
     return state_lib.State(state.step + 1, params, ema, opt_state, extra), metrics
 
   return step
+
+
+def jitted(objective: types.Objective, optimizer: optax.GradientTransformation,
+           state: state_lib.State, config: Mapping[str, Any], *, rate: Callable,
+           trains: Callable[[str], bool]) -> Callable:
+  """The step of a config as one compiled function that takes the state over.
+
+  Args:
+    objective, optimizer, rate, trains: as in `make_step`.
+    state: arrays or shape structs with the shardings of the state.
+    config: gives `seed`, `microbatches` and `ema_decay`.
+  """
+  step = make_step(objective, optimizer, seed=config["seed"], rate=rate,
+                   num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
+                   trains=trains)
+  return jax.jit(step, donate_argnums=0,
+                 out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))

@@ -154,7 +154,7 @@ def test_over_denoised_problems_are_kept_and_gone_through_again_after_a_restart(
 
 def test_an_iteration_has_whole_groups_and_every_example_once_an_epoch():
   produce = rollout_lib.Rollouts(None, None, list(range(10)), None, num_prompts=4, group_size=3,
-                                 epochs=1, seed=0, writers=None)
+                                 batch_size=12, epochs=1, seed=0, writers=None)
   rows = [produce.examples_of(None, i) for i in range(5)]
   for row in rows:
     assert row.shape == (12,) and np.all(row.reshape(4, 3) == row.reshape(4, 3)[:, :1])
