@@ -76,7 +76,8 @@ def _small() -> config_dict.ConfigDict:
               holdout_every=-1),  # one document in this many is held out (20)
           packing="concat",  # concat, first_fit, pad or crop
           append_eos=False,  # documents are slices of one text
-          isolate_documents=True),
+          isolate_documents=True,
+          num_shards=1),  # streams a batch is cut from; on a pod a multiple of its processes
 
       eval=dict(
           estimator="stratified",  # stratified, monte_carlo, lattice_k or quadrature
@@ -91,6 +92,7 @@ def _small() -> config_dict.ConfigDict:
       eval_steps=250,
       checkpoint_steps=250,
       checkpoint=dict(keep=2),
+      profile_steps=(),  # first,last: a trace of these steps in workdir/profile
       tensorboard=False,
       export=dict(  # of mode=export
           format="orbax",  # or huggingface

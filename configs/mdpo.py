@@ -49,7 +49,7 @@ def _small(task):
       updates=300,  # 0 = evaluate the base model only
       microbatches=1,  # passes that the rows of an update are cut into
       dtype="",  # of activations; "" = as the base model was trained
-      remat="",  # what an update computes again: none, dots or full; "" = as the base model
+      remat="",  # of an update: none, dots, attention or full; "" = as the base model
       ema_decay=0.0,  # of averaged weights, which are then evaluated and kept; 0 = none
 
       task=task,  # `name` and fields of mdx.tasks
@@ -86,6 +86,7 @@ def _small(task):
       eval_steps=50,
       checkpoint_steps=50,
       checkpoint=dict(keep=2),
+      profile_steps=(),  # first,last: a trace of these updates in workdir/profile
       tensorboard=False,
       export=dict(format="huggingface", path="", model_type="", dtype=""),  # of mode=export
       compile=dict(  # of mode=compile

@@ -167,8 +167,9 @@ def _bytes(tree: Any) -> float:
 def _line(one: Mapping[str, Any]) -> str:
   """A program on one line of the console."""
   size = one["bytes_per_chip"]
-  text = (f"{one['name']:<11}{size['total'] / 2 ** 30:7.2f} GiB a chip ({size['arguments'] / 2 ** 30:.2f} "
-          f"arguments, {size['temporaries'] / 2 ** 30:.2f} temporaries)"
+  total, arguments, temporaries = (size[k] / 2 ** 30 for k in ("total", "arguments", "temporaries"))
+  text = (f"{one['name']:<11}{total:7.2f} GiB a chip ({arguments:.2f} arguments, "
+          f"{temporaries:.2f} temporaries)"
           f"  {one['flops_per_chip'] / 1e12:,.3g} TFLOP a chip")
   if one["seconds"]:
     text += (f"  {one['seconds']['compute']:.3g} s compute + {one['seconds']['collectives']:.3g} s "
@@ -184,8 +185,8 @@ def _advice(one: Mapping[str, Any], report: Mapping[str, Any]) -> str:
   elif one["name"] == "rollout":
     knob = "decode fewer rows together: a smaller rollout.batch_size"
   else:
-    knob = ("activations are most of it: more microbatches, network.remat=full (of RL: remat=full), "
-            "or a larger mesh.tensor or sequence")
+    knob = ("activations are most of it: more microbatches, network.remat=full (of RL: "
+            "remat=full), or a larger mesh.tensor or sequence")
   return (f"{one['name']} does not fit {report['topology']}: {over / 2 ** 30:.2f} GiB a chip over "
           f"its {report['hbm_bytes'] / 2 ** 30:.0f} GiB; {knob}.")
 

@@ -76,7 +76,7 @@ class TaskDecoder:
     rows = self._prompts.canvas(examples, self._sampler.gen_length, self._sampler.mask_id)
     index = np.arange(len(examples)) if row_index is None else row_index
     rows["row_index"] = index.astype(np.int32)
-    rows = sharding.place_batch(host.my_rows(rows), self.mesh)
+    rows = sharding.place_batch(rows, self.mesh)
     record = self.run(params, jax.random.fold_in(self._key, iteration), rows).trajectory
     return record, rows
 

@@ -1,6 +1,6 @@
 """Metrics: window means and writers.
 
-Contents: Window, JsonLines, TensorBoard, open_writers.
+Contents: Window, JsonLines, TensorBoard, Writers, open_writers, read, last.
 
 Convention: `workdir/metrics.jsonl` is the truth: one object a line with
 `step`, `kind` ("train", "eval", "rl") and flat names. TensorBoard is optional.
@@ -134,3 +134,10 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     except json.JSONDecodeError:
       continue
   return [line for line in lines if isinstance(line, dict) and "step" in line]
+
+
+def last(path: str | os.PathLike, kind: str, step: int) -> dict[str, Any] | None:
+  """The last line of a kind at or before a step; None if there is none."""
+  if not pathlib.Path(path).exists():
+    return None
+  return next((x for x in reversed(read(path)) if x["kind"] == kind and x["step"] <= step), None)

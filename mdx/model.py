@@ -186,7 +186,7 @@ class Model:
     arrays = {"canvas": batch.canvas, "row_index": batch.row_index}
     if batch.positions is not None:
       arrays |= {"positions": batch.positions, "segment_ids": batch.segment_ids}
-    arrays = sharding.place_batch(host.my_rows(arrays), self.mesh)
+    arrays = sharding.place_batch(arrays, self.mesh)
 
     def run(params, key, arrays):
       canvas = arrays["canvas"]

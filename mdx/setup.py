@@ -1,6 +1,7 @@
 """From a config to the checked parts of a run.
 
-Contents: Setup, setup, check, assemble, claim_workdir, start_state, load_weights, meta, write_json, say.
+Contents: Setup, setup, check, assemble, claim_workdir, began, start_state, load_weights, meta,
+write_json, say.
 
 Convention: `setup` checks everything that can be checked before the first compile and
 before anything is written; every error of it is one line.
@@ -104,9 +105,6 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   check(config)
   config, tokenizer = pretrained.resolve(config)
   run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
-  if config["batch_size"] % jax.process_count():
-    raise ValueError(f"batch_size {config['batch_size']} is not divisible by the "
-                     f"{jax.process_count()} processes of this job; use a multiple.")
   if config["init"]["checkpoint"]:
     pretrained.check_params(config["init"]["checkpoint"], run.shapes.params)
   for split in ("train", "validation"):
@@ -166,6 +164,7 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
   intervals = loop_lib.Intervals(**{f.name: config[f.name]
                                     for f in dataclasses.fields(loop_lib.Intervals)})
+  loop_lib.Profile(config.get("profile_steps", ()))
   init = state_lib.init_fn(objective, optimizer.build(config["steps"]),
                            keep_ema=config["ema_decay"] > 0, trains=optimizer.trains)
   shapes = sharding.with_shardings(
@@ -254,6 +253,12 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
   if not config_path.exists():
     tokenizer.save(path)
     write_json(config_path, {"hash": config_lib.run_hash(config), "config": config})
+
+
+def began(workdir: pathlib.Path) -> float | None:
+  """When the run of a workdir was first started, in Unix time."""
+  file = workdir / "config.json"
+  return file.stat().st_mtime if file.exists() else None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

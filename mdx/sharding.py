@@ -1,7 +1,7 @@
 """One sharding table: path -> logical axes -> mesh axes.
 
 Contents: AXES, PARAM_RULES, make_mesh, logical_axes, specs, state_sharding, with_shardings,
-batch_spec, check_batch, place_batch, constrain, positions_sharded,
+batch_spec, check_batch, local_rows, place_batch, constrain, positions_sharded,
 num_batch_shards, batch_shards.
 
 Convention: Auto mesh axes and `jax.set_mesh` once, in main; arguments carry
@@ -199,10 +199,35 @@ def check_batch(mesh: Mesh, batch_size: int, length: int, num_microbatches: int 
                      f"{length}; use a divisor.")
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """Makes global arrays from this process's rows."""
-  return {k: jax.make_array_from_process_local_data(NamedSharding(mesh, batch_spec(v.ndim)), v)
-          for k, v in batch.items()}
+def local_rows(mesh: Mesh, num_rows: int) -> slice:
+  """The rows of a global batch that the devices of this process hold, from first to last."""
+  places = NamedSharding(mesh, P(BATCH_AXES)).addressable_devices_indices_map((num_rows,)).values()
+  bounds = [rows.indices(num_rows) for rows, in places]
+  return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, *,
+                num_rows: int = 0) -> dict[str, jax.Array]:
+  """Makes global arrays.
+
+  Args:
+    batch: arrays of a leading axis of rows: all rows, or `local_rows` of them.
+    mesh: where they go.
+    num_rows: of the global batch, where `batch` has this process's rows; 0 = it has all.
+  """
+  first = local_rows(mesh, num_rows).start if num_rows else 0
+
+  def place(x):
+    total = num_rows or len(x)
+
+    def part(index):
+      begin, end, _ = index[0].indices(total)
+      return x[(slice(begin - first, end - first), *index[1:])]
+
+    return jax.make_array_from_callback((total, *x.shape[1:]),
+                                        NamedSharding(mesh, batch_spec(x.ndim)), part)
+
+  return {k: place(np.asarray(v)) for k, v in batch.items()}
 
 
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:

@@ -64,7 +64,8 @@ class Transformer:
     vocab_multiple: the table is padded to a multiple of this.
     dtype: of activations and matmuls; parameters, norms and softmax are float32.
     scan_layers: compile one block and loop, instead of unrolling all.
-    remat: "none", "dots" (keep matmul outputs) or "full" (recompute blocks).
+    remat: "none", "dots" (keep matmul outputs), "attention" (keep those of attention only) or
+      "full" (recompute blocks).
     init_std: standard deviation of the embedding at initialisation.
     attention_backend: "xla" (anywhere), "cudnn" (GPU, bfloat16) or "splash" (TPU).
   """

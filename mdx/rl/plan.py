@@ -131,6 +131,7 @@ def check(config: dict[str, Any]) -> None:
   if rollout["sampler"].get("eos") == "forbid":
     raise ValueError("config.rollout.sampler.eos forbid cuts the law that tokens are drawn from; "
                      "use allow or last.")
+  loop_lib.Profile(config.get("profile_steps", ()))
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
   sampler = samplers.check_fields(rollout["sampler"])

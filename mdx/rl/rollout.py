@@ -103,14 +103,12 @@ class Rollouts:
     record, rows = self._decode(state.params, examples, iteration)
     predictions, nfe = host.fetch((record.prediction, record.nfe))
     rolled = time.monotonic()
-    mine = host.my_rows({"index": np.arange(len(examples)), "predictions": predictions,
-                         "nfe": nfe})
-    reward, _ = task_eval.score_steps(
-        self._task, [self._examples[i] for i in examples[mine["index"]]], self._tokenizer,
-        mine["predictions"], mine["nfe"])
-    index = (iteration * len(examples) + mine["index"]) % 2 ** 31
+    mine = sharding.local_rows(self._decoder.mesh, len(examples))
+    reward, _ = task_eval.score_steps(self._task, [self._examples[i] for i in examples[mine]],
+                                      self._tokenizer, predictions[mine], nfe[mine])
+    index = (iteration * len(examples) + np.arange(len(examples))[mine]) % 2 ** 31
     placed = sharding.place_batch({"reward": reward, "example_index": index.astype(np.int32)},
-                                  self._decoder.mesh)
+                                  self._decoder.mesh, num_rows=len(examples))
     self._batch = make_batch(record, rows, self._decoder.start) | placed
     if self._score is not None:
       self._scores = [self._score(state.params, self._batch, jnp.int32(step + i))

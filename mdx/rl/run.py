@@ -81,6 +81,7 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
       f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts, "
       f"{rollout['epochs']} update(s) on each, {config['updates']} updates, "
       f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
+  before = metrics_lib.last(run.workdir / "metrics.jsonl", "train", start)
   writers = metrics_lib.open_writers(str(run.workdir), resume_step=start,
                                      tensorboard=config["tensorboard"],
                                      is_main=jax.process_index() == 0)
@@ -93,7 +94,9 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
       writers=writers, checkpoints=checkpoints, meta=setup_lib.meta(config, model.tokenizer),
       stop=stop,
       frozen=run.reference, next_batch=produce, unit=rollout["epochs"],
-      evaluate=lambda state, step: quick(_weights(run, state)))
+      evaluate=lambda state, step: quick(_weights(run, state)), before=before,
+      began=setup_lib.began(run.workdir),
+      profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"))
   checkpoints.close()
   stop.saved = True
   params = _weights(run, state)
