@@ -75,7 +75,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
   baselines = _baselines(run)
   file = run.workdir / "metrics.jsonl"
-  before = metrics_lib.last(file, "train", start)
+  before = metrics_lib.last(file, "time", start)
   writers = metrics_lib.open_writers(str(run.workdir), resume_step=start,
                                      tensorboard=config["tensorboard"],
                                      is_main=jax.process_index() == 0)
@@ -99,7 +99,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
   if jax.process_index() == 0:
-    results |= {"goodput": metrics_lib.last(file, "train", config["steps"])["goodput"]}
+    results |= {"goodput": metrics_lib.last(file, "time", config["steps"])["goodput"]}
     plots.learning_curve(metrics_lib.read(file),
                          run.workdir / "learning_curve.png",
                          baselines={k.split("_")[0]: v for k, v in baselines.items()},

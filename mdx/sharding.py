@@ -85,7 +85,12 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
   slices = len({getattr(d, "slice_index", None) for d in devices})
   if slices > 1:
     return _hybrid_mesh(shape, slices, devices)
-  return jax.make_mesh(tuple(shape), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+  types = (AxisType.Auto,) * len(AXES)
+  try:
+    return jax.make_mesh(tuple(shape), AXES, devices=devices, axis_types=types)
+  except NotImplementedError:  # no axis is a product of dimensions of the torus
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def _hybrid_mesh(shape: list[int], slices: int, devices) -> Mesh:

@@ -81,7 +81,7 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
       f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts, "
       f"{rollout['epochs']} update(s) on each, {config['updates']} updates, "
       f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
-  before = metrics_lib.last(run.workdir / "metrics.jsonl", "train", start)
+  before = metrics_lib.last(run.workdir / "metrics.jsonl", "time", start)
   writers = metrics_lib.open_writers(str(run.workdir), resume_step=start,
                                      tensorboard=config["tensorboard"],
                                      is_main=jax.process_index() == 0)

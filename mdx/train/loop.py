@@ -138,7 +138,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
     batch_size: rows of a global batch; 0 = `data` yields whole batches.
     profile: which steps are traced.
     began: when the run was first started, in Unix time; None = now.
-    before: the last training line that earlier starts of this run wrote.
+    before: the last line of kind "time" that earlier starts of this run wrote.
 
   Returns:
     The final state, and tokens per second without compilation and evaluation.

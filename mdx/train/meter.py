@@ -4,8 +4,8 @@ Contents: Meter, NonFinite.
 
 Convention: *goodput* is the share of the wall time since the run was first started that went into
 steps which count: compilation, restarts and the pauses between them, steps that had to be done
-again, evaluation, waiting for data and for checkpoints are lost. The lines of `metrics.jsonl` say
-it as they are written; those that a restart drops no longer count.
+again, evaluation, waiting for data and for checkpoints are lost. The lines of `metrics.jsonl` of
+kind "time" say it, since the first start; what a restart drops no longer counts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Meter:
       steps: length of the run.
       log_steps: between two log lines.
       began: Unix time at which the run was first started; None = now.
-      before: the last line of earlier starts of this run, if any.
+      before: the last line of kind "time" of earlier starts of this run, if any.
     """
     self._writers, self._progress = writers, progress
     self._steps, self._log_steps = steps, log_steps
@@ -52,7 +52,7 @@ class Meter:
     self._lost = dict.fromkeys(_STAGES, 0.0)
     before = before or {}
     self._began = time.time() if began is None else began
-    self._useful = before.get("useful_seconds", 0.0)
+    self._useful = before.get("step_seconds", 0.0)
     self._total_lost = {k: before.get(f"{k}_seconds", 0.0) for k in _STAGES}
 
   def add(self, step: int, metrics: Any, num_tokens: int) -> None:
@@ -91,9 +91,9 @@ class Meter:
       values["tokens_per_second"] = self._tokens / max(elapsed, 1e-9)
     for stage, seconds in self._lost.items():
       self._total_lost[stage] += seconds
-    values |= self.summary() | {"useful_seconds": self._useful}
     self._tokens, self._lost = 0.0, dict.fromkeys(_STAGES, 0.0)
     self._writers.write(step, "train", values)
+    self._writers.write(step, "time", self._summary())
     shown = ("loss", "nats_per_token", "tokens_per_second")
     self._progress.log(step, {k: values[k] for k in shown if k in values})
 
@@ -121,7 +121,8 @@ class Meter:
     """Mean rate over the steps of this start."""
     return self._all_tokens / self._seconds if self._seconds else 0.0
 
-  def summary(self) -> dict[str, float]:
-    """`goodput` until now, and the seconds lost to each stage, over all starts of the run."""
-    return {"goodput": self._useful / max(time.time() - self._began, 1e-9)} | {
+  def _summary(self) -> dict[str, float]:
+    """Since the run was first started: goodput, seconds in steps and lost to each stage."""
+    wall = max(time.time() - self._began, self._useful, 1e-9)
+    return {"goodput": self._useful / wall, "wall_seconds": wall, "step_seconds": self._useful} | {
         f"{stage}_seconds": seconds for stage, seconds in self._total_lost.items()}
