@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
 def _small() -> config_dict.ConfigDict:
   return config_dict.ConfigDict(dict(
-      mode="train",  # train, eval or export
+      mode="train",  # train, eval, export or compile
       seed=0,
       steps=1000,  # any positive number; warm-up and intervals shrink with it
       batch_size=64,  # rows a step over all devices
@@ -82,7 +82,8 @@ def _small() -> config_dict.ConfigDict:
               holdout_every=-1),  # one document in this many is held out (20)
           packing="concat",  # concat, first_fit, pad or crop
           append_eos=False,  # documents are slices of one text
-          isolate_documents=True),
+          isolate_documents=True,
+          num_shards=1),  # streams a batch is cut from; on a pod a multiple of its processes
 
       eval=dict(
           estimator="stratified",  # stratified, monte_carlo, lattice_k or quadrature
@@ -97,6 +98,7 @@ def _small() -> config_dict.ConfigDict:
       eval_steps=250,
       checkpoint_steps=250,
       checkpoint=dict(keep=2),
+      profile_steps=(),  # first,last: a trace of these steps in workdir/profile
       tensorboard=False,  # event files (extra `log`)
       wandb="",  # project of Weights & Biases (extra `wandb`)
       export=dict(  # of mode=export
@@ -104,4 +106,9 @@ def _small() -> config_dict.ConfigDict:
           path="",  # a new directory
           model_type="",  # of interop.FAMILIES; "" = where it came from, or what holds it
           dtype=""),  # float32, bfloat16, float16; "" = as in the directory it came from
+      compile=dict(  # of mode=compile
+          topology="v5e:4x4",  # or v4, v5p, v6e, tpu7x; gpu:8 = devices simulated on the host
+          slices=1,  # of TPUs; mesh.replica (or data) is cut over them
+          vocab_size=0,  # ids, where the tokenizer is not here
+          sweep=False, tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full")),  # a table
   ))

@@ -44,11 +44,12 @@ def _small(task):
   sampler = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)
              if f.name not in ("mask_id", "eos_id", "noise", "top_k", "top_p")}
   return config_dict.ConfigDict(dict(
-      mode="rl",
+      mode="rl",  # or compile
       seed=0,
       updates=300,  # 0 = evaluate the base model only
       microbatches=1,  # passes that the rows of an update are cut into
       dtype="",  # of activations; "" = as the base model was trained
+      remat="",  # of an update: none, dots, attention or full; "" = as the base model
       ema_decay=0.0,  # of averaged weights, which are then evaluated and kept; 0 = none
 
       task=task,  # `name` and fields of mdx.tasks
@@ -64,6 +65,7 @@ def _small(task):
       rollout=dict(
           num_prompts=32,  # of an iteration
           group_size=8,  # rollouts of each prompt
+          batch_size=0,  # rows decoded together, 0 = all; it changes no rollout
           epochs=1,  # updates on each rollout
           prompt_format="text",  # or chat: the user's message in the model's chat template
           max_prompt_length=0,  # tokens; 0 = any
@@ -88,9 +90,16 @@ def _small(task):
       eval_steps=50,
       checkpoint_steps=50,
       checkpoint=dict(keep=2),
+      profile_steps=(),  # first,last: a trace of these updates in workdir/profile
       tensorboard=False,  # event files (extra `log`)
       wandb="",  # project of Weights & Biases (extra `wandb`)
       export=dict(format="huggingface", path="", model_type="", dtype=""),  # of mode=export
+      compile=dict(  # of mode=compile
+          topology="v5e:4x4",  # or v4, v5p, v6e, tpu7x; gpu:8 = devices simulated on the host
+          slices=1,  # of TPUs; mesh.replica (or data) is cut over them
+          preset="",  # of networks.presets, where init.checkpoint is not here
+          vocab_size=0,  # ids, where the tokenizer is not here
+          sweep=False, tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full")),  # a table
   ))
 
 
@@ -138,6 +147,9 @@ def _llada_8b(config):
                                 confidence_filtered=True, mixture=((128, 128), (512, 128)))
   config.optimizer.update(learning_rate=7e-7, schedule="constant", warmup_steps=0)
   config.mesh.update(data=1, fsdp=-1)
+  config.remat = "full"
+  config.microbatches = 16
+  config.compile.update(topology="v5e:8x8", preset="llada_8b", vocab_size=126464)
   config.eval.update(nfe=(64, 128, 256), num_examples=500, batch_size=64, curve_nfe=128)
   config.update(log_steps=1, eval_steps=25, checkpoint_steps=10)
   return config

@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
 # Runs mdx again for as long as it stops on a signal with everything saved (status 75):
 # on preemptible machines, start this instead of `python -m mdx.main`.
-#   launch/resume.sh --config=configs/diffusion.py --workdir=/mnt/bucket/run
+#   launch/resume.sh [--dry_run] --config=configs/diffusion.py --workdir=/mnt/bucket/run
 set -u
+if [[ ${1:-} == --dry_run ]]; then
+  shift
+  printf 'while the status is 75:'
+  printf ' %q' python -m mdx.main "$@"
+  echo
+  exit 0
+fi
 while true; do
   python -m mdx.main "$@" &
   child=$!

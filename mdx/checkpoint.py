@@ -12,6 +12,7 @@ only when it is complete.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging as std_logging
 import pathlib
 import re
@@ -123,14 +124,21 @@ def _load(directory: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_iterator(directory: pathlib.Path, data: Any, meta: dict[str, Any]) -> None:
-  """Sets the data iterator, unless its state is that of another number of processes."""
-  written = meta.get("process_count", jax.process_count())
-  if written == jax.process_count():
-    ocp.load_checkpointables(directory, {"data": data})
-  else:
-    logging.warning("checkpoint %s was written by %s process(es), this job has %s, and each keeps "
-                    "its own place in the data: the data begins anew.", directory, written,
-                    jax.process_count())
+  """Sets the data iterator, from the states of all processes that there were.
+
+  Raises:
+    OSError: a state is missing.
+  """
+  files = sorted((directory / "data").glob("process_*.json"))
+  if len(files) != meta.get("process_count", len(files)) or not files:
+    raise OSError(f"{directory / 'data'} has {len(files)} of {meta.get('process_count')} states.")
+  shards = {}
+  for file in files:
+    shards |= json.loads(file.read_text(encoding="utf-8"))["shards"]
+  data.set_state({"shards": shards})
+  if len(files) != jax.process_count():
+    logging.warning("checkpoint %s was written by %s process(es), this job has %s: the data goes "
+                    "on with the next batch.", directory, len(files), jax.process_count())
 
 
 def check_params(path: str, wanted: Any) -> None:
@@ -260,8 +268,8 @@ class Checkpoints:
     Args:
       items: name -> tree of arrays giving shapes, dtypes and shardings (of any
         mesh: arrays are resharded on load).
-      data: the data iterator, set in place; None leaves it alone. So does, with a
-        warning, a checkpoint of another number of processes.
+      data: the data iterator, set in place, also from the states of another number of
+        processes; None leaves it alone.
 
     Returns:
       (step, items with `meta` added), or None if there is no checkpoint. A

@@ -18,7 +18,8 @@ from typing import Any, Mapping
 # Keys that may change between two starts of one run: they say where and how it
 # runs or what is reported, not what is computed.
 _NOT_IDENTITY = ("mode", "mesh", "sharding", "microbatches", "log_steps", "eval_steps",
-                 "checkpoint_steps", "export", "checkpoint", "tensorboard")
+                 "checkpoint_steps", "export", "checkpoint", "tensorboard", "compile", "remat",
+                 "profile_steps")
 _ABSENT = "absent"
 
 

@@ -60,7 +60,7 @@ class TaskDecoder:
                          plan_index=rows["row_index"] // self._group,
                          positions=rows.get("positions"), segment_ids=rows.get("segment_ids"))
 
-    self._run = jax.jit(run)
+    self.run = jax.jit(run)  # (params, key, rows) -> loop.Decoded
 
   def __call__(self, params: types.Params, examples: np.ndarray, iteration: int, *,
                row_index: np.ndarray | None = None
@@ -76,8 +76,8 @@ class TaskDecoder:
     rows = self._prompts.canvas(examples, self._sampler.gen_length, self._sampler.mask_id)
     index = np.arange(len(examples)) if row_index is None else row_index
     rows["row_index"] = index.astype(np.int32)
-    rows = sharding.place_batch(host.my_rows(rows), self.mesh)
-    record = self._run(params, jax.random.fold_in(self._key, iteration), rows).trajectory
+    rows = sharding.place_batch(rows, self.mesh)
+    record = self.run(params, jax.random.fold_in(self._key, iteration), rows).trajectory
     return record, rows
 
 

@@ -2,8 +2,8 @@
 
 Contents: main.
 
-Exit status: 0 finished; 2 bad input (one line on stderr); 75 stopped on a
-signal with everything saved; 1 anything else.
+Exit status: 0 finished; 2 bad input (one line on stderr); 3 a program of mode compile does not
+fit; 75 stopped on a signal with everything saved; 1 anything else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from absl import logging
 from mdx import config as config_lib
 from mdx.utils import host
 
-OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75
+OK, FAILED, BAD_INPUT, TOO_LARGE, STOPPED = 0, 1, 2, 3, 75
 
 _HELP = """mdx: masked language models in JAX.
 
@@ -44,8 +44,11 @@ modes (config.mode; sample, rl and claim have configs of their own)
   export        write weights, config and tokenizer to --config.export.path (likewise)
   claim         measure a claim of configs/claims: arms x seeds of runs, and a stated test
   report        write report.html of a run again, or of several (configs/report.py)
+  compile       compile a training or RL config for --config.compile.topology, which need not be
+                there: does it fit, and what does the compiler estimate
 
-exit status: 0 finished, 2 bad input, 75 stopped on a signal with everything saved, 1 anything else
+exit status: 0 finished, 2 bad input, 3 does not fit (compile), 75 stopped on a signal with
+everything saved, 1 anything else
 """
 
 
@@ -183,6 +186,7 @@ def _stop_early(number, frame) -> None:
 
 def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
   from mdx import modes  # pylint: disable=g-import-not-at-top
+  from mdx import aot  # pylint: disable=g-import-not-at-top
   from mdx.train import progress  # pylint: disable=g-import-not-at-top
   try:
     _prepare_jax(distributed)
@@ -193,6 +197,9 @@ def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
   except progress.Stopped as stopped:
     print(f"mdx: {stopped} Run the same command to go on.", file=sys.stderr)
     return STOPPED
+  except aot.TooLarge as error:
+    print(f"mdx: {error}", file=sys.stderr)
+    return TOO_LARGE
   except KeyboardInterrupt:
     print("mdx: interrupted; the last checkpoint is in the workdir.", file=sys.stderr)
     return FAILED

@@ -1,6 +1,7 @@
 """Metrics: window means and writers.
 
-Contents: Window, Writer, JsonLines, TensorBoard, WandB, Writers, open_writers, read, read_rows.
+Contents: Window, Writer, JsonLines, TensorBoard, WandB, Writers, open_writers, read, read_rows,
+last.
 
 Convention: `workdir/metrics.jsonl` is the truth: one object a line with
 `step`, `kind` ("train", "eval", "rl") and flat names. TensorBoard and wandb are optional.
@@ -182,3 +183,10 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
     except json.JSONDecodeError:
       continue
   return [line for line in lines if isinstance(line, dict)]
+
+
+def last(path: str | os.PathLike, kind: str, step: int) -> dict[str, Any] | None:
+  """The last line of a kind at or before a step; None if there is none."""
+  if not pathlib.Path(path).exists():
+    return None
+  return next((x for x in reversed(read(path)) if x["kind"] == kind and x["step"] <= step), None)

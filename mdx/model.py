@@ -1,6 +1,6 @@
 """A checkpoint as a library: sampling and likelihood in three lines.
 
-Contents: Model, Sample, load.
+Contents: Model, Sample, load, describe, assemble.
 
   model = mdx.load("runs/diffusion")
   print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
@@ -202,7 +202,7 @@ class Model:
     arrays = {"canvas": batch.canvas, "row_index": batch.row_index}
     if batch.positions is not None:
       arrays |= {"positions": batch.positions, "segment_ids": batch.segment_ids}
-    arrays = sharding.place_batch(host.my_rows(arrays), self.mesh)
+    arrays = sharding.place_batch(arrays, self.mesh)
 
     def run(params, key, arrays):
       canvas = arrays["canvas"]
@@ -327,7 +327,7 @@ class Model:
 
 
 def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,
-         dtype: str = "", init: Mapping[str, Any] | None = None,
+         dtype: str = "", remat: str = "", init: Mapping[str, Any] | None = None,
          adapters: Mapping[str, Any] | None = None, seed: int = 0,
          trains: Callable[[str], bool] = lambda path: False) -> Model:
   """Loads a model.
@@ -337,6 +337,7 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     params: "ema" or "raw" weights.
     mesh: sizes of the mesh axes; default all devices on `data`.
     dtype: of the activations; default that of training, or that of the stored weights.
+    remat: rematerialisation of the blocks in training; default that of the checkpoint.
     init: `adapter`, the directory of a PEFT adapter for this model; `weights`, "int8" for weights
       of one byte (the extra `int8`).
     adapters: `rank`, `alpha` and `targets` of new adapters.
@@ -352,48 +353,76 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
                      "checkpoint or an export.")
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
   init = dict(init or {})
+  config, tokenizer = describe(path, dtype=dtype, remat=remat)
   extra = pretrained.variant({"init": init, "lora": dict(adapters or {})}, str(path))
-  load_params = functools.partial(pretrained.load_params, str(path), which=params, seed=seed,
-                                  adapter=init.get("adapter", ""))
+  config = {**config, "network": {**config["network"], **extra}}
+  return assemble(config, tokenizer, devices, str(path), functools.partial(
+      pretrained.load_params, str(path), which=params, seed=seed,
+      adapter=init.get("adapter", "")), trains)
+
+
+def describe(path: str, *, dtype: str = "",
+             remat: str = "") -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
+  """What a model is built from, `Model.config`, and its tokenizer; reads no weights.
+
+  Raises:
+    ValueError: nothing there that describes a model.
+  """
+  changed = {"dtype": dtype} if dtype else {}
   if interop.is_hf_dir(path):
-    config, tokenizer = _hf_config(path, dtype)
-    return _assemble(config, extra, tokenizer, devices, str(path), load_params, trains)
-  file = pretrained.find_config(path)
-  if file is None:
-    raise ValueError(f"{path} has no config.json, nor the directories above it; give a run's "
-                     "workdir, one of its checkpoints, or an export.")
-  try:
-    config = json.loads(file.read_text(encoding="utf-8"))["config"]
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}).") from None
-  config = config.get("model", config)  # of a run that fine-tuned a model
-  tokenizer = tokenizer_lib.load(file.parent)
-  return _assemble(config | ({"dtype": dtype} if dtype else {}), extra, tokenizer, devices,
-                   str(path), load_params, trains)
+    config, tokenizer = _describe_hf(path, dtype)
+  else:
+    file = pretrained.find_config(path)
+    if file is None:
+      raise ValueError(f"{path} has no config.json, nor the directories above it; give a run's "
+                       "workdir, one of its checkpoints, or an export.")
+    try:
+      config = json.loads(file.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}"
+                       ").") from None
+    config = config.get("model", config) | changed  # of a run that fine-tuned a model
+    tokenizer = tokenizer_lib.load(file.parent)
+  if remat:
+    config = {**config, "network": {**config["network"], "remat": remat}}
+  return config, tokenizer
 
 
-def _assemble(config: Mapping[str, Any], extra: Mapping[str, Any],
-              tokenizer: tokenizer_lib.Tokenizer, mesh: jax.sharding.Mesh, source: str,
-              load_params: Callable, trains: Callable[[str], bool]) -> Model:
+def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
+             mesh: jax.sharding.Mesh, source: str,
+             load_params: Callable[..., Any] | None = None,
+             trains: Callable[[str], bool] = lambda path: False) -> Model:
+  """A model of a config; by default its parameters are shape structs with shardings.
+
+  Args:
+    config: network, objective, tokenizer, dtype, sharding.
+    tokenizer: its tokenizer.
+    mesh: where the parameters go.
+    source: where it came from, for people.
+    load_params: (shapes=tree of shape structs) -> parameters.
+    trains: path -> whether a parameter will be trained, see `load`.
+  """
   # Caches and short rows need masks, whatever kernel the model was trained with.
-  config = {**config, "network": {**config["network"], **extra, "attention_backend": "xla"}}
+  config = {**config, "network": {**config["network"], "attention_backend": "xla"}}
   spec, objective = setup_lib.build_objective(config, tokenizer, mesh)
   shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)), mesh,
                                    config["sharding"])
-  shapes = pretrained.stored_types(source, shapes, lambda path: not trains(path))
-  memory.announce(source, shapes)
+  if load_params is not None:
+    shapes = pretrained.stored_types(source, shapes, lambda path: not trains(path))
+    memory.announce(source, shapes)
   names = ("network", "objective", "tokenizer", "dtype", "sharding")
-  origin = pretrained.origin(source)
-  with jax.set_mesh(mesh):
-    params = load_params(shapes=shapes)
+  origin, params = pretrained.origin(source), shapes
+  if load_params is not None:
+    with jax.set_mesh(mesh):
+      params = load_params(shapes=shapes)
   return Model(objective=objective, params=params, tokenizer=tokenizer, mesh=mesh,
                max_length=spec.max_length, source=source,
                config={k: config[k] for k in names},
                decoding=interop.decoding(origin) if origin else {})
 
 
-def _hf_config(path: str, dtype: str) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
-  """Config and tokenizer of a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
+def _describe_hf(path: str, dtype: str) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
+  """Of a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
   objective = interop.objective_fields(path)
   if not objective:
     raise ValueError(f"{path} holds a discriminator, which tells replaced tokens from others and "

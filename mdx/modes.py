@@ -1,6 +1,6 @@
-"""What `config.mode` can be: train, rl, sample, eval, export, claim, report.
+"""What `config.mode` can be: train, rl, sample, eval, export, claim, compile, report.
 
-Contents: MODES, train, reinforce, sample, evaluate, export, claim, report.
+Contents: MODES, train, reinforce, sample, evaluate, export, claim, compile_, report.
 
 Convention: every run ends with `report.html` in its workdir.
 """
@@ -16,6 +16,7 @@ from typing import Any, Callable, Mapping
 import jax
 import numpy as np
 
+from mdx import aot
 from mdx import checkpoint as checkpoint_lib
 from mdx import claim as claim_lib
 from mdx import config as config_lib
@@ -25,6 +26,7 @@ from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import sampling
 from mdx import setup as setup_lib
+from mdx import sharding
 from mdx.data import pipeline
 from mdx.eval import likelihood
 from mdx.eval import ngram
@@ -35,7 +37,6 @@ from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
-from mdx.train import step as step_lib
 from mdx.utils import tree
 
 
@@ -86,10 +87,7 @@ def _base(config: Mapping[str, Any], workdir: str) -> str:
 def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) -> dict[str, float]:
   config = run.config
   checkpoints = checkpoint_lib.Checkpoints(run.workdir, keep=config["checkpoint"]["keep"])
-  data = iter(pipeline.build(
-      config["data"], run.tokenizer, split="train",
-      batch_size=config["batch_size"] // jax.process_count(), seed=config["seed"],
-      process_index=jax.process_index(), process_count=jax.process_count()))
+  data = _batches(run)
   start, state = setup_lib.start_state(run, checkpoints, data)
   if start >= config["steps"] and (run.workdir / "results.json").exists():
     setup_lib.say("this run is finished; remove its workdir to train again.")
@@ -101,19 +99,17 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       f"{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
       f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
   baselines = _baselines(run)
+  file = run.workdir / "metrics.jsonl"
+  before = metrics_lib.last(file, "time", start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
   quick = _evaluator(run, config["eval"]["num_samples"], config["eval"]["num_batches"])
-  step_fn = step_lib.compiled(
-      step_lib.make_step(run.objective, run.transform, seed=config["seed"],
-                         rate=run.optimizer.rate(config["steps"]),
-                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
-                         trains=run.optimizer.trains),
-      jax.tree.map(lambda x: x.sharding, state), run.optimizer.trains)
   state, tokens_per_second = loop_lib.fit(
-      state, step_fn, data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
+      state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
       checkpoints=checkpoints, meta=setup_lib.meta(run.config, run.tokenizer), stop=stop,
-      evaluate=lambda state, step: quick(_weights(run, state)))
+      evaluate=lambda state, step: quick(_weights(run, state)), batch_size=config["batch_size"],
+      profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"),
+      began=setup_lib.began(run.workdir), before=before)
   checkpoints.close()
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
@@ -127,13 +123,22 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
   if jax.process_index() == 0:
-    plots.learning_curve(metrics_lib.read(run.workdir / "metrics.jsonl"),
+    results |= {"goodput": metrics_lib.last(file, "time", config["steps"])["goodput"]}
+    plots.learning_curve(metrics_lib.read(file),
                          run.workdir / "learning_curve.png",
                          baselines={k.split("_")[0]: v for k, v in baselines.items()},
                          title=config["objective"]["name"])
     setup_lib.write_json(run.workdir / "results.json", results)
     _print_results(run, results)
   return results
+
+
+def _batches(run: setup_lib.Setup) -> Any:
+  """This process's rows of the batches of training."""
+  config = run.config
+  return iter(pipeline.build(
+      config["data"], run.tokenizer, split="train", batch_size=config["batch_size"],
+      seed=config["seed"], rows=sharding.local_rows(run.mesh, config["batch_size"])))
 
 
 def _last_rate(run: setup_lib.Setup) -> float:
@@ -180,14 +185,10 @@ def _gradient_noise(run: setup_lib.Setup, params, extra) -> dict[str, float]:
   config = run.config
   if not config["eval"]["gradient_draws"]:
     return {}
-  data = pipeline.build(config["data"], run.tokenizer, split="train",
-                        batch_size=config["batch_size"] // jax.process_count(),
-                        seed=config["seed"], process_index=jax.process_index(),
-                        process_count=jax.process_count())
   noise = jax.jit(noise_lib.make_noise(
       run.objective, num_draws=config["eval"]["gradient_draws"], seed=config["seed"],
       step=config["steps"], num_microbatches=config["microbatches"]))
-  batch = loop_lib.place(next(iter(data)), 0, run.mesh)
+  batch = loop_lib.place(next(_batches(run)), 0, run.mesh, config["batch_size"])
   return {k: float(v) for k, v in jax.device_get(noise(params, batch, extra)).items()}
 
 
@@ -220,8 +221,8 @@ def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
              f"{results['nats_per_token_stderr']:.3f} nats per predicted token"]
   setup_lib.say("\n" + "\n".join(lines))
   setup_lib.say(f"{results['steps']} steps, {results['tokens_per_second']:,.0f} tokens/s, "
-                f"{results['seconds']:.0f} s; see {run.workdir}/results.json and "
-                "learning_curve.png")
+                f"{results['seconds']:.0f} s, goodput {100 * results['goodput']:.0f} %; see "
+                f"{run.workdir}/results.json and learning_curve.png")
   if "gradient_variance" in results:
     setup_lib.say(f"gradient            variance {results['gradient_variance']:.4g} over draws, "
                   f"squared norm of the mean {results['gradient_square']:.4g}")
@@ -268,6 +269,11 @@ def claim(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   return claim_lib.train(config, workdir, MODES)
 
 
+def compile_(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+  """Compiles the programs of a config for a topology, which need not be there."""
+  return aot.run(config, workdir)
+
+
 def report(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   """Writes the report of a finished run again, or one of several runs into the workdir."""
   paths = [path.strip() for path in config["workdirs"].split(",") if path.strip()]
@@ -283,4 +289,4 @@ def report(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
 
 
 MODES = {"train": train, "rl": reinforce, "sample": sample, "eval": evaluate, "export": export,
-         "claim": claim, "report": report}
+         "claim": claim, "compile": compile_, "report": report}

@@ -1,6 +1,7 @@
 """From a config to the checked parts of a run.
 
-Contents: Setup, setup, claim_workdir, start_state, load_weights, meta, write_json, say.
+Contents: Setup, setup, check, assemble, claim_workdir, began, start_state, load_weights, meta,
+write_json, say.
 
 Convention: `setup` checks everything that can be checked before the first compile and
 before anything is written; every error of it is one line.
@@ -14,7 +15,7 @@ import math
 import os
 import pathlib
 import shutil
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 import jax
 import numpy as np
@@ -34,6 +35,7 @@ from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib
 from mdx.train import optimizer as optimizer_lib
 from mdx.train import state as state_lib
+from mdx.train import step as step_lib
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -70,6 +72,12 @@ class Setup:
     """The optax chain of this run."""
     return self.optimizer.build(self.config["steps"])
 
+  def step(self) -> Callable:
+    """The training step, (state, batch, frozen) -> (state, metrics), not compiled yet."""
+    return step_lib.jitted(self.objective, self.transform, self.shapes, self.config,
+                           rate=self.optimizer.rate(self.config["steps"]),
+                           trains=self.optimizer.trains)
+
   @property
   def keep_ema(self) -> bool:
     """Whether an average of the weights is kept."""
@@ -94,6 +102,21 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   if "://" in str(workdir):
     raise ValueError(f"workdir {workdir} is a URL; mount the bucket (gcsfuse) and give its path.")
   config = config_lib.to_dict(config)
+  check(config)
+  config, tokenizer = pretrained.resolve(config)
+  run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
+  if config["init"]["checkpoint"]:
+    source, trains = config["init"]["checkpoint"], run.optimizer.trains
+    pretrained.check_params(source, run.shapes.params)
+    run = dataclasses.replace(run, shapes=run.shapes._replace(params=pretrained.stored_types(
+        source, run.shapes.params, lambda path: not trains(path))))
+  for split in ("train", "validation"):
+    pipeline.check(config["data"], tokenizer, split=split)
+  return run
+
+
+def check(config: Mapping[str, Any]) -> None:
+  """Raises ValueError for keys that are missing and values without meaning."""
   missing = [k for k in _REQUIRED if k not in config]
   if missing:
     raise ValueError(f"the config lacks {missing[0]!r}; start from configs/common.py.")
@@ -103,13 +126,23 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
     raise ValueError(f"config.ema_decay must lie in [0, 1), got {config['ema_decay']}.")
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
-  config, tokenizer = pretrained.resolve(config)
-  mesh = sharding.make_mesh(config["mesh"])
+
+
+def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Tokenizer,
+             mesh: jax.sharding.Mesh) -> Setup:
+  """Builds and checks all of a run that needs neither its data nor its weights.
+
+  Args:
+    config: a resolved config, plain dicts.
+    workdir: directory of the run; not touched.
+    tokenizer: gives the number of ids and the special ones.
+    mesh: the device mesh, also of devices that are not there (mode compile).
+
+  Raises:
+    ValueError: as `setup`.
+  """
   sharding.check_batch(mesh, config["batch_size"], config["data"]["length"],
                        config["microbatches"])
-  if config["batch_size"] % jax.process_count():
-    raise ValueError(f"batch_size {config['batch_size']} is not divisible by the "
-                     f"{jax.process_count()} processes of this job; use a multiple.")
   spec, objective = build_objective(config, tokenizer, mesh)
   if spec.max_length < config["data"]["length"]:
     raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
@@ -134,6 +167,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
   intervals = loop_lib.Intervals(**{f.name: config[f.name]
                                     for f in dataclasses.fields(loop_lib.Intervals)})
+  loop_lib.Profile(config.get("profile_steps", ()))
   init = state_lib.init_fn(objective, optimizer.build(config["steps"]),
                            keep_ema=config["ema_decay"] > 0, trains=optimizer.trains)
   shapes = sharding.with_shardings(
@@ -142,13 +176,6 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   noise_lib.check_draws(config["eval"]["gradient_draws"])
   likelihood.check_estimator(config["eval"]["estimator"], objective)
   sampler = _sampler(config, objective, tokenizer)
-  if config["init"]["checkpoint"]:
-    source = config["init"]["checkpoint"]
-    pretrained.check_params(source, shapes.params)
-    shapes = shapes._replace(params=pretrained.stored_types(
-        source, shapes.params, lambda path: not optimizer.trains(path)))
-  for split in ("train", "validation"):
-    pipeline.check(config["data"], tokenizer, split=split)
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
                spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,
                sampler=sampler, shapes=shapes)
@@ -229,6 +256,12 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
   if not config_path.exists():
     tokenizer.save(path)
     write_json(config_path, {"hash": config_lib.run_hash(config), "config": config})
+
+
+def began(workdir: pathlib.Path) -> float | None:
+  """When the run of a workdir was first started, in Unix time."""
+  file = workdir / "config.json"
+  return file.stat().st_mtime if file.exists() else None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -1,7 +1,7 @@
 """One sharding table: path -> logical axes -> mesh axes.
 
 Contents: AXES, PARAM_RULES, make_mesh, logical_axes, specs, state_sharding, with_shardings,
-batch_spec, check_batch, place_batch, constrain, positions_sharded,
+batch_spec, check_batch, local_rows, place_batch, constrain, positions_sharded,
 num_batch_shards, batch_shards.
 
 Convention: Auto mesh axes and `jax.set_mesh` once, in main; arguments carry
@@ -15,6 +15,7 @@ import re
 from typing import Any, Mapping
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 
@@ -69,12 +70,16 @@ DEFAULT_TABLE = dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor")
 def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
   """Builds the device mesh.
 
+  Devices of several TPU slices, which only the data centre's network joins, differ along
+  `replica`, or else along `data`.
+
   Args:
     sizes: axis name -> size; one axis may be -1 and takes the remaining devices.
     devices: defaults to all devices of the job.
 
   Raises:
-    ValueError: unknown axis, or a product that is not the number of devices.
+    ValueError: unknown axis, a product that is not the number of devices, or one that slices do
+      not divide.
   """
   devices = jax.devices() if devices is None else devices
   unknown = [a for a in sizes if a not in AXES]
@@ -88,7 +93,27 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
     raise ValueError(f"mesh {dict(zip(AXES, shape))} does not fit {len(devices)} devices; their "
                      "product must equal the number of devices (write -1 for the rest).")
   shape = [len(devices) // known if s == -1 else s for s in shape]
-  return jax.make_mesh(tuple(shape), AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+  slices = len({getattr(d, "slice_index", None) for d in devices})
+  if slices > 1:
+    return _hybrid_mesh(shape, slices, devices)
+  types = (AxisType.Auto,) * len(AXES)
+  try:
+    return jax.make_mesh(tuple(shape), AXES, devices=devices, axis_types=types)
+  except NotImplementedError:  # no axis is a product of dimensions of the torus
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=types)
+
+
+def _hybrid_mesh(shape: list[int], slices: int, devices) -> Mesh:
+  """A mesh whose `replica` or `data` axis is cut over slices."""
+  cut = next((i for i, name in enumerate(AXES[:2]) if shape[i] % slices == 0), None)
+  if cut is None:
+    raise ValueError(f"the devices are {slices} slices, which divide neither mesh axis replica="
+                     f"{shape[0]} nor data={shape[1]}; make one of them a multiple of {slices}.")
+  between = [slices if i == cut else 1 for i in range(len(shape))]
+  within = [size // number for size, number in zip(shape, between)]
+  grid = mesh_utils.create_hybrid_device_mesh(within, between, devices=devices)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def logical_axes(path: str, ndim: int) -> tuple[str | None, ...]:
@@ -190,10 +215,35 @@ def check_batch(mesh: Mesh, batch_size: int, length: int, num_microbatches: int 
                      f"{length}; use a divisor.")
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """Makes global arrays from this process's rows."""
-  return {k: jax.make_array_from_process_local_data(NamedSharding(mesh, batch_spec(v.ndim)), v)
-          for k, v in batch.items()}
+def local_rows(mesh: Mesh, num_rows: int) -> slice:
+  """The rows of a global batch that the devices of this process hold, from first to last."""
+  places = NamedSharding(mesh, P(BATCH_AXES)).addressable_devices_indices_map((num_rows,)).values()
+  bounds = [rows.indices(num_rows) for rows, in places]
+  return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, *,
+                num_rows: int = 0) -> dict[str, jax.Array]:
+  """Makes global arrays.
+
+  Args:
+    batch: arrays of a leading axis of rows: all rows, or `local_rows` of them.
+    mesh: where they go.
+    num_rows: of the global batch, where `batch` has this process's rows; 0 = it has all.
+  """
+  first = local_rows(mesh, num_rows).start if num_rows else 0
+
+  def place(x):
+    total = num_rows or len(x)
+
+    def part(index):
+      begin, end, _ = index[0].indices(total)
+      return x[(slice(begin - first, end - first), *index[1:])]
+
+    return jax.make_array_from_callback((total, *x.shape[1:]),
+                                        NamedSharding(mesh, batch_spec(x.ndim)), part)
+
+  return {k: place(np.asarray(v)) for k, v in batch.items()}
 
 
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:

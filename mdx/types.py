@@ -1,6 +1,6 @@
 """The four extension points of mdx, as protocols and named tuples.
 
-Contents: Params, Batch, Aux, Context, Network, Request, Objective, Sampler, Task.
+Contents: RARE, Params, Batch, Aux, Context, Network, Request, Objective, Sampler, Task.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -15,6 +15,8 @@ from typing import Any, Callable, ClassVar, Mapping, NamedTuple, Protocol
 import jax
 
 PyTree = Any
+# Name scope of branches that are hardly ever taken; estimates of a program leave them out.
+RARE = "rare"
 # {"model": ..., "generator": ..., "schedule": ...}: one sub-tree per part.
 Params = Mapping[str, PyTree]
 # tokens int32 [B, L], example_index int32 [B] (position in the global stream);

@@ -14,7 +14,7 @@ import pytest
 _ROWS = (
     ("mdx/__init__.py", "mdx/types.py", "mdx/utils/"),
     ("mdx/config.py", "mdx/assets/"),
-    ("mdx/corruption/", "mdx/sharding.py"),
+    ("mdx/corruption/", "mdx/costs/", "mdx/sharding.py"),
     ("mdx/networks/",),
     ("mdx/objectives/",),
     ("mdx/samplers/",),
@@ -31,6 +31,8 @@ _ROWS = (
     ("mdx/sampling.py", "mdx/exporting.py"),
     ("mdx/evaluation.py", "mdx/harness.py"),
     ("mdx/rl/", "mdx/claim.py"),
+    ("mdx/programs.py",),
+    ("mdx/aot.py",),
     ("mdx/modes.py",),
     ("mdx/main.py",),
 )

@@ -1,11 +1,13 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, check, texts, Config (the keys of a data config).
+Contents: build, shapes, check, texts, Config (the keys of a data config).
 
-Convention: a batch is local to its process: tokens, segment_ids, positions int32
-[batch_size, length] and loss_mask bool. The order depends on the seed, num_workers and
-the process count alone; state is saved and restored with the iterator's get_state and
-set_state, which Orbax calls.
+Convention: a batch has tokens, segment_ids, positions int32 [rows, length] and loss_mask bool. A
+global batch is cut from `num_shards` streams, which share the documents, and a process reads the
+streams that its rows come from: batches depend on the seed, num_shards and num_workers, and not
+on the number of processes. State is saved and restored with the iterator's get_state and
+set_state; it is that of each stream, {"shards": {number: state}}, so processes of any number
+find theirs among those of others.
 """
 
 from __future__ import annotations
@@ -48,6 +50,9 @@ class Config:
     append_eos: whether every document ends with eos_id.
     isolate_documents: whether documents of a row are separate segments with positions
       of their own; otherwise the row is one segment.
+    num_shards: streams of documents that a batch is cut from; part of the run's identity. With
+      1, every process reads (and tokenizes) all documents; with a multiple of the number of
+      processes, each reads its share.
     num_workers: processes that prepare batches; 0 prepares them in this one. Part of
       the run's identity: it changes the order of batches and the iterator's state.
     num_threads: threads that read and tokenize; 0 reads when a batch is asked for.
@@ -63,6 +68,7 @@ class Config:
   too_long: str = "error"
   append_eos: bool = True
   isolate_documents: bool = True
+  num_shards: int = 1
   num_workers: int = 0
   num_threads: int = 4
   read_buffer: int = 64
@@ -80,7 +86,7 @@ class Config:
     if self.fill in documents_lib.FILLS_ROW and self.packing != "pad":
       raise ValueError(f"data config: fill {self.fill!r} goes up to the row's end, so a row has "
                        f"one record; set packing='pad', not {self.packing!r}, or another fill.")
-    for name in ("length", "fill_multiple"):
+    for name in ("length", "fill_multiple", "num_shards"):
       if getattr(self, name) < 1:
         raise ValueError(f"data config: {name} must be positive, got {getattr(self, name)}.")
     for name in ("num_workers", "num_threads", "read_buffer"):
@@ -106,35 +112,79 @@ def _config(cfg: Mapping[str, Any]) -> Config:
 
 
 def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: str,
-          batch_size: int, seed: int, process_index: int = 0, process_count: int = 1,
-          shuffle: bool = True, repeat: bool = True,
-          drop_remainder: bool = True) -> grain.IterDataset:
-  """Builds the batches of one process.
+          batch_size: int, seed: int, rows: slice | None = None, shuffle: bool = True,
+          repeat: bool = True, drop_remainder: bool = True) -> grain.IterDataset:
+  """Builds batches, or a process's rows of them.
 
   Args:
     cfg: mapping with the fields of `Config`.
     tokenizer: makes ids of text; bounds the ids of records that are tokens already.
     split: "train" or "validation".
-    batch_size: rows a batch of this process.
+    batch_size: rows of a global batch.
     seed: of the order; each epoch has its own order.
-    process_index, process_count: which share of every epoch's documents to read. Shares
-      do not overlap and leave none out.
+    rows: those of every global batch that are wanted; None = all.
     shuffle, repeat, drop_remainder: True, True, True for training. With all three False
-      every token comes once, and the last batch is filled with rows of padding. Processes
-      may then have different numbers of batches.
+      every token comes once, and the last batch is filled with rows of padding; that needs
+      num_shards=1, for streams differ in length.
 
   Raises:
-    ValueError: a wrong config, a missing file or an empty split or share, here; a bad
+    ValueError: a wrong config, a missing file or an empty split or stream, here; a bad
       record when it is read.
   """
   cfg = _config(cfg)
   if batch_size < 1:
     raise ValueError(f"batch_size must be positive, got {batch_size}.")
-  if not 0 <= process_index < process_count:
-    raise ValueError(f"process_index must be in [0, {process_count}), got {process_index}.")
+  if not repeat:
+    cfg = dataclasses.replace(cfg, num_shards=1)
+  if batch_size % cfg.num_shards:
+    raise ValueError(f"data.num_shards {cfg.num_shards} does not divide batch_size {batch_size}; "
+                     "use a divisor.")
+  begin, end, _ = (rows or slice(None)).indices(batch_size)
+  if begin >= end:
+    raise ValueError(f"rows {begin} to {end} are none of a batch of {batch_size}.")
+  size = batch_size // cfg.num_shards
+  shards = {i: _shard(cfg, tokenizer, split, size, seed, i, shuffle, repeat, drop_remainder)
+            for i in range(begin // size, -(-end // size))}
+  first = min(shards) * size
+  return _Shards(shards, slice(begin - first, end - first))
+
+
+class _Shards(grain.IterDataset):
+  """Some rows of the batches of neighbouring streams, put together."""
+
+  def __init__(self, shards: Mapping[int, grain.IterDataset], rows: slice):
+    super().__init__(list(shards.values()))
+    self._shards, self._rows = shards, rows
+
+  def __iter__(self):
+    return _ShardsIterator({i: iter(shard) for i, shard in self._shards.items()}, self._rows)
+
+
+class _ShardsIterator(grain.DatasetIterator):
+
+  def __init__(self, shards, rows):
+    super().__init__(list(shards.values()))
+    self._shards, self._rows = shards, rows
+
+  def __next__(self):
+    batches = [next(shard) for shard in self._shards.values()]
+    join = (lambda x: x[0]) if len(batches) == 1 else np.concatenate
+    return {k: join([b[k] for b in batches])[self._rows] for k in batches[0]}
+
+  def get_state(self):
+    return {"shards": {str(i): shard.get_state() for i, shard in self._shards.items()}}
+
+  def set_state(self, state: dict[str, Any]):
+    for i, shard in self._shards.items():
+      shard.set_state(state["shards"][str(i)])
+
+
+def _shard(cfg: Config, tokenizer: tokenizer_lib.Tokenizer, split: str, batch_size: int, seed: int,
+           number: int, shuffle: bool, repeat: bool, drop_remainder: bool) -> grain.IterDataset:
+  """The batches of one stream."""
   parts = cfg.parts()
   order_seed, bins_seed, *part_seeds = _seeds(seed, 2 + len(parts))
-  share = slice(process_index, None, process_count)
+  share = slice(number, None, cfg.num_shards)
   has_answers = any(source.has_answers for source, _ in parts)
   documents = [grain.MapDataset.source(
       documents_lib.Documents(cfg, source, split, tokenizer, has_answers))
@@ -143,13 +193,13 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
     for i, document_set in enumerate(documents):
       if shuffle:
         document_set = _shuffle(document_set, part_seeds[i])
-      documents[i] = _not_empty(document_set[share], len(document_set), process_count).repeat()
+      documents[i] = _not_empty(document_set[share], len(document_set), cfg.num_shards).repeat()
     documents = grain.MapDataset.mix(documents, [weight for _, weight in parts])
   else:
     documents = grain.MapDataset.concatenate(documents)
     if shuffle:
       documents = _shuffle(documents, order_seed)
-    documents = _not_empty(documents[share], len(documents), process_count)
+    documents = _not_empty(documents[share], len(documents), cfg.num_shards)
   read_options = grain.ReadOptions(
       num_threads=cfg.num_threads, prefetch_buffer_size=cfg.read_buffer)
   fields = documents_lib.fields(cfg, has_answers)
@@ -201,11 +251,22 @@ def _shuffle(documents: grain.MapDataset, seed: int) -> grain.MapDataset:
   return documents.shuffle(seed=seed)
 
 
-def _not_empty(share: grain.MapDataset, num_documents: int, process_count: int):
+def _not_empty(share: grain.MapDataset, num_documents: int, num_shards: int):
   if not len(share):
-    raise ValueError(f"{num_documents} documents cannot be shared among {process_count} "
-                     "processes; give more documents (a smaller document_chars for text).")
+    raise ValueError(f"{num_documents} documents cannot be shared among data.num_shards "
+                     f"{num_shards} streams; give more documents (a smaller document_chars for text).")
   return share
+
+
+def shapes(cfg: Mapping[str, Any], batch_size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Shape and dtype of the fields of a global batch as a step gets it; reads no data."""
+  cfg = _config(cfg)
+  rows = (batch_size, cfg.length)
+  fields = dict.fromkeys(("tokens", "segment_ids", "positions"), np.int32) | {"loss_mask": np.bool_}
+  if "is_shared" in documents_lib.fields(cfg, has_answers=True):
+    fields["is_shared"] = np.bool_
+  return {k: (rows, dtype) for k, dtype in fields.items()} | {
+      "example_index": ((batch_size,), np.int32)}
 
 
 def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,

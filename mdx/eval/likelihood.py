@@ -143,16 +143,14 @@ def evaluate(row_nll: Callable, params: types.Params, batches: Iterable[Mapping[
     nats_per_token and perplexity, bits_per_char, each with `_stderr`, and
     num_tokens, num_chars, num_rows.
   """
-  from jax.experimental import multihost_utils  # pylint: disable=g-import-not-at-top
   results, is_real, chars = [], [], []
-  index, first, share = 0, jax.process_index(), jax.process_count()
+  index = 0
   for batch in batches:
     num_rows = len(batch["tokens"])
     batch = dict(batch, example_index=np.arange(index, index + num_rows, dtype=np.int32))
     index += num_rows
-    mine = slice(first * num_rows // share, (first + 1) * num_rows // share)
-    result = row_nll(params, sharding.place_batch({k: v[mine] for k, v in batch.items()}, mesh))
-    results.append(multihost_utils.process_allgather(result, tiled=True) if share > 1 else result)
+    result = row_nll(params, sharding.place_batch(batch, mesh))
+    results.append(host.fetch(result) if jax.process_count() > 1 else result)
     is_real.append(batch["loss_mask"].any(axis=1))
     if chars_per_token is not None:
       chars.append((chars_per_token[batch["tokens"]] * batch["loss_mask"]).sum(axis=1))
@@ -222,7 +220,7 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
   found = []
   for first in range(0, num_rows, batch_size):
     batch = {k: v[first:first + batch_size] for k, v in rows.items()}
-    batch = sharding.place_batch(host.my_rows(batch), mesh) if mesh else (
+    batch = sharding.place_batch(batch, mesh) if mesh else (
         jax.tree.map(jnp.asarray, batch))
     found.append(host.fetch(row_nll(params, batch)["nll"]))
   return np.concatenate(found)[:len(pairs)]

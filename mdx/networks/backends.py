@@ -1,13 +1,16 @@
 """What computes attention: XLA with a mask, cuDNN on GPUs, the splash kernel on TPUs.
 
-Contents: BACKENDS, check, check_slots, uses_masks, attend.
+Contents: BACKENDS, compiling_for, check, check_slots, uses_masks, attend.
 
 Convention: a back end is named by the config and used or refused; none stands in for another.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +21,27 @@ from mdx.networks import attention as attention_lib
 
 BACKENDS = ("xla", "cudnn", "splash")
 _PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}
+_target = contextvars.ContextVar("target", default="")
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+  """Networks built inside are compiled for "tpu", "gpu" or "cpu", whatever this machine has."""
+  token = _target.set(platform)
+  try:
+    yield
+  finally:
+    _target.reset(token)
 
 
 def check(name: str, dtype: str) -> None:
-  """Raises ValueError for a back end that cannot run on this machine or with this dtype."""
-  wanted, found = _PLATFORMS.get(name), jax.default_backend() if name in _PLATFORMS else None
+  """Raises ValueError for a back end that cannot run where it will be, or with this dtype."""
+  if name not in _PLATFORMS:
+    return
+  wanted, found = _PLATFORMS[name], _target.get() or jax.default_backend()
   if wanted != found:
-    raise ValueError(f"network.attention_backend {name} needs a {wanted.upper()}, this machine has "
-                     f"{found}; use xla.")
+    raise ValueError(f"network.attention_backend {name} needs a {wanted.upper()}, and this is for "
+                     f"a {found.upper()}; use xla.")
   if name == "cudnn" and dtype != "bfloat16":
     raise ValueError(f"network.attention_backend cudnn needs dtype bfloat16, got {dtype}; use xla.")
 

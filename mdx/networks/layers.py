@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from jax import ad_checkpoint
 import jax.numpy as jnp
 
 from mdx import sharding
@@ -28,10 +29,14 @@ from mdx.networks import dense
 from mdx.networks import lora
 from mdx.networks import positions as positions_lib
 
+_policies = jax.checkpoint_policies
+_saves_attention = _policies.save_only_these_names(attention_lib.SAVED)
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable,
+                                              _saves_attention),
+    "attention": _saves_attention,
+    "full": _policies.nothing_saveable,
 }
 _gelu_erf = functools.partial(nn.gelu, approximate=False)
 ACTIVATIONS = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_erf": _gelu_erf, "gelu": nn.gelu,
@@ -80,10 +85,12 @@ class _Attention(nn.Module):
   def __call__(self, x, sight, which, rope, cache, slots):
     spec, head = self.spec, self.spec.per_head
     batch, length, _ = x.shape
+    saved = functools.partial(ad_checkpoint.checkpoint_name, name=attention_lib.SAVED)
 
     def project(name, heads, normed):
       bias = spec.use_bias or spec.qkv_bias
-      y = linear(spec, heads * head, name, use_bias=bias)(x).reshape(batch, length, heads, head)
+      y = saved(linear(spec, heads * head, name, use_bias=bias)(x))
+      y = y.reshape(batch, length, heads, head)
       if normed:
         y = norm(spec, f"{name}_norm", kind="rms")(y).astype(y.dtype)
       return sharding.constrain(y, "batch", None, "tensor", None)
@@ -98,7 +105,7 @@ class _Attention(nn.Module):
                     for old, new in zip(cache, (key, value)))
     mixed = backends.attend(spec.attention_backend, query, key, value, sight, which)
     mixed = mixed.reshape(batch, length, -1)
-    return linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed), (key, value)
+    return saved(linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed)), (key, value)
 
 
 class _Mlp(nn.Module):

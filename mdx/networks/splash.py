@@ -75,7 +75,7 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, attention: Any,
       block_kv_dkv_compute=tile, block_q_dq=tile, block_kv_dq=tile)
   kernel = kernels.make_splash_mqa(
       masks.MultiHeadMask([mask] * (heads // kv_heads)), block_sizes=sizes, head_shards=1,
-      q_seq_shards=1, interpret=interpret)
+      q_seq_shards=1, residual_checkpoint_name=attention_lib.SAVED, interpret=interpret)
   query = (query * width ** -0.5).reshape(batch, size, kv_heads, -1, width)
   segments = kernels.SegmentIds(segment_ids, segment_ids)
   groups = jax.vmap(kernel, in_axes=(0, 0, 0, None))  # over key-value heads

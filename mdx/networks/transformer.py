@@ -65,7 +65,8 @@ class Transformer:
     vocab_multiple: the table is padded to a multiple of this.
     dtype: of activations and matmuls; parameters, norms and softmax are float32.
     scan_layers: compile one block and loop, instead of unrolling all.
-    remat: "none", "dots" (keep matmul outputs) or "full" (recompute blocks).
+    remat: "none", "dots" (keep matmul outputs), "attention" (keep those of attention only) or
+      "full" (recompute blocks).
     init_std: standard deviation of the embedding at initialisation.
     attention_backend: "xla" (anywhere), "cudnn" (GPU, bfloat16) or "splash" (TPU).
     weights: "float", or "int8": those of the blocks' linear maps (networks.quantized), for models
@@ -212,9 +213,11 @@ class Transformer:
     backends.check(self.attention_backend, self.dtype)
     module, flat_module = (module_lib.Module(self, is_unstacked) for is_unstacked in (False, True))
     module_of = lambda params: module if "layers" in params else flat_module
+    # The one token that shapes the parameters is too short a row for a kernel.
+    shaped = module_lib.Module(dataclasses.replace(self, attention_backend="xla"))
 
     def init(key):
-      return module.init(key, jnp.zeros((1, 1), jnp.int32), attention=attention_lib.Full(),
+      return shaped.init(key, jnp.zeros((1, 1), jnp.int32), attention=attention_lib.Full(),
                          method="init_all")["params"]
 
     def encode(params, tokens, **inputs):

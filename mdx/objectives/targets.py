@@ -82,7 +82,7 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
 
   rank = jnp.cumsum(flat_mask, axis=1)
   left = (flat_mask & (rank > size)).reshape(batch, length)
-  rest = jax.checkpoint(lambda h: scores_where(left, h))
+  rest = jax.named_scope(types.RARE)(jax.checkpoint(lambda h: scores_where(left, h)))
   # The branch not taken saves nothing but its inputs, hence the checkpoint.
   none = lambda h: jax.tree.map(jnp.zeros_like, first)
   return jax.tree.map(jnp.add, first, jax.lax.cond(jnp.any(left), rest, none, hidden))

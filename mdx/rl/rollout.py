@@ -1,6 +1,6 @@
 """Rollouts: sample, score, and hand a batch to the train step.
 
-Contents: Rollouts.
+Contents: make_batch, Rollouts.
 
 Convention: an iteration is one rollout of `num_prompts` prompts, `group_size` rows each,
 and `epochs` updates on it. All of its draws are functions of (seed, iteration, row), so an
@@ -22,7 +22,17 @@ from mdx import metrics as metrics_lib
 from mdx import sharding
 from mdx import types
 from mdx.eval import tasks as task_eval
+from mdx.samplers import trajectory
 from mdx.utils import host
+
+
+def make_batch(record: trajectory.Trajectory, rows: Mapping[str, jax.Array],
+               start: int) -> dict[str, jax.Array]:
+  """The batch of an update, without rewards: the record and the prompts before `start`."""
+  tokens = jnp.concatenate([rows["canvas"][:, :start], record.tokens], axis=1)
+  fields = ("canvas", "prediction", "step_confidence", "step_log_prob", "nfe")
+  return {"tokens": tokens} | {k: getattr(record, k) for k in fields} | {
+      k: rows[k] for k in ("positions", "segment_ids") if k in rows}
 
 
 class Rollouts:
@@ -30,8 +40,8 @@ class Rollouts:
 
   def __init__(self, decoder: evaluation.TaskDecoder, task: types.Task,
                examples: Sequence[dict[str, Any]], tokenizer: Any, *, num_prompts: int,
-               group_size: int, epochs: int, seed: int, writers: metrics_lib.Writers,
-               score: Callable | None = None,
+               group_size: int, batch_size: int, epochs: int, seed: int,
+               writers: metrics_lib.Writers, score: Callable | None = None,
                choose: Callable[[types.Params, int], np.ndarray] | None = None,
                say: Callable[[str], None] = print):
     """Takes what an iteration needs.
@@ -41,6 +51,7 @@ class Rollouts:
       task, examples, tokenizer: the verifier, the problems and the model's tokenizer.
       num_prompts: prompts of an iteration.
       group_size: rollouts of each.
+      batch_size: rows decoded together; divides the rows of an iteration. It changes none.
       epochs: updates on each rollout.
       seed: of the run.
       writers: get the figures of every rollout.
@@ -51,7 +62,7 @@ class Rollouts:
     self._decoder, self._task, self._examples = decoder, task, examples
     self._tokenizer, self._writers, self._score, self._say = tokenizer, writers, score, say
     self._num_prompts, self._group, self._epochs = num_prompts, group_size, epochs
-    self._seed, self._choose, self._chosen = seed, choose, {}
+    self._size, self._seed, self._choose, self._chosen = batch_size, seed, choose, {}
     self._batch, self._scores, self._ended, self._silent = None, None, None, 0
 
   def examples_of(self, params: types.Params, iteration: int) -> np.ndarray:
@@ -89,28 +100,28 @@ class Rollouts:
     began = time.monotonic()
     spent = {"update": began - self._ended if self._ended else 0.0}
     examples = self.examples_of(state.params, iteration)
-    record, rows = self._decoder(state.params, examples, iteration)
+    record, rows = self._decode(state.params, examples, iteration)
     predictions, nfe = host.fetch((record.prediction, record.nfe))
     rolled = time.monotonic()
-    mine = host.my_rows({"index": np.arange(len(examples)), "predictions": predictions,
-                         "nfe": nfe})
-    reward, _ = task_eval.score_steps(
-        self._task, [self._examples[i] for i in examples[mine["index"]]], self._tokenizer,
-        mine["predictions"], mine["nfe"])
-    index = (iteration * len(examples) + mine["index"]) % 2 ** 31
+    mine = sharding.local_rows(self._decoder.mesh, len(examples))
+    reward, _ = task_eval.score_steps(self._task, [self._examples[i] for i in examples[mine]],
+                                      self._tokenizer, predictions[mine], nfe[mine])
+    index = (iteration * len(examples) + np.arange(len(examples))[mine]) % 2 ** 31
     placed = sharding.place_batch({"reward": reward, "example_index": index.astype(np.int32)},
-                                  self._decoder.mesh)
-    prompt = rows["canvas"][:, :self._decoder.start]
-    fields = ("canvas", "prediction", "step_confidence", "step_log_prob", "nfe")
-    self._batch = {"tokens": jnp.concatenate([prompt, record.tokens], axis=1)} | placed | {
-        k: getattr(record, k) for k in fields} | {
-            k: rows[k] for k in ("positions", "segment_ids") if k in rows}
+                                  self._decoder.mesh, num_rows=len(examples))
+    self._batch = make_batch(record, rows, self._decoder.start) | placed
     if self._score is not None:
       self._scores = [self._score(state.params, self._batch, jnp.int32(step + i))
                       for i in range(self._epochs)]
       jax.block_until_ready(self._scores)
     spent |= {"rollout": rolled - began, "score": time.monotonic() - rolled}
     self._report(step, host.fetch(placed["reward"]), nfe, spent)
+
+  def _decode(self, params, examples, iteration):
+    """The record and the rows of an iteration, decoded in parts."""
+    parts = np.split(np.arange(len(examples)), len(examples) // self._size)
+    decoded = [self._decoder(params, examples[i], iteration, row_index=i) for i in parts]
+    return decoded[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *decoded)
 
   def _report(self, step, reward, nfe, spent):
     """Writes the figures of a rollout; warns where there is nothing to learn from."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +22,7 @@ from mdx import config as config_lib
 from mdx import evaluation
 from mdx import metrics as metrics_lib
 from mdx import model as model_lib
-from mdx import objectives
 from mdx import pretrained
-from mdx import samplers
 from mdx import sampling
 from mdx import setup as setup_lib
 from mdx import sharding
@@ -34,156 +31,48 @@ from mdx import types
 from mdx.eval import tasks as task_eval
 from mdx.report import denoising
 from mdx.report import plots
+from mdx.rl import plan
 from mdx.rl import rollout as rollout_lib
 from mdx.samplers import trajectory
 from mdx.train import loop as loop_lib
-from mdx.train import optimizer as optimizer_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
-from mdx.train import step as step_lib
 from mdx.utils import host
 from mdx.utils import rng
 from mdx.utils import tree
-
-REMASKING = {"low_confidence": "confidence", "rcr": "rcr"}
-_FILTERS = ("none", "over_denoising")
-_DRAWS = ("per_rollout", "per_group")
-
-
-class _Run(NamedTuple):
-  """The checked parts of an RL run, nothing compiled."""
-  config: dict[str, Any]
-  workdir: pathlib.Path
-  model: model_lib.Model
-  task: types.Task
-  policy: Any
-  sampler: Any
-  optimizer: optimizer_lib.Optimizer
-  intervals: loop_lib.Intervals
-  shapes: state_lib.State
-
-  def examples(self, split: str) -> list[dict[str, Any]]:
-    """The first examples of a split, as many as the config says."""
-    limit = self.config["eval"]["num_examples"] if split != "train" else 0
-    return self.task.examples(split)[:limit or None]
 
 
 def train(config: Mapping[str, Any], workdir: str, train_base: Callable) -> dict[str, Any]:
   """Trains the base model if there is none, runs RL, evaluates; resumes where it stopped."""
   began = time.monotonic()
-  _check(config := config_lib.to_dict(config))
+  plan.check(config := config_lib.to_dict(config))
+  task = tasks.build(config["task"])
+  task.examples("train")
   source = sampling.base_checkpoint(config, workdir, train_base)
   base_seconds = time.monotonic() - began
   stop = progress_lib.StopSignal()
   try:
-    run = _setup(config, pathlib.Path(workdir), source)
+    config["optimizer"] = pretrained.trained(config, source)
+    model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
+                           dtype=config["dtype"], remat=config.get("remat", ""),
+                           init=config["init"], adapters=config.get("lora"), seed=config["seed"],
+                           trains=plan.optimizer_of(config).trains)
+    run = plan.plan(config, workdir, model, task)
+    plan.check_data(run)
     with jax.set_mesh(run.model.mesh):
       return _train(run, stop, base_seconds)
   finally:
     stop.close()
 
 
-def _check(config: dict[str, Any]) -> None:
-  """Raises ValueError for values without meaning, before the base model is trained."""
-  config_lib.check_positive(config, "rollout.num_prompts", "rollout.epochs", "eval.num_examples",
-                            "eval.batch_size", "checkpoint.keep", "microbatches")
-  if not isinstance(config["updates"], int) or config["updates"] < 0:
-    raise ValueError("config.updates must be a whole number, 0 to evaluate the base model only; "
-                     f"got {config['updates']!r}.")
-  rollout = config["rollout"]
-  if not isinstance(rollout["group_size"], int) or rollout["group_size"] < 2:
-    raise ValueError("config.rollout.group_size must be at least 2, for rollouts of a prompt are "
-                     f"compared with one another; got {rollout['group_size']}.")
-  for name in ("updates", "checkpoint_steps", "eval_steps"):
-    if config[name] % rollout["epochs"]:
-      raise ValueError(f"config.{name} {config[name]} is not a multiple of rollout.epochs "
-                       f"{rollout['epochs']}, the updates on one rollout; use a multiple.")
-  if rollout["filter"] not in _FILTERS:
-    raise ValueError(f"config.rollout.filter is {rollout['filter']!r}; choose from "
-                     f"{', '.join(_FILTERS)}.")
-  if rollout["mixture_draw"] not in _DRAWS:
-    raise ValueError(f"config.rollout.mixture_draw is {rollout['mixture_draw']!r}; choose from "
-                     f"{', '.join(_DRAWS)}.")
-  if rollout["prompt_format"] not in task_eval.FORMATS:
-    raise ValueError(f"config.rollout.prompt_format is {rollout['prompt_format']!r}; choose from "
-                     f"{', '.join(task_eval.FORMATS)}.")
-  for name in ("top_k", "top_p"):
-    if rollout["sampler"].get(name, 0) not in (0, 1.0):
-      raise ValueError(f"config.rollout.sampler.{name} cuts the law that tokens are drawn from, so "
-                       "ratios of later policies would not be defined; leave it out.")
-  if rollout["sampler"].get("eos") == "forbid":
-    raise ValueError("config.rollout.sampler.eos forbid cuts the law that tokens are drawn from; "
-                     "use allow or last.")
-  if config["init"]["params"] not in ("ema", "raw"):
-    raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
-  tasks.build(config["task"]).examples("train")
-  sampler = samplers.check_fields(rollout["sampler"])
-  objectives.check_policy(config["objective"], group_size=rollout["group_size"],
-                          temperature=sampler.temperature)
-
-
-def _setup(config: dict[str, Any], workdir: pathlib.Path, source: str) -> _Run:
-  """Loads the base model and checks everything against it."""
-  config = config | {"optimizer": pretrained.trained(config, source)}
-  optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
-  model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
-                         dtype=config["dtype"], init=config["init"], adapters=config.get("lora"),
-                         seed=config["seed"], trains=optimizer.trains)
-  config = config | {"model": dict(model.config)}
-  task, rollout = tasks.build(config["task"]), config["rollout"]
-  sampler = model.sampler(**rollout["sampler"])
-  policy = objectives.build_policy(config["objective"], model.objective, model.tokenizer,
-                                   group_size=rollout["group_size"],
-                                   temperature=sampler.temperature)
-  rows = rollout["num_prompts"] * rollout["group_size"]
-  shards = sharding.num_batch_shards(model.mesh)
-  if rows % (shards * config["microbatches"]):
-    raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts are not "
-                     f"divisible by {shards} batch shards x {config['microbatches']} microbatches; "
-                     "change rollout.num_prompts or group_size.")
-  intervals = loop_lib.Intervals(steps=max(config["updates"], 1), log_steps=config["log_steps"],
-                                 checkpoint_steps=config["checkpoint_steps"],
-                                 eval_steps=config["eval_steps"])
-  begin = state_lib.begin_fn(policy, optimizer.build(intervals.steps),
-                             keep_ema=config["ema_decay"] > 0, trains=optimizer.trains)
-  optimizer.check(model.params)
-  shapes = sharding.with_shardings(jax.eval_shape(begin, model.params), model.mesh,
-                                   model.config["sharding"])
-  run = _Run(config, workdir, model, task, policy, sampler, optimizer, intervals, shapes)
-  for nfe in config["eval"]["nfe"]:
-    for remasking in config["eval"]["remasking"]:
-      _eval_sampler(run, remasking, nfe)
-  for split in ("train", "test"):
-    evaluation.check_prompts(_prompts(run, split), sampler, model.max_length)
-  return run
-
-
-def _prompts(run: _Run, split: str) -> task_eval.Prompts:
-  return task_eval.encode_prompts([run.task.prompt(e) for e in run.examples(split)],
-                                  run.model.tokenizer,
-                                  max_length=run.config["rollout"]["max_prompt_length"],
-                                  prompt_format=run.config["rollout"]["prompt_format"],
-                                  blank=tasks.blank_of(run.task))
-
-
-def _eval_sampler(run: _Run, remasking: str, nfe: int) -> Any:
-  if remasking not in REMASKING:
-    raise ValueError(f"config.eval.remasking has {remasking!r}; choose from "
-                     f"{', '.join(REMASKING)}.")
-  fields = dict(run.config["rollout"]["sampler"], name=REMASKING[remasking], steps=nfe,
-                temperature=0.0, block_length=run.config["eval"]["block_length"], mixture=())
-  return run.model.sampler(**fields)
-
-
-def _train(run: _Run, stop: progress_lib.StopSignal, base_seconds: float) -> dict[str, Any]:
+def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -> dict[str, Any]:
   config, model = run.config, run.model
   setup_lib.claim_workdir(run.workdir, config, model.tokenizer, run.shapes)
   results_file = run.workdir / "results.json"
   if not config["updates"]:
     return _finish(run, {"base": model.params}, base_seconds)
   checkpoints = checkpoint_lib.Checkpoints(run.workdir, keep=config["checkpoint"]["keep"])
-  transform = run.optimizer.build(config["updates"])
-  start, state = _start(run, checkpoints, transform)
+  start, state = _start(run, checkpoints)
   if start >= config["updates"] and results_file.exists():
     setup_lib.say("this run is finished; remove its workdir to train again.")
     results = json.loads(results_file.read_text(encoding="utf-8"))
@@ -195,25 +84,21 @@ def _train(run: _Run, stop: progress_lib.StopSignal, base_seconds: float) -> dic
       f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts, "
       f"{rollout['epochs']} update(s) on each, {config['updates']} updates, "
       f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
+  before = metrics_lib.last(run.workdir / "metrics.jsonl", "time", start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
   quick = _quick_evaluator(run)
   if start == 0:
     writers.write(0, "eval", quick(state.params))
-  step_fn = step_lib.compiled(
-      step_lib.make_step(run.policy, transform, seed=config["seed"],
-                         rate=run.optimizer.rate(config["updates"]),
-                         num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
-                         trains=run.optimizer.trains),
-      jax.tree.map(lambda x: x.sharding, state), run.optimizer.trains)
-  trained = tree.part(model.params, run.optimizer.trains)
-  frozen = {"reference": trained} if run.policy.kl else {}
   produce = _rollouts(run, writers)
   state, _ = loop_lib.fit(
-      state, step_fn, None, start=start, intervals=run.intervals, mesh=model.mesh, writers=writers,
-      checkpoints=checkpoints, meta=setup_lib.meta(config, model.tokenizer), stop=stop,
-      frozen=frozen, next_batch=produce, unit=rollout["epochs"],
-      evaluate=lambda state, step: quick(_weights(run, state)))
+      state, run.step(), None, start=start, intervals=run.intervals, mesh=model.mesh,
+      writers=writers, checkpoints=checkpoints, meta=setup_lib.meta(config, model.tokenizer),
+      stop=stop,
+      frozen=run.reference, next_batch=produce, unit=rollout["epochs"],
+      evaluate=lambda state, step: quick(_weights(run, state)), before=before,
+      began=setup_lib.began(run.workdir),
+      profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"))
   checkpoints.close()
   stop.saved = True
   params = _weights(run, state)
@@ -222,7 +107,7 @@ def _train(run: _Run, stop: progress_lib.StopSignal, base_seconds: float) -> dic
   return _finish(run, {"base": model.params, config["objective"]["name"]: params}, base_seconds)
 
 
-def _finish(run: _Run, models: Mapping[str, Any], base_seconds: float) -> dict[str, Any]:
+def _finish(run: plan.Plan, models: Mapping[str, Any], base_seconds: float) -> dict[str, Any]:
   """Evaluates, and writes what the run gives."""
   began = time.monotonic()
   table, traces = _evaluate(run, models)
@@ -236,7 +121,7 @@ def _finish(run: _Run, models: Mapping[str, Any], base_seconds: float) -> dict[s
   return results
 
 
-def _start(run: _Run, checkpoints: checkpoint_lib.Checkpoints, transform):
+def _start(run: plan.Plan, checkpoints: checkpoint_lib.Checkpoints):
   """The step to go on with and its state: the workdir's, or the base model's."""
   restored = checkpoints.restore(run.shapes.items())
   place = jax.tree.map(lambda x: x.sharding, run.shapes)
@@ -245,8 +130,7 @@ def _start(run: _Run, checkpoints: checkpoint_lib.Checkpoints, transform):
     items.pop("meta")
     setup_lib.say(f"resuming from update {step} of {run.workdir}")
     return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
-  begin = state_lib.begin_fn(run.policy, transform, keep_ema=run.config["ema_decay"] > 0,
-                             trains=run.optimizer.trains)
+  begin = run.begin()
   # What is trained is copied, for the reference keeps the base model's buffers when the state's
   # are donated; what is not is shared.
   trains, params = run.optimizer.trains, run.model.params
@@ -256,17 +140,13 @@ def _start(run: _Run, checkpoints: checkpoint_lib.Checkpoints, transform):
   return 0, rest(params)._replace(params=copied)
 
 
-def _weights(run: _Run, state):
+def _weights(run: plan.Plan, state):
   return state_lib.averaged(state)
 
 
-def _rollouts(run: _Run, writers) -> rollout_lib.Rollouts:
+def _rollouts(run: plan.Plan, writers) -> rollout_lib.Rollouts:
   """The producer of batches."""
   config = run.config
-  decoder = evaluation.TaskDecoder(run.model, run.sampler, _prompts(run, "train"),
-                                    name="rollout", seed=config["seed"],
-                                    group_size=config["rollout"]["group_size"] if
-                                    config["rollout"]["mixture_draw"] == "per_group" else 1)
   score = None
   if run.policy.needs_scores and config["rollout"]["epochs"] > 1:
 
@@ -280,13 +160,13 @@ def _rollouts(run: _Run, writers) -> rollout_lib.Rollouts:
   if config["rollout"]["filter"] == "over_denoising":
     choose = lambda params, epoch: _over_denoised(run, params, epoch)
   return rollout_lib.Rollouts(
-      decoder, run.task, run.examples("train"), run.model.tokenizer,
+      run.decoder(run.prompts("train")), run.task, run.examples("train"), run.model.tokenizer,
       num_prompts=config["rollout"]["num_prompts"], group_size=config["rollout"]["group_size"],
-      epochs=config["rollout"]["epochs"], seed=config["seed"], writers=writers, score=score,
-      choose=choose, say=setup_lib.say)
+      batch_size=run.rows_together, epochs=config["rollout"]["epochs"], seed=config["seed"],
+      writers=writers, score=score, choose=choose, say=setup_lib.say)
 
 
-def _over_denoised(run: _Run, params, epoch: int) -> np.ndarray:
+def _over_denoised(run: plan.Plan, params, epoch: int) -> np.ndarray:
   """Training examples that a greedy decode has right on the way and wrong at the end.
 
   Kept in the workdir, so that a resumed run goes through the same ones.
@@ -298,9 +178,9 @@ def _over_denoised(run: _Run, params, epoch: int) -> np.ndarray:
   examples = run.examples("train")
   draw = np.random.default_rng([run.config["seed"], epoch, 1])
   chosen = np.sort(draw.permutation(len(examples))[:limit])
-  prompts = _prompts(run, "train")
+  prompts = run.prompts("train")
   part = prompts.select(chosen)
-  result = _arm(run, _eval_sampler(run, "low_confidence", run.sampler.steps), part,
+  result = _arm(run, run.eval_sampler("low_confidence", run.sampler.steps), part,
                 [examples[i] for i in chosen])(params)[0]
   kept = chosen[result.over_denoised]
   setup_lib.say(f"epoch {epoch}: {len(kept)} of {len(chosen)} training problems are over-denoised")
@@ -312,7 +192,7 @@ def _over_denoised(run: _Run, params, epoch: int) -> np.ndarray:
   return kept
 
 
-def _arm(run: _Run, sampler: Any, prompts: task_eval.Prompts, examples) -> Callable:
+def _arm(run: plan.Plan, sampler: Any, prompts: task_eval.Prompts, examples) -> Callable:
   """Returns params -> (Result, record of the first batch)."""
   size = run.config["eval"]["batch_size"]
   shards = sharding.num_batch_shards(run.model.mesh)
@@ -334,10 +214,10 @@ def _arm(run: _Run, sampler: Any, prompts: task_eval.Prompts, examples) -> Calla
   return evaluate
 
 
-def _quick_evaluator(run: _Run) -> Callable:
+def _quick_evaluator(run: plan.Plan) -> Callable:
   """Returns params -> accuracy on the validation split, for the learning curve."""
   nfe = run.config["eval"]["curve_nfe"]
-  arm = _arm(run, _eval_sampler(run, "low_confidence", nfe), _prompts(run, "validation"),
+  arm = _arm(run, run.eval_sampler("low_confidence", nfe), run.prompts("validation"),
              run.examples("validation"))
 
   def evaluate(params):
@@ -348,15 +228,15 @@ def _quick_evaluator(run: _Run) -> Callable:
   return evaluate
 
 
-def _evaluate(run: _Run, models: Mapping[str, Any]):
+def _evaluate(run: plan.Plan, models: Mapping[str, Any]):
   """Every model with every remasking and number of steps on the test split."""
   setup_lib.say("evaluating the held-out problems ...")
-  config, examples, prompts = run.config["eval"], run.examples("test"), _prompts(run, "test")
+  config, examples, prompts = run.config["eval"], run.examples("test"), run.prompts("test")
   table, traces = [], []
   shown = config["curve_nfe"] if config["curve_nfe"] in config["nfe"] else config["nfe"][0]
   for remasking in config["remasking"]:
     for nfe in config["nfe"]:
-      arm = _arm(run, _eval_sampler(run, remasking, nfe), prompts, examples)
+      arm = _arm(run, run.eval_sampler(remasking, nfe), prompts, examples)
       for name, params in models.items():
         result, record = arm(params)
         table.append({"model": name, "remasking": remasking, "nfe": nfe,
@@ -369,7 +249,7 @@ def _evaluate(run: _Run, models: Mapping[str, Any]):
   return sorted(table, key=lambda row: (order[row["model"], row["remasking"]], row["nfe"])), traces
 
 
-def _traces(run: _Run, record: trajectory.Trajectory, examples, title: str, count: int = 3):
+def _traces(run: plan.Plan, record: trajectory.Trajectory, examples, title: str, count: int = 3):
   """The first rows of a decode for the viewer, each step with its verdict."""
   found, tokenizer = [], run.model.tokenizer
   _, correct = task_eval.score_steps(run.task, examples[:count], tokenizer,
@@ -434,7 +314,7 @@ def _table_text(table) -> str:
                              f"most {100 * error:.1f}")
 
 
-def _report(run: _Run, results, lines, traces) -> None:
+def _report(run: plan.Plan, results, lines, traces) -> None:
   """Writes results.json, the plots and the viewer; prints the table."""
   setup_lib.write_json(run.workdir / "results.json", results)
   name = run.config["objective"]["name"]

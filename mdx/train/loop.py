@@ -1,6 +1,6 @@
 """The one training loop.
 
-Contents: Intervals, NonFinite, place, fit.
+Contents: Intervals, NonFinite, Profile, place, fit.
 
 Convention: the order is evaluate, save, fetch a batch, step, and must stay so:
 the data iterator in a checkpoint then stands before the batch of the step that
@@ -10,10 +10,10 @@ never waits for the host.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
-import time
-from typing import Any, Callable
+import os
+from typing import Any, Callable, Sequence
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from mdx import checkpoint as checkpoint_lib
 from mdx import metrics as metrics_lib
 from mdx import sharding
+from mdx.train import meter as meter_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
 
@@ -51,17 +52,59 @@ class Intervals:
       object.__setattr__(self, name, min(getattr(self, name), self.steps))
 
 
-class NonFinite(Exception):
-  """The loss became NaN or infinite."""
+NonFinite = meter_lib.NonFinite
 
 
-def place(batch: dict[str, np.ndarray], step: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-  """Adds the global `example_index` and puts this process's rows on the mesh."""
+class Profile:
+  """A trace of some steps, on the first process."""
+
+  def __init__(self, steps: Sequence[int] = (), directory: str | os.PathLike = ""):
+    """Checks the steps.
+
+    Args:
+      steps: (first, the one behind the last); () = no trace.
+      directory: of the trace, which TensorBoard, XProf and Perfetto read.
+    """
+    self._steps, self._directory, self._is_running = tuple(steps), str(directory), False
+    if self._steps and not (len(self._steps) == 2 and 0 <= self._steps[0] < self._steps[1]):
+      raise ValueError(f"config.profile_steps is {self._steps}; write the first step and the one "
+                       "behind the last, such as 10,20.")
+
+  def before(self, step: int, state: Any) -> None:
+    """Begins or ends the trace before a step."""
+    if jax.process_index() or step not in self._steps:
+      return
+    jax.block_until_ready(state)
+    if step == self._steps[0]:
+      jax.profiler.start_trace(self._directory)
+      self._is_running = True
+    else:
+      self.close()
+
+  def close(self) -> None:
+    """Ends the trace, if there is one."""
+    if self._is_running:
+      self._is_running = False
+      jax.profiler.stop_trace()
+
+
+def place(batch: dict[str, np.ndarray], step: int, mesh: jax.sharding.Mesh,
+          num_rows: int = 0) -> dict[str, jax.Array]:
+  """Adds the global `example_index` and puts rows on the mesh.
+
+  Args:
+    batch: `sharding.local_rows` of the batch of `num_rows`, or (0) all of it.
+    step: of the batch.
+    mesh: where it goes.
+    num_rows: of the global batch.
+  """
   rows = len(batch["tokens"])
-  first = (step * jax.process_count() + jax.process_index()) * rows
+  first = step * (num_rows or rows)
+  if num_rows:
+    first += sharding.local_rows(mesh, num_rows).start
   # Wraps after 2^31 examples; only keys are derived from it.
   index = ((first + np.arange(rows, dtype=np.int64)) % 2 ** 31).astype(np.int32)
-  return sharding.place_batch(dict(batch, example_index=index), mesh)
+  return sharding.place_batch(dict(batch, example_index=index), mesh, num_rows=num_rows)
 
 
 def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
@@ -70,7 +113,9 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
         stop: progress_lib.StopSignal,
         evaluate: Callable[[state_lib.State, int], dict[str, float]] | None = None,
         frozen: Any = None, next_batch: Callable | None = None,
-        unit: int = 1) -> tuple[state_lib.State, float]:
+        unit: int = 1, batch_size: int = 0, profile: Profile | None = None,
+        began: float | None = None,
+        before: dict[str, float] | None = None) -> tuple[state_lib.State, float]:
   """Trains to `intervals.steps`.
 
   Args:
@@ -90,6 +135,10 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
       next one of `data`.
     unit: steps whose batches come from one state (inner epochs of a rollout); the run is
       evaluated, saved and stopped between units only.
+    batch_size: rows of a global batch; 0 = `data` yields whole batches.
+    profile: which steps are traced.
+    began: when the run was first started, in Unix time; None = now.
+    before: the last line of kind "time" that earlier starts of this run wrote.
 
   Returns:
     The final state, and tokens per second without compilation and evaluation.
@@ -99,14 +148,17 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
     NonFinite: a loss that is not finite, naming its step.
     OSError: a checkpoint could not be written.
   """
-  next_batch = next_batch or (lambda state, step: place(next(data), step, mesh))
+  profile = profile or Profile()
+  next_batch = next_batch or (lambda state, step: place(next(data), step, mesh,
+                                                              batch_size))
   progress = progress_lib.Progress(intervals.steps, start=start,
                                    enabled=jax.process_index() == 0)
-  meter = _Meter(writers, progress, intervals)
+  meter = meter_lib.Meter(writers, progress, steps=intervals.steps,
+                          log_steps=intervals.log_steps, began=began, before=before)
 
   def save(step):
     meter.settle()  # a state that came from a bad loss is never saved
-    with meter.paused():
+    with meter.paused("checkpoint"):
       checkpoints.save(step, state.items(), data=data, meta=dict(meta, step=step))
 
   try:
@@ -115,7 +167,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
       if (evaluate and is_whole and intervals.eval_steps and step > start
           and step % intervals.eval_steps == 0):
         meter.settle()
-        with meter.paused():
+        with meter.paused("eval"):
           values = evaluate(state, step)
         writers.write(step, "eval", values)
         progress.say(f"step {step}/{intervals.steps}  held-out  " + _held_out(values))
@@ -125,7 +177,9 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
       if stopping:
         checkpoints.wait()
         raise progress_lib.Stopped(f"stopped on a signal at step {step}; everything is saved.")
-      batch = next_batch(state, step)
+      profile.before(step, state)
+      with meter.fetching() if data is not None else contextlib.nullcontext():
+        batch = next_batch(state, step)
       state, metrics = step_fn(state, batch, {} if frozen is None else frozen)
       meter.add(step, metrics, batch["tokens"].size)
       progress.update(step + 1)
@@ -138,6 +192,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
     checkpoints.wait()  # the last sound state may still be on its way to the disk
     raise
   finally:
+    profile.close()
     progress.close()
   return state, meter.tokens_per_second
 
@@ -148,71 +203,3 @@ def _held_out(values: dict[str, float]) -> str:
   return "  ".join(
       f"{k} {values[k]:.4g}" + (f" +- {values[f'{k}_stderr']:.2g}" if f"{k}_stderr" in values
                                 else "") for k in shown)
-
-
-class _Meter:
-  """Reads metrics one step late, logs windows and keeps the rate."""
-
-  def __init__(self, writers, progress, intervals):
-    self._writers, self._progress, self._intervals = writers, progress, intervals
-    self._window, self._pending = metrics_lib.Window(), None
-    self._since = self._tokens = self._seconds = self._all_tokens = 0.0
-    self._first = True
-
-  def add(self, step, metrics, num_tokens):
-    """Takes a dispatched step's metrics; reads those of the step before."""
-    self.settle()
-    self._pending = (step, metrics, num_tokens)
-
-  def settle(self):
-    """Reads the outstanding metrics; raises NonFinite if the loss is not finite."""
-    if self._pending is None:
-      return
-    step, metrics, num_tokens = self._pending
-    self._pending = None
-    metrics = jax.device_get(metrics)
-    if not math.isfinite(metrics["loss"][0]):
-      raise NonFinite(f"the loss of step {step} is {float(metrics['loss'][0])}; the last "
-                      "checkpoint is sound. Lower the learning rate or clip more.")
-    self._window.add(metrics)
-    if self._first:  # compilation is over: start the clock here
-      self._first, self._since = False, time.monotonic()
-    else:
-      self._tokens += num_tokens
-    if (step + 1) % self._intervals.log_steps == 0 or step + 1 == self._intervals.steps:
-      self._log(step + 1)
-
-  def _log(self, step):
-    now = time.monotonic()
-    elapsed, self._since = now - self._since, now
-    self._seconds += elapsed
-    self._all_tokens += self._tokens
-    values = self._window.flush()
-    if self._tokens:
-      values["tokens_per_second"] = self._tokens / max(elapsed, 1e-9)
-    self._tokens = 0.0
-    self._writers.write(step, "train", values)
-    shown = ("loss", "nats_per_token", "tokens_per_second")
-    self._progress.log(step, {k: values[k] for k in shown if k in values})
-
-  def paused(self):
-    """Context whose time does not count in the rate."""
-    return _Paused(self)
-
-  @property
-  def tokens_per_second(self) -> float:
-    """Mean rate over the whole run."""
-    return self._all_tokens / self._seconds if self._seconds else 0.0
-
-
-class _Paused:
-  """Shifts the meter's clock by the time spent inside."""
-
-  def __init__(self, meter):
-    self._meter = meter
-
-  def __enter__(self):
-    self._begin = time.monotonic()
-
-  def __exit__(self, *error):
-    self._meter._since += time.monotonic() - self._begin  # pylint: disable=protected-access

@@ -1,6 +1,6 @@
 """The one training step, for every objective.
 
-Contents: make_step, compiled.
+Contents: loss_and_grad, make_step, Compiled, jitted.
 
 Convention: `prepare` draws on the whole batch and weighs every loss term; the
 loss of a microbatch is the sum over terms of scale * total / weight with the
@@ -9,7 +9,7 @@ weights of the whole batch, so accumulation over microbatches is exact.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -110,30 +110,57 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
   return step
 
 
-def compiled(step_fn: Step, shardings: state_lib.State,
-             trains: Callable[[str], bool] = state_lib.everything) -> Step:
-  """Compiles a step; the buffers of the state are given up, but for those of frozen parameters.
+class Compiled:
+  """A compiled step; the buffers of the state are given up, but for those of frozen parameters.
 
-  Args:
-    step_fn: see `make_step`.
-    shardings: of the state.
-    trains: path -> whether the parameter is trained. The others are never copied, so that a
-      reference policy, an evaluation and the state can share them.
+  The latter are never copied, so that a reference policy, an evaluation and the state share them.
   """
-  is_fixed = lambda path: not trains(path)
 
-  def step(moving, fixed, batch, frozen):
-    state = moving._replace(params=tree.merge(moving.params, fixed))
-    state, metrics = step_fn(state, batch, frozen)
-    return state._replace(params=tree.part(state.params, trains)), metrics
+  def __init__(self, step_fn: Step, shardings: state_lib.State,
+               trains: Callable[[str], bool] = state_lib.everything):
+    """Compiles at the first call.
 
-  out = shardings._replace(params=tree.part(shardings.params, trains))
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=(out, None))
+    Args:
+      step_fn: see `make_step`.
+      shardings: of the state.
+      trains: path -> whether the parameter is trained.
+    """
+    self._trains = trains
 
-  def run(state, batch, frozen):
-    fixed = tree.part(state.params, is_fixed)
-    moving = state._replace(params=tree.part(state.params, trains))
-    moving, metrics = jitted(moving, fixed, batch, frozen)
+    def step(moving, fixed, batch, frozen):
+      state = moving._replace(params=tree.merge(moving.params, fixed))
+      state, metrics = step_fn(state, batch, frozen)
+      return state._replace(params=tree.part(state.params, trains)), metrics
+
+    out = shardings._replace(params=tree.part(shardings.params, trains))
+    self._jitted = jax.jit(step, donate_argnums=0, out_shardings=(out, None))
+
+  def _split(self, state: state_lib.State) -> tuple[state_lib.State, types.Params]:
+    moving = state._replace(params=tree.part(state.params, self._trains))
+    return moving, tree.part(state.params, lambda path: not self._trains(path))
+
+  def __call__(self, state, batch, frozen):
+    """(state, batch, frozen) -> (state, metrics)."""
+    moving, fixed = self._split(state)
+    moving, metrics = self._jitted(moving, fixed, batch, frozen)
     return moving._replace(params=tree.merge(moving.params, fixed)), metrics
 
-  return run
+  def lower(self, state, batch, frozen):
+    """As of a jitted function."""
+    return self._jitted.lower(*self._split(state), batch, frozen)
+
+
+def jitted(objective: types.Objective, optimizer: optax.GradientTransformation,
+           state: state_lib.State, config: Mapping[str, Any], *, rate: Callable,
+           trains: Callable[[str], bool]) -> Compiled:
+  """The step of a config as one compiled function that takes the state over.
+
+  Args:
+    objective, optimizer, rate, trains: as in `make_step`.
+    state: arrays or shape structs with the shardings of the state.
+    config: gives `seed`, `microbatches` and `ema_decay`.
+  """
+  step = make_step(objective, optimizer, seed=config["seed"], rate=rate,
+                   num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
+                   trains=trains)
+  return Compiled(step, jax.tree.map(lambda x: x.sharding, state), trains)

@@ -1,6 +1,6 @@
 """The host process: settings that make XLA faster on CPUs, and results from all processes.
 
-Contents: tune_cpu, fetch, my_rows.
+Contents: tune_cpu, fetch.
 """
 
 from __future__ import annotations
@@ -40,11 +40,3 @@ def fetch(values: Any) -> Any:
     from jax.experimental import multihost_utils  # pylint: disable=g-import-not-at-top
     values = multihost_utils.process_allgather(values, tiled=True)
   return jax.device_get(values)
-
-
-def my_rows(values: Any) -> Any:
-  """This process's share of the rows of numpy arrays [B, ...]."""
-  import jax  # pylint: disable=g-import-not-at-top
-  index, count = jax.process_index(), jax.process_count()
-  share = lambda x: x[index * len(x) // count:(index + 1) * len(x) // count]
-  return jax.tree.map(share, values)

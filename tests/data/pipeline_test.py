@@ -115,52 +115,81 @@ def test_training_batches_are_full_and_of_one_shape():
     assert batch["loss_mask"].all()
 
 
+def _of_processes(cfg, num_batches, process_count, **options):
+  """Global batches, put together from the rows of some processes."""
+  size = 8 // process_count
+  parts = [_take(_build(cfg, batch_size=8, rows=slice(p * size, (p + 1) * size), **options),
+                 num_batches) for p in range(process_count)]
+  return [{k: np.concatenate([part[i][k] for part in parts]) for k in parts[0][i]}
+          for i in range(num_batches)]
+
+
+@pytest.mark.parametrize("num_shards", [1, 4])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_batches_do_not_depend_on_the_number_of_processes(packing, num_shards):
+  cfg = _cfg(packing=packing, num_shards=num_shards)
+  whole = _take(_build(cfg, batch_size=8), 12)
+  for process_count in (1, 2, 4, 8):
+    for got, batch in zip(_of_processes(cfg, 12, process_count), whole, strict=True):
+      _assert_equal(got, batch)
+
+
 @few_or_many
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("process_count", [1, 2, 4])
-def test_in_every_epoch_the_processes_share_the_documents(process_count, shuffle, few, monkeypatch):
+@pytest.mark.parametrize("num_shards", [1, 2, 4])
+def test_every_epoch_of_every_stream_has_its_share_of_the_documents(num_shards, few, monkeypatch):
   monkeypatch.setattr(pipeline, "_FEW_DOCUMENTS", few)
-  starts, epochs = [d[0] for d in _documents()], collections.defaultdict(list)
-  for p in range(process_count):
-    num = len(range(p, len(starts), process_count))
-    order = _first_tokens(_cfg(packing="pad"), 3 * num, shuffle=shuffle, process_index=p,
-                          process_count=process_count)
+  num = len(LENGTHS)
+  seen = [collections.Counter() for _ in range(3)]
+  size = 8 // num_shards
+  batches = _of_processes(_cfg(packing="pad", num_shards=num_shards), 3 * num, 4)
+  for shard in range(num_shards):
+    order = [t for b in batches for t in b["tokens"][shard * size:(shard + 1) * size, 0].tolist()]
+    share = len(range(shard, num, num_shards))
     for epoch in range(3):
-      epochs[epoch] += order[epoch * num:(epoch + 1) * num]
-  for epoch in range(3):
-    assert sorted(epochs[epoch]) == starts
+      seen[epoch].update(order[epoch * share:(epoch + 1) * share])
+  assert all(counts == collections.Counter(d[0] for d in _documents()) for counts in seen)
 
 
-@pytest.mark.parametrize("process_count", [2, 4])
-def test_the_parts_of_a_mixture_are_shared_among_the_processes(process_count):
-  parts = [_documents([3] * 24), _documents([3] * 10, first=1000)]
-  seen = collections.Counter()
-  for p in range(process_count):
-    order = _first_tokens(_mixture_of(parts), 80, process_index=p, process_count=process_count)
-    for part in parts:
-      starts = [d[0] for d in part]
-      num = len(range(p, len(starts), process_count))
-      seen.update([t for t in order if t in starts][:num])
-  assert seen == collections.Counter(d[0] for part in parts for d in part)
+def test_a_process_reads_only_the_streams_of_its_rows(monkeypatch):
+  read = set()
+  documents = [[i] for i in range(16)]
+  original = pipeline.documents_lib.Documents.__getitem__
+  monkeypatch.setattr(pipeline.documents_lib.Documents, "__getitem__",
+                      lambda self, i: len(self) == 16 and read.add(i) or original(self, i))
+  cfg = _cfg(documents, packing="pad", num_shards=4, num_threads=0)
+  _take(_build(cfg, batch_size=8, rows=slice(2, 4), shuffle=False), 6)
+  assert read == {1, 5, 9, 13}
+
+
+@pytest.mark.parametrize("num_shards", [1, 4])
+def test_the_states_of_some_processes_continue_on_another_number(num_shards):
+  cfg = _cfg(num_shards=num_shards)
+  whole = _take(_build(cfg, batch_size=8), 8)
+  shards = {}
+  for p in range(4):
+    iterator = iter(_build(cfg, batch_size=8, rows=slice(2 * p, 2 * p + 2)))
+    _take(iterator, 5)
+    shards |= json.loads(json.dumps(iterator.get_state()))["shards"]
+  for rows in (slice(0, 8), slice(4, 8)):
+    iterator = iter(_build(cfg, batch_size=8, rows=rows))
+    iterator.set_state({"shards": shards})
+    for batch in whole[5:]:
+      _assert_equal(next(iterator), {k: v[rows] for k, v in batch.items()})
 
 
 @pytest.mark.parametrize("cfg", [*(_cfg(packing=p) for p in PACKINGS), _mixture(packing="concat")],
                          ids=[*PACKINGS, "mixture"])
-@pytest.mark.parametrize("process_count", [1, 2, 4])
-def test_evaluation_yields_every_token_once(cfg, process_count):
+def test_evaluation_yields_every_token_once(cfg):
   expected = [t for part in cfg.get("mixture", [cfg]) for d in part["source"]["documents"]
               for t in d]
-  found = []
-  for p in range(process_count):
-    batches = _evaluation(cfg, process_index=p, process_count=process_count)
-    found += _tokens(batches)
-    for batch in batches:
-      assert batch["tokens"].shape == (4, 16)
-      is_padding = ~batch["loss_mask"]
-      assert (batch["tokens"][is_padding] == TOKENIZER.pad_id).all()
-      assert (batch["segment_ids"][is_padding] == 0).all()
-    assert all(batch["loss_mask"].any(1).all() for batch in batches[:-1])
-  assert sorted(found) == sorted(expected)
+  batches = _evaluation(cfg)
+  for batch in batches:
+    assert batch["tokens"].shape == (4, 16)
+    is_padding = ~batch["loss_mask"]
+    assert (batch["tokens"][is_padding] == TOKENIZER.pad_id).all()
+    assert (batch["segment_ids"][is_padding] == 0).all()
+  assert all(batch["loss_mask"].any(1).all() for batch in batches[:-1])
+  assert sorted(_tokens(batches)) == sorted(expected)
 
 
 def test_evaluation_of_the_packaged_text_is_the_held_out_text():
@@ -174,9 +203,9 @@ def test_evaluation_of_the_packaged_text_is_the_held_out_text():
   assert tokenizer.chars_per_token[_tokens(batches)].sum() == len(text)
 
 
-def test_too_few_documents_for_the_processes_is_an_error():
-  with pytest.raises(ValueError, match="3 documents cannot be shared among 4 processes"):
-    _build(_cfg(_documents([2, 2, 2])), process_index=3, process_count=4)
+def test_too_few_documents_for_the_streams_is_an_error():
+  with pytest.raises(ValueError, match="3 documents cannot be shared among data.num_shards 4"):
+    _build(_cfg(_documents([2, 2, 2]), num_shards=4))
 
 
 STATE_CASES = [(_cfg, p) for p in PACKINGS] + [(_mixture, "concat"), (_mixture, "first_fit")]
@@ -350,8 +379,8 @@ def test_a_wrong_config_is_an_error_of_one_line(fields, message):
 
 def test_wrong_arguments_are_errors_of_one_line():
   assert "batch_size must be positive, got 0" in _message(_build, _cfg(), batch_size=0)
-  assert "process_index must be in [0, 2), got 2" in _message(
-      _build, _cfg(), process_index=2, process_count=2)
+  assert "rows 4 to 4 are none of a batch of 4" in _message(_build, _cfg(), rows=slice(4, 8))
+  assert "num_shards 3 does not divide batch_size 4" in _message(_build, _cfg(num_shards=3))
   assert "split must be one of train, validation; got 'test'" in _message(
       _build, _cfg(), split="test")
 

@@ -156,7 +156,7 @@ def test_over_denoised_problems_are_kept_and_gone_through_again_after_a_restart(
 
 def test_an_iteration_has_whole_groups_and_every_example_once_an_epoch():
   produce = rollout_lib.Rollouts(None, None, list(range(10)), None, num_prompts=4, group_size=3,
-                                 epochs=1, seed=0, writers=None)
+                                 batch_size=12, epochs=1, seed=0, writers=None)
   rows = [produce.examples_of(None, i) for i in range(5)]
   for row in rows:
     assert row.shape == (12,) and np.all(row.reshape(4, 3) == row.reshape(4, 3)[:, :1])
@@ -220,18 +220,13 @@ def test_adapters_alone_are_trained_and_the_reference_is_the_base(base, rewardin
                                                                   monkeypatch):
   """With a KL, so that the reference is read; the base's parameters are never changed or copied."""
   seen = []
-  compiled = step_lib.compiled
+  call = step_lib.Compiled.__call__
 
-  def watched(*args):
-    step = compiled(*args)
+  def watched(self, state, batch, frozen):
+    seen.append((state.params, frozen))
+    return call(self, state, batch, frozen)
 
-    def run(state, batch, frozen):
-      seen.append((state.params, frozen))
-      return step(state, batch, frozen)
-
-    return run
-
-  monkeypatch.setattr(step_lib, "compiled", watched)
+  monkeypatch.setattr(step_lib.Compiled, "__call__", watched)
   config = _config(base, lora__rank=2, objective__kl=0.1, updates=2)
   modes.reinforce(config, str(tmp_path / "rl"))
   (before, frozen), (after, _) = seen

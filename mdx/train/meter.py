@@ -1,0 +1,128 @@
+"""What a run spends its time on, and its metrics, read one step late.
+
+Contents: Meter, NonFinite.
+
+Convention: *goodput* is the share of the wall time since the run was first started that went into
+steps which count: compilation, restarts and the pauses between them, steps that had to be done
+again, evaluation, waiting for data and for checkpoints are lost. The lines of `metrics.jsonl` of
+kind "time" say it, since the first start; what a restart drops no longer counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from mdx import metrics as metrics_lib
+
+_STAGES = ("data", "checkpoint", "eval")
+
+
+class NonFinite(Exception):
+  """The loss became NaN or infinite."""
+
+
+def _is_ready(value: Any) -> bool:
+  return value.is_ready() if isinstance(value, jax.Array) else True
+
+
+class Meter:
+  """Reads metrics one step late, logs windows and keeps the rate and the clock."""
+
+  def __init__(self, writers: metrics_lib.Writers, progress: Any, *, steps: int, log_steps: int,
+               began: float | None = None, before: Mapping[str, float] | None = None):
+    """Starts the clock.
+
+    Args:
+      writers, progress: where figures go.
+      steps: length of the run.
+      log_steps: between two log lines.
+      began: Unix time at which the run was first started; None = now.
+      before: the last line of kind "time" of earlier starts of this run, if any.
+    """
+    self._writers, self._progress = writers, progress
+    self._steps, self._log_steps = steps, log_steps
+    self._window, self._pending, self._first = metrics_lib.Window(), None, True
+    self._since = self._tokens = self._seconds = self._all_tokens = 0.0
+    self._lost = dict.fromkeys(_STAGES, 0.0)
+    before = before or {}
+    self._began = time.time() if began is None else began
+    self._useful = before.get("step_seconds", 0.0)
+    self._total_lost = {k: before.get(f"{k}_seconds", 0.0) for k in _STAGES}
+
+  def add(self, step: int, metrics: Any, num_tokens: int) -> None:
+    """Takes a dispatched step's metrics; reads those of the step before."""
+    self.settle()
+    self._pending = (step, metrics, num_tokens)
+
+  def settle(self) -> None:
+    """Reads the outstanding metrics; raises NonFinite if the loss is not finite."""
+    if self._pending is None:
+      return
+    step, metrics, num_tokens = self._pending
+    self._pending = None
+    metrics = jax.device_get(metrics)
+    if not math.isfinite(metrics["loss"][0]):
+      raise NonFinite(f"the loss of step {step} is {float(metrics['loss'][0])}; the last "
+                      "checkpoint is sound. Lower the learning rate or clip more.")
+    self._window.add(metrics)
+    if self._first:  # compilation is over: start the clock here
+      self._first, self._since = False, time.monotonic()
+      self._lost = dict.fromkeys(_STAGES, 0.0)
+    else:
+      self._tokens += num_tokens
+    if (step + 1) % self._log_steps == 0 or step + 1 == self._steps:
+      self._log(step + 1)
+
+  def _log(self, step):
+    now = time.monotonic()
+    elapsed, self._since = now - self._since, now
+    useful = max(elapsed - self._lost["data"], 0.0)  # pauses are not in `elapsed`
+    self._seconds += elapsed
+    self._useful += useful
+    self._all_tokens += self._tokens
+    values = self._window.flush()
+    if self._tokens:
+      values["tokens_per_second"] = self._tokens / max(elapsed, 1e-9)
+    for stage, seconds in self._lost.items():
+      self._total_lost[stage] += seconds
+    self._tokens, self._lost = 0.0, dict.fromkeys(_STAGES, 0.0)
+    self._writers.write(step, "train", values)
+    self._writers.write(step, "time", self._summary())
+    shown = ("loss", "nats_per_token", "tokens_per_second")
+    self._progress.log(step, {k: values[k] for k in shown if k in values})
+
+  @contextlib.contextmanager
+  def paused(self, stage: str) -> Iterator[None]:
+    """Time inside is that of a stage, and not in the rate."""
+    begin = time.monotonic()
+    try:
+      yield
+    finally:
+      seconds = time.monotonic() - begin
+      self._lost[stage] += seconds
+      self._since += seconds
+
+  @contextlib.contextmanager
+  def fetching(self) -> Iterator[None]:
+    """Time inside is lost if the device has finished its step when it ends."""
+    begin = time.monotonic()
+    yield
+    if self._pending is None or _is_ready(self._pending[1]["loss"][0]):
+      self._lost["data"] += time.monotonic() - begin
+
+  @property
+  def tokens_per_second(self) -> float:
+    """Mean rate over the steps of this start."""
+    return self._all_tokens / self._seconds if self._seconds else 0.0
+
+  def _summary(self) -> dict[str, float]:
+    """Since the run was first started: goodput, seconds in steps and lost to each stage."""
+    wall = max(time.time() - self._began, self._useful, 1e-9)
+    return {"goodput": self._useful / wall, "wall_seconds": wall, "step_seconds": self._useful} | {
+        f"{stage}_seconds": seconds for stage, seconds in self._total_lost.items()}
