@@ -15,15 +15,20 @@ from mdx.objectives import ar
 from mdx.objectives import block_diffusion
 from mdx.objectives import d3pm
 from mdx.objectives import diffusion
+from mdx.objectives import electra
 from mdx.objectives import genmd4
 from mdx.objectives import grpo
 from mdx.objectives import mdpo
 from mdx.objectives import mlm
+from mdx.objectives import rts
 from mdx.objectives import sedd
 
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
     "mlm": mlm.MaskedLM,
+    "electra": electra.Electra,
+    "rts": rts.ReplacedTokens,
+    "cluster_rts": rts.ClusterReplacedTokens,
     "diffusion": diffusion.MaskedDiffusion,
     "d3pm": d3pm.D3PM,
     "sedd": sedd.SEDD,
