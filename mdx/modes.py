@@ -29,11 +29,13 @@ from mdx import setup as setup_lib
 from mdx import sharding
 from mdx.data import pipeline
 from mdx.eval import likelihood
+from mdx.eval import linear
 from mdx.eval import ngram
 from mdx.report import page
 from mdx.report import plots
 from mdx.rl import run as rl_run
 from mdx.train import loop as loop_lib
+from mdx.train import meter as meter_lib
 from mdx.train import noise as noise_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
@@ -103,25 +105,42 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   before = metrics_lib.last(file, "time", start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
-  quick = _evaluator(run, config["eval"]["num_samples"], config["eval"]["num_batches"])
+  evaluator = functools.cache(lambda num_samples: _evaluator(run, num_samples))
+  quick = lambda params: evaluator(config["eval"]["num_samples"])(
+      params, config["eval"]["num_batches"])
+  probe = _probe(run)
+  clock = meter_lib.Clock(_seconds_spent(run, start))
+  if probe and not start:
+    writers.write(0, "eval", probe(_weights(run, state)) | {"cpu_seconds": 0.0})
+
+  def evaluate_during(state, step):
+    del step
+    params, spent = _weights(run, state), {"cpu_seconds": clock.seconds} if probe else {}
+    return quick(params) | (probe(params) if probe else {}) | spent
+
   state, tokens_per_second = loop_lib.fit(
       state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
       checkpoints=checkpoints, meta=setup_lib.meta(run.config, run.tokenizer), stop=stop,
-      evaluate=lambda state, step: quick(_weights(run, state)), batch_size=config["batch_size"],
+      evaluate=evaluate_during, batch_size=config["batch_size"], clock=clock,
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"),
       began=setup_lib.began(run.workdir), before=before)
+  clock.stop()
   checkpoints.close()
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
   params = _weights(run, state)
-  results = (_evaluator(run, config["eval"]["final_samples"], 0)(params) | baselines
+  results = (evaluator(config["eval"]["final_samples"])(params) | baselines
              | _gradient_noise(run, state.params, state.extra))
+  if probe:
+    results |= probe(params) | {"cpu_seconds": clock.seconds}
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     setup_lib.say(f"--- sample {i + 1}\n{text}")
   results |= {"tokens_per_second": tokens_per_second or _last_rate(run),
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
+  if probe:
+    results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
   if jax.process_index() == 0:
     results |= {"goodput": metrics_lib.last(file, "time", config["steps"])["goodput"]}
     plots.learning_curve(metrics_lib.read(file),
@@ -148,6 +167,31 @@ def _last_rate(run: setup_lib.Setup) -> float:
   return next((x["tokens_per_second"] for x in reversed(lines) if x.get("tokens_per_second")), 0.0)
 
 
+def _probe(run: setup_lib.Setup):
+  """params -> figures of the linear probe of `eval.probe`, or None."""
+  probe = linear.Probe(**run.config["eval"]["probe"])
+  return linear.Evaluator(probe, run.config, run.tokenizer, run.objective,
+                          run.mesh) if probe.num_labels else None
+
+
+def _seconds_spent(run: setup_lib.Setup, start: int) -> float:
+  """CPU seconds that the first `start` steps of a run took, from the line nearest to them."""
+  path = run.workdir / "metrics.jsonl"
+  lines = [x for x in metrics_lib.read(path) if x.get("cpu_seconds")] if path.exists() else []
+  if not start or not lines:
+    return 0.0
+  nearest = min(lines, key=lambda x: abs(x["step"] - start))
+  return nearest["cpu_seconds"] * start / nearest["step"]
+
+
+def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+  """Figures of the probe over the run: what `mdx.claim` reads."""
+  points = {x["step"]: x for x in lines if x["kind"] == "eval" and "cpu_seconds" in x}
+  return [{"updates": step, "cpu_seconds": points[step]["cpu_seconds"],
+           "accuracy": points[step].get("probe_accuracy", points[step].get("probe_map"))}
+          for step in sorted(points)]
+
+
 def _weights(run: setup_lib.Setup, state):
   return state_lib.averaged(state) if run.config["init"]["params"] == "ema" else state.params
 
@@ -163,13 +207,13 @@ def _baselines(run: setup_lib.Setup) -> dict[str, float]:
           "bigram_bits_per_char": ngram.bigram_bits(*pair)}
 
 
-def _evaluator(run: setup_lib.Setup, num_samples: int, num_batches: int):
-  """Returns params -> numbers over the first `num_batches` (0: all) held-out batches."""
+def _evaluator(run: setup_lib.Setup, num_samples: int):
+  """Returns (params, n) -> numbers over the first n (0: all) held-out batches."""
   config = run.config["eval"]
   row_nll = jax.jit(likelihood.make_row_nll(run.objective, estimator=config["estimator"],
                                             num_samples=num_samples, seed=run.config["seed"]))
 
-  def evaluate(params) -> dict[str, float]:
+  def evaluate(params, num_batches: int = 0) -> dict[str, float]:
     batches = pipeline.build(run.config["data"], run.tokenizer, split="validation",
                              batch_size=run.config["batch_size"], seed=0, shuffle=False,
                              repeat=False, drop_remainder=False)
@@ -236,7 +280,7 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  results = (_evaluator(run, run.config["eval"]["final_samples"], 0)(params) | _baselines(run)
+  results = (_evaluator(run, run.config["eval"]["final_samples"])(params) | _baselines(run)
              | _gradient_noise(run, params, run.objective.init_state()))
   if jax.process_index() == 0:
     run.workdir.mkdir(parents=True, exist_ok=True)

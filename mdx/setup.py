@@ -29,6 +29,7 @@ from mdx import sharding
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import likelihood
+from mdx.eval import linear
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.train import loop as loop_lib
@@ -175,6 +176,8 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   optimizer.check(shapes.params)
   noise_lib.check_draws(config["eval"]["gradient_draws"])
   likelihood.check_estimator(config["eval"]["estimator"], objective)
+  config_lib.build({"probe": linear.Probe}, {"name": "probe", **config["eval"]["probe"]},
+                   what="eval")
   sampler = _sampler(config, objective, tokenizer)
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
                spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,

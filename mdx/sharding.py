@@ -62,6 +62,10 @@ PARAM_RULES = (
     (r"(.*/)?(head_dense|rtd_head)/bias", (None,)),
     (r"(.*/)?lm_head/kernel", ("embed", "vocab")),
     (r"(.*/)?lm_head/bias", ("vocab",)),
+    (r"pair/(in|out)/kernel", (None, None)),
+    (r"pair/(in|out)/bias", (None,)),
+    (r"(.*/)?merge/kernel", (None, "embed")),
+    (r"(.*/)?merge/bias", (None,)),
     (r"schedule/exponent", (None,)),
 )
 DEFAULT_TABLE = dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor")

@@ -1,6 +1,6 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, shapes, check, texts, Config (the keys of a data config).
+Contents: build, shapes, check, texts, read_config, Config (the keys of a data config).
 
 Convention: a batch has tokens, segment_ids, positions int32 [rows, length] and loss_mask bool. A
 global batch is cut from `num_shards` streams, which share the documents, and a process reads the
@@ -106,7 +106,8 @@ class Config:
     return [(sources.build(part["source"]), float(part["weight"])) for part in self.mixture]
 
 
-def _config(cfg: Mapping[str, Any]) -> Config:
+def read_config(cfg: Mapping[str, Any]) -> Config:
+  """Builds `Config` from a mapping with its fields; ValueError."""
   return config_lib.build({"data": Config}, {"name": "data", **config_lib.to_dict(cfg)},
                           what="config")
 
@@ -131,7 +132,7 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
     ValueError: a wrong config, a missing file or an empty split or stream, here; a bad
       record when it is read.
   """
-  cfg = _config(cfg)
+  cfg = read_config(cfg)
   if batch_size < 1:
     raise ValueError(f"batch_size must be positive, got {batch_size}.")
   if not repeat:
@@ -185,9 +186,12 @@ def _shard(cfg: Config, tokenizer: tokenizer_lib.Tokenizer, split: str, batch_si
   parts = cfg.parts()
   order_seed, bins_seed, *part_seeds = _seeds(seed, 2 + len(parts))
   share = slice(number, None, cfg.num_shards)
-  has_answers = any(source.has_answers for source, _ in parts)
+  has_answers, has_parts = (any(getattr(source, name, False) for source, _ in parts)
+                            for name in ("has_answers", "has_parts"))
+  if has_parts and not all(getattr(source, "has_parts", False) for source, _ in parts):
+    raise ValueError("data config: a structure source mixes with others of its kind only.")
   documents = [grain.MapDataset.source(
-      documents_lib.Documents(cfg, source, split, tokenizer, has_answers))
+      documents_lib.Documents(cfg, source, split, tokenizer, has_answers, has_parts))
                for source, _ in parts]
   if repeat:
     for i, document_set in enumerate(documents):
@@ -202,7 +206,7 @@ def _shard(cfg: Config, tokenizer: tokenizer_lib.Tokenizer, split: str, batch_si
     documents = _not_empty(documents[share], len(documents), cfg.num_shards)
   read_options = grain.ReadOptions(
       num_threads=cfg.num_threads, prefetch_buffer_size=cfg.read_buffer)
-  fields = documents_lib.fields(cfg, has_answers)
+  fields = documents_lib.fields(cfg, has_answers, has_parts)
   rows = pack.PACKINGS[cfg.packing](
       documents, cfg.length, read_options, bins_seed if shuffle else None, fields)
   rows = rows.map(functools.partial(pack.finish_row, pad_id=tokenizer.pad_id,
@@ -260,7 +264,7 @@ def _not_empty(share: grain.MapDataset, num_documents: int, num_shards: int):
 
 def shapes(cfg: Mapping[str, Any], batch_size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
   """Shape and dtype of the fields of a global batch as a step gets it; reads no data."""
-  cfg = _config(cfg)
+  cfg = read_config(cfg)
   rows = (batch_size, cfg.length)
   fields = dict.fromkeys(("tokens", "segment_ids", "positions"), np.int32) | {"loss_mask": np.bool_}
   if "is_shared" in documents_lib.fields(cfg, has_answers=True):
@@ -276,9 +280,10 @@ def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
   Raises:
     ValueError: as `build` and its iterator, or if no record has any token.
   """
-  cfg = _config(cfg)
+  cfg = read_config(cfg)
   for source, _ in cfg.parts():
-    documents = documents_lib.Documents(cfg, source, split, tokenizer, source.has_answers)
+    documents = documents_lib.Documents(cfg, source, split, tokenizer, source.has_answers,
+                                        getattr(source, "has_parts", False))
     num_checked = min(len(documents), _CHECKED_RECORDS)
     documents.check_template(num_checked)
     num_empty = sum(documents[i] is None for i in range(num_checked))
@@ -300,12 +305,15 @@ def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
   Raises:
     ValueError: records are token ids and there is no tokenizer.
   """
-  for source, _ in _config(cfg).parts():
+  for source, _ in read_config(cfg).parts():
     records = source.records(split)
     for i in range(len(records) if limit is None else min(limit, len(records))):
       record = records[i]
       if "prompt" in record:
         yield record["answer"]
+      elif "parts" in record:
+        yield from (part if isinstance(part, str) else tokenizer.decode(part)
+                    for part in record["parts"])
       elif "messages" in record:
         yield "\n".join(m["content"] for m in record["messages"] if m["role"] == "assistant")
       elif "text" in record:

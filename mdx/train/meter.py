@@ -1,6 +1,6 @@
 """What a run spends its time on, and its metrics, read one step late.
 
-Contents: Meter, NonFinite.
+Contents: Clock, Meter, NonFinite.
 
 Convention: *goodput* is the share of the wall time since the run was first started that went into
 steps which count: compilation, restarts and the pauses between them, steps that had to be done
@@ -31,11 +31,38 @@ def _is_ready(value: Any) -> bool:
   return value.is_ready() if isinstance(value, jax.Array) else True
 
 
+class Clock:
+  """CPU time of this process, of all its threads, while it trains: without compiling, evaluating.
+
+  Attributes:
+    seconds: spent so far.
+  """
+
+  def __init__(self, seconds: float = 0.0):
+    self._spent, self._since = seconds, None
+
+  def go(self) -> None:
+    """Begins, or goes on."""
+    self._since = time.process_time()
+
+  def stop(self) -> bool:
+    """Stops; whether it was running."""
+    is_running = self._since is not None
+    self._spent, self._since = self.seconds, None
+    return is_running
+
+  @property
+  def seconds(self) -> float:
+    """Spent so far."""
+    return self._spent + (time.process_time() - self._since if self._since is not None else 0.0)
+
+
 class Meter:
   """Reads metrics one step late, logs windows and keeps the rate and the clock."""
 
   def __init__(self, writers: metrics_lib.Writers, progress: Any, *, steps: int, log_steps: int,
-               began: float | None = None, before: Mapping[str, float] | None = None):
+               began: float | None = None, before: Mapping[str, float] | None = None,
+               clock: Clock | None = None):
     """Starts the clock.
 
     Args:
@@ -44,8 +71,9 @@ class Meter:
       log_steps: between two log lines.
       began: Unix time at which the run was first started; None = now.
       before: the last line of kind "time" of earlier starts of this run, if any.
+      clock: told when training begins, pauses and goes on.
     """
-    self._writers, self._progress = writers, progress
+    self._writers, self._progress, self._clock = writers, progress, clock or Clock()
     self._steps, self._log_steps = steps, log_steps
     self._window, self._pending, self._first = metrics_lib.Window(), None, True
     self._since = self._tokens = self._seconds = self._all_tokens = 0.0
@@ -73,6 +101,7 @@ class Meter:
     self._window.add(metrics)
     if self._first:  # compilation is over: start the clock here
       self._first, self._since = False, time.monotonic()
+      self._clock.go()
       self._lost = dict.fromkeys(_STAGES, 0.0)
     else:
       self._tokens += num_tokens
@@ -100,10 +129,12 @@ class Meter:
   @contextlib.contextmanager
   def paused(self, stage: str) -> Iterator[None]:
     """Time inside is that of a stage, and not in the rate."""
-    begin = time.monotonic()
+    begin, was_running = time.monotonic(), self._clock.stop()
     try:
       yield
     finally:
+      if was_running:
+        self._clock.go()
       seconds = time.monotonic() - begin
       self._lost[stage] += seconds
       self._since += seconds
