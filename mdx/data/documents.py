@@ -1,6 +1,6 @@
 """Documents: the records of a source as token ids, with what is a target and what is given.
 
-Contents: Documents, fields; FILLS, FILLS_ROW. What follows the answer of a record that has one:
+Contents: Documents, fields; FILLS, FILLS_ROW, TOO_LONG. What follows the answer of a record that has one:
 
   pad           nothing; one end of text if `append_eos`
   eos           end-of-text tokens up to the row's end, targets like others (LLaDA)
@@ -19,15 +19,19 @@ from typing import Any
 import numpy as np
 
 from mdx.data import chat
+from mdx.data import labelled_rows
 from mdx.data import pack
 from mdx.data import tokenizer as tokenizer_lib
 
 FILLS_ROW = ("eos", "eos_together")
 FILLS = ("pad", *FILLS_ROW, "eos_multiple")
+TOO_LONG = ("error", "skip", "cut")
 
 
 def fields(cfg: Any, has_answers: bool) -> tuple[str, ...]:
   """What a row has beside tokens, under a `pipeline.Config`."""
+  if cfg.labels is not None:
+    return labelled_rows.FIELDS
   if not has_answers:
     return ()
   return ("is_given", "is_shared") if cfg.fill == "eos_together" else ("is_given",)
@@ -49,7 +53,9 @@ class Documents(Sequence):
     self._records = source.records(split)
     self.where = _describe(source, split)
     self._cfg, self._tokenizer = cfg, tokenizer
-    if tokenizer.eos_id < 0 and (cfg.append_eos or (has_answers and cfg.fill.startswith("eos"))):
+    if cfg.labels is not None:
+      self._encoder = labelled_rows.Encoder(tokenizer, cfg)
+    elif tokenizer.eos_id < 0 and (cfg.append_eos or (has_answers and cfg.fill.startswith("eos"))):
       raise ValueError(f"{tokenizer.name} has no end token; set data.append_eos=False and "
                        "data.fill=pad, or tokenizer.eos_id.")
     self._eos = np.asarray([tokenizer.eos_id] if cfg.append_eos else [], np.int32)
@@ -77,11 +83,18 @@ class Documents(Sequence):
       chat.check(self._tokenizer, [messages for _, messages in found],
                  [self._place(i) for i, _ in found])
 
+  def check_labels(self) -> None:
+    """Raises ValueError for the first label that is none, of all records."""
+    for record in self._records:
+      self._encoder.numbers(record)
+
   def _place(self, index: int) -> str:
     return f"record {index} of {self.where}"
 
   def _read(self, index: int) -> pack.Row | None:
     record, where = self._records[index], self._place(index)
+    if self._cfg.labels is not None:
+      return self._encoder(record)
     try:
       if "messages" in record:
         return self._answered(*chat.encode(self._tokenizer, record["messages"]))
@@ -129,6 +142,9 @@ class Documents(Sequence):
     if wanted > cfg.length:
       if cfg.too_long == "skip":
         return None
+      if cfg.too_long == "cut":
+        raise ValueError("data.too_long 'cut' is for labelled records; an answer that is cut would "
+                         "be another. Use 'error' or 'skip'.")
       raise ValueError(f"prompt and answer have {wanted} tokens, more than length {cfg.length}; "
                        "raise it, leave the record out, or set data.too_long='skip'.")
     if cfg.fill in FILLS_ROW:

@@ -25,7 +25,8 @@ import grain
 import numpy as np
 
 Row = dict[str, np.ndarray]
-_FLAGS = ("is_given", "is_shared")  # what a document may have beside tokens, bool [n]
+# What a document may have beside tokens, [n]: bool, or of labelled records numbers.
+_BESIDE = ("is_given", "is_shared", "labels", "token_types")
 _OPEN_ROWS = 64  # more waste less; a resume packs again at most this many rows
 
 
@@ -100,7 +101,7 @@ def _row_of_document(document: Row, length: int) -> Row:
   return {"tokens": np.pad(tokens, padding),
           "segment_ids": np.pad(np.ones(len(tokens), np.int32), padding),
           "positions": np.pad(np.arange(len(tokens), dtype=np.int32), padding),
-          **{k: np.pad(document[k][:length], padding) for k in _FLAGS if k in document}}
+          **{k: np.pad(document[k][:length], padding) for k in _BESIDE if k in document}}
 
 
 def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
@@ -108,13 +109,14 @@ def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
 
   Args:
     row: as a packer emits it; where `is_given` (bool [length], optional) it has no targets, and
-      tokens that are `is_shared` (likewise) are masked together.
+      tokens that are `is_shared` (likewise) are masked together. `labels` float32 and
+      `token_types` int32 (likewise) are those of labelled records.
     pad_id: token of padding.
     isolate_documents: if False, the row is one segment with positions 0..length-1.
 
   Returns:
     tokens, segment_ids, positions: int32 [length]; loss_mask and, if given, is_shared: bool
-    [length].
+    [length]; labels and token_types, if given.
   """
   is_text = row["segment_ids"] > 0
   segment_ids, positions = row["segment_ids"], row["positions"]
@@ -124,7 +126,7 @@ def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   is_target = is_text & ~row.get("is_given", np.zeros_like(is_text))
   return {"tokens": np.where(is_text, row["tokens"], np.int32(pad_id)), "loss_mask": is_target,
           "segment_ids": segment_ids, "positions": positions,
-          **{k: row[k] for k in ("is_shared",) if k in row}}
+          **{k: row[k] for k in _BESIDE[1:] if k in row}}
 
 
 def stack_rows(rows: Sequence[Row], *, batch_size: int, pad_id: int) -> Row:

@@ -1,6 +1,6 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, check, texts, Config (the keys of a data config).
+Contents: build, check, texts, labels, labelled_records, Config (the keys of a data config).
 
 Convention: a batch is local to its process: tokens, segment_ids, positions int32
 [batch_size, length] and loss_mask bool. The order depends on the seed, num_workers and
@@ -44,7 +44,10 @@ class Config:
       "eos", "eos_together" or "eos_multiple".
     fill_multiple: of "eos_multiple", in tokens (the block length).
     too_long: what becomes of a record with answers that has more than `length` tokens:
-      "error", or "skip".
+      "error", or "skip". Of labelled records, whose number stays: "error" or "cut".
+    labels: None, or the labels of labelled records (see `mdx.data.labelled`), of which a row
+      has the numbers; () = they are scores, numbers themselves.
+    separators: end tokens between two texts of a labelled record (2 in RoBERTa).
     append_eos: whether every document ends with eos_id.
     isolate_documents: whether documents of a row are separate segments with positions
       of their own; otherwise the row is one segment.
@@ -61,6 +64,8 @@ class Config:
   fill: str = "pad"
   fill_multiple: int = 32
   too_long: str = "error"
+  labels: Sequence[str] | None = None
+  separators: int = 1
   append_eos: bool = True
   isolate_documents: bool = True
   num_workers: int = 0
@@ -73,14 +78,18 @@ class Config:
     if self.packing not in pack.PACKINGS:
       raise ValueError(f"data config: unknown packing {self.packing!r}; choose from "
                        f"{', '.join(pack.PACKINGS)}.")
-    for name, choices in (("fill", documents_lib.FILLS), ("too_long", ("error", "skip"))):
+    for name, choices in (("fill", documents_lib.FILLS), ("too_long", documents_lib.TOO_LONG)):
       if getattr(self, name) not in choices:
         raise ValueError(f"data config: {name} is {getattr(self, name)!r}; choose from "
                          f"{', '.join(choices)}.")
     if self.fill in documents_lib.FILLS_ROW and self.packing != "pad":
       raise ValueError(f"data config: fill {self.fill!r} goes up to the row's end, so a row has "
                        f"one record; set packing='pad', not {self.packing!r}, or another fill.")
-    for name in ("length", "fill_multiple"):
+    if self.labels is not None and (self.packing != "pad" or self.too_long == "skip"):
+      raise ValueError("data config: a labelled record has a row of its own, and each must have "
+                       "one; set packing='pad' and too_long='cut' or 'error', not "
+                       f"{self.packing!r} and {self.too_long!r}.")
+    for name in ("length", "fill_multiple", "separators"):
       if getattr(self, name) < 1:
         raise ValueError(f"data config: {name} must be positive, got {getattr(self, name)}.")
     for name in ("num_workers", "num_threads", "read_buffer"):
@@ -96,8 +105,48 @@ class Config:
   def parts(self) -> list[tuple[Any, float]]:
     """Builds the (source, weight) pairs."""
     if self.source is not None:
-      return [(sources.build(self.source), 1.0)]
-    return [(sources.build(part["source"]), float(part["weight"])) for part in self.mixture]
+      found = [(sources.build(self.source), 1.0)]
+    else:
+      found = [(sources.build(part["source"]), float(part["weight"])) for part in self.mixture]
+    for source, _ in found:
+      if is_labelled(source) != (self.labels is not None):
+        raise ValueError(
+            f"data source {type(source).__name__.lower()} is labelled; train it with an objective "
+            "for labels (configs/finetune.py)." if is_labelled(source) else
+            f"data source {type(source).__name__.lower()} has no labels; use table, conll, conllu, "
+            "tfds_labelled or packaged.")
+    return found
+
+
+def is_labelled(source: Any) -> bool:
+  """Whether the records of a source have labels."""
+  return getattr(source, "is_labelled", False)
+
+
+def labels(cfg: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+  """The labels of the training records, sorted, with "O" (no entity) first.
+
+  Args:
+    cfg: mapping with the fields of `Config`.
+    kind: of `labelled.KINDS`, what must be labelled.
+
+  Raises:
+    ValueError: the source labels something else, or nothing.
+  """
+  cfg = {k: v for k, v in config_lib.to_dict(cfg).items() if k != "labels"}
+  found = set()
+  for source, _ in _config({**cfg, "labels": ()}).parts():
+    if source.kind != kind:
+      raise ValueError(f"this objective is for labels of {kind}, but data source "
+                       f"{type(source).__name__.lower()} labels {source.kind}; use another.")
+    for record in source.records("train"):
+      found.update(record["tags"] if kind == "words" else [record["label"]])
+  return tuple(sorted(found, key=lambda label: (label != "O", label)))
+
+
+def labelled_records(cfg: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
+  """The records of a labelled data config, in the order of `build` without shuffling."""
+  return [record for source, _ in _config(cfg).parts() for record in source.records(split)]
 
 
 def _config(cfg: Mapping[str, Any]) -> Config:
@@ -114,7 +163,7 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
   Args:
     cfg: mapping with the fields of `Config`.
     tokenizer: makes ids of text; bounds the ids of records that are tokens already.
-    split: "train" or "validation".
+    split: "train" or "validation", or "test" of labelled records.
     batch_size: rows a batch of this process.
     seed: of the order; each epoch has its own order.
     process_index, process_count: which share of every epoch's documents to read. Shares
@@ -219,6 +268,9 @@ def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
   for source, _ in cfg.parts():
     documents = documents_lib.Documents(cfg, source, split, tokenizer, source.has_answers)
     num_checked = min(len(documents), _CHECKED_RECORDS)
+    if cfg.labels is not None:
+      documents.check_labels()
+      continue
     documents.check_template(num_checked)
     num_empty = sum(documents[i] is None for i in range(num_checked))
     if num_empty == num_checked:
@@ -245,6 +297,8 @@ def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
       record = records[i]
       if "prompt" in record:
         yield record["answer"]
+      elif "texts" in record or "words" in record:
+        yield "\n".join(record.get("texts") or [" ".join(record["words"])])
       elif "messages" in record:
         yield "\n".join(m["content"] for m in record["messages"] if m["role"] == "assistant")
       elif "text" in record:
