@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import interop
@@ -51,6 +51,9 @@ def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], tokenizer_lib.To
   """The config and tokenizer of a run, from `init.checkpoint` if that is a directory of others."""
   given = {k: v for k, v in config["tokenizer"].items() if v not in (-1, "")}
   source = config["init"]["checkpoint"]
+  if source and config["init"].get("network") and not interop.is_hf_dir(source):
+    config, given["path"] = _of_run(config, source)
+    given = {"path": given["path"]}  # its special ids are there
   if not source or not interop.is_hf_dir(source):
     tokenizer = tokenizer_lib.build(given.pop("path"), **given)
     return {**config, "dtype": config["dtype"] or "float32"}, tokenizer
@@ -65,6 +68,24 @@ def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], tokenizer_lib.To
           "dtype": config["dtype"] or interop.compute_dtype(source)}, tokenizer
 
 
+def _of_run(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], str]:
+  """The config with the network of a run of ours, and the directory of its tokenizer."""
+  file = find_config(source)
+  if file is None:
+    raise ValueError(f"init.checkpoint {source} has no config.json, nor the directories above it; "
+                     "give a run's workdir, one of its checkpoints, or an export.")
+  try:
+    stored = json.loads(file.read_text(encoding="utf-8"))["config"]
+    stored = stored.get("model", stored)["network"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}).") from None
+  network = {k: v for k, v in config["network"].items() if k not in _ARCHITECTURE}
+  own = {k: v for k, v in stored.items() if k in _ARCHITECTURE or k not in network}
+  path = str(file.parent)
+  return {**config, "network": network | own,
+          "tokenizer": {**config["tokenizer"], "path": path, "chat_template": ""}}, path
+
+
 def _model_shapes(source: str, shapes: Mapping[str, Any]) -> Any:
   others = sorted(set(shapes) - {"model"})
   if others:
@@ -73,27 +94,36 @@ def _model_shapes(source: str, shapes: Mapping[str, Any]) -> Any:
   return shapes["model"]
 
 
-def check_params(source: str, shapes: Mapping[str, Any]) -> None:
-  """Raises ValueError unless `source` has parameters of these shapes; reads no weights."""
+def check_params(source: str, shapes: Mapping[str, Any], fresh: Sequence[str] = ()) -> None:
+  """Raises ValueError unless `source` has parameters of these shapes; reads no weights.
+
+  Args:
+    source: a Hugging Face directory or a checkpoint of ours.
+    shapes: tree of shape structs.
+    fresh: parts that it need not have; it may then have others.
+  """
+  shapes = {k: v for k, v in shapes.items() if k not in fresh}
   if interop.is_hf_dir(source):
     interop.check(source, _model_shapes(source, shapes))
   else:
-    checkpoint_lib.check_params(source, shapes)
+    checkpoint_lib.check_params(source, shapes, is_part=bool(fresh))
 
 
 def load_params(source: str, shapes: Mapping[str, Any], which: str, *,
-                as_stored: bool = False) -> dict[str, Any]:
-  """Loads the parameters of an objective.
+                as_stored: bool = False, fresh: Sequence[str] = ()) -> dict[str, Any]:
+  """Loads the parameters of an objective, but for `fresh` parts.
 
   Args:
     source: a Hugging Face directory, or what `checkpoint.load_params` takes.
     shapes: tree of shape structs with shardings.
     which: "ema" or "raw", of a checkpoint of ours.
     as_stored: bfloat16 parameters of a Hugging Face directory stay so.
+    fresh: as in `check_params`.
   """
+  shapes = {k: v for k, v in shapes.items() if k not in fresh}
   if interop.is_hf_dir(source):
     return {"model": interop.load(source, _model_shapes(source, shapes), as_stored=as_stored)}
-  return checkpoint_lib.load_params(source, shapes, which)
+  return checkpoint_lib.load_params(source, shapes, which, is_part=bool(fresh))
 
 
 def find_config(path: str | pathlib.Path) -> pathlib.Path | None:

@@ -28,6 +28,7 @@ from mdx import sharding
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import likelihood
+from mdx.eval import measures as measures_lib
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.train import loop as loop_lib
@@ -104,6 +105,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
   config, tokenizer = pretrained.resolve(config)
+  config = _with_labels(config)
   mesh = sharding.make_mesh(config["mesh"])
   sharding.check_batch(mesh, config["batch_size"], config["data"]["length"],
                        config["microbatches"])
@@ -143,12 +145,31 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   likelihood.check_estimator(config["eval"]["estimator"], objective)
   sampler = _sampler(config, objective, tokenizer)
   if config["init"]["checkpoint"]:
-    pretrained.check_params(config["init"]["checkpoint"], shapes.params)
-  for split in ("train", "validation"):
+    pretrained.check_params(config["init"]["checkpoint"], shapes.params, objective.fresh)
+  splits = pipeline.LABELLED_SPLITS if config["eval"].get("test") else pipeline.SPLITS
+  for split in splits:
     pipeline.check(config["data"], tokenizer, split=split)
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
                spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,
                sampler=sampler, shapes=shapes)
+
+
+def _with_labels(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with the labels of its training data, where the objective is for labels."""
+  cls = objectives.OBJECTIVES.get(config["objective"].get("name"))
+  if cls is None or not cls.has_labels:
+    return dict(config)
+  labels = tuple(config["objective"].get("labels") or ())
+  if cls is not objectives.finetune.Regression:
+    found = pipeline.labels(config["data"], cls.kind)
+    if not labels:
+      labels = found
+    if len(labels) < 2:
+      raise ValueError(f"the training data has {len(labels)} label(s), {', '.join(labels)}; "
+                       "a task needs 2 or more.")
+  measures_lib.check(config["eval"], cls.kind)
+  return {**config, "data": {**config["data"], "labels": list(labels)},
+          "objective": {**config["objective"], "labels": list(labels)}}
 
 
 def build_objective(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
@@ -265,11 +286,21 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
     init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
     return 0, state_lib.create(init, rng.root(config["seed"]), run.mesh, config["sharding"])
-  params = pretrained.load_params(source, run.shapes.params, which)
+  params = pretrained.load_params(source, run.shapes.params, which, fresh=run.objective.fresh)
+  if run.objective.fresh:
+    params |= _fresh(run)
   say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
   return 0, jax.jit(begin, out_shardings=place)(params)
+
+
+def _fresh(run: Setup) -> dict[str, Any]:
+  """The parts of the parameters that begin from the seed."""
+  parts = lambda params: {k: params[k] for k in run.objective.fresh}
+  init = lambda key: parts(run.objective.init(rng.stream(key, "init")))
+  place = jax.tree.map(lambda x: x.sharding, parts(run.shapes.params))
+  return jax.jit(init, out_shardings=place)(rng.root(run.config["seed"]))
 
 
 def load_weights(run: Setup) -> tuple[str, Any]:

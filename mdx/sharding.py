@@ -50,6 +50,8 @@ PARAM_RULES = (
     (r"(.*/)?(head_dense|rtd_head)/bias", (None,)),
     (r"(.*/)?lm_head/kernel", ("embed", "vocab")),
     (r"(.*/)?lm_head/bias", ("vocab",)),
+    (r"task/(dense|out)/kernel", ("embed", None)),
+    (r"task/(dense|out)/bias", (None,)),
     (r"schedule/exponent", (None,)),
 )
 DEFAULT_TABLE = dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor")

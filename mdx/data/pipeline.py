@@ -20,10 +20,13 @@ import numpy as np
 
 from mdx import config as config_lib
 from mdx.data import documents as documents_lib
+from mdx.data import files
+from mdx.data import labelled
 from mdx.data import pack
 from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
 
+SPLITS, LABELLED_SPLITS = files.SPLITS, labelled.LABELLED_SPLITS
 _CHECKED_RECORDS = 1000
 _FEW_DOCUMENTS = 256
 

@@ -1,6 +1,7 @@
 """Likelihood of texts: exact for autoregressive models, a bound for diffusion.
 
-Contents: ESTIMATORS, check_estimator, make_row_nll, ratio, evaluate, conditional_nll.
+Contents: ESTIMATORS, check_estimator, make_row_nll, ratio, evaluate, run_batches,
+conditional_nll.
 
 Convention: the unit is a row. Each row's bound is averaged over `num_samples`
 times of its own draw, so rows are independent and the standard error over rows
@@ -143,25 +144,44 @@ def evaluate(row_nll: Callable, params: types.Params, batches: Iterable[Mapping[
     nats_per_token and perplexity, bits_per_char, each with `_stderr`, and
     num_tokens, num_chars, num_rows.
   """
+  results, batches = run_batches(row_nll, params, batches, mesh=mesh)
+  real = [batch["loss_mask"].any(axis=1) for batch in batches]
+  if not any(is_real.any() for is_real in real):
+    raise ValueError("the evaluation set is empty; check config.data and its held-out split.")
+  real, chars = np.concatenate(real), None
+  nll, count = (np.concatenate([x[name] for x in results])[real] for name in ("nll", "count"))
+  if chars_per_token is not None:
+    chars = np.concatenate([(chars_per_token[batch["tokens"]] * batch["loss_mask"]).sum(axis=1)
+                            for batch in batches])[real]
+  return summarize(nll, count, chars)
+
+
+def run_batches(fn: Callable, params: types.Params, batches: Iterable[Mapping[str, np.ndarray]], *,
+                mesh: jax.sharding.Mesh) -> tuple[list[Any], list[Mapping[str, np.ndarray]]]:
+  """Runs a jitted function of parameters and rows over the batches of a held-out set.
+
+  Args:
+    fn: (params, batch) -> tree of arrays with leading axis B; the batch has `example_index`.
+    params: weights.
+    batches: global host batches of equal shape.
+    mesh: where the batches are placed; each process takes its rows.
+
+  Returns:
+    Host results of each batch, all rows, and the batches.
+  """
   from jax.experimental import multihost_utils  # pylint: disable=g-import-not-at-top
-  results, is_real, chars = [], [], []
+  results, seen = [], []
   index, first, share = 0, jax.process_index(), jax.process_count()
   for batch in batches:
     num_rows = len(batch["tokens"])
+    seen.append(batch)
     batch = dict(batch, example_index=np.arange(index, index + num_rows, dtype=np.int32))
     index += num_rows
     mine = slice(first * num_rows // share, (first + 1) * num_rows // share)
-    result = row_nll(params, sharding.place_batch({k: v[mine] for k, v in batch.items()}, mesh))
+    result = fn(params, sharding.place_batch({k: v[mine] for k, v in batch.items()}, mesh))
     results.append(multihost_utils.process_allgather(result, tiled=True) if share > 1 else result)
-    is_real.append(batch["loss_mask"].any(axis=1))
-    if chars_per_token is not None:
-      chars.append((chars_per_token[batch["tokens"]] * batch["loss_mask"]).sum(axis=1))
-  if not any(real.any() for real in is_real):
-    raise ValueError("the evaluation set is empty; check config.data and its held-out split.")
   # Fetched at the end, so that the device need not wait for the host.
-  results, real = jax.device_get(results), np.concatenate(is_real)
-  nll, count = (np.concatenate([x[name] for x in results])[real] for name in ("nll", "count"))
-  return summarize(nll, count, np.concatenate(chars)[real] if chars else None)
+  return jax.device_get(results), seen
 
 
 def summarize(nll: np.ndarray, count: np.ndarray, chars: np.ndarray | None) -> dict[str, float]:

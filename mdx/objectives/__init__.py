@@ -15,6 +15,7 @@ from mdx.objectives import ar
 from mdx.objectives import block_diffusion
 from mdx.objectives import d3pm
 from mdx.objectives import diffusion
+from mdx.objectives import finetune
 from mdx.objectives import genmd4
 from mdx.objectives import grpo
 from mdx.objectives import mdpo
@@ -30,6 +31,9 @@ OBJECTIVES = {
     "genmd4": genmd4.GenMD4,
     "block_diffusion": block_diffusion.BlockDiffusion,
     "adapt": adapt.Adaptation,
+    "classification": finetune.Classification,
+    "regression": finetune.Regression,
+    "tagging": finetune.Tagging,
 }
 POLICIES = {
     "mdpo": mdpo.MDPO,
