@@ -42,6 +42,7 @@ modes (config.mode; sample, rl and claim have configs of their own)
                 any training config)
   export        write weights, config and tokenizer to --config.export.path (likewise)
   claim         measure a claim of configs/claims: arms x seeds of runs, and a stated test
+  table         fine-tune models on tasks and compare them (configs/finetune.py:table)
 
 exit status: 0 finished, 2 bad input, 75 stopped on a signal with everything saved, 1 anything else
 """

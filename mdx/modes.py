@@ -1,6 +1,6 @@
-"""What `config.mode` can be: train, rl, sample, eval, export, claim.
+"""What `config.mode` can be: train, rl, sample, eval, export, claim, table.
 
-Contents: MODES, train, reinforce, sample, evaluate, export, claim.
+Contents: MODES, train, reinforce, sample, evaluate, export, claim, table.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from mdx import claim as claim_lib
 from mdx import config as config_lib
 from mdx import evaluation
 from mdx import exporting
+from mdx import finetuning
 from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import sampling
 from mdx import setup as setup_lib
+from mdx import table as table_lib
 from mdx.data import pipeline
 from mdx.eval import likelihood
 from mdx.eval import ngram
@@ -80,6 +82,14 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
                                      tensorboard=config["tensorboard"],
                                      is_main=jax.process_index() == 0)
   quick = _evaluator(run, config["eval"]["num_samples"], config["eval"]["num_batches"])
+  best = finetuning.keeper(run) if run.objective.has_labels else None
+
+  def evaluate(state, step):
+    values = quick(params := _weights(run, state))
+    if best:
+      best.offer(step, values, params)
+    return values
+
   step_fn = jax.jit(
       step_lib.make_step(run.objective, run.transform, seed=config["seed"],
                          rate=run.optimizer.rate(config["steps"]),
@@ -89,17 +99,24 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   state, tokens_per_second = loop_lib.fit(
       state, step_fn, data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
       checkpoints=checkpoints, meta=setup_lib.meta(run.config, run.tokenizer), stop=stop,
-      evaluate=lambda state, step: quick(_weights(run, state)))
+      evaluate=evaluate)
   checkpoints.close()
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
   params = _weights(run, state)
-  results = (_evaluator(run, config["eval"]["final_samples"], 0)(params) | baselines
-             | _gradient_noise(run, state.params, state.extra))
+  if best:
+    evaluate(state, config["steps"])
+    results = finetuning.finish(run, best)
+  else:
+    results = _evaluator(run, config["eval"]["final_samples"], 0)(params)
+  results |= baselines | _gradient_noise(run, state.params, state.extra)
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     setup_lib.say(f"--- sample {i + 1}\n{text}")
+  num_tokens = config["steps"] * config["batch_size"] * config["data"]["length"]
   results |= {"tokens_per_second": tokens_per_second or _last_rate(run),
+              "parameters": tree.count(state.params),
+              "matmul_flops": 6.0 * run.spec.matmul_params() * num_tokens,
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
   if jax.process_index() == 0:
@@ -135,8 +152,14 @@ def _baselines(run: setup_lib.Setup) -> dict[str, float]:
 
 
 def _evaluator(run: setup_lib.Setup, num_samples: int, num_batches: int):
-  """Returns params -> numbers over the first `num_batches` (0: all) held-out batches."""
+  """Returns params -> numbers over the first `num_batches` (0: all) held-out batches.
+
+  Labelled records are all read, for a part of them has other measures.
+  """
   config = run.config["eval"]
+  if run.objective.has_labels:
+    predict = finetuning.predictor(run, "validation")
+    return lambda params: predict(params)[1]
   row_nll = jax.jit(likelihood.make_row_nll(run.objective, estimator=config["estimator"],
                                             num_samples=num_samples, seed=run.config["seed"]))
 
@@ -185,7 +208,9 @@ def _samples(run: setup_lib.Setup, params) -> list[str]:
 
 def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
   """Prints the final figures."""
-  if "bits_per_char" in results:
+  if run.objective.has_labels:
+    lines = [finetuning.results_text(results)]
+  elif "bits_per_char" in results:
     name = "likelihood" if run.objective.is_exact else "bound"
     lines = [f"held-out {name:<11}{results['bits_per_char']:.3f} +- "
              f"{results['bits_per_char_stderr']:.3f} bits per character"]
@@ -240,5 +265,10 @@ def claim(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   return claim_lib.train(config, workdir, MODES)
 
 
+def table(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+  """Fine-tunes models on tasks: models x tasks x grid x seeds, with tests."""
+  return table_lib.train(config, workdir, MODES)
+
+
 MODES = {"train": train, "rl": reinforce, "sample": sample, "eval": evaluate, "export": export,
-         "claim": claim}
+         "claim": claim, "table": table}

@@ -17,6 +17,7 @@ share: of every ten stretches of 40 paragraphs one is validation and one is test
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 import re
 from collections.abc import Sequence
@@ -151,8 +152,15 @@ class Packaged:
     if split not in labelled.LABELLED_SPLITS:
       raise ValueError(f"split must be one of {', '.join(labelled.LABELLED_SPLITS)}; got "
                        f"{split!r}.")
-    records = list(TASKS[self.task](random.Random(f"{self.task} {split}"), _stretches(split)))
-    if split == "train" and 0 < self.num_train < len(records):
-      records = [records[i * len(records) // self.num_train] for i in range(self.num_train)]
-    return tuple({**record, "where": f"task {self.task}, {split} example {i}"}
-                 for i, record in enumerate(records))
+    records, wanted = _drawn(self.task, split), self.num_train
+    if split == "train" and 0 < wanted < len(records):
+      return tuple(records[i * len(records) // wanted] for i in range(wanted))
+    return records
+
+
+@functools.cache
+def _drawn(task: str, split: str) -> tuple[dict[str, Any], ...]:
+  """All examples of a split."""
+  drawn = TASKS[task](random.Random(f"{task} {split}"), _stretches(split))
+  return tuple({**record, "where": f"task {task}, {split} example {i}"}
+               for i, record in enumerate(drawn))
