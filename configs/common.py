@@ -84,6 +84,9 @@ def _small() -> config_dict.ConfigDict:
           num_batches=8,
           final_samples=16,  # draws a row at the end, over the whole held-out part
           gradient_draws=0,  # at the end also the variance of the gradient over so many draws
+          # Linear probe of the frozen encoder from so many labels (0: none), during and after
+          # training, averaged over `num_draws`; see eval.linear.
+          probe=dict(num_labels=0, num_draws=20, pool=512, ridge=1.0, seed=0),
           baselines=True),  # unigram and bigram bits per character
       sampler=dict(num_samples=4, steps=64, temperature=1.0),  # of the samples at the end
 

@@ -6,7 +6,8 @@ run_once.
 A claim's config has `run`, a config of mode train, rl or eval; `arms`, what each arm changes of it;
 `seeds`; `grids`, values that an arm tries for one key, the best of which counts; and
 `comparisons` of two arms. A measure is a name of `results.json` ("bits_per_char"), or
-"table:MODEL,REMASKING,NFE" of an RL run's table, or "best" or "last" of its learning curve.
+"table:MODEL,REMASKING,NFE" of an RL run's table, or "first", "best" or "last" of its learning curve
+(an RL run's accuracy, or that of the probe of a training run).
 
 The test is Student's paired t over the seeds, two-sided, at 5 %: *reproduced* if the difference
 has the claimed sign and is significant, *not reproduced* if it is significant the other way,
@@ -34,7 +35,7 @@ from mdx import config as config_lib
 from mdx import sampling
 from mdx import setup as setup_lib
 
-EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds")
+EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds")
 _LEVEL = 0.05
 Results = Mapping[str, Any]
 
@@ -91,9 +92,9 @@ def measured(results: Results, measure: str) -> float:
       if (row["model"] == model or model == "trained" and row["model"] != "base") and (
           row["remasking"], row["nfe"]) == (remasking, int(nfe)):
         return row["accuracy"]
-  if kind in ("best", "last") and results.get("curve"):
+  if kind in ("first", "best", "last") and results.get("curve"):
     found = [point["accuracy"] for point in results["curve"]]
-    return max(found) if kind == "best" else found[-1]
+    return max(found) if kind == "best" else found[0 if kind == "first" else -1]
   if isinstance(results.get(measure), (int, float)):
     return float(results[measure])
   raise ValueError(f"a run has no measure {measure!r}; its results are "
@@ -216,11 +217,16 @@ def train(config: Mapping[str, Any], workdir: str,
   config = config_lib.to_dict(config)
   comparisons = check(config, modes)
   root = pathlib.Path(workdir)
+  runs = {}
+  # Arms take turns, so that a machine which is busy for a while is so for all of them.
+  for seed in config["seeds"]:
+    for arm in config["arms"]:
+      for value in _grid(config, arm)[1]:
+        runs[arm, value, seed] = _one(config, root, arm, value, seed, modes)
   found, chosen = {}, {}
   for arm in config["arms"]:
     key, values = _grid(config, arm)
-    tried = {value: [_one(config, root, arm, value, seed, modes) for seed in config["seeds"]]
-             for value in values}
+    tried = {value: [runs[arm, value, seed] for seed in config["seeds"]] for value in values}
     scores = {value: statistics.mean(measured(r, config["choose_by"]) for r in runs)
               for value, runs in tried.items()} if key else {None: 0.0}
     best = max(scores, key=scores.get)

@@ -5,6 +5,7 @@ Contents: MODES, train, reinforce, sample, evaluate, export, claim, table.
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import time
@@ -26,6 +27,7 @@ from mdx import setup as setup_lib
 from mdx import table as table_lib
 from mdx.data import pipeline
 from mdx.eval import likelihood
+from mdx.eval import linear
 from mdx.eval import ngram
 from mdx.report import plots
 from mdx.rl import run as rl_run
@@ -81,11 +83,18 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   writers = metrics_lib.open_writers(str(run.workdir), resume_step=start,
                                      tensorboard=config["tensorboard"],
                                      is_main=jax.process_index() == 0)
-  quick = _evaluator(run, config["eval"]["num_samples"], config["eval"]["num_batches"])
+  evaluator = functools.cache(lambda num_samples: _evaluator(run, num_samples))
+  quick = lambda params: evaluator(config["eval"]["num_samples"])(
+      params, config["eval"]["num_batches"])
+  probe = _probe(run)
   best = finetuning.keeper(run) if run.objective.has_labels else None
+  clock = loop_lib.Clock(_seconds_spent(run, start))
+  if probe and not start:
+    writers.write(0, "eval", probe(_weights(run, state)) | {"cpu_seconds": 0.0})
 
-  def evaluate(state, step):
-    values = quick(params := _weights(run, state))
+  def evaluate_during(state, step):
+    params, spent = _weights(run, state), {"cpu_seconds": clock.seconds} if probe else {}
+    values = quick(params) | (probe(params) if probe else {}) | spent
     if best:
       best.offer(step, values, params)
     return values
@@ -99,17 +108,20 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   state, tokens_per_second = loop_lib.fit(
       state, step_fn, data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
       checkpoints=checkpoints, meta=setup_lib.meta(run.config, run.tokenizer), stop=stop,
-      evaluate=evaluate)
+      evaluate=evaluate_during, clock=clock)
+  clock.stop()
   checkpoints.close()
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
   params = _weights(run, state)
   if best:
-    evaluate(state, config["steps"])
+    best.offer(config["steps"], quick(params), params)
     results = finetuning.finish(run, best)
   else:
-    results = _evaluator(run, config["eval"]["final_samples"], 0)(params)
+    results = evaluator(config["eval"]["final_samples"])(params)
   results |= baselines | _gradient_noise(run, state.params, state.extra)
+  if probe:
+    results |= probe(params) | {"cpu_seconds": clock.seconds}
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     setup_lib.say(f"--- sample {i + 1}\n{text}")
@@ -119,6 +131,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
               "matmul_flops": 6.0 * run.spec.matmul_params() * num_tokens,
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
+  if probe:
+    results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
   if jax.process_index() == 0:
     plots.learning_curve(metrics_lib.read(run.workdir / "metrics.jsonl"),
                          run.workdir / "learning_curve.png",
@@ -136,6 +150,31 @@ def _last_rate(run: setup_lib.Setup) -> float:
   return next((x["tokens_per_second"] for x in reversed(lines) if x.get("tokens_per_second")), 0.0)
 
 
+def _probe(run: setup_lib.Setup):
+  """params -> figures of the linear probe of `eval.probe`, or None."""
+  probe = linear.Probe(**run.config["eval"]["probe"])
+  return linear.Evaluator(probe, run.config, run.tokenizer, run.objective,
+                          run.mesh) if probe.num_labels else None
+
+
+def _seconds_spent(run: setup_lib.Setup, start: int) -> float:
+  """CPU seconds that the first `start` steps of a run took, from the line nearest to them."""
+  path = run.workdir / "metrics.jsonl"
+  lines = [x for x in metrics_lib.read(path) if x.get("cpu_seconds")] if path.exists() else []
+  if not start or not lines:
+    return 0.0
+  nearest = min(lines, key=lambda x: abs(x["step"] - start))
+  return nearest["cpu_seconds"] * start / nearest["step"]
+
+
+def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+  """Figures of the probe over the run: what `mdx.claim` reads."""
+  points = {x["step"]: x for x in lines if x["kind"] == "eval" and "cpu_seconds" in x}
+  return [{"updates": step, "cpu_seconds": points[step]["cpu_seconds"],
+           "accuracy": points[step].get("probe_accuracy", points[step].get("probe_map"))}
+          for step in sorted(points)]
+
+
 def _weights(run: setup_lib.Setup, state):
   return state.ema if run.config["init"]["params"] == "ema" and state.ema else state.params
 
@@ -151,19 +190,19 @@ def _baselines(run: setup_lib.Setup) -> dict[str, float]:
           "bigram_bits_per_char": ngram.bigram_bits(*pair)}
 
 
-def _evaluator(run: setup_lib.Setup, num_samples: int, num_batches: int):
-  """Returns params -> numbers over the first `num_batches` (0: all) held-out batches.
+def _evaluator(run: setup_lib.Setup, num_samples: int):
+  """Returns (params, n) -> numbers over the first n (0: all) held-out batches.
 
   Labelled records are all read, for a part of them has other measures.
   """
   config = run.config["eval"]
   if run.objective.has_labels:
     predict = finetuning.predictor(run, "validation")
-    return lambda params: predict(params)[1]
+    return lambda params, num_batches=0: predict(params)[1]
   row_nll = jax.jit(likelihood.make_row_nll(run.objective, estimator=config["estimator"],
                                             num_samples=num_samples, seed=run.config["seed"]))
 
-  def evaluate(params) -> dict[str, float]:
+  def evaluate(params, num_batches: int = 0) -> dict[str, float]:
     batches = pipeline.build(run.config["data"], run.tokenizer, split="validation",
                              batch_size=run.config["batch_size"], seed=0, shuffle=False,
                              repeat=False, drop_remainder=False)
@@ -235,7 +274,7 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  results = (_evaluator(run, run.config["eval"]["final_samples"], 0)(params) | _baselines(run)
+  results = (_evaluator(run, run.config["eval"]["final_samples"])(params) | _baselines(run)
              | _gradient_noise(run, params, run.objective.init_state()))
   if jax.process_index() == 0:
     run.workdir.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from mdx import sharding
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import likelihood
+from mdx.eval import linear
 from mdx.eval import measures as measures_lib
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
@@ -143,6 +144,8 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   optimizer.check(shapes.params)
   noise_lib.check_draws(config["eval"]["gradient_draws"])
   likelihood.check_estimator(config["eval"]["estimator"], objective)
+  config_lib.build({"probe": linear.Probe}, {"name": "probe", **config["eval"]["probe"]},
+                   what="eval")
   sampler = _sampler(config, objective, tokenizer)
   if config["init"]["checkpoint"]:
     pretrained.check_params(config["init"]["checkpoint"], shapes.params, objective.fresh)

@@ -52,6 +52,10 @@ PARAM_RULES = (
     (r"(.*/)?lm_head/bias", ("vocab",)),
     (r"task/(dense|out)/kernel", ("embed", None)),
     (r"task/(dense|out)/bias", (None,)),
+    (r"pair/(in|out)/kernel", (None, None)),
+    (r"pair/(in|out)/bias", (None,)),
+    (r"(.*/)?merge/kernel", (None, "embed")),
+    (r"(.*/)?merge/bias", (None,)),
     (r"schedule/exponent", (None,)),
 )
 DEFAULT_TABLE = dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor")

@@ -65,12 +65,15 @@ class Network(NamedTuple):
     vocab_size: number of ids the head scores (padding columns score -1e30).
     unstack: the same parameters in the layout that is fastest for many calls in a
       compiled loop; called once, outside of it.
+    vary: (width=1.0, depth=1.0, **fields) -> Network with these shares of the width and of the
+      layers, the same embeddings, and other fields; None if it cannot be varied.
   """
   init: Callable[[jax.Array], PyTree]
   encode: Callable[..., jax.Array]
   head: Callable[..., jax.Array]
   vocab_size: int
   unstack: Callable[[PyTree], PyTree] = lambda params: params
+  vary: Callable[..., Network] | None = None
 
 
 class Request(NamedTuple):

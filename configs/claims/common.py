@@ -1,6 +1,11 @@
-"""What the claims about pre-training share: a small run on the packaged text."""
+"""What the claims about pre-training share: small runs, and the comparisons of encoders."""
+
+from ml_collections import config_dict
 
 from mdx.configs import common
+
+BOOKS = ("THE ADVENTURES OF SHERLOCK HOLMES", "THE MEMOIRS OF SHERLOCK HOLMES",
+         "THE RETURN OF SHERLOCK HOLMES", "THE HOUND OF THE BASKERVILLES")
 
 
 def get_config(**changes):
@@ -17,3 +22,66 @@ def get_config(**changes):
   run.sampler.num_samples = 0
   run.update(changes)
   return run
+
+
+def data_of(arg, name):
+  """Which data a claim about encoders is made on: "grammar" (also without `arg`) or "text".
+
+  Raises:
+    ValueError: another argument.
+  """
+  if arg not in (None, "", "grammar", "text"):
+    raise ValueError(f"configs/claims/{name}.py takes grammar or text, got {arg!r}.")
+  return arg or "grammar"
+
+
+def encoder(data, **changes):
+  """A small encoder whose frozen states are probed with few labels during its training.
+
+  The rate is constant and the probed weights are averaged, so that a run may be compared at every
+  step of it, at equal steps as at equal CPU time.
+
+  Args:
+    data: "grammar": the topic (one of 8) of documents of the toy grammar, from 24 labels; or "text":
+      which of the four packaged books a passage of 300 characters is from, from 64 labels.
+    **changes: keys of the config.
+  """
+  run = get_config(steps=600, eval_steps=100, ema_decay=0.98)
+  run.optimizer.update(learning_rate=3e-3, schedule="constant", warmup_steps=100)
+  run.eval.update(final_samples=1, num_samples=1, num_batches=2)
+  run.network.position = "learned"
+  run.data.update(packing="crop")
+  if data == "grammar":
+    run.tokenizer.path = "grammar"
+    run.data.length = 24
+    run.data.source = dict(name="grammar", num_sentences=3, num_documents=16_000,
+                           num_validation=800)
+    run.eval.probe.update(num_labels=24)
+  else:
+    run.data.length = 80
+    run.data.source = dict(name="text", path="asset:holmes.txt.xz", document_chars=300,
+                           section_marks=BOOKS, holdout_every=10)
+    run.eval.probe.update(num_labels=64)
+  run.update(changes)
+  return run
+
+
+def compared(pairs, **fields):
+  """Each pair (left, right) at equal steps and at equal CPU time, by the probe.
+
+  Args:
+    pairs: names of arms.
+    **fields: of the comparisons.
+  """
+  return tuple(
+      dict(name=f"{left} beats {right} at equal {what}", left=left, right=right, equal=equal,
+           **fields)
+      for left, right in pairs for equal, what in (("updates", "steps"), ("cpu_seconds", "CPU time")))
+
+
+def claim(statement, run, arms, comparisons):
+  """The config of a claim about encoders."""
+  return config_dict.ConfigDict(dict(
+      mode="claim", statement=statement, seeds=(0, 1, 2), run=run, arms=arms, grids=dict(),
+      choose_by="", measures=("last", "best", "first", "cpu_seconds", "nats_per_token"),
+      comparisons=comparisons))

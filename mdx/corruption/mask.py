@@ -1,6 +1,6 @@
 """Selection of the positions to corrupt: by themselves, or unit by unit.
 
-Contents: bernoulli, exact_count, spans, geometric, heads, allowed_positions.
+Contents: bernoulli, exact_count, spans, geometric, heads, allowed_positions, text_positions.
 
 Convention: uniforms are drawn per example from keys [B], so a row's mask is
 the same in any batch; `allowed` is False on prompt and padding. `units` int32 [B, L] are those of
@@ -20,6 +20,11 @@ def allowed_positions(batch: dict[str, jax.Array]) -> jax.Array:
   """Positions that count in the loss, bool [B, L]: `loss_mask`, or all."""
   tokens = batch["tokens"]
   return batch["loss_mask"] if "loss_mask" in batch else jnp.ones(tokens.shape, bool)
+
+
+def text_positions(batch: dict[str, jax.Array]) -> jax.Array:
+  """Positions that are no padding, bool [B, L]: special tokens and prompts included."""
+  return batch["segment_ids"] > 0 if "segment_ids" in batch else allowed_positions(batch)
 
 
 def heads(allowed: jax.Array, units: jax.Array | None) -> jax.Array:

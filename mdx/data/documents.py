@@ -1,6 +1,7 @@
 """Documents: the records of a source as token ids, with what is a target and what is given.
 
-Contents: Documents, fields; FILLS, FILLS_ROW, TOO_LONG. What follows the answer of a record that has one:
+Contents: Documents, fields, parts_row; FILLS, FILLS_ROW, TOO_LONG. What follows the answer of a
+record that has one:
 
   pad           nothing; one end of text if `append_eos`
   eos           end-of-text tokens up to the row's end, targets like others (LLaDA)
@@ -13,7 +14,7 @@ et al. 2025, arXiv:2503.09573 (blocks).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ FILLS = ("pad", *FILLS_ROW, "eos_multiple")
 TOO_LONG = ("error", "skip", "cut")
 
 
-def fields(cfg: Any, has_answers: bool) -> tuple[str, ...]:
+def fields(cfg: Any, has_answers: bool, has_parts: bool = False) -> tuple[str, ...]:
   """What a row has beside tokens, under a `pipeline.Config`."""
   if cfg.labels is not None:
     return labelled_rows.FIELDS
+  if has_parts:
+    return "is_given", "is_empty", "token_types", "labels"
   if not has_answers:
     return ()
   return ("is_given", "is_shared") if cfg.fill == "eos_together" else ("is_given",)
@@ -46,10 +49,11 @@ class Documents(Sequence):
     split: "train" or "validation".
     tokenizer: makes ids of text.
     has_answers: whether records of this source, or of another in the mixture, have answers.
+    has_parts: whether they are premises with candidates.
   """
 
   def __init__(self, cfg: Any, source: Any, split: str, tokenizer: tokenizer_lib.Tokenizer,
-               has_answers: bool):
+               has_answers: bool, has_parts: bool = False):
     self._records = source.records(split)
     self.where = _describe(source, split)
     self._cfg, self._tokenizer = cfg, tokenizer
@@ -59,7 +63,7 @@ class Documents(Sequence):
       raise ValueError(f"{tokenizer.name} has no end token; set data.append_eos=False and "
                        "data.fill=pad, or tokenizer.eos_id.")
     self._eos = np.asarray([tokenizer.eos_id] if cfg.append_eos else [], np.int32)
-    self._fields = fields(cfg, has_answers)
+    self._fields = fields(cfg, has_answers, has_parts)
     self._cache = {} if source.in_memory else None
 
   def __getstate__(self):
@@ -98,6 +102,8 @@ class Documents(Sequence):
     try:
       if "messages" in record:
         return self._answered(*chat.encode(self._tokenizer, record["messages"]))
+      if "parts" in record:
+        return parts_row(record, self._cfg, self._tokenizer)
       if "prompt" in record:
         return self._answered(*self._pair(record))
       tokens = record["tokens"] if "tokens" in record else self._tokenizer.encode(record["text"])
@@ -163,3 +169,55 @@ def _describe(source, split: str) -> str:
   if split == "validation":
     files = getattr(source, "validation_path", None) or files
   return f"the {split} split of {type(source).__name__.lower()} source {', '.join(files)}".rstrip()
+
+
+def parts_row(record: Mapping[str, Any], cfg: Any, tokenizer: tokenizer_lib.Tokenizer) -> pack.Row:
+  """A premise and its candidates in one row.
+
+  Every part begins with a special token and has a token type of its own. Of two parts the second
+  begins where the first ends, and a third special token ends the row; the label stands at the
+  first place. Several candidates have slots of one length each, and labels at their first
+  places. A label is 1 (wrong) or 2 (right), and 0 elsewhere. What does not fit is cut.
+
+  Args:
+    record: {"parts", "labels"}, see `mdx.data.sources`.
+    cfg: the `pipeline.Config`.
+    tokenizer: makes ids of text.
+  """
+  length = cfg.length
+  if cfg.packing != "pad":
+    raise ValueError(f"premises with candidates need packing='pad', not {cfg.packing!r}.")
+  if tokenizer.eos_id < 0:
+    raise ValueError(f"{tokenizer.name} has no end token, which separates the parts; set "
+                     "tokenizer.eos_id.")
+  parts = [tokenizer.encode(p) if isinstance(p, str) else p for p in record["parts"]]
+  is_pair = len(parts) == 2
+  slot = (length - 1) // 2 if is_pair else length // len(parts)
+  if slot < 2 or not is_pair and slot * len(parts) != length:
+    raise ValueError(f"{len(parts)} parts do not have slots of one length in a row of {length} "
+                     f"tokens; use a multiple of {len(parts)} as data.length.")
+  if is_pair:  # the longer part is cut first
+    room = length - 3
+    keep = [max(room // 2, room - len(parts[1])), max(room // 2, room - len(parts[0]))]
+    parts = [p[:k] for p, k in zip(parts, keep)]
+  first = tokenizer.eos_id if tokenizer.bos_id in (None, -1) else tokenizer.bos_id
+  rows = []
+  for i, part in enumerate(parts):
+    begin = first if i == 0 or not is_pair else tokenizer.eos_id
+    ids = np.concatenate([[begin], part if is_pair else part[:slot - 1]])
+    if is_pair and i:
+      ids = np.concatenate([ids, [tokenizer.eos_id]])
+    rows.append(np.asarray(ids, np.int32))
+  sizes = [len(row) if is_pair else slot for row in rows]
+  tokens = np.concatenate([np.pad(r, (0, n - len(r)), constant_values=tokenizer.pad_id)
+                           for r, n in zip(rows, sizes)])
+  starts, labels = np.cumsum([0, *sizes[:-1]]), np.zeros(len(tokens), np.int32)
+  labels[[0] if is_pair else starts[1:]] = 1 + np.asarray(record["labels"], np.int32)
+  is_empty = np.concatenate([np.arange(n) >= len(r) for r, n in zip(rows, sizes)])
+  is_given = is_empty.copy()
+  is_given[starts] = True
+  if is_pair:
+    is_given[-1] = True
+  return {"tokens": tokens.astype(np.int32), "is_given": is_given, "is_empty": is_empty,
+          "token_types": np.repeat(np.arange(len(rows), dtype=np.int32), sizes),
+          "labels": labels}

@@ -1,7 +1,7 @@
 """Packing: documents of any length to rows of one length.
 
 Contents: PACKINGS (name -> function from a MapDataset of {"tokens"} to an IterDataset
-of rows), finish_row, stack_rows. A row is {"tokens", "segment_ids", "positions"}, int32
+of rows), row_of, finish_row, stack_rows. A row is {"tokens", "segment_ids", "positions"}, int32
 [length] each; segment_ids count the documents of a row from 1 and are 0 on padding,
 positions restart in every document.
 
@@ -25,8 +25,6 @@ import grain
 import numpy as np
 
 Row = dict[str, np.ndarray]
-# What a document may have beside tokens, [n]: bool, or of labelled records numbers.
-_BESIDE = ("is_given", "is_shared", "labels", "token_types")
 _OPEN_ROWS = 64  # more waste less; a resume packs again at most this many rows
 
 
@@ -51,7 +49,7 @@ def _first_fit(documents, length, read_options, seed, fields=()):
 
 def _one_per_row(documents, length, read_options, seed, fields=()):
   del seed, fields
-  rows = documents.map(functools.partial(_row_of_document, length=length))
+  rows = documents.map(functools.partial(row_of, length=length))
   return rows.to_iter_dataset(read_options)
 
 
@@ -90,7 +88,8 @@ def _rename(packed: Row, fields: Sequence[str] = ()) -> Row:
           "positions": packed["tokens_positions"], **{k: packed[k] for k in fields}}
 
 
-def _row_of_document(document: Row, length: int) -> Row:
+def row_of(document: Row, length: int) -> Row:
+  """A document {"tokens", ...} as one row, cut to the length or padded."""
   tokens = document["tokens"]
   if len(tokens) > length:
     # One text for all documents, so that Python shows it once.
@@ -101,32 +100,34 @@ def _row_of_document(document: Row, length: int) -> Row:
   return {"tokens": np.pad(tokens, padding),
           "segment_ids": np.pad(np.ones(len(tokens), np.int32), padding),
           "positions": np.pad(np.arange(len(tokens), dtype=np.int32), padding),
-          **{k: np.pad(document[k][:length], padding) for k in _BESIDE if k in document}}
+          **{k: np.pad(v[:length], padding) for k, v in document.items() if k != "tokens"}}
 
 
 def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   """Adds loss_mask and writes pad_id on padding.
 
   Args:
-    row: as a packer emits it; where `is_given` (bool [length], optional) it has no targets, and
-      tokens that are `is_shared` (likewise) are masked together. `labels` float32 and
-      `token_types` int32 (likewise) are those of labelled records.
+    row: as a packer emits it; where `is_given` (bool [length], optional) it has no targets,
+      tokens that are `is_shared` (likewise) are masked together, and places that are `is_empty`
+      are padding inside of a text. `labels` and `token_types` are numbers.
     pad_id: token of padding.
     isolate_documents: if False, the row is one segment with positions 0..length-1.
 
   Returns:
-    tokens, segment_ids, positions: int32 [length]; loss_mask and, if given, is_shared: bool
-    [length]; labels and token_types, if given.
+    tokens, segment_ids, positions: int32 [length]; loss_mask bool [length]; and, if given,
+    is_shared, token_types and labels.
   """
-  is_text = row["segment_ids"] > 0
   segment_ids, positions = row["segment_ids"], row["positions"]
+  if "is_empty" in row:
+    segment_ids = np.where(row["is_empty"], 0, segment_ids)
+  is_text = segment_ids > 0
   if not isolate_documents:
     segment_ids = is_text.astype(np.int32)
     positions = np.arange(len(is_text), dtype=np.int32)
   is_target = is_text & ~row.get("is_given", np.zeros_like(is_text))
   return {"tokens": np.where(is_text, row["tokens"], np.int32(pad_id)), "loss_mask": is_target,
           "segment_ids": segment_ids, "positions": positions,
-          **{k: row[k] for k in _BESIDE[1:] if k in row}}
+          **{k: row[k] for k in ("is_shared", "token_types", "labels") if k in row}}
 
 
 def stack_rows(rows: Sequence[Row], *, batch_size: int, pad_id: int) -> Row:

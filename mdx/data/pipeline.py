@@ -1,6 +1,7 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, check, texts, labels, labelled_records, Config (the keys of a data config).
+Contents: build, check, texts, labels, labelled_records, read_config, Config (the keys of a data
+config).
 
 Convention: a batch is local to its process: tokens, segment_ids, positions int32
 [batch_size, length] and loss_mask bool. The order depends on the seed, num_workers and
@@ -138,7 +139,7 @@ def labels(cfg: Mapping[str, Any], kind: str) -> tuple[str, ...]:
   """
   cfg = {k: v for k, v in config_lib.to_dict(cfg).items() if k != "labels"}
   found = set()
-  for source, _ in _config({**cfg, "labels": ()}).parts():
+  for source, _ in read_config({**cfg, "labels": ()}).parts():
     if source.kind != kind:
       raise ValueError(f"this objective is for labels of {kind}, but data source "
                        f"{type(source).__name__.lower()} labels {source.kind}; use another.")
@@ -149,10 +150,11 @@ def labels(cfg: Mapping[str, Any], kind: str) -> tuple[str, ...]:
 
 def labelled_records(cfg: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
   """The records of a labelled data config, in the order of `build` without shuffling."""
-  return [record for source, _ in _config(cfg).parts() for record in source.records(split)]
+  return [record for source, _ in read_config(cfg).parts() for record in source.records(split)]
 
 
-def _config(cfg: Mapping[str, Any]) -> Config:
+def read_config(cfg: Mapping[str, Any]) -> Config:
+  """Builds `Config` from a mapping with its fields; ValueError."""
   return config_lib.build({"data": Config}, {"name": "data", **config_lib.to_dict(cfg)},
                           what="config")
 
@@ -179,7 +181,7 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
     ValueError: a wrong config, a missing file or an empty split or share, here; a bad
       record when it is read.
   """
-  cfg = _config(cfg)
+  cfg = read_config(cfg)
   if batch_size < 1:
     raise ValueError(f"batch_size must be positive, got {batch_size}.")
   if not 0 <= process_index < process_count:
@@ -187,9 +189,12 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
   parts = cfg.parts()
   order_seed, bins_seed, *part_seeds = _seeds(seed, 2 + len(parts))
   share = slice(process_index, None, process_count)
-  has_answers = any(source.has_answers for source, _ in parts)
+  has_answers, has_parts = (any(getattr(source, name, False) for source, _ in parts)
+                            for name in ("has_answers", "has_parts"))
+  if has_parts and not all(getattr(source, "has_parts", False) for source, _ in parts):
+    raise ValueError("data config: a structure source mixes with others of its kind only.")
   documents = [grain.MapDataset.source(
-      documents_lib.Documents(cfg, source, split, tokenizer, has_answers))
+      documents_lib.Documents(cfg, source, split, tokenizer, has_answers, has_parts))
                for source, _ in parts]
   if repeat:
     for i, document_set in enumerate(documents):
@@ -204,7 +209,7 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
     documents = _not_empty(documents[share], len(documents), process_count)
   read_options = grain.ReadOptions(
       num_threads=cfg.num_threads, prefetch_buffer_size=cfg.read_buffer)
-  fields = documents_lib.fields(cfg, has_answers)
+  fields = documents_lib.fields(cfg, has_answers, has_parts)
   rows = pack.PACKINGS[cfg.packing](
       documents, cfg.length, read_options, bins_seed if shuffle else None, fields)
   rows = rows.map(functools.partial(pack.finish_row, pad_id=tokenizer.pad_id,
@@ -267,9 +272,10 @@ def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
   Raises:
     ValueError: as `build` and its iterator, or if no record has any token.
   """
-  cfg = _config(cfg)
+  cfg = read_config(cfg)
   for source, _ in cfg.parts():
-    documents = documents_lib.Documents(cfg, source, split, tokenizer, source.has_answers)
+    documents = documents_lib.Documents(cfg, source, split, tokenizer, source.has_answers,
+                                        getattr(source, "has_parts", False))
     num_checked = min(len(documents), _CHECKED_RECORDS)
     if cfg.labels is not None:
       documents.check_labels()
@@ -294,7 +300,7 @@ def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
   Raises:
     ValueError: records are token ids and there is no tokenizer.
   """
-  for source, _ in _config(cfg).parts():
+  for source, _ in read_config(cfg).parts():
     records = source.records(split)
     for i in range(len(records) if limit is None else min(limit, len(records))):
       record = records[i]
@@ -302,6 +308,9 @@ def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
         yield record["answer"]
       elif "texts" in record or "words" in record:
         yield "\n".join(record.get("texts") or [" ".join(record["words"])])
+      elif "parts" in record:
+        yield from (part if isinstance(part, str) else tokenizer.decode(part)
+                    for part in record["parts"])
       elif "messages" in record:
         yield "\n".join(m["content"] for m in record["messages"] if m["role"] == "assistant")
       elif "text" in record:

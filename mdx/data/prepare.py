@@ -1,9 +1,11 @@
-"""Commands that prepare data: a tokenizer from texts, array_record files from texts.
+r"""Commands that prepare data: a tokenizer, array_record files, or clusters of ids, from texts.
 
 Contents: train_bpe, write_records, main.
 
   python -m mdx.data.prepare tokenizer --input='texts/*.txt' --output=tokenizer.json
   python -m mdx.data.prepare records --input='texts/*.jsonl' --output=texts.array_record
+  python -m mdx.data.prepare clusters --input='texts/*.txt' --tokenizer=tokenizer.json \
+    --output=clusters.json
 
 Convention: `--input` is a file or a glob; .jsonl files have one object a line, others are text.
 """
@@ -16,6 +18,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
+from mdx.data import clusters
 from mdx.data import codecs
 from mdx.data import readers
 from mdx.data import sources
@@ -115,12 +120,25 @@ def _array_record(args: argparse.Namespace) -> str:
           f"--config.data.source.path={args.output} --config.data.source.field={field}")
 
 
+def _clusters(args: argparse.Namespace) -> str:
+  tokenizer = tokenizer_lib.build(args.tokenizer)
+  texts = (np.asarray(tokenizer.encode(text), np.int32) for text in _texts(_records(args)))
+  of_token, occurs = clusters.cluster(texts, tokenizer.vocab_size, args.num_clusters)
+  excluded = sorted({int(i) for i in (*tokenizer.special_ids, tokenizer.mask_id,
+                                      *np.flatnonzero(~occurs))})
+  with open(args.output, "w", encoding="utf-8") as f:
+    json.dump({"of_token": of_token.tolist(), "excluded": excluded}, f)
+    f.write("\n")
+  return f"{len(of_token)} ids in {args.num_clusters} clusters"
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog="python -m mdx.data.prepare", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   commands = parser.add_subparsers(dest="command", required=True)
   for name, run, what in (("tokenizer", _tokenizer, "train a byte-level BPE tokenizer.json"),
-                          ("records", _array_record, "write text or jsonl as array_record")):
+                          ("records", _array_record, "write text or jsonl as array_record"),
+                          ("clusters", _clusters, "group the ids of a tokenizer by context")):
     command = commands.add_parser(name, help=what, description=what)
     command.set_defaults(run=run)
     command.add_argument("--input", action="append", required=True,
@@ -129,12 +147,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--field", default="text", help="of jsonl: what holds the text")
     command.add_argument("--document_chars", type=int, default=4000,
                          help="of text: where it is cut, at line ends")
-  tokenizer, records = (commands.choices[name] for name in ("tokenizer", "records"))
+  tokenizer, records, grouped = commands.choices.values()
   tokenizer.add_argument("--vocab_size", type=int, default=512, help="ids in all, specials too")
   tokenizer.add_argument("--special", action="append", default=[],
                          help="a further special token, such as those of a chat; repeatable")
-  tokenizer.add_argument("--holdout_every", type=int, default=20,
+  for command in (tokenizer, grouped):
+    command.add_argument("--holdout_every", type=int, default=20,
                          help="leave out one record in this many, as the sources do; 0: none")
+  grouped.add_argument("--tokenizer", required=True, help="whose ids are grouped")
+  grouped.add_argument("--num_clusters", type=int, default=32)
   records.add_argument("--tokenizer", default="",
                        help="write token ids of this tokenizer, not text")
   records.set_defaults(holdout_every=0)

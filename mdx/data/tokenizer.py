@@ -22,6 +22,7 @@ import numpy as np
 
 from mdx import assets
 from mdx.data import codecs
+from mdx.data import grammar
 from mdx.data import readers
 from mdx.data import sources
 
@@ -191,7 +192,8 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
   Args:
     spec: "byte"; "char" (printable ASCII and newline, or the characters of `texts`);
       "char:FILE" (the characters of a text file or asset); "symbols:A B C" (those
-      strings, separated by spaces, are the vocabulary); "asset:NAME"; a
+      strings, separated by spaces, are the vocabulary); "grammar" (the words of
+      `mdx.data.grammar`); "asset:NAME"; a
       tokenizer.json, a directory with one, or a directory that `save` wrote.
     texts: for "char" only, the texts whose characters form the alphabet.
     chat_template: a file or asset with a Jinja template; "": the one that stands beside the
@@ -211,6 +213,8 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
   if chat_template:
     template = _chat_template_file(chat_template)
     return dataclasses.replace(build(spec, texts, num_ids=num_ids, **ids), chat_template=template)
+  if spec == "grammar":
+    spec = f"symbols:{' '.join(grammar.WORDS)}"
   if given and (spec in ("byte", "char") or spec.startswith(("char:", "symbols:"))):
     raise ValueError(f"tokenizer {spec!r} has special ids of its own; leave out "
                      f"{', '.join(given)}.")

@@ -1,12 +1,14 @@
 """What objectives and samplers do with logits.
 
-Contents: block_columns, log_probs, cross_entropy.
+Contents: block_columns, log_probs, cross_entropy, binary_cross_entropy, sample, init_mlp, mlp.
 
 Convention: logits are float32 [..., V]; bfloat16 logits are refused, for
 their softmax and noise are wrong in the third digit.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -39,3 +41,43 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
   _check(logits)
   picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """-log p(label) of a yes with probability sigmoid(logits), float32 [...], in nats."""
+  _check(logits)
+  return jax.nn.softplus(logits) - labels * logits
+
+
+def sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
+  """A draw from softmax(logits), int32 [...], by inverting its distribution function.
+
+  One random number a draw, where Gumbel noise needs V. No id of probability 0 is drawn.
+
+  Args:
+    logits: float32 [..., V].
+    uniform: float32 [...], uniform in [0, 1).
+  """
+  _check(logits)
+  probs = jax.nn.softmax(logits, axis=-1)
+  below = jnp.cumsum(probs, axis=-1)
+  # Partial sums are rounded by less than the 4e-6 that is cut off at the top.
+  wanted = uniform[..., None] * (1 - 2.0 ** -18) * below[..., -1:]
+  ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+  return jnp.where((below > wanted) & (probs > 0), ids, logits.shape[-1] - 1).min(axis=-1)
+
+
+def init_mlp(key: jax.Array, width: int, hidden: int, num_outputs: int) -> dict[str, jax.Array]:
+  """Parameters of `mlp`: two linear maps, the last one small."""
+  first, last = jax.random.split(key)
+  normal = lambda key, rows, columns: (
+      jax.random.normal(key, (rows, columns)) / math.sqrt(rows)).astype(jnp.float32)
+  zeros = lambda size: jnp.zeros(size, jnp.float32)
+  return {"in": {"kernel": normal(first, width, hidden), "bias": zeros(hidden)},
+          "out": {"kernel": 0.1 * normal(last, hidden, num_outputs), "bias": zeros(num_outputs)}}
+
+
+def mlp(params: dict[str, jax.Array], hidden: jax.Array) -> jax.Array:
+  """Linear, tanh, linear: hidden [..., D] -> float32 [..., num_outputs]."""
+  inner = jnp.tanh(hidden.astype(jnp.float32) @ params["in"]["kernel"] + params["in"]["bias"])
+  return inner @ params["out"]["kernel"] + params["out"]["bias"]

@@ -186,6 +186,29 @@ class Transformer:
     mlp = (3 if self.mlp in layers.GATED else 2) * self.width * self.hidden_width
     return self.num_layers * (attention + mlp)
 
+  def scaled(self, width: float = 1.0, depth: float = 1.0, **fields: Any) -> Transformer:
+    """A transformer of shares of the width and depth, with embeddings of the same shape.
+
+    Args:
+      width: share of the heads, and with them of the width, and of the MLP; at least one head.
+      depth: share of the layers; at least one.
+      **fields: other fields that change.
+
+    Raises:
+      ValueError: shares that are not positive, or fields that exclude each other.
+    """
+    if not (width > 0 and depth > 0):
+      raise ValueError(f"shares of a network's width and depth must be positive, got {width} and "
+                       f"{depth}.")
+    num_heads = max(1, round(width * self.num_heads))
+    num_kv_heads = max(1, round(width * self.kv_heads))
+    columns = num_heads * self.width // self.num_heads
+    return dataclasses.replace(
+        self, num_layers=max(1, round(depth * self.num_layers)), width=columns,
+        num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=self.per_head,
+        mlp_width=max(1, round(self.hidden_width * columns / self.width)),
+        embed_width=self.embed_columns, **fields)
+
   def network(self) -> types.Network:
     """Returns the pure functions of this transformer.
 
@@ -216,7 +239,8 @@ class Transformer:
                      for i in range(self.num_layers)}
 
     return types.Network(init=init, encode=encode, head=head, vocab_size=self.vocab_size,
-                         unstack=unstack)
+                         unstack=unstack, vary=lambda *shares, **fields: self.scaled(
+                             *shares, **fields).network())
 
 
 NETWORKS = {"transformer": Transformer}

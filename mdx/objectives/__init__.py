@@ -15,16 +15,23 @@ from mdx.objectives import ar
 from mdx.objectives import block_diffusion
 from mdx.objectives import d3pm
 from mdx.objectives import diffusion
+from mdx.objectives import electra
 from mdx.objectives import finetune
 from mdx.objectives import genmd4
 from mdx.objectives import grpo
 from mdx.objectives import mdpo
 from mdx.objectives import mlm
+from mdx.objectives import rts
 from mdx.objectives import sedd
+from mdx.objectives import structural
 
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
     "mlm": mlm.MaskedLM,
+    "electra": electra.Electra,
+    "rts": rts.ReplacedTokens,
+    "cluster_rts": rts.ClusterReplacedTokens,
+    "structural": structural.Structural,
     "diffusion": diffusion.MaskedDiffusion,
     "d3pm": d3pm.D3PM,
     "sedd": sedd.SEDD,
@@ -54,9 +61,13 @@ def build(cfg: Mapping[str, Any], network: types.Network, tokenizer: Any) -> typ
   Raises:
     ValueError: unknown name or field, or values the objective refuses.
   """
+  cfg = config_lib.to_dict(cfg)
+  cls = OBJECTIVES.get(cfg.get("name"))
+  names = {field.name for field in dataclasses.fields(cls)} if cls else ()
   extra = dict(network=network, mask_id=tokenizer.mask_id)
-  cls = OBJECTIVES.get(config_lib.to_dict(cfg).get("name"))
-  if cls and "word_edges" in {field.name for field in dataclasses.fields(cls)}:
+  if "token" in names:  # it goes with another, which has the network
+    extra = dict(token=build(cfg.pop("token", {}), network, tokenizer))
+  if "word_edges" in names:
     extra["word_edges"] = tokenizer.word_edges
   return config_lib.build(OBJECTIVES, cfg, what="objective", **extra)
 

@@ -33,7 +33,7 @@ def _capacity(rate: float, spread: float, is_binomial: bool, num_rows: int, leng
 
 
 def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Array,
-                  targets: jax.Array, is_target: jax.Array, *, rate: float = 1.0,
+                  targets: Any, is_target: jax.Array, *, rate: float = 1.0,
                   spread: Spread = lambda num_rows, num_shards: 0.0, is_binomial: bool = True,
                   blocked: int | None = None, score: Score = heads.cross_entropy) -> Any:
   """-log p(target), or another score, at the target positions, 0 elsewhere.
@@ -42,7 +42,7 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
     network: its `head` is applied to gathered positions.
     params: parameter sub-tree of the network.
     hidden: [B, L, D].
-    targets: int32 [B, L].
+    targets: int32 [B, L]; or a tree of arrays [B, L], for a `score` that takes one.
     is_target: bool [B, L].
     rate: expected share of positions that are targets; 1 = run the head everywhere.
     spread: (rows of a shard, number of shards) -> how far above `rate` the common share of
@@ -52,7 +52,7 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
     score: (logits [..., V], targets [...]) -> [...], or a tree of such.
 
   Returns:
-    float32 [B, L], nats; or a tree of such.
+    float32 [B, L], nats; or a tree of what `score` gives, 0 where there is no target.
   """
   batch, length, width = hidden.shape
   shards = sharding.batch_shards()
@@ -64,18 +64,18 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
     return score(heads.block_columns(network.head(params, hidden, "lm"), blocked), targets)
 
   def scores_where(chosen, hidden):
-    return jax.tree.map(lambda x: jnp.where(chosen, x, 0.0), scores(hidden, targets))
+    return jax.tree.map(lambda x: jnp.where(chosen, x, jnp.zeros_like(x)), scores(hidden, targets))
 
   if size >= rows:
     return scores_where(is_target, hidden)
 
   flat_hidden = hidden.reshape(shards, rows, width)
-  flat_targets = targets.reshape(shards, rows)
+  flat_targets = jax.tree.map(lambda x: x.reshape(shards, rows), targets)
   flat_mask = is_target.reshape(shards, rows)
   index = jax.vmap(lambda m: jnp.nonzero(m, size=size, fill_value=rows)[0])(flat_mask)
   safe = jnp.minimum(index, rows - 1)
   gathered = scores(jnp.take_along_axis(flat_hidden, safe[..., None], axis=1),
-                    jnp.take_along_axis(flat_targets, safe, axis=1))
+                    jax.tree.map(lambda x: jnp.take_along_axis(x, safe, axis=1), flat_targets))
   # Unused places hold index `rows`, out of bounds: they are dropped.
   scatter = jax.vmap(lambda i, x: jnp.zeros(rows, x.dtype).at[i].add(x, mode="drop"))
   first = jax.tree.map(lambda x: scatter(index, x).reshape(batch, length), gathered)

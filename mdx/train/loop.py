@@ -65,13 +65,39 @@ def place(batch: dict[str, np.ndarray], step: int, mesh: jax.sharding.Mesh) -> d
   return sharding.place_batch(dict(batch, example_index=index), mesh)
 
 
+class Clock:
+  """CPU time of this process, of all its threads, while it trains: without compiling, evaluating.
+
+  Attributes:
+    seconds: spent so far.
+  """
+
+  def __init__(self, seconds: float = 0.0):
+    self._spent, self._since = seconds, None
+
+  def go(self) -> None:
+    """Begins, or goes on."""
+    self._since = time.process_time()
+
+  def stop(self) -> bool:
+    """Stops; whether it was running."""
+    is_running = self._since is not None
+    self._spent, self._since = self.seconds, None
+    return is_running
+
+  @property
+  def seconds(self) -> float:
+    """Spent so far."""
+    return self._spent + (time.process_time() - self._since if self._since is not None else 0.0)
+
+
 def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
         intervals: Intervals, mesh: jax.sharding.Mesh, writers: metrics_lib.Writers,
         checkpoints: checkpoint_lib.Checkpoints, meta: dict[str, Any],
         stop: progress_lib.StopSignal,
         evaluate: Callable[[state_lib.State, int], dict[str, float]] | None = None,
         frozen: Any = None, next_batch: Callable | None = None,
-        unit: int = 1) -> tuple[state_lib.State, float]:
+        unit: int = 1, clock: Clock | None = None) -> tuple[state_lib.State, float]:
   """Trains to `intervals.steps`.
 
   Args:
@@ -91,6 +117,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
       next one of `data`.
     unit: steps whose batches come from one state (inner epochs of a rollout); the run is
       evaluated, saved and stopped between units only.
+    clock: told when training begins, pauses and goes on.
 
   Returns:
     The final state, and tokens per second without compilation and evaluation.
@@ -103,7 +130,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
   next_batch = next_batch or (lambda state, step: place(next(data), step, mesh))
   progress = progress_lib.Progress(intervals.steps, start=start,
                                    enabled=jax.process_index() == 0)
-  meter = _Meter(writers, progress, intervals)
+  meter = _Meter(writers, progress, intervals, clock or Clock())
 
   def save(step):
     meter.settle()  # a state that came from a bad loss is never saved
@@ -155,7 +182,8 @@ def _held_out(values: dict[str, float]) -> str:
 class _Meter:
   """Reads metrics one step late, logs windows and keeps the rate."""
 
-  def __init__(self, writers, progress, intervals):
+  def __init__(self, writers, progress, intervals, clock):
+    self.clock = clock
     self._writers, self._progress, self._intervals = writers, progress, intervals
     self._window, self._pending = metrics_lib.Window(), None
     self._since = self._tokens = self._seconds = self._all_tokens = 0.0
@@ -179,6 +207,7 @@ class _Meter:
     self._window.add(metrics)
     if self._first:  # compilation is over: start the clock here
       self._first, self._since = False, time.monotonic()
+      self.clock.go()
     else:
       self._tokens += num_tokens
     if (step + 1) % self._intervals.log_steps == 0 or step + 1 == self._intervals.steps:
@@ -215,6 +244,9 @@ class _Paused:
 
   def __enter__(self):
     self._begin = time.monotonic()
+    self._is_running = self._meter.clock.stop()
 
   def __exit__(self, *error):
+    if self._is_running:
+      self._meter.clock.go()
     self._meter._since += time.monotonic() - self._begin  # pylint: disable=protected-access

@@ -30,7 +30,7 @@ from mdx.utils import tree
 DECAY_RULES = (
     (r".*/kernel", True),
     (r"(.*/)?embed/embedding", True),
-    (r"(.*/)?position_embed/embedding", False),
+    (r"(.*/)?(position|token_type)_embed/embedding", False),
     (r".*/(scale|bias)", False),
     (r"schedule/exponent", False),
 )

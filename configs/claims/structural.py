@@ -1,0 +1,34 @@
+r"""Claim: structural objectives prepare an encoder for answer selection with few labels.
+
+Di Liello et al. 2022, arXiv:2205.10455: MLM with SSP (same paragraph), SP (span of the paragraph) and
+PSD (same document) against MLM on the same kind of rows. A question has the three rarest words of
+a sentence; one of five candidates is another span of its paragraph, the others are from other
+paragraphs and documents. They are ranked by a linear probe of the frozen states, which has the
+labels of 16 questions: mean average precision on held-out documents.
+  python -m mdx.main --config=configs/claims/structural.py --workdir=runs/claims/structural
+  python -m mdx.main --config=configs/claims/structural.py:text --workdir=runs/claims/structural_text
+"""
+
+from mdx.configs.claims import common
+
+
+def get_config(arg=None):
+  """Arms and comparisons, on "grammar" or "text"."""
+  data = common.data_of(arg, "structural")
+  run = common.encoder(data, objective=dict(
+      name="structural", token=dict(name="mlm", mask_rate=0.15, mask_draw="exact_count"),
+      pair_weight=1.0))
+  documents = dict(name="grammar", num_documents=1500, num_validation=300, num_paragraphs=3,
+                   num_sentences=4) if data == "grammar" else dict(
+                       name="text", path="asset:holmes.txt.xz", document_chars=4000,
+                       holdout_every=10)
+  run.data.update(packing="pad", length=48 if data == "grammar" else 96)
+  run.data.source = dict(name="structure", documents=documents, task="ssp")
+  run.network.token_types = 2
+  run.eval.probe.update(num_labels=16, pool=300)
+  task = lambda name: dict(data=dict(source=dict(task=name)))
+  arms = dict(mlm=dict(objective=dict(pair_weight=0.0)), ssp=task("ssp"), sp=task("sp"),
+              psd=task("psd"))
+  pairs = (("ssp", "mlm"), ("sp", "mlm"), ("psd", "mlm"))
+  return common.claim("structural objectives prepare an encoder for answer selection", run, arms,
+                      common.compared(pairs))

@@ -1,0 +1,197 @@
+"""Which tokens of a row a token-level objective corrupts.
+
+Contents: Selection, check_choice, UNITS, RATE_SCHEDULES.
+
+Convention: what is corrupted is selected first (`mdx.corruption.mask`), then replaced
+(`mdx.corruption.replace`). An objective first reads the corrupted rows, then scores the hidden
+states; another may do so in its stead, and use them for more. Rates are shares of a row's units: tokens or whole words.
+
+References: Devlin et al. 2019, arXiv:1810.04805 (and its whole-word masking); Liu et al. 2019,
+arXiv:1907.11692 (dynamic masking); Joshi et al. 2020, arXiv:1907.10529 (SpanBERT); Ankner et al.
+2024, arXiv:2305.15096 (rates that change over a run).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mdx import types
+from mdx.corruption import mask as mask_lib
+from mdx.corruption import unit as unit_lib
+from mdx.networks import attention as attention_lib
+from mdx.objectives import targets as targets_lib
+from mdx.utils import rng
+
+UNITS = ("token", "whole_word")
+# Share of the way from the first to the last rate, at a share of the steps.
+RATE_SCHEDULES = {"linear": lambda share: share,
+                  "cosine": lambda share: 0.5 - 0.5 * jnp.cos(jnp.pi * share)}
+
+
+def check_choice(objective: types.Objective, **choices: Any) -> None:
+  """Raises ValueError unless each field has one of the values given for it."""
+  for name, values in choices.items():
+    if getattr(objective, name) not in values:
+      raise ValueError(f"objective.{name} is {getattr(objective, name)!r}; choose from "
+                       f"{', '.join(values)}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection(types.Objective):
+  """An objective that corrupts some units of every row, and reads rows with full attention.
+
+  Attributes:
+    network: the model.
+    mask_id: id of [MASK].
+    word_edges: `Tokenizer.word_edges`, for whole words.
+    unit: what is selected as one: "token" or "whole_word".
+    mask_rate: share of a row's units that is corrupted, in (0, 1]; of words too it is the
+      expected share of tokens, for every word is equally likely.
+    mask_draw: "bernoulli" (each unit by itself) or "exact_count" of units, at least one.
+    span_max: longest span, in units; 1 selects no spans. Spans need "exact_count": lengths are
+      drawn until they sum to the count, the last one is cut, and every arrangement without
+      overlap is equally likely. (SpanBERT redraws spans that overlap, and counts tokens.)
+    span_rate: p of the geometric law of the lengths up to `span_max`.
+    final_mask_rate: to which the rate of corruption goes over `anneal_steps`; 0: it is constant.
+    rate_schedule: how it goes there: "linear" or "cosine".
+    anneal_steps: steps after which the rate is the final one, with which models are scored.
+    num_masks: 0: masks are dynamic, drawn anew at every step. n: they are static; a row has n fixed
+      ones, a function of its tokens alone, and each visit takes one of them at random. Rows come
+      again if the packing makes the same ones every epoch ("pad", "crop").
+
+  Raises:
+    ValueError: a rate out of its range, an unknown choice, or choices that exclude each other.
+  """
+  network: types.Network
+  mask_id: int
+  word_edges: Any = dataclasses.field(default=None, repr=False, compare=False)
+  unit: str = "token"
+  mask_rate: float = 0.15
+  mask_draw: str = "bernoulli"
+  span_max: int = 1
+  span_rate: float = 0.2
+  final_mask_rate: float = 0.0
+  rate_schedule: str = "linear"
+  anneal_steps: int = 0
+  num_masks: int = 0
+
+  def __post_init__(self):
+    check_choice(self, mask_draw=("bernoulli", "exact_count"), unit=UNITS,
+                 rate_schedule=RATE_SCHEDULES)
+    if not 0 < self.mask_rate <= 1:
+      raise ValueError(f"objective.mask_rate must lie in (0, 1], got {self.mask_rate}.")
+    if not 0 <= self.final_mask_rate <= 1:
+      raise ValueError("objective.final_mask_rate must lie in (0, 1], or be 0 for that of "
+                       f"mask_rate, got {self.final_mask_rate}.")
+    if self.span_max < 1 or not 0 < self.span_rate < 1:
+      raise ValueError("objective.span_max must be positive and span_rate lie in (0, 1), got "
+                       f"{self.span_max} and {self.span_rate}.")
+    if self.num_masks < 0:
+      raise ValueError("objective.num_masks must be positive, or 0 for dynamic masks, got "
+                       f"{self.num_masks}.")
+    if (self.anneal_steps > 0) != (self.final_mask_rate > 0) or self.anneal_steps < 0:
+      raise ValueError("objective.anneal_steps and final_mask_rate go together, both positive or "
+                       f"both 0; got {self.anneal_steps} and {self.final_mask_rate}.")
+    if self.unit == "whole_word" and self.word_edges is None:
+      raise ValueError("objective.unit whole_word needs word_edges, those of the tokenizer.")
+    if self.span_max > 1 and self.mask_draw != "exact_count":
+      raise ValueError(f"objective.span_max {self.span_max} draws spans of an exact number of "
+                       f"units; set mask_draw to exact_count, not {self.mask_draw}.")
+
+  def check_length(self, length: int) -> None:
+    """Raises ValueError if no row of `length` tokens can have the longest span."""
+    rate = min(self.mask_rate, self.final_mask_rate or 1.0)
+    count = round(rate * length)
+    if 1 < self.span_max and self.span_max > count:
+      raise ValueError(f"objective.span_max {self.span_max} exceeds the {count} units that a rate "
+                       f"of {rate} selects of a row of {length} tokens; lower it, or raise "
+                       "mask_rate or data.length.")
+
+  def rate(self, step: jax.Array) -> jax.Array | float:
+    """Share of the units that is corrupted at a step."""
+    if not self.anneal_steps:
+      return self.mask_rate
+    share = jnp.minimum(step / self.anneal_steps, 1.0)
+    way = RATE_SCHEDULES[self.rate_schedule](share)
+    return self.mask_rate + (self.final_mask_rate - self.mask_rate) * way
+
+  def draws(self, batch, key):
+    """Name of a use -> keys [B] of (step, example); of (tokens, one of n masks) if static."""
+    index = batch["example_index"]
+    if not self.num_masks:
+      return lambda name: rng.per_example(rng.stream(key, name), index)
+    visit = rng.per_example(rng.stream(key, "visit"), index)
+    which = jax.vmap(lambda k: jax.random.randint(k, (), 0, self.num_masks))(visit)
+    fixed, identity = rng.stream(rng.root(0), "static masks"), rng.content_index(batch["tokens"])
+    return lambda name: jax.vmap(jax.random.fold_in)(
+        rng.per_example(rng.stream(fixed, name), identity), which)
+
+  def words(self, batch: types.Batch) -> jax.Array | None:
+    """The units of the rows, int32 [B, L], or None: every token by itself."""
+    return unit_lib.words(batch, self.word_edges) if self.unit == "whole_word" else None
+
+  def select(self, keys, rate, batch, words, nth=0):
+    """What is corrupted, bool [B, L], and the units that were selected as one, or None."""
+    allowed = mask_lib.allowed_positions(batch)
+    if self.span_max == 1:
+      return self.draw(keys, rate, allowed, words, nth), words
+    selected, begins = mask_lib.spans(keys, _count(rate, allowed, words), allowed, words,
+                                      mask_lib.geometric(self.span_rate, self.span_max))
+    return selected, unit_lib.from_begins(begins | unit_lib.text_begins(batch))
+
+  def draw(self, keys, rate, allowed, units, nth=0):
+    """Selects units of `allowed` at a rate, by `mask_draw`."""
+    if self.mask_draw == "bernoulli":
+      return mask_lib.bernoulli(keys, rate, allowed, units, nth)
+    return mask_lib.exact_count(keys, _count(rate, allowed, units), allowed, units, nth)
+
+  def at_targets(self, network: types.Network, params: types.PyTree, hidden: jax.Array,
+                 targets: Any, is_target: jax.Array, *, rate: float = 0.0, **options: Any) -> Any:
+    """`targets.target_losses` with room for what is selected, or for a share `rate` of places."""
+    length = hidden.shape[1]
+    # The number of tokens of so many words varies more than that of so many tokens.
+    spread = lambda rows, shards: 2 / math.sqrt(rows * length) * (self.unit != "token")
+    return targets_lib.target_losses(
+        network, params, hidden, targets, is_target, spread=spread,
+        rate=rate or max(self.mask_rate, self.final_mask_rate),
+        is_binomial=self.mask_draw == "bernoulli", **options)
+
+  def encode(self, network: types.Network, params: types.PyTree, tokens: jax.Array,
+             batch: types.Batch, **options: Any) -> jax.Array:
+    """Hidden states [B, L, D] of rows whose tokens are `tokens`, read with full attention."""
+    if "token_types" in batch:
+      options["token_types"] = batch["token_types"]
+    return network.encode(params, tokens, attention=self.visibility,
+                          positions=batch.get("positions"), segment_ids=batch.get("segment_ids"),
+                          **options)
+
+  def read(self, params: types.Params, batch: types.Batch, context: types.Context
+           ) -> tuple[types.Batch, jax.Array]:
+    """The batch, and the model's hidden states of the corrupted rows, [B, L, D]."""
+    del context
+    return batch, self.encode(self.network, params["model"], batch["noisy_tokens"], batch)
+
+  def score(self, params, batch, hidden, context):
+    """Totals and Aux, from what `read` returns."""
+    raise TypeError("a token-level objective defines score")
+
+  def __call__(self, params, batch, context):
+    """Totals and Aux of the rows given."""
+    batch, hidden = self.read(params, batch, context)
+    return self.score(params, batch, hidden, context)
+
+  @property
+  def visibility(self):
+    """The attention value."""
+    return attention_lib.Full()
+
+
+def _count(rate, allowed, units):
+  """The rounded share of each row's units, at least one: int32 [B]."""
+  count = jnp.round(rate * mask_lib.heads(allowed, units).sum(axis=1)).astype(jnp.int32)
+  return jnp.maximum(count, 1)
