@@ -7,7 +7,8 @@ A claim's config has `run`, a config of mode train, rl or eval; `arms`, what eac
 `seeds`; `grids`, values that an arm tries for one key, the best of which counts; and
 `comparisons` of two arms. A measure is a name of `results.json` ("bits_per_char"), or
 "table:MODEL,REMASKING,NFE" of an RL run's table, or "first", "best" or "last" of its learning curve
-(an RL run's accuracy, or that of the probe of a training run).
+(an RL run's accuracy, that of the probe of a training run, or of the next token), or "reach:X", the
+updates after which the curve is at X (all of them if it never is).
 
 The test is Student's paired t over the seeds, two-sided, at 5 %: *reproduced* if the difference
 has the claimed sign and is significant, *not reproduced* if it is significant the other way,
@@ -95,6 +96,9 @@ def measured(results: Results, measure: str) -> float:
   if kind in ("first", "best", "last") and results.get("curve"):
     found = [point["accuracy"] for point in results["curve"]]
     return max(found) if kind == "best" else found[0 if kind == "first" else -1]
+  if kind == "reach" and results.get("curve"):
+    curve = results["curve"]
+    return min(updates_to_reach(curve, float(rest)), float(curve[-1]["updates"]))
   if isinstance(results.get(measure), (int, float)):
     return float(results[measure])
   raise ValueError(f"a run has no measure {measure!r}; its results are "
@@ -149,11 +153,22 @@ def merge(config: dict[str, Any], changes: Mapping[str, Any], where: str = "conf
         value["name"] != config[key].get("name"))
     if isinstance(value, Mapping) and isinstance(config[key], dict) and not replaces:
       if "name" in config[key]:  # fields of a component may be left at their defaults
-        config[key] |= value
+        _fill(config[key], value)
       else:
         merge(config[key], value, f"{where}.{key}")
     else:
       config[key] = copy.deepcopy(value)
+
+
+def _fill(component: dict[str, Any], fields: Mapping[str, Any]) -> None:
+  """Sets fields of a component; a table of the same name (or none) keeps what it has."""
+  for key, value in fields.items():
+    old = component.get(key)
+    if isinstance(value, Mapping) and isinstance(old, dict) and (
+        value.get("name", old.get("name")) == old.get("name")):
+      _fill(old, value)
+    else:
+      component[key] = copy.deepcopy(value)
 
 
 def set_key(config: dict[str, Any], key: str, value: Any) -> None:

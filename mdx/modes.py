@@ -87,13 +87,14 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   quick = lambda params: evaluator(config["eval"]["num_samples"])(
       params, config["eval"]["num_batches"])
   probe = _probe(run)
+  has_curve = probe or run.objective.is_exact  # an accuracy over the steps
   best = finetuning.keeper(run) if run.objective.has_labels else None
   clock = loop_lib.Clock(_seconds_spent(run, start))
   if probe and not start:
     writers.write(0, "eval", probe(_weights(run, state)) | {"cpu_seconds": 0.0})
 
   def evaluate_during(state, step):
-    params, spent = _weights(run, state), {"cpu_seconds": clock.seconds} if probe else {}
+    params, spent = _weights(run, state), {"cpu_seconds": clock.seconds} if has_curve else {}
     values = quick(params) | (probe(params) if probe else {}) | spent
     if best:
       best.offer(step, values, params)
@@ -120,8 +121,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   else:
     results = evaluator(config["eval"]["final_samples"])(params)
   results |= baselines | _gradient_noise(run, state.params, state.extra)
-  if probe:
-    results |= probe(params) | {"cpu_seconds": clock.seconds}
+  if has_curve:
+    results |= (probe(params) if probe else {}) | {"cpu_seconds": clock.seconds}
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     setup_lib.say(f"--- sample {i + 1}\n{text}")
@@ -131,7 +132,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
               "matmul_flops": 6.0 * run.spec.matmul_params() * num_tokens,
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
-  if probe:
+  if has_curve:
     results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
   if jax.process_index() == 0:
     plots.learning_curve(metrics_lib.read(run.workdir / "metrics.jsonl"),
@@ -168,11 +169,11 @@ def _seconds_spent(run: setup_lib.Setup, start: int) -> float:
 
 
 def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
-  """Figures of the probe over the run: what `mdx.claim` reads."""
+  """Accuracy of the probe, or of the next token, over the run: what `mdx.claim` reads."""
   points = {x["step"]: x for x in lines if x["kind"] == "eval" and "cpu_seconds" in x}
+  figure = lambda x: next(x[k] for k in ("probe_accuracy", "probe_map", "accuracy") if k in x)
   return [{"updates": step, "cpu_seconds": points[step]["cpu_seconds"],
-           "accuracy": points[step].get("probe_accuracy", points[step].get("probe_map"))}
-          for step in sorted(points)]
+           "accuracy": figure(points[step])} for step in sorted(points)]
 
 
 def _weights(run: setup_lib.Setup, state):

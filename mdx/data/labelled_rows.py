@@ -129,6 +129,9 @@ class Encoder:
       return [self._tokenizer.mask_id], 0
     if is_first:
       return bare, 0
-    spaced = list(self._tokenizer.encode(" " + word))
+    try:
+      spaced = list(self._tokenizer.encode(" " + word))
+    except ValueError:  # a vocabulary without spaces
+      return bare, 0
     skipped = len(spaced) - len(bare)
     return spaced, skipped if skipped > 0 and spaced[skipped:] == bare else 0

@@ -28,10 +28,12 @@ from mdx import config as config_lib
 from mdx import tasks
 from mdx.data import files
 from mdx.data import grammar
+from mdx.data import grammar_tags
 from mdx.data import labelled
 from mdx.data import packaged
 from mdx.data import pairs
 from mdx.data import readers
+from mdx.data import recall
 
 SPLITS = files.SPLITS
 
@@ -245,6 +247,7 @@ class GrammarText:
     num_paragraphs, num_sentences: of a document, and of a paragraph.
     seed: of the documents.
     held_out: only held-out pairs of verb and object.
+    one_determiner: all determiners are written alike, and tell no gender.
   """
 
   in_memory = True
@@ -256,6 +259,7 @@ class GrammarText:
   num_sentences: int = 6
   seed: int = 0
   held_out: bool = False
+  one_determiner: bool = False
 
   def __post_init__(self):
     for name in ("num_documents", "num_validation", "num_paragraphs", "num_sentences"):
@@ -270,7 +274,8 @@ class GrammarText:
 
   def records(self, split: str) -> Sequence:
     """Returns {"tokens", "label"} of "train" or "validation"."""
-    return tuple({"tokens": np.concatenate([s for paragraph in paragraphs for s in paragraph]),
+    write = grammar_tags.one_determiner if self.one_determiner else lambda ids: ids
+    return tuple({"tokens": write(np.concatenate([s for part in paragraphs for s in part])),
                   "label": topic} for topic, paragraphs in self._drawn(files.is_validation(split)))
 
   def documents(self, split: str) -> list[pairs.Document]:
@@ -363,6 +368,8 @@ def _parts_record(row: pairs.Row, where: str = "") -> dict[str, Any]:
 
 SOURCES = {"text": Text, "jsonl": Jsonl, "chat": Chat, "parquet": Parquet,
            "array_record": ArrayRecord, "tfds": Tfds, "memory": Memory, "task": Task,
-           "grammar": GrammarText, "structure": Structure, "table": labelled.Table,
+           "grammar": GrammarText, "grammar_tags": grammar_tags.GrammarTags,
+           "structure": Structure, "table": labelled.Table,
            "conll": labelled.Conll, "conllu": labelled.Conllu,
-           "tfds_labelled": labelled.TfdsLabelled, "packaged": packaged.Packaged}
+           "tfds_labelled": labelled.TfdsLabelled, "packaged": packaged.Packaged,
+           "recall": recall.Recall}
