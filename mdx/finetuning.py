@@ -1,9 +1,9 @@
 """Fine-tuning runs: their evaluation, best-on-dev weights, and the test split.
 
-Contents: predictor, keeper, finish, test, results_text.
+Contents: Evaluator, test, results_text.
 
 Convention: the weights of the best evaluation of the validation split count, by the first of
-`eval.measures`. The test split is read by `test` alone: at the end of a run with `eval.test`, or
+`eval.measures`. The test split is read at the end of a run with `eval.test`, or
 by mode `table` when its choice is made.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,42 +24,56 @@ from mdx.eval import probe
 from mdx.train import best as best_lib
 
 
-def predictor(run: setup_lib.Setup, split: str) -> Callable[[Any], tuple[Any, dict[str, float]]]:
-  """Returns params -> predictions and figures of a split."""
-  config, scorer = run.config, jax.jit(probe.make_scorer(run.objective))
+class Evaluator:
+  """Labels the splits of a run with one compiled program, and keeps its best weights."""
 
-  def predict(params):
-    records = pipeline.labelled_records(config["data"], split)
-    batches = pipeline.build(config["data"], run.tokenizer, split=split,
-                             batch_size=config["batch_size"], seed=0, shuffle=False, repeat=False,
-                             drop_remainder=False)
-    found, loss = probe.predict(scorer, params, batches, records, run.objective, mesh=run.mesh)
-    return found, loss | probe.figures(found, config["eval"]["measures"])
+  def __init__(self, run: setup_lib.Setup):
+    """Compiles nothing yet; of a run that is resumed, knows what was best."""
+    self._run, self._scorer = run, jax.jit(probe.make_scorer(run.objective))
+    self._best = best_lib.Best(run.workdir, run.config["eval"]["measures"][0],
+                               setup_lib.meta(run.config, run.tokenizer))
 
-  return predict
+  def predict(self, params: Any, split: str) -> tuple[measures.Predictions, dict[str, float]]:
+    """Predictions and figures of a split."""
+    run, data = self._run, self._run.config["data"]
+    batches = pipeline.build(data, run.tokenizer, split=split,
+                             batch_size=run.config["batch_size"], seed=0, shuffle=False,
+                             repeat=False, drop_remainder=False)
+    found, loss = probe.predict(self._scorer, params, batches,
+                                pipeline.labelled_records(data, split), run.objective,
+                                mesh=run.mesh)
+    return found, loss | probe.figures(found, run.config["eval"]["measures"])
 
+  def __call__(self, params: Any, num_batches: int = 0) -> dict[str, float]:
+    """Figures of all of the validation split: those of a part would be other measures."""
+    del num_batches
+    return self.predict(params, "validation")[1]
 
-def keeper(run: setup_lib.Setup) -> best_lib.Best:
-  """What keeps the best weights of a run."""
-  return best_lib.Best(run.workdir, run.config["eval"]["measures"][0],
-                       setup_lib.meta(run.config, run.tokenizer))
+  def offer(self, step: int, figures: dict[str, float], params: Any) -> None:
+    """Keeps weights that are better; every process must call."""
+    self._best.offer(step, figures, params)
 
+  def finish(self) -> dict[str, float]:
+    """Figures of the best weights, on validation and, with `eval.test`, on test."""
+    params = self._best.load(self._run.shapes.params)
+    predictions, figures = self.predict(params, "validation")
+    if jax.process_index() == 0:
+      predictions.save(self._run.workdir / "validation_predictions.jsonl")
+    results = dict(figures, best_step=self._best.step)
+    return results | (self.test() if self._run.config["eval"]["test"] else {})
 
-def finish(run: setup_lib.Setup, best: best_lib.Best) -> dict[str, float]:
-  """Figures of the best weights, on validation and, with `eval.test`, on test."""
-  predictions, figures = predictor(run, "validation")(params := best.load(run.shapes.params))
-  if jax.process_index() == 0:
-    predictions.save(run.workdir / "validation_predictions.jsonl")
-  results = dict(figures, best_step=best.step)
-  if run.config["eval"]["test"]:
-    results |= _test(run, params)
-  return results
+  def test(self) -> dict[str, float]:
+    """Figures of the best weights on test, `test_` before their names; written to the workdir."""
+    predictions, figures = self.predict(self._best.load(self._run.shapes.params), "test")
+    figures = {f"test_{name}": figures[name] for name in self._run.config["eval"]["measures"]}
+    if jax.process_index() == 0:
+      predictions.save(self._run.workdir / "test_predictions.jsonl")
+      setup_lib.write_json(self._run.workdir / "test_results.json", figures)
+    return figures
 
 
 def test(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
-  """Figures of the test split by a finished run, `test_` before their names.
-
-  They are written beside the run's results, with the predictions; done before, they are read.
+  """Figures of the test split by a finished run; read where they were found before.
 
   Raises:
     ValueError: the run is not finished.
@@ -74,16 +88,7 @@ def test(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   config = config_lib.to_dict(config)
   run = setup_lib.setup({**config, "eval": {**config["eval"], "test": True}}, workdir)
   jax.set_mesh(run.mesh)
-  return _test(run, keeper(run).load(run.shapes.params))
-
-
-def _test(run: setup_lib.Setup, params: Any) -> dict[str, float]:
-  predictions, figures = predictor(run, "test")(params)
-  figures = {f"test_{name}": figures[name] for name in run.config["eval"]["measures"]}
-  if jax.process_index() == 0:
-    predictions.save(run.workdir / "test_predictions.jsonl")
-    setup_lib.write_json(run.workdir / "test_results.json", figures)
-  return figures
+  return Evaluator(run).test()
 
 
 def results_text(results: Mapping[str, float]) -> str:

@@ -83,12 +83,12 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   writers = metrics_lib.open_writers(str(run.workdir), resume_step=start,
                                      tensorboard=config["tensorboard"],
                                      is_main=jax.process_index() == 0)
-  evaluator = functools.cache(lambda num_samples: _evaluator(run, num_samples))
+  labels = finetuning.Evaluator(run) if run.objective.has_labels else None
+  evaluator = functools.cache(lambda num_samples: labels or _evaluator(run, num_samples))
   quick = lambda params: evaluator(config["eval"]["num_samples"])(
       params, config["eval"]["num_batches"])
   probe = _probe(run)
   has_curve = probe or run.objective.is_exact  # an accuracy over the steps
-  best = finetuning.keeper(run) if run.objective.has_labels else None
   clock = loop_lib.Clock(_seconds_spent(run, start))
   if probe and not start:
     writers.write(0, "eval", probe(_weights(run, state)) | {"cpu_seconds": 0.0})
@@ -96,8 +96,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   def evaluate_during(state, step):
     params, spent = _weights(run, state), {"cpu_seconds": clock.seconds} if has_curve else {}
     values = quick(params) | (probe(params) if probe else {}) | spent
-    if best:
-      best.offer(step, values, params)
+    if labels:
+      labels.offer(step, values, params)
     return values
 
   step_fn = jax.jit(
@@ -115,9 +115,9 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
   params = _weights(run, state)
-  if best:
-    best.offer(config["steps"], quick(params), params)
-    results = finetuning.finish(run, best)
+  if labels:
+    labels.offer(config["steps"], quick(params), params)
+    results = labels.finish()
   else:
     results = evaluator(config["eval"]["final_samples"])(params)
   results |= baselines | _gradient_noise(run, state.params, state.extra)
@@ -192,14 +192,8 @@ def _baselines(run: setup_lib.Setup) -> dict[str, float]:
 
 
 def _evaluator(run: setup_lib.Setup, num_samples: int):
-  """Returns (params, n) -> numbers over the first n (0: all) held-out batches.
-
-  Labelled records are all read, for a part of them has other measures.
-  """
+  """Returns (params, n) -> numbers over the first n (0: all) held-out batches."""
   config = run.config["eval"]
-  if run.objective.has_labels:
-    predict = finetuning.predictor(run, "validation")
-    return lambda params, num_batches=0: predict(params)[1]
   row_nll = jax.jit(likelihood.make_row_nll(run.objective, estimator=config["estimator"],
                                             num_samples=num_samples, seed=run.config["seed"]))
 
@@ -275,7 +269,9 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  results = (_evaluator(run, run.config["eval"]["final_samples"])(params) | _baselines(run)
+  evaluator = (finetuning.Evaluator(run) if run.objective.has_labels else
+               _evaluator(run, run.config["eval"]["final_samples"]))
+  results = (evaluator(params) | _baselines(run)
              | _gradient_noise(run, params, run.objective.init_state()))
   if jax.process_index() == 0:
     run.workdir.mkdir(parents=True, exist_ok=True)

@@ -151,7 +151,8 @@ class Labelled(types.Objective):
 
 def _apply(layer, hidden):
   """A dense layer in float32."""
-  return hidden.astype(jnp.float32) @ layer["kernel"] + layer["bias"]
+  bias = jnp.expand_dims(layer["bias"], tuple(range(hidden.ndim - 1)))
+  return hidden.astype(jnp.float32) @ layer["kernel"] + bias
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
