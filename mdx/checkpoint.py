@@ -101,24 +101,42 @@ def _averaged(directory: pathlib.Path, wanted: Any) -> Any:
   return tree.part(wanted, lambda path: path in paths)
 
 
-def _check_shapes(directory: pathlib.Path, items: dict[str, Any]) -> None:
-  """Raises ValueError if the stored trees are not shaped as expected."""
+def _check_shapes(directory: pathlib.Path, items: dict[str, Any], *,
+                  is_part: bool = False) -> dict[str, Any]:
+  """Raises ValueError if the stored trees are not shaped as expected.
+
+  Args:
+    directory: of one step.
+    items: name -> tree of shape structs.
+    is_part: the trees may lack parts (first keys) that are stored.
+
+  Returns:
+    `items`, with the stored parts that they lack.
+  """
   _quieten_orbax()
   found = ocp.checkpointables_metadata(directory).metadata
+  whole = {}
   for name, expected in items.items():
     if found.get(name) is None:
       raise FileNotFoundError(f"checkpoint {directory} has no item {name!r}.")
+    if is_part:
+      others = {k: v for k, v in found[name].items() if k not in expected}
+      expected = {**expected, **jax.tree.map(
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), others)}
+    whole[name] = expected
     lines = tree.difference(expected, found[name])
     if lines:
       raise _Misfit(f"checkpoint {directory} does not fit this model: {name}: {lines[0]}"
                     + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
                     + "; use the network of the run that wrote it.")
+  return whole
 
 
-def _load(directory: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def _load(directory: pathlib.Path, wanted: dict[str, Any], *,
+          is_part: bool = False) -> dict[str, Any]:
   """Loads trees, and `meta` with them."""
   stored = {k: v for k, v in wanted.items() if jax.tree.leaves(v)}
-  _check_shapes(directory, stored)
+  stored = _check_shapes(directory, stored, is_part=is_part)
   loaded = ocp.load_checkpointables(directory, dict(stored, meta=None))
   return {k: loaded.get(k, v) for k, v in wanted.items()} | {"meta": loaded["meta"]}
 
@@ -141,12 +159,18 @@ def _load_iterator(directory: pathlib.Path, data: Any, meta: dict[str, Any]) -> 
                     "on with the next batch.", directory, len(files), jax.process_count())
 
 
-def check_params(path: str, wanted: Any) -> None:
-  """Raises ValueError unless `path` has weights of these shapes; reads no weights."""
+def check_params(path: str, wanted: Any, *, is_part: bool = False) -> None:
+  """Raises ValueError unless `path` has weights of these shapes; reads no weights.
+
+  Args:
+    path: see `step_directories`.
+    wanted: tree of shape structs.
+    is_part: it may have more parts (first keys) than are wanted.
+  """
   errors = []
   for directory in step_directories(path):
     try:
-      _check_shapes(directory, {"params": wanted})
+      _check_shapes(directory, {"params": wanted}, is_part=is_part)
       return
     except _Misfit:
       raise
@@ -155,7 +179,7 @@ def check_params(path: str, wanted: Any) -> None:
   raise ValueError(f"no checkpoint under {path} can be read ({errors[0]}).")
 
 
-def load_params(path: str, wanted: Any, which: str = "ema") -> Any:
+def load_params(path: str, wanted: Any, which: str = "ema", *, is_part: bool = False) -> Any:
   """Loads the weights of a model from any checkpoint of ours.
 
   Args:
@@ -163,6 +187,7 @@ def load_params(path: str, wanted: Any, which: str = "ema") -> Any:
     wanted: tree of shape structs with shardings, the parameters to load.
     which: "ema" (falls back to raw weights, with a notice, where none were
       kept) or "raw".
+    is_part: the checkpoint may have more parts (first keys) than are wanted.
 
   Raises:
     ValueError: no checkpoint there, another shape, or no readable step.
@@ -176,10 +201,13 @@ def load_params(path: str, wanted: Any, which: str = "ema") -> Any:
       logging.warning("%s keeps no moving average; using the raw weights.", directory)
     try:
       averaged = _averaged(directory, wanted) if item == "ema" else wanted
+      trees = {item: wanted}
       if set(tree.flatten(averaged)) != set(tree.flatten(wanted)):
-        loaded = _load(directory, {"params": wanted, "ema": averaged})
-        return tree.overlay(loaded["ema"], loaded["params"])
-      return _load(directory, {item: wanted})[item]
+        trees = {"params": wanted, "ema": averaged}
+      loaded = _load(directory, trees, is_part=is_part)
+      loaded = tree.overlay(loaded["ema"], loaded["params"]) if "params" in trees and (
+          "ema" in trees) else loaded[item]
+      return {k: loaded[k] for k in wanted} if is_part else loaded
     except _Misfit:
       raise
     except Exception as error:  # pylint: disable=broad-except  (damaged files raise many kinds)

@@ -1,12 +1,14 @@
 """Mode claim: arms x seeds of ordinary runs, compared by a stated test.
 
-Contents: check, train, Comparison, EQUAL, value_at, updates_to_reach, verdict.
+Contents: check, train, Comparison, EQUAL, value_at, updates_to_reach, verdict, merge, set_key,
+run_once.
 
 A claim's config has `run`, a config of mode train, rl or eval; `arms`, what each arm changes of it;
 `seeds`; `grids`, values that an arm tries for one key, the best of which counts; and
 `comparisons` of two arms. A measure is a name of `results.json` ("bits_per_char"), or
 "table:MODEL,REMASKING,NFE" of an RL run's table, or "first", "best" or "last" of its learning curve
-(an RL run's accuracy, or that of the probe of a training run).
+(an RL run's accuracy, that of the probe of a training run, or of the next token), or "reach:X", the
+updates after which the curve is at X (all of them if it never is).
 
 The test is Student's paired t over the seeds, two-sided, at 5 %: *reproduced* if the difference
 has the claimed sign and is significant, *not reproduced* if it is significant the other way,
@@ -94,6 +96,9 @@ def measured(results: Results, measure: str) -> float:
   if kind in ("first", "best", "last") and results.get("curve"):
     found = [point["accuracy"] for point in results["curve"]]
     return max(found) if kind == "best" else found[0 if kind == "first" else -1]
+  if kind == "reach" and results.get("curve"):
+    curve = results["curve"]
+    return min(updates_to_reach(curve, float(rest)), float(curve[-1]["updates"]))
   if isinstance(results.get(measure), (int, float)):
     return float(results[measure])
   raise ValueError(f"a run has no measure {measure!r}; its results are "
@@ -134,7 +139,7 @@ def verdict(differences: Sequence[float], larger_is_better: bool = True) -> dict
   return {"difference": mean, "spread": spread, "p": p, "verdict": word}
 
 
-def _merge(config: dict[str, Any], changes: Mapping[str, Any], where: str = "config") -> None:
+def merge(config: dict[str, Any], changes: Mapping[str, Any], where: str = "config") -> None:
   """Changes a config in place; a table with a `name` of its own replaces the old one.
 
   Raises:
@@ -148,18 +153,29 @@ def _merge(config: dict[str, Any], changes: Mapping[str, Any], where: str = "con
         value["name"] != config[key].get("name"))
     if isinstance(value, Mapping) and isinstance(config[key], dict) and not replaces:
       if "name" in config[key]:  # fields of a component may be left at their defaults
-        config[key] |= value
+        _fill(config[key], value)
       else:
-        _merge(config[key], value, f"{where}.{key}")
+        merge(config[key], value, f"{where}.{key}")
     else:
       config[key] = copy.deepcopy(value)
 
 
-def _set(config: dict[str, Any], key: str, value: Any) -> None:
+def _fill(component: dict[str, Any], fields: Mapping[str, Any]) -> None:
+  """Sets fields of a component; a table of the same name (or none) keeps what it has."""
+  for key, value in fields.items():
+    old = component.get(key)
+    if isinstance(value, Mapping) and isinstance(old, dict) and (
+        value.get("name", old.get("name")) == old.get("name")):
+      _fill(old, value)
+    else:
+      component[key] = copy.deepcopy(value)
+
+
+def set_key(config: dict[str, Any], key: str, value: Any) -> None:
   """Sets a dotted key."""
   for part in reversed(key.split(".")):
     value = {part: value}
-  _merge(config, value)
+  merge(config, value)
 
 
 def check(config: dict[str, Any], modes: Mapping[str, Callable]) -> list[Comparison]:
@@ -193,9 +209,9 @@ def _grid(config, arm) -> tuple[str, list]:
 
 def _run_config(config, arm, value, seed) -> dict[str, Any]:
   run = copy.deepcopy(config["run"])
-  _merge(run, config["arms"][arm])
+  merge(run, config["arms"][arm])
   if value is not None:
-    _set(run, _grid(config, arm)[0], value)
+    set_key(run, _grid(config, arm)[0], value)
   run["seed"] = seed
   if run.get("init", {}).get("base"):
     run["init"]["base"]["seed"] = seed
@@ -248,8 +264,24 @@ def _one(config, root, arm, value, seed, modes) -> Results:
   """The results of one run, which is made now if it has not been."""
   name = arm if value is None else f"{arm}_{value:g}" if isinstance(value, float) else (
       f"{arm}_{value}")
-  directory = root / name / f"seed_{seed}"
-  run = _run_config(config, arm, value, seed)
+  return run_once(_run_config(config, arm, value, seed), root / name / f"seed_{seed}", root, modes,
+                  title=f"{name}, seed {seed}")
+
+
+def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path,
+             modes: Mapping[str, Callable], *, title: str) -> Results:
+  """The results of one run, which is made now if it has not been.
+
+  Args:
+    run: its config.
+    directory: its workdir.
+    root: where base models are, `bases/HASH` each.
+    modes: name -> what runs a config.
+    title: of the run, for people.
+
+  Raises:
+    ValueError: the directory has a run of another config.
+  """
   finished = directory / "results.json"
   if finished.exists() and (directory / "claim_run.json").exists():
     made = json.loads((directory / "claim_run.json").read_text(encoding="utf-8"))
@@ -257,7 +289,7 @@ def _one(config, root, arm, value, seed, modes) -> Results:
       raise ValueError(f"{directory} has a run of another config; remove it, or use another "
                        "--workdir.")
     return json.loads(finished.read_text(encoding="utf-8"))
-  setup_lib.say(f"=== {name}, seed {seed}")
+  setup_lib.say(f"=== {title}")
   started = copy.deepcopy(run)
   if run.get("init", {}).get("base") and not run["init"]["checkpoint"]:
     base = root / "bases" / config_lib.run_hash(run["init"]["base"])

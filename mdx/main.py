@@ -46,6 +46,7 @@ modes (config.mode; sample, rl and claim have configs of their own)
   report        write report.html of a run again, or of several (configs/report.py)
   compile       compile a training or RL config for --config.compile.topology, which need not be
                 there: does it fit, and what does the compiler estimate
+  table         fine-tune models on tasks and compare them (configs/finetune.py:table)
 
 exit status: 0 finished, 2 bad input, 3 does not fit (compile), 75 stopped on a signal with
 everything saved, 1 anything else

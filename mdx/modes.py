@@ -1,6 +1,6 @@
-"""What `config.mode` can be: train, rl, sample, eval, export, claim, compile, report.
+"""What `config.mode` can be: train, rl, sample, eval, export, claim, table, compile, report.
 
-Contents: MODES, train, reinforce, sample, evaluate, export, claim, compile_, report.
+Contents: MODES, train, reinforce, sample, evaluate, export, claim, table, compile_, report.
 
 Convention: every run ends with `report.html` in its workdir.
 """
@@ -22,11 +22,13 @@ from mdx import claim as claim_lib
 from mdx import config as config_lib
 from mdx import evaluation
 from mdx import exporting
+from mdx import finetuning
 from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import sampling
 from mdx import setup as setup_lib
 from mdx import sharding
+from mdx import table as table_lib
 from mdx.data import pipeline
 from mdx.eval import likelihood
 from mdx.eval import linear
@@ -105,18 +107,22 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   before = metrics_lib.last(file, "time", start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
-  evaluator = functools.cache(lambda num_samples: _evaluator(run, num_samples))
+  labels = finetuning.Evaluator(run) if run.objective.has_labels else None
+  evaluator = functools.cache(lambda num_samples: labels or _evaluator(run, num_samples))
   quick = lambda params: evaluator(config["eval"]["num_samples"])(
       params, config["eval"]["num_batches"])
   probe = _probe(run)
+  has_curve = probe or run.objective.is_exact  # an accuracy over the steps
   clock = meter_lib.Clock(_seconds_spent(run, start))
   if probe and not start:
     writers.write(0, "eval", probe(_weights(run, state)) | {"cpu_seconds": 0.0})
 
   def evaluate_during(state, step):
-    del step
-    params, spent = _weights(run, state), {"cpu_seconds": clock.seconds} if probe else {}
-    return quick(params) | (probe(params) if probe else {}) | spent
+    params, spent = _weights(run, state), {"cpu_seconds": clock.seconds} if has_curve else {}
+    values = quick(params) | (probe(params) if probe else {}) | spent
+    if labels:
+      labels.offer(step, values, params)
+    return values
 
   state, tokens_per_second = loop_lib.fit(
       state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
@@ -129,17 +135,24 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
   params = _weights(run, state)
-  results = (evaluator(config["eval"]["final_samples"])(params) | baselines
-             | _gradient_noise(run, state.params, state.extra))
-  if probe:
-    results |= probe(params) | {"cpu_seconds": clock.seconds}
+  if labels:
+    labels.offer(config["steps"], quick(params), params)
+    results = labels.finish()
+  else:
+    results = evaluator(config["eval"]["final_samples"])(params)
+  results |= baselines | _gradient_noise(run, state.params, state.extra)
+  if has_curve:
+    results |= (probe(params) if probe else {}) | {"cpu_seconds": clock.seconds}
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     setup_lib.say(f"--- sample {i + 1}\n{text}")
+  num_tokens = config["steps"] * config["batch_size"] * config["data"]["length"]
   results |= {"tokens_per_second": tokens_per_second or _last_rate(run),
+              "parameters": tree.count(state.params),
+              "matmul_flops": 6.0 * run.spec.matmul_params() * num_tokens,
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
-  if probe:
+  if has_curve:
     results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
   if jax.process_index() == 0:
     results |= {"goodput": metrics_lib.last(file, "time", config["steps"])["goodput"]}
@@ -185,11 +198,11 @@ def _seconds_spent(run: setup_lib.Setup, start: int) -> float:
 
 
 def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
-  """Figures of the probe over the run: what `mdx.claim` reads."""
+  """Accuracy of the probe, or of the next token, over the run: what `mdx.claim` reads."""
   points = {x["step"]: x for x in lines if x["kind"] == "eval" and "cpu_seconds" in x}
+  figure = lambda x: next(x[k] for k in ("probe_accuracy", "probe_map", "accuracy") if k in x)
   return [{"updates": step, "cpu_seconds": points[step]["cpu_seconds"],
-           "accuracy": points[step].get("probe_accuracy", points[step].get("probe_map"))}
-          for step in sorted(points)]
+           "accuracy": figure(points[step])} for step in sorted(points)]
 
 
 def _weights(run: setup_lib.Setup, state):
@@ -254,7 +267,9 @@ def _samples(run: setup_lib.Setup, params) -> list[str]:
 
 def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
   """Prints the final figures."""
-  if "bits_per_char" in results:
+  if run.objective.has_labels:
+    lines = [finetuning.results_text(results)]
+  elif "bits_per_char" in results:
     name = "likelihood" if run.objective.is_exact else "bound"
     lines = [f"held-out {name:<11}{results['bits_per_char']:.3f} +- "
              f"{results['bits_per_char_stderr']:.3f} bits per character"]
@@ -280,7 +295,9 @@ def evaluate(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  results = (_evaluator(run, run.config["eval"]["final_samples"])(params) | _baselines(run)
+  evaluator = (finetuning.Evaluator(run) if run.objective.has_labels else
+               _evaluator(run, run.config["eval"]["final_samples"]))
+  results = (evaluator(params) | _baselines(run)
              | _gradient_noise(run, params, run.objective.init_state()))
   if jax.process_index() == 0:
     run.workdir.mkdir(parents=True, exist_ok=True)
@@ -332,5 +349,11 @@ def report(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   return {}
 
 
+@_reported
+def table(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+  """Fine-tunes models on tasks: models x tasks x grid x seeds, with tests."""
+  return table_lib.train(config, workdir, MODES)
+
+
 MODES = {"train": train, "rl": reinforce, "sample": sample, "eval": evaluate, "export": export,
-         "claim": claim, "compile": compile_, "report": report}
+         "claim": claim, "table": table, "compile": compile_, "report": report}

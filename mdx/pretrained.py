@@ -14,7 +14,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 
@@ -122,6 +122,9 @@ def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], tokenizer_lib.To
             "optimizer": trained(config)}
   given = {k: v for k, v in config["tokenizer"].items() if v not in (-1, "")}
   source = config["init"]["checkpoint"]
+  if source and config["init"].get("network") and not interop.is_hf_dir(source):
+    config, given["path"] = _of_run(config, source)
+    given = {"path": given["path"]}  # its special ids are there
   if not source or not interop.is_hf_dir(source):
     tokenizer = tokenizer_lib.build(given.pop("path"), **given)
     return {**config, "dtype": config["dtype"] or "float32"}, tokenizer
@@ -136,6 +139,24 @@ def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], tokenizer_lib.To
           "dtype": config["dtype"] or interop.compute_dtype(source)}, tokenizer
 
 
+def _of_run(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], str]:
+  """The config with the network of a run of ours, and the directory of its tokenizer."""
+  file = find_config(source)
+  if file is None:
+    raise ValueError(f"init.checkpoint {source} has no config.json, nor the directories above it; "
+                     "give a run's workdir, one of its checkpoints, or an export.")
+  try:
+    stored = json.loads(file.read_text(encoding="utf-8"))["config"]
+    stored = stored.get("model", stored)["network"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}).") from None
+  network = {k: v for k, v in config["network"].items() if k not in _ARCHITECTURE}
+  own = {k: v for k, v in stored.items() if k in _ARCHITECTURE or k not in network}
+  path = str(file.parent)
+  return {**config, "network": network | own,
+          "tokenizer": {**config["tokenizer"], "path": path, "chat_template": ""}}, path
+
+
 def _model_shapes(source: str, shapes: Mapping[str, Any]) -> Any:
   others = sorted(set(shapes) - {"model"})
   if others:
@@ -144,13 +165,20 @@ def _model_shapes(source: str, shapes: Mapping[str, Any]) -> Any:
   return shapes["model"]
 
 
-def check_params(source: str, shapes: Mapping[str, Any]) -> None:
-  """Raises ValueError unless `source` has parameters of these shapes; reads no weights."""
+def check_params(source: str, shapes: Mapping[str, Any], fresh: Sequence[str] = ()) -> None:
+  """Raises ValueError unless `source` has parameters of these shapes; reads no weights.
+
+  Args:
+    source: a Hugging Face directory or a checkpoint of ours.
+    shapes: tree of shape structs.
+    fresh: parts that it need not have; it may then have others.
+  """
+  shapes = {k: v for k, v in shapes.items() if k not in fresh}
   base = _stored_form(source, shapes)
   if interop.is_hf_dir(source):
     interop.check(source, _model_shapes(source, base))
   else:
-    checkpoint_lib.check_params(source, base)
+    checkpoint_lib.check_params(source, base, is_part=bool(fresh))
 
 
 def _stored_form(source: str, shapes: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +212,7 @@ def stored_types(source: str, shapes: Mapping[str, Any],
   """
   if not interop.is_hf_dir(source):
     return dict(shapes)
-  base = _model_shapes(source, _stored_form(source, shapes))
+  base = _stored_form(source, {"model": shapes["model"]})["model"]
   types = {f"model/{path}": leaf for path, leaf in
            tree.flatten(interop.stored_types(source, base)).items()}
   return tree.map_with_path(
@@ -192,8 +220,8 @@ def stored_types(source: str, shapes: Mapping[str, Any],
 
 
 def load_params(source: str, shapes: Mapping[str, Any], which: str, *, adapter: str = "",
-                seed: int = 0) -> dict[str, Any]:
-  """Loads the parameters of an objective.
+                seed: int = 0, fresh: Sequence[str] = ()) -> dict[str, Any]:
+  """Loads the parameters of an objective, but for `fresh` parts.
 
   Args:
     source: a Hugging Face directory, or what `checkpoint.load_params` takes.
@@ -201,7 +229,9 @@ def load_params(source: str, shapes: Mapping[str, Any], which: str, *, adapter: 
     which: "ema" or "raw", of a checkpoint of ours.
     adapter: directory of a PEFT adapter for `source`.
     seed: of new adapters, where `shapes` has some and neither source nor adapter gives them.
+    fresh: as in `check_params`.
   """
+  shapes = {k: v for k, v in shapes.items() if k not in fresh}
   base, wanted = _stored_form(source, shapes), tree.flatten(shapes)
   if interop.is_hf_dir(source):
     base = stored_types(source, base, lambda path: path not in wanted)  # of kernels to quantise
@@ -209,7 +239,8 @@ def load_params(source: str, shapes: Mapping[str, Any], which: str, *, adapter: 
     loaded = {"model": interop.load(source, _model_shapes(source, base), finish)}
   else:
     loaded = tree.map_with_path(lambda path, x: _quantised(path, x, wanted),
-                                checkpoint_lib.load_params(source, base, which))
+                                checkpoint_lib.load_params(source, base, which,
+                                                           is_part=bool(fresh)))
   leaves = {path.replace("/kernel/kernel_", "/kernel_"): leaf
             for path, leaf in tree.flatten(loaded).items()}
   rest = tree.nest({path: leaf for path, leaf in wanted.items() if path not in leaves})

@@ -30,6 +30,7 @@ from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import likelihood
 from mdx.eval import linear
+from mdx.eval import measures as measures_lib
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.train import loop as loop_lib
@@ -105,13 +106,15 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   config = config_lib.to_dict(config)
   check(config)
   config, tokenizer = pretrained.resolve(config)
+  config = _with_labels(config)
   run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
   if config["init"]["checkpoint"]:
     source, trains = config["init"]["checkpoint"], run.optimizer.trains
-    pretrained.check_params(source, run.shapes.params)
+    pretrained.check_params(source, run.shapes.params, run.objective.fresh)
     run = dataclasses.replace(run, shapes=run.shapes._replace(params=pretrained.stored_types(
         source, run.shapes.params, lambda path: not trains(path))))
-  for split in ("train", "validation"):
+  splits = pipeline.LABELLED_SPLITS if config["eval"].get("test") else pipeline.SPLITS
+  for split in splits:
     pipeline.check(config["data"], tokenizer, split=split)
   return run
 
@@ -182,6 +185,24 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
                spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,
                sampler=sampler, shapes=shapes)
+
+
+def _with_labels(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with the labels of its training data, where the objective is for labels."""
+  cls = objectives.OBJECTIVES.get(config["objective"].get("name"))
+  if cls is None or not cls.has_labels:
+    return dict(config)
+  labels = tuple(config["objective"].get("labels") or ())
+  if cls is not objectives.finetune.Regression:
+    found = pipeline.labels(config["data"], cls.kind)
+    if not labels:
+      labels = found
+    if len(labels) < 2:
+      raise ValueError(f"the training data has {len(labels)} label(s), {', '.join(labels)}; "
+                       "a task needs 2 or more.")
+  measures_lib.check(config["eval"], cls.kind)
+  return {**config, "data": {**config["data"], "labels": list(labels)},
+          "objective": {**config["objective"], "labels": list(labels)}}
 
 
 def build_objective(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
@@ -305,11 +326,22 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
                              trains=run.optimizer.trains)
     return 0, state_lib.create(init, rng.root(config["seed"]), run.mesh, config["sharding"])
   params = pretrained.load_params(source, run.shapes.params, which, seed=config["seed"],
-                                  adapter=config["init"].get("adapter", ""))
+                                  adapter=config["init"].get("adapter", ""),
+                                  fresh=run.objective.fresh)
+  if run.objective.fresh:
+    params |= _fresh(run)
   say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
   return 0, jax.jit(begin, out_shardings=place)(params)
+
+
+def _fresh(run: Setup) -> dict[str, Any]:
+  """The parts of the parameters that begin from the seed."""
+  parts = lambda params: {k: params[k] for k in run.objective.fresh}
+  init = lambda key: parts(run.objective.init(rng.stream(key, "init")))
+  place = jax.tree.map(lambda x: x.sharding, parts(run.shapes.params))
+  return jax.jit(init, out_shardings=place)(rng.root(run.config["seed"]))
 
 
 def load_weights(run: Setup) -> tuple[str, Any]:

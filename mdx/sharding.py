@@ -62,6 +62,8 @@ PARAM_RULES = (
     (r"(.*/)?(head_dense|rtd_head)/bias", (None,)),
     (r"(.*/)?lm_head/kernel", ("embed", "vocab")),
     (r"(.*/)?lm_head/bias", ("vocab",)),
+    (r"task/(dense|out)/kernel", ("embed", None)),
+    (r"task/(dense|out)/bias", (None,)),
     (r"pair/(in|out)/kernel", (None, None)),
     (r"pair/(in|out)/bias", (None,)),
     (r"(.*/)?merge/kernel", (None, "embed")),

@@ -119,12 +119,17 @@ class Objective(Protocol):
     generates: name of the sampler that decodes a model trained with it; "" if none does. Such
       an objective has `denoise(params, request)` -> logits float32 [B, T, V], or
       (logits, cache) if the request has a cache.
+    has_labels: whether it is trained on labelled records. Such an objective has `labels`, the
+      `kind` of what is labelled and `score(params, batch)`; see `objectives.finetune`.
+    fresh: parts of the parameters that begin from the seed, whatever `init.checkpoint` has.
   """
   network: Network
   rows_per_unit: ClassVar[int] = 1
   is_likelihood: ClassVar[bool] = False
   is_exact: ClassVar[bool] = False
   generates: ClassVar[str] = ""
+  has_labels: ClassVar[bool] = False
+  fresh: ClassVar[tuple[str, ...]] = ()
 
   @property
   def scales(self) -> Mapping[str, float]:

@@ -28,11 +28,11 @@ _ROWS = (
     ("mdx/pretrained.py",),
     ("mdx/setup.py",),
     ("mdx/model.py",),
-    ("mdx/sampling.py", "mdx/exporting.py"),
+    ("mdx/sampling.py", "mdx/exporting.py", "mdx/finetuning.py"),
     ("mdx/evaluation.py", "mdx/harness.py"),
     ("mdx/rl/", "mdx/claim.py"),
     ("mdx/programs.py",),
-    ("mdx/aot.py",),
+    ("mdx/aot.py", "mdx/table.py"),
     ("mdx/modes.py",),
     ("mdx/main.py",),
 )

@@ -111,7 +111,7 @@ def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   if config["run"]["mode"] != "rl":
     for changes in config["arms"].values():  # every arm is a run that could start
       run = copy.deepcopy(config["run"])
-      claim._merge(run, changes)
+      claim.merge(run, changes)
       setup_lib.setup(run, str(tmp_path / "run"))
   with pytest.raises(ValueError, match="takes no argument, got 'x'"):
     module.get_config("x")

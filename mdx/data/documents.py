@@ -1,6 +1,7 @@
 """Documents: the records of a source as token ids, with what is a target and what is given.
 
-Contents: Documents, fields, parts_row; FILLS, FILLS_ROW. What follows the answer of a record that has one:
+Contents: Documents, fields, parts_row; FILLS, FILLS_ROW, TOO_LONG. What follows the answer of a
+record that has one:
 
   pad           nothing; one end of text if `append_eos`
   eos           end-of-text tokens up to the row's end, targets like others (LLaDA)
@@ -19,15 +20,19 @@ from typing import Any
 import numpy as np
 
 from mdx.data import chat
+from mdx.data import labelled_rows
 from mdx.data import pack
 from mdx.data import tokenizer as tokenizer_lib
 
 FILLS_ROW = ("eos", "eos_together")
 FILLS = ("pad", *FILLS_ROW, "eos_multiple")
+TOO_LONG = ("error", "skip", "cut")
 
 
 def fields(cfg: Any, has_answers: bool, has_parts: bool = False) -> tuple[str, ...]:
   """What a row has beside tokens, under a `pipeline.Config`."""
+  if cfg.labels is not None:
+    return labelled_rows.FIELDS
   if has_parts:
     return "is_given", "is_empty", "token_types", "labels"
   if not has_answers:
@@ -52,7 +57,9 @@ class Documents(Sequence):
     self._records = source.records(split)
     self.where = _describe(source, split)
     self._cfg, self._tokenizer = cfg, tokenizer
-    if tokenizer.eos_id < 0 and (cfg.append_eos or (has_answers and cfg.fill.startswith("eos"))):
+    if cfg.labels is not None:
+      self._encoder = labelled_rows.Encoder(tokenizer, cfg)
+    elif tokenizer.eos_id < 0 and (cfg.append_eos or (has_answers and cfg.fill.startswith("eos"))):
       raise ValueError(f"{tokenizer.name} has no end token; set data.append_eos=False and "
                        "data.fill=pad, or tokenizer.eos_id.")
     self._eos = np.asarray([tokenizer.eos_id] if cfg.append_eos else [], np.int32)
@@ -80,11 +87,18 @@ class Documents(Sequence):
       chat.check(self._tokenizer, [messages for _, messages in found],
                  [self._place(i) for i, _ in found])
 
+  def check_labels(self) -> None:
+    """Raises ValueError for the first label that is none, of all records."""
+    for record in self._records:
+      self._encoder.numbers(record)
+
   def _place(self, index: int) -> str:
     return f"record {index} of {self.where}"
 
   def _read(self, index: int) -> pack.Row | None:
     record, where = self._records[index], self._place(index)
+    if self._cfg.labels is not None:
+      return self._encoder(record)
     try:
       if "messages" in record:
         return self._answered(*chat.encode(self._tokenizer, record["messages"]))
@@ -134,6 +148,9 @@ class Documents(Sequence):
     if wanted > cfg.length:
       if cfg.too_long == "skip":
         return None
+      if cfg.too_long == "cut":
+        raise ValueError("data.too_long 'cut' is for labelled records; an answer that is cut would "
+                         "be another. Use 'error' or 'skip'.")
       raise ValueError(f"prompt and answer have {wanted} tokens, more than length {cfg.length}; "
                        "raise it, leave the record out, or set data.too_long='skip'.")
     if cfg.fill in FILLS_ROW:

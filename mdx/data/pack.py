@@ -109,7 +109,7 @@ def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   Args:
     row: as a packer emits it; where `is_given` (bool [length], optional) it has no targets,
       tokens that are `is_shared` (likewise) are masked together, and places that are `is_empty`
-      are padding inside of a text.
+      are padding inside of a text. `labels` and `token_types` are numbers.
     pad_id: token of padding.
     isolate_documents: if False, the row is one segment with positions 0..length-1.
 

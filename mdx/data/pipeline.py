@@ -1,6 +1,7 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, shapes, check, texts, read_config, Config (the keys of a data config).
+Contents: build, shapes, check, texts, labels, labelled_records, read_config, Config (the keys of
+a data config).
 
 Convention: a batch has tokens, segment_ids, positions int32 [rows, length] and loss_mask bool. A
 global batch is cut from `num_shards` streams, which share the documents, and a process reads the
@@ -22,10 +23,13 @@ import numpy as np
 
 from mdx import config as config_lib
 from mdx.data import documents as documents_lib
+from mdx.data import files
+from mdx.data import labelled
 from mdx.data import pack
 from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
 
+SPLITS, LABELLED_SPLITS = files.SPLITS, labelled.LABELLED_SPLITS
 _CHECKED_RECORDS = 1000
 _FEW_DOCUMENTS = 256
 
@@ -46,7 +50,10 @@ class Config:
       "eos", "eos_together" or "eos_multiple".
     fill_multiple: of "eos_multiple", in tokens (the block length).
     too_long: what becomes of a record with answers that has more than `length` tokens:
-      "error", or "skip".
+      "error", or "skip". Of labelled records, whose number stays: "error" or "cut".
+    labels: None, or the labels of labelled records (see `mdx.data.labelled`), of which a row
+      has the numbers; () = they are scores, numbers themselves.
+    separators: end tokens between two texts of a labelled record (2 in RoBERTa).
     append_eos: whether every document ends with eos_id.
     isolate_documents: whether documents of a row are separate segments with positions
       of their own; otherwise the row is one segment.
@@ -66,6 +73,8 @@ class Config:
   fill: str = "pad"
   fill_multiple: int = 32
   too_long: str = "error"
+  labels: Sequence[str] | None = None
+  separators: int = 1
   append_eos: bool = True
   isolate_documents: bool = True
   num_shards: int = 1
@@ -79,14 +88,18 @@ class Config:
     if self.packing not in pack.PACKINGS:
       raise ValueError(f"data config: unknown packing {self.packing!r}; choose from "
                        f"{', '.join(pack.PACKINGS)}.")
-    for name, choices in (("fill", documents_lib.FILLS), ("too_long", ("error", "skip"))):
+    for name, choices in (("fill", documents_lib.FILLS), ("too_long", documents_lib.TOO_LONG)):
       if getattr(self, name) not in choices:
         raise ValueError(f"data config: {name} is {getattr(self, name)!r}; choose from "
                          f"{', '.join(choices)}.")
     if self.fill in documents_lib.FILLS_ROW and self.packing != "pad":
       raise ValueError(f"data config: fill {self.fill!r} goes up to the row's end, so a row has "
                        f"one record; set packing='pad', not {self.packing!r}, or another fill.")
-    for name in ("length", "fill_multiple", "num_shards"):
+    if self.labels is not None and (self.packing != "pad" or self.too_long == "skip"):
+      raise ValueError("data config: a labelled record has a row of its own, and each must have "
+                       "one; set packing='pad' and too_long='cut' or 'error', not "
+                       f"{self.packing!r} and {self.too_long!r}.")
+    for name in ("length", "fill_multiple", "num_shards", "separators"):
       if getattr(self, name) < 1:
         raise ValueError(f"data config: {name} must be positive, got {getattr(self, name)}.")
     for name in ("num_workers", "num_threads", "read_buffer"):
@@ -102,8 +115,48 @@ class Config:
   def parts(self) -> list[tuple[Any, float]]:
     """Builds the (source, weight) pairs."""
     if self.source is not None:
-      return [(sources.build(self.source), 1.0)]
-    return [(sources.build(part["source"]), float(part["weight"])) for part in self.mixture]
+      found = [(sources.build(self.source), 1.0)]
+    else:
+      found = [(sources.build(part["source"]), float(part["weight"])) for part in self.mixture]
+    for source, _ in found:
+      if is_labelled(source) != (self.labels is not None):
+        raise ValueError(
+            f"data source {type(source).__name__.lower()} is labelled; train it with an objective "
+            "for labels (configs/finetune.py)." if is_labelled(source) else
+            f"data source {type(source).__name__.lower()} has no labels; use table, conll, conllu, "
+            "tfds_labelled or packaged.")
+    return found
+
+
+def is_labelled(source: Any) -> bool:
+  """Whether the records of a source have labels."""
+  return getattr(source, "is_labelled", False)
+
+
+def labels(cfg: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+  """The labels of the training records, sorted, with "O" (no entity) first.
+
+  Args:
+    cfg: mapping with the fields of `Config`.
+    kind: of `labelled.KINDS`, what must be labelled.
+
+  Raises:
+    ValueError: the source labels something else, or nothing.
+  """
+  cfg = {k: v for k, v in config_lib.to_dict(cfg).items() if k != "labels"}
+  found = set()
+  for source, _ in read_config({**cfg, "labels": ()}).parts():
+    if source.kind != kind:
+      raise ValueError(f"this objective is for labels of {kind}, but data source "
+                       f"{type(source).__name__.lower()} labels {source.kind}; use another.")
+    for record in source.records("train"):
+      found.update(record["tags"] if kind == "words" else [record["label"]])
+  return tuple(sorted(found, key=lambda label: (label != "O", label)))
+
+
+def labelled_records(cfg: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
+  """The records of a labelled data config, in the order of `build` without shuffling."""
+  return [record for source, _ in read_config(cfg).parts() for record in source.records(split)]
 
 
 def read_config(cfg: Mapping[str, Any]) -> Config:
@@ -120,7 +173,7 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
   Args:
     cfg: mapping with the fields of `Config`.
     tokenizer: makes ids of text; bounds the ids of records that are tokens already.
-    split: "train" or "validation".
+    split: "train" or "validation", or "test" of labelled records.
     batch_size: rows of a global batch.
     seed: of the order; each epoch has its own order.
     rows: those of every global batch that are wanted; None = all.
@@ -285,6 +338,9 @@ def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
     documents = documents_lib.Documents(cfg, source, split, tokenizer, source.has_answers,
                                         getattr(source, "has_parts", False))
     num_checked = min(len(documents), _CHECKED_RECORDS)
+    if cfg.labels is not None:
+      documents.check_labels()
+      continue
     documents.check_template(num_checked)
     num_empty = sum(documents[i] is None for i in range(num_checked))
     if num_empty == num_checked:
@@ -311,6 +367,8 @@ def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
       record = records[i]
       if "prompt" in record:
         yield record["answer"]
+      elif "texts" in record or "words" in record:
+        yield "\n".join(record.get("texts") or [" ".join(record["words"])])
       elif "parts" in record:
         yield from (part if isinstance(part, str) else tokenizer.decode(part)
                     for part in record["parts"])

@@ -6,8 +6,9 @@ whose items are {"text": str}, {"tokens": int32 [n]}, {"messages": [{"role", "co
 `mdx.data.chat`), {"parts": [premise, candidate, ...], "labels": [bool, ...]} (see `mdx.data.pairs`;
 a part is a text or ids) or {"prompt": str, "answer": str}, where a "blank": str that is not empty
 says that the answer is the prompt with these filled in; a text or tokens may have a "label": int,
-for probes; `split` is "train" or "validation". `documents(split)`, where a source has it, gives
-documents as lists of paragraphs, which are lists of sentences.
+for probes; or labelled records (see `mdx.data.labelled`). `split` is "train" or "validation", of
+labelled records also "test". `documents(split)`, where a source has it, gives documents as lists of
+paragraphs, which are lists of sentences.
 
 Convention: in a source without splits of its own, record i belongs to validation if
 i % holdout_every == holdout_every - 1, unless `validation_path` names other files.
@@ -17,21 +18,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mdx import assets
 from mdx import config as config_lib
 from mdx import tasks
+from mdx.data import files
 from mdx.data import grammar
+from mdx.data import grammar_tags
+from mdx.data import labelled
+from mdx.data import packaged
 from mdx.data import pairs
 from mdx.data import readers
+from mdx.data import recall
 
-SPLITS = ("train", "validation")
+SPLITS = files.SPLITS
 
 
 def build(cfg: Mapping[str, Any]):
@@ -50,40 +54,7 @@ def _is_unset(value: Any) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Files:
-  """Files with a hold-out; subclasses have `_read(paths)`, all records of the files.
-
-  Attributes:
-    path: a file, "asset:NAME", a glob, or several of them, read one after another.
-    validation_path: files of the validation split; None holds out of `path`.
-    holdout_every: one record in this many is validation; 0 holds out none.
-  """
-
-  in_memory = False  # True if records stay in memory, so that their tokens may too
-  has_answers = False  # True if only answers are targets
-  path: str | Sequence[str]
-  validation_path: str | Sequence[str] | None = None
-  holdout_every: int = 20
-
-  def __post_init__(self):
-    object.__setattr__(self, "path", _find(self.path))
-    if self.validation_path is not None:
-      object.__setattr__(self, "validation_path", _find(self.validation_path))
-      if shared := sorted(set(self.path) & set(self.validation_path)):
-        raise ValueError(f"{shared[0]} is in both path and validation_path, so the model would "
-                         "train on it; take it out of path.")
-
-  def records(self, split: str) -> Sequence:
-    """Returns the records of "train" or "validation"."""
-    is_validation = _is_validation(split)
-    if self.validation_path is None:
-      return _hold_out(self._read(self.path), self.holdout_every, split, ", ".join(self.path))
-    paths = self.validation_path if is_validation else self.path
-    return _hold_out(self._read(paths), 0, "train", ", ".join(paths))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Text(_Files):
+class Text(files.Files):
   """Plain UTF-8 text (or .xz, .gz), cut into documents at line ends.
 
   The documents joined are the file, character for character. A document has at most
@@ -124,7 +95,7 @@ class Text(_Files):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Jsonl(_Files):
+class Jsonl(files.Files):
   """One JSON object a line; `field` holds the text, or a list of token ids.
 
   Only the offsets of the lines stay in memory. Files below 64 MB are checked line by
@@ -138,7 +109,7 @@ class Jsonl(_Files):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chat(_Files):
+class Chat(files.Files):
   """One conversation a line of jsonl: `field` holds a list of {"role": ..., "content": ...}."""
 
   has_answers = True
@@ -150,7 +121,7 @@ class Chat(_Files):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parquet(_Files):
+class Parquet(files.Files):
   """Parquet files; column `field` holds strings or lists of token ids.
 
   Random access decodes a whole row group and keeps the last eight, so shuffled reading
@@ -164,7 +135,7 @@ class Parquet(_Files):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ArrayRecord(_Files):
+class ArrayRecord(files.Files):
   """ArrayRecord files.
 
   Attributes:
@@ -215,16 +186,8 @@ class Tfds:
 
   def records(self, split: str) -> Sequence:
     """Returns the records of "train" or "validation"."""
-    native = self.validation_split if _is_validation(split) else self.train_split
-    where = f"tfds {self.builder or self.data_dir}, split {native!r}"
-    import tensorflow_datasets as tfds
-    try:
-      found = (tfds.builder(self.builder, data_dir=self.data_dir) if self.builder
-               else tfds.builder_from_directory(self.data_dir))
-      items = found.as_data_source(native)
-    except Exception as e:  # tfds raises many kinds, from import to file errors
-      raise ValueError(f"{where}: cannot be opened ({readers.reason(e)}); "
-                       "prepare it with file_format='array_record' and check the split.") from e
+    native = self.validation_split if files.is_validation(split) else self.train_split
+    found, items, where = files.open_tfds(self.data_dir, self.builder, native)
     if self.field not in found.info.features:
       raise ValueError(f"{where}: no feature {self.field!r}; it has "
                        f"{', '.join(sorted(found.info.features))}. Set `field` of the source.")
@@ -248,7 +211,7 @@ class Memory:
     """Returns the records of "train" or "validation"."""
     records = tuple(readers.record(document, f"memory source, document {i}")
                     for i, document in enumerate(self.documents))
-    return _hold_out(records, self.holdout_every, split, "memory source")
+    return files.hold_out(records, self.holdout_every, split, "memory source")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -269,7 +232,7 @@ class Task:
 
   def records(self, split: str) -> Sequence:
     """Returns {"prompt", "answer", "blank"} of "train" or "validation"."""
-    _is_validation(split)
+    files.is_validation(split)
     task = tasks.build(self.task)
     return tuple({"prompt": prompt, "answer": answer, "blank": tasks.blank_of(task)}
                  for prompt, answer in task.training_pairs(split))
@@ -284,6 +247,7 @@ class GrammarText:
     num_paragraphs, num_sentences: of a document, and of a paragraph.
     seed: of the documents.
     held_out: only held-out pairs of verb and object, and verbs that have some.
+    one_determiner: all determiners are written alike, and tell no gender.
   """
 
   in_memory = True
@@ -295,6 +259,7 @@ class GrammarText:
   num_sentences: int = 6
   seed: int = 0
   held_out: bool = False
+  one_determiner: bool = False
 
   def __post_init__(self):
     for name in ("num_documents", "num_validation", "num_paragraphs", "num_sentences"):
@@ -309,12 +274,13 @@ class GrammarText:
 
   def records(self, split: str) -> Sequence:
     """Returns {"tokens", "label"} of "train" or "validation"."""
-    return tuple({"tokens": np.concatenate([s for paragraph in paragraphs for s in paragraph]),
-                  "label": topic} for topic, paragraphs in self._drawn(_is_validation(split)))
+    write = grammar_tags.one_determiner if self.one_determiner else lambda ids: ids
+    return tuple({"tokens": write(np.concatenate([s for part in paragraphs for s in part])),
+                  "label": topic} for topic, paragraphs in self._drawn(files.is_validation(split)))
 
   def documents(self, split: str) -> list[pairs.Document]:
     """Paragraphs and sentences as they were drawn."""
-    return [paragraphs for _, paragraphs in self._drawn(_is_validation(split))]
+    return [paragraphs for _, paragraphs in self._drawn(files.is_validation(split))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -366,7 +332,7 @@ class Structure:
 
   def records(self, split: str) -> Sequence:
     """Returns {"parts", "labels"} of "train" or "validation"."""
-    is_validation = _is_validation(split)
+    is_validation = files.is_validation(split)
     drawn = pairs.Pairs(
         build(self.documents).documents(split), self.task,
         self.validation_size if is_validation else self.size, (self.seed, int(is_validation)),
@@ -383,7 +349,7 @@ class Structure:
       sentence's paragraph, the others are wrong ones as in training.
     """
     documents = build(self.documents).documents(split)
-    drawn = pairs.Pairs(documents, "ssp", number, (self.seed, 2 + int(_is_validation(split))),
+    drawn = pairs.Pairs(documents, "ssp", number, (self.seed, 2 + int(files.is_validation(split))),
                         num_candidates, (1, 1), self.hard_rate)
     counts = pairs.word_counts(documents)
     rows = []
@@ -400,42 +366,10 @@ def _parts_record(row: pairs.Row, where: str = "") -> dict[str, Any]:
   return {"parts": [join(part) for part in row.parts], "labels": row.labels}
 
 
-SOURCES = {"grammar": GrammarText, "structure": Structure, "text": Text, "jsonl": Jsonl, "chat": Chat, "parquet": Parquet,
-           "array_record": ArrayRecord, "tfds": Tfds, "memory": Memory, "task": Task}
-
-
-def _is_validation(split: str) -> bool:
-  if split not in SPLITS:
-    raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}.")
-  return split == "validation"
-
-
-def _hold_out(records: Sequence, holdout_every: int, split: str, where: str) -> Sequence:
-  """Returns one split of `records`; holdout_every 0 means all of them are train."""
-  if holdout_every < 0 or holdout_every == 1:
-    raise ValueError(f"holdout_every must be 0 (no hold-out) or at least 2, got "
-                     f"{holdout_every}; 20 holds out one record in 20.")
-  if _is_validation(split) and holdout_every == 0:
-    raise ValueError(f"{where}: there is no validation split because holdout_every is 0; "
-                     "set holdout_every=20, or name a validation_path if it reads files.")
-  subset = records
-  if holdout_every:
-    subset = readers.Subset(records, holdout_every, _is_validation(split))
-  if not len(subset):
-    raise ValueError(f"{where}: the {split} split is empty ({len(records)} records, "
-                     f"holdout_every={holdout_every}); give more records or hold out more often.")
-  return subset
-
-
-def _find(paths: str | os.PathLike | Sequence[str]) -> tuple[str, ...]:
-  """Resolves assets and globs; raises ValueError for a missing file."""
-  found = []
-  paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths or [""]
-  for path in paths:
-    path = assets.resolve(path)
-    matches = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path)))
-    if not matches:
-      raise ValueError(f"no data file {path!r} (working directory {os.getcwd()}); correct the "
-                       "path, or use asset:NAME with one of " + ", ".join(assets.names()) + ".")
-    found += matches
-  return tuple(found)
+SOURCES = {"text": Text, "jsonl": Jsonl, "chat": Chat, "parquet": Parquet,
+           "array_record": ArrayRecord, "tfds": Tfds, "memory": Memory, "task": Task,
+           "grammar": GrammarText, "grammar_tags": grammar_tags.GrammarTags,
+           "structure": Structure, "table": labelled.Table,
+           "conll": labelled.Conll, "conllu": labelled.Conllu,
+           "tfds_labelled": labelled.TfdsLabelled, "packaged": packaged.Packaged,
+           "recall": recall.Recall}

@@ -1,6 +1,7 @@
 """Likelihood of texts: exact for autoregressive models, a bound for diffusion.
 
-Contents: ESTIMATORS, check_estimator, make_row_nll, ratio, evaluate, conditional_nll.
+Contents: ESTIMATORS, check_estimator, make_row_nll, ratio, evaluate, run_batches,
+conditional_nll.
 
 Convention: the unit is a row. Each row's bound is averaged over `num_samples`
 times of its own draw, so rows are independent and the standard error over rows
@@ -38,7 +39,8 @@ def check_estimator(estimator: str, objective: Any) -> None:
 
 
 def _for_estimator(estimator: str, objective: Any) -> Any:
-  """The objective as an estimator draws its masks."""
+  """The objective as a model is scored with it, and as an estimator draws its masks."""
+  objective = getattr(objective, "scored", objective)
   draw = getattr(objective, "mask_draw", "bernoulli")
   if objective.is_exact or not objective.is_likelihood:
     return objective
@@ -63,6 +65,8 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
                  seed: int = 0) -> Callable[[types.Params, types.Batch], dict[str, jax.Array]]:
   """Builds (params, batch) -> {"nll": [B] nats, "count": [B]}; jit it.
 
+  Where `objective.is_exact` there is also "right": [B], tokens that were the most likely ones.
+
   Args:
     objective: any objective; its `rows` are averaged over draws.
     estimator: "stratified" spreads a row's times evenly over (0, 1], one in
@@ -81,6 +85,7 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
   if num_samples < 1:
     raise ValueError(f"the number of likelihood samples must be positive, got {num_samples}.")
   num_samples = 1 if objective.is_exact else num_samples
+  names = ("nll", "right") if objective.is_exact else ("nll",)
   nodes, shares = np.polynomial.legendre.leggauss(num_samples)
   nodes, shares = (jnp.asarray(x, jnp.float32) for x in ((nodes + 1) / 2, shares / 2))
 
@@ -103,11 +108,11 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
       prepared, _ = objective.prepare(params, batch | {"time": time},
                                       rng.stream(key, "draw", draw), context)
       rows = objective(params, prepared, context)[1].rows
-      return {"nll": total["nll"] + share * rows["nll"],
-              "count": total["count"] + rows["count"] / num_samples}, None
+      new = {name: total[name] + share * rows[name] for name in names}
+      return new | {"count": total["count"] + rows["count"] / num_samples}, None
 
     zeros = jnp.zeros(batch["tokens"].shape[0], jnp.float32)
-    return jax.lax.scan(one, {"nll": zeros, "count": zeros}, jnp.arange(num_samples))[0]
+    return jax.lax.scan(one, dict.fromkeys((*names, "count"), zeros), jnp.arange(num_samples))[0]
 
   return row_nll
 
@@ -141,25 +146,47 @@ def evaluate(row_nll: Callable, params: types.Params, batches: Iterable[Mapping[
 
   Returns:
     nats_per_token and perplexity, bits_per_char, each with `_stderr`, and
-    num_tokens, num_chars, num_rows.
+    num_tokens, num_chars, num_rows; accuracy, of predicting the next token, where rows have it.
   """
-  results, is_real, chars = [], [], []
-  index = 0
+  results, batches = run_batches(row_nll, params, batches, mesh=mesh)
+  real = [batch["loss_mask"].any(axis=1) for batch in batches]
+  if not any(is_real.any() for is_real in real):
+    raise ValueError("the evaluation set is empty; check config.data and its held-out split.")
+  real, chars = np.concatenate(real), None
+  nll, count = (np.concatenate([x[name] for x in results])[real] for name in ("nll", "count"))
+  if chars_per_token is not None:
+    chars = np.concatenate([(chars_per_token[batch["tokens"]] * batch["loss_mask"]).sum(axis=1)
+                            for batch in batches])[real]
+  found = summarize(nll, count, chars)
+  if "right" in results[0]:
+    right = np.concatenate([x["right"] for x in results])[real]
+    found["accuracy"], found["accuracy_stderr"] = ratio(right, count)
+  return found
+
+
+def run_batches(fn: Callable, params: types.Params, batches: Iterable[Mapping[str, np.ndarray]], *,
+                mesh: jax.sharding.Mesh) -> tuple[list[Any], list[Mapping[str, np.ndarray]]]:
+  """Runs a jitted function of parameters and rows over the batches of a held-out set.
+
+  Args:
+    fn: (params, batch) -> tree of arrays with leading axis B; the batch has `example_index`.
+    params: weights.
+    batches: global host batches of equal shape.
+    mesh: where the batches are placed; each process takes its rows.
+
+  Returns:
+    Host results of each batch, all rows, and the batches.
+  """
+  results, seen, index = [], [], 0
   for batch in batches:
     num_rows = len(batch["tokens"])
+    seen.append(batch)
     batch = dict(batch, example_index=np.arange(index, index + num_rows, dtype=np.int32))
     index += num_rows
-    result = row_nll(params, sharding.place_batch(batch, mesh))
+    result = fn(params, sharding.place_batch(batch, mesh))
     results.append(host.fetch(result) if jax.process_count() > 1 else result)
-    is_real.append(batch["loss_mask"].any(axis=1))
-    if chars_per_token is not None:
-      chars.append((chars_per_token[batch["tokens"]] * batch["loss_mask"]).sum(axis=1))
-  if not any(real.any() for real in is_real):
-    raise ValueError("the evaluation set is empty; check config.data and its held-out split.")
   # Fetched at the end, so that the device need not wait for the host.
-  results, real = jax.device_get(results), np.concatenate(is_real)
-  nll, count = (np.concatenate([x[name] for x in results])[real] for name in ("nll", "count"))
-  return summarize(nll, count, np.concatenate(chars)[real] if chars else None)
+  return jax.device_get(results), seen
 
 
 def summarize(nll: np.ndarray, count: np.ndarray, chars: np.ndarray | None) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Attention visibility as a value, the attention product, and its memory.
 
-Contents: SAVED, Attention, Full, Causal, BlockCausal, TwoStream, Prefix, Local, PerLayer,
+Contents: SAVED, Attention, Full, Causal, BlockCausal, TwoStream, Prefix, Local, PerLayer, Groups,
 ATTENTIONS, Narrowed, narrowed, Places, Sight, sight, visible, attend, at_slots, write.
 
 Convention: a query sees a key where the value allows it AND both lie in the
@@ -206,7 +206,35 @@ class PerLayer(Attention):
 
 _ONE = {"full": Full, "causal": Causal, "block_causal": BlockCausal, "prefix": Prefix,
         "local": Local}
-ATTENTIONS = _ONE | {"per_layer": PerLayer}
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Groups(Attention):
+  """Groups of neighbouring layers, each causal or full.
+
+  Attributes:
+    code: a digit a group from the bottom to the top: 0 is causal, 1 is full.
+
+  Reference: Dukić & Šnajder 2024, arXiv:2401.14556 (decoders for sequence labelling).
+  """
+  code: str
+
+  def __post_init__(self):
+    if not self.code or set(self.code) - {"0", "1"}:
+      raise ValueError(f"attention code is {self.code!r}; expected a digit 0 (causal) or 1 (full) "
+                       "for each group of layers.")
+
+  def of_layers(self, num_layers):
+    """The value of each group, as often as it has layers."""
+    if num_layers % len(self.code):
+      raise ValueError(f"the {len(self.code)} groups of attention code {self.code!r} do not divide "
+                       f"the {num_layers} layers of the network; use a divisor.")
+    size = num_layers // len(self.code)
+    return tuple((Causal(), Full())[int(digit)] for digit in self.code for _ in range(size))
+
+
+ATTENTIONS = _ONE | {"per_layer": PerLayer, "groups": Groups}
 
 
 @jax.tree_util.register_dataclass

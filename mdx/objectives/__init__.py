@@ -16,9 +16,11 @@ from mdx.objectives import block_diffusion
 from mdx.objectives import d3pm
 from mdx.objectives import diffusion
 from mdx.objectives import electra
+from mdx.objectives import finetune
 from mdx.objectives import genmd4
 from mdx.objectives import grpo
 from mdx.objectives import mdpo
+from mdx.objectives import meap
 from mdx.objectives import mlm
 from mdx.objectives import rts
 from mdx.objectives import sedd
@@ -37,6 +39,11 @@ OBJECTIVES = {
     "genmd4": genmd4.GenMD4,
     "block_diffusion": block_diffusion.BlockDiffusion,
     "adapt": adapt.Adaptation,
+    "meap": meap.MEAP,
+    "meap_sft": meap.MEAPFineTuning,
+    "classification": finetune.Classification,
+    "regression": finetune.Regression,
+    "tagging": finetune.Tagging,
 }
 POLICIES = {
     "mdpo": mdpo.MDPO,

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.networks import attention as attention_lib
+from mdx.networks import heads
 from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
 
@@ -60,17 +61,18 @@ class AutoRegressive(types.Objective):
     """Sum of -log p(x_i | x_<i) over the rows."""
     del context
     tokens, is_target = batch["tokens"], mask_lib.allowed_positions(batch)
-    segments = batch.get("segment_ids")
-    hidden = self.network.encode(params["model"], self._previous(tokens, segments),
-                                 attention=self.visibility, positions=batch.get("positions"),
-                                 segment_ids=segments)
-    losses = targets_lib.target_losses(self.network, params["model"], hidden, tokens, is_target,
-                                       blocked=self.mask_id)
+    hidden = self.network.encode(params["model"], self._inputs(batch), attention=self.visibility,
+                                 positions=batch.get("positions"),
+                                 segment_ids=batch.get("segment_ids"))
+    losses, is_right = targets_lib.target_losses(
+        self.network, params["model"], hidden, tokens, is_target, blocked=self.mask_id,
+        score=_nats_and_right)
     rows = losses.sum(axis=1)
     total = rows.sum()
     count = is_target.sum(axis=1, dtype=jnp.float32)
     metrics = {"nats_per_token": (total, count.sum())}
-    return {"nll": total}, types.Aux(metrics, {"nll": rows, "count": count}, {})
+    return {"nll": total}, types.Aux(
+        metrics, {"nll": rows, "count": count, "right": is_right.sum(axis=1)}, {})
 
   def denoise(self, params, request):
     """Logits of each token given those before it; see `types.Request`."""
@@ -83,6 +85,12 @@ class AutoRegressive(types.Objective):
     """The attention value."""
     return attention_lib.Causal()
 
+  def _inputs(self, batch):
+    """What each place is shown: `previous` if `prepare` gave it, else the token before it."""
+    if "previous" in batch:
+      return batch["previous"]
+    return self._previous(batch.get("inputs", batch["tokens"]), batch.get("segment_ids"))
+
   def _previous(self, tokens, segments):
     start = self.mask_id if self.start_id < 0 else self.start_id
     previous = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start)
@@ -90,3 +98,9 @@ class AutoRegressive(types.Objective):
       return previous
     starts = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     return jnp.where(starts, start, previous)
+
+
+def _nats_and_right(logits, targets):
+  """-log p(target), and 1 where the target is the most likely token."""
+  is_right = logits.argmax(axis=-1) == targets
+  return heads.cross_entropy(logits, targets), is_right.astype(jnp.float32)

@@ -21,6 +21,7 @@ import numpy as np
 from mdx import checkpoint as checkpoint_lib
 from mdx import metrics as metrics_lib
 from mdx import sharding
+from mdx.eval import measures
 from mdx.train import meter as meter_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
@@ -200,7 +201,8 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
 
 def _held_out(values: dict[str, float]) -> str:
   """The figures of an evaluation that the console shows."""
-  shown = [k for k in ("nats_per_token", "bits_per_char") if k in values] or list(values)
+  known = ("nats_per_token", "bits_per_char", *measures.MEASURES)
+  shown = [k for k in known if k in values] or list(values)
   return "  ".join(
       f"{k} {values[k]:.4g}" + (f" +- {values[f'{k}_stderr']:.2g}" if f"{k}_stderr" in values
                                 else "") for k in shown)
