@@ -21,13 +21,18 @@ def _series(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[tu
   return [(step, points[step]) for step in steps]
 
 
+def _is_hidden(name: str) -> bool:
+  """Errors are drawn with their figure, and sizes say nothing."""
+  return name.endswith("_stderr") or name.startswith("num_")
+
+
 def _names(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
   """(kind, name) of every metric with at least two points in some run, in order of appearance."""
   found = {}
   for lines in runs.values():
     for line in lines:
       for name, value in line.items():
-        if name not in ("step", "kind") and not name.endswith("_stderr") and isinstance(
+        if name not in ("step", "kind") and not _is_hidden(name) and isinstance(
             value, (int, float)):
           found.setdefault((line["kind"], name))
   order = {kind: i for i, kind in enumerate(("eval", "train", "rollout"))}

@@ -1,0 +1,97 @@
+"""report.html: what it says, that hostile text stays text, and how a browser shows it."""
+
+import json
+import re
+
+import pytest
+
+from mdx import modes
+from mdx.configs import report as report_config
+from mdx.report import page
+import browser
+
+HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+
+
+@pytest.fixture(name="run")
+def _run(tmp_path):
+  """A workdir as a run of RL leaves it, with hostile texts."""
+  return _workdir(tmp_path / "one")
+
+
+def _workdir(path, seed=0, accuracy=0.75):
+  path.mkdir()
+  config = {"mode": "rl", "seed": seed, "objective": {"name": "mdpo", "kl": 0.1}, "note": HOSTILE}
+  (path / "config.json").write_text(json.dumps({"hash": "x", "config": config}))
+  lines = [{"step": s, "kind": "train", "loss": 2.0 / s} for s in range(1, 2001)]
+  lines += [{"step": s, "kind": "eval", "accuracy": accuracy, "accuracy_stderr": 0.1}
+            for s in (0, 1000, 2000)]
+  (path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+  table = [{"model": m, "remasking": r, "nfe": n, "accuracy": accuracy, "stderr": 0.02,
+            "over_denoising": 0.05, "num_examples": 512}
+           for m in ("base", "mdpo") for r in ("low_confidence", "rcr") for n in (2, 4)]
+  (path / "results.json").write_text(json.dumps({"table": table, "updates": 2000,
+                                                 "seconds": {"rollout": 12.5}}))
+  rows = [{"id": 0, "prompt": "1 + 1 = " + HOSTILE, "completion": HOSTILE, "score": 1.0}]
+  (path / "generations.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+  (path / "trajectories.html").write_text("<p id='inside'>viewer</p>")
+  (path / page.ENVIRONMENT).write_text(json.dumps(page.environment(3.5)))
+  return path
+
+
+def test_a_report_holds_results_curves_samples_viewer_times_versions_and_config(run):
+  text = page.write(run).read_text()
+  for wanted in ("75.0 ± 2.0 (5.0)", "512 held-out problems", "2 steps", "Learning curves",
+                 "accuracy (held-out)", "loss (training)", "score 1", "Denoising: trajectories",
+                 "seconds: rollout", "12.5", "objective.kl", "jax", "wall time"):
+    assert wanted in text, wanted
+  # Self-contained: nothing is asked for from elsewhere.
+  assert not re.findall(r"(?:src|href)=\"(?!data:|#)", text)
+  assert HOSTILE not in text and "<script>" not in text
+  assert len(text) < 400_000  # two thousand points are thinned out
+
+
+def test_a_report_of_an_unfinished_run_is_written_and_of_no_run_refused(tmp_path, run):
+  (run / "results.json").unlink()
+  (run / page.ENVIRONMENT).unlink()
+  assert "not finished" in page.write(run).read_text()
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(ValueError, match="holds no run") as error:
+    page.write(tmp_path / "empty")
+  assert "\n" not in str(error.value)
+
+
+def test_several_runs_are_compared(tmp_path, run, capsys):
+  other = _workdir(tmp_path / "two", seed=1, accuracy=0.5)
+  config = report_config.get_config()
+  config.workdirs = f"{run}, {other}"
+  modes.report(config, str(tmp_path / "out"))
+  assert "report.html" in capsys.readouterr().out
+  text = (tmp_path / "out" / page.NAME).read_text()
+  differing = re.search(r"Where the configs differ</h2>(.*?)<h2", text, re.S)[1]
+  assert "seed" in differing and "objective" not in differing
+  assert text.count("75.0 ± 2.0") == 8 and text.count("50.0 ± 2.0") == 8
+  with pytest.raises(ValueError, match="twice"):
+    page.compare([str(run), str(run)], tmp_path / "x.html")
+  config.workdirs = " , "
+  with pytest.raises(ValueError, match="workdirs is empty"):
+    modes.report(config, str(tmp_path / "out"))
+
+
+@browser.needed
+def test_a_browser_shows_it_runs_nothing_and_fits_a_phone(run, tmp_path):
+  shown = browser.Page(tmp_path / "profile")
+  try:
+    file = page.write(run)
+    shown.open(file)
+    assert shown.run("window.hacked") is None
+    assert shown.run("document.querySelectorAll('figure img').length") >= 2
+    assert shown.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert shown.run("document.querySelector('iframe').sandbox.value") == "allow-scripts"
+    bad, asked = shown.complaints()
+    assert not bad and all(url.startswith(("data:", "about:srcdoc")) for url in asked)
+    shown.resize(390)
+    assert shown.run("document.documentElement.scrollWidth") <= 390
+    shown.screenshot(tmp_path / "page.png")
+  finally:
+    shown.close()
