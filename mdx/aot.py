@@ -15,12 +15,11 @@ without anything computed again.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import pathlib
 import re
 import time
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import jax
 import numpy as np

@@ -23,7 +23,6 @@ import gc
 import itertools
 import json
 import math
-import os
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -178,7 +177,7 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> None:
   merge(config, value)
 
 
-def check(config: dict[str, Any], modes: Mapping[str, Callable]) -> list[Comparison]:
+def check(config: Mapping[str, Any], modes: Mapping[str, Callable]) -> list[Comparison]:
   """Refuses a claim that cannot be tested, before anything runs; ValueError."""
   if len(set(config["seeds"])) < 3:
     raise ValueError(f"a claim needs 3 different seeds or more, got {config['seeds']}.")
@@ -244,7 +243,7 @@ def train(config: Mapping[str, Any], workdir: str,
     tried = {value: [runs[arm, value, seed] for seed in config["seeds"]] for value in values}
     scores = {value: statistics.mean(measured(r, config["choose_by"]) for r in runs)
               for value, runs in tried.items()} if key else {None: 0.0}
-    best = max(scores, key=scores.get)
+    best = max(scores, key=lambda value: scores[value])
     found[arm] = tried[best]
     if key:
       chosen[arm] = {"key": key, "value": best, "tried": [

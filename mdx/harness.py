@@ -18,7 +18,6 @@ import sys
 from typing import Any, Sequence
 
 import jax
-from lm_eval import utils as lm_utils
 from lm_eval.api import model as lm_model
 from lm_eval.api import registry
 import numpy as np

@@ -40,6 +40,7 @@ from mdx.utils import memory
 from mdx.utils import rng
 
 MASK = "[MASK]"  # in the text of a prompt
+Ids = Sequence[int] | np.ndarray
 _ROUND = 16  # lengths that texts are scored at are multiples of this
 
 
@@ -199,10 +200,10 @@ class Model:
 
   def _run(self, batch: batching.Rows, sampler: Any, seed: int, record: str):
     """Decodes one batch; returns host arrays and the seconds it took."""
-    arrays = {"canvas": batch.canvas, "row_index": batch.row_index}
-    if batch.positions is not None:
-      arrays |= {"positions": batch.positions, "segment_ids": batch.segment_ids}
-    arrays = sharding.place_batch(arrays, self.mesh)
+    rows = {"canvas": batch.canvas, "row_index": batch.row_index}
+    if batch.positions is not None and batch.segment_ids is not None:
+      rows |= {"positions": batch.positions, "segment_ids": batch.segment_ids}
+    arrays = sharding.place_batch(rows, self.mesh)
 
     def run(params, key, arrays):
       canvas = arrays["canvas"]
@@ -235,8 +236,9 @@ class Model:
           result.trajectory, row, self.tokenizer.mask_id,
           prompt="" if infill else self.tokenizer.decode(prompt))
       shown = slice(trace.frames.shape[1] - len(tokens), None)  # without padding
+      is_given = None if trace.is_given is None else trace.is_given[shown]
       trace = trace._replace(frames=trace.frames[:, shown], confidence=trace.confidence[:, shown],
-                             is_given=trace.is_given[shown])
+                             is_given=is_given)
     return Sample(prompt, tokens, text, int(result.nfe[row]), seconds, trace)
 
   def log_likelihood(self, texts: Sequence[str], *, num_samples: int = 16,
@@ -254,7 +256,7 @@ class Model:
     return self.score_pairs([((), self.tokenizer.encode(text)) for text in texts],
                             num_samples=num_samples, seed=seed)
 
-  def score_pairs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *,
+  def score_pairs(self, pairs: Sequence[tuple[Ids, Ids]], *,
                   num_samples: int = 16, seed: int = 0, batch_size: int = 64,
                   said: Callable[[int], None] = lambda done: None) -> np.ndarray:
     """log p(answer | prompt) in nats, float64 [N]; a lower bound for diffusion models.

@@ -47,7 +47,7 @@ def tokenizer_of(path: str, *, chat_template: str = "", **ids: int) -> tokenizer
   ids = interop.special_ids(path) | ids
   if not (pathlib.Path(path) / "tokenizer.json").is_file():
     return tokenizer_lib.of_ids(rows, str(path), **ids)
-  return tokenizer_lib.build(str(path), chat_template=chat_template, num_ids=rows, **ids)
+  return tokenizer_lib.build(str(path), None, chat_template=chat_template, num_ids=rows, **ids)
 
 
 def network_of(path: str, tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:

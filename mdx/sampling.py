@@ -10,12 +10,10 @@ import functools
 import json
 import os
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from mdx import config as config_lib
 from mdx import model as model_lib

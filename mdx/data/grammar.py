@@ -77,7 +77,7 @@ class Grammar:
     own = self.topic(kind, np.arange(size)) == topic
     return OWN_RATE * own / own.sum() + (1 - OWN_RATE) / size
 
-  @functools.lru_cache(maxsize=None)  # pylint: disable=method-cache-max-size-none  (8 x 40)
+  @functools.cache  # pylint: disable=method-cache-max-size-none  (8 x 40)
   def object_law(self, topic: int, verb: int) -> np.ndarray:
     """Probabilities of the nouns as object of a verb."""
     nouns = np.arange(_SIZES["noun"])

@@ -18,7 +18,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mdx.data import files

@@ -135,7 +135,7 @@ class Tokenizer:
                          f"as {text!r:.40}; the mask needs an id that stands for nothing else.")
     return ids
 
-  def decode(self, ids: Sequence[int]) -> str:
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """Returns the text; special ids are dropped, but a mask is shown as "_".
 
     Raises:

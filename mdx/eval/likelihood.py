@@ -204,7 +204,7 @@ def summarize(nll: np.ndarray, count: np.ndarray, chars: np.ndarray | None) -> d
 
 
 def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tuple[Any, Any]], *,
-                    length: int, pad_id: int, index: Sequence[int] | None = None,
+                    length: int, pad_id: int, index: Sequence[int] | np.ndarray | None = None,
                     batch_size: int = 0, mesh: jax.sharding.Mesh | None = None) -> np.ndarray:
   """-log p(answer | prompt) of token sequences, for multiple choice.
 

@@ -13,7 +13,6 @@ coefficient of several classes); Voorhees 1999 (reciprocal ranks).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import pathlib

@@ -132,7 +132,7 @@ def score_steps(task: types.Task, examples: Sequence[dict[str, Any]],
   Returns:
     reward float32 [N, T] and correct bool [N, T]; 0 and False beyond a row's steps.
   """
-  rows, steps, length = predictions.shape
+  rows, steps = predictions.shape[:2]
   taken = np.arange(steps)[None] < nfe[:, None]
   number = np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], taken.shape)
   keyed = np.concatenate([number[taken][:, None], predictions[taken]], axis=1)

@@ -332,12 +332,12 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
   config = {**_config(family, spec, old, ids or {}), **(entries or {})}
   with contextlib.ExitStack() as stack:
     reader = stack.enter_context(safetensors.Reader(like)) if like else None
-    table = weights.entries(family, spec, params, reader.names if old else ())
+    table = weights.entries(family, spec, params, reader.names if old and reader else ())
     dtypes = {name: reader.dtype(name, of_any_kind=True) for name in reader.names} if reader else {}
     if dtype:
       dtypes = dict.fromkeys([n for e in table.values() for n in e.names], np.dtype(dtype))
     tensors = weights.pending(table, params, dtypes)
-    tensors += weights.beside(family, reader) if old else []
+    tensors += weights.beside(family, reader) if old and reader else []
     _write(path, config, tensors, like, files or {}, max_shard_bytes)
 
 
@@ -369,7 +369,7 @@ def _config(family: family_lib.Family, spec: transformer.Transformer, old: Mappi
             ids: Mapping[str, int]) -> dict[str, Any]:
   """config.json of `spec`: that of `old` where it says the same, else with our entries over it."""
   new = family.to_config(spec)
-  if old and family.to_fields(old) == family.to_fields(old | new):
+  if old and family.to_fields(old) == family.to_fields({**old, **new}):
     new = {}
   return {**old, **new, **{_SPECIAL_IDS[key]: value for key, value in ids.items()}}
 

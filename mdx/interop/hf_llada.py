@@ -78,8 +78,8 @@ def _tensors(spec: transformer.Transformer) -> dict[str, family.Tensor]:
       "final_norm/scale": family.Tensor("model.transformer.ln_f.weight"),
   }
   for path, name in (("attention/q", "q_proj"), ("attention/k", "k_proj"),
-                     ("attention/v", "v_proj"), ("attention/o", "attn_out"), ("mlp/gate", "ff_proj"),
-                     ("mlp/up", "up_proj"), ("mlp/down", "ff_out")):
+                     ("attention/v", "v_proj"), ("attention/o", "attn_out"),
+                     ("mlp/gate", "ff_proj"), ("mlp/up", "up_proj"), ("mlp/down", "ff_out")):
     table |= family.linear(f"layers/{path}", block + name)
   if not spec.tied:
     table |= family.linear("lm_head", "model.transformer.ff_out")

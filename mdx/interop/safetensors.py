@@ -96,7 +96,7 @@ class Reader:
     self._handles, self._slices = {}, {}
     self._stack.close()
 
-  def __enter__(self) -> "Reader":
+  def __enter__(self) -> Reader:
     return self
 
   def __exit__(self, *_) -> None:

@@ -3,13 +3,14 @@
 Contents: quantize, check, float_paths.
 
 Convention: the `kernel` [in, out] of a linear map becomes `kernel_int8`, and `kernel_scale`
-[1, out] float32, with the leading axis of layers that it has; kernel = kernel_int8 * kernel_scale to within
-half a step of `kernel_scale`. Activations stay as they are (weight-only). Needs the extra `int8`.
+[1, out] float32, with the leading axis of layers that it has; kernel = kernel_int8 * kernel_scale
+to within half a step of `kernel_scale`. Activations stay as they are (weight-only). Needs the extra `int8`.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from typing import Any
 
 import jax
@@ -36,10 +37,8 @@ def quantize(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def check() -> None:
   """Raises ValueError if the extra `int8` is not installed."""
-  try:
-    import qwix  # pylint: disable=g-import-not-at-top,unused-import
-  except ImportError:
-    raise ValueError("int8 weights need the package qwix; pip install 'mdx[int8]'.") from None
+  if importlib.util.find_spec("qwix") is None:
+    raise ValueError("int8 weights need the package qwix; pip install 'mdx[int8]'.")
 
 
 def float_paths(leaves: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Mapping
 
-import jax
 import jax.numpy as jnp
 
 from mdx import types

@@ -69,7 +69,7 @@ class DiffuGRPO(policy.Policy):
         "policy_scale": jnp.ones(len(final))}
     if "old_log_prob" in batch:
       prepared["old_log_prob"] = batch["old_log_prob"]
-    return prepared, {name: total for name in self.scales}
+    return prepared, dict.fromkeys(self.scales, total)
 
   def _advantage(self, reward):
     grouped = policy.by_group(reward, self.group_size)

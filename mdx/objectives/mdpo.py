@@ -103,4 +103,4 @@ class MDPO(policy.Policy):
         "token_weight": weight * live[:, None], "advantage": chosen, "policy_scale": scale,
         "old_log_prob": each(batch["step_log_prob"])}
     total = live.sum(dtype=jnp.float32)
-    return prepared, {name: total for name in self.scales}
+    return prepared, dict.fromkeys(self.scales, total)

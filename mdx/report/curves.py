@@ -28,7 +28,7 @@ def _is_hidden(name: str) -> bool:
 
 def _names(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
   """(kind, name) of every metric with at least two points in some run, in order of appearance."""
-  found = {}
+  found: dict[tuple[str, str], None] = {}
   for lines in runs.values():
     for line in lines:
       for name, value in line.items():

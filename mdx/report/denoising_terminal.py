@@ -55,7 +55,7 @@ def _coloured(trace: denoising.Trace, done: denoising.Changes, f: int, texts, ma
     shown, ends = texts[token]
     style = "bold underline " if is_new else ""
     if np.isfinite(confidence):
-      style += "black on #%02x%02x%02x" % pictures.colour(confidence, scale)
+      style += "black on #{:02x}{:02x}{:02x}".format(*pictures.colour(confidence, scale))
     canvas.append(shown, style or None)
     canvas.append("\n" * ends)
   return canvas, touched

@@ -88,7 +88,7 @@ def flat(value: Any, above: str = "") -> dict[str, Any]:
   """{dotted path: leaf} of nested dicts."""
   if not isinstance(value, Mapping):
     return {above: value}
-  found = {}
+  found: dict[str, Any] = {}
   for key, inner in value.items():
     found |= flat(inner, f"{above}.{key}" if above else str(key))
   return found
@@ -103,7 +103,8 @@ def _say(value: Any) -> str:
 
 
 def _cell(value: Any, tag: str = "td") -> str:
-  kind = ' class="number"' if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  kind = ' class="number"' if is_number else ""
   return f"<{tag}{kind}>{html.escape(_say(value))}</{tag}>"
 
 
@@ -235,8 +236,9 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
   objective = run.config.get("objective", {}).get("name", "")
   mode = run.config.get("mode", "")
   title = " ".join(x for x in (mode, objective, str(workdir)) if x)
-  return _write(run.path / NAME, title, f"mdx {run.environment.get('versions', {}).get('mdx', '')}, "
-                f"{run.environment.get('finished', 'not finished')}", _sections(run))
+  version = run.environment.get("versions", {}).get("mdx", "")
+  subtitle = f"mdx {version}, {run.environment.get('finished', 'not finished')}"
+  return _write(run.path / NAME, title, subtitle, _sections(run))
 
 
 def _names(paths: Sequence[str]) -> list[str]:

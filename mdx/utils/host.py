@@ -9,7 +9,6 @@ import ctypes
 import sys
 from typing import Any
 
-import numpy as np
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 

@@ -236,7 +236,7 @@ def test_the_loss_of_several_readings_is_the_sum_of_theirs():
       8, 20, np.arange(8) + 13)
   prepared, weight = _prepare(objective, batch)
   params = objective.init(rng.root(1))
-  totals, aux = jax.jit(objective)(params, prepared, CONTEXT)
+  _, aux = jax.jit(objective)(params, prepared, CONTEXT)
   expected, score = 0.0, jax.jit(_objective(mask_rate=0.2, mask_draw="exact_count"))
   for nth in range(2):
     one = dict(prepared, **{k: prepared[k][:, nth] for k in ("noisy_tokens", "is_target")})

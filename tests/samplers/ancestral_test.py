@@ -11,7 +11,6 @@ from mdx import samplers
 from mdx.corruption import schedule as schedule_lib
 from mdx.objectives import diffusion
 from mdx.samplers import ancestral
-from mdx.utils import rng
 
 import driving
 import oracle

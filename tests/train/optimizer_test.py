@@ -191,8 +191,8 @@ def test_parts_count_the_layers_of_their_own_network_and_muon_takes_their_layers
       "shared/embed/embedding": [1 / 32], "schedule/exponent": [1.0]}
   matrices = [path for path, x in tree.flatten(optimizer_lib.is_matrix(params)).items() if x]
   assert matrices == ["generator/layers/mlp/up/kernel", "model/layers/mlp/up/kernel"]
-  assert set(np.ravel(x).tolist()[0] for x in jax.tree.leaves(
-      optimizer_lib.layer_factors(params, 1.0))) == {1.0}
+  assert {np.ravel(x).tolist()[0] for x in jax.tree.leaves(
+      optimizer_lib.layer_factors(params, 1.0))} == {1.0}
 
 
 def _of_known_spectrum(x):
