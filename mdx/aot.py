@@ -8,7 +8,8 @@ time for a topology, from shapes alone: libtpu compiles for TPUs on any host (ex
 
 Convention: everything is the compiler's estimate and nothing was measured. Bytes and FLOPs are per
 chip, seconds those of one run of a program: compute is the compiler's estimated cycles over the
-clock, collectives their bytes over the links (`costs.chips`); `estimated_seconds` is the sum of
+clock (and of attention kernels, for which it has no estimate, their model FLOPs at half of the
+peak), collectives their bytes over the links (`costs.chips`); `estimated_seconds` is the sum of
 the two, as if nothing overlapped, and the MFU is over it. FLOPs are the model's, from shapes,
 without anything computed again.
 """
@@ -33,6 +34,7 @@ from mdx.costs import flops
 from mdx.costs import hlo
 from mdx.networks import backends
 
+_KERNEL_SPEED = 0.5  # of the peak: a guess, where the compiler says nothing
 _COLUMNS = ("mesh", "remat", "program", "GiB a chip", "fits", "compute s", "collectives s", "MFU")
 
 
@@ -100,8 +102,9 @@ def _cost(program: programs_lib.Program, mesh: jax.sharding.Mesh,
           target: chips.Target) -> dict[str, Any]:
   """The entry of a program in the report."""
   with jax.set_mesh(mesh):
-    model_flops = flops.count(program.plain, *program.arguments,
-                              unknown_trips=program.trips) / target.num_chips
+    count = lambda f: flops.count(f, *program.arguments, unknown_trips=program.trips)
+    model_flops = count(program.plain) / target.num_chips
+    in_kernels = model_flops - count(program.kernels) / target.num_chips if program.kernels else 0
     lowered = program.function.lower(*program.arguments)
   cores = target.devices_per_chip
   kinds = {k: cores * _bytes(v) for k, v in program.kinds.items()}
@@ -123,19 +126,21 @@ def _cost(program: programs_lib.Program, mesh: jax.sharding.Mesh,
     entry["collectives"][one.kind] = (entry["collectives"].get(one.kind, 0)
                                       + int(cores * one.size * one.count))
   if target.chip:
-    entry |= _times(compiled.costs, model_flops, mesh, target)
+    entry |= _times(compiled.costs, model_flops, in_kernels, mesh, target)
   return entry
 
 
-def _times(costs: hlo.Costs, model_flops: float, mesh, target: chips.Target) -> dict[str, Any]:
-  compute = costs.cycles / target.chip.clock
+def _times(costs: hlo.Costs, model_flops: float, in_kernels: float, mesh,
+           target: chips.Target) -> dict[str, Any]:
+  kernels = in_kernels / (_KERNEL_SPEED * target.chip.peak) if costs.kernels else 0.0
+  compute = costs.cycles / target.chip.clock + kernels
   devices = mesh.devices.flatten()
   links = sum(one.count * chips.transfer_seconds(one, devices, target.chip)
               for one in costs.collectives)
   return {"estimated_seconds": compute + links,
           "estimated_mfu": model_flops / target.chip.peak / (compute + links),
-          "seconds": {"compute": compute, "collectives": links, "max": max(compute, links),
-                      "sum": compute + links},
+          "seconds": {"compute": compute, "kernels": kernels, "collectives": links,
+                      "max": max(compute, links), "sum": compute + links},
           "kernels_without_estimate": costs.kernels}
 
 

@@ -47,6 +47,7 @@ class Program(NamedTuple):
     kinds: what the arguments are: parameters, optimizer, ...
     trips: how often a loop runs at most whose end depends on values.
     repeats: how often an iteration runs it.
+    kernels: as `plain`, without the FLOPs of attention kernels; None = there are none.
   """
   name: str
   function: Callable
@@ -55,6 +56,7 @@ class Program(NamedTuple):
   kinds: dict[str, Any]
   trips: float = 1.0
   repeats: int = 1
+  kernels: Callable | None = None
 
 
 def of_config(config: Mapping[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> list[Program]:
@@ -78,8 +80,8 @@ def with_remat(config: Mapping[str, Any], remat: str) -> dict[str, Any]:
   return {"network": {**config["network"], "remat": remat}}
 
 
-def _plain(network: Mapping[str, Any]) -> dict[str, Any]:
-  return {**network, "remat": "none", "scan_layers": True, "attention_backend": "xla"}
+def _plain(network: Mapping[str, Any], backend: str = "xla") -> dict[str, Any]:
+  return {**network, "remat": "none", "scan_layers": True, "attention_backend": backend}
 
 
 def _tokenizer_of_ids(vocab_size: int, where: str) -> tokenizer_lib.Tokenizer:
@@ -100,14 +102,19 @@ def _train_step(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -
       raise
     tokenizer = _tokenizer_of_ids(config["compile"]["vocab_size"], f"tokenizer {path}")
   run = setup_lib.assemble(config, workdir, tokenizer, mesh)
-  _, plain = setup_lib.build_objective(
-      config | {"network": _plain(config["network"])}, tokenizer, mesh)
+
+  def gradient(backend):
+    _, plain = setup_lib.build_objective(
+        config | {"network": _plain(config["network"], backend)}, tokenizer, mesh)
+    return _gradient(plain, config, run.optimizer.trains)
+
+  backend = run.spec.attention_backend
   batch = {k: jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(
       mesh, sharding.batch_spec(len(shape))))
            for k, (shape, dtype) in pipeline.shapes(config["data"], config["batch_size"]).items()}
   return Program("train_step", run.step(), (run.shapes, batch, {}),
-                 _gradient(plain, config, run.optimizer.trains),
-                 _kinds(run.shapes) | {"batch": batch})
+                 gradient("xla"), _kinds(run.shapes) | {"batch": batch},
+                 kernels=None if backend == "xla" else gradient(backend))
 
 
 def _kinds(state: Any, **more: Any) -> dict[str, Any]:

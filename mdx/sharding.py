@@ -118,7 +118,8 @@ def _hybrid_mesh(shape: list[int], slices: int, devices) -> Mesh:
                      f"{shape[0]} nor data={shape[1]}; make one of them a multiple of {slices}.")
   between = [slices if i == cut else 1 for i in range(len(shape))]
   within = [size // number for size, number in zip(shape, between)]
-  grid = mesh_utils.create_hybrid_device_mesh(within, between, devices=devices)
+  grid = mesh_utils.create_hybrid_device_mesh(within, between, devices=devices,
+                                              allow_split_physical_axes=True)
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

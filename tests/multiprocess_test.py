@@ -1,82 +1,164 @@
-"""Jobs of two processes on this machine, over Gloo."""
+"""Jobs of several processes on this machine, over Gloo: the same as one process.
+
+A mesh of `tensor` makes every process hold all rows, one of `data` a share of them.
+"""
 
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from mdx import checkpoint as checkpoint_lib
+from mdx import metrics as metrics_lib
+from mdx import sharding
+from mdx.data import pipeline
+from mdx.data import tokenizer as tokenizer_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _SMALL = ["--config=configs/diffusion.py", "--config.network.num_layers=1",
           "--config.network.width=16", "--config.network.num_heads=2",
-          "--config.network.mlp_width=16", "--config.batch_size=4", "--config.data.length=16",
-          "--config.eval.final_samples=1", "--config.eval.num_batches=1",
-          "--config.sampler.num_samples=1", "--config.sampler.steps=4", "--config.log_steps=5",
-          "--config.checkpoint_steps=100000", "--config.steps=120"]
+          "--config.network.mlp_width=16", "--config.batch_size=8", "--config.data.length=16",
+          "--config.data.num_shards=2", "--config.eval.final_samples=1",
+          "--config.eval.num_batches=1", "--config.sampler.num_samples=1",
+          "--config.sampler.steps=4", "--config.log_steps=5", "--config.checkpoint_steps=100000",
+          "--config.steps=120"]
+_RL = ["--config=configs/mdpo.py", "--config.init.base.steps=4", "--config.init.base.batch_size=8",
+       "--config.init.base.network.num_layers=1", "--config.init.base.network.width=16",
+       "--config.init.base.network.num_heads=2", "--config.init.base.network.mlp_width=16",
+       "--config.init.base.eval.final_samples=1", "--config.updates=4",
+       "--config.rollout.num_prompts=4", "--config.rollout.group_size=4",
+       "--config.rollout.batch_size=8", "--config.eval.num_examples=16",
+       "--config.eval.batch_size=16", "--config.eval.nfe=(2,)", "--config.eval.curve_nfe=2",
+       "--config.log_steps=1", "--config.checkpoint_steps=2"]
 _ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
     "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
 
 
-def _start(args, num_processes):
-  command = ([str(_ROOT / "launch/local.sh"), str(num_processes)] if num_processes > 1 else
-             [sys.executable, "-m", "mdx.main"])
+def _start(args, num_processes, *options):
+  command = ([str(_ROOT / "launch/local.sh"), *options, str(num_processes)] if num_processes > 1
+             else [sys.executable, "-m", "mdx.main"])
   return subprocess.Popen([*command, *args], text=True, cwd=_ROOT, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, env=_ENVIRONMENT, start_new_session=True)
 
 
 def _finish(process):
   try:
-    out, _ = process.communicate(timeout=180)
+    out, _ = process.communicate(timeout=300)
   except subprocess.TimeoutExpired:
     os.killpg(process.pid, signal.SIGKILL)
     raise
   return process.returncode, out
 
 
-def _steps(workdir):
-  path = workdir / "metrics.jsonl"
-  lines = path.read_text().splitlines() if path.exists() else []
-  return [json.loads(x)["step"] for x in lines if x.endswith("}")]
+def _run(args, num_processes):
+  code, out = _finish(_start(args, num_processes))
+  assert code == 0, out
+  return out
 
 
-def test_a_signal_to_one_process_saves_one_step_on_all_and_the_job_goes_on(tmp_path):
-  args = [*_SMALL, f"--workdir={tmp_path}"]
-  process = _start(args, 2)
-  while max(_steps(tmp_path), default=0) < 10:
+def _until(process, workdir, step):
+  """Waits until a run has logged a step; returns the ids of its processes."""
+  file = workdir / "metrics.jsonl"
+  while max((x["step"] for x in metrics_lib.read(file)) if file.exists() else [0], default=0) < step:
     assert process.poll() is None, process.communicate()
     time.sleep(0.05)
-  workers = subprocess.run(["pgrep", "-g", str(process.pid), "-f", "mdx.main --distributed"],
-                           capture_output=True, text=True, check=True).stdout.split()
+  return [int(x) for x in subprocess.run(
+      ["pgrep", "-g", str(process.pid), "-f", "mdx.main --distributed"], capture_output=True,
+      text=True, check=True).stdout.split()]
+
+
+def _losses(workdir):
+  return {x["step"]: x["loss"] for x in metrics_lib.read(workdir / "metrics.jsonl")
+          if x["kind"] == "train"}
+
+
+def _assert_same(a, b):
+  assert a and a.keys() == b.keys()
+  np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=2e-5)
+
+
+def test_a_signal_to_one_of_two_saves_one_step_on_both_and_one_goes_on_where_they_were(tmp_path):
+  args = [*_SMALL, f"--workdir={tmp_path / 'two'}"]
+  process = _start(args, 2)
+  workers = _until(process, tmp_path / "two", 10)
   assert len(workers) == 2
-  os.kill(int(workers[0]), signal.SIGTERM)
+  os.kill(workers[0], signal.SIGTERM)
   code, out = _finish(process)
   assert code == 75 and out.count("everything is saved") == 2, out
-  newest = checkpoint_lib.step_directories(tmp_path)[0]
+  newest = checkpoint_lib.step_directories(tmp_path / "two")[0]
   step = int(newest.name)
   assert 10 <= step < 120
-  assert len(list((newest / "data").glob("process_*.json"))) == 2  # each process's iterator
+  states = [json.loads(p.read_text()) for p in sorted((newest / "data").glob("process_*.json"))]
+  assert [list(state["shards"]) for state in states] == [["0"], ["1"]]  # each its own stream
 
-  code, out = _finish(_start(args, 2))
-  assert code == 0 and f"resuming from step {step}" in out, out
-  assert checkpoint_lib.step_directories(tmp_path)[0].name == "120"
-  assert json.loads((tmp_path / "results.json").read_text())["bits_per_char"] > 0
+  out = _run(args, 1)
+  assert f"resuming from step {step}" in out and "goes on with the next batch" in out, out
+  assert checkpoint_lib.step_directories(tmp_path / "two")[0].name == "120"
+  _run([*_SMALL, f"--workdir={tmp_path / 'one'}"], 1)
+  _assert_same(_losses(tmp_path / "two"), _losses(tmp_path / "one"))
+  results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+  assert results[0]["bits_per_char"] == pytest.approx(results[1]["bits_per_char"], rel=1e-4)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-  args = [*_SMALL, f"--workdir={tmp_path}"]
-  process = _start(args, 2)
-  while max(_steps(tmp_path), default=0) < 10:
-    assert process.poll() is None, process.communicate()
-    time.sleep(0.05)
-  os.killpg(process.pid, signal.SIGTERM)
+@pytest.mark.parametrize("num, mesh", [(4, []), (2, ["--config.mesh.data=1",
+                                                     "--config.mesh.tensor=2"])])
+def test_a_job_killed_and_started_again_has_the_losses_of_one_process(num, mesh, tmp_path):
+  args = [*_SMALL, "--config.checkpoint_steps=20", *mesh, f"--workdir={tmp_path / 'many'}"]
+  process = _start(args, num)
+  workers = _until(process, tmp_path / "many", 30)
+  assert len(workers) == num
+  os.kill(workers[-1], signal.SIGKILL)
   code, out = _finish(process)
-  assert code == 75, out
-  code, out = _finish(_start(args, 1))
-  assert code == 0 and "resuming from step" in out and "begins anew" in out, out
+  assert code == 137, out
+  assert "resuming from step" in _run(args, num)
+  _run([*_SMALL, f"--workdir={tmp_path / 'one'}"], 1)
+  _assert_same(_losses(tmp_path / "many"), _losses(tmp_path / "one"))
+
+
+@pytest.mark.slow
+def test_the_launcher_starts_a_killed_job_again(tmp_path):
+  args = [*_SMALL, "--config.checkpoint_steps=20", f"--workdir={tmp_path}"]
+  process = _start(args, 2, "--restart")
+  os.kill(_until(process, tmp_path, 30)[0], signal.SIGKILL)
+  code, out = _finish(process)
+  assert code == 0 and "status 137, starting again" in out and "resuming from step" in out, out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [2, 4])
+def test_rl_on_several_processes_is_rl_on_one_also_after_a_kill(num, tmp_path):
+  _run([*_RL, f"--workdir={tmp_path / 'one'}"], 1)
+  shutil.copytree(tmp_path / "one" / "base", tmp_path / "many" / "base")
+  args = [*_RL, f"--workdir={tmp_path / 'many'}"]
+  process = _start(args, num)
+  os.kill(_until(process, tmp_path / "many", 3)[-1], signal.SIGKILL)
+  _finish(process)
+  _run(args, num)
+  _assert_same(_losses(tmp_path / "one"), _losses(tmp_path / "many"))
+  one, many = (json.loads((tmp_path / name / "results.json").read_text())["table"]
+               for name in ("one", "many"))
+  assert [row["accuracy"] for row in one] == [row["accuracy"] for row in many]
+
+
+@pytest.mark.parametrize("num_shards", [1, 4])
+def test_the_examples_of_an_epoch_are_read_once_over_all_processes(num_shards):
+  """Counted: 24 documents in rows of their own, 4 processes with two rows of a batch of 8 each."""
+  tokenizer = tokenizer_lib.build("byte")
+  cfg = {"length": 4, "packing": "pad", "append_eos": False, "num_shards": num_shards,
+         "source": {"name": "memory", "documents": [[i] for i in range(24)], "holdout_every": 0}}
+  mesh = sharding.make_mesh({"data": 4, "tensor": 2})
+  assert sharding.local_rows(mesh, 8) == slice(0, 8)  # this process has all devices
+  seen = []
+  for process in range(4):
+    batches = iter(pipeline.build(cfg, tokenizer, split="train", batch_size=8, seed=1,
+                                  rows=slice(2 * process, 2 * process + 2)))
+    seen += [int(t) for _ in range(3) for t in next(batches)["tokens"][:, 0]]
+  assert sorted(seen) == list(range(24))

@@ -12,6 +12,7 @@ Austin et al. 2025, "How to scale your model".
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -52,9 +53,9 @@ CHIPS = {
     "tpu7x": Chip(192 << 30, 2307e12, 2.2e9, 1e11, 1.25e10, 4, 3),
 }
 _SIMULATED = "gpu"
-# What libtpu asks for where there is no TPU.
+# What libtpu wants where there is no TPU, of several processes at a time.
 _WITHOUT_TPU = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost",
-                    TPU_ACCELERATOR_TYPE="v5p-8")
+                    TPU_ACCELERATOR_TYPE="v5p-8", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,8 @@ def target(name: str, slices: int = 1) -> Target:
     raise ValueError(f"config.compile.topology {name!r} does not exist; {kind} has "
                      f"{CHIPS[kind].rank} dimensions.")
   full = f"{kind}:{shape}" + "x1" * (CHIPS[kind].rank - len(dims))
+  if importlib.util.find_spec("libtpu") is None and not os.environ.get("TPU_LIBRARY_PATH"):
+    raise ValueError("compiling for TPUs needs libtpu; pip install 'mdx[aot]'.")
   for key, value in _WITHOUT_TPU.items():
     os.environ.setdefault(key, value)
   from jax.experimental import topologies  # pylint: disable=g-import-not-at-top
@@ -111,8 +114,6 @@ def target(name: str, slices: int = 1) -> Target:
     found = topologies.get_topology_desc(platform="tpu", topology_name=full, num_slices=slices)
   except Exception as error:  # pylint: disable=broad-except  (libtpu raises many kinds)
     text = " ".join(str(error).split())
-    if "libtpu" in text.lower() or "not found" in text.lower():
-      raise ValueError("compiling for TPUs needs libtpu; pip install 'mdx[aot]'.") from None
     raise ValueError(f"config.compile.topology {name!r} does not exist: {text:.200}") from None
   return Target(name + (f" x {slices} slices" if slices > 1 else ""), CHIPS[kind],
                 tuple(found.devices), math.prod(dims) * slices)
