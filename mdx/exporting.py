@@ -19,6 +19,7 @@ from mdx import pretrained
 from mdx import setup as setup_lib
 from mdx import sharding
 from mdx.networks import transformer
+from mdx.objectives import electra
 from mdx.utils import rng
 
 FORMATS = ("orbax", "huggingface")
@@ -79,6 +80,8 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
   objective = model.config["objective"]
   if objective["name"] == "adapt":
     objective = {"name": "diffusion", **objective.get("diffusion", {})}
+  elif objective["name"] == "structural":
+    objective = objective["token"]
   model_type = wanted["model_type"]
   if not model_type and like and interop.is_read_with(like, objective):
     model_type = interop.load_config(like)["model_type"]
@@ -99,6 +102,11 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
   entries = {}
   if objective["name"] == "block_diffusion":
     entries["block_size"] = model.objective.visibility.block_length
+  options = dict(model_type=model_type, dtype=wanted["dtype"], ids=ids, files=files)
   with jax.set_mesh(model.mesh):
-    interop.save(path, model.params["model"], spec, model_type=model_type, like=like,
-                 dtype=wanted["dtype"], ids=ids, entries=entries, files=files)
+    interop.save(path, model.params["model"], spec, like=like, entries=entries, **options)
+    if getattr(model.objective, "generator", "") == "model":
+      generator = spec.scaled(model.objective.generator_width, model.objective.generator_depth,
+                              **electra.GENERATOR)
+      interop.save(path / "generator", model.objective.generator_params(model.params), generator,
+                   **options)

@@ -7,8 +7,8 @@ Documents have paragraphs of sentences `DET (ADJ) NOUN VERB DET (ADJ) NOUN (coll
   topic        of a document, its label: with probability 0.8 a noun, verb or adjective is one of
                the topic's own, else any; a single word is weak evidence
   agreement    a determiner has the gender of the noun of its phrase, to its right
-  selection    a verb takes objects of two of four classes; an eighth of the pairs of a verb and
-               an object is held out, and occurs only with `held_out`
+  selection    a verb takes objects of two of four classes; a quarter of the objects of
+               half of the verbs are held out, and occur only with `held_out`
   discourse    a paragraph has a key noun, subject or object of a sentence with probability 0.3; a
                sentence has the subject of the one before it with probability 0.5
   collocation  one of 20 fixed units of two or three words follows with probability 0.2; their
@@ -36,7 +36,7 @@ class Grammar:
   """Draws documents of ids into WORDS.
 
   Args:
-    held_out: only pairs of verb and object that are otherwise held out.
+    held_out: only pairs of verb and object that are otherwise held out, and verbs that have some.
   """
 
   def __init__(self, held_out: bool = False):
@@ -92,12 +92,19 @@ class Grammar:
     topic = int(draw.integers(NUM_TOPICS))
     return topic, [self._paragraph(draw, topic, num_sentences) for _ in range(num_paragraphs)]
 
+  def _verb_law(self, topic: int) -> np.ndarray:
+    law = self.law("verb", topic)
+    if self._held_out:
+      verbs, nouns = np.arange(len(law))[:, None], np.arange(_SIZES["noun"])[None]
+      law = law * (self.takes(verbs, nouns) & self.is_held_out(verbs, nouns)).any(axis=1)
+    return law / law.sum()
+
   def _paragraph(self, draw, topic, num_sentences):
     nouns = self.law("noun", topic)
     key, subject, sentences = int(draw.choice(len(nouns), p=nouns)), None, []
     for _ in range(num_sentences):
       has_key, same, as_subject = draw.random(3) < (KEY_RATE, SAME_SUBJECT_RATE, 0.5)
-      verb = int(draw.choice(_SIZES["verb"], p=self.law("verb", topic)))
+      verb = int(draw.choice(_SIZES["verb"], p=self._verb_law(topic)))
       thing = int(draw.choice(len(nouns), p=self.object_law(topic, verb)))
       if subject is None or not same:
         subject = int(draw.choice(len(nouns), p=nouns))

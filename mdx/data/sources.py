@@ -246,7 +246,7 @@ class GrammarText:
     num_documents, num_validation: documents of the splits.
     num_paragraphs, num_sentences: of a document, and of a paragraph.
     seed: of the documents.
-    held_out: only held-out pairs of verb and object.
+    held_out: only held-out pairs of verb and object, and verbs that have some.
     one_determiner: all determiners are written alike, and tell no gender.
   """
 
@@ -326,7 +326,7 @@ class Structure:
       raise ValueError("structure source: right_min and right_max must be ordered numbers of "
                        f"candidates, got {self.right_min} and {self.right_max} of "
                        f"{self.num_candidates}.")
-    if not hasattr(build(self.documents), "documents"):
+    if not callable(getattr(build(self.documents), "documents", None)):
       raise ValueError(f"structure source: source {self.documents['name']!r} has no paragraphs; "
                        "use text or grammar.")
 

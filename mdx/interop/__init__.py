@@ -146,7 +146,7 @@ def suited(spec: transformer.Transformer, objective: Mapping[str, Any]) -> str:
       reasons.append(str(error))
       continue
     reads = family.objective(config)
-    if _reads_alike(reads, objective):
+    if not reads or _reads_alike(reads, objective):  # a discriminator is read with none
       return family.model_type
     shifted = "shifted " if reads.get("shift") else ""
     reasons.append(f"Models of type {family.model_type!r} are read with {shifted}{reads['name']}.")

@@ -1,6 +1,7 @@
 """What objectives and samplers do with logits.
 
-Contents: block_columns, log_probs, cross_entropy, binary_cross_entropy, sample, init_mlp, mlp.
+Contents: block_columns, log_probs, cross_entropy, binary_cross_entropy, sample, init_mlp, mlp,
+affine.
 
 Convention: logits are float32 [..., V]; bfloat16 logits are refused, for
 their softmax and noise are wrong in the third digit.
@@ -79,5 +80,10 @@ def init_mlp(key: jax.Array, width: int, hidden: int, num_outputs: int) -> dict[
 
 def mlp(params: dict[str, jax.Array], hidden: jax.Array) -> jax.Array:
   """Linear, tanh, linear: hidden [..., D] -> float32 [..., num_outputs]."""
-  inner = jnp.tanh(hidden.astype(jnp.float32) @ params["in"]["kernel"] + params["in"]["bias"])
-  return inner @ params["out"]["kernel"] + params["out"]["bias"]
+  return affine(params["out"], jnp.tanh(affine(params["in"], hidden.astype(jnp.float32))))
+
+
+def affine(params: dict[str, jax.Array], hidden: jax.Array) -> jax.Array:
+  """hidden [..., D] times `kernel`, plus `bias`, in the type of `hidden`."""
+  bias = jnp.expand_dims(params["bias"], tuple(range(hidden.ndim - 1)))
+  return hidden @ params["kernel"].astype(hidden.dtype) + bias.astype(hidden.dtype)

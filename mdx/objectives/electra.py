@@ -1,6 +1,6 @@
 """ELECTRA: a generator replaces tokens, the model finds them.
 
-Contents: Electra.
+Contents: Electra, GENERATOR.
 
 Convention: the model is the discriminator; the network needs the head "rtd". Its parameters are
 `params["model"]`, embeddings included; `params["generator"]` has what the generator does not share.
@@ -29,6 +29,8 @@ from mdx.objectives import selection
 from mdx.utils import rng
 
 _EMBEDDINGS = ("embed", "position_embed", "token_type_embed", "embed_norm")
+# Fields of the generator's network that the model's may have otherwise.
+GENERATOR = dict(head="lm", tied=True, head_transform=True, head_bias=True)
 _HEADS = ("head_dense", "head_norm", "lm_head", "rtd_head")
 
 
@@ -95,8 +97,7 @@ class Electra(selection.Selection):
   @functools.cached_property
   def generator_network(self) -> types.Network:
     """The generator's network; of two towers that of each."""
-    return self.network.vary(self.generator_width, self.generator_depth, head="lm", tied=True,
-                             head_transform=True, head_bias=True)
+    return self.network.vary(self.generator_width, self.generator_depth, **GENERATOR)
 
   @property
   def scales(self) -> Mapping[str, float]:
@@ -130,6 +131,10 @@ class Electra(selection.Selection):
     names = _EMBEDDINGS if self.tie == "embeddings" else (
         [k for k in params["model"] if k not in _HEADS] if self.tie == "all" else ())
     return {k: params["model"][k] for k in names if k in params["model"]} | own
+
+  def generator_params(self, params: types.Params) -> types.PyTree:
+    """All parameters of the generator "model", those it shares with the model too."""
+    return self._whole(params, params["generator"])
 
   def prepare(self, params, batch, key, context):
     """Selects tokens and draws what decides the samples.
@@ -185,7 +190,7 @@ class Electra(selection.Selection):
     """Samples, nats, whether the best guess is right and log q(sample), [B, L] each."""
     network = self.generator_network
     if self.generator == "model":
-      own = self._whole(params, params["generator"])
+      own = self.generator_params(params)
       hidden = self.encode(network, own, batch["masked_tokens"], batch)
     else:
       own = self._whole(params, params["generator"]["left"])
@@ -198,7 +203,8 @@ class Electra(selection.Selection):
       picked = jnp.take_along_axis(law, original[..., None], axis=-1)
       is_right = picked[..., 0] >= law.max(axis=-1)
       if self.disallow_correct:
-        law = jnp.where(jnp.arange(law.shape[-1]) == original[..., None], -1e30, law)
+        ids = jax.lax.broadcasted_iota(jnp.int32, law.shape, law.ndim - 1)
+        law = jnp.where(ids == original[..., None], -1e30, law)
       sample = heads.sample(law, uniform)
       found = {"nats": nats, "sample": sample, "is_right": is_right.astype(jnp.float32)}
       if self.generator == "two_tower":
@@ -227,9 +233,7 @@ class Electra(selection.Selection):
 
     both = [tower(left, batch["tokens"], {k: batch[k] for k in turned}),
             tower(right, batch["tokens"][:, ::-1], turned)[:, ::-1]]
-    merge = params["generator"]["merge"]
-    states = jnp.concatenate(both, axis=-1)
-    return states @ merge["kernel"].astype(states.dtype) + merge["bias"].astype(states.dtype)
+    return heads.affine(params["generator"]["merge"], jnp.concatenate(both, axis=-1))
 
   def score(self, params, batch, hidden, context):
     """The two terms; rows are about the second."""
