@@ -11,6 +11,12 @@ framework's defaults (mdx: with the settings that `mdx.main` makes); short block
 take turns, the others asleep, and what counts is the median of tokens per CPU-second
 over the blocks, so that a busy machine slows all sides alike. Needs torch (extra
 `parity`).
+
+  python benchmarks/train.py --shapes=electra --peers=electra_torch --seconds=120
+
+is an ELECTRA step of four layers of ELECTRA-Small against the usual implementation on `transformers`:
+ElectraForMaskedLM as generator and ElectraForPreTraining as discriminator that share embeddings,
+no dropout, samples by Gumbel noise at masked positions, fused AdamW.
 """
 
 from __future__ import annotations
@@ -30,7 +36,10 @@ SHAPES = {
     "small_8": dict(width=256, layers=4, heads=4, length=128, batch=8, vocab=256),
     "small_32": dict(width=256, layers=4, heads=4, length=128, batch=32, vocab=256),
     "large": dict(width=512, layers=8, heads=8, length=256, batch=8, vocab=32768),
+    "electra": dict(width=256, layers=4, heads=4, length=128, batch=8, vocab=30521),
 }
+_EMBED = 128  # width of the embeddings of ELECTRA-Small
+_SHARE = 4  # its generator is narrower by so much
 
 
 def _hidden(width: int) -> int:
@@ -40,6 +49,12 @@ def _hidden(width: int) -> int:
 def _spec(shape: dict[str, int]):
   """The transformer of a shape, as mdx builds it."""
   from mdx.networks import transformer
+  if shape == SHAPES["electra"]:
+    return transformer.Transformer(
+        num_layers=shape["layers"], width=shape["width"], num_heads=shape["heads"],
+        mlp_width=4 * shape["width"], mlp="gelu_erf", norm="layer", post_norm=True, embed_norm=True,
+        embed_width=_EMBED, token_types=2, position="learned", max_length=512, use_bias=True,
+        head="rtd", vocab_size=shape["vocab"] + 1, vocab_multiple=1, scan_layers=False)
   return transformer.Transformer(
       num_layers=shape["layers"], width=shape["width"], num_heads=shape["heads"],
       mlp_width=_hidden(shape["width"]), vocab_size=shape["vocab"] + 1, vocab_multiple=1,
@@ -62,11 +77,14 @@ def mdx_side(shape: dict[str, int]):
   import jax.numpy as jnp
 
   from mdx.objectives import diffusion
+  from mdx.objectives import electra
   from mdx.train import optimizer as optimizer_lib
   from mdx.train import state as state_lib
   from mdx.train import step as step_lib
   from mdx.utils import rng
-  objective = diffusion.MaskedDiffusion(network=_spec(shape).network(), mask_id=shape["vocab"])
+  network = dict(network=_spec(shape).network(), mask_id=shape["vocab"])
+  objective = (electra.Electra(mask_draw="exact_count", generator_width=1 / _SHARE, **network)
+               if shape == SHAPES["electra"] else diffusion.MaskedDiffusion(**network))
   optimizer = optimizer_lib.Optimizer(learning_rate=1e-3, schedule="constant", warmup_steps=0,
                                       weight_decay=0.01)
   chain = optimizer.build(1000)
@@ -163,6 +181,55 @@ def torch_side(shape: dict[str, int], *, compiled: bool):
   return run
 
 
+def electra_torch_side(shape: dict[str, int]):
+  """Returns a function that runs n steps of ELECTRA on `transformers`."""
+  import torch
+  import transformers
+  from torch import nn
+  from torch.nn import functional as F
+  torch.manual_seed(0)
+  vocab, mask_id, length = shape["vocab"] + 1, shape["vocab"], shape["length"]
+
+  def config(width, heads):
+    return transformers.ElectraConfig(
+        vocab_size=vocab, embedding_size=_EMBED, hidden_size=width, num_attention_heads=heads,
+        num_hidden_layers=shape["layers"], intermediate_size=4 * width, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, max_position_embeddings=512)
+
+  generator = transformers.ElectraForMaskedLM(
+      config(shape["width"] // _SHARE, shape["heads"] // _SHARE))
+  model = transformers.ElectraForPreTraining(config(shape["width"], shape["heads"]))
+  generator.electra.embeddings = model.electra.embeddings
+  generator.generator_lm_head.weight = model.electra.embeddings.word_embeddings.weight
+  params = list({id(p): p for m in (generator, model) for p in m.parameters()}.values())
+  optimizer = torch.optim.AdamW(params, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+  tokens = torch.from_numpy(np.random.default_rng(0).integers(
+      0, mask_id, (shape["batch"], length), np.int64))
+
+  def run(num_steps):
+    for _ in range(num_steps):
+      order = torch.rand(tokens.shape).argsort(dim=1).argsort(dim=1)
+      selected = order < round(0.15 * length)
+      masked = torch.where(selected & (torch.rand(tokens.shape) < 0.85), mask_id, tokens)
+      logits = generator(input_ids=masked).logits[selected]
+      loss = F.cross_entropy(logits, tokens[selected])
+      with torch.no_grad():
+        noise = -torch.log(torch.empty_like(logits).exponential_())
+        sample = (logits + noise).argmax(dim=-1)
+        noisy = tokens.clone()
+        noisy[selected] = sample
+        is_replaced = (noisy != tokens).float()
+      scores = model(input_ids=noisy).logits
+      loss = loss + 50.0 * F.binary_cross_entropy_with_logits(scores, is_replaced)
+      optimizer.zero_grad(set_to_none=True)
+      loss.backward()
+      nn.utils.clip_grad_norm_(params, 1.0)
+      optimizer.step()
+    return loss.item()
+
+  return run
+
+
 def matmul_side(library: str, size: int = 2048):
   """Returns a function that runs n square float32 matmuls."""
   a = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
@@ -178,6 +245,7 @@ def matmul_side(library: str, size: int = 2048):
 
 SIDES = {"mdx": mdx_side, "eager": lambda shape: torch_side(shape, compiled=False),
          "compile": lambda shape: torch_side(shape, compiled=True),
+         "electra_torch": electra_torch_side,
          "matmul_jax": lambda shape: matmul_side("jax"),
          "matmul_torch": lambda shape: matmul_side("torch")}
 _MATMUL_FLOPS = 2.0 * 2048 ** 3
@@ -247,11 +315,11 @@ def main() -> None:
     rates = compare(name, ["mdx", *filter(None, args.peers.split(","))], args.seconds)
     tokens = SHAPES[name]["batch"] * SHAPES[name]["length"]
     row = {"shape": name}
-    for side in ("mdx", "eager", "compile"):
+    for side in ("mdx", "eager", "compile", "electra_torch"):
       if side in rates:
         row[f"{side}_tokens_per_cpu_second"] = round(rates[side] * tokens, 1)
     row |= {f"ratio_to_{side}": round(rates["mdx"] / rates[side], 3)
-            for side in ("eager", "compile") if side in rates}
+            for side in ("eager", "compile", "electra_torch") if side in rates}
     matmuls = {k: v * _MATMUL_FLOPS for k, v in rates.items() if k.startswith("matmul")}
     if matmuls:
       row |= {f"{k}_gflops_per_cpu_second": round(v / 1e9, 1) for k, v in matmuls.items()}

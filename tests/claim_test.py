@@ -7,12 +7,19 @@ import math
 import pytest
 
 from mdx import claim
+from mdx import config as config_lib
+from mdx import modes
+from mdx import setup as setup_lib
 from mdx.configs.claims import block_size
 from mdx.configs.claims import carry_over
+from mdx.configs.claims import electra
 from mdx.configs.claims import lattice_times
 from mdx.configs.claims import mdpo
 from mdx.configs.claims import rcr
+from mdx.configs.claims import rts
 from mdx.configs.claims import schedules
+from mdx.configs.claims import slm
+from mdx.configs.claims import structural
 
 CURVE = [dict(updates=u, rollouts=8 * u, nfe_rollout=24 * u, seconds=0.5 * u, accuracy=a)
          for u, a in ((0, 0.1), (10, 0.3), (20, 0.3), (30, 0.7))]
@@ -102,9 +109,6 @@ def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
 
 @pytest.mark.parametrize("module", [mdpo, rcr, block_size, carry_over, lattice_times, schedules])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
-  from mdx import config as config_lib
-  from mdx import modes
-  from mdx import setup as setup_lib
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())
   assert len(claim.check(config, modes.MODES)) >= 4
@@ -114,6 +118,21 @@ def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
       claim.merge(run, changes)
       setup_lib.setup(run, str(tmp_path / "run"))
   with pytest.raises(ValueError, match="takes no argument, got 'x'"):
+    module.get_config("x")
+
+
+@pytest.mark.parametrize("module", [electra, rts, slm, structural])
+@pytest.mark.parametrize("data", ["grammar", "text"])
+def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypatch):
+  monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)
+  config = config_lib.to_dict(module.get_config(data))
+  found = claim.check(config, modes.MODES)
+  assert {c.equal for c in found} >= {"updates", "cpu_seconds"}
+  for changes in config["arms"].values():
+    run = copy.deepcopy(config["run"])
+    claim._merge(run, changes)
+    setup_lib.setup(run, str(tmp_path / "run"))
+  with pytest.raises(ValueError, match="takes grammar or text, got 'x'"):
     module.get_config("x")
 
 

@@ -16,6 +16,7 @@ from mdx import modes
 from mdx import setup as setup_lib
 from mdx.configs import diffusion
 from mdx.configs import mlm
+from mdx.data import pipeline
 from mdx.networks import attention
 from mdx.train import step as step_lib
 from mdx.utils import rng
@@ -42,7 +43,7 @@ class _Compiled(logging.Handler):
 
 
 # Their losses are compiled in tests/objectives; the rest of a run is what the others share.
-_LONG = ("d3pm", "sedd", "genmd4", "block_diffusion")
+_LONG = ("d3pm", "sedd", "genmd4", "block_diffusion", "electra", "slm", "structural")
 
 
 @pytest.mark.parametrize("name", [
@@ -112,7 +113,8 @@ def test_an_unknown_preset_lists_the_choices():
 @pytest.mark.parametrize("module, arg", [
     ("diffusion", "md4"), ("diffusion", "llada"), ("diffusion", "llada_sft"), ("diffusion", "dream"),
     ("mlm", "whole_word"), ("mlm", "span"), ("mlm", "static"), ("mlm", "rate40"),
-    ("mlm", "rate_decay"), ("sedd", "radd"), ("d3pm", None), ("genmd4", None),
+    ("mlm", "rate_decay"), ("slm", None), ("electra", None), ("electra", "electric"),
+    ("electra", "small"), ("rts", None), ("rts", "clusters"), ("sedd", "radd"), ("d3pm", None), ("genmd4", None),
     ("block_diffusion", None)])
 def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
   cfg = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
@@ -127,7 +129,7 @@ def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
   assert kinds(state) == kinds(run.shapes)
   initial = jax.eval_shape(run.objective.init, rng.root(0))
   assert not any(x.weak_type for x in jax.tree.leaves(initial))
-  assert {"nats_per_token", "masked_nats"} & set(metrics) and not (tmp_path / "run").exists()
+  assert {"nats_per_token", "masked_nats", "rtd_nats"} & set(metrics) and not (tmp_path / "run").exists()
 
 
 def test_blocks_that_do_not_divide_the_rows_are_refused_before_anything_is_written(tmp_path):
@@ -165,3 +167,17 @@ def test_spans_longer_than_the_text_are_refused_before_anything_is_written(tmp_p
   with pytest.raises(ValueError, match="objective.span_max 3 exceeds the 2 units") as error:
     modes.train(cfg, str(tmp_path / "run"))
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arg", [None, "sp", "psd", "joint", "rts"])
+def test_structural_objectives_set_up_and_trace(arg, tmp_path):
+  cfg = importlib.import_module("mdx.configs.structural").get_config(arg)
+  cfg.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
+  run = setup_lib.setup(cfg, str(tmp_path / "run"))
+  rows = next(iter(pipeline.build(run.config["data"], run.tokenizer, split="train", batch_size=8,
+                                  seed=0)))
+  assert (rows["labels"] > 0).sum() == 8 * cfg.objective.num_candidates
+  rows = {k: jnp.asarray(v) for k, v in rows.items()} | {"example_index": jnp.arange(8)}
+  step = step_lib.make_step(run.objective, run.transform, seed=0, rate=lambda step: 0.1)
+  _, metrics = jax.eval_shape(step, run.shapes, rows, {})
+  assert {"pair_accuracy", "rtd_nats" if arg == "rts" else "masked_nats"} <= set(metrics)

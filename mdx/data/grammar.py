@@ -7,7 +7,7 @@ Documents have paragraphs of sentences `DET (ADJ) NOUN VERB DET (ADJ) NOUN (coll
   topic        of a document, its label: with probability 0.8 a noun, verb or adjective is one of
                the topic's own, else any; a single word is weak evidence
   agreement    a determiner has the gender of the noun of its phrase, to its right
-  selection    a verb takes objects of two of four classes; a fifth to a quarter of the objects of
+  selection    a verb takes objects of two of four classes; a quarter of the objects of
                half of the verbs are held out, and occur only with `held_out`
   discourse    a paragraph has a key noun, subject or object of a sentence with probability 0.3; a
                sentence has the subject of the one before it with probability 0.5
