@@ -11,6 +11,7 @@ Austin et al. 2025, "How to scale your model".
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -122,10 +123,8 @@ def target(name: str, slices: int = 1) -> Target:
 def _simulated(name: str, number: int, slices: int) -> Target:
   if slices > 1:
     raise ValueError("config.compile.slices is of TPUs; a simulated topology has one.")
-  try:
+  with contextlib.suppress(RuntimeError):  # the host's devices exist already
     jax.config.update("jax_num_cpu_devices", number)
-  except RuntimeError:  # the host's devices exist already
-    pass
   devices = jax.devices("cpu")
   if len(devices) < number:
     raise ValueError(f"config.compile.topology {name!r} needs {number} simulated devices, this "

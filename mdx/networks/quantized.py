@@ -4,7 +4,8 @@ Contents: quantize, check, float_paths.
 
 Convention: the `kernel` [in, out] of a linear map becomes `kernel_int8`, and `kernel_scale`
 [1, out] float32, with the leading axis of layers that it has; kernel = kernel_int8 * kernel_scale
-to within half a step of `kernel_scale`. Activations stay as they are (weight-only). Needs the extra `int8`.
+to within half a step of `kernel_scale`. Activations stay as they are (weight-only). Needs the
+extra `int8`.
 """
 
 from __future__ import annotations

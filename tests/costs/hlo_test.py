@@ -113,7 +113,7 @@ def test_a_compiled_scan_counts_as_often_as_it_runs():
   layers = jax.ShapeDtypeStruct((5, 64, 64), jnp.float32, sharding=spec(None, "data"))
   with jax.set_mesh(mesh):
     compiled = jax.jit(run).lower(x, layers).compile()
-  found = [c for c in hlo.read(compiled.as_text()).collectives]
+  found = list(hlo.read(compiled.as_text()).collectives)
   gathered = sum(c.size * c.count for c in found if c.kind == "all-gather")
   assert gathered in (5 * 64 * 64 * 4, 5 * 2 * 64 * 64 * 4)  # once a layer, or once a use
   sums = [c for c in found if c.kind == "all-reduce"]
