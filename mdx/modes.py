@@ -30,6 +30,7 @@ from mdx.eval import ngram
 from mdx.report import plots
 from mdx.rl import run as rl_run
 from mdx.train import loop as loop_lib
+from mdx.train import meter as meter_lib
 from mdx.train import noise as noise_lib
 from mdx.train import progress as progress_lib
 from mdx.utils import tree
@@ -75,7 +76,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
   baselines = _baselines(run)
   file = run.workdir / "metrics.jsonl"
-  before = metrics_lib.last(file, "time", start)
+  clock = meter_lib.Clock(run.workdir, start)
   writers = metrics_lib.open_writers(str(run.workdir), resume_step=start,
                                      tensorboard=config["tensorboard"],
                                      is_main=jax.process_index() == 0)
@@ -85,7 +86,9 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       checkpoints=checkpoints, meta=setup_lib.meta(run.config, run.tokenizer), stop=stop,
       evaluate=lambda state, step: quick(_weights(run, state)), batch_size=config["batch_size"],
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"),
-      began=setup_lib.began(run.workdir), before=before)
+      clock=clock)
+  spent = clock.summary()
+  clock.close()
   checkpoints.close()
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
@@ -99,7 +102,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
   if jax.process_index() == 0:
-    results |= {"goodput": metrics_lib.last(file, "time", config["steps"])["goodput"]}
+    results |= {"goodput": spent["goodput"]}
     plots.learning_curve(metrics_lib.read(file),
                          run.workdir / "learning_curve.png",
                          baselines={k.split("_")[0]: v for k, v in baselines.items()},
