@@ -6,9 +6,9 @@ Not run here at this size. What the compiler says of it, on a machine without a 
 On a pod, with your data and LLaDA's tokenizer:
   python -m mdx.main --config=configs/llada_8b.py:v5p --distributed --workdir=/mnt/bucket/llada \
     --config.data.source.path='/data/*.txt' --config.tokenizer.path=LLaDA-8B-Base
-The argument sets microbatches, rematerialisation and the attention kernel for a machine: v5p (64
-chips), v5e (256 chips) or multislice (two slices of 256 v5e chips, gradients reduced between them);
-without one the recipe is that of any machine.
+The argument sets bfloat16, microbatches, rematerialisation and the attention kernel for a machine:
+v5p (64 chips), v5e (256 chips) or multislice (two slices of 256 v5e chips, gradients reduced between
+them); without one it is float32 and the recipe of any machine.
 """
 
 from mdx.configs import diffusion
@@ -35,12 +35,12 @@ def get_config(arg=None):
   config.data.update(length=4096, append_eos=True)
   config.data.source.path = ""
   config.eval.baselines = False
-  config.update(dtype="bfloat16", steps=440_000, batch_size=1280, ema_decay=0.0,
+  config.update(steps=440_000, batch_size=1280, ema_decay=0.0,
                 log_steps=10, eval_steps=5_000, checkpoint_steps=1_000)
   config.optimizer = dict(name="adamw", learning_rate=4e-4, schedule="constant", warmup_steps=2000,
                           weight_decay=0.1, b1=0.9, b2=0.95, clip_norm=1.0, trainable="")
   if arg:
-    machine = dict(_MACHINES[arg])
+    machine = dict(_MACHINES[arg], dtype="bfloat16")
     config.compile.update(machine.pop("compile"))
     config.network.update(remat=machine.pop("remat"), attention_backend="splash")
     config.mesh.replica = machine.pop("replica", 1)
