@@ -6,7 +6,6 @@ Contents: MODES, train, reinforce, sample, evaluate, export, claim, compile_.
 from __future__ import annotations
 
 import json
-import pathlib
 import time
 from typing import Any, Mapping
 

@@ -81,7 +81,8 @@ def _run(args, num_processes):
 def _until(process, workdir, step):
   """Waits until a run has logged a step; returns the ids of its processes."""
   file = workdir / "metrics.jsonl"
-  while max((x["step"] for x in metrics_lib.read(file)) if file.exists() else [0], default=0) < step:
+  reached = lambda: [x["step"] for x in metrics_lib.read(file)] if file.exists() else []
+  while max(reached(), default=0) < step:
     assert process.poll() is None, process.communicate()
     time.sleep(0.05)
   return [int(x) for x in subprocess.run(

@@ -254,7 +254,8 @@ def _shuffle(documents: grain.MapDataset, seed: int) -> grain.MapDataset:
 def _not_empty(share: grain.MapDataset, num_documents: int, num_shards: int):
   if not len(share):
     raise ValueError(f"{num_documents} documents cannot be shared among data.num_shards "
-                     f"{num_shards} streams; give more documents (a smaller document_chars for text).")
+                     f"{num_shards} streams; give more documents (a smaller document_chars for "
+                     "text).")
   return share
 
 

@@ -6,7 +6,6 @@ Contents: train.
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import time
