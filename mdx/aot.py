@@ -154,11 +154,17 @@ def _compiled(lowered, arguments: float, trips: float) -> _Compiled:
       raise
     size = float(used[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[used[2]]
     return _Compiled(arguments, max(size - arguments, 0), None)
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError as error:
+    raise ValueError("the compiled program cannot be read, so this libtpu is not the release that "
+                     f"jax asks for; pip install 'mdx[aot]' ({str(error).splitlines()[0]:.120}"
+                     ").") from None
   memory = compiled.memory_analysis()
   more = memory.output_size_in_bytes - memory.alias_size_in_bytes
   return _Compiled(memory.argument_size_in_bytes,
                    memory.temp_size_in_bytes + more + memory.generated_code_size_in_bytes,
-                   hlo.read(compiled.as_text(), unknown_trips=trips))
+                   hlo.read(text, unknown_trips=trips))
 
 
 def _bytes(tree: Any) -> float:

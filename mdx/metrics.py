@@ -185,8 +185,8 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
   return [line for line in lines if isinstance(line, dict)]
 
 
-def last(path: str | os.PathLike, kind: str, step: int) -> dict[str, Any] | None:
-  """The last line of a kind at or before a step; None if there is none."""
+def last(path: str | os.PathLike, step: int) -> dict[str, Any] | None:
+  """The last line at or before a step; None if there is none."""
   if not pathlib.Path(path).exists():
     return None
-  return next((x for x in reversed(read(path)) if x["kind"] == kind and x["step"] <= step), None)
+  return next((x for x in reversed(read(path)) if x["step"] <= step), None)

@@ -365,11 +365,7 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
 
 def describe(path: str, *, dtype: str = "",
              remat: str = "") -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
-  """What a model is built from, `Model.config`, and its tokenizer; reads no weights.
-
-  Raises:
-    ValueError: nothing there that describes a model.
-  """
+  """`Model.config` and the tokenizer of a model; ValueError if nothing there describes one."""
   changed = {"dtype": dtype} if dtype else {}
   if interop.is_hf_dir(path):
     config, tokenizer = _describe_hf(path, dtype)

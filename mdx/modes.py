@@ -104,7 +104,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
   baselines = _baselines(run)
   file = run.workdir / "metrics.jsonl"
-  before = metrics_lib.last(file, "time", start)
+  clock = meter_lib.Clock(run.workdir, start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
   labels = finetuning.Evaluator(run) if run.objective.has_labels else None
@@ -113,12 +113,11 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       params, config["eval"]["num_batches"])
   probe = _probe(run)
   has_curve = probe or run.objective.is_exact  # an accuracy over the steps
-  clock = meter_lib.Clock(_seconds_spent(run, start))
   if probe and not start:
     writers.write(0, "eval", probe(_weights(run, state)) | {"cpu_seconds": 0.0})
 
   def evaluate_during(state, step):
-    params, spent = _weights(run, state), {"cpu_seconds": clock.seconds} if has_curve else {}
+    params, spent = _weights(run, state), {"cpu_seconds": clock.cpu_seconds} if has_curve else {}
     values = quick(params) | (probe(params) if probe else {}) | spent
     if labels:
       labels.offer(step, values, params)
@@ -127,10 +126,12 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   state, tokens_per_second = loop_lib.fit(
       state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
       checkpoints=checkpoints, meta=setup_lib.meta(run.config, run.tokenizer), stop=stop,
-      evaluate=evaluate_during, batch_size=config["batch_size"], clock=clock,
+      evaluate=evaluate_during, batch_size=config["batch_size"],
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"),
-      began=setup_lib.began(run.workdir), before=before)
+      clock=clock)
   clock.stop()
+  spent = clock.summary()
+  clock.close()
   checkpoints.close()
   stop.saved = True
   setup_lib.say("evaluating the held-out part ...")
@@ -142,7 +143,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
     results = evaluator(config["eval"]["final_samples"])(params)
   results |= baselines | _gradient_noise(run, state.params, state.extra)
   if has_curve:
-    results |= (probe(params) if probe else {}) | {"cpu_seconds": clock.seconds}
+    results |= (probe(params) if probe else {}) | {"cpu_seconds": clock.cpu_seconds}
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     setup_lib.say(f"--- sample {i + 1}\n{text}")
@@ -155,7 +156,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   if has_curve:
     results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
   if jax.process_index() == 0:
-    results |= {"goodput": metrics_lib.last(file, "time", config["steps"])["goodput"]}
+    results |= {"goodput": spent["goodput"]}
     plots.learning_curve(metrics_lib.read(file),
                          run.workdir / "learning_curve.png",
                          baselines={k.split("_")[0]: v for k, v in baselines.items()},
@@ -185,16 +186,6 @@ def _probe(run: setup_lib.Setup):
   probe = linear.Probe(**run.config["eval"]["probe"])
   return linear.Evaluator(probe, run.config, run.tokenizer, run.objective,
                           run.mesh) if probe.num_labels else None
-
-
-def _seconds_spent(run: setup_lib.Setup, start: int) -> float:
-  """CPU seconds that the first `start` steps of a run took, from the line nearest to them."""
-  path = run.workdir / "metrics.jsonl"
-  lines = [x for x in metrics_lib.read(path) if x.get("cpu_seconds")] if path.exists() else []
-  if not start or not lines:
-    return 0.0
-  nearest = min(lines, key=lambda x: abs(x["step"] - start))
-  return nearest["cpu_seconds"] * start / nearest["step"]
 
 
 def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -1,6 +1,6 @@
 """From a config to the checked parts of a run.
 
-Contents: Setup, setup, check, assemble, claim_workdir, began, start_state, load_weights, meta,
+Contents: Setup, setup, check, assemble, claim_workdir, start_state, load_weights, meta,
 write_json, say.
 
 Convention: `setup` checks everything that can be checked before the first compile and
@@ -280,12 +280,6 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
   if not config_path.exists():
     tokenizer.save(path)
     write_json(config_path, {"hash": config_lib.run_hash(config), "config": config})
-
-
-def began(workdir: pathlib.Path) -> float | None:
-  """When the run of a workdir was first started, in Unix time."""
-  file = workdir / "config.json"
-  return file.stat().st_mtime if file.exists() else None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_ENVIRONMENT = {"PATH": os.environ["PATH"], "TPU": "pod", "ZONE": "us-east5-a", "IMAGE": "reg/mdx:1"}
+_ENVIRONMENT = {"PATH": os.environ["PATH"], "TPU": "pod", "ZONE": "us-east5-a",
+                "IMAGE": "reg/mdx:1"}
 _ARGS = ["--config=configs/diffusion.py", "--workdir=/mnt/it's mine"]
 
 

@@ -27,7 +27,7 @@ _SMALL = ["--config=configs/diffusion.py", "--config.network.num_layers=1",
           "--config.network.mlp_width=16", "--config.batch_size=8", "--config.data.length=16",
           "--config.data.num_shards=2", "--config.eval.final_samples=1",
           "--config.eval.num_batches=1", "--config.sampler.num_samples=1",
-          "--config.sampler.steps=4", "--config.log_steps=5", "--config.checkpoint_steps=100000",
+          "--config.sampler.steps=4", "--config.log_steps=1", "--config.checkpoint_steps=100000",
           "--config.steps=120"]
 _RL = ["--config=configs/mdpo.py", "--config.init.base.steps=4", "--config.init.base.batch_size=8",
        "--config.init.base.network.num_layers=1", "--config.init.base.network.width=16",
@@ -39,6 +39,21 @@ _RL = ["--config=configs/mdpo.py", "--config.init.base.steps=4", "--config.init.
        "--config.log_steps=1", "--config.checkpoint_steps=2"]
 _ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
     "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
+
+
+@pytest.fixture(autouse=True)
+def text(tmp_path):
+  """Texts so short that evaluating is quick."""
+  draw = np.random.default_rng(0)
+  for i in range(5):
+    words = draw.choice(["moor", "hound", "fog", "door", "light"], 500)
+    (tmp_path / f"text{i}.txt").write_text(" ".join(words))
+
+
+def _args(folder, workdir, *more):
+  return [*_SMALL, f"--config.data.source.path={folder}/text[1-4].txt",
+          f"--config.data.source.validation_path={folder}/text0.txt",
+          f"--workdir={folder / workdir}", *more]
 
 
 def _start(args, num_processes, *options):
@@ -66,7 +81,8 @@ def _run(args, num_processes):
 def _until(process, workdir, step):
   """Waits until a run has logged a step; returns the ids of its processes."""
   file = workdir / "metrics.jsonl"
-  while max((x["step"] for x in metrics_lib.read(file)) if file.exists() else [0], default=0) < step:
+  reached = lambda: [x["step"] for x in metrics_lib.read(file)] if file.exists() else []
+  while max(reached(), default=0) < step:
     assert process.poll() is None, process.communicate()
     time.sleep(0.05)
   return [int(x) for x in subprocess.run(
@@ -85,7 +101,7 @@ def _assert_same(a, b):
 
 
 def test_a_signal_to_one_of_two_saves_one_step_on_both_and_one_goes_on_where_they_were(tmp_path):
-  args = [*_SMALL, f"--workdir={tmp_path / 'two'}"]
+  args = _args(tmp_path, "two")
   process = _start(args, 2)
   workers = _until(process, tmp_path / "two", 10)
   assert len(workers) == 2
@@ -101,7 +117,7 @@ def test_a_signal_to_one_of_two_saves_one_step_on_both_and_one_goes_on_where_the
   out = _run(args, 1)
   assert f"resuming from step {step}" in out and "goes on with the next batch" in out, out
   assert checkpoint_lib.step_directories(tmp_path / "two")[0].name == "120"
-  _run([*_SMALL, f"--workdir={tmp_path / 'one'}"], 1)
+  _run(_args(tmp_path, "one"), 1)
   _assert_same(_losses(tmp_path / "two"), _losses(tmp_path / "one"))
   results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
   assert results[0]["bits_per_char"] == pytest.approx(results[1]["bits_per_char"], rel=1e-4)
@@ -111,7 +127,7 @@ def test_a_signal_to_one_of_two_saves_one_step_on_both_and_one_goes_on_where_the
 @pytest.mark.parametrize("num, mesh", [(4, []), (2, ["--config.mesh.data=1",
                                                      "--config.mesh.tensor=2"])])
 def test_a_job_killed_and_started_again_has_the_losses_of_one_process(num, mesh, tmp_path):
-  args = [*_SMALL, "--config.checkpoint_steps=20", *mesh, f"--workdir={tmp_path / 'many'}"]
+  args = _args(tmp_path, "many", "--config.checkpoint_steps=20", *mesh)
   process = _start(args, num)
   workers = _until(process, tmp_path / "many", 30)
   assert len(workers) == num
@@ -119,15 +135,15 @@ def test_a_job_killed_and_started_again_has_the_losses_of_one_process(num, mesh,
   code, out = _finish(process)
   assert code == 137, out
   assert "resuming from step" in _run(args, num)
-  _run([*_SMALL, f"--workdir={tmp_path / 'one'}"], 1)
+  _run(_args(tmp_path, "one"), 1)
   _assert_same(_losses(tmp_path / "many"), _losses(tmp_path / "one"))
 
 
 @pytest.mark.slow
 def test_the_launcher_starts_a_killed_job_again(tmp_path):
-  args = [*_SMALL, "--config.checkpoint_steps=20", f"--workdir={tmp_path}"]
+  args = _args(tmp_path, "run", "--config.checkpoint_steps=20")
   process = _start(args, 2, "--restart")
-  os.kill(_until(process, tmp_path, 30)[0], signal.SIGKILL)
+  os.kill(_until(process, tmp_path / "run", 30)[0], signal.SIGKILL)
   code, out = _finish(process)
   assert code == 0 and "status 137, starting again" in out and "resuming from step" in out, out
 

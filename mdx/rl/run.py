@@ -34,6 +34,7 @@ from mdx.rl import plan
 from mdx.rl import rollout as rollout_lib
 from mdx.samplers import trajectory
 from mdx.train import loop as loop_lib
+from mdx.train import meter as meter_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
 from mdx.utils import host
@@ -83,7 +84,7 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
       f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts, "
       f"{rollout['epochs']} update(s) on each, {config['updates']} updates, "
       f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
-  before = metrics_lib.last(run.workdir / "metrics.jsonl", "time", start)
+  clock = meter_lib.Clock(run.workdir, start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
   quick = _quick_evaluator(run)
@@ -95,10 +96,10 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
       writers=writers, checkpoints=checkpoints, meta=setup_lib.meta(config, model.tokenizer),
       stop=stop,
       frozen=run.reference, next_batch=produce, unit=rollout["epochs"],
-      evaluate=lambda state, step: quick(_weights(run, state)), before=before,
-      began=setup_lib.began(run.workdir),
+      evaluate=lambda state, step: quick(_weights(run, state)), clock=clock,
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"))
   checkpoints.close()
+  clock.close()
   stop.saved = True
   params = _weights(run, state)
   writers.write(config["updates"], "eval", quick(params))

@@ -115,7 +115,6 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
         evaluate: Callable[[state_lib.State, int], dict[str, float]] | None = None,
         frozen: Any = None, next_batch: Callable | None = None,
         unit: int = 1, batch_size: int = 0, profile: Profile | None = None,
-        began: float | None = None, before: dict[str, float] | None = None,
         clock: meter_lib.Clock | None = None) -> tuple[state_lib.State, float]:
   """Trains to `intervals.steps`.
 
@@ -138,9 +137,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
       evaluated, saved and stopped between units only.
     batch_size: rows of a global batch; 0 = `data` yields whole batches.
     profile: which steps are traced.
-    began: when the run was first started, in Unix time; None = now.
-    before: the last line of kind "time" that earlier starts of this run wrote.
-    clock: told when training begins, pauses and goes on.
+    clock: is told what the time was spent on.
 
   Returns:
     The final state, and tokens per second without compilation and evaluation.
@@ -155,8 +152,8 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
                                                               batch_size))
   progress = progress_lib.Progress(intervals.steps, start=start,
                                    enabled=jax.process_index() == 0)
-  meter = meter_lib.Meter(writers, progress, steps=intervals.steps, log_steps=intervals.log_steps,
-                          began=began, before=before, clock=clock)
+  meter = meter_lib.Meter(writers, progress, steps=intervals.steps,
+                          log_steps=intervals.log_steps, clock=clock)
 
   def save(step):
     meter.settle()  # a state that came from a bad loss is never saved

@@ -4,14 +4,15 @@ Contents: Clock, Meter, NonFinite.
 
 Convention: *goodput* is the share of the wall time since the run was first started that went into
 steps which count: compilation, restarts and the pauses between them, steps that had to be done
-again, evaluation, waiting for data and for checkpoints are lost. The lines of `metrics.jsonl` of
-kind "time" say it, since the first start; what a restart drops no longer counts.
+again, evaluation, waiting for data and for checkpoints are lost. `workdir/goodput.jsonl` says it,
+a line a log interval, since the first start; what a restart drops no longer counts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import pathlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,36 +33,60 @@ def _is_ready(value: Any) -> bool:
 
 
 class Clock:
-  """CPU time of this process, of all its threads, while it trains: without compiling, evaluating.
+  """Seconds of a run by stage, over all its starts; written on the first process.
 
-  Attributes:
-    seconds: spent so far.
+  Wall time, and the CPU time of this process, of all its threads, while it trains: without
+  compiling and without pauses.
   """
 
-  def __init__(self, seconds: float = 0.0):
-    self._spent, self._since = seconds, None
+  def __init__(self, workdir: pathlib.Path, start: int):
+    """Takes up what the starts before this one had spent at step `start`."""
+    file, config = workdir / "goodput.jsonl", workdir / "config.json"
+    before = (metrics_lib.last(file, start) or {}) if not jax.process_index() else {}
+    self._began = config.stat().st_mtime if config.exists() else time.time()
+    self._seconds = {k: before.get(f"{k}_seconds", 0.0) for k in ("step", *_STAGES)}
+    self._cpu, self._since = before.get("cpu_seconds", 0.0), None
+    self._lines = None if jax.process_index() else metrics_lib.JsonLines(file, resume_step=start)
 
   def go(self) -> None:
-    """Begins, or goes on."""
+    """CPU time counts from here on."""
     self._since = time.process_time()
 
   def stop(self) -> bool:
-    """Stops; whether it was running."""
+    """CPU time does not count from here on; whether it did."""
     is_running = self._since is not None
-    self._spent, self._since = self.seconds, None
+    self._cpu, self._since = self.cpu_seconds, None
     return is_running
 
   @property
-  def seconds(self) -> float:
-    """Spent so far."""
-    return self._spent + (time.process_time() - self._since if self._since is not None else 0.0)
+  def cpu_seconds(self) -> float:
+    """CPU time spent so far."""
+    return self._cpu + (time.process_time() - self._since if self._since is not None else 0.0)
+
+  def add(self, step: int, seconds: Mapping[str, float]) -> None:
+    """Adds a log interval's."""
+    for stage, value in seconds.items():
+      self._seconds[stage] += value
+    if self._lines is not None:
+      self._lines.write(step, "time", self.summary())
+
+  def summary(self) -> dict[str, float]:
+    """Since the run was first started: goodput, seconds in steps and lost to each stage."""
+    wall = max(time.time() - self._began, self._seconds["step"], 1e-9)
+    return {"goodput": self._seconds["step"] / wall, "wall_seconds": wall,
+            "cpu_seconds": self.cpu_seconds} | {
+        f"{stage}_seconds": seconds for stage, seconds in self._seconds.items()}
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._lines is not None:
+      self._lines.close()
 
 
 class Meter:
   """Reads metrics one step late, logs windows and keeps the rate and the clock."""
 
   def __init__(self, writers: metrics_lib.Writers, progress: Any, *, steps: int, log_steps: int,
-               began: float | None = None, before: Mapping[str, float] | None = None,
                clock: Clock | None = None):
     """Starts the clock.
 
@@ -69,19 +94,14 @@ class Meter:
       writers, progress: where figures go.
       steps: length of the run.
       log_steps: between two log lines.
-      began: Unix time at which the run was first started; None = now.
-      before: the last line of kind "time" of earlier starts of this run, if any.
-      clock: told when training begins, pauses and goes on.
+      clock: is told what the time was spent on.
     """
-    self._writers, self._progress, self._clock = writers, progress, clock or Clock()
+    self._writers, self._progress = writers, progress
     self._steps, self._log_steps = steps, log_steps
     self._window, self._pending, self._first = metrics_lib.Window(), None, True
     self._since = self._tokens = self._seconds = self._all_tokens = 0.0
     self._lost = dict.fromkeys(_STAGES, 0.0)
-    before = before or {}
-    self._began = time.time() if began is None else began
-    self._useful = before.get("step_seconds", 0.0)
-    self._total_lost = {k: before.get(f"{k}_seconds", 0.0) for k in _STAGES}
+    self._clock = clock
 
   def add(self, step: int, metrics: Any, num_tokens: int) -> None:
     """Takes a dispatched step's metrics; reads those of the step before."""
@@ -101,7 +121,8 @@ class Meter:
     self._window.add(metrics)
     if self._first:  # compilation is over: start the clock here
       self._first, self._since = False, time.monotonic()
-      self._clock.go()
+      if self._clock is not None:
+        self._clock.go()
       self._lost = dict.fromkeys(_STAGES, 0.0)
     else:
       self._tokens += num_tokens
@@ -113,27 +134,25 @@ class Meter:
     elapsed, self._since = now - self._since, now
     useful = max(elapsed - self._lost["data"], 0.0)  # pauses are not in `elapsed`
     self._seconds += elapsed
-    self._useful += useful
     self._all_tokens += self._tokens
     values = self._window.flush()
     if self._tokens:
       values["tokens_per_second"] = self._tokens / max(elapsed, 1e-9)
-    for stage, seconds in self._lost.items():
-      self._total_lost[stage] += seconds
+    if self._clock is not None:
+      self._clock.add(step, {"step": useful} | self._lost)
     self._tokens, self._lost = 0.0, dict.fromkeys(_STAGES, 0.0)
     self._writers.write(step, "train", values)
-    self._writers.write(step, "time", self._summary())
     shown = ("loss", "nats_per_token", "tokens_per_second")
     self._progress.log(step, {k: values[k] for k in shown if k in values})
 
   @contextlib.contextmanager
   def paused(self, stage: str) -> Iterator[None]:
     """Time inside is that of a stage, and not in the rate."""
-    begin, was_running = time.monotonic(), self._clock.stop()
+    begin, goes_on = time.monotonic(), self._clock is not None and self._clock.stop()
     try:
       yield
     finally:
-      if was_running:
+      if goes_on:
         self._clock.go()
       seconds = time.monotonic() - begin
       self._lost[stage] += seconds
@@ -151,9 +170,3 @@ class Meter:
   def tokens_per_second(self) -> float:
     """Mean rate over the steps of this start."""
     return self._all_tokens / self._seconds if self._seconds else 0.0
-
-  def _summary(self) -> dict[str, float]:
-    """Since the run was first started: goodput, seconds in steps and lost to each stage."""
-    wall = max(time.time() - self._began, self._useful, 1e-9)
-    return {"goodput": self._useful / wall, "wall_seconds": wall, "step_seconds": self._useful} | {
-        f"{stage}_seconds": seconds for stage, seconds in self._total_lost.items()}

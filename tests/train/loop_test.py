@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,7 @@ def _fake_run(steps, *, start=0, losses=None, stop=None, metrics=lambda step: {}
                       evaluate=evaluate)
   except (loop.NonFinite, progress.Stopped) as error:
     result = error
-  return events, [x for x in writer.lines if x["kind"] != "time"], result
+  return events, writer.lines, result
 
 
 def test_the_order_is_evaluate_save_fetch_step_and_metrics_are_read_one_step_late():
@@ -134,9 +135,9 @@ def test_the_order_is_evaluate_save_fetch_step_and_metrics_are_read_one_step_lat
   assert events == [
       "fetch 0", "step 0 of 0",
       "fetch 1", "step 1 of 1", "read 0",
-      "read 1", "log train 2", "log time 2", "evaluate 2", "log eval 2", "save 2", "fetch 2", "step 2 of 2",
+      "read 1", "log train 2", "evaluate 2", "log eval 2", "save 2", "fetch 2", "step 2 of 2",
       "fetch 3", "step 3 of 3", "read 2",
-      "read 3", "log train 4", "log time 4", "save 4", "wait"]
+      "read 3", "log train 4", "save 4", "wait"]
 
 
 def test_a_resumed_run_neither_evaluates_nor_saves_the_step_it_starts_from():
@@ -192,39 +193,43 @@ def test_the_rate_leaves_out_compilation_evaluation_and_saving(monkeypatch):
   assert rates == pytest.approx([3.0] * 4) and rate == pytest.approx(3.0)
 
 
-def test_goodput_is_the_share_of_time_in_steps_that_count_since_the_first_start(monkeypatch):
+def test_goodput_is_the_share_of_time_in_steps_that_count_since_the_first_start(tmp_path,
+                                                                              monkeypatch):
   now = [1000.0]
+  (tmp_path / "config.json").touch()
+  os.utime(tmp_path / "config.json", (980, 980))
   monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])
   monkeypatch.setattr(meter.time, "time", lambda: now[0])
 
   def wait(seconds):
     now[0] += seconds
 
-  def run(began, before):
-    numbers = _Numbers()
-    one = meter.Meter(numbers, progress.Progress(9, enabled=False), steps=9, log_steps=3,
-                      began=began, before=before)
-    one.add(0, {"loss": (1.0, 1.0)}, 6)
+  def run(start):
+    clock = meter.Clock(tmp_path, start)
+    one = meter.Meter(_Numbers(), progress.Progress(9, enabled=False), steps=9, log_steps=3,
+                      clock=clock)
+    one.add(start, {"loss": (1.0, 1.0)}, 6)
     wait(20)  # compiles
-    for step in range(1, 7):
+    for step in range(start + 1, 7):
       with one.fetching():  # the device has nothing to do meanwhile
         wait(1)
-      with one.paused("checkpoint" if step == 2 else "eval"):
+      with one.paused("checkpoint" if step == start + 2 else "eval"):
         wait(2)
       wait(4)
       one.add(step, {"loss": (1.0, 1.0)}, 6)
-    return [x for x in numbers.lines if x["kind"] == "time"]
+    clock.close()
+    return metrics_lib.read(tmp_path / "goodput.jsonl")
 
-  first, second = run(980.0, None)
-  # Of the steps 1 and 2 the wall also has: 20 s before, 20 s of compiling, and 3 x 2 s of pauses.
+  first, second = run(0)
+  # The wall has also 20 s before the run, 20 s of compiling, and three pauses of 2 s.
   assert first == {
       "step": 3, "kind": "time", "step_seconds": 8.0, "wall_seconds": 61.0, "goodput": 8 / 61,
       "data_seconds": 2.0, "checkpoint_seconds": 2.0, "eval_seconds": 2.0}
-  wait(100)  # the second start, which goes on from step 3
-  last = run(980.0, first)[-1]
-  assert last["wall_seconds"] == now[0] - 980
-  assert last["step_seconds"] == first["step_seconds"] + second["step_seconds"]
-  assert last["goodput"] == last["step_seconds"] / last["wall_seconds"]
+  assert second["step_seconds"] == 8 + 12
+  wait(100)  # then killed, and started again from step 3: the steps after it no longer count
+  again = run(3)
+  assert again[0] == first and len(again) == 2
+  assert again[1]["step_seconds"] == 8 + 8 and again[1]["wall_seconds"] == now[0] - 980
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -312,8 +317,7 @@ def test_two_steps_a_stop_and_two_more_are_four_steps_bit_for_bit(parts, tmp_pat
 
   def curve(name):
     lines = metrics_lib.read(tmp_path / name / "metrics.jsonl")
-    return [{k: v for k, v in x.items() if k != "tokens_per_second"} for x in lines
-            if x["kind"] != "time"]
+    return [{k: v for k, v in x.items() if k != "tokens_per_second"} for x in lines]
 
   assert curve("cut") == curve("whole") and [x["step"] for x in curve("cut")] == [1, 2, 3, 4]
 
@@ -325,7 +329,7 @@ def test_a_run_that_was_killed_between_checkpoints_repeats_the_lost_steps(parts,
   resumed, _ = _train(parts, tmp_path / "run", checkpoint_steps=1)
   _assert_bitwise(resumed, whole)
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-  assert [json.loads(x)["step"] for x in lines if "time" not in x] == [1, 2, 3, 4]
+  assert [json.loads(x)["step"] for x in lines] == [1, 2, 3, 4]
 
 
 def test_a_checkpoint_written_while_training_goes_on_holds_the_state_of_its_step(tmp_path):
