@@ -12,8 +12,8 @@ from mdx.configs.claims import common
 def get_config(arg=None):
   """Arms and comparisons, on "grammar" or "text"."""
   run = common.encoder(common.data_of(arg, "slm"), objective=dict(
-      name="mlm", mask_rate=0.15, mask_draw="exact_count", replace_mask_rate=0.8,
-      replace_random_rate=0.1))
+      name="mlm", mask_rate=0.15, mask_draw="exact_count"))
+  run.network.head = "lm"
   arms = dict(mlm=dict(), slm=dict(objective=dict(replace_mask_rate=0.0, replace_random_rate=1.0)))
   return common.claim("swapped language modelling learns a better encoder than MLM", run, arms,
                       common.compared((("slm", "mlm"),)))
