@@ -1,4 +1,4 @@
-"""Training speed of mdx against PyTorch, and against the machine's matmul rate.
+r"""Training speed of mdx against PyTorch, and against the machine's matmul rate.
 
   python benchmarks/train.py --shapes=small_8,small_32,large --seconds=120
 
@@ -12,11 +12,14 @@ take turns, the others asleep, and what counts is the median of tokens per CPU-s
 over the blocks, so that a busy machine slows all sides alike. Needs torch (extra
 `parity`).
 
-  python benchmarks/train.py --shapes=electra --peers=electra_torch --seconds=120
+  OMP_NUM_THREADS=1 python benchmarks/train.py --shapes=electra \
+    --peers=electra_torch,electra_torch_masked --seconds=120
 
 is an ELECTRA step of four layers of ELECTRA-Small against the usual implementation on `transformers`:
 ElectraForMaskedLM as generator and ElectraForPreTraining as discriminator that share embeddings,
-no dropout, samples by Gumbel noise at masked positions, fused AdamW.
+no dropout, samples by Gumbel noise at masked positions, fused AdamW. The usual implementation takes
+the generator's logits at all positions; electra_torch_masked at the masked ones, as mdx does. PyTorch
+has one thread, with which it is best on a busy machine; XLA does not read that variable.
 """
 
 from __future__ import annotations
@@ -181,7 +184,7 @@ def torch_side(shape: dict[str, int], *, compiled: bool):
   return run
 
 
-def electra_torch_side(shape: dict[str, int]):
+def electra_torch_side(shape: dict[str, int], *, masked_only: bool = False):
   """Returns a function that runs n steps of ELECTRA on `transformers`."""
   import torch
   import transformers
@@ -211,7 +214,11 @@ def electra_torch_side(shape: dict[str, int]):
       order = torch.rand(tokens.shape).argsort(dim=1).argsort(dim=1)
       selected = order < round(0.15 * length)
       masked = torch.where(selected & (torch.rand(tokens.shape) < 0.85), mask_id, tokens)
-      logits = generator(input_ids=masked).logits[selected]
+      if masked_only:
+        hidden = generator.electra(input_ids=masked).last_hidden_state[selected]
+        logits = generator.generator_lm_head(generator.generator_predictions(hidden))
+      else:
+        logits = generator(input_ids=masked).logits[selected]
       loss = F.cross_entropy(logits, tokens[selected])
       with torch.no_grad():
         noise = -torch.log(torch.empty_like(logits).exponential_())
@@ -246,8 +253,10 @@ def matmul_side(library: str, size: int = 2048):
 SIDES = {"mdx": mdx_side, "eager": lambda shape: torch_side(shape, compiled=False),
          "compile": lambda shape: torch_side(shape, compiled=True),
          "electra_torch": electra_torch_side,
+         "electra_torch_masked": lambda shape: electra_torch_side(shape, masked_only=True),
          "matmul_jax": lambda shape: matmul_side("jax"),
          "matmul_torch": lambda shape: matmul_side("torch")}
+_PEERS = ("eager", "compile", "electra_torch", "electra_torch_masked")
 _MATMUL_FLOPS = 2.0 * 2048 ** 3
 
 
@@ -315,11 +324,11 @@ def main() -> None:
     rates = compare(name, ["mdx", *filter(None, args.peers.split(","))], args.seconds)
     tokens = SHAPES[name]["batch"] * SHAPES[name]["length"]
     row = {"shape": name}
-    for side in ("mdx", "eager", "compile", "electra_torch"):
+    for side in ("mdx", *_PEERS):
       if side in rates:
         row[f"{side}_tokens_per_cpu_second"] = round(rates[side] * tokens, 1)
     row |= {f"ratio_to_{side}": round(rates["mdx"] / rates[side], 3)
-            for side in ("eager", "compile", "electra_torch") if side in rates}
+            for side in _PEERS if side in rates}
     matmuls = {k: v * _MATMUL_FLOPS for k, v in rates.items() if k.startswith("matmul")}
     if matmuls:
       row |= {f"{k}_gflops_per_cpu_second": round(v / 1e9, 1) for k, v in matmuls.items()}

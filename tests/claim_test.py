@@ -55,6 +55,14 @@ def test_accuracies_are_compared_at_what_both_runs_have_spent():
       {"curve": CURVE}, short) == (0.7, 0.3)
 
 
+def test_probes_are_compared_at_equal_cpu_time():
+  fast, slow = ({"curve": [dict(updates=u, cpu_seconds=u * cost, accuracy=u / 10)
+                           for u in (0, 5, 10)]} for cost in (1.0, 2.0))
+  compared = claim.Comparison(name="c", left="a", right="b", equal="cpu_seconds")
+  assert compared.values(fast, slow) == (1.0, pytest.approx(0.5))
+  assert claim.measured(fast, "first") == 0.0 and claim.measured(fast, "last") == 1.0
+
+
 def _config(**changes):
   return dict(
       mode="claim", statement="b beats a", seeds=[0, 1, 2], choose_by="bits",
@@ -81,6 +89,7 @@ def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_
   results = claim.train(_config(), str(tmp_path), {"train": train})
   assert len(runs) == 1 + 9  # the one that was stopped, twice
   assert runs[0] == (["a", "seed_0"], 0, 1.0, {"name": "x", "depth": 2})
+  assert [run[1] for run in runs] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]  # arms take turns
   assert runs[-1] == (["b_2", "seed_2"], 2, 2.0, {"name": "y"})
   assert results["chosen"]["b"]["value"] == 2.0
   assert results["arms"]["b"]["bits"]["values"] == [20, 21, 22]

@@ -5,6 +5,24 @@ same loss on the selected tokens alone, and against a generator with embeddings 
 by a linear probe of the frozen states with few labels, on the toy grammar or (`:text`) real text.
   python -m mdx.main --config=configs/claims/electra.py --workdir=runs/claims/electra
   python -m mdx.main --config=configs/claims/electra.py:text --workdir=runs/claims/electra_text
+
+Measured on 2 cores of an AMD EPYC (very busy: 28 minutes), the grammar, seeds 0-2, 600 steps;
+accuracy of the probe, 0.43 before training; two-sided paired t over the seeds:
+  not reproduced: electra beats mlm at equal steps:
+    0.301 against 0.926, difference -0.625 +- 0.080, p = 0.005
+  not reproduced: electra beats mlm at equal CPU time:
+    0.339 against 0.926, difference -0.587 +- 0.046, p = 0.002
+  inconclusive: electra beats masked_loss at equal steps:
+    0.301 against 0.171, difference +0.130 +- 0.083, p = 0.113
+  inconclusive: electra beats masked_loss at equal CPU time:
+    0.302 against 0.175, difference +0.126 +- 0.082, p = 0.116
+  inconclusive: electra beats untied at equal steps:
+    0.301 against 0.279, difference +0.022 +- 0.110, p = 0.764
+  inconclusive: electra beats untied at equal CPU time:
+    0.317 against 0.287, difference +0.030 +- 0.090, p = 0.626
+The generator learns the grammar (1.97 nats after 2000 steps, one seed) before the model does: the
+area under the curve of its detections falls from 0.73 to 0.63, and the probe to 0.18. The text
+has not been measured.
 """
 
 from mdx.configs.claims import common

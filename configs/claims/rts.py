@@ -5,6 +5,8 @@ time. Measured by a linear probe of the frozen states with few labels, on the to
 (`:text`) real text.
   python -m mdx.main --config=configs/claims/rts.py --workdir=runs/claims/rts
   python -m mdx.main --config=configs/claims/rts.py:text --workdir=runs/claims/rts_text
+
+Not measured yet.
 """
 
 from mdx.configs.claims import common

@@ -7,6 +7,8 @@ paragraphs and documents. They are ranked by a linear probe of the frozen states
 labels of 16 questions: mean average precision on held-out documents.
   python -m mdx.main --config=configs/claims/structural.py --workdir=runs/claims/structural
   python -m mdx.main --config=configs/claims/structural.py:text --workdir=runs/claims/structural_text
+
+Not measured yet.
 """
 
 from mdx.configs.claims import common

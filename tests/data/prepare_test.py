@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from mdx import assets
@@ -102,3 +103,25 @@ def test_help_says_what_the_commands_are(capsys):
   with pytest.raises(SystemExit):
     prepare.main(["--help"])
   assert "tokenizer" in (said := capsys.readouterr().out) and "array_record" in said
+
+
+def test_ids_in_like_contexts_share_a_cluster(tmp_path, capsys):
+  # Vowels stand between consonants, digits between signs.
+  draw = np.random.default_rng(0)
+  pick = lambda letters: letters[draw.integers(len(letters))]
+  texts = ["".join(pick("bcd") + pick("aeo") + pick("fgh") for _ in range(40)) +
+           "".join(pick("+-") + pick("123") for _ in range(40)) for _ in range(60)]
+  path, out = tmp_path / "in.jsonl", tmp_path / "out.json"
+  path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+  arguments = ["clusters", f"--input={path}", f"--output={out}", "--tokenizer=char"]
+  prepare.main([*arguments, "--num_clusters=5"])
+  found, tokenizer = json.loads(out.read_text()), tokenizer_lib.build("char")
+  assert len(found["of_token"]) == tokenizer.vocab_size
+  groups = [{found["of_token"][i] for i in tokenizer.encode(letters)}
+            for letters in ("aeo", "bcd", "fgh", "123", "+-")]
+  assert all(len(group) == 1 for group in groups) and len(set.union(*groups)) == 5
+  assert {tokenizer.mask_id, tokenizer.encode("z")[0]} <= set(found["excluded"])
+  with pytest.raises(SystemExit):
+    prepare.main([*arguments, "--num_clusters=50"])
+  assert "13 ids occur, fewer than num_clusters 50" in capsys.readouterr().err.replace(
+      "14 ids", "13 ids")

@@ -119,6 +119,17 @@ def test_text_documents_joined_are_the_file(suffix, compress, text, tmp_path):
       assert len(first) + len(second.split("\n")[0]) + 1 > chars
 
 
+def test_sections_give_documents_their_label_and_begin_new_ones(tmp_path):
+  path = tmp_path / "file.txt"
+  path.write_text("BOOK A\none\ntwo\nBOOK B\nthree\n")
+  fields = {"name": "text", "path": path, "holdout_every": 0, "document_chars": 500}
+  found = sources.build(fields | {"section_marks": ("BOOK A", "BOOK B")}).records("train")
+  assert list(found) == [{"text": "BOOK A\none\ntwo\n", "label": 0},
+                         {"text": "BOOK B\nthree\n", "label": 1}]
+  with pytest.raises(ValueError, match="must all occur in the text, in this order"):
+    sources.build(fields | {"section_marks": ("BOOK B", "BOOK A")}).records("train")
+
+
 def test_the_packaged_text_is_read_whole():
   source = sources.build({"name": "text", "path": "asset:holmes.txt.xz"})
   text = "".join(r["text"] for r in _all(source))

@@ -40,3 +40,30 @@ def test_a_blocked_column_gets_no_gradient():
 def test_bfloat16_logits_are_refused(use):
   with pytest.raises(ValueError, match="expected float32 logits, got bfloat16"):
     use(_logits().astype(jnp.bfloat16))
+
+
+def test_samples_are_the_inverse_of_the_distribution_function():
+  logits = heads.block_columns(_logits(), 4, 6)[0, 0]
+  probs = np.asarray(jax.nn.softmax(logits), np.float64)
+  uniform = np.linspace(0, 1, 20_000, endpoint=False, dtype=np.float32)
+  drawn = heads.sample(jnp.broadcast_to(logits, (20_000, 7)), jnp.asarray(uniform))
+  assert (np.diff(drawn) >= 0).all()  # ids in their order
+  np.testing.assert_allclose(np.bincount(drawn, minlength=7) / 20_000, probs, atol=2e-4)
+  assert not np.isin(drawn, [4, 6]).any()
+
+
+def test_no_id_of_probability_0_is_drawn_at_either_end():
+  ends = jnp.array([0.0, 1 - 2.0 ** -24, 1 - 2.0 ** -12])
+  logits = jnp.where((jnp.arange(30_000) > 10) & (jnp.arange(30_000) < 29_000),
+                     jnp.asarray(np.random.default_rng(0).normal(size=30_000), jnp.float32), -1e30)
+  drawn = np.asarray(heads.sample(jnp.broadcast_to(logits, (3, 30_000)), ends))
+  assert drawn[0] == 11 and (drawn[1:] < 29_000).all() and (drawn[1:] > 28_000).all()
+
+
+def test_binary_cross_entropy_is_minus_the_log_probability_of_the_label():
+  scores = jnp.array([-3.0, 0.0, 2.0, 40.0])
+  prob = 1 / (1 + np.exp(-np.asarray(scores, np.float64)))
+  np.testing.assert_allclose(heads.binary_cross_entropy(scores, jnp.ones(4, bool)),
+                             -np.log(prob), rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(heads.binary_cross_entropy(scores, jnp.zeros(4, bool))[:3],
+                             -np.log(1 - prob[:3]), rtol=1e-5)

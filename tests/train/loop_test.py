@@ -80,7 +80,7 @@ class _Lazy:
 
 
 def _fake_run(steps, *, start=0, losses=None, stop=None, metrics=lambda step: {},
-              on_read=lambda step: None, on_other=lambda: None, **intervals):
+              on_read=lambda step: None, on_other=lambda: None, clock=None, **intervals):
   """Runs the loop over fakes; returns the events, the writer, and the rate or the error."""
   events = []
   losses = losses or [1.0] * steps
@@ -121,7 +121,7 @@ def _fake_run(steps, *, start=0, losses=None, stop=None, metrics=lambda step: {}
 
   writer = _Numbers(events)
   try:
-    result = loop.fit(State(start), step_fn, batches(), start=start,
+    result = loop.fit(State(start), step_fn, batches(), start=start, clock=clock,
                       intervals=_intervals(steps, **intervals), mesh=_one_device(), writers=writer,
                       checkpoints=Checkpoints(), meta={"hash": "x"}, stop=_Stop(stop),
                       evaluate=evaluate)
@@ -367,3 +367,29 @@ def test_an_initial_state_that_was_donated_cannot_be_used_by_mistake(parts, tmp_
   step_fn(state, batch, {})
   with pytest.raises(RuntimeError, match="deleted"):
     np.asarray(state.params["model"]["embed"]["embedding"])
+
+
+def test_the_clock_counts_cpu_time_between_going_and_stopping(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(loop.time, "process_time", lambda: now[0])
+  clock = loop.Clock(5.0)
+  assert not clock.stop() and clock.seconds == 5.0
+  clock.go()
+  now[0] += 3
+  assert clock.seconds == 8.0 and clock.stop()
+  now[0] += 50
+  assert clock.seconds == 8.0
+
+
+def test_the_clock_begins_after_the_first_step_and_stands_still_while_others_work(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(loop.time, "process_time", lambda: now[0])
+
+  def wait(seconds):
+    now[0] += seconds
+
+  clock = loop.Clock()
+  # A step's metrics are read while the next one runs, so all but the first count.
+  _fake_run(7, on_read=lambda step: wait(100.0 if step == 0 else 2.0),
+            on_other=lambda: wait(50.0), eval_steps=3, checkpoint_steps=2, clock=clock)
+  assert clock.seconds == pytest.approx(2.0 * 6)
