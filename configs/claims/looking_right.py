@@ -4,10 +4,12 @@ what stands to the right, and nowhere else.
 Dukić & Šnajder 2024, arXiv:2401.14556, who find that on tasks of several words it helps most
 near the output, and that the best code depends on the task. On the toy grammar: a causal model of
 four layers is pre-trained on sentences whose determiners are all written alike, then fine-tuned on
-200 short documents. `agreement`: a determiner has the gender of the noun to its right. `subject`: a
-verb has that of the noun to its left. A code has a digit for the bottom and the top pair of
-layers, 1 without the mask.
+1000 short documents, from whose tags alone it learns the genders. `agreement`: a determiner has the
+gender of the noun to its right. `subject`: a verb has that of the noun to its left. A code has a
+digit for the bottom and the top pair of layers, 1 without the mask.
   python -m mdx.main --config=configs/claims/looking_right.py --workdir=runs/claims/looking_right
+
+Not measured yet with three seeds.
 """
 
 from ml_collections import config_dict
@@ -23,13 +25,13 @@ def get_config(arg=None):
   if arg:
     raise ValueError(f"configs/claims/looking_right.py takes no argument, got {arg!r}.")
   run = finetune.get_config("speech")
-  run.update(steps=150, eval_steps=50, checkpoint_steps=10_000, batch_size=32)
+  run.update(steps=300, eval_steps=100, checkpoint_steps=10_000, batch_size=32)
   run.network.update(num_layers=4, width=64, num_heads=2, mlp_width=192)
   run.optimizer.update(learning_rate=1e-3, layer_decay=1.0, warmup_steps=20)
   run.tokenizer.path = "grammar"
   run.objective.attention = dict(name="groups", code="00")
   run.data.update(length=32)
-  run.data.source = dict(name="grammar_tags", task="agreement", num_train=200, num_held_out=400)
+  run.data.source = dict(name="grammar_tags", task="agreement", num_train=1000, num_held_out=400)
   base = ar.get_config()
   base.update(steps=600, batch_size=32, eval_steps=0, checkpoint_steps=10_000)
   base.network = run.network

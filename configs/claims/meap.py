@@ -5,6 +5,9 @@ end with the query of one key; every token is a target. Arms at equal steps and 
 masks (NTP), and 15 % of the inputs masked. Measured: steps until the answer is right for 90 %
 of 500 held-out texts (all 1000 where it never is), and accuracy and nats of the answer at the end.
   python -m mdx.main --config=configs/claims/meap.py --workdir=runs/claims/meap
+
+Not measured yet with five seeds. Of seed 0 (2 busy cores), NTP is at 90 % after 652 updates and at
+98 % after 950; MEAP is at 37 % after 950.
 """
 
 from ml_collections import config_dict

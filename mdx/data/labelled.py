@@ -331,8 +331,8 @@ def _to_iob2(tags: Sequence[str], places: Sequence[str], scheme: str) -> list[st
         "data.source.scheme.")
     if prefix not in tuple(prefixes) or (prefix == "O") != (not kind) or (kind == "") != (
         tag == "O"):
-      raise wrong(f"expected O or one of {', '.join(p for p in prefixes if p != 'O')} before a dash "
-                  "and a type")
+      raise wrong(f"expected O, or {' or '.join(prefixes.replace('O', ''))} before a dash and a "
+                  "type")
     goes_on = before[0] in ("B", "I") and before[1] == kind  # an entity of this type is open
     if scheme == "iob2" and prefix == "I" and not goes_on:
       raise wrong(f"no {kind} is open before it")

@@ -165,8 +165,8 @@ def test_texts_and_words_become_rows():
   assert row["token_types"].tolist() == [0, 0, 0, 1, 1]
   assert np.flatnonzero(~row["is_given"]).tolist() == [0] and row["labels"][0] == 1
   # The longer text is cut, one token after the other.
-  row = encode({"texts": ["abcdefghij", "klm"], "label": "O", "where": "w"})
-  assert tokenizer.decode(row["tokens"]) == "abcdefgklm" and len(row["tokens"]) == 12
+  row = encode({"texts": ["klm", "abcdefghij"], "label": "O", "where": "w"})
+  assert tokenizer.decode(row["tokens"]) == "klmabcdefg" and len(row["tokens"]) == 12
   # The label of a word is at its first character, not at the space before it.
   row = encode({"words": ["ab", "c", "de"], "tags": ["O", "B-X", "O"], "where": "w"})
   assert tokenizer.decode(row["tokens"]) == "ab c de"
