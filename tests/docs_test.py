@@ -1,0 +1,164 @@
+"""What docs/ says exists: links, files, configs, keys, names; and the site builds strictly."""
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import tiny
+import yaml
+
+from mdx import config as config_lib
+from mdx import objectives
+from mdx import samplers
+from mdx import tasks
+from mdx.corruption import schedule
+from mdx.corruption import time
+from mdx.networks import attention
+from mdx.networks import transformer
+from mdx.samplers import decoder
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_DOCS = _ROOT / "docs"
+_PAGES = sorted(_DOCS.rglob("*.md"))
+_ALL = "\n".join(page.read_text(encoding="utf-8") for page in _PAGES)
+_FOLDERS = ("configs", "mdx", "tests", "launch", "colabs", "benchmarks", "docs")
+_by_page = pytest.mark.parametrize("page", _PAGES, ids=lambda p: str(p.relative_to(_DOCS)))
+
+
+def _spans(text):
+  """Inline code outside of fenced blocks."""
+  return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def _commands(text):
+  """Words of the shell lines of a page."""
+  for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S):
+    for line in block.replace("\\\n", " ").splitlines():
+      yield shlex.split(line, comments=True)
+
+
+def _config(spec):
+  """The config of "configs/x.py:ARG"."""
+  file, _, arg = spec.partition(":")
+  assert (_ROOT / file).is_file(), file
+  module = importlib.import_module("mdx." + file.removesuffix(".py").replace("/", "."))
+  return module.get_config(arg or None)
+
+
+def _nav(entry):
+  if isinstance(entry, str):
+    return [entry]
+  values = entry.values() if isinstance(entry, dict) else entry
+  return [page for value in values for page in _nav(value)]
+
+
+def test_every_page_is_in_the_navigation_once():
+  nav = _nav(yaml.safe_load((_ROOT / "mkdocs.yml").read_text())["nav"])
+  assert sorted(nav) == sorted(str(page.relative_to(_DOCS)) for page in _PAGES)
+  assert len(nav) >= 15
+
+
+@_by_page
+def test_links_lead_somewhere(page):
+  text = page.read_text(encoding="utf-8")
+  for target in re.findall(r"\]\(([^)]+)\)", text):
+    if not target.startswith("https://"):
+      assert (page.parent / target).resolve().is_file(), target
+  for title, target in re.findall(r"\[([0-9]{4}\.[0-9]{5})\]\(([^)]+)\)", text):
+    assert target == f"https://arxiv.org/abs/{title}"
+
+
+@_by_page
+def test_files_exist_and_no_path_is_of_one_machine(page):
+  text = page.read_text(encoding="utf-8")
+  assert not re.search(r"(?<![\w.])/(tmp|home|root|work)/", text)
+  for span in _spans(text):
+    found = re.match(rf"({'|'.join(_FOLDERS)})/[\w./-]*", span)
+    if found and ":" in span and found[0].startswith("configs/"):
+      arg = span.partition(":")[2]
+      if not re.search(r"[A-Z]", arg) and not arg.endswith("="):
+        _config(span)
+    if found:
+      assert (_ROOT / found[0]).exists(), span
+
+
+@_by_page
+def test_commands_name_what_exists(page):
+  for words in _commands(page.read_text(encoding="utf-8")):
+    launched = [word for word in words if word.startswith("launch/")]
+    assert all((_ROOT / word).is_file() for word in launched), words
+    if "-m" in words and words[words.index("-m") + 1].startswith("mdx"):
+      module = words[words.index("-m") + 1].replace(".", "/")
+      assert (_ROOT / f"{module}.py").is_file(), words
+    values = [word.partition("=") for word in words if word.startswith("--config")]
+    if not values:
+      continue
+    assert values[0][0] == "--config", words
+    keys = config_lib.flatten(_config(values[0][2]))
+    for name, _, value in values[1:]:
+      key = name.removeprefix("--config.")
+      assert key in keys, f"{words}: no key {key}"
+      if isinstance(keys[key], (bool, int, float)):
+        type(keys[key])(value)
+
+
+def test_keys_are_keys_of_a_config_or_fields():
+  tables = [_config(f"configs/{name}.py") for name in tiny.CONFIGS + tiny.OTHERS]
+  keys = {key for table in tables for key in config_lib.flatten(table)}
+  prefixes = {key.rsplit(".", i)[0] for key in keys for i in (1, 2, 3) if key.count(".") >= i}
+  objective = (*objectives.OBJECTIVES.values(), *objectives.POLICIES.values())
+  for root, classes in (("objective", objective), ("sampler", (decoder.Decoder,)),
+                        ("network", (transformer.Transformer,))):
+    keys |= {f"{root}.{field.name}" for cls in classes for field in dataclasses.fields(cls)}
+  keys |= {"objective.attention.block_length", "objective.schedule.power", "data.mixture"}
+  roots = {key.split(".")[0] for key in keys if "." in key}
+  ours = re.sub(r"^\|[^|]*\|(?=[^|]*\|$)", "|", _ALL, flags=re.M)  # not what others call it
+  for span in _spans(ours):
+    found = re.fullmatch(r"(?:config\.)?((\w+)(?:\.\w+)+)(?:=.*)?", span)
+    if found and found[2] in roots and not span.endswith((".py", ".json", ".jsonl")):
+      assert found[1] in keys | prefixes, span
+
+
+def test_all_names_of_the_tables_are_explained():
+  for table in (objectives.OBJECTIVES, objectives.POLICIES, samplers.SAMPLERS, tasks.TASKS,
+                schedule.SCHEDULES, time.TIMES, attention.ATTENTIONS):
+    for name in table:
+      assert re.search(rf"`(\w+\.name=)?{name}`", _ALL), name
+  for name in tiny.CONFIGS + tiny.OTHERS:
+    assert f"configs/{name}.py" in _ALL
+  for path in (_ROOT / "configs" / "claims").glob("*.py"):
+    assert path.stem in ("__init__", "common") or f"configs/claims/{path.name}" in _ALL
+  for path in (_ROOT / "colabs").glob("*.ipynb"):
+    assert f"colabs/{path.name}" in _ALL
+
+
+def test_the_reference_has_every_module():
+  shown = set(re.findall(r"^::: ([\w.]+)", _ALL, re.M))
+  for path in (_ROOT / "mdx").rglob("*.py"):
+    name = str(path.relative_to(_ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+    package = ".".join(name.split(".")[:2]) if name.count(".") > 1 else name
+    assert name in shown or (package in shown and package != "mdx"), name
+  assert all(importlib.util.find_spec(name) for name in shown)
+
+
+def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
+  for name in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
+    pytest.importorskip(name)
+  done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)],
+                        cwd=_ROOT, capture_output=True, text=True, check=False,
+                        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+  assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+  for page in tmp_path.rglob("*.html"):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', text), page
+    assert "arithmatex" not in text and "\\frac" not in re.sub(r"<annotation.*?>", "", text), page
+  assert "<math" in (tmp_path / "concepts" / "schedules.html").read_text(encoding="utf-8")
+  reference = (tmp_path / "reference" / "objectives.html").read_text(encoding="utf-8")
+  assert 'id="mdx.objectives.diffusion.MaskedDiffusion"' in reference
