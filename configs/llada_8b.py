@@ -7,8 +7,8 @@ On a pod, with your data and LLaDA's tokenizer:
   python -m mdx.main --config=configs/llada_8b.py:v5p --distributed --workdir=/mnt/bucket/llada \
     --config.data.source.path='/data/*.txt' --config.tokenizer.path=LLaDA-8B-Base
 The argument sets bfloat16, microbatches, rematerialisation and the attention kernel for a machine:
-v5p (64 chips), v5e (256 chips) or multislice (two slices of 256 v5e chips, gradients reduced between
-them); without one it is float32 and the recipe of any machine.
+v5p (64 chips), v5e (256 chips) or multislice (two slices of 256 v5e chips, gradients reduced
+between them); without one it is float32 and the recipe of any machine.
 """
 
 from mdx.configs import diffusion

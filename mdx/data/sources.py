@@ -342,7 +342,7 @@ class Structure:
 
   def questions(self, split: str, number: int, *, num_words: int = 3,
                 num_candidates: int = 5) -> list[dict[str, Any]]:
-    """Answer selection: the rarest words of a sentence, and sentences one of which is its neighbour.
+    """Answer selection: a sentence's rarest words, and sentences one of which is its neighbour.
 
     Returns:
       {"parts": [question, candidate, ...], "labels"}: one candidate is another span of the

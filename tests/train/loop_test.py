@@ -218,7 +218,9 @@ def test_goodput_is_the_share_of_time_in_steps_that_count_since_the_first_start(
       wait(4)
       one.add(step, {"loss": (1.0, 1.0)}, 6)
     clock.close()
-    return metrics_lib.read(tmp_path / "goodput.jsonl")
+    lines = metrics_lib.read(tmp_path / "goodput.jsonl")
+    assert all(line.pop("cpu_seconds") >= 0 for line in lines)
+    return lines
 
   first, second = run(0)
   # The wall has also 20 s before the run, 20 s of compiling, and three pauses of 2 s.
@@ -369,27 +371,33 @@ def test_an_initial_state_that_was_donated_cannot_be_used_by_mistake(parts, tmp_
     np.asarray(state.params["model"]["embed"]["embedding"])
 
 
-def test_the_clock_counts_cpu_time_between_going_and_stopping(monkeypatch):
+def test_the_clock_counts_cpu_time_between_going_and_stopping_over_all_starts(tmp_path,
+                                                                              monkeypatch):
   now = [100.0]
-  monkeypatch.setattr(loop.time, "process_time", lambda: now[0])
-  clock = loop.Clock(5.0)
-  assert not clock.stop() and clock.seconds == 5.0
+  monkeypatch.setattr(meter.time, "process_time", lambda: now[0])
+  clock = meter.Clock(tmp_path, 0)
+  assert not clock.stop() and clock.cpu_seconds == 0.0
   clock.go()
   now[0] += 3
-  assert clock.seconds == 8.0 and clock.stop()
+  assert clock.cpu_seconds == 3.0 and clock.stop()
   now[0] += 50
-  assert clock.seconds == 8.0
+  assert clock.cpu_seconds == 3.0
+  clock.add(7, {"step": 1.0})
+  clock.close()
+  assert meter.Clock(tmp_path, 7).cpu_seconds == 3.0
+  assert meter.Clock(tmp_path, 6).cpu_seconds == 0.0  # what is done again does not count twice
 
 
-def test_the_clock_begins_after_the_first_step_and_stands_still_while_others_work(monkeypatch):
+def test_the_clock_begins_after_the_first_step_and_stands_still_while_others_work(tmp_path,
+                                                                                  monkeypatch):
   now = [0.0]
-  monkeypatch.setattr(loop.time, "process_time", lambda: now[0])
+  monkeypatch.setattr(meter.time, "process_time", lambda: now[0])
 
   def wait(seconds):
     now[0] += seconds
 
-  clock = loop.Clock()
+  clock = meter.Clock(tmp_path, 0)
   # A step's metrics are read while the next one runs, so all but the first count.
   _fake_run(7, on_read=lambda step: wait(100.0 if step == 0 else 2.0),
             on_other=lambda: wait(50.0), eval_steps=3, checkpoint_steps=2, clock=clock)
-  assert clock.seconds == pytest.approx(2.0 * 6)
+  assert clock.cpu_seconds == pytest.approx(2.0 * 6)
