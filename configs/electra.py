@@ -19,7 +19,7 @@ def get_config(arg=None):
   config.network.head = "rtd"
   config.objective = dict(
       name="electra",
-      unit="token", mask_rate=0.15, mask_draw="exact_count",  # what is selected, as in configs/mlm.py
+      unit="token", mask_rate=0.15, mask_draw="exact_count",  # what is selected: see mlm.py
       span_max=1, span_rate=0.2, final_mask_rate=0.0, rate_schedule="linear", anneal_steps=0,
       num_masks=0,
       generator="model",  # model, two_tower (Electric) or uniform (no generator)

@@ -42,8 +42,8 @@ def encoder(data, **changes):
   step of it, at equal steps as at equal CPU time.
 
   Args:
-    data: "grammar": the topic (one of 8) of documents of the toy grammar, from 24 labels; or "text":
-      which of the four packaged books a passage of 300 characters is from, from 64 labels.
+    data: "grammar": the topic (one of 8) of documents of the toy grammar, from 24 labels; or
+      "text": which of the four packaged books a passage of 300 characters is from, from 64 labels.
     **changes: keys of the config.
   """
   run = get_config(steps=600, eval_steps=100, ema_decay=0.98)
@@ -76,7 +76,8 @@ def compared(pairs, **fields):
   return tuple(
       dict(name=f"{left} beats {right} at equal {what}", left=left, right=right, equal=equal,
            **fields)
-      for left, right in pairs for equal, what in (("updates", "steps"), ("cpu_seconds", "CPU time")))
+      for left, right in pairs
+      for equal, what in (("updates", "steps"), ("cpu_seconds", "CPU time")))
 
 
 def claim(statement, run, arms, comparisons):

@@ -1,4 +1,4 @@
-r"""Claim: ELECTRA learns a better encoder than MLM, by its loss on all tokens and shared embeddings.
+r"""Claim: ELECTRA learns a better encoder than MLM, by a loss on all tokens and shared embeddings.
 
 Clark et al. 2020, arXiv:2003.10555, at equal steps and at equal CPU time: against MLM, against the
 same loss on the selected tokens alone, and against a generator with embeddings of its own. Measured

@@ -1,7 +1,7 @@
 r"""Claim: swapped language modelling learns a better encoder than MLM at equal cost.
 
-Di Liello et al. 2022, arXiv:2210.13815: MLM that shows random tokens instead of [MASK]. Measured by a
-linear probe of the frozen states with few labels, on the toy grammar or (`:text`) real text.
+Di Liello et al. 2022, arXiv:2210.13815: MLM that shows random tokens instead of [MASK]. Measured
+by a linear probe of the frozen states with few labels, on the toy grammar or (`:text`) real text.
   python -m mdx.main --config=configs/claims/slm.py --workdir=runs/claims/slm
   python -m mdx.main --config=configs/claims/slm.py:text --workdir=runs/claims/slm_text
 

@@ -1,12 +1,12 @@
 r"""Claim: structural objectives prepare an encoder for answer selection with few labels.
 
-Di Liello et al. 2022, arXiv:2205.10455: MLM with SSP (same paragraph), SP (span of the paragraph) and
-PSD (same document) against MLM on the same kind of rows. A question has the three rarest words of
-a sentence; one of five candidates is another span of its paragraph, the others are from other
+Di Liello et al. 2022, arXiv:2205.10455: MLM with SSP (same paragraph), SP (span of the paragraph)
+and PSD (same document) against MLM on the same kind of rows. A question has the three rarest
+words of a sentence; one of five candidates is another span of its paragraph, the others are from other
 paragraphs and documents. They are ranked by a linear probe of the frozen states, which has the
 labels of 16 questions: mean average precision on held-out documents.
   python -m mdx.main --config=configs/claims/structural.py --workdir=runs/claims/structural
-  python -m mdx.main --config=configs/claims/structural.py:text --workdir=runs/claims/structural_text
+  python -m mdx.main --config=configs/claims/structural.py:text --workdir=runs/claims/pairs_text
 
 Not measured yet.
 """

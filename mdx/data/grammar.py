@@ -1,6 +1,6 @@
 """A toy grammar: documents with known structure, for claims that run in minutes.
 
-Contents: Grammar, WORDS.
+Contents: Grammar, GrammarText (a source, see `mdx.data.sources`), WORDS.
 
 Documents have paragraphs of sentences `DET (ADJ) NOUN VERB DET (ADJ) NOUN (collocation) END`:
 
@@ -19,10 +19,14 @@ Convention: document i of a split is a function of (seed, split, i).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
 import numpy as np
+
+from mdx.data import pairs
+from mdx.data import readers
 
 NUM_TOPICS, NUM_CLASSES = 8, 4
 OWN_RATE, ADJECTIVE_RATE, KEY_RATE, SAME_SUBJECT_RATE, COLLOCATION_RATE = 0.8, 0.5, 0.3, 0.5, 0.2
@@ -124,3 +128,46 @@ class Grammar:
     if draw.random() < ADJECTIVE_RATE:
       words.append(_FIRST["adj"] + int(draw.choice(_SIZES["adj"], p=self.law("adj", topic))))
     return [*words, _FIRST["noun"] + noun]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GrammarText:
+  """Documents of the toy grammar, as ids of the tokenizer "grammar"; the label is the topic.
+
+  Attributes:
+    num_documents, num_validation: documents of the splits.
+    num_paragraphs, num_sentences: of a document, and of a paragraph.
+    seed: of the documents.
+    held_out: only held-out pairs of verb and object, and verbs that have some.
+  """
+
+  in_memory = True
+  has_answers = False
+  path = ()
+  num_documents: int = 4000
+  num_validation: int = 400
+  num_paragraphs: int = 1
+  num_sentences: int = 6
+  seed: int = 0
+  held_out: bool = False
+
+  def __post_init__(self):
+    for name in ("num_documents", "num_validation", "num_paragraphs", "num_sentences"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"grammar source: {name} must be positive, got {getattr(self, name)}.")
+
+  @functools.lru_cache(maxsize=4)  # pylint: disable=method-cache-max-size-none  (few sources)
+  def _drawn(self, is_validation: bool):
+    drawn, size = Grammar(self.held_out), (self.num_paragraphs, self.num_sentences)
+    return [drawn.document([self.seed, int(is_validation), i], *size)
+            for i in range(self.num_validation if is_validation else self.num_documents)]
+
+  def records(self, split: str) -> Sequence:
+    """Returns {"tokens", "label"} of "train" or "validation"."""
+    drawn = self._drawn(readers.is_validation(split))
+    return tuple({"tokens": np.concatenate([s for paragraph in paragraphs for s in paragraph]),
+                  "label": topic} for topic, paragraphs in drawn)
+
+  def documents(self, split: str) -> list[pairs.Document]:
+    """Paragraphs and sentences as they were drawn."""
+    return [paragraphs for _, paragraphs in self._drawn(readers.is_validation(split))]

@@ -1,7 +1,7 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
 Contents: Subset (hold-out), Concatenated, Mapped, JsonLines, ParquetRows; read_text, cut,
-record, messages, json_record, reason; ROLES.
+record, messages, json_record, reason, is_validation; ROLES, SPLITS.
 
 Convention: an error names the file and the line, row or record, in one line.
 """
@@ -21,6 +21,7 @@ import numpy as np
 
 _CHECKED_JSONL_BYTES = 64 * 2**20
 _ROW_GROUPS_KEPT = 8
+SPLITS = ("train", "validation")
 ROLES = ("system", "developer", "user", "assistant", "tool")  # of a conversation's messages
 
 
@@ -227,3 +228,10 @@ def cut(text: str, document_chars: int) -> list[str]:
       start = end
     end = line_end
   return pieces + [text[start:]] if start < len(text) else pieces
+
+
+def is_validation(split: str) -> bool:
+  """Whether a split is "validation", not "train"; ValueError for another."""
+  if split not in SPLITS:
+    raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}.")
+  return split == "validation"

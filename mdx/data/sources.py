@@ -1,13 +1,14 @@
 """Sources: where documents come from, as random-access sequences of records.
 
 Contents: SOURCES (name -> frozen dataclass), build; Text, Jsonl, Chat, Parquet, ArrayRecord,
-Tfds, Memory, Task, GrammarText, Structure. A source has `records(split)`, a picklable sequence
-whose items are {"text": str}, {"tokens": int32 [n]}, {"messages": [{"role", "content"}]} (see
-`mdx.data.chat`), {"parts": [premise, candidate, ...], "labels": [bool, ...]} (see `mdx.data.pairs`;
-a part is a text or ids) or {"prompt": str, "answer": str}, where a "blank": str that is not empty
-says that the answer is the prompt with these filled in; a text or tokens may have a "label": int,
-for probes; `split` is "train" or "validation". `documents(split)`, where a source has it, gives
-documents as lists of paragraphs, which are lists of sentences.
+Tfds, Memory, Task, Structure; the grammar is in `mdx.data.grammar`. A source has
+`records(split)`, a picklable sequence whose items are {"text": str}, {"tokens": int32 [n]},
+{"messages": [{"role", "content"}]} (see `mdx.data.chat`), {"parts": [premise, candidate, ...],
+"labels": [bool, ...]} (see `mdx.data.pairs`; a part is a text or ids) or
+{"prompt": str, "answer": str}, where a "blank": str that is not empty says that the answer is the
+prompt with these filled in; a text or tokens may have a "label": int, for probes; `split` is
+"train" or "validation". `documents(split)`, where a source has it, gives documents as lists of
+paragraphs, which are lists of sentences.
 
 Convention: in a source without splits of its own, record i belongs to validation if
 i % holdout_every == holdout_every - 1, unless `validation_path` names other files.
@@ -31,7 +32,6 @@ from mdx.data import grammar
 from mdx.data import pairs
 from mdx.data import readers
 
-SPLITS = ("train", "validation")
 
 
 def build(cfg: Mapping[str, Any]):
@@ -75,7 +75,7 @@ class _Files:
 
   def records(self, split: str) -> Sequence:
     """Returns the records of "train" or "validation"."""
-    is_validation = _is_validation(split)
+    is_validation = readers.is_validation(split)
     if self.validation_path is None:
       return _hold_out(self._read(self.path), self.holdout_every, split, ", ".join(self.path))
     paths = self.validation_path if is_validation else self.path
@@ -215,7 +215,7 @@ class Tfds:
 
   def records(self, split: str) -> Sequence:
     """Returns the records of "train" or "validation"."""
-    native = self.validation_split if _is_validation(split) else self.train_split
+    native = self.validation_split if readers.is_validation(split) else self.train_split
     where = f"tfds {self.builder or self.data_dir}, split {native!r}"
     import tensorflow_datasets as tfds
     try:
@@ -269,52 +269,10 @@ class Task:
 
   def records(self, split: str) -> Sequence:
     """Returns {"prompt", "answer", "blank"} of "train" or "validation"."""
-    _is_validation(split)
+    readers.is_validation(split)
     task = tasks.build(self.task)
     return tuple({"prompt": prompt, "answer": answer, "blank": tasks.blank_of(task)}
                  for prompt, answer in task.training_pairs(split))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GrammarText:
-  """Documents of the toy grammar, as ids of the tokenizer "grammar"; the label is the topic.
-
-  Attributes:
-    num_documents, num_validation: documents of the splits.
-    num_paragraphs, num_sentences: of a document, and of a paragraph.
-    seed: of the documents.
-    held_out: only held-out pairs of verb and object, and verbs that have some.
-  """
-
-  in_memory = True
-  has_answers = False
-  path = ()
-  num_documents: int = 4000
-  num_validation: int = 400
-  num_paragraphs: int = 1
-  num_sentences: int = 6
-  seed: int = 0
-  held_out: bool = False
-
-  def __post_init__(self):
-    for name in ("num_documents", "num_validation", "num_paragraphs", "num_sentences"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"grammar source: {name} must be positive, got {getattr(self, name)}.")
-
-  @functools.lru_cache(maxsize=4)  # pylint: disable=method-cache-max-size-none  (few sources)
-  def _drawn(self, is_validation: bool):
-    drawn, size = grammar.Grammar(self.held_out), (self.num_paragraphs, self.num_sentences)
-    return [drawn.document([self.seed, int(is_validation), i], *size)
-            for i in range(self.num_validation if is_validation else self.num_documents)]
-
-  def records(self, split: str) -> Sequence:
-    """Returns {"tokens", "label"} of "train" or "validation"."""
-    return tuple({"tokens": np.concatenate([s for paragraph in paragraphs for s in paragraph]),
-                  "label": topic} for topic, paragraphs in self._drawn(_is_validation(split)))
-
-  def documents(self, split: str) -> list[pairs.Document]:
-    """Paragraphs and sentences as they were drawn."""
-    return [paragraphs for _, paragraphs in self._drawn(_is_validation(split))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -366,7 +324,7 @@ class Structure:
 
   def records(self, split: str) -> Sequence:
     """Returns {"parts", "labels"} of "train" or "validation"."""
-    is_validation = _is_validation(split)
+    is_validation = readers.is_validation(split)
     drawn = pairs.Pairs(
         build(self.documents).documents(split), self.task,
         self.validation_size if is_validation else self.size, (self.seed, int(is_validation)),
@@ -376,15 +334,15 @@ class Structure:
 
   def questions(self, split: str, number: int, *, num_words: int = 3,
                 num_candidates: int = 5) -> list[dict[str, Any]]:
-    """Answer selection: the rarest words of a sentence, and sentences one of which is its neighbour.
+    """Answer selection: the rarest words of a sentence, and sentences, one of them its neighbour.
 
     Returns:
       {"parts": [question, candidate, ...], "labels"}: one candidate is another span of the
       sentence's paragraph, the others are wrong ones as in training.
     """
     documents = build(self.documents).documents(split)
-    drawn = pairs.Pairs(documents, "ssp", number, (self.seed, 2 + int(_is_validation(split))),
-                        num_candidates, (1, 1), self.hard_rate)
+    seed = self.seed, 2 + int(readers.is_validation(split))
+    drawn = pairs.Pairs(documents, "ssp", number, seed, num_candidates, (1, 1), self.hard_rate)
     counts = pairs.word_counts(documents)
     rows = []
     for row in drawn:
@@ -400,14 +358,9 @@ def _parts_record(row: pairs.Row, where: str = "") -> dict[str, Any]:
   return {"parts": [join(part) for part in row.parts], "labels": row.labels}
 
 
-SOURCES = {"grammar": GrammarText, "structure": Structure, "text": Text, "jsonl": Jsonl, "chat": Chat, "parquet": Parquet,
+SOURCES = {"text": Text, "jsonl": Jsonl, "chat": Chat, "parquet": Parquet,
+           "grammar": grammar.GrammarText, "structure": Structure,
            "array_record": ArrayRecord, "tfds": Tfds, "memory": Memory, "task": Task}
-
-
-def _is_validation(split: str) -> bool:
-  if split not in SPLITS:
-    raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}.")
-  return split == "validation"
 
 
 def _hold_out(records: Sequence, holdout_every: int, split: str, where: str) -> Sequence:
@@ -415,12 +368,12 @@ def _hold_out(records: Sequence, holdout_every: int, split: str, where: str) -> 
   if holdout_every < 0 or holdout_every == 1:
     raise ValueError(f"holdout_every must be 0 (no hold-out) or at least 2, got "
                      f"{holdout_every}; 20 holds out one record in 20.")
-  if _is_validation(split) and holdout_every == 0:
+  if readers.is_validation(split) and holdout_every == 0:
     raise ValueError(f"{where}: there is no validation split because holdout_every is 0; "
                      "set holdout_every=20, or name a validation_path if it reads files.")
   subset = records
   if holdout_every:
-    subset = readers.Subset(records, holdout_every, _is_validation(split))
+    subset = readers.Subset(records, holdout_every, readers.is_validation(split))
   if not len(subset):
     raise ValueError(f"{where}: the {split} split is empty ({len(records)} records, "
                      f"holdout_every={holdout_every}); give more records or hold out more often.")

@@ -116,8 +116,8 @@ class ClusterReplacedTokens(ReplacedTokens):
       found = json.loads(path.read_text(encoding="utf-8"))
       of_token, excluded = found["of_token"], found["excluded"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-      raise ValueError(f"objective.clusters {path}: cannot be read as clusters ({error!r:.80}); make "
-                       "it with python -m mdx.data.prepare clusters.") from None
+      raise ValueError(f"objective.clusters {path}: cannot be read as clusters ({error!r:.80}); "
+                       "make it with python -m mdx.data.prepare clusters.") from None
     if len(of_token) != num_ids:
       raise ValueError(f"objective.clusters {path} is of {len(of_token)} ids, the network has "
                        f"{num_ids}; make clusters of its tokenizer.")

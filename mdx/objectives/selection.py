@@ -4,7 +4,8 @@ Contents: Selection, check_choice, UNITS, RATE_SCHEDULES.
 
 Convention: what is corrupted is selected first (`mdx.corruption.mask`), then replaced
 (`mdx.corruption.replace`). An objective first reads the corrupted rows, then scores the hidden
-states; another may do so in its stead, and use them for more. Rates are shares of a row's units: tokens or whole words.
+states; another may do so in its stead, and use them for more. Rates are shares of a row's units:
+tokens or whole words.
 
 References: Devlin et al. 2019, arXiv:1810.04805 (and its whole-word masking); Liu et al. 2019,
 arXiv:1907.11692 (dynamic masking); Joshi et al. 2020, arXiv:1907.10529 (SpanBERT); Ankner et al.

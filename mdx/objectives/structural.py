@@ -96,8 +96,8 @@ class Structural(types.Objective):
     if self.pair_weight < 0:
       raise ValueError(f"objective.pair_weight must not be negative, got {self.pair_weight}.")
     if not isinstance(self.token, selection.Selection) or getattr(self.token, "num_copies", 1) > 1:
-      raise ValueError("objective.token must be a token-level objective that reads a row once (mlm, "
-                       "rts, cluster_rts, electra, without copies).")
+      raise ValueError("objective.token must be a token-level objective that reads a row once "
+                       "(mlm, rts, cluster_rts, electra, without copies).")
 
   @property
   def network(self) -> types.Network:
@@ -117,8 +117,8 @@ class Structural(types.Objective):
   def check_length(self, length):
     """Slots of one length, and what the token-level objective needs."""
     if self.num_candidates > 1 and length % (self.num_candidates + 1):
-      raise ValueError(f"data.length {length} is not divided by the {self.num_candidates + 1} slots "
-                       "of a premise and its candidates; use a multiple.")
+      raise ValueError(f"data.length {length} is not divided by the {self.num_candidates + 1} "
+                       "slots of a premise and its candidates; use a multiple.")
     self.token.check_length(length)
 
   def init(self, key):

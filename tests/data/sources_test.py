@@ -316,7 +316,7 @@ def test_tfds_is_read_by_directory_or_name_without_tensorflow(tfds_dir):
   assert sorted(r["tokens"].tolist() for r in ids) == [[i, i + 1] for i in range(30)]
   part = sources.build({"name": "tfds", "data_dir": str(tfds_dir), "builder": "tiny",
                         "train_split": "train[:50%]", "validation_split": "train[50%:]"})
-  assert sorted(r["text"] for split in sources.SPLITS for r in part.records(split)) == sorted(
+  assert sorted(r["text"] for split in readers.SPLITS for r in part.records(split)) == sorted(
       DOCUMENTS[:30])
   assert "tensorflow" not in sys.modules
 
