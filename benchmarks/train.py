@@ -18,8 +18,9 @@ over the blocks, so that a busy machine slows all sides alike. Needs torch (extr
 is an ELECTRA step of four layers of ELECTRA-Small against the usual implementation on
 `transformers`: ElectraForMaskedLM as generator and ElectraForPreTraining as discriminator that
 share embeddings, no dropout, samples by Gumbel noise at masked positions, fused AdamW. The usual
-implementation takes the generator's logits at all positions; electra_torch_masked at the masked ones, as mdx does.
-PyTorch has one thread, with which it is best on a busy machine; XLA does not read that variable.
+implementation takes the generator's logits at all positions; electra_torch_masked at the masked
+ones, as mdx does. PyTorch has one thread, with which it is best on a busy machine; XLA does not
+read that variable.
 """
 
 from __future__ import annotations
