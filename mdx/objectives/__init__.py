@@ -14,6 +14,7 @@ from mdx.objectives import adapt
 from mdx.objectives import ar
 from mdx.objectives import block_diffusion
 from mdx.objectives import d3pm
+from mdx.objectives import decoded
 from mdx.objectives import diffusion
 from mdx.objectives import electra
 from mdx.objectives import finetune
@@ -29,6 +30,7 @@ from mdx.objectives import structural
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
     "mlm": mlm.MaskedLM,
+    "decoded_mlm": decoded.DecodedLM,
     "electra": electra.Electra,
     "rts": rts.ReplacedTokens,
     "cluster_rts": rts.ClusterReplacedTokens,
