@@ -43,7 +43,8 @@ class _Compiled(logging.Handler):
 
 
 # Their losses are compiled in tests/objectives; the rest of a run is what the others share.
-_LONG = ("d3pm", "sedd", "genmd4", "block_diffusion", "electra", "slm", "structural")
+_LONG = ("d3pm", "sedd", "genmd4", "block_diffusion", "electra", "slm", "structural",
+         "drbert", "ernie_gram")
 
 
 @pytest.mark.parametrize("name", [
