@@ -22,7 +22,8 @@ def get_config(arg=None):
       name="ernie_gram",
       lexicon="asset:holmes_ngrams.json",  # a file of python -m mdx.data.prepare lexicon; "": none
       mask_rate=0.15, mask_draw="exact_count",  # share of the units; or bernoulli
-      final_mask_rate=0.0, rate_schedule="linear", anneal_steps=0, num_masks=0,  # see configs/mlm.py
+      final_mask_rate=0.0, rate_schedule="linear", anneal_steps=0,  # as in configs/mlm.py
+      num_masks=0,
       fine_weight=1.0,  # of the tokens of n-grams; 0: n-grams alone
       sampled_rate=0.25,  # of the masks, where the model reads samples; 0: no generator
       rtd_weight=1.0,  # of finding them

@@ -2,7 +2,8 @@ r"""Masked language modelling (BERT, RoBERTa) on the packaged text.
 
   python -m mdx.main --config=configs/mlm.py --workdir=runs/mlm
 Two minutes on 2 cores to 2.195 +- 0.015 nats per predicted token. What is predicted differs in
-the variants (whole_word, ngram, span, static, rate40, rate_decay), so that their nats do not compare:
+the variants (whole_word, ngram, span, static, rate40, rate_decay), so that their nats do not
+compare:
   python -m mdx.main --config=configs/mlm.py:span --workdir=runs/span
 """
 

@@ -2,8 +2,8 @@
 
 Contents: Lexicon, lookup, units.
 
-Convention: the lexicon is a tree of prefixes. Node i < V is the id i; an edge leads from a node, with
-the next id, to the node of the longer prefix. Edges are sorted by (node, id), so that an edge is
+Convention: the lexicon is a tree of prefixes. Node i < V is the id i; an edge leads from a node,
+with the next id, to the node of the longer prefix. Edges are sorted by (node, id), so that an edge is
 found by bisection.
 
 Reference: Xiao et al. 2021, arXiv:2010.12148 (ERNIE-Gram).
@@ -129,7 +129,7 @@ def units(batch: dict[str, jax.Array], lexicon: Lexicon) -> tuple[jax.Array, jax
     costs = jnp.where(fits, 1 + ahead, length + 1)
     best = costs.min(axis=0)
     # The longest of the best: the last one.
-    size = num_sizes - jnp.argmax(costs[::-1] == best, axis=0)
+    size = num_sizes - jnp.argmax(costs[::-1] == best[None], axis=0)
     return jnp.concatenate([best[None], ahead[:-1]]), size.astype(jnp.int32)
 
   rows = begins.shape[0]

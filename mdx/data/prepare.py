@@ -1,4 +1,4 @@
-r"""Commands that prepare data from texts: a tokenizer, array_record files, clusters or n-grams of ids.
+r"""Commands that make a tokenizer, array_record files, clusters or n-grams of ids from texts.
 
 Contents: train_bpe, write_records, main.
 

@@ -83,7 +83,6 @@ class ErnieGram(selection.Selection):
   generator_width: float = 0.25
   generator_depth: float = 1.0
   needs_lexicon: ClassVar[bool] = False
-  fresh: ClassVar[tuple[str, ...]] = ("ngram", "rtd", "generator")
   served_as: ClassVar[str] = "mlm"
 
   def __post_init__(self):
@@ -101,6 +100,11 @@ class ErnieGram(selection.Selection):
     if max(1, round(self._highest * length)) >= length:
       raise ValueError(f"objective.mask_rate {self._highest} leaves nothing to read of a row of "
                        f"{length} tokens; lower it, or raise data.length.")
+
+  @property
+  def fresh(self) -> tuple[str, ...]:
+    """All but the model."""
+    return ("ngram",) + (("generator", "rtd") if self.sampled_rate else ())
 
   @property
   def _highest(self) -> float:
@@ -296,16 +300,14 @@ class ErnieGram(selection.Selection):
     length, is_coarse = batch["tokens"].shape[1], batch["is_coarse"]
     coarse = self.at_targets(
         self._over_grams(self.network), {"network": params["model"], "ngram": params["ngram"]},
-        hidden[:, :length], (batch["coarse_target"], None), is_coarse, blocked=self.mask_id,
-        score=_as_dict)
+        hidden[:, :length], (batch["coarse_target"], None), is_coarse, score=_as_dict)
     rows, num_units = coarse["nats"].sum(axis=1), is_coarse.sum(dtype=jnp.float32)
     totals = {"coarse": rows.sum()}
     metrics = {"unit_nats": (totals["coarse"], num_units),
                "unit_accuracy": (coarse["is_right"].sum(), num_units)}
     if self.fine_weight:
       fine = self.at_targets(self.network, params["model"], hidden[:, length:],
-                             batch["fine_target"], batch["is_fine"], rate=1.0,
-                             blocked=self.mask_id)
+                             batch["fine_target"], batch["is_fine"], rate=1.0)
       totals["fine"] = fine.sum()
       metrics["masked_nats"] = (totals["fine"], batch["is_fine"].sum(dtype=jnp.float32))
     if self.sampled_rate:
