@@ -63,7 +63,7 @@ class DecodedLM(mlm.MaskedLM):
       raise ValueError("objective.reveal_rate and decoder_rate must lie in [0, 1], got "
                        f"{self.reveal_rate} and {self.decoder_rate}.")
     if self.decoder_layers < 1 + (self.decoder == "gua"):
-      raise ValueError("objective.decoder_layers must be positive, and at least 2 with decoder gua, "
+      raise ValueError("objective.decoder_layers must be positive, and at least 2 with gua, "
                        f"whose last block sees everything; got {self.decoder_layers}.")
     if self.num_copies > 1:
       raise ValueError("objective.predict_rate above mask_rate reads a row several times, which a "

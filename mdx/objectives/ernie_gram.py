@@ -5,8 +5,8 @@ Contents: ErnieGram.
 Convention: a selected unit, an n-gram of the lexicon or a token, becomes a single [MASK], and the
 text closes up behind it, so that nothing tells how long the unit was. The places of a row are [text
 of L | placeholders]: there is one placeholder for each hidden token, at the place it would have if
-the unit began at its [MASK]; it sees the text and itself. `params["model"]` is the model; the n-gram
-tables, the detector and the generator are left out when it is served.
+the unit began at its [MASK]; it sees the text and itself. `params["model"]` is the model; the
+n-gram tables, the detector and the generator are left out when it is served.
 
 Reference: Xiao et al. 2021, arXiv:2010.12148.
 """
@@ -183,8 +183,8 @@ class ErnieGram(selection.Selection):
     """Selects units and lays out the rows.
 
     Returns:
-      The batch with, [B, L + placeholders] each, `noisy_tokens`, `row_positions`, `row_segments` and
-      `placeholder` (which of its unit; -1 in the text); of the text [B, L] `is_coarse`,
+      The batch with, [B, L + placeholders] each, `noisy_tokens`, `row_positions`, `row_segments`
+      and `placeholder` (which of its unit; -1 in the text); of the text [B, L] `is_coarse`,
       `coarse_target` (an id, or V + an n-gram, V being the padded vocabulary), `is_counted`; of the
       placeholders `is_fine`, `fine_target`; and with a generator `is_sampled` and `uniforms`.
     """

@@ -81,7 +81,8 @@ def test_states_are_mixed_as_they_are_drawn(mix):
 
 def test_masks_are_revealed_in_two_layers_and_other_places_are_always_seen():
   rows, _ = nets.prepare(_objective(reveal_rate=0.25), nets.batch(2000))
-  is_masked, hidden = np.asarray(rows["noisy_tokens"] == nets.MASK_ID), np.asarray(rows["is_hidden"])
+  is_masked, hidden = (np.asarray(x) for x in (rows["noisy_tokens"] == nets.MASK_ID,
+                                               rows["is_hidden"]))
   assert not hidden[~is_masked].any() and abs(oracle.z_score(hidden[is_masked], 0.75)) < 4
   first, *rest = visibility.Unmasking(rows["is_hidden"]).of_layers(3)
   positions = jnp.arange(nets.LENGTH)[None]
@@ -143,7 +144,7 @@ def test_the_enhanced_mask_decoder_reads_the_encoder_at_every_step():
 @pytest.mark.parametrize("fields, message", [
     (dict(decoder="other"), "decoder is 'other'"), (dict(mix="rows"), "mix is 'rows'"),
     (dict(decoder_rate=1.5), "decoder_rate must lie"),
-    (dict(decoder_layers=1), "at least 2 with decoder gua"),
+    (dict(decoder_layers=1), "at least 2 with gua"),
     (dict(mask_rate=0.1, predict_rate=0.2), "predict_rate above mask_rate")])
 def test_values_that_cannot_be_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
