@@ -6,7 +6,24 @@ time. Measured by a linear probe of the frozen states with few labels, on the to
   python -m mdx.main --config=configs/claims/rts.py --workdir=runs/claims/rts
   python -m mdx.main --config=configs/claims/rts.py:text --workdir=runs/claims/rts_text
 
-Not measured yet.
+Measured on 2 cores of an AMD EPYC (very busy), the grammar, seeds 0-2, 600 steps; accuracy of the
+probe, 0.45 before training; two-sided paired t over the seeds:
+  not reproduced: rts beats mlm at equal steps:
+    0.382 against 0.926, difference -0.544 +- 0.15, p = 0.025
+  not reproduced: rts beats mlm at equal CPU time:
+    0.396 against 0.922, difference -0.525 +- 0.13, p = 0.020
+  not reproduced: cluster_rts beats mlm at equal steps:
+    0.341 against 0.926, difference -0.585 +- 0.13, p = 0.016
+  not reproduced: cluster_rts beats mlm at equal CPU time:
+    0.345 against 0.921, difference -0.577 +- 0.12, p = 0.014
+  inconclusive: cluster_rts beats rts at equal steps:
+    0.341 against 0.382, difference -0.041 +- 0.081, p = 0.476
+  inconclusive: cluster_rts beats rts at equal CPU time:
+    0.339 against 0.388, difference -0.049 +- 0.077, p = 0.380
+  inconclusive: rts needs less CPU time a step than mlm:
+    23.41 against 23.40 seconds, ratio 0.999 *: 1.16, p = 0.990
+Random words break the syntax, and are found (0.19 nats a token) without the topic. The text has not
+been measured.
 """
 
 from mdx.configs.claims import common

@@ -3,8 +3,8 @@
 Contents: Lexicon, lookup, units.
 
 Convention: the lexicon is a tree of prefixes. Node i < V is the id i; an edge leads from a node,
-with the next id, to the node of the longer prefix. Edges are sorted by (node, id), so that an edge is
-found by bisection.
+with the next id, to the node of the longer prefix. Edges are sorted by (node, id), so that an
+edge is found by bisection.
 
 Reference: Xiao et al. 2021, arXiv:2010.12148 (ERNIE-Gram).
 """
