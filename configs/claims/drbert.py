@@ -2,9 +2,9 @@ r"""Claim: a decoder that only training uses makes a better encoder.
 
 DrBERT / BPDec, Liang et al. 2024, arXiv:2401.15861: MLM whose loss reads a decoder's states,
 against MLM: two plain blocks, the enhanced mask decoder of DeBERTa, gradual unmasking attention,
-and that with the encoder's states for half of the examples. Measured by a linear probe of the frozen states
-of the encoder with few labels, on the toy grammar or (`:text`) real text; "at equal CPU time" gives
-MLM the steps that a decoder costs.
+and that with the encoder's states for half of the examples. Measured by a linear probe of the
+frozen states of the encoder with few labels, on the toy grammar or (`:text`) real text; "at equal
+CPU time" gives MLM the steps that a decoder costs.
   python -m mdx.main --config=configs/claims/drbert.py --workdir=runs/claims/drbert
   python -m mdx.main --config=configs/claims/drbert.py:text --workdir=runs/claims/drbert_text
 

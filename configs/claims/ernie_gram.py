@@ -2,8 +2,8 @@ r"""Claim: predicting n-grams as one learns a better encoder than masking them c
 
 ERNIE-Gram, Xiao et al. 2021, arXiv:2010.12148: explicit n-gram prediction, with that of their
 tokens (comprehensive), and with a generator (relation), against MLM whose masks are the same
-n-grams with a [MASK] a token (contiguous), and against token masks. Measured by a linear probe of the frozen
-states with few labels, on the toy grammar or (`:text`) real text.
+n-grams with a [MASK] a token (contiguous), and against token masks. Measured by a linear probe of
+the frozen states with few labels, on the toy grammar or (`:text`) real text.
   python -m mdx.main --config=configs/claims/ernie_gram.py --workdir=runs/claims/ernie_gram
   python -m mdx.main --config=configs/claims/ernie_gram.py:text --workdir=runs/ernie_gram_text
 
