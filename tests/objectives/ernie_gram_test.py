@@ -60,7 +60,7 @@ def test_units_become_one_mask_and_their_tokens_placeholders(build):
   sizes = []
   for i in range(300):
     text = out["row_segments"][i, :16] > 0
-    ids, places, spaces, fine = [], [], [], 0
+    ids, fine = [], 0
     last = {1: -1, 2: -1}
     for j in np.flatnonzero(text):
       segment, position = out["row_segments"][i, j], out["row_positions"][i, j]
