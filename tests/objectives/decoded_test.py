@@ -164,7 +164,11 @@ def test_the_served_model_is_the_plain_encoder_bit_by_bit(tmp_path):
   served = model_lib.load(str(tmp_path / "out"))
   assert isinstance(served.objective, mlm.MaskedLM)
   assert not isinstance(served.objective, decoded.DecodedLM) and set(served.params) == {"model"}
-  tokens = jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 12)), jnp.int32)
-  states = [np.asarray(jax.jit(lambda p, o=o: o.encode(o.network, p, tokens, {"tokens": tokens}))(
-      p["model"])) for o, p in ((run.objective, params), (served.objective, served.params))]
-  np.testing.assert_array_equal(*states)
+  tokens = np.random.default_rng(0).integers(0, 20, (2, 12), np.int32)
+  both = [jax.tree.map(np.asarray, x["model"]) for x in (params, served.params)]
+  jax.tree.map(np.testing.assert_array_equal, *both)
+  encode = lambda objective, params: objective.encode(
+      objective.network, params, tokens, {"tokens": tokens})
+  states = jax.jit(lambda one, other: (encode(run.objective, one),
+                                       encode(served.objective, other)))(*both)
+  np.testing.assert_array_equal(*map(np.asarray, states))
