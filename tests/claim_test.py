@@ -157,7 +157,7 @@ def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypat
   assert {c.equal for c in found} >= {"updates", "cpu_seconds"}
   for changes in config["arms"].values():
     run = copy.deepcopy(config["run"])
-    claim._merge(run, changes)
+    claim.merge(run, changes)
     setup_lib.setup(run, str(tmp_path / "run"))
   with pytest.raises(ValueError, match="takes grammar or text, got 'x'"):
     module.get_config("x")
