@@ -2,7 +2,8 @@ r"""Masked language modelling (BERT, RoBERTa) on the packaged text.
 
   python -m mdx.main --config=configs/mlm.py --workdir=runs/mlm
 Two minutes on 2 cores to 2.195 +- 0.015 nats per predicted token. What is predicted differs in
-the variants (whole_word, span, static, rate40, rate_decay), so that their nats do not compare:
+the variants (whole_word, ngram, span, static, rate40, rate_decay), so that their nats do not
+compare:
   python -m mdx.main --config=configs/mlm.py:span --workdir=runs/span
 """
 
@@ -12,6 +13,9 @@ from mdx.configs import common
 _VARIANTS = {
     # Whole words instead of word pieces (Devlin et al., release of May 2019).
     "whole_word": dict(unit="whole_word"),
+    # N-grams of a lexicon, a [MASK] a token: the contiguous masking that ERNIE-Gram compares with.
+    "ngram": dict(unit="ngram", lexicon="asset:holmes_ngrams.json", replace_mask_rate=1.0,
+                  replace_random_rate=0.0),
     # Joshi et al. 2020, arXiv:1907.10529: spans of whole words, one fate a span.
     "span": dict(unit="whole_word", span_max=10, span_rate=0.2, replace_together=True),
     # Devlin et al. 2019: ten fixed masks a row.
@@ -33,7 +37,8 @@ def get_config(arg=None):
   config = common.get_config(f"preset={preset}" if preset else None)
   config.objective = dict(
       name="mlm",
-      unit="token",  # token or whole_word: what rates and lengths count, never split
+      unit="token",  # token, whole_word or ngram: what rates and lengths count, never split
+      lexicon="",  # of ngram: a file of python -m mdx.data.prepare lexicon
       mask_rate=0.15,  # share of the units that is corrupted
       mask_draw="exact_count",  # or bernoulli
       span_max=1, span_rate=0.2,  # longest span (1: none), and p of its geometric law

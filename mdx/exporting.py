@@ -15,6 +15,7 @@ from mdx import checkpoint as checkpoint_lib
 from mdx import config as config_lib
 from mdx import interop
 from mdx import model as model_lib
+from mdx import objectives
 from mdx import pretrained
 from mdx import setup as setup_lib
 from mdx import sharding
@@ -47,8 +48,8 @@ def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   if wanted["format"] == "peft":
     _peft(source, config, path)
   elif wanted["format"] == "orbax":
-    _orbax(model_lib.load(source, params=which, mesh=config["mesh"],
-                          trains=state_lib.everything), path)
+    _orbax(_served(model_lib.load(source, params=which, mesh=config["mesh"],
+                                  trains=state_lib.everything)), path)
   elif interop.is_hf_dir(source) and not config["init"].get("adapter"):
     _copy(source, config, path)
   else:
@@ -56,6 +57,16 @@ def export(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
                   config, path)
   setup_lib.say(f"wrote the weights of {source} to {path}")
   return {}
+
+
+def _served(model: model_lib.Model) -> model_lib.Model:
+  """The model without the parts that only its training needs."""
+  if not model.objective.served_as:
+    return model
+  fields = {"name": model.objective.served_as}
+  return dataclasses.replace(
+      model, objective=objectives.build(fields, model.objective.network, model.tokenizer),
+      params={"model": model.params["model"]}, config={**model.config, "objective": fields})
 
 
 def _orbax(model: model_lib.Model, path: pathlib.Path) -> None:
@@ -108,6 +119,8 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
     objective = {"name": "diffusion", **objective.get("diffusion", {})}
   elif objective["name"] == "structural":
     objective = objective["token"]
+  elif model.objective.served_as:
+    objective = {"name": model.objective.served_as}
   model_type = wanted["model_type"]
   if not model_type and like and interop.is_read_with(like, objective):
     model_type = interop.load_config(like)["model_type"]

@@ -28,7 +28,7 @@ BATCH_AXES = ("replica", "data", "fsdp")
 # exactly one rule; there is no catch-all, so a typo cannot pass.
 PARAM_RULES = (
     (r"(.*/)?embed/embedding", ("vocab", "embed")),
-    (r"(.*/)?(position|token_type)_embed/embedding", (None, "embed")),
+    (r"(.*/)?(position|token_type|placeholder)_embed/embedding", (None, "embed")),
     (r"(.*/)?embed_projection/kernel", (None, "embed")),
     (r"(.*/)?embed_projection/bias", (None,)),
     (r"(.*/)?time_embed/(in|out)/kernel", (None, "embed")),
@@ -64,8 +64,8 @@ PARAM_RULES = (
     (r"(.*/)?lm_head/bias", ("vocab",)),
     (r"task/(dense|out)/kernel", ("embed", None)),
     (r"task/(dense|out)/bias", (None,)),
-    (r"pair/(in|out)/kernel", (None, None)),
-    (r"pair/(in|out)/bias", (None,)),
+    (r"(pair|rtd)/(in|out)/kernel", (None, None)),
+    (r"(pair|rtd)/(in|out)/bias", (None,)),
     (r"(.*/)?merge/kernel", (None, "embed")),
     (r"(.*/)?merge/bias", (None,)),
     (r"schedule/exponent", (None,)),

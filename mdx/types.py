@@ -61,7 +61,8 @@ class Network(NamedTuple):
       -> hidden [B, L, D]. `token_types` int32 [B, L] may be given where a network has them (0
       where not). Samplers may add `cache`: () asks for (hidden, cache); a
       cache and `slots` int32 [B, W] run the tokens [B, W] of these places against it
-      (`positions` and `segment_ids` stay those of whole rows).
+      (`positions` and `segment_ids` stay those of whole rows). `added` [B, L, E] is added to the
+      embeddings of the tokens; `states` [B, L, D] go into the first block instead of embeddings.
     head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`
       may be gathered to the target positions first.
     vocab_size: number of ids the head scores (padding columns score -1e30).
@@ -122,6 +123,8 @@ class Objective(Protocol):
     has_labels: whether it is trained on labelled records. Such an objective has `labels`, the
       `kind` of what is labelled and `score(params, batch)`; see `objectives.finetune`.
     fresh: parts of the parameters that begin from the seed, whatever `init.checkpoint` has.
+    served_as: name of the objective that an exported model is read with, which has the part
+      "model" alone; "" if the model stays what it is.
   """
   network: Network
   rows_per_unit: ClassVar[int] = 1
@@ -130,6 +133,7 @@ class Objective(Protocol):
   generates: ClassVar[str] = ""
   has_labels: ClassVar[bool] = False
   fresh: ClassVar[tuple[str, ...]] = ()
+  served_as: ClassVar[str] = ""
 
   @property
   def scales(self) -> Mapping[str, float]:

@@ -12,7 +12,9 @@ from mdx import modes
 from mdx import setup as setup_lib
 from mdx.configs.claims import block_size
 from mdx.configs.claims import carry_over
+from mdx.configs.claims import drbert
 from mdx.configs.claims import electra
+from mdx.configs.claims import ernie_gram
 from mdx.configs.claims import lattice_times
 from mdx.configs.claims import looking_right
 from mdx.configs.claims import mdpo
@@ -146,7 +148,7 @@ def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
     module.get_config("x")
 
 
-@pytest.mark.parametrize("module", [electra, rts, slm, structural])
+@pytest.mark.parametrize("module", [drbert, electra, ernie_gram, rts, slm, structural])
 @pytest.mark.parametrize("data", ["grammar", "text"])
 def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)
@@ -155,7 +157,7 @@ def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypat
   assert {c.equal for c in found} >= {"updates", "cpu_seconds"}
   for changes in config["arms"].values():
     run = copy.deepcopy(config["run"])
-    claim._merge(run, changes)
+    claim.merge(run, changes)
     setup_lib.setup(run, str(tmp_path / "run"))
   with pytest.raises(ValueError, match="takes grammar or text, got 'x'"):
     module.get_config("x")

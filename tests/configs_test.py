@@ -43,7 +43,8 @@ class _Compiled(logging.Handler):
 
 
 # Their losses are compiled in tests/objectives; the rest of a run is what the others share.
-_LONG = ("d3pm", "sedd", "genmd4", "block_diffusion", "electra", "slm", "structural")
+_LONG = ("d3pm", "sedd", "genmd4", "block_diffusion", "electra", "slm", "structural",
+         "drbert", "ernie_gram")
 
 
 @pytest.mark.parametrize("name", [
@@ -114,7 +115,9 @@ def test_an_unknown_preset_lists_the_choices():
     ("diffusion", "md4"), ("diffusion", "llada"), ("diffusion", "llada_sft"), ("diffusion", "dream"),
     ("mlm", "whole_word"), ("mlm", "span"), ("mlm", "static"), ("mlm", "rate40"),
     ("mlm", "rate_decay"), ("slm", None), ("electra", None), ("electra", "electric"),
-    ("electra", "small"), ("rts", None), ("rts", "clusters"), ("sedd", "radd"), ("d3pm", None), ("genmd4", None),
+    ("electra", "small"), ("rts", None), ("rts", "clusters"),
+    ("mlm", "ngram"), ("ernie_gram", None), ("drbert", None), ("drbert", "emd"),
+    ("sedd", "radd"), ("d3pm", None), ("genmd4", None),
     ("block_diffusion", None)])
 def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
   cfg = importlib.import_module(f"mdx.configs.{module}").get_config(arg)

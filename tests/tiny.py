@@ -39,6 +39,8 @@ def config(name: str, **changes):
     cfg.data.source = dict(name="memory", documents=documents, holdout_every=5)
   else:  # conversations: small already, and they need their tokenizer
     small |= {"tokenizer.path": cfg.tokenizer.path, "data.length": cfg.data.length}
+  if cfg.objective.get("lexicon"):  # it is of another tokenizer
+    small["objective.lexicon"] = ""
   if "base" in cfg.init:
     small["init.base"] = None
   return changed(cfg, small | {k.replace("__", "."): v for k, v in changes.items()})

@@ -1,4 +1,4 @@
-r"""Commands that prepare data: a tokenizer, array_record files, or clusters of ids, from texts.
+r"""Commands that make a tokenizer, array_record files, clusters or n-grams of ids from texts.
 
 Contents: train_bpe, write_records, main.
 
@@ -6,6 +6,8 @@ Contents: train_bpe, write_records, main.
   python -m mdx.data.prepare records --input='texts/*.jsonl' --output=texts.array_record
   python -m mdx.data.prepare clusters --input='texts/*.txt' --tokenizer=tokenizer.json \
     --output=clusters.json
+  python -m mdx.data.prepare lexicon --input='texts/*.txt' --tokenizer=tokenizer.json \
+    --output=ngrams.json --num_bigrams=20000 --num_trigrams=10000
 
 Convention: `--input` is a file or a glob; .jsonl files have one object a line, others are text.
 """
@@ -22,6 +24,7 @@ import numpy as np
 
 from mdx.data import clusters
 from mdx.data import codecs
+from mdx.data import ngrams
 from mdx.data import readers
 from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
@@ -132,13 +135,25 @@ def _clusters(args: argparse.Namespace) -> str:
   return f"{len(of_token)} ids in {args.num_clusters} clusters"
 
 
+def _lexicon(args: argparse.Namespace) -> str:
+  tokenizer = tokenizer_lib.build(args.tokenizer)
+  texts = (np.asarray(tokenizer.encode(text), np.int32) for text in _texts(_records(args)))
+  found = ngrams.lexicon(texts, tokenizer.vocab_size, {2: args.num_bigrams, 3: args.num_trigrams},
+                         {*tokenizer.special_ids, tokenizer.mask_id})
+  with open(args.output, "w", encoding="utf-8") as f:
+    json.dump({"tokenizer": tokenizer.fingerprint, "grams": found}, f, separators=(",", ":"))
+    f.write("\n")
+  return f"{len(found)} n-grams"
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog="python -m mdx.data.prepare", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   commands = parser.add_subparsers(dest="command", required=True)
   for name, run, what in (("tokenizer", _tokenizer, "train a byte-level BPE tokenizer.json"),
                           ("records", _array_record, "write text or jsonl as array_record"),
-                          ("clusters", _clusters, "group the ids of a tokenizer by context")):
+                          ("clusters", _clusters, "group the ids of a tokenizer by context"),
+                          ("lexicon", _lexicon, "find n-grams of ids by their t-statistic")):
     command = commands.add_parser(name, help=what, description=what)
     command.set_defaults(run=run)
     command.add_argument("--input", action="append", required=True,
@@ -147,15 +162,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--field", default="text", help="of jsonl: what holds the text")
     command.add_argument("--document_chars", type=int, default=4000,
                          help="of text: where it is cut, at line ends")
-  tokenizer, records, grouped = commands.choices.values()
+  tokenizer, records, grouped, lexicon = commands.choices.values()
   tokenizer.add_argument("--vocab_size", type=int, default=512, help="ids in all, specials too")
   tokenizer.add_argument("--special", action="append", default=[],
                          help="a further special token, such as those of a chat; repeatable")
-  for command in (tokenizer, grouped):
+  for command in (tokenizer, grouped, lexicon):
     command.add_argument("--holdout_every", type=int, default=20,
                          help="leave out one record in this many, as the sources do; 0: none")
   grouped.add_argument("--tokenizer", required=True, help="whose ids are grouped")
   grouped.add_argument("--num_clusters", type=int, default=32)
+  lexicon.add_argument("--tokenizer", required=True, help="whose ids are counted")
+  lexicon.add_argument("--num_bigrams", type=int, default=500)
+  lexicon.add_argument("--num_trigrams", type=int, default=250)
   records.add_argument("--tokenizer", default="",
                        help="write token ids of this tokenizer, not text")
   records.set_defaults(holdout_every=0)

@@ -73,7 +73,7 @@ class Module(nn.Module):
       self.lm_head = _Head(spec)
 
   def __call__(self, tokens, *, attention, positions=None, segment_ids=None, time=None,
-               token_types=None, cache=None, slots=None):
+               token_types=None, cache=None, slots=None, added=None, states=None):
     spec = self.spec
     length = jax.tree.leaves(cache)[0].shape[-3] if cache else tokens.shape[1]
     if length > spec.max_length * attention.streams:
@@ -89,7 +89,9 @@ class Module(nn.Module):
         visible, positions, segment_ids, slots,
         with_masks=backends.uses_masks(spec.attention_backend))
     positions = attention_lib.at_slots(positions, slots)
-    x = self._embed(tokens, positions, token_types)
+    x = states
+    if states is None:
+      x = self._embed(tokens, positions, token_types, added)
     thetas = (spec.rope_theta, spec.local_rope_theta) if self._has_two_ropes else (spec.rope_theta,)
     ropes = tuple(positions_lib.rope_tables(positions, spec.per_head, theta, spec.rope_scaling)
                   for theta in thetas if spec.position == "rope")
@@ -98,9 +100,11 @@ class Module(nn.Module):
     hidden = x if spec.post_norm else self.final_norm(x).astype(jnp.dtype(spec.dtype))
     return hidden if cache is None else (hidden, memory)
 
-  def _embed(self, tokens, positions, token_types):
+  def _embed(self, tokens, positions, token_types, added):
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
     x = self._look_up(self.embed, tokens, "tensor")
+    if added is not None:
+      x = x + added.astype(dtype)
     if spec.position == "learned":
       x = x + self._look_up(self.position_embed, positions + spec.position_offset, None)
     if spec.token_types:

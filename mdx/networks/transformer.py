@@ -221,11 +221,11 @@ class Transformer:
     num_heads = max(1, round(width * self.num_heads))
     num_kv_heads = max(1, round(width * self.kv_heads))
     columns = num_heads * self.width // self.num_heads
-    return dataclasses.replace(
-        self, num_layers=max(1, round(depth * self.num_layers)), width=columns,
+    return dataclasses.replace(self, **dict(
+        num_layers=max(1, round(depth * self.num_layers)), width=columns,
         num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=self.per_head,
         mlp_width=max(1, round(self.hidden_width * columns / self.width)),
-        embed_width=self.embed_columns, **fields)
+        embed_width=self.embed_columns) | fields)
 
   def network(self) -> types.Network:
     """Returns the pure functions of this transformer.

@@ -14,8 +14,10 @@ from mdx.objectives import adapt
 from mdx.objectives import ar
 from mdx.objectives import block_diffusion
 from mdx.objectives import d3pm
+from mdx.objectives import decoded
 from mdx.objectives import diffusion
 from mdx.objectives import electra
+from mdx.objectives import ernie_gram
 from mdx.objectives import finetune
 from mdx.objectives import genmd4
 from mdx.objectives import grpo
@@ -29,7 +31,9 @@ from mdx.objectives import structural
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
     "mlm": mlm.MaskedLM,
+    "decoded_mlm": decoded.DecodedLM,
     "electra": electra.Electra,
+    "ernie_gram": ernie_gram.ErnieGram,
     "rts": rts.ReplacedTokens,
     "cluster_rts": rts.ClusterReplacedTokens,
     "structural": structural.Structural,
@@ -72,6 +76,8 @@ def build(cfg: Mapping[str, Any], network: types.Network, tokenizer: Any) -> typ
     extra = dict(token=build(cfg.pop("token", {}), network, tokenizer))
   if "word_edges" in names:
     extra["word_edges"] = tokenizer.word_edges
+  if "tokenizer_hash" in names:
+    extra["tokenizer_hash"] = tokenizer.fingerprint
   return config_lib.build(OBJECTIVES, cfg, what="objective", **extra)
 
 

@@ -5,7 +5,7 @@ Contents: Selection, check_choice, UNITS, RATE_SCHEDULES.
 Convention: what is corrupted is selected first (`mdx.corruption.mask`), then replaced
 (`mdx.corruption.replace`). An objective first reads the corrupted rows, then scores the hidden
 states; another may do so in its stead, and use them for more. Rates are shares of a row's units:
-tokens or whole words.
+tokens, whole words or n-grams of a lexicon.
 
 References: Devlin et al. 2019, arXiv:1810.04805 (and its whole-word masking); Liu et al. 2019,
 arXiv:1907.11692 (dynamic masking); Joshi et al. 2020, arXiv:1907.10529 (SpanBERT); Ankner et al.
@@ -15,20 +15,25 @@ arXiv:1907.11692 (dynamic masking); Joshi et al. 2020, arXiv:1907.10529 (SpanBER
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import math
-from typing import Any
+import pathlib
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from mdx import assets
 from mdx import types
+from mdx.corruption import lexicon as lexicon_lib
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import unit as unit_lib
 from mdx.networks import attention as attention_lib
 from mdx.objectives import targets as targets_lib
 from mdx.utils import rng
 
-UNITS = ("token", "whole_word")
+UNITS = ("token", "whole_word", "ngram")
 # Share of the way from the first to the last rate, at a share of the steps.
 RATE_SCHEDULES = {"linear": lambda share: share,
                   "cosine": lambda share: 0.5 - 0.5 * jnp.cos(jnp.pi * share)}
@@ -50,7 +55,10 @@ class Selection(types.Objective):
     network: the model.
     mask_id: id of [MASK].
     word_edges: `Tokenizer.word_edges`, for whole words.
-    unit: what is selected as one: "token" or "whole_word".
+    tokenizer_hash: `Tokenizer.fingerprint`, which that of the lexicon must be.
+    lexicon: JSON file of n-grams, as `python -m mdx.data.prepare lexicon` makes it; "" = none.
+    unit: what is selected as one: "token", "whole_word" or "ngram" (rows are cut into the fewest
+      n-grams of the lexicon and single tokens).
     mask_rate: share of a row's units that is corrupted, in (0, 1]; of words too it is the
       expected share of tokens, for every word is equally likely.
     mask_draw: "bernoulli" (each unit by itself) or "exact_count" of units, at least one.
@@ -71,6 +79,8 @@ class Selection(types.Objective):
   network: types.Network
   mask_id: int
   word_edges: Any = dataclasses.field(default=None, repr=False, compare=False)
+  tokenizer_hash: str = ""
+  lexicon: str = ""
   unit: str = "token"
   mask_rate: float = 0.15
   mask_draw: str = "bernoulli"
@@ -80,6 +90,7 @@ class Selection(types.Objective):
   rate_schedule: str = "linear"
   anneal_steps: int = 0
   num_masks: int = 0
+  needs_lexicon: ClassVar[bool] = True
 
   def __post_init__(self):
     check_choice(self, mask_draw=("bernoulli", "exact_count"), unit=UNITS,
@@ -100,6 +111,14 @@ class Selection(types.Objective):
                        f"both 0; got {self.anneal_steps} and {self.final_mask_rate}.")
     if self.unit == "whole_word" and self.word_edges is None:
       raise ValueError("objective.unit whole_word needs word_edges, those of the tokenizer.")
+    if self.unit == "ngram" and not self.lexicon and self.needs_lexicon:
+      raise ValueError("objective.unit ngram needs a lexicon, a file that python -m "
+                       "mdx.data.prepare lexicon makes.")
+    if self.unit != "ngram" and self.lexicon:
+      raise ValueError(f"objective.lexicon is read with unit ngram alone, not {self.unit}; leave "
+                       "one of them out.")
+    if self.lexicon:
+      self.grams  # pylint: disable=pointless-statement  (checks it)
     if self.span_max > 1 and self.mask_draw != "exact_count":
       raise ValueError(f"objective.span_max {self.span_max} draws spans of an exact number of "
                        f"units; set mask_draw to exact_count, not {self.mask_draw}.")
@@ -134,7 +153,27 @@ class Selection(types.Objective):
 
   def words(self, batch: types.Batch) -> jax.Array | None:
     """The units of the rows, int32 [B, L], or None: every token by itself."""
+    if self.unit == "ngram":
+      return lexicon_lib.units(batch, self.grams)[0]
     return unit_lib.words(batch, self.word_edges) if self.unit == "whole_word" else None
+
+  @functools.cached_property
+  def grams(self) -> lexicon_lib.Lexicon:
+    """The n-grams of the lexicon, none without one."""
+    num_ids = self.network.vocab_size
+    if not self.lexicon:
+      return lexicon_lib.Lexicon.of((), num_ids)
+    path = pathlib.Path(assets.resolve(self.lexicon))
+    try:
+      found = json.loads(path.read_text(encoding="utf-8"))
+      identity, grams = found["tokenizer"], found["grams"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      raise ValueError(f"objective.lexicon {path}: cannot be read as a lexicon ({error!r:.80}); "
+                       "make it with python -m mdx.data.prepare lexicon.") from None
+    if identity != self.tokenizer_hash:
+      raise ValueError(f"objective.lexicon {path} has n-grams of another tokenizer ({identity}) "
+                       f"than that of the run ({self.tokenizer_hash}); make one of its own.")
+    return lexicon_lib.Lexicon.of(grams, num_ids)
 
   def select(self, keys, rate, batch, words, nth=0):
     """What is corrupted, bool [B, L], and the units that were selected as one, or None."""

@@ -30,7 +30,7 @@ from mdx.utils import tree
 DECAY_RULES = (
     (r".*/(kernel|lora_[ab])", True),
     (r"(.*/)?embed/embedding", True),
-    (r"(.*/)?(position|token_type)_embed/embedding", False),
+    (r"(.*/)?(position|token_type|placeholder)_embed/embedding", False),
     (r".*/(scale|bias)", False),
     (r"schedule/exponent", False),
 )

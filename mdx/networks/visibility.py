@@ -1,0 +1,76 @@
+"""Attention values of rows that have more than text, or hide some of it.
+
+Contents: Placeholders, Crossed, Unmasking.
+
+Convention: as `mdx.networks.attention`.
+
+References: Xiao et al. 2021, arXiv:2010.12148 (placeholders of masked n-grams); He et al. 2020,
+arXiv:2006.03654 (queries apart from keys, the enhanced mask decoder); Liang et al. 2024,
+arXiv:2401.15861 (gradual unmasking).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from mdx.networks import attention as attention_lib
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Placeholders(attention_lib.Attention):
+  """The first `length` places of a row see each other; those after them see these and themselves.
+
+  Attributes:
+    length: places of the text.
+  """
+  length: int
+  streams: ClassVar[int] = 2
+
+  def sees(self, query, key, size):
+    """By index."""
+    del size
+    return (key.index < self.length) | (key.index == query.index)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Crossed(attention_lib.Attention):
+  """Rows [queries | keys]: every place sees the second half, and nothing of the first."""
+  streams: ClassVar[int] = 2
+
+  def sees(self, query, key, size):
+    """By half."""
+    del query
+    return key.index >= size // 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Hidden(attention_lib.Attention):
+  """Nobody but themselves sees some places, bool [B, L]."""
+  places: jax.Array
+
+  def sees(self, query, key, size):
+    """By place."""
+    del size
+    return ~self.places[:, None] | (key.index == query.index)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unmasking(attention_lib.Attention):
+  """Masked places are hidden from the other places in the first layer but for some.
+
+  From the second layer on nothing is hidden. A place that is not masked is always seen.
+
+  Attributes:
+    is_hidden: bool [B, L].
+  """
+  is_hidden: jax.Array
+
+  def of_layers(self, num_layers):
+    """Hidden places in the first one."""
+    return (_Hidden(self.is_hidden),) + (attention_lib.Full(),) * (num_layers - 1)
