@@ -9,6 +9,6 @@ Every run ends with `report.html` in its workdir; this writes it again, or compa
 from ml_collections import config_dict
 
 
-def get_config():
-  """Workdirs, separated by commas."""
-  return config_dict.ConfigDict(dict(mode="report", workdirs=""))
+def get_config(arg=None):
+  """Workdirs, separated by commas; also as the argument."""
+  return config_dict.ConfigDict(dict(mode="report", workdirs=arg or ""))

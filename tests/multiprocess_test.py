@@ -101,6 +101,7 @@ def _assert_same(a, b):
   np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_saves_one_step_on_both_and_one_goes_on_where_they_were(tmp_path):
   args = _args(tmp_path, "two")
   process = _start(args, 2)

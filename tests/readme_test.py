@@ -16,6 +16,7 @@ from mdx.configs import adapt
 from mdx.configs import diffusion
 from mdx.configs import eval as eval_config
 from mdx.configs import mdpo
+from mdx.configs import report
 from mdx.configs import sample
 from mdx.configs import sft
 
@@ -69,7 +70,7 @@ def test_command_line_keys_in_the_readme_exist():
     return True
 
   configs = [diffusion.get_config(), sample.get_config(), mdpo.get_config(), sft.get_config(),
-             adapt.get_config(), eval_config.get_config("gsm8k")]
+             adapt.get_config(), eval_config.get_config("gsm8k"), report.get_config()]
   for key in set(re.findall(r"--config\.([a-z_.]+)=", _README)):
     assert any(has(cfg, key) for cfg in configs), key
 

@@ -169,7 +169,7 @@ class Evaluator:
       some = rows[first:first + size]
       some = some + [some[-1]] * (size - len(some))
       batch = {k: np.stack([row[k] for row in some]) for k in some[0]}
-      batch = sharding.place_batch(host.my_rows(batch), self._mesh)
+      batch = sharding.place_batch(batch, self._mesh)
       features.append(host.fetch(self._features(params["model"], batch)))
     return np.concatenate(features)[:len(rows)]
 

@@ -394,6 +394,7 @@ def test_texts_are_the_raw_documents():
   assert "pass the tokenizer" in _message(lambda: list(pipeline.texts(tokens, "train")))
 
 
+@pytest.mark.slow
 def test_worker_processes_deliver_every_token_once_and_resume():
   dataset = _build(_cfg(num_workers=2), batch_size=2, repeat=False, drop_remainder=False)
   iterator = iter(dataset)

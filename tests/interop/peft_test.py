@@ -134,6 +134,7 @@ def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_int8_weights_are_sampled_from_and_trained_below_adapters(tmp_path):
   pytest.importorskip("qwix")
   model = mdx.load(str(hf_dirs.GOLDEN), init=dict(weights="int8"))

@@ -111,7 +111,7 @@ def test_a_query_sees_the_keys_of_its_segment_that_the_rule_allows(name, segment
     return
   expected = _expected(name, np.ones((1, 6)) if segments is None else segments, positions)
   np.testing.assert_array_equal(found, expected[:, None])
-  assert set(SEEN) | {"per_layer"} == set(attention.ATTENTIONS)
+  assert set(SEEN) | {"per_layer", "groups"} == set(attention.ATTENTIONS)
 
 
 @pytest.mark.parametrize("name", SEEN)

@@ -102,8 +102,8 @@ def test_rows_that_the_kernel_would_mask_wrongly_come_out_as_nan():
 def test_what_this_machine_lacks_is_refused_before_anything_is_compiled():
   spec = dict(num_layers=1, width=8, num_heads=2, vocab_size=5)
   for name, device in (("cudnn", "GPU"), ("splash", "TPU")):
-    with pytest.raises(ValueError, match=f"attention_backend {name} needs a {device}, this machine "
-                       "has cpu; use xla") as error:
+    with pytest.raises(ValueError, match=f"attention_backend {name} needs a {device}, and this "
+                       "is for a CPU; use xla") as error:
       transformer.Transformer(**spec, attention_backend=name).network()
     assert "\n" not in str(error.value)
   with pytest.raises(ValueError, match="attention_backend is 'flash'; choose from xla, cudnn"):

@@ -206,12 +206,12 @@ def test_unrolled_layers_compute_the_same_as_scanned_ones(name):
 @pytest.mark.parametrize("scan_layers", [True, False], ids=["scanned", "unrolled"])
 def test_remat_recomputes_more_and_changes_neither_loss_nor_gradient(scan_layers):
   params, products = _random_params(), []
-  for policy in ("none", "dots", "full"):
+  for policy in ("none", "dots", "full", "attention"):
     run = _loss_and_grad(remat=policy, scan_layers=scan_layers)
     _assert_same_loss_and_gradient(run(params), _loss_and_grad()(params))
     products.append(str(jax.make_jaxpr(run)(params)).count("dot_general"))
-  assert set(layers.REMAT) == {"none", "dots", "full"}
-  assert products[0] < products[1] < products[2]
+  assert set(layers.REMAT) == {"none", "dots", "full", "attention"}
+  assert products[0] < products[1] < products[2] and products[0] < products[3]
 
 
 def test_bfloat16_keeps_float32_parameters_and_logits_and_agrees_loosely():
@@ -403,7 +403,7 @@ def test_initial_parameters_have_the_scales_that_are_documented():
     (dict(rope_scaling=("linear", 0.0)), "network.rope_scaling is .*positive numbers"),
     (dict(norm="batch"), "network.norm is 'batch'; choose from rms, layer"),
     (dict(position="alibi"), "network.position is 'alibi'; choose from rope, learned, none"),
-    (dict(remat="some"), "network.remat is 'some'; choose from none, dots, full"),
+    (dict(remat="some"), "network.remat is 'some'; choose from none, dots, attention, full"),
     (dict(dtype="float16"), "network.dtype is 'float16'; choose from float32, bfloat16"),
 ])
 def test_a_wrong_field_is_refused_in_one_line(fields, message):

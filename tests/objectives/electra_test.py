@@ -176,6 +176,7 @@ def test_electric_adds_the_log_odds_of_the_noise_to_its_scores():
   assert all((x == 0).all() for x in jax.tree.leaves(gradient["generator"]))
 
 
+@pytest.mark.slow
 def test_microbatches_give_the_gradient_of_the_whole_batch():
   objective, params, rows, weights, _ = _read()
   whole, cut = (step_lib.loss_and_grad(objective, params, rows, weights, nets.CONTEXT, n)

@@ -114,6 +114,7 @@ def test_eight_devices_train_what_one_device_trains_and_compile_once(name, mesh,
     assert embedding.shape == (16, 16) and embedding.sharding.spec == P("tensor", "fsdp")
 
 
+@pytest.mark.slow
 def test_key_value_heads_that_are_not_sharded_may_be_fewer_than_the_tensor_axis():
   fields = dict(num_kv_heads=1, num_layers=1)
   one = _run("mlm", sharding.make_mesh({}, devices=jax.devices()[:1]), **fields)
