@@ -50,12 +50,11 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, byt
   Returns:
     (caption, SVG) of each metric.
   """
-  import matplotlib  # pylint: disable=g-import-not-at-top
-  matplotlib.use("Agg")
-  from matplotlib import pyplot as plt  # pylint: disable=g-import-not-at-top
+  from matplotlib import figure as figure_lib  # pylint: disable=g-import-not-at-top
   pictures = []
   for kind, name in _names(runs):
-    figure, axis = plt.subplots(figsize=(4.2, 2.6), constrained_layout=True)
+    figure = figure_lib.Figure(figsize=(4.2, 2.6), layout="constrained")
+    axis = figure.subplots()
     for run, lines in runs.items():
       points = _series(lines, kind, name)
       error = dict(_series(lines, kind, f"{name}_stderr"))
@@ -76,5 +75,4 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, byt
     with io.BytesIO() as file:
       figure.savefig(file, format="svg", metadata={"Date": None})
       pictures.append((f"{name.replace('_', ' ')} ({_KINDS.get(kind, kind)})", file.getvalue()))
-    plt.close(figure)
   return pictures

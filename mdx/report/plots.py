@@ -13,15 +13,14 @@ from typing import Any, Iterator, Mapping, Sequence
 @contextlib.contextmanager
 def _figure(path: str | os.PathLike, columns: int) -> Iterator[Sequence[Any]]:
   """Axes side by side, saved at the end."""
-  import matplotlib  # pylint: disable=g-import-not-at-top
-  matplotlib.use("Agg")
-  from matplotlib import pyplot as plt  # pylint: disable=g-import-not-at-top
-  figure, axes = plt.subplots(1, columns, figsize=(5 * columns, 4), constrained_layout=True)
+  from matplotlib import figure as figure_lib  # pylint: disable=g-import-not-at-top
+  # Not of pyplot, whose back end is the notebook's.
+  figure = figure_lib.Figure(figsize=(5 * columns, 4), layout="constrained")
+  axes = figure.subplots(1, columns)
   yield axes
   for axis in axes:
     axis.grid(alpha=0.3)
   figure.savefig(path, dpi=120)
-  plt.close(figure)
 
 
 def _last_of_each_step(lines: Sequence[Mapping[str, Any]], kind: str, name: str):

@@ -38,12 +38,11 @@ def test_a_learning_curve_is_a_png_of_its_size(tmp_path, lines):
 
 
 def _drawn(monkeypatch, tmp_path, lines, **options):
-  from matplotlib import pyplot as plt
+  from matplotlib import figure
   figures = []
-  monkeypatch.setattr(plt, "close", figures.append)
+  monkeypatch.setattr(figure.Figure, "savefig", lambda self, *args, **kwargs: figures.append(self))
   plots.learning_curve(lines, tmp_path / "curve.png", **options)
   monkeypatch.undo()
-  plt.close(figures[0])
   return figures[0].axes
 
 
