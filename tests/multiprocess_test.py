@@ -125,6 +125,7 @@ def test_a_signal_to_one_of_two_saves_one_step_on_both_and_one_goes_on_where_the
   assert results[0]["bits_per_char"] == pytest.approx(results[1]["bits_per_char"], rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("num, mesh", [(4, []), (2, ["--config.mesh.data=1",
                                                      "--config.mesh.tensor=2"])])
@@ -141,6 +142,7 @@ def test_a_job_killed_and_started_again_has_the_losses_of_one_process(num, mesh,
   _assert_same(_losses(tmp_path / "many"), _losses(tmp_path / "one"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_launcher_starts_a_killed_job_again(tmp_path):
   args = _args(tmp_path, "run", "--config.checkpoint_steps=20")
@@ -150,6 +152,7 @@ def test_the_launcher_starts_a_killed_job_again(tmp_path):
   assert code == 0 and "status 137, starting again" in out and "resuming from step" in out, out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("num", [2, 4])
 def test_rl_on_several_processes_is_rl_on_one_also_after_a_kill(num, tmp_path):

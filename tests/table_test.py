@@ -125,6 +125,7 @@ def test_codes_of_layers_are_cells_of_a_grid():
   table.check(looking_right.get_config("groups=4,conll").to_dict())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_shipped_table_runs_and_goes_on_where_it_was(tmp_path):
   config = finetune.get_config("table")
