@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 from typing import Sequence
 
 from absl import flags
@@ -21,6 +22,7 @@ from mdx import config as config_lib
 from mdx.utils import host
 
 OK, FAILED, BAD_INPUT, TOO_LARGE, STOPPED = 0, 1, 2, 3, 75
+_GRACE_SECONDS = 10.0  # in which the processes of a job that failed may end together
 
 _HELP = """mdx: masked language models in JAX.
 
@@ -185,6 +187,16 @@ def _stop_early(number, frame) -> None:
   os._exit(STOPPED)  # imports may be half done: no clean-up can be trusted
 
 
+def _failed(status: int) -> int:
+  """The status, which ends this process soon even if others of the job wait for it elsewhere."""
+  import jax  # pylint: disable=g-import-not-at-top
+  if jax.distributed.is_initialized():  # its clean-up waits minutes for processes that go on
+    timer = threading.Timer(_GRACE_SECONDS, os._exit, [status])
+    timer.daemon = True
+    timer.start()
+  return status
+
+
 def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
   from mdx import modes  # pylint: disable=g-import-not-at-top
   from mdx import aot  # pylint: disable=g-import-not-at-top
@@ -203,17 +215,20 @@ def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
     return TOO_LARGE
   except KeyboardInterrupt:
     print("mdx: interrupted; the last checkpoint is in the workdir.", file=sys.stderr)
-    return FAILED
+    return _failed(FAILED)
   except ValueError as error:
     if debug:
+      _failed(FAILED)
       raise
-    print(f"mdx: {_one_line(error)}", file=sys.stderr)
-    return BAD_INPUT
+    print(f"mdx: {_one_line(error)}", file=sys.stderr, flush=True)
+    return _failed(BAD_INPUT)
   except Exception as error:  # pylint: disable=broad-except
     if debug:
+      _failed(FAILED)
       raise
-    print(f"mdx: {type(error).__name__}: {_one_line(error)} (--debug shows where)", file=sys.stderr)
-    return FAILED
+    print(f"mdx: {type(error).__name__}: {_one_line(error)} (--debug shows where)", file=sys.stderr,
+          flush=True)
+    return _failed(FAILED)
 
 
 if __name__ == "__main__":

@@ -108,8 +108,9 @@ def trained(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
                   or (source and _own_network(source).get("lora_rank")))
   if has_adapters and not optimizer.get("trainable"):
     optimizer["trainable"] = ".*/lora_[ab]"
-  if config["init"].get("weights") and re.fullmatch(optimizer.get("trainable") or ".*",
-                                                    "model/layers/mlp/up/kernel_int8"):
+  is_training = config.get("mode") not in ("eval", "export")
+  if is_training and config["init"].get("weights") and re.fullmatch(
+      optimizer.get("trainable") or ".*", "model/layers/mlp/up/kernel_int8"):
     raise ValueError("int8 weights (init.weights) cannot be trained; train adapters on them with "
                      "config.lora.rank, or leave init.weights out.")
   return optimizer

@@ -102,6 +102,16 @@ def _assert_same(a, b):
 
 
 @pytest.mark.slow
+def test_a_process_that_fails_alone_ends_the_job(tmp_path):
+  """Only the first process writes the workdir; the other goes on to where it waits for the first."""
+  (tmp_path / "file").write_text("in the way")
+  began = time.monotonic()
+  code, out = _finish(_start(_args(tmp_path, "file/run"), 2))
+  assert code == 2 and "cannot be written" in out, out
+  assert time.monotonic() - began < 120  # jax by itself waits for five minutes
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_saves_one_step_on_both_and_one_goes_on_where_they_were(tmp_path):
   args = _args(tmp_path, "two")
   process = _start(args, 2)

@@ -74,6 +74,7 @@ def open_tfds(data_dir: str, builder: str | None, split: str) -> tuple[Any, Any,
 
 
 def is_validation(split: str) -> bool:
+  """Whether a split is "validation"; ValueError if it is not "train" either."""
   if split not in SPLITS:
     raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}.")
   return split == "validation"

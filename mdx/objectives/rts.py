@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import pathlib
 from typing import Mapping
 
 import jax.numpy as jnp
@@ -111,13 +109,8 @@ class ClusterReplacedTokens(ReplacedTokens):
     if not self.clusters:
       of_token = np.arange(num_ids) * min(self.num_clusters, num_ids) // num_ids
       return replace_lib.Clusters.of(of_token, [self.mask_id])
-    path = pathlib.Path(assets.resolve(self.clusters))
-    try:
-      found = json.loads(path.read_text(encoding="utf-8"))
-      of_token, excluded = found["of_token"], found["excluded"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-      raise ValueError(f"objective.clusters {path}: cannot be read as clusters ({error!r:.80}); "
-                       "make it with python -m mdx.data.prepare clusters.") from None
+    path = assets.resolve(self.clusters)
+    of_token, excluded = selection.prepared("clusters", path, "of_token", "excluded")
     if len(of_token) != num_ids:
       raise ValueError(f"objective.clusters {path} is of {len(of_token)} ids, the network has "
                        f"{num_ids}; make clusters of its tokenizer.")

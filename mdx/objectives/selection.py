@@ -1,6 +1,6 @@
 """Which tokens of a row a token-level objective corrupts.
 
-Contents: Selection, check_choice, UNITS, RATE_SCHEDULES.
+Contents: Selection, check_choice, prepared, UNITS, RATE_SCHEDULES.
 
 Convention: what is corrupted is selected first (`mdx.corruption.mask`), then replaced
 (`mdx.corruption.replace`). An objective first reads the corrupted rows, then scores the hidden
@@ -45,6 +45,22 @@ def check_choice(objective: types.Objective, **choices: Any) -> None:
     if getattr(objective, name) not in values:
       raise ValueError(f"objective.{name} is {getattr(objective, name)!r}; choose from "
                        f"{', '.join(values)}.")
+
+
+def prepared(kind: str, path: str, *names: str) -> list[Any]:
+  """Entries of a JSON file that `mdx.data.prepare` made; ValueError if it is none.
+
+  Args:
+    kind: field of the objective that names the file, and the command that makes it.
+    path: of the file.
+    *names: of the entries.
+  """
+  try:
+    found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    return [found[name] for name in names]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"objective.{kind} {path}: cannot be read as {kind} ({error!r:.80}); make it "
+                     f"with python -m mdx.data.prepare {kind}.") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,13 +179,8 @@ class Selection(types.Objective):
     num_ids = self.network.vocab_size
     if not self.lexicon:
       return lexicon_lib.Lexicon.of((), num_ids)
-    path = pathlib.Path(assets.resolve(self.lexicon))
-    try:
-      found = json.loads(path.read_text(encoding="utf-8"))
-      identity, grams = found["tokenizer"], found["grams"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-      raise ValueError(f"objective.lexicon {path}: cannot be read as a lexicon ({error!r:.80}); "
-                       "make it with python -m mdx.data.prepare lexicon.") from None
+    path = assets.resolve(self.lexicon)
+    identity, grams = prepared("lexicon", path, "tokenizer", "grams")
     if identity != self.tokenizer_hash:
       raise ValueError(f"objective.lexicon {path} has n-grams of another tokenizer ({identity}) "
                        f"than that of the run ({self.tokenizer_hash}); make one of its own.")
