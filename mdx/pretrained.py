@@ -20,6 +20,7 @@ import jax
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import interop
+from mdx import objectives
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import lora
 from mdx.networks import quantized
@@ -96,6 +97,8 @@ def variant(config: Mapping[str, Any], source: str) -> dict[str, Any]:
 def trained(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
   """`config.optimizer`; where there are adapters and it says nothing, they alone are trained.
 
+  With them the parts that are new with the objective (the layers of a fine-tuning task).
+
   Args:
     config: the config.
     source: a model whose network is taken, with its adapters.
@@ -107,7 +110,9 @@ def trained(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
   has_adapters = (config.get("lora", {}).get("rank") or config["init"].get("adapter")
                   or (source and _own_network(source).get("lora_rank")))
   if has_adapters and not optimizer.get("trainable"):
-    optimizer["trainable"] = ".*/lora_[ab]"
+    objective = objectives.OBJECTIVES.get(config["objective"]["name"])
+    parts = [f"{name}/.*" for name in getattr(objective, "fresh", ())]
+    optimizer["trainable"] = "|".join([*parts, ".*/lora_[ab]"])
   is_training = config.get("mode") not in ("eval", "export")
   if is_training and config["init"].get("weights") and re.fullmatch(
       optimizer.get("trainable") or ".*", "model/layers/mlp/up/kernel_int8"):

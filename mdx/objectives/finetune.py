@@ -149,12 +149,6 @@ class Labelled(types.Objective):
     return heads.cross_entropy(scores, targets), scores.argmax(axis=-1) == targets
 
 
-def _apply(layer, hidden):
-  """A dense layer in float32."""
-  bias = jnp.expand_dims(layer["bias"], tuple(range(hidden.ndim - 1)))
-  return hidden.astype(jnp.float32) @ layer["kernel"] + bias
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(Labelled):
   """-log p(label | text or pair of texts), in nats.
@@ -175,7 +169,8 @@ class Classification(Labelled):
     hidden, segments = self._encode(params, batch), batch.get("segment_ids")
     is_text = jnp.ones(hidden.shape[:2], bool) if segments is None else segments > 0
     pooled = POOLINGS[self.pooling](hidden, is_text)
-    return _apply(params["task"]["out"], jnp.tanh(_apply(params["task"]["dense"], pooled)))
+    dense = heads.affine(params["task"]["dense"], pooled.astype(jnp.float32))
+    return heads.affine(params["task"]["out"], jnp.tanh(dense))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,4 +209,4 @@ class Tagging(Labelled):
     return {"out": dense(keys[1], self.num_outputs)}
 
   def _scores(self, params, batch):
-    return _apply(params["task"]["out"], self._encode(params, batch))
+    return heads.affine(params["task"]["out"], self._encode(params, batch).astype(jnp.float32))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 
 import mdx
+from mdx import config as config_lib
 from mdx import interop
 from mdx import modes
+from mdx import pretrained
+from mdx.configs import finetune as finetune_config
 from mdx.configs import sample as sample_config
 from mdx.interop import peft
 from mdx.networks import attention
@@ -132,6 +136,15 @@ def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
     modes.train(tiny.changed(config, {"init.checkpoint": str(tmp_path / "run"), "lora.rank": 0}),
                 str(tmp_path / "more"))
   assert "\n" not in str(error.value)
+
+
+def test_adapters_and_the_new_layers_of_a_task_are_trained_and_nothing_else():
+  config = finetune_config.get_config()
+  config.lora.rank = 2
+  pattern = pretrained.trained(config_lib.to_dict(config))["trainable"]
+  trained = ["task/out/kernel", "model/layers/mlp/up/lora_a"]
+  for path in [*trained, "model/layers/mlp/up/kernel", "model/embed/embedding"]:
+    assert bool(re.fullmatch(pattern, path)) == (path in trained)
 
 
 @pytest.mark.slow
