@@ -1,6 +1,6 @@
 """ELECTRA: a generator replaces tokens, the model finds them.
 
-Contents: Electra, GENERATOR.
+Contents: Electra, EMBEDDINGS, GENERATOR.
 
 Convention: the model is the discriminator; the network needs the head "rtd". Its parameters are
 `params["model"]`, embeddings included; `params["generator"]` has what the generator does not share.
@@ -28,7 +28,8 @@ from mdx.objectives import detection
 from mdx.objectives import selection
 from mdx.utils import rng
 
-_EMBEDDINGS = ("embed", "position_embed", "token_type_embed", "embed_norm")
+# Parts that a generator may share with the model.
+EMBEDDINGS = ("embed", "position_embed", "token_type_embed", "embed_norm")
 # Fields of the generator's network that the model's may have otherwise.
 GENERATOR = dict(head="lm", tied=True, head_transform=True, head_bias=True)
 _HEADS = ("head_dense", "head_norm", "lm_head", "rtd_head")
@@ -122,13 +123,13 @@ class Electra(selection.Selection):
         "merge": {"kernel": merge.astype(jnp.float32), "bias": jnp.zeros(width, jnp.float32)}}}
 
   def _own(self, model, generator):
-    shared = {"none": (), "embeddings": _EMBEDDINGS,
+    shared = {"none": (), "embeddings": EMBEDDINGS,
               "all": [k for k in generator if k not in _HEADS]}[self.tie]
     return {k: v for k, v in generator.items() if k not in shared or k not in model}
 
   def _whole(self, params, own):
     """Parameters of a network of the generator, shared ones included."""
-    names = _EMBEDDINGS if self.tie == "embeddings" else (
+    names = EMBEDDINGS if self.tie == "embeddings" else (
         [k for k in params["model"] if k not in _HEADS] if self.tie == "all" else ())
     return {k: params["model"][k] for k in names if k in params["model"]} | own
 

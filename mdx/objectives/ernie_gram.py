@@ -32,8 +32,6 @@ from mdx.objectives import electra
 from mdx.objectives import selection
 from mdx.utils import rng
 
-_EMBEDDINGS = ("embed", "position_embed", "token_type_embed", "embed_norm")
-
 
 def _take(values, order):
   return jnp.take_along_axis(values, order, axis=1)
@@ -153,7 +151,8 @@ class ErnieGram(selection.Selection):
     if self.sampled_rate:
       own = self.generator_network.init(rng.stream(key, "generator"))
       params["generator"] = projection("generator projection", self.generator_network)[1] | {
-          "network": {k: v for k, v in own.items() if k not in _EMBEDDINGS or k not in model}}
+          "network": {k: v for k, v in own.items()
+                      if k not in electra.EMBEDDINGS or k not in model}}
       params["rtd"] = heads.init_mlp(rng.stream(key, "rtd"), width, width, 1)
     return params
 
@@ -268,7 +267,7 @@ class ErnieGram(selection.Selection):
     length, ngram = batch["tokens"].shape[1], params["ngram"]
     tokens, added = batch["noisy_tokens"], None
     if self.sampled_rate:
-      own = {k: params["model"][k] for k in _EMBEDDINGS if k in params["model"]}
+      own = {k: params["model"][k] for k in electra.EMBEDDINGS if k in params["model"]}
       own |= params["generator"]["network"]
       network = self.generator_network
       hidden = self._encode(network, own, batch, tokens[:, :length], attention_lib.Full())
