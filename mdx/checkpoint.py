@@ -25,6 +25,11 @@ from orbax.checkpoint import v1 as ocp
 
 from mdx.utils import tree
 
+# Replicas of an array write a share of it each, cut by a program of its own per shape and device,
+# which for small arrays costs far more than the writing.
+_ARRAYS = ocp.options.ArrayOptions(
+    saving=ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=2**20))
+
 
 def _is_news(record: std_logging.LogRecord) -> bool:
   """False for what Orbax logs of errors that we report, and of iterators without metadata."""
@@ -226,7 +231,7 @@ def save_params(path: str, params: Any, meta: dict[str, Any]) -> None:
   directory = pathlib.Path(path).absolute()
   if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
     raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
-  with _writing(directory):
+  with _writing(directory), ocp.Context(array_options=_ARRAYS):
     ocp.save_checkpointables(directory, {"params": params, "meta": meta}, overwrite=True)
 
 
@@ -242,11 +247,12 @@ class Checkpoints:
 
   def _open(self):
     if self._checkpointer is None:
-      self._checkpointer = ocp.training.Checkpointer(
-          self.directory,
-          save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-          preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
-          cleanup_tmp_directories=True)
+      with ocp.Context(array_options=_ARRAYS):
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+            cleanup_tmp_directories=True)
     return self._checkpointer
 
   def save(self, step: int, items: dict[str, Any], *, data: Any, meta: dict[str, Any]) -> None:

@@ -43,12 +43,11 @@ class _Compiled(logging.Handler):
 
 
 # Their losses are compiled in tests/objectives; the rest of a run is what the others share.
-_LONG = ("d3pm", "sedd", "genmd4", "block_diffusion", "electra", "slm", "structural",
-         "drbert", "ernie_gram")
+_QUICK = ("ar", "diffusion", "mlm", "sft")
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) if name in _LONG else name
+    name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in tiny.CONFIGS])
 def test_config_takes_steps_and_compiles_each_function_once(name, tmp_path):
   handler, logger = _Compiled(), logging.getLogger("jax._src.interpreters.pxla")

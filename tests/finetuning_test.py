@@ -68,6 +68,7 @@ def test_the_best_weights_on_validation_are_tested_once(run):
   assert finetuning.test(cfg, str(workdir)) == {"test_accuracy": 7}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(run, tmp_path):
   cfg, workdir, results = run
   shutil.copytree(workdir, tmp_path / "killed")
@@ -80,6 +81,7 @@ def test_a_killed_run_goes_on_to_the_same_end(run, tmp_path):
   assert params[0] == params[1]
 
 
+@pytest.mark.slow
 def test_a_run_is_started_from_with_its_own_network_and_tokenizer(run, tmp_path):
   _, workdir, _ = run
   cfg = _config(tmp_path, init__checkpoint=str(workdir), network__width=64, steps=1,

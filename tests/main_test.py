@@ -79,6 +79,7 @@ def test_a_failure_exits_1_and_names_the_step(tmp_path):
   assert code == 1 and "the loss of step" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_runs_outside_the_checkout_with_the_default_workdir(tmp_path):
   code, out, err = _run("--config=configs/diffusion.py", *_SMALL, "--config.steps=3",
                         cwd=tmp_path)
@@ -89,7 +90,8 @@ def test_runs_outside_the_checkout_with_the_default_workdir(tmp_path):
     assert word in out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_exits_75_and_the_same_command_goes_on(number, tmp_path):
   args = ["--config=configs/mlm.py", *_SMALL, f"--workdir={tmp_path}",
           "--config.checkpoint_steps=100000", "--config.steps=100000"]
@@ -111,6 +113,7 @@ def test_a_signal_saves_exits_75_and_the_same_command_goes_on(number, tmp_path):
   assert len(steps) == len(set(steps)) and [x for x, _ in steps] == sorted(x for x, _ in steps)
 
 
+@pytest.mark.slow
 def test_a_run_killed_outright_goes_on_from_its_last_checkpoint(tmp_path):
   args = ["--config=configs/ar.py", *_SMALL, f"--workdir={tmp_path}",
           "--config.checkpoint_steps=20", "--config.steps=100000"]

@@ -98,6 +98,7 @@ def test_resume_on_another_mesh_goes_on_with_the_same_losses(tmp_path):
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_devices(tmp_path):
   figures = []
   for name, sizes in (("one", dict(data=8)), ("two", dict(fsdp=2, tensor=2, sequence=2))):

@@ -23,6 +23,7 @@ from mdx.configs import sft
 _README = (pathlib.Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_worked_objective_trains_and_is_short(tmp_path, monkeypatch):
   code = re.search(r"```python\n(# mdx/objectives/denoise.*?)```", _README, re.S)[1]
   assert len(code.splitlines()) < 60
@@ -44,6 +45,7 @@ def test_the_worked_objective_trains_and_is_short(tmp_path, monkeypatch):
   assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_three_lines_of_the_library_run(tmp_path, monkeypatch, capsys):
   code = re.search(r"```python\n(import mdx\n.*?)```", _README, re.S)[1]
   monkeypatch.chdir(tmp_path)

@@ -27,6 +27,7 @@ from mdx.data import documents as documents_lib
 from mdx.data import pack
 from mdx.data import pipeline
 from mdx.networks import attention as attention_lib
+from mdx.objectives import reading
 from mdx.utils import host
 
 
@@ -180,10 +181,8 @@ def _row(document: pack.Row, length: int, tokenizer: Any) -> pack.Row:
 
 
 def _hidden(objective, params, batch):
-  types_of = {"token_types": batch["token_types"]} if "token_types" in batch else {}
-  return objective.network.encode(
-      params, batch["tokens"], attention=attention_lib.Full(), positions=batch["positions"],
-      segment_ids=batch["segment_ids"], **types_of).astype(jnp.float32)
+  hidden = reading.encode(objective.network, params, batch, attention=attention_lib.Full())
+  return hidden.astype(jnp.float32)
 
 
 def _mean(hidden, chosen):

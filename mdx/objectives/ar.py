@@ -60,9 +60,8 @@ class AutoRegressive(types.Objective):
     """Sum of -log p(x_i | x_<i) over the rows."""
     del context
     tokens, is_target = batch["tokens"], mask_lib.allowed_positions(batch)
-    hidden = self.network.encode(params["model"], self._inputs(batch), attention=self.visibility,
-                                 positions=batch.get("positions"),
-                                 segment_ids=batch.get("segment_ids"))
+    hidden = reading.encode(self.network, params["model"], batch, attention=self.visibility,
+                            tokens=self._inputs(batch))
     losses, is_right = targets_lib.target_losses(
         self.network, params["model"], hidden, tokens, is_target, blocked=self.mask_id,
         score=_nats_and_right)

@@ -199,11 +199,9 @@ class MaskedDiffusion(types.Objective):
 
   def _hidden(self, params, batch):
     """Hidden states that the places are predicted from, [B, L, D]."""
-    segments = batch.get("segment_ids")
-    hidden = self.network.encode(params["model"], batch["noisy_tokens"],
-                                 attention=self.visibility, positions=batch.get("positions"),
-                                 segment_ids=segments, time=batch["noise_level"])
-    return reading.previous_hidden(hidden, segments) if self.shift else hidden
+    hidden = reading.encode(self.network, params["model"], batch, attention=self.visibility,
+                            tokens=batch["noisy_tokens"], time=batch["noise_level"])
+    return reading.previous_hidden(hidden, batch.get("segment_ids")) if self.shift else hidden
 
   def _nats(self, params, batch):
     """-log p(x_i | x_t) at the masked places, 0 elsewhere: float32 [B, L]."""

@@ -25,6 +25,7 @@ from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.networks import attention as attention_lib
 from mdx.networks import heads
+from mdx.objectives import reading
 from mdx.utils import rng
 
 
@@ -130,12 +131,9 @@ class Labelled(types.Objective):
     return scores, {"labels": rows.sum()}, types.Aux(metrics, {"nll": rows, "count": count}, {})
 
   def _encode(self, params, batch):
-    more = {}
-    if "token_type_embed" in params["model"] and "token_types" in batch:
-      more["token_types"] = batch["token_types"]
-    return self.network.encode(params["model"], batch["tokens"], attention=self.visibility,
-                               positions=batch.get("positions"),
-                               segment_ids=batch.get("segment_ids"), **more)
+    if "token_type_embed" not in params["model"]:  # the two texts of a pair are read alike
+      batch = {k: v for k, v in batch.items() if k != "token_types"}
+    return reading.encode(self.network, params["model"], batch, attention=self.visibility)
 
   def _scores(self, params, batch):
     raise TypeError("an objective for labels defines _scores")

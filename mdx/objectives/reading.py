@@ -1,6 +1,6 @@
-"""Reading a model for a sampler: the logits of some places of a canvas.
+"""Reading a model: hidden states of the rows of a batch, logits of some places of a canvas.
 
-Contents: logits_at, reader, previous_hidden, segment_starts.
+Contents: encode, logits_at, reader, previous_hidden, segment_starts.
 
 Convention: a shifted model predicts a place from the hidden state of the place before it, as
 a model that began as an autoregressive one does (Dream, arXiv:2508.15487); the first place
@@ -20,6 +20,25 @@ from mdx.networks import attention as attention_lib
 from mdx.networks import heads
 
 _QUARTERS = 4  # sizes of the head that are compiled
+
+
+def encode(network: types.Network, params: types.PyTree, batch: types.Batch, *, attention: Any,
+           tokens: jax.Array | None = None, **options: Any) -> jax.Array:
+  """Hidden states [B, L, D] of the rows of a batch.
+
+  Args:
+    network: the model.
+    params: its parameter sub-tree.
+    batch: rows; `positions`, `segment_ids` and `token_types` are read where it has them.
+    attention: a value of `networks.attention`.
+    tokens: int32 [B, L], the network's input; None: the batch's `tokens`.
+    **options: more that the network is told.
+  """
+  if "token_types" in batch:
+    options["token_types"] = batch["token_types"]
+  return network.encode(params, batch["tokens"] if tokens is None else tokens,
+                        attention=attention, positions=batch.get("positions"),
+                        segment_ids=batch.get("segment_ids"), **options)
 
 
 def logits_at(network: types.Network, params: types.PyTree, request: types.Request, *,

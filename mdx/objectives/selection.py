@@ -30,6 +30,7 @@ from mdx.corruption import lexicon as lexicon_lib
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import unit as unit_lib
 from mdx.networks import attention as attention_lib
+from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
 from mdx.utils import rng
 
@@ -215,10 +216,7 @@ class Selection(types.Objective):
   def encode(self, network: types.Network, params: types.PyTree, tokens: jax.Array,
              batch: types.Batch, **options: Any) -> jax.Array:
     """Hidden states [B, L, D] of rows whose tokens are `tokens`, read with full attention."""
-    if "token_types" in batch:
-      options["token_types"] = batch["token_types"]
-    return network.encode(params, tokens, attention=self.visibility,
-                          positions=batch.get("positions"), segment_ids=batch.get("segment_ids"),
+    return reading.encode(network, params, batch, attention=self.visibility, tokens=tokens,
                           **options)
 
   def read(self, params: types.Params, batch: types.Batch, context: types.Context

@@ -66,6 +66,7 @@ def test_records_without_labels_are_refused(tmp_path):
     _evaluator(tmp_path, dict(name="memory", documents=("ab",) * 40), tokenizer__path="char")
 
 
+@pytest.mark.slow
 def test_questions_are_ranked_by_states_of_their_rows(tmp_path):
   source = dict(name="structure", validation_size=20, documents=dict(
       name="grammar", num_documents=60, num_validation=60, num_paragraphs=2, num_sentences=3))

@@ -105,6 +105,7 @@ def test_ambiguous_last_names_are_written_as_a_pattern():
   assert not peft._is_target("model.transformer.ff_out", written)
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
   """From LLaDA's weights: the base never changes, the adapters do, and both exports hold them."""
   source = str(hf_dirs.GOLDEN)

@@ -95,7 +95,8 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
   assert sample.tokens.shape == (16,) and sample.text[0] == "1"
 
 
-@pytest.mark.parametrize("objective, epochs", [("mdpo", 1), ("diffu_grpo", 2)])
+@pytest.mark.parametrize("objective, epochs", [
+    ("mdpo", 1), pytest.param("diffu_grpo", 2, marks=pytest.mark.slow)])
 def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(objective, epochs, base,
                                                                   rewarding, tmp_path):
   cfg = _config(base, rollout__epochs=epochs, eval__nfe=(2,), eval__remasking=("rcr",))
@@ -115,6 +116,7 @@ def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(objective, ep
   assert strip("whole") == strip("killed")
 
 
+@pytest.mark.slow
 def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
   losses, rewards = [], []
   for name, mesh in (("data", dict(data=8)), ("cut", dict(data=2, fsdp=2, tensor=2))):
@@ -216,6 +218,7 @@ def test_the_default_problems_of_training_and_test_share_no_givens():
   assert not prompts["validation"] & (prompts["train"] | prompts["test"])
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_trained_and_the_reference_is_the_base(base, rewarding, tmp_path,
                                                                   monkeypatch):
   """With a KL, so that the reference is read; the base's parameters are never changed or copied."""
