@@ -25,16 +25,21 @@ from orbax.checkpoint import v1 as ocp
 
 from mdx.utils import tree
 
-# Replicas of an array write a share of it each, cut by a program of its own per shape and device,
-# which for small arrays costs far more than the writing.
-_ARRAYS = ocp.options.ArrayOptions(
-    saving=ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=2**20))
-
 
 def _is_news(record: std_logging.LogRecord) -> bool:
   """False for what Orbax logs of errors that we report, and of iterators without metadata."""
   return "orbax" not in record.pathname or not (
       record.exc_info or record.getMessage().startswith("Failed to get metadata"))
+
+
+def _saving() -> ocp.Context:
+  """Replicas of a large array write a share of it each; of small ones one writes all.
+
+  A share is cut by a program of its own per shape and device, which costs more than it saves.
+  """
+  context = ocp.Context()
+  context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
+  return context
 
 
 def _first_line(error: BaseException) -> str:
@@ -231,7 +236,7 @@ def save_params(path: str, params: Any, meta: dict[str, Any]) -> None:
   directory = pathlib.Path(path).absolute()
   if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
     raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
-  with _writing(directory), ocp.Context(array_options=_ARRAYS):
+  with _writing(directory), _saving():
     ocp.save_checkpointables(directory, {"params": params, "meta": meta}, overwrite=True)
 
 
@@ -247,7 +252,7 @@ class Checkpoints:
 
   def _open(self):
     if self._checkpointer is None:
-      with ocp.Context(array_options=_ARRAYS):
+      with _saving():
         self._checkpointer = ocp.training.Checkpointer(
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
