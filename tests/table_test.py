@@ -125,7 +125,6 @@ def test_codes_of_layers_are_cells_of_a_grid():
   table.check(looking_right.get_config("groups=4,conll").to_dict())
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_the_shipped_table_runs_and_goes_on_where_it_was(tmp_path):
   config = finetune.get_config("table")
@@ -133,10 +132,11 @@ def test_the_shipped_table_runs_and_goes_on_where_it_was(tmp_path):
   config.run.data.length = config.models.mlm.init.base.data.length = 32
   config.run.data.source.num_train = 64
   config.models.mlm.init.base.update(steps=3)
-  del config.models["causal"]
+  del config.models["causal"], config.tasks["overlap"]
+  config.grid[0]["values"] = (1e-3,)
   config.seeds, config.num_resamples = (0, 1), 200
   results = modes.table(config, str(tmp_path))
-  assert set(results["scores"]) == {"next", "speech", "overlap"}
+  assert set(results["scores"]) == {"next", "speech"}
   before = {p: p.stat().st_mtime for p in tmp_path.rglob("results.json") if p.parent != tmp_path}
   assert modes.table(config, str(tmp_path)) == results
   assert before == {p: p.stat().st_mtime for p in before}
