@@ -64,11 +64,13 @@ _PERSONS = _persons()
 NAMES = tuple(name for name, *_ in _PERSONS)
 
 
+@functools.cache
 def active(month: int) -> list[int]:
   """The numbers in NAMES of those who are in the news of a month."""
   return [i for i, (_, _, first, last) in enumerate(_PERSONS) if first <= month <= last]
 
 
+@functools.cache
 def topic_law(month: int) -> np.ndarray:
   """Weights of the topics of a month, float64 [topics]."""
   phase = 2 * np.pi * (month / NUM_MONTHS - np.arange(len(_TOPICS)) / len(_TOPICS))
@@ -95,18 +97,20 @@ def _event_months() -> tuple[int, ...]:
 
 
 def _sentence(draw: np.random.Generator, month: int, date_rate: float) -> str:
-  near = lambda month: int(draw.choice([
-      m for m in range(max(month - REACH, 0), min(month + REACH + 1, NUM_MONTHS)) if m != month]))
+  one = lambda items: items[int(draw.random() * len(items))]
+  near = lambda month: one([m for m in range(max(month - REACH, 0),
+                                             min(month + REACH + 1, NUM_MONTHS)) if m != month])
   has_date = draw.random() < date_rate
   if has_date and draw.random() < EVENT_RATE:
-    event = int(draw.integers(len(_EVENTS)))
+    event = one(range(len(_EVENTS)))
     other = near(_event_months()[event])
     relation = "before" if _event_months()[event] < other else "after"
     return f" the {_EVENTS[event]} came {relation}{_date(other)}."
-  person = int(draw.choice(active(month)))
-  own = draw.random() < OWN_RATE
-  topic = _PERSONS[person][1] if own else int(draw.choice(len(_TOPICS), p=topic_law(month)))
-  sentence = f" {NAMES[person]} {draw.choice(_VERBS)} the {draw.choice(_TOPICS[topic])}"
+  person, topic = one(active(month)), int(np.searchsorted(
+      topic_law(month).cumsum()[:-1], draw.random(), side="right"))
+  if draw.random() < OWN_RATE:
+    topic = _PERSONS[person][1]
+  sentence = f" {NAMES[person]} {one(_VERBS)} the {one(_TOPICS[topic])}"
   if has_date:
     sentence += f" in{_date(month if draw.random() < TRUE_RATE else near(month))}"
   return sentence + "."

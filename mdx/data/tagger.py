@@ -39,14 +39,14 @@ _COUNTED = ("people|men|women|persons|children|dollars|pounds|cents|miles|feet|y
 _YEAR_ALONE = (rf"(?:\b[Mm]id-|(?<![\w$£€#.,/:%+*=-])){_YEAR}(?:\s?[-–/]\s?(?:{_YEAR}|\d\d))?"
                rf"(?!['’]?s\b|\w|[.,:/]\d|[-–]\w|\s?%|\s+(?:{_COUNTED})\b)")
 _PATTERNS = tuple((re.compile(pattern), granularity) for pattern, granularity in (
-    (rf"{_MONTH}\s+{_DAY}(?:,\s*|\s+)(?:in\s+)?{_YEAR}\b(?!['’]?s\b)", "day"),
-    (rf"{_MONTH}\s+{_DAY}", "day"),
+    (rf"{_MONTH}\s+(?:the\s+)?{_DAY}(?:,\s*|\s+)(?:in\s+)?{_YEAR}\b(?!['’]?s\b)", "day"),
+    (rf"{_MONTH}\s+(?:the\s+)?{_DAY}", "day"),
     (rf"\b{_DAY}\s+(?:day\s+)?(?:of\s+)?{_MONTH}(?:,?\s+{_YEAR}\b(?!['’]?s\b))?", "day"),
     (rf"\b(?:3[01]|[12]\d|0?[1-9])-{_MONTH}-{_YEAR}\b", "day"),
     (rf"(?<![\w-]){_YEAR}-(?:1[0-2]|0[1-9])-(?:3[01]|[12]\d|0[1-9])(?![\w-])", "day"),
     (rf"(?<![\w/])(?:3[01]|[12]\d|0?[1-9])/(?:3[01]|[12]\d|0?[1-9])/{_YEAR}(?![\w/])", "day"),
     (rf"{_MONTH}(?:,\s*|\s+(?:of\s+)?){_YEAR}\b(?!['’]?s\b)", "month"),
-    (rf"\b(?:{_ALONE})\b", "month"),
+    (rf"(?<![\w/])(?<!\d-)(?:{_ALONE})\b", "month"),
     (r"\b(?:[Ii]n|[Ss]ince|of|[Bb]y|until|till|through|[Dd]uring|from|[Ll]ast|[Nn]ext|[Tt]his|early|"
      r"late|[Bb]efore|[Aa]fter|and|to) (?P<month>March|May)\b(?! [a-z]+ing\b)", "month"),
     (rf"\b[Mm]id-(?P<month>{_FULL})\b", "month"),
@@ -76,11 +76,14 @@ def expressions(text: str) -> list[Expression]:
 def signals(text: str, dates: Sequence[Expression]) -> list[tuple[int, int, int]]:
   """Words that say how a date is related to what happens: (start, end, class of SIGNALS).
 
-  They stand before one of `dates`, with at most 10 characters in between.
+  Of each of `dates` the one before it, with at most 10 characters in between.
   """
-  starts = [date.start for date in dates]
-  return [(*match.span(), _CLASS[match.group().lower()]) for match in _SIGNAL.finditer(text)
-          if any(0 <= start - match.end() <= _REACH for start in starts)]
+  words, found = list(_SIGNAL.finditer(text)), {}
+  for date in dates:
+    near = [match for match in words if 0 <= date.start - match.end() <= _REACH]
+    if near:
+      found[near[-1].span()] = _CLASS[near[-1].group().lower()]
+  return [(*span, number) for span, number in sorted(found.items())]
 
 
 def _apart(found):
