@@ -77,9 +77,14 @@ def _share(rate, count):
   return jnp.ceil(rate * count - _SLACK).astype(jnp.int32)
 
 
-def _that_fit(keys, budget, size, longest):
-  """Units, in random order, each if it fits into what is left of the budget: bool [B, L]."""
-  draws = jax.vmap(lambda key: jax.random.uniform(key, size.shape[1:]))(keys)
+def _uniforms(keys, number, length):
+  """So many [B, L] of uniforms, of one draw of each key."""
+  draws = jax.vmap(lambda key: jax.random.uniform(key, (number, length)))(keys)
+  return jnp.moveaxis(draws, 1, 0)
+
+
+def _that_fit(draws, budget, size, longest):
+  """Units, in the order of draws, each if it fits into what is left of the budget: bool [B, L]."""
   order = jnp.argsort(jnp.where(size > 0, draws, 2.0), axis=1)[:, :longest]
 
   def take(left, size):
@@ -111,25 +116,24 @@ def time_aware(keys: jax.Array, rate: jax.Array | float, batch: dict[str, jax.Ar
   """
   allowed = mask_lib.allowed_positions(batch)
   kind, of_place = kinds(batch["spans"]), units(batch)
-  keys = jax.vmap(lambda key: jax.random.split(key, 5))(keys)
+  which, order, other = _uniforms(keys, 3, allowed.shape[1])
   is_time, chosen, longest = jnp.zeros_like(allowed), jnp.zeros_like(allowed), 0
-  for i, (is_kind, share) in enumerate((
-      (kind == TEMPORAL, temporal_rate),
-      ((kind >= SIGNAL) & ~is_person(kind), signal_rate))):
+  for is_kind, share in ((kind == TEMPORAL, temporal_rate),
+                         ((kind >= SIGNAL) & ~is_person(kind), signal_rate)):
     if share is None:
       continue
     is_kind &= allowed
     count = _share(share, mask_lib.heads(is_kind, of_place).sum(axis=1))
-    chosen |= mask_lib.exact_count(keys[:, i], count, is_kind, of_place)
+    chosen |= mask_lib.lowest(which, count, is_kind, of_place)
     is_time |= is_kind
     longest += math.ceil(share * allowed.shape[1])
   budget = _share(rate, allowed.sum(axis=1))
-  fits = _that_fit(keys[:, 2], budget, _sizes(chosen, of_place), min(longest, allowed.shape[1]))
-  selected = jnp.take_along_axis(fits, of_place, axis=1) & chosen
+  fits = _that_fit(order, budget, _sizes(chosen, of_place), min(longest, allowed.shape[1]))
   free = allowed & ~is_time
-  selected |= mask_lib.exact_count(keys[:, 3], budget - selected.sum(axis=1), free)
-  plain = mask_lib.exact_count(keys[:, 4], budget, allowed)
-  return jnp.where(free.any(axis=1, keepdims=True), selected, plain)
+  has_free = free.any(axis=1, keepdims=True)
+  selected = jnp.take_along_axis(fits, of_place, axis=1) & chosen & has_free
+  rest = jnp.where(has_free, free, allowed)
+  return selected | mask_lib.lowest(other, budget - selected.sum(axis=1), rest)
 
 
 def other_signals(keys: jax.Array, spans: jax.Array, ids: Sequence[Sequence[int]]) -> jax.Array:
@@ -145,7 +149,7 @@ def other_signals(keys: jax.Array, spans: jax.Array, ids: Sequence[Sequence[int]
   first = np.cumsum(size) - size
   of_class = jnp.clip(kinds(spans) - SIGNAL, 0, len(ids) - 1)
   others = jnp.asarray(size.sum() - size)[of_class]
-  draws = jax.vmap(lambda key: jax.random.uniform(key, spans.shape[1:]))(keys)
+  draws, = _uniforms(keys, 1, spans.shape[1])
   nth = jnp.minimum((draws * others).astype(jnp.int32), others - 1)
   nth += jnp.where(nth >= jnp.asarray(first)[of_class], jnp.asarray(size)[of_class], 0)
   following = jnp.pad(spans[:, 1:], ((0, 0), (0, 1)))
@@ -216,8 +220,7 @@ def replace_persons(keys: jax.Array, batch: dict[str, jax.Array], pool: jax.Arra
   first, count = (jnp.asarray(x)[pool[:, None], jnp.minimum(size, longest)]
                   for x in (persons.first, persons.count))
   count = jnp.where(size <= longest, count, 0)
-  draw, one, other = jnp.moveaxis(jax.vmap(
-      lambda key: jax.random.uniform(key, (3, length)))(keys), 1, 0)
+  draw, one, other = _uniforms(keys, 3, length)
   # Two different ones: the second is for a mention of the first.
   nth = jnp.minimum((one * count).astype(jnp.int32), count - 1)
   second = jnp.minimum((other * (count - 1)).astype(jnp.int32), count - 2)

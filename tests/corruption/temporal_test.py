@@ -3,6 +3,7 @@
 Reference: Wang et al., BiTimeBERT (arXiv:2204.13032) and BiTimeBERT 2.0 (arXiv:2406.01863).
 """
 
+import functools
 import itertools
 import math
 
@@ -43,11 +44,15 @@ def _keys(num, seed=0):
   return rng.per_example(rng.root(seed), jnp.arange(num))
 
 
+@functools.cache
+def _masks(rate, temporal_rate, signal_rate):
+  return jax.jit(lambda keys, batch: temporal.time_aware(
+      keys, rate, batch, temporal_rate=temporal_rate, signal_rate=signal_rate))
+
+
 def _selected(spans, num_rows, length, rate=0.15, temporal_rate=0.3, signal_rate=0.3):
-  chosen = jax.jit(lambda keys, batch: temporal.time_aware(
-      keys, rate, batch, temporal_rate=temporal_rate, signal_rate=signal_rate))(
-          _keys(num_rows), _batch(spans, num_rows, length))
-  return np.asarray(chosen)
+  return np.asarray(_masks(rate, temporal_rate, signal_rate)(
+      _keys(num_rows), _batch(spans, num_rows, length)))
 
 
 def test_units_are_spans_and_single_places():
@@ -77,7 +82,7 @@ def test_the_budget_is_met_units_are_whole_and_others_are_left_alone(rate, tempo
 def test_units_are_chosen_by_the_law_that_enumeration_gives():
   """Three of three expressions in random order, each if it fits into a budget of three."""
   spans, sizes = [(2, 1, T), (5, 2, T), (9, 3, T)], (1, 2, 3)
-  found = _selected(spans, 3000, 21, rate=0.15, temporal_rate=1.0)
+  found = _selected(spans, 2000, 21, temporal_rate=1.0)
   counts = {}
   for order in itertools.permutations(range(3)):
     left, taken = 3, frozenset()
@@ -89,10 +94,10 @@ def test_units_are_chosen_by_the_law_that_enumeration_gives():
   assert set(seen) == set(counts)
   assert oracle.chi_square([seen.count(k) for k in counts], list(counts.values())) > 1e-4
   # One of three is chosen with temporal_rate 0.3, each as often.
-  one = _selected(spans, 3000, 21, rate=0.2, temporal_rate=0.3)
+  one = _selected(spans, 2000, 21)
   assert oracle.chi_square([one[:, a].sum() for a, _, _ in spans], [1, 1, 1]) > 1e-4
   # One that is larger than the budget is left alone, and other tokens are taken.
-  large = _selected([(2, 5, T)], 50, 21)
+  large = _selected([(2, 5, T)], 2000, 21)
   assert not large[:, 2:7].any() and (large.sum(axis=1) == 3).all()
 
 
@@ -124,10 +129,14 @@ def test_a_signal_is_replaced_by_one_of_another_class():
 PERSONS = temporal.Persons.of(NAMES, IDS, [[4, 0, 2, 3], [2, 5, 1, 6]])
 
 
-def _replaced(spans, tokens, num_rows, pool=0, rate=1.0, persons=PERSONS):
-  batch = _batch(spans, num_rows, len(tokens), tokens)
-  found = jax.jit(lambda keys, batch: temporal.replace_persons(
-      keys, batch, jnp.full(num_rows, pool), persons, rate))(_keys(num_rows), batch)
+@jax.jit
+def _write(keys, batch, pool, rate):
+  return temporal.replace_persons(keys, batch, pool, PERSONS, rate)
+
+
+def _replaced(spans, tokens, num_rows, pool=0, rate=1.0):
+  found = _write(_keys(num_rows), _batch(spans, num_rows, len(tokens), tokens),
+                 jnp.full(num_rows, pool), rate)
   return [np.asarray(x) for x in found]
 
 
@@ -142,20 +151,20 @@ def test_a_person_is_replaced_by_a_uniform_other_of_the_month_and_as_many_tokens
   np.testing.assert_array_equal(np.delete(found, [2, 3], axis=1),
                                 np.tile(np.delete(tokens, [2, 3]), (2000, 1)))
   # In the other month there is one other person; who is of no month is replaced by any.
-  found, *_ = _replaced([(2, 2, CARL)], tokens, 50, pool=1)
+  found, *_ = _replaced([(2, 2, CARL)], tokens, 2000, pool=1)
   assert (found[:, 2:4] == [18, 19]).all()
-  found, *_ = _replaced([(2, 2, DAN)], tokens, 400, pool=1)
+  found, *_ = _replaced([(2, 2, DAN)], tokens, 2000, pool=1)
   assert {tuple(row[2:4]) for row in found} == {(12, 13), (18, 19)}
 
 
 def test_who_has_no_other_is_neither_replaced_nor_judged():
   for spans in ([(2, 1, ANN)], [(2, 3, CARL)]):  # alone in the month; longer than all names
-    found, replaced, possible = _replaced(spans, [0, 1, 10, 3, 4, 5], 50)
+    found, replaced, possible = _replaced(spans, [0, 1, 10, 3, 4, 5], 2000)
     assert not replaced.any() and not possible.any() and (found == [0, 1, 10, 3, 4, 5]).all()
-  found, replaced, _ = _replaced([(2, 1, ANN)], [0, 1, 10, 3, 4, 5], 50, pool=1)
+  found, replaced, _ = _replaced([(2, 1, ANN)], [0, 1, 10, 3, 4, 5], 2000, pool=1)
   assert replaced[:, 2].all() and set(found[:, 2]) == {11, 20}
   none = temporal.Persons.of((), (), [[], []])
-  assert not _replaced([(2, 2, CARL)], [0, 1, 12, 13, 4], 5, persons=none)[2].any()
+  assert none.ids.shape == (1, 1) and not none.count.any()
 
 
 def test_no_two_neighbours_are_replaced_and_no_end_is_favoured():
@@ -170,7 +179,7 @@ def test_no_two_neighbours_are_replaced_and_no_end_is_favoured():
   ends, middle = (1 - (1 - rate) ** 2) / 2, (1 - (1 - rate) ** 3) / 3
   for column, expected in zip(chosen.T, (ends, middle, ends)):
     assert abs(oracle.z_score(column, expected)) < 4
-  assert not _replaced(spans, tokens, 5, rate=0.0)[1].any()
+  assert not _replaced(spans, tokens, 6000, rate=0.0)[1].any()
 
 
 def test_draws_are_those_of_the_example_alone():
@@ -178,11 +187,8 @@ def test_draws_are_those_of_the_example_alone():
   batch = _batch(spans, 64, 16, [0, 12, 13, *range(1, 9), 14, 15, 1, 2, 3])
   some, some_keys = slice(17, 23), lambda: rng.per_example(rng.root(0), jnp.arange(17, 23))
   few = {k: v[some] for k, v in batch.items()}
-  masked = jax.jit(lambda keys, batch: temporal.time_aware(keys, 0.3, batch, temporal_rate=0.5,
-                                                           signal_rate=0.5))
-  write = jax.jit(lambda keys, batch: temporal.replace_persons(
-      keys, batch, jnp.zeros(len(batch["tokens"]), jnp.int32), PERSONS, 0.5)[0])
-  for draw in (masked, write):
+  write = lambda keys, batch: _write(keys, batch, jnp.zeros(len(keys), jnp.int32), 0.5)[0]
+  for draw in (_masks(0.3, 0.5, 0.5), write):
     found = np.asarray(draw(_keys(64), batch))
     np.testing.assert_array_equal(found[some], draw(some_keys(), few))
     assert len(np.unique(found, axis=0)) > 3

@@ -3,14 +3,17 @@
 References: Wang et al., BiTimeBERT (arXiv:2204.13032) and BiTimeBERT 2.0 (arXiv:2406.01863).
 """
 
+import datetime
+import functools
 import json
 import math
+import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdx import assets
 from mdx.corruption import temporal
 from mdx.data import dated_rows
 from mdx.data import news
@@ -21,7 +24,6 @@ from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.objectives import bitimebert
 from mdx.objectives import mlm
-from mdx.utils import dates
 from mdx.utils import rng
 
 import encoder_nets as nets
@@ -38,6 +40,16 @@ NUM_ROWS, LENGTH = 160, 40
 FREQUENT = dict(temporal_rate=0.5, signal_rate=0.5, mask_rate=0.25)
 
 
+@functools.cache
+def _jitted(objective):
+  return jax.jit(lambda rows, key: objective.prepare({}, rows, key, nets.CONTEXT))
+
+
+def _prepare(objective, rows):
+  """The prepared rows and the weights, from key 0."""
+  return _jitted(objective)(rows, rng.root(0))
+
+
 def _objective(**fields):
   return bitimebert.BiTimeBERT(**FIELDS | fields)
 
@@ -49,20 +61,20 @@ def _rows():
   rows = [pack.finish_row(pack.row_of(dated_rows.row(record, cfg, TOKENIZER), LENGTH),
                           pad_id=TOKENIZER.pad_id, isolate_documents=True)
           for record in source.records("train")]
-  return {k: jnp.asarray(np.stack([row[k] for row in rows])) for k in rows[0]} | {
-      "example_index": jnp.arange(NUM_ROWS, dtype=jnp.int32)}
+  return {k: np.stack([row[k] for row in rows]) for k in rows[0]} | {
+      "example_index": np.arange(NUM_ROWS, dtype=np.int32)}
 
 
 @pytest.fixture(scope="module", name="prepared")
 def _prepared(rows):
-  found, weights = nets.prepare(_objective(**FREQUENT), rows)
+  found, weights = _prepare(_objective(**FREQUENT), rows)
   return {k: np.asarray(v) for k, v in found.items()}, {k: float(v) for k, v in weights.items()}
 
 
 def _units(rows, kind):
   """(row, first place, last place) of the spans of a kind, by a walk."""
   found = []
-  for b, spans in enumerate(np.asarray(rows["spans"])):
+  for b, spans in enumerate(rows["spans"]):
     for first in np.flatnonzero(spans % 2 == 1):
       if kind((spans[first] + 1) // 2):
         last = first
@@ -72,11 +84,21 @@ def _units(rows, kind):
   return found
 
 
+def _month(day):
+  """Months from January 2004 of a day."""
+  date = datetime.date.fromordinal(int(day))
+  return 12 * (date.year - 2004) + date.month - 1
+
+
+def _table():
+  return json.loads(pathlib.Path(assets.resolve(FIELDS["persons"])).read_text(encoding="utf-8"))
+
+
 def test_the_budget_is_never_exceeded_and_times_are_masked_whole_or_not_at_all(rows, prepared):
   found, weights = prepared
   hidden = found["is_target"]
   # Tokens that may be masked: those of the text but begin, end and replaced persons.
-  allowed = np.asarray(rows["loss_mask"]).copy()
+  allowed = rows["loss_mask"].copy()
   for b, first, last in _units(rows, temporal.is_person):
     if found["is_replaced"][b, first]:
       allowed[b, first:last + 1] = False
@@ -95,21 +117,21 @@ def test_the_budget_is_never_exceeded_and_times_are_masked_whole_or_not_at_all(r
       masked[b] += hidden[b, first]
     assert (masked <= np.ceil(share * number)).all() and 0.3 < masked.sum() / number.sum() < 0.9
   # What is not masked stands there as it was, but for replaced persons.
-  same = found["noisy_tokens"] == np.asarray(rows["tokens"])
-  assert same[~hidden & (allowed | ~np.asarray(rows["loss_mask"]))].all()
+  same = found["noisy_tokens"] == rows["tokens"]
+  assert same[~hidden & (allowed | ~rows["loss_mask"])].all()
 
 
 def test_replaced_persons_keep_their_length_and_are_others_of_the_month(rows, prepared):
   found, weights = prepared
-  table = json.loads(open(bitimebert.assets.resolve(FIELDS["persons"]), encoding="utf-8").read())
+  table = _table()
   number = {tuple(ids): i for i, ids in enumerate(table["ids"])}
   mentions = _units(rows, temporal.is_person)
   read = np.asarray(found["noisy_tokens"])
   for b, first, last in mentions:
-    before = tuple(np.asarray(rows["tokens"])[b, first:last + 1])
+    before = tuple(rows["tokens"][b, first:last + 1])
     after = tuple(found["tokens"][b, first:last + 1])
     if found["is_replaced"][b, first]:
-      month = datetime_month(rows["labels"][b, 0])
+      month = _month(rows["labels"][b, 0])
       assert after != before and number[after] in table["months"][month]
       assert tuple(read[b, first:last + 1]) == after
     else:
@@ -124,56 +146,74 @@ def test_replaced_persons_keep_their_length_and_are_others_of_the_month(rows, pr
   for row, heads in zip(found["is_replaced"], places):
     in_order = row[heads]
     assert not (in_order[1:] & in_order[:-1]).any()
-  outside = np.asarray(rows["spans"]) < temporal.code(temporal.person_kind(news.NAMES[0]), True)
+  outside = rows["spans"] < temporal.code(temporal.person_kind(news.NAMES[0]), True)
   outside &= ~np.asarray(temporal.is_person(temporal.kinds(rows["spans"])))
-  np.testing.assert_array_equal(found["tokens"][outside], np.asarray(rows["tokens"])[outside])
+  np.testing.assert_array_equal(found["tokens"][outside], rows["tokens"][outside])
 
 
-def datetime_month(day):
-  """Months from January 2004 of a day."""
-  date = dates.datetime.date.fromordinal(int(day))
-  return 12 * (date.year - 2004) + date.month - 1
-
-
-def test_the_pool_of_all_has_persons_of_other_months(rows):
-  found, _ = nets.prepare(_objective(tser_pool="all"), rows)
-  table = json.loads(open(bitimebert.assets.resolve(FIELDS["persons"]), encoding="utf-8").read())
+def test_with_the_pool_of_all_others_are_of_any_month_and_signals_become_others(rows):
+  objective = _objective(tser_pool="all", signal_rate=1.0, mask_rate=0.5, replace_mask_rate=0.0,
+                         replace_random_rate=1.0)
+  found = {k: np.asarray(v) for k, v in _prepare(objective, rows)[0].items()}
+  table, is_active = _table(), []
   number = {tuple(ids): i for i, ids in enumerate(table["ids"])}
-  is_active = []
   for b, first, last in _units(rows, temporal.is_person):
     if found["is_replaced"][b, first]:
-      after = number[tuple(np.asarray(found["tokens"])[b, first:last + 1])]
-      is_active.append(after in table["months"][datetime_month(rows["labels"][b, 0])])
+      after = number[tuple(found["tokens"][b, first:last + 1])]
+      is_active.append(after in table["months"][_month(rows["labels"][b, 0])])
   assert 0.03 < np.mean(is_active) < 0.3  # three others of 21
+  # A signal is never masked, for random tokens alone are written here, and of another class.
+  ids = [int(TOKENIZER.encode(f" {word}")[0]) for word in ("before", "after", "in")]
+  assert objective.signal_ids == [[i] for i in ids]
+  seen = {i: set() for i in ids}
+  for b, place, _ in _units(rows, lambda k: k >= temporal.SIGNAL and not temporal.is_person(k)):
+    if found["is_target"][b, place]:
+      seen[int(rows["tokens"][b, place])].add(int(found["noisy_tokens"][b, place]))
+  assert seen == {i: set(ids) - {i} for i in ids}
 
 
 @pytest.mark.parametrize("granularity, classes", [
     ("month", 24), ("year", 2), ("week", 105), ("day", 731)])
-def test_the_head_of_dating_has_the_periods_of_the_granularity(granularity, classes, rows):
-  objective = _objective(granularity=granularity, tser_weight=0.0, masking="plain")
-  params = jax.eval_shape(objective.init, rng.root(0))
+def test_the_head_of_dating_has_the_periods_of_the_granularity(granularity, classes):
+  params = jax.eval_shape(_objective(granularity=granularity).init, rng.root(0))
   assert params["dating"]["out"]["kernel"].shape == (16, classes)
-  if granularity == "year":
-    found, weights = nets.prepare(objective, rows)
-    np.testing.assert_array_equal(found["period"], [
-        datetime_month(day) // 12 for day in np.asarray(rows["labels"])[:, 0]])
-    assert weights["dating"] == NUM_ROWS
+  assert set(params) == {"model", "dating", "tser"}
+
+
+def test_without_masks_of_time_it_masks_like_mlm_and_without_terms_it_is_mlm(rows):
+  fields = dict(masking="plain", tser_weight=0.0, persons="")
+  plain = mlm.MaskedLM(network=NETWORK, mask_id=TOKENIZER.mask_id, mask_draw="exact_count")
+  found, weights = _prepare(_objective(granularity="year", **fields), rows)
+  other, _ = _prepare(plain, rows)
+  for name in ("noisy_tokens", "is_target"):
+    np.testing.assert_array_equal(found[name], other[name])
+  np.testing.assert_array_equal(found["period"], [
+      _month(day) // 12 for day in rows["labels"][:, 0]])
+  assert weights["dating"] == NUM_ROWS
+  objective = _objective(dating_weight=0.0, **fields)
+  assert objective.scales == {"mlm": 1.0} and objective.fresh == ()
+  assert set(jax.eval_shape(objective.init, rng.root(0))) == {"model"}
 
 
 def test_the_losses_equal_those_worked_out_from_the_states(rows, prepared):
-  objective, (found, weights) = _objective(**FREQUENT), prepared
-  params = objective.init(rng.root(1))
-  assert objective.scales == {"mlm": 1.0, "dating": 1.0, "tser": 1.0} == dict.fromkeys(weights, 1.0)
-  totals, aux = jax.jit(objective)(params, {k: jnp.asarray(v) for k, v in found.items()},
-                                   nets.CONTEXT)
-  hidden = np.asarray(NETWORK.encode(
-      params["model"], jnp.asarray(found["noisy_tokens"]), attention=attention_lib.Full(),
-      positions=rows["positions"], segment_ids=rows["segment_ids"]), np.float64)
+  objective, (found, weights) = _objective(**FREQUENT, dating_weight=0.5), prepared
+  assert objective.scales == {"mlm": 1.0, "dating": 0.5, "tser": 1.0}
+  assert set(weights) == set(objective.scales) == {"mlm", *objective.fresh}
+  params = jax.jit(objective.init)(rng.root(1))
+
+  def run(params, rows):
+    hidden = NETWORK.encode(params["model"], rows["noisy_tokens"], attention=attention_lib.Full(),
+                            positions=rows["positions"], segment_ids=rows["segment_ids"])
+    return objective(params, rows, nets.CONTEXT), hidden, jax.nn.log_softmax(
+        NETWORK.head(params["model"], hidden, "lm"))
+
+  (totals, aux), hidden, log_probs = jax.jit(run)(params, found)
+  hidden = np.asarray(hidden, np.float64)
   heads = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
   mlp = lambda p, x: np.tanh(x @ p["in"]["kernel"] + p["in"]["bias"]) @ p["out"]["kernel"] + (
       p["out"]["bias"])
   logits = mlp(heads["dating"], hidden[:, 0])
-  month = [datetime_month(day) for day in np.asarray(rows["labels"])[:, 0]]
+  month = [_month(day) for day in rows["labels"][:, 0]]
   nats = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(NUM_ROWS), month]
   np.testing.assert_allclose(totals["dating"], nats.sum(), rtol=1e-4)
   assert aux.metrics["dating_accuracy"] == ((logits.argmax(axis=1) == month).sum(), NUM_ROWS)
@@ -182,52 +222,24 @@ def test_the_losses_equal_those_worked_out_from_the_states(rows, prepared):
     score = mlp(heads["tser"], np.concatenate([hidden[b, first], hidden[b, last]]))[0]
     tser += np.log1p(np.exp(-score if found["is_replaced"][b, first] else score))
   np.testing.assert_allclose(totals["tser"], tser, rtol=1e-4)
-  plain = mlm.MaskedLM(network=NETWORK, mask_id=TOKENIZER.mask_id, mask_rate=0.25)
-  np.testing.assert_allclose(totals["mlm"], plain.score(
-      params, {k: jnp.asarray(v) for k, v in found.items()}, jnp.asarray(hidden, jnp.float32),
-      nets.CONTEXT)[0]["mlm"], rtol=1e-4)
+  picked = np.take_along_axis(np.asarray(log_probs), rows["tokens"][..., None], 2)
+  np.testing.assert_allclose(totals["mlm"], -picked[..., 0][found["is_target"]].sum(), rtol=1e-4)
   assert {"tser_auc", "tser_accuracy", "dating_nats", "masked_nats"} <= set(aux.metrics)
 
 
-def test_a_masked_signal_becomes_the_mask_itself_or_one_of_another_class(rows):
-  objective = _objective(signal_rate=1.0, mask_rate=0.5, replace_mask_rate=0.0,
-                         replace_random_rate=1.0, tser_weight=0.0)
-  assert objective.signal_ids == [[TOKENIZER.encode(f" {w}")[0]] for w in ("before", "after", "in")]
-  found, _ = nets.prepare(objective, rows)
-  ids = {w: int(TOKENIZER.encode(f" {w}")[0]) for w in ("before", "after", "in")}
-  seen = {word: set() for word in ids}
-  for b, place, _ in _units(rows, lambda k: k >= temporal.SIGNAL and not temporal.is_person(k)):
-    word = next(w for w, i in ids.items() if i == rows["tokens"][b, place])
-    if found["is_target"][b, place]:
-      seen[word].add(int(found["noisy_tokens"][b, place]))
-  for word, others in seen.items():
-    assert others == set(ids.values()) - {ids[word]}, word
-
-
-def test_without_terms_of_time_it_is_mlm(rows):
-  objective = _objective(masking="plain", dating_weight=0.0, tser_weight=0.0, persons="")
-  plain = mlm.MaskedLM(network=NETWORK, mask_id=TOKENIZER.mask_id, mask_draw="exact_count")
-  one, other = nets.prepare(objective, rows), nets.prepare(plain, rows)
-  assert objective.scales == {"mlm": 1.0} and objective.fresh == ()
-  for name in ("noisy_tokens", "is_target"):
-    np.testing.assert_array_equal(one[0][name], other[0][name])
-  assert set(jax.eval_shape(objective.init, rng.root(0))) == {"model"}
-
-
 def test_draws_depend_on_the_example_and_the_step_alone(rows, prepared):
-  some = np.array([3, 77, 30, 12])
-  few = {k: v[some] for k, v in rows.items()}
-  found, _ = nets.prepare(_objective(**FREQUENT), few)
+  order = np.random.default_rng(0).permutation(NUM_ROWS)
+  found, _ = _prepare(_objective(**FREQUENT), {k: v[order] for k, v in rows.items()})
   for name in ("tokens", "noisy_tokens", "is_target", "is_replaced"):
-    np.testing.assert_array_equal(found[name], prepared[0][name][some])
-  again, _ = nets.prepare(_objective(**FREQUENT), rows | {"example_index": rows["example_index"] + 1})
+    np.testing.assert_array_equal(found[name], prepared[0][name][order])
+  again, _ = _prepare(_objective(**FREQUENT), rows | {"example_index": rows["example_index"] + 1})
   assert (np.asarray(again["is_target"]) != prepared[0]["is_target"]).any(axis=1).mean() > 0.8
   assert (np.asarray(again["is_replaced"]) != prepared[0]["is_replaced"]).any(axis=1).mean() > 0.3
 
 
-def test_documents_of_other_dates_are_neither_dated_nor_changed(rows, tmp_path):
-  late = rows | {"labels": rows["labels"].at[:, 0].add(1000)}
-  found, weights = nets.prepare(_objective(), late)
+def test_documents_of_other_dates_are_neither_dated_nor_changed(rows):
+  late = rows | {"labels": np.where(rows["labels"] > 0, rows["labels"] + 1000, 0)}
+  found, weights = _prepare(_objective(**FREQUENT), late)
   assert weights["dating"] == weights["tser"] == 0 and weights["mlm"] > 0
   np.testing.assert_array_equal(found["tokens"], rows["tokens"])
 
