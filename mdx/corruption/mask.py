@@ -1,6 +1,7 @@
 """Selection of the positions to corrupt: by themselves, or unit by unit.
 
-Contents: bernoulli, exact_count, lowest, spans, geometric, heads, allowed_positions, text_positions.
+Contents: bernoulli, exact_count, lowest, spans, geometric, heads, allowed_positions,
+text_positions.
 
 Convention: uniforms are drawn per example from keys [B], so a row's mask is
 the same in any batch; `allowed` is False on prompt and padding. `units` int32 [B, L] are those of

@@ -97,7 +97,7 @@ def record(text: str, day: int, label: int, names: tagger.Gazetteer | None) -> d
 
 
 def pieces(text: str, keep: str, document_chars: int) -> list[str]:
-  """Sentences joined to pieces; with `keep` "temporal" the first one and those with a date alone."""
+  """Sentences joined; with `keep` "temporal" the first one and those with a date alone."""
   sentences = [s for line in text.splitlines() for s in pairs.sentences_of(line)]
   found = []
   for i, sentence in enumerate(sentences):

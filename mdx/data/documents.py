@@ -1,7 +1,7 @@
 """Documents: the records of a source as token ids, with what is a target and what is given.
 
-Contents: Documents, fields, parts_row; LAYOUTS, FILLS, FILLS_ROW, TOO_LONG. What follows the answer of a
-record that has one:
+Contents: Documents, fields, parts_row; LAYOUTS, FILLS, FILLS_ROW, TOO_LONG. What follows the
+answer of a record that has one:
 
   pad           nothing; one end of text if `append_eos`
   eos           end-of-text tokens up to the row's end, targets like others (LLaDA)

@@ -35,7 +35,8 @@ _MONTHS = ("January February March April May June July August September October 
            "December").split()
 _TOPICS = tuple(tuple(words.split()) for words in (
     "bank budget fund loan market price share tax", "coach cup final goal league match race team",
-    "actor album book film gallery novel opera stage", "bill court law mayor party poll senate vote"))
+    "actor album book film gallery novel opera stage",
+    "bill court law mayor party poll senate vote"))
 _VERBS = "praised saw wanted left liked doubted met named".split()
 _EVENTS = "flood fire storm strike quake parade crash drought".split()
 _FIRST, _LAST = "Ada Ben Cleo Dan Eva Finn".split(), "Abel Bond Carr Dunn Ewing Foss".split()
@@ -146,7 +147,7 @@ class News:
       raise ValueError(f"news source: date_rate must lie in [0, 1], got {self.date_rate}.")
 
   @property
-  def probed(self) -> "News":
+  def probed(self) -> News:
     """The source whose documents are to be dated: none of its sentences has a date."""
     return dataclasses.replace(self, date_rate=0.0)
 

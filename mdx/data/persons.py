@@ -29,7 +29,7 @@ def table(records: Iterable[Mapping[str, Any]], tokenizer: tokenizer_lib.Tokeniz
     longest: names of more tokens are left out.
 
   Returns:
-    {"tokenizer", "first_date", "last_date", "names", "ids", "months": [[number of name]]}, for JSON.
+    {"tokenizer", "first_date", "last_date", "names", "ids", "months": [[number of name]]}.
 
   Raises:
     ValueError: no person is mentioned.
@@ -47,8 +47,8 @@ def table(records: Iterable[Mapping[str, Any]], tokenizer: tokenizer_lib.Tokeniz
   usual = {name: max(found, key=lambda form: (found[form], form)) for name, found in forms.items()}
   names = [name for name in sorted(usual) if len(usual[name]) <= longest]
   if not names:
-    raise ValueError(f"no person of at most {longest} tokens is mentioned; look at the names and at "
-                     "how the texts write them.")
+    raise ValueError(f"no person of at most {longest} tokens is mentioned; look at the names and "
+                     "at how the texts write them.")
   return {"tokenizer": tokenizer.fingerprint, "first_date": calendar.first_date,
           "last_date": calendar.last_date, "names": names, "ids": [list(usual[n]) for n in names],
           "months": [[i for i, name in enumerate(names) if month in months[name]]

@@ -1,7 +1,7 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, shapes, check, texts, labels, date_range, labelled_records, read_config, Config (the
-keys of a data config).
+Contents: build, shapes, check, texts, labels, date_range, labelled_records, read_config, Config
+(the keys of a data config).
 
 Convention: a batch has tokens, segment_ids, positions int32 [rows, length] and loss_mask bool. A
 global batch is cut from `num_shards` streams, which share the documents, and a process reads the
@@ -163,8 +163,8 @@ def date_range(cfg: Mapping[str, Any]) -> dict[str, str]:
   found = [{name: getattr(source, name) for name in ("first_date", "last_date")
             if hasattr(source, name)} for source, _ in read_config(cfg).parts()]
   if any(dates != found[0] for dates in found):
-    raise ValueError("data config: the sources of a mixture must have one first_date and last_date; "
-                     f"got {found[0]} and {next(d for d in found if d != found[0])}.")
+    raise ValueError("data config: the sources of a mixture must have one first_date and "
+                     f"last_date; got {found[0]} and {next(d for d in found if d != found[0])}.")
   return found[0]
 
 

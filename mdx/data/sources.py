@@ -1,14 +1,15 @@
 """Sources: where documents come from, as random-access sequences of records.
 
-Contents: SOURCES (name -> frozen dataclass), build; Text, Jsonl, Chat, Parquet, ArrayRecord,
-Tfds, Memory, Task, GrammarText, Structure. A source has `records(split)`, a picklable sequence
-whose items are {"text": str}, {"tokens": int32 [n]}, {"messages": [{"role", "content"}]} (see
+Contents: SOURCES (name -> frozen dataclass), build; Text, Jsonl, Chat, Parquet, ArrayRecord, Tfds,
+Memory, Task, GrammarText, Structure. A source has `records(split)`, a picklable sequence whose
+items are {"text": str}, {"tokens": int32 [n]}, {"messages": [{"role", "content"}]} (see
 `mdx.data.chat`), {"parts": [premise, candidate, ...], "labels": [bool, ...]} (see `mdx.data.pairs`;
 a part is a text or ids) or {"prompt": str, "answer": str}, where a "blank": str that is not empty
 says that the answer is the prompt with these filled in; a text or tokens may have a "label": int,
-for probes; documents with a date have "spans" and "day" (see `mdx.data.dated`); or labelled records (see `mdx.data.labelled`). `split` is "train" or "validation", of
-labelled records also "test". `documents(split)`, where a source has it, gives documents as lists of
-paragraphs, which are lists of sentences.
+for probes; documents with a date have "spans" and "day" (see `mdx.data.dated`); or labelled records
+(see `mdx.data.labelled`). `split` is "train" or "validation", of labelled records also "test".
+`documents(split)`, where a source has it, gives documents as lists of paragraphs, which are lists
+of sentences.
 
 Convention: in a source without splits of its own, record i belongs to validation if
 i % holdout_every == holdout_every - 1, unless `validation_path` names other files.

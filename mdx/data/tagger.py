@@ -47,12 +47,12 @@ _PATTERNS = tuple((re.compile(pattern), granularity) for pattern, granularity in
     (rf"(?<![\w/])(?:3[01]|[12]\d|0?[1-9])/(?:3[01]|[12]\d|0?[1-9])/{_YEAR}(?![\w/])", "day"),
     (rf"{_MONTH}(?:,\s*|\s+(?:of\s+)?){_YEAR}\b(?!['’]?s\b)", "month"),
     (rf"(?<![\w/])(?<!\d-)(?:{_ALONE})\b", "month"),
-    (r"\b(?:[Ii]n|[Ss]ince|of|[Bb]y|until|till|through|[Dd]uring|from|[Ll]ast|[Nn]ext|[Tt]his|early|"
-     r"late|[Bb]efore|[Aa]fter|and|to) (?P<month>March|May)\b(?! [a-z]+ing\b)", "month"),
+    (r"\b(?:[Ii]n|[Ss]ince|of|[Bb]y|until|till|through|[Dd]uring|from|[Ll]ast|[Nn]ext|[Tt]his|"
+     r"early|late|[Bb]efore|[Aa]fter|and|to) (?P<month>March|May)\b(?! [a-z]+ing\b)", "month"),
     (rf"\b[Mm]id-(?P<month>{_FULL})\b", "month"),
     (_YEAR_ALONE, "year")))
 _CLASS = {word: i for i, words in enumerate(temporal.SIGNALS) for word in words}
-_SIGNAL = re.compile(rf"\b(?:{'|'.join(w for word in _CLASS for w in (word, word.capitalize()))})\b")
+_SIGNAL = re.compile(rf"\b(?:{'|'.join((*_CLASS, *map(str.capitalize, _CLASS)))})\b")
 _LETTERS = re.compile(r"(?<!\w)[^\W\d_]+")
 _NAME = re.compile(r"[^\W\d_][^\W\d_.'’ -]*(?:[.'’ -]+[^\W\d_]+)*\.?")
 

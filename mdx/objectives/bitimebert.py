@@ -45,8 +45,8 @@ class BiTimeBERT(mlm.MaskedLM):
 
   Attributes (more in `MaskedLM`):
     masking: "plain" as there; "tamlm": whole temporal expressions first, see
-      `temporal.time_aware`; "etamlm": signals of time too, whose random tokens are of another class.
-      The last two select an exact share of single tokens, without spans or copies.
+      `temporal.time_aware`; "etamlm": signals of time too, whose random tokens are of another
+      class. The last two select an exact share of single tokens, without spans or copies.
     temporal_rate, signal_rate: shares of the expressions, and of the signals, that are chosen.
     granularity: of dating: "day", "week", "month" or "year".
     first_date, last_date: days that there are periods for; "" = those of the data. Documents of
@@ -91,8 +91,8 @@ class BiTimeBERT(mlm.MaskedLM):
                        f"mask_rate {self.mask_rate}, not {self.predict_rate}.")
     if self.masking != "plain" and (self.unit != "token" or self.span_max > 1
                                     or self.replace_together or self.mask_draw != "exact_count"):
-      raise ValueError(f"objective.masking {self.masking} selects an exact share of single tokens; "
-                       "leave unit, mask_draw, span_max and replace_together, or use masking plain.")
+      raise ValueError(f"objective.masking {self.masking} selects an exact share of single "
+                       "tokens; leave unit, mask_draw, span_max and replace_together, or use masking plain.")
     if not (self.first_date and self.last_date):
       raise ValueError("objective.first_date and last_date are needed; the sources dated and news "
                        "give them.")
@@ -116,8 +116,8 @@ class BiTimeBERT(mlm.MaskedLM):
         "persons", path, "tokenizer", "first_date", "last_date", "names", "ids", "months")
     if identity != self.tokenizer_hash:
       raise ValueError(f"objective.persons {path} has names in ids of another tokenizer "
-                       f"({identity}) than that of the run ({self.tokenizer_hash}); make one of its "
-                       "own.")
+                       f"({identity}) than that of the run ({self.tokenizer_hash}); make one of "
+                       "its own.")
     if (first, last) != (self.first_date, self.last_date):
       raise ValueError(f"objective.persons {path} has the months of {first} .. {last}, the run is "
                        f"from {self.first_date} to {self.last_date}; make one of these.")

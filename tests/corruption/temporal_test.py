@@ -67,7 +67,8 @@ def test_units_are_spans_and_single_places():
     (0.15, 0.3, 0.3), (0.3, 1.0, None), (0.05, 0.5, 0.3)])
 def test_the_budget_is_met_units_are_whole_and_others_are_left_alone(rate, temporal_rate,
                                                                      signal_rate):
-  spans = [(3, 3, T), (10, 1, BEFORE), (11, 2, T), (20, 4, T), (28, 1, IN), (29, 1, T), (35, 2, CARL)]
+  spans = [(3, 3, T), (10, 1, BEFORE), (11, 2, T), (20, 4, T), (28, 1, IN), (29, 1, T),
+           (35, 2, CARL)]
   found = _selected(spans, 400, 41, rate, temporal_rate, signal_rate)
   # 40 tokens count. There are enough others, so the budget is spent to the last token.
   assert (found.sum(axis=1) == math.ceil(rate * 40)).all() and not found[:, 0].any()

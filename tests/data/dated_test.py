@@ -74,7 +74,8 @@ def test_a_wrong_date_is_named_with_file_and_line(line, message, tmp_path):
 
 
 @pytest.mark.parametrize("fields, message", [
-    (dict(keep="some"), "data.source.keep is 'some'"), (dict(granularity="hour"), "choose from day"),
+    (dict(keep="some"), "data.source.keep is 'some'"),
+    (dict(granularity="hour"), "choose from day"),
     (dict(document_chars=0), "document_chars must be positive")])
 def test_wrong_fields_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
@@ -95,7 +96,7 @@ def test_spans_of_tokens_are_those_of_their_characters(spec):
   assert list(np.flatnonzero(row["is_given"])) == [0, len(row["tokens"]) - 1]
   assert row["labels"][0] == 5 and not row["labels"][1:].any()
   expected = ["in", "July 1945", "Stalin"] + ["1944"] * (spec != "char")
-  starts = [i for i in np.flatnonzero(begins)]
+  starts = np.flatnonzero(begins)
   assert len(starts) == len(expected) == begins.sum()
   for start, word in zip(starts, expected):
     end = start + 1
@@ -200,7 +201,8 @@ def test_the_persons_of_the_news_are_those_that_are_active():
 
 def test_the_command_lists_the_persons_of_every_month(tmp_path, capsys):
   path, out = tmp_path / "news.jsonl", tmp_path / "persons.json"
-  lines = [("2004-01-10", "Ann Bell met Bo. Ann Bell left."), ("2004-03-01", "Then Ann Bell saw Bo."),
+  lines = [("2004-01-10", "Ann Bell met Bo. Ann Bell left."),
+           ("2004-03-01", "Then Ann Bell saw Bo."),
            ("2004-03-31", "Bo, a very long name: Maximilian Alexander.")]
   path.write_text("".join(json.dumps(dict(day=d, body=t)) + "\n" for d, t in lines))
   (tmp_path / "names.txt").write_text("Ann Bell\nBo\nMaximilian Alexander\nNobody\n")
@@ -209,7 +211,8 @@ def test_the_command_lists_the_persons_of_every_month(tmp_path, capsys):
                 "--last_date=2004-04-30", "--holdout_every=0", "--longest=8", f"--output={out}"])
   found = json.loads(out.read_text())
   assert found["names"] == ["Ann Bell", "Bo"] and found["months"] == [[0, 1], [], [0, 1], []]
-  assert bytes(found["ids"][0]) == b"Ann Bell" and "2 persons in 4 months" in capsys.readouterr().out
+  assert bytes(found["ids"][0]) == b"Ann Bell"
+  assert "2 persons in 4 months" in capsys.readouterr().out
   with pytest.raises(ValueError, match="no person of at most 1 tokens is mentioned"):
     persons.table(sources.build(dict(name="dated", path=str(path), field="body", date_field="day",
                                      first_date="2004-01-01", last_date="2004-12-31",
