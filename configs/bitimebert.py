@@ -33,7 +33,7 @@ def get_config(arg=None):
       tser_rate=0.5,
       tser_pool="month",  # persons of the same month, or all
       persons="asset:news_persons.json")  # a file of python -m mdx.data.prepare persons
-  config.data.update(length=40, packing="crop", append_eos=True)
+  config.data.update(length=32, packing="crop", append_eos=True)
   config.tokenizer.path = "news"
   config.data.source = dict(name="news", num_documents=16_000, num_validation=800, num_sentences=3,
                             date_rate=0.5, seed=0)

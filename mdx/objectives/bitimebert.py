@@ -92,7 +92,8 @@ class BiTimeBERT(mlm.MaskedLM):
     if self.masking != "plain" and (self.unit != "token" or self.span_max > 1
                                     or self.replace_together or self.mask_draw != "exact_count"):
       raise ValueError(f"objective.masking {self.masking} selects an exact share of single "
-                       "tokens; leave unit, mask_draw, span_max and replace_together, or use masking plain.")
+                       "tokens; leave unit, mask_draw, span_max and replace_together, or use "
+                       "masking plain.")
     if not (self.first_date and self.last_date):
       raise ValueError("objective.first_date and last_date are needed; the sources dated and news "
                        "give them.")
