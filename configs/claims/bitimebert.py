@@ -2,9 +2,9 @@ r"""Claim: objectives that know time make an encoder that dates texts.
 
 BiTimeBERT 2.0, Wang et al. 2024, arXiv:2406.01863: to MLM are added, one after another, masks of
 dates and signals (`etamlm`), dating of documents (`dating`), and replaced persons of the same month
-(`tser`), or of any (`tser_all`; which of these two is better is an open question). On toy news of 24 months: measured by a
-linear probe of the frozen states, with 96 labels, of the month of three sentences without a date.
-The law of the news itself gives 0.53, chance 0.04.
+(`tser`), or of any (`tser_all`; which of these two is better is an open question). On toy news of
+24 months: measured by a linear probe of the frozen states, with 96 labels, of the month of three
+sentences without a date. The law of the news itself gives 0.53, chance 0.04.
   python -m mdx.main --config=configs/claims/bitimebert.py --workdir=runs/claims/bitimebert
 
 Not measured yet.
