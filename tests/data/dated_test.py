@@ -102,7 +102,8 @@ def test_spans_of_tokens_are_those_of_their_characters(spec):
     end = start + 1
     while kinds[end] == kinds[start] and not begins[end]:
       end += 1
-    assert tokenizer.decode(row["tokens"][start:end]).strip() == word
+    found = tokenizer.decode(row["tokens"][start:end])
+    assert found == word or spec.startswith("asset:") and found == f" {word}"
 
 
 def test_a_special_token_that_stands_in_a_text_keeps_its_characters():

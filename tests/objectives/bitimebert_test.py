@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from mdx import assets
+from mdx import setup as setup_lib
+from mdx.configs import bitimebert as config
 from mdx.corruption import temporal
 from mdx.data import dated_rows
 from mdx.data import news
@@ -27,6 +29,7 @@ from mdx.objectives import mlm
 from mdx.utils import rng
 
 import encoder_nets as nets
+import tiny
 
 TOKENIZER = tokenizer_lib.build("news")
 NETWORK = transformer.Transformer(
@@ -260,6 +263,22 @@ def test_what_does_not_go_together_is_refused(fields, message):
   with pytest.raises(ValueError, match=message) as error:
     _objective(**fields)
   assert "\n" not in str(error.value)
+
+
+def test_a_run_takes_the_dates_of_its_data_and_refuses_others(tmp_path):
+  cfg = config.get_config()
+  cfg.data.source.update(num_documents=40, num_validation=10)
+  run = setup_lib.setup(cfg, str(tmp_path / "run"))
+  assert run.objective.first_date == run.config["objective"]["first_date"] == news.FIRST_DATE
+  assert run.objective.calendar.num_periods("month") == 24 and run.objective.fresh == (
+      "dating", "tser")
+  cfg.objective.last_date = "2007-06-19"
+  with pytest.raises(ValueError, match="last_date is 2007-06-19, that of the data 2005-12-31; lea"):
+    setup_lib.setup(cfg, str(tmp_path / "run"))
+  cfg = tiny.config("bitimebert")
+  cfg.data.source = dict(name="memory", documents=("a",) * 9, holdout_every=3)
+  with pytest.raises(ValueError, match="first_date and last_date are needed; the sources dated"):
+    setup_lib.setup(cfg, str(tmp_path / "run"))
 
 
 def test_rows_without_dates_are_refused():
