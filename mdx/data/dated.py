@@ -18,6 +18,7 @@ from typing import Any
 from mdx.data import files
 from mdx.data import labelled
 from mdx.data import pairs
+from mdx.data import readers
 from mdx.data import tagger
 from mdx.utils import dates
 
@@ -29,6 +30,7 @@ class Dated(files.Files):
   """Documents with a date, of .jsonl, .tsv or .csv files (also .xz, .gz).
 
   A document is read as pieces of whole sentences, each with its date; all of them are in one split.
+  The texts are kept in memory.
 
   Attributes:
     field, date_field: what holds the text, and the date: YYYY-MM-DD, YYYY-MM or YYYY.
@@ -67,19 +69,17 @@ class Dated(files.Files):
 
   @functools.lru_cache(maxsize=4)  # pylint: disable=method-cache-max-size-none  (few sources)
   def records(self, split: str) -> Sequence[dict[str, Any]]:
-    """Returns the records of "train" or "validation".
+    """Returns the records of "train" or "validation"; each is tagged when it is read.
 
     Raises:
       ValueError: no date, one that is too coarse, or outside; with file and line.
     """
     names = tagger.Gazetteer.of_files(self.persons) if self.persons else None
     periods = self.calendar.periods(self.granularity)
-    found = []
-    for document in super().records(split):
-      label = periods[document["day"] - self.calendar.first]
-      found += [record(text, document["day"], label, names)
-                for text in pieces(document["text"], self.keep, self.document_chars)]
-    return tuple(found)
+    found = tuple((text, document["day"], periods[document["day"] - self.calendar.first])
+                  for document in super().records(split)
+                  for text in pieces(document["text"], self.keep, self.document_chars))
+    return readers.Mapped(found, functools.partial(_tagged, names=names), ", ".join(self.path))
 
   def _read(self, paths):
     read = functools.partial(labelled.table_records, fields=(self.field,), label=self.date_field)
@@ -94,6 +94,11 @@ class Dated(files.Files):
 def record(text: str, day: int, label: int, names: tagger.Gazetteer | None) -> dict[str, Any]:
   """A tagged text."""
   return {"text": text, "spans": tagger.spans(text, names), "day": day, "label": int(label)}
+
+
+def _tagged(item, where, names):
+  del where
+  return record(*item, names)
 
 
 def pieces(text: str, keep: str, document_chars: int) -> list[str]:
