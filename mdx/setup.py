@@ -106,7 +106,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   config = config_lib.to_dict(config)
   check(config)
   config, tokenizer = pretrained.resolve(config)
-  config = _with_labels(config)
+  config = _with_dates(_with_labels(config))
   run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
   if config["init"]["checkpoint"]:
     source, trains = config["init"]["checkpoint"], run.optimizer.trains
@@ -203,6 +203,19 @@ def _with_labels(config: Mapping[str, Any]) -> dict[str, Any]:
   measures_lib.check(config["eval"], cls.kind)
   return {**config, "data": {**config["data"], "labels": list(labels)},
           "objective": {**config["objective"], "labels": list(labels)}}
+
+
+def _with_dates(config: dict[str, Any]) -> dict[str, Any]:
+  """The config with the first and last date of its data, where the objective has such fields."""
+  cls = objectives.OBJECTIVES.get(config["objective"].get("name"))
+  if cls is None or not hasattr(cls, "first_date"):
+    return config
+  found = pipeline.date_range(config["data"])
+  for name, date in found.items():
+    if config["objective"].get(name) not in (None, "", date):
+      raise ValueError(f"objective.{name} is {config['objective'][name]}, that of the data {date}; "
+                       "leave it out.")
+  return {**config, "objective": {**config["objective"], **found}}
 
 
 def build_objective(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,

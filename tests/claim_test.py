@@ -10,6 +10,7 @@ from mdx import claim
 from mdx import config as config_lib
 from mdx import modes
 from mdx import setup as setup_lib
+from mdx.configs.claims import bitimebert
 from mdx.configs.claims import block_size
 from mdx.configs.claims import carry_over
 from mdx.configs.claims import drbert
@@ -134,7 +135,7 @@ def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
 
 
 @pytest.mark.parametrize("module", [mdpo, rcr, block_size, carry_over, lattice_times, schedules,
-                                    looking_right, meap])
+                                    looking_right, meap, bitimebert])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())

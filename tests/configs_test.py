@@ -171,15 +171,21 @@ def test_spans_longer_than_the_text_are_refused_before_anything_is_written(tmp_p
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("arg", [None, "sp", "psd", "joint", "rts"])
-def test_structural_objectives_set_up_and_trace(arg, tmp_path):
-  cfg = importlib.import_module("mdx.configs.structural").get_config(arg)
+@pytest.mark.parametrize("module, arg", [
+    *(("structural", arg) for arg in (None, "sp", "psd", "joint", "rts")),
+    ("bitimebert", None), ("bitimebert", "bitimebert1")])
+def test_objectives_with_rows_of_their_own_set_up_and_trace(module, arg, tmp_path):
+  cfg = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
+  if module == "bitimebert":
+    cfg.data.source.update(num_documents=40, num_validation=10)
   cfg.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
   run = setup_lib.setup(cfg, str(tmp_path / "run"))
   rows = next(iter(pipeline.build(run.config["data"], run.tokenizer, split="train", batch_size=8,
                                   seed=0)))
-  assert (rows["labels"] > 0).sum() == 8 * cfg.objective.num_candidates
+  assert (rows["labels"] > 0).sum() == 8 * cfg.objective.get("num_candidates", 1)
   rows = {k: jnp.asarray(v) for k, v in rows.items()} | {"example_index": jnp.arange(8)}
   step = step_lib.make_step(run.objective, run.transform, seed=0, rate=lambda step: 0.1)
   _, metrics = jax.eval_shape(step, run.shapes, rows, {})
-  assert {"pair_accuracy", "rtd_nats" if arg == "rts" else "masked_nats"} <= set(metrics)
+  own = {"structural": "pair_accuracy", "bitimebert": "dating_accuracy"}[module]
+  assert {own, "rtd_nats" if arg == "rts" else "masked_nats"} <= set(metrics)
+  assert ("tser_auc" in metrics) == (module == "bitimebert" and arg is None)

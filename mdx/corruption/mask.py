@@ -1,6 +1,7 @@
 """Selection of the positions to corrupt: by themselves, or unit by unit.
 
-Contents: bernoulli, exact_count, spans, geometric, heads, allowed_positions, text_positions.
+Contents: bernoulli, exact_count, lowest, spans, geometric, heads, allowed_positions,
+text_positions.
 
 Convention: uniforms are drawn per example from keys [B], so a row's mask is
 the same in any batch; `allowed` is False on prompt and padding. `units` int32 [B, L] are those of
@@ -73,8 +74,14 @@ def exact_count(keys: jax.Array, count: jax.Array, allowed: jax.Array,
   Returns:
     bool [B, L].
   """
+  return lowest(_uniforms(keys, allowed.shape[1]), count, allowed, units, nth)
+
+
+def lowest(draws: jax.Array, count: jax.Array, allowed: jax.Array,
+           units: jax.Array | None = None, nth: int = 0) -> jax.Array:
+  """As `exact_count`: the units whose first places have the lowest of uniforms [B, L]."""
   candidates = heads(allowed, units)
-  noise = jnp.where(candidates, _uniforms(keys, allowed.shape[1]), 2.0)
+  noise = jnp.where(candidates, draws, 2.0)
   order = jnp.argsort(noise, axis=1)
   rank = jnp.argsort(order, axis=1)  # ties broken by position: always distinct
   if nth:

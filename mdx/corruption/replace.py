@@ -34,7 +34,8 @@ def random_tokens(keys: jax.Array, length: int, *, vocab_size: int, mask_id: int
 
 def mask_random_keep(keys: jax.Array, tokens: jax.Array, selected: jax.Array, *, mask_id: int,
                      vocab_size: int, mask_rate: float, random_rate: float,
-                     units: jax.Array | None = None) -> jax.Array:
+                     units: jax.Array | None = None,
+                     others: jax.Array | None = None) -> jax.Array:
   """Replaces selected tokens by [MASK], a random token, or themselves.
 
   Args:
@@ -47,6 +48,7 @@ def mask_random_keep(keys: jax.Array, tokens: jax.Array, selected: jax.Array, *,
     random_rate: share that become a random token; the rest is kept.
     units: int32 [B, L] of `mdx.corruption.unit`, whose places have the same of these fates
       (random tokens differ); or None.
+    others: int32 [B, L], what is written for a random token where it is not negative; or None.
 
   Returns:
     int32 [B, L].
@@ -59,6 +61,8 @@ def mask_random_keep(keys: jax.Array, tokens: jax.Array, selected: jax.Array, *,
     return choice, _random_row(token_key, length, vocab_size, mask_id)
 
   choice, other = jax.vmap(draw)(keys)
+  if others is not None:
+    other = jnp.where(others >= 0, others, other)
   if units is not None:
     choice = jnp.take_along_axis(choice, units, axis=1)
   replaced = jnp.where(choice < mask_rate, mask_id,

@@ -2,7 +2,8 @@
 
 Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind. Each is built from its
 definition and has `kind`, `size`, `control_ids` (special ids that the vocabulary itself declares),
-definition, identity, specials, num_chars, word_edges, encode, decode.
+definition, identity, specials, num_chars, word_edges, encode, offsets (first and last character of
+each id of `encode`, half open), decode.
 
 Convention: `encode` makes no special ids, except where HuggingFace.encode_apart is needed.
 """
@@ -53,6 +54,10 @@ class Bytes(_AppendedSpecials):
   def encode(self, text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-8"), np.uint8)
 
+  def offsets(self, text: str, markers: Sequence[int]) -> list[tuple[int, int]]:
+    del markers  # no byte is one
+    return [(i, i + 1) for i, c in enumerate(text) for _ in c.encode("utf-8")]
+
   def decode(self, ids: list[int], mask_id: int) -> str:
     data = bytes(ord(MASK_CHAR) if i == mask_id else i for i in ids)
     return data.decode("utf-8", errors="replace")
@@ -90,6 +95,10 @@ class Chars(_AppendedSpecials):
           f"character {c!r} (U+{ord(c):04X}) at position {text.index(c)} is not in the alphabet "
           f"of {len(self._ids)} characters; use tokenizer \"byte\", or \"char:FILE\" to take "
           "the alphabet from a file that has it.") from None
+
+  def offsets(self, text: str, markers: Sequence[int]) -> list[tuple[int, int]]:
+    del markers  # no character is one
+    return [(i, i + 1) for i in range(len(text))]
 
   def decode(self, ids: list[int], mask_id: int) -> str:
     return "".join(MASK_CHAR if i == mask_id else self._alphabet[i] for i in ids)
@@ -132,6 +141,11 @@ class Symbols(_AppendedSpecials):
       place = match.end()
     return ids
 
+  def offsets(self, text: str, markers: Sequence[int]) -> list[tuple[int, int]]:
+    del markers  # no symbol is one
+    ends = np.cumsum([0, *(len(self._symbols[i]) for i in self.encode(text))]).tolist()
+    return list(zip(ends, ends[1:]))
+
   def decode(self, ids: list[int], mask_id: int) -> str:
     return "".join(MASK_CHAR if i == mask_id else self._symbols[i] for i in ids)
 
@@ -170,6 +184,10 @@ class Ids:
   def encode_apart(self, text: str, markers: Sequence[int]) -> list[int]:
     del markers  # ids are meant as they stand
     return self.encode(text)
+
+  def offsets(self, text: str, markers: Sequence[int]) -> list[tuple[int, int]]:
+    del markers
+    return [match.span() for match in re.finditer(r"\S+", text)]
 
   def decode(self, ids: list[int], mask_id: int) -> str:
     return " ".join(MASK_CHAR if i == mask_id else str(i) for i in ids)
@@ -271,6 +289,14 @@ class HuggingFace:
     for i, (start, end) in zip(encoding.ids, encoding.offsets):
       ids += [j for c in text[start:end] for j in self.encode(c)] if i in markers else [i]
     return ids
+
+  def offsets(self, text: str, markers: Sequence[int]) -> list[tuple[int, int]]:
+    encoding = self.backend.encode(text, add_special_tokens=False)
+    found = []
+    for i, (start, end) in zip(encoding.ids, encoding.offsets):
+      found += [(place, place + 1) for place in range(start, end)
+                for _ in self.encode(text[place])] if i in markers else [(start, end)]
+    return found
 
   def decode(self, ids: list[int], mask_id: int) -> str:
     if self._pieces is None:

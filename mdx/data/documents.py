@@ -1,7 +1,7 @@
 """Documents: the records of a source as token ids, with what is a target and what is given.
 
-Contents: Documents, fields, parts_row; FILLS, FILLS_ROW, TOO_LONG. What follows the answer of a
-record that has one:
+Contents: Documents, fields, parts_row; LAYOUTS, FILLS, FILLS_ROW, TOO_LONG. What follows the
+answer of a record that has one:
 
   pad           nothing; one end of text if `append_eos`
   eos           end-of-text tokens up to the row's end, targets like others (LLaDA)
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mdx.data import chat
+from mdx.data import dated_rows
 from mdx.data import labelled_rows
 from mdx.data import pack
 from mdx.data import tokenizer as tokenizer_lib
@@ -29,15 +30,19 @@ FILLS = ("pad", *FILLS_ROW, "eos_multiple")
 TOO_LONG = ("error", "skip", "cut")
 
 
-def fields(cfg: Any, has_answers: bool, has_parts: bool = False) -> tuple[str, ...]:
+def fields(cfg: Any, has_answers: bool, layout: str = "") -> tuple[str, ...]:
   """What a row has beside tokens, under a `pipeline.Config`."""
   if cfg.labels is not None:
     return labelled_rows.FIELDS
-  if has_parts:
-    return "is_given", "is_empty", "token_types", "labels"
+  if layout:
+    return LAYOUTS[layout]
   if not has_answers:
     return ()
   return ("is_given", "is_shared") if cfg.fill == "eos_together" else ("is_given",)
+
+
+# What sources whose rows have a form of their own (`layout`) give beside tokens.
+LAYOUTS = {"parts": ("is_given", "is_empty", "token_types", "labels"), "dated": dated_rows.FIELDS}
 
 
 class Documents(Sequence):
@@ -49,11 +54,11 @@ class Documents(Sequence):
     split: "train" or "validation".
     tokenizer: makes ids of text.
     has_answers: whether records of this source, or of another in the mixture, have answers.
-    has_parts: whether they are premises with candidates.
+    layout: "", or of LAYOUTS: premises with candidates ("parts"), or documents with a date.
   """
 
   def __init__(self, cfg: Any, source: Any, split: str, tokenizer: tokenizer_lib.Tokenizer,
-               has_answers: bool, has_parts: bool = False):
+               has_answers: bool, layout: str = ""):
     self._records = source.records(split)
     self.where = _describe(source, split)
     self._cfg, self._tokenizer = cfg, tokenizer
@@ -63,7 +68,7 @@ class Documents(Sequence):
       raise ValueError(f"{tokenizer.name} has no end token; set data.append_eos=False and "
                        "data.fill=pad, or tokenizer.eos_id.")
     self._eos = np.asarray([tokenizer.eos_id] if cfg.append_eos else [], np.int32)
-    self._fields = fields(cfg, has_answers, has_parts)
+    self._fields = fields(cfg, has_answers, layout)
     self._cache = {} if source.in_memory else None
 
   def __getstate__(self):
@@ -104,6 +109,8 @@ class Documents(Sequence):
         return self._answered(*chat.encode(self._tokenizer, record["messages"]))
       if "parts" in record:
         return parts_row(record, self._cfg, self._tokenizer)
+      if "spans" in record:
+        return dated_rows.row(record, self._cfg, self._tokenizer)
       if "prompt" in record:
         return self._answered(*self._pair(record))
       tokens = record["tokens"] if "tokens" in record else self._tokenizer.encode(record["text"])

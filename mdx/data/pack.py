@@ -109,13 +109,14 @@ def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   Args:
     row: as a packer emits it; where `is_given` (bool [length], optional) it has no targets,
       tokens that are `is_shared` (likewise) are masked together, and places that are `is_empty`
-      are padding inside of a text. `labels` and `token_types` are numbers.
+      are padding inside of a text. `labels`, `spans` and `token_types` are
+      numbers.
     pad_id: token of padding.
     isolate_documents: if False, the row is one segment with positions 0..length-1.
 
   Returns:
     tokens, segment_ids, positions: int32 [length]; loss_mask bool [length]; and, if given,
-    is_shared, token_types and labels.
+    is_shared, token_types, labels and spans.
   """
   segment_ids, positions = row["segment_ids"], row["positions"]
   if "is_empty" in row:
@@ -127,7 +128,8 @@ def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
   is_target = is_text & ~row.get("is_given", np.zeros_like(is_text))
   return {"tokens": np.where(is_text, row["tokens"], np.int32(pad_id)), "loss_mask": is_target,
           "segment_ids": segment_ids, "positions": positions,
-          **{k: row[k] for k in ("is_shared", "token_types", "labels") if k in row}}
+          **{k: row[k] for k in ("is_shared", "token_types", "labels", "spans")
+             if k in row}}
 
 
 def stack_rows(rows: Sequence[Row], *, batch_size: int, pad_id: int) -> Row:

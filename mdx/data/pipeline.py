@@ -1,7 +1,7 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, shapes, check, texts, labels, labelled_records, read_config, Config (the keys of
-a data config).
+Contents: build, shapes, check, texts, labels, date_range, labelled_records, read_config, Config
+(the keys of a data config).
 
 Convention: a batch has tokens, segment_ids, positions int32 [rows, length] and loss_mask bool. A
 global batch is cut from `num_shards` streams, which share the documents, and a process reads the
@@ -154,6 +154,20 @@ def labels(cfg: Mapping[str, Any], kind: str) -> tuple[str, ...]:
   return tuple(sorted(found, key=lambda label: (label != "O", label)))
 
 
+def date_range(cfg: Mapping[str, Any]) -> dict[str, str]:
+  """{"first_date", "last_date"} of dated documents; {} of others.
+
+  Raises:
+    ValueError: sources of different dates.
+  """
+  found = [{name: getattr(source, name) for name in ("first_date", "last_date")
+            if hasattr(source, name)} for source, _ in read_config(cfg).parts()]
+  if any(dates != found[0] for dates in found):
+    raise ValueError("data config: the sources of a mixture must have one first_date and "
+                     f"last_date; got {found[0]} and {next(d for d in found if d != found[0])}.")
+  return found[0]
+
+
 def labelled_records(cfg: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
   """The records of a labelled data config, in the order of `build` without shuffling."""
   return [record for source, _ in read_config(cfg).parts() for record in source.records(split)]
@@ -239,12 +253,13 @@ def _shard(cfg: Config, tokenizer: tokenizer_lib.Tokenizer, split: str, batch_si
   parts = cfg.parts()
   order_seed, bins_seed, *part_seeds = _seeds(seed, 2 + len(parts))
   share = slice(number, None, cfg.num_shards)
-  has_answers, has_parts = (any(getattr(source, name, False) for source, _ in parts)
-                            for name in ("has_answers", "has_parts"))
-  if has_parts and not all(getattr(source, "has_parts", False) for source, _ in parts):
-    raise ValueError("data config: a structure source mixes with others of its kind only.")
+  has_answers = any(source.has_answers for source, _ in parts)
+  layout, *others = {getattr(source, "layout", "") for source, _ in parts}
+  if others:
+    raise ValueError("data config: sources with dates, or with premises and candidates, mix with "
+                     "others of their kind only.")
   documents = [grain.MapDataset.source(
-      documents_lib.Documents(cfg, source, split, tokenizer, has_answers, has_parts))
+      documents_lib.Documents(cfg, source, split, tokenizer, has_answers, layout))
                for source, _ in parts]
   if repeat:
     for i, document_set in enumerate(documents):
@@ -259,7 +274,7 @@ def _shard(cfg: Config, tokenizer: tokenizer_lib.Tokenizer, split: str, batch_si
     documents = _not_empty(documents[share], len(documents), cfg.num_shards)
   read_options = grain.ReadOptions(
       num_threads=cfg.num_threads, prefetch_buffer_size=cfg.read_buffer)
-  fields = documents_lib.fields(cfg, has_answers, has_parts)
+  fields = documents_lib.fields(cfg, has_answers, layout)
   rows = pack.PACKINGS[cfg.packing](
       documents, cfg.length, read_options, bins_seed if shuffle else None, fields)
   rows = rows.map(functools.partial(pack.finish_row, pad_id=tokenizer.pad_id,
@@ -337,7 +352,7 @@ def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
   cfg = read_config(cfg)
   for source, _ in cfg.parts():
     documents = documents_lib.Documents(cfg, source, split, tokenizer, source.has_answers,
-                                        getattr(source, "has_parts", False))
+                                        getattr(source, "layout", ""))
     num_checked = min(len(documents), _CHECKED_RECORDS)
     if cfg.labels is not None:
       documents.check_labels()

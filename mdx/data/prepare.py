@@ -1,4 +1,5 @@
-r"""Commands that make a tokenizer, array_record files, clusters or n-grams of ids from texts.
+r"""Commands that make a tokenizer, array_record files, clusters or n-grams of ids from texts, and
+the persons of every month.
 
 Contents: train_bpe, write_records, main.
 
@@ -8,8 +9,11 @@ Contents: train_bpe, write_records, main.
     --output=clusters.json
   python -m mdx.data.prepare lexicon --input='texts/*.txt' --tokenizer=tokenizer.json \
     --output=ngrams.json --num_bigrams=20000 --num_trigrams=10000
+  python -m mdx.data.prepare persons --input='news/*.jsonl' --names=names.txt \
+    --tokenizer=tokenizer.json --first_date=1987-01-01 --last_date=2007-06-19 --output=persons.json
 
 Convention: `--input` is a file or a glob; .jsonl files have one object a line, others are text.
+Documents with a date may be .jsonl, .tsv or .csv.
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ import numpy as np
 
 from mdx.data import clusters
 from mdx.data import codecs
+from mdx.data import dated
 from mdx.data import ngrams
+from mdx.data import persons
 from mdx.data import readers
 from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
@@ -146,6 +152,18 @@ def _lexicon(args: argparse.Namespace) -> str:
   return f"{len(found)} n-grams"
 
 
+def _persons(args: argparse.Namespace) -> str:
+  documents = dated.Dated(path=tuple(args.input), holdout_every=args.holdout_every,
+                          field=args.field, date_field=args.date_field, persons=args.names,
+                          first_date=args.first_date, last_date=args.last_date)
+  found = persons.table(documents.records("train"), tokenizer_lib.build(args.tokenizer),
+                        documents.calendar, args.longest)
+  with open(args.output, "w", encoding="utf-8") as f:
+    json.dump(found, f, ensure_ascii=False, separators=(",", ":"))
+    f.write("\n")
+  return f"{len(found['names'])} persons in {len(found['months'])} months"
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog="python -m mdx.data.prepare", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,7 +171,8 @@ def _parser() -> argparse.ArgumentParser:
   for name, run, what in (("tokenizer", _tokenizer, "train a byte-level BPE tokenizer.json"),
                           ("records", _array_record, "write text or jsonl as array_record"),
                           ("clusters", _clusters, "group the ids of a tokenizer by context"),
-                          ("lexicon", _lexicon, "find n-grams of ids by their t-statistic")):
+                          ("lexicon", _lexicon, "find n-grams of ids by their t-statistic"),
+                          ("persons", _persons, "list the persons that each month mentions")):
     command = commands.add_parser(name, help=what, description=what)
     command.set_defaults(run=run)
     command.add_argument("--input", action="append", required=True,
@@ -162,11 +181,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--field", default="text", help="of jsonl: what holds the text")
     command.add_argument("--document_chars", type=int, default=4000,
                          help="of text: where it is cut, at line ends")
-  tokenizer, records, grouped, lexicon = commands.choices.values()
+  tokenizer, records, grouped, lexicon, named = commands.choices.values()
   tokenizer.add_argument("--vocab_size", type=int, default=512, help="ids in all, specials too")
   tokenizer.add_argument("--special", action="append", default=[],
                          help="a further special token, such as those of a chat; repeatable")
-  for command in (tokenizer, grouped, lexicon):
+  for command in (tokenizer, grouped, lexicon, named):
     command.add_argument("--holdout_every", type=int, default=20,
                          help="leave out one record in this many, as the sources do; 0: none")
   grouped.add_argument("--tokenizer", required=True, help="whose ids are grouped")
@@ -174,6 +193,13 @@ def _parser() -> argparse.ArgumentParser:
   lexicon.add_argument("--tokenizer", required=True, help="whose ids are counted")
   lexicon.add_argument("--num_bigrams", type=int, default=500)
   lexicon.add_argument("--num_trigrams", type=int, default=250)
+  named.add_argument("--tokenizer", required=True, help="whose ids names are written in")
+  named.add_argument("--names", action="append", required=True,
+                     help="file of names, one a line; repeatable")
+  named.add_argument("--date_field", default="date", help="what holds the date of a document")
+  named.add_argument("--first_date", required=True, help="YYYY-MM-DD, the first day there may be")
+  named.add_argument("--last_date", required=True, help="YYYY-MM-DD, the last one")
+  named.add_argument("--longest", type=int, default=6, help="most ids of a name")
   records.add_argument("--tokenizer", default="",
                        help="write token ids of this tokenizer, not text")
   records.set_defaults(holdout_every=0)

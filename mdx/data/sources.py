@@ -1,14 +1,15 @@
 """Sources: where documents come from, as random-access sequences of records.
 
-Contents: SOURCES (name -> frozen dataclass), build; Text, Jsonl, Chat, Parquet, ArrayRecord,
-Tfds, Memory, Task, GrammarText, Structure. A source has `records(split)`, a picklable sequence
-whose items are {"text": str}, {"tokens": int32 [n]}, {"messages": [{"role", "content"}]} (see
+Contents: SOURCES (name -> frozen dataclass), build; Text, Jsonl, Chat, Parquet, ArrayRecord, Tfds,
+Memory, Task, GrammarText, Structure. A source has `records(split)`, a picklable sequence whose
+items are {"text": str}, {"tokens": int32 [n]}, {"messages": [{"role", "content"}]} (see
 `mdx.data.chat`), {"parts": [premise, candidate, ...], "labels": [bool, ...]} (see `mdx.data.pairs`;
 a part is a text or ids) or {"prompt": str, "answer": str}, where a "blank": str that is not empty
 says that the answer is the prompt with these filled in; a text or tokens may have a "label": int,
-for probes; or labelled records (see `mdx.data.labelled`). `split` is "train" or "validation", of
-labelled records also "test". `documents(split)`, where a source has it, gives documents as lists of
-paragraphs, which are lists of sentences.
+for probes; documents with a date have "spans" and "day" (see `mdx.data.dated`); or labelled records
+(see `mdx.data.labelled`). `split` is "train" or "validation", of labelled records also "test".
+`documents(split)`, where a source has it, gives documents as lists of paragraphs, which are lists
+of sentences.
 
 Convention: in a source without splits of its own, record i belongs to validation if
 i % holdout_every == holdout_every - 1, unless `validation_path` names other files.
@@ -26,10 +27,12 @@ import numpy as np
 
 from mdx import config as config_lib
 from mdx import tasks
+from mdx.data import dated
 from mdx.data import files
 from mdx.data import grammar
 from mdx.data import grammar_tags
 from mdx.data import labelled
+from mdx.data import news
 from mdx.data import packaged
 from mdx.data import pairs
 from mdx.data import readers
@@ -297,7 +300,8 @@ class Structure:
   """
 
   in_memory = False
-  has_answers = has_parts = True
+  has_answers = True
+  layout = "parts"
   path = ()
   documents: Mapping[str, Any]
   task: str = "ssp"
@@ -369,7 +373,7 @@ def _parts_record(row: pairs.Row, where: str = "") -> dict[str, Any]:
 SOURCES = {"text": Text, "jsonl": Jsonl, "chat": Chat, "parquet": Parquet,
            "array_record": ArrayRecord, "tfds": Tfds, "memory": Memory, "task": Task,
            "grammar": GrammarText, "grammar_tags": grammar_tags.GrammarTags,
-           "structure": Structure, "table": labelled.Table,
+           "dated": dated.Dated, "news": news.News, "structure": Structure, "table": labelled.Table,
            "conll": labelled.Conll, "conllu": labelled.Conllu,
            "tfds_labelled": labelled.TfdsLabelled, "packaged": packaged.Packaged,
            "recall": recall.Recall}

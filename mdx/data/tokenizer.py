@@ -23,6 +23,7 @@ import numpy as np
 from mdx import assets
 from mdx.data import codecs
 from mdx.data import grammar
+from mdx.data import news
 from mdx.data import readers
 from mdx.data import sources
 
@@ -127,13 +128,23 @@ class Tokenizer:
         write with the mask id.
     """
     ids = np.asarray(self.vocab.encode(text), np.int32)
-    markers = [i for i in (self.mask_id, self.pad_id, self.eos_id, self.bos_id) if i is not None]
-    if np.isin(ids, markers).any():
-      ids = np.asarray(self.vocab.encode_apart(text, markers), np.int32)
+    if np.isin(ids, self._markers).any():
+      ids = np.asarray(self.vocab.encode_apart(text, self._markers), np.int32)
       if (ids == self.mask_id).any():
         raise ValueError(f"{self.name}: mask_id {self.mask_id} is an ordinary token, of text such "
                          f"as {text!r:.40}; the mask needs an id that stands for nothing else.")
     return ids
+
+  @property
+  def _markers(self) -> list[int]:
+    return [i for i in (self.mask_id, self.pad_id, self.eos_id, self.bos_id) if i is not None]
+
+  def offsets(self, text: str) -> np.ndarray:
+    """The characters that each id of `encode(text)` stands for: int32 [n, 2], begin and end.
+
+    A subword may have the space before it. Parts of one character have all of it.
+    """
+    return np.asarray(self.vocab.offsets(text, self._markers), np.int32).reshape(-1, 2)
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """Returns the text; special ids are dropped, but a mask is shown as "_".
@@ -192,9 +203,9 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
   Args:
     spec: "byte"; "char" (printable ASCII and newline, or the characters of `texts`);
       "char:FILE" (the characters of a text file or asset); "symbols:A B C" (those
-      strings, separated by spaces, are the vocabulary); "grammar" (the words of
-      `mdx.data.grammar`); "asset:NAME"; a
-      tokenizer.json, a directory with one, or a directory that `save` wrote.
+      strings, separated by spaces, are the vocabulary); "grammar" and "news" (the words of
+      `mdx.data.grammar` and `mdx.data.news`); "asset:NAME"; a tokenizer.json, a directory with
+      one, or a directory that `save` wrote.
     texts: for "char" only, the texts whose characters form the alphabet.
     chat_template: a file or asset with a Jinja template; "": the one that stands beside the
       tokenizer.json, if any.
@@ -215,7 +226,7 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
     return dataclasses.replace(build(spec, texts, num_ids=num_ids, **ids), chat_template=template)
   if spec == "grammar":
     spec = f"symbols:{' '.join(grammar.WORDS)}"
-  if given and (spec in ("byte", "char") or spec.startswith(("char:", "symbols:"))):
+  if given and (spec in ("byte", "char", "news") or spec.startswith(("char:", "symbols:"))):
     raise ValueError(f"tokenizer {spec!r} has special ids of its own; leave out "
                      f"{', '.join(given)}.")
   if spec.startswith("char:"):
@@ -223,6 +234,8 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
     texts = [record["text"] for record in source.records("train")]
   if spec.startswith("symbols:"):
     return _with_appended_specials(codecs.Symbols(spec.removeprefix("symbols:").split()), spec)
+  if spec == "news":
+    return _with_appended_specials(codecs.Symbols(news.WORDS), spec)
   if spec == "byte":
     return _with_appended_specials(codecs.Bytes(), "byte")
   if spec == "char" or spec.startswith("char:"):

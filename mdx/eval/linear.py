@@ -7,8 +7,9 @@ one-hot labels of a few texts. A premise with candidates (`mdx.data.pairs`) is d
 state of its first place, and by the product and the absolute difference of the means of the two
 parts; the same regression onto right or wrong ranks the candidates of a question.
 
-Convention: pools of texts are the first ones of the splits; which of them have a label is drawn
-from (seed, draw). A pool is cut or padded to the rows of training.
+Convention: pools of texts are spread evenly over the splits of the source, or of the one that it
+has to be probed with (`probed`); which of them have a label is drawn from (seed, draw). A pool is
+cut or padded to the rows of training.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ class Evaluator:
     (source, _), *others = data.parts()
     if others:
       raise ValueError("eval.probe reads data.source; leave out data.mixture.")
-    self._is_pairs = getattr(source, "has_parts", False)
+    source = getattr(source, "probed", source)
+    self._is_pairs = getattr(source, "layout", "") == "parts"
     read = self._questions if self._is_pairs else self._texts
     self._pools = {split: read(data, source, tokenizer, split) for split in ("train", "validation")}
     self._features = jax.jit(_pair_features(objective) if self._is_pairs else
@@ -126,7 +128,7 @@ class Evaluator:
     if "label" not in records[int(index[0])]:
       raise ValueError(f"eval.probe needs records with labels, which the source "
                        f"{type(source).__name__.lower()} has not as it is set; use grammar, "
-                       "structure, or text with section_marks.")
+                       "structure, dated, news, or text with section_marks.")
     cut = dataclasses.replace(data, packing="crop", append_eos=False)
     documents = documents_lib.Documents(cut, source, split, tokenizer, False)
     rows = [_row(documents[int(i)], data.length, tokenizer) for i in index]

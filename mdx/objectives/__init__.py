@@ -12,6 +12,7 @@ from mdx import config as config_lib
 from mdx import types
 from mdx.objectives import adapt
 from mdx.objectives import ar
+from mdx.objectives import bitimebert
 from mdx.objectives import block_diffusion
 from mdx.objectives import d3pm
 from mdx.objectives import decoded
@@ -31,6 +32,7 @@ from mdx.objectives import structural
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
     "mlm": mlm.MaskedLM,
+    "bitimebert": bitimebert.BiTimeBERT,
     "decoded_mlm": decoded.DecodedLM,
     "electra": electra.Electra,
     "ernie_gram": ernie_gram.ErnieGram,
@@ -78,6 +80,8 @@ def build(cfg: Mapping[str, Any], network: types.Network, tokenizer: Any) -> typ
     extra["word_edges"] = tokenizer.word_edges
   if "tokenizer_hash" in names:
     extra["tokenizer_hash"] = tokenizer.fingerprint
+  if "to_ids" in names:
+    extra["to_ids"] = tokenizer.encode
   return config_lib.build(OBJECTIVES, cfg, what="objective", **extra)
 
 

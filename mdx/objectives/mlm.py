@@ -91,7 +91,8 @@ class MaskedLM(selection.Selection):
           draws(f"replace {nth}" if nth else "replace"), batch["tokens"], selected,
           mask_id=self.mask_id, vocab_size=self.network.vocab_size,
           mask_rate=self.replace_mask_rate, random_rate=self.replace_random_rate,
-          units=units if self.replace_together else None))
+          units=units if self.replace_together else None,
+          others=self.random_tokens(draws, batch)))
       if 0 < self.predict_rate < self.mask_rate:
         share = jnp.minimum(self.predict_rate / rate, 1.0)
         selected = self.draw(draws("predict"), share, selected, units)
@@ -101,6 +102,11 @@ class MaskedLM(selection.Selection):
     else:
       fields = {"noisy_tokens": jnp.stack(noisy, 1), "is_target": jnp.stack(targets, 1)}
     return batch | fields, {"mlm": fields["is_target"].sum(dtype=jnp.float32)}
+
+  def random_tokens(self, draws, batch):
+    """What is written for random tokens, int32 [B, L], uniform ones where negative; None: all."""
+    del draws, batch
+    return None
 
   def read(self, params, batch, context):
     """As `Selection`, with the copies of a row one behind the other: [B * copies, L, D]."""

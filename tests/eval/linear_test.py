@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mdx import setup as setup_lib
+from mdx.corruption import temporal
 from mdx.eval import linear
 from mdx.utils import rng
 
@@ -64,6 +65,16 @@ def test_bags_of_embeddings_tell_the_topic_and_constant_states_do_not(tmp_path):
 def test_records_without_labels_are_refused(tmp_path):
   with pytest.raises(ValueError, match="needs records with labels"):
     _evaluator(tmp_path, dict(name="memory", documents=("ab",) * 40), tokenizer__path="char")
+
+
+def test_news_are_dated_from_texts_without_a_date(tmp_path):
+  source = dict(name="news", num_documents=90, num_validation=60)
+  evaluator, run = _evaluator(tmp_path, source, tokenizer__path="news", data__packing="crop",
+                              data__length=32)
+  rows, labels = evaluator._pools["train"]
+  assert len(rows) == 90 and set(labels) <= set(range(24))
+  assert not any((row["spans"] == temporal.code(temporal.TEMPORAL, True)).any() for row in rows)
+  assert 0 <= evaluator(run.objective.init(rng.root(0)))["probe_accuracy"] < 0.7
 
 
 @pytest.mark.slow
