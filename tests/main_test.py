@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,17 +53,31 @@ def test_help_lists_modes_and_configs_and_exits_0():
   assert code == 0 and not err
   assert all(word in out for word in ("train", "eval", "export", "exit status"))
   assert all(f"configs/{name}.py" in out for name in tiny.CONFIGS)
+  for line in (" Masked language modelling (BERT", "lattice_times, "):
+    assert line in out  # what a config is, and the claims
+
+
+def test_print_config_prints_overrides_that_give_the_same_config():
+  code, out, err = _run("--config", "configs/mlm.py", "--print_config", "--config.steps=7",
+                        '--config.lora.targets=("q", "v")')
+  assert code == 0 and not err and "--config.steps=7\n" in out
+  assert """--config.lora.targets='("q", "v")'""" in out
+  assert _run("--config=configs/mlm.py", "--print_config", *shlex.split(out)) == (0, out, "")
 
 
 @pytest.mark.parametrize("args, message", [
     (["--nope=1"], "nope"),
     ([], "give a config"),
     (["--config=configs/difusion.py"], "shipped are configs/adapt.py"),
+    (["--config", "configs/difusion.py"], "Did you mean 'configs/diffusion.py'?"),
     (["--config=configs/ar.py", "extra"], "unexpected argument 'extra'"),
     (["--config=configs/ar.py", "--config.stepz=3"], "Did you mean 'steps'?"),
     (["--config=configs/ar.py", "--config.data.lenght=3"], "Did you mean 'length'?"),
-    (["--config=configs/ar.py", "--config.steps=many"], "steps"),
-    (["--config=configs/ar.py", "--config.mode=fly"], "choose from train, rl, sample, eval, export"),
+    (["--config=configs/ar.py", "--config.steps=many"], "expected a whole number, such as 1000"),
+    (["--config=configs/ar.py", "--config.optimizer.b1=x"], "expected a number, such as 0.9"),
+    (["--config=configs/ar.py", "--config.tensorboard=on"], "expected True or False"),
+    (["--config=configs/ar.py", "--config.objective=mlm"], "set its keys, such as --config.objective.name"),
+    (["--config=configs/ar.py", "--config.mode=trian"], "Did you mean 'train'?"),
     (["--config=configs/ar.py", "--config.network.num_heads=3"], "use a divisor"),
 ])
 def test_bad_input_exits_2_with_one_line(args, message, tmp_path):
