@@ -79,7 +79,23 @@ def _print_help() -> None:
   configs = [f"  {f'configs/{name}.py':<26} {about(name)}" for name in _names(folder)]
   claims = textwrap.fill(", ".join(_names(folder / "claims")), 98, initial_indent="  ",
                          subsequent_indent="  ")
-  print(_HELP.format(configs="\n".join(configs), claims=claims), end="")
+  _show(_HELP.format(configs="\n".join(configs), claims=claims).rstrip())
+
+
+def _print_config(cfg) -> None:
+  lines = []
+  for key, value in config_lib.flatten(cfg).items():
+    text = str(tuple(value)).replace("'", '"') if isinstance(value, list) else str(value)
+    lines.append(f"--config.{key}={shlex.quote(text)}")
+  _show("\n".join(lines))
+
+
+def _show(text: str) -> None:
+  """Prints a text to whoever may read only its head."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -204,9 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise ValueError("give a config: --config=configs/diffusion.py; see --help.")
     cfg = config.value
     if shown.value:
-      for key, value in config_lib.flatten(cfg).items():
-        text = str(tuple(value)).replace("'", '"') if isinstance(value, list) else str(value)
-        print(f"--config.{key}={shlex.quote(text)}")
+      _print_config(cfg)
       return OK
   except flags.UnrecognizedFlagError as error:
     print(f"mdx: {_one_line(error)}; see --help.", file=sys.stderr)
