@@ -237,9 +237,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stop_early(number, frame) -> None:
-  """A signal outside training: there is nothing to save."""
+  """A signal outside training: what is finished has been written already."""
   del number, frame
-  print("mdx: stopped on a signal with nothing to save.", file=sys.stderr)
+  print("mdx: stopped on a signal; finished rows and checkpoints are kept. Run the same command "
+        "to go on.", file=sys.stderr)
   sys.stderr.flush()
   os._exit(STOPPED)  # imports may be half done: no clean-up can be trusted
 

@@ -96,7 +96,7 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
       writers=writers, checkpoints=checkpoints, meta=setup_lib.meta(config, model.tokenizer),
       stop=stop,
       frozen=run.reference, next_batch=produce, unit=rollout["epochs"],
-      evaluate=lambda state, step: quick(_weights(run, state)), clock=clock,
+      evaluate=lambda state, step: quick(_weights(run, state)), clock=clock, also=produce.latest,
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"))
   checkpoints.close()
   clock.close()

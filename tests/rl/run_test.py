@@ -171,6 +171,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(sudoku.Sudoku, "score", never)
   modes.reinforce(_config(base, eval__nfe=(2,), eval__remasking=("rcr",)), str(tmp_path))
   out = capsys.readouterr().out
+  assert "  reward 0  " in out  # the console says what the rollouts earn
   assert out.count("there is no signal to learn from") == 1 and "the reward 0" in out
 
 
