@@ -137,7 +137,7 @@ class HarnessModel(lm_model.TemplateLM):
 
   def _score(self, pairs, disable_tqdm) -> list[float]:
     progress = progress_lib.Progress(len(pairs), enabled=not disable_tqdm and
-                                     jax.process_index() == 0)
+                                     jax.process_index() == 0, what="scoring")
     scores = self.model.score_pairs(pairs, num_samples=self._num_samples, seed=self._seed,
                               batch_size=self._batch_size, said=progress.update)
     progress.close()

@@ -239,9 +239,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _stop_early(number, frame) -> None:
   """A signal outside training: what is finished has been written already."""
   del number, frame
-  print("mdx: stopped on a signal; finished rows and checkpoints are kept. Run the same command "
-        "to go on.", file=sys.stderr)
-  sys.stderr.flush()
+  if os.isatty(1):
+    os.write(1, b"\033[?25h\n")  # the cursor, which a progress bar hides
+  # A progress bar has sys.stderr, and what it holds would be lost.
+  os.write(2, b"mdx: stopped on a signal; finished rows and checkpoints are kept. Run the same "
+              b"command to go on.\n")
   os._exit(STOPPED)  # imports may be half done: no clean-up can be trusted
 
 

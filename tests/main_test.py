@@ -139,3 +139,11 @@ def test_a_run_killed_outright_goes_on_from_its_last_checkpoint(tmp_path):
   process.kill()
   out, _ = process.communicate()
   assert "resuming from step" in out
+
+
+def test_a_signal_outside_training_exits_75_and_says_what_is_kept():
+  code = ("import os, signal, sys; from mdx import main; sys.stderr = None\n"  # a bar may have it
+          "signal.signal(signal.SIGINT, main._stop_early); os.kill(os.getpid(), signal.SIGINT)")
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+  assert done.returncode == 75 and not done.stdout
+  assert done.stderr.count("\n") == 1 and "rows and checkpoints are kept" in done.stderr
