@@ -16,6 +16,7 @@ import signal
 import sys
 import textwrap
 import threading
+import warnings
 from typing import Sequence
 
 from absl import flags
@@ -233,6 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   name = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "run")
   directory = workdir.value or f"runs/{pathlib.Path(name.partition(':')[0]).stem}"
   logging.set_verbosity(logging.WARNING)
+  # Orbax leaves them behind where a damaged checkpoint is passed over.
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
   return _run(cfg, directory, distributed.value, debug.value)
 
 
