@@ -18,9 +18,15 @@ import sys
 from typing import Any, Sequence
 
 import jax
-from lm_eval.api import model as lm_model
-from lm_eval.api import registry
 import numpy as np
+
+try:
+  from lm_eval.api import model as lm_model
+  from lm_eval.api import registry
+except ModuleNotFoundError as missing:
+  if __name__ != "__main__" or missing.name != "lm_eval":
+    raise
+  sys.exit("mdx: lm-eval-harness is not installed; pip install 'mdx[eval]'.")
 
 from mdx import model as model_lib
 from mdx.data import chat

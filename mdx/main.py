@@ -142,18 +142,34 @@ def _check_value(flag: str, text: str, default) -> None:
                      f"got {text!r}.") from None
 
 
+def _read_config(file: str, arg: str):
+  """The config of a file, which is tried before absl does; raises ValueError."""
+  import importlib.util  # pylint: disable=g-import-not-at-top
+  spec = importlib.util.spec_from_file_location("mdx_checked_config", file)
+  if spec is None or spec.loader is None:
+    raise ValueError(f"config file {file!r} is no Python file; see --help for those of mdx.")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    if hasattr(module, "get_config"):
+      return module.get_config(arg) if arg else module.get_config()
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise ValueError(f"config file {file!r} fails: {type(error).__name__}: {error} (--debug shows "
+                     "where)") from error
+  raise ValueError(f"config file {file!r} has no get_config(arg=None); begin with a copy of one of "
+                   "mdx, see --help.")
+
+
 def _check_overrides(argv: Sequence[str]) -> None:
   """Raises ValueError for `--config.KEY` of a key or a type that the config file has not."""
-  import importlib.util  # pylint: disable=g-import-not-at-top
   file, _, arg = next(
       (a.partition("=")[2] for a in argv if a.startswith("--config=")), "").partition(":")
   given = [a.partition("=") for a in argv if a.startswith("--config.")]
   if not file:
     return
-  spec = importlib.util.spec_from_file_location("mdx_checked_config", file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config(arg) if arg else module.get_config()
+  config = _read_config(file, arg)
   for flag, is_set, text in given:
     value, path = config, "config"
     for part in flag.split(".")[1:]:

@@ -87,6 +87,17 @@ def test_bad_input_exits_2_with_one_line(args, message, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name, text, message", [
+    ("mine.py", "x = 1\n", "has no get_config"), ("mine.py", "x = (\n", "fails: SyntaxError"),
+    ("mine.py", "def get_config():\n  return 1 / 0\n", "fails: ZeroDivisionError: division by zero"),
+    ("mine.txt", "", "is no Python file")])
+def test_a_config_file_that_cannot_be_read_is_named(name, text, message, tmp_path):
+  (tmp_path / name).write_text(text)
+  code, out, err = _run(f"--config={tmp_path / name}")
+  assert code == 2 and not out and err.count("\n") == 1
+  assert err.startswith(f"mdx: config file '{tmp_path / name}' ") and message in err
+
+
 def test_a_failure_exits_1_and_names_the_step(tmp_path):
   code, _, err = _run("--config=configs/ar.py", *_SMALL, f"--workdir={tmp_path}",
                       "--config.steps=40", "--config.optimizer.learning_rate=1e38",
