@@ -100,12 +100,14 @@ def _show(text: str) -> None:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-  """`--config FILE` as `--config=FILE`; what else is written so is left to absl."""
+  """`--config FILE` and `--config.KEY VALUE` as `--config=FILE` and `--config.KEY=VALUE`."""
   argv, found = list(argv), []
   while argv:
     arg = argv.pop(0)
-    is_split = arg in ("--config", "-config") and argv and not argv[0].startswith("-")
-    found.append(f"--config={argv.pop(0)}" if is_split else arg)
+    is_split = arg.startswith(("--config.", "-config.")) or arg in ("--config", "-config")
+    if is_split and "=" not in arg and argv and not argv[0].startswith("-"):
+      arg = f"{arg}={argv.pop(0)}"
+    found.append(arg)
   return found
 
 
@@ -285,6 +287,8 @@ def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
     if cfg.mode not in modes.MODES:
       raise ValueError(f"unknown config.mode {cfg.mode!r}; choose from {', '.join(modes.MODES)}."
                        + config_lib.did_you_mean(str(cfg.mode), modes.MODES))
+    if cfg.get("seed", 0) < 0:
+      raise ValueError(f"config.seed must not be negative, got {cfg.seed}.")
     modes.MODES[cfg.mode](cfg, directory)
     return OK
   except progress.Stopped as stopped:
