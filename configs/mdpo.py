@@ -9,6 +9,10 @@ share no givens with those of training: puzzles are divided by a hash.
 Countdown with three numbers, solved in two steps over a vocabulary of numbers:
   python -m mdx.main --config=configs/mdpo.py:countdown
 
+Another policy gradient on the same machinery, diffu_grpo, wd1 or coupled_grpo:
+  python -m mdx.main --config=configs/mdpo.py:diffu_grpo --workdir=runs/diffu_grpo
+  python -m mdx.main --config=configs/mdpo.py:countdown,wd1
+
 The recipe of the paper (He et al. 2025, arXiv:2508.13148), for a pod: LLaDA-8B-Instruct on problems
 of a file with `problem` and `answer` a line:
   python -m mdx.main --config=configs/mdpo.py:llada_8b --distributed \
@@ -20,22 +24,41 @@ import dataclasses
 
 from ml_collections import config_dict
 
+from mdx import objectives
 from mdx import tasks
 from mdx.configs import common
 from mdx.samplers import decoder
 
 _VARIANTS = ("sudoku", "countdown", "llada_8b")
+_GIVEN = ("model", "mask_id", "eos_id", "group_size", "temperature")  # by model and rollouts
 
 
 def get_config(arg=None):
-  """sudoku (the default), countdown or llada_8b."""
-  if arg and arg not in _VARIANTS:
-    raise ValueError(f"configs/mdpo.py takes one of {', '.join(_VARIANTS)}, got {arg!r}.")
-  if arg == "countdown":
-    return _countdown()
-  config = _small(dict(name="sudoku", size=4, min_givens=2, max_givens=4, unique=False,
-                       in_place=True))
-  return _llada_8b(config) if arg == "llada_8b" else config
+  """A task, sudoku (the default), countdown or llada_8b; and a method, mdpo or another."""
+  words = [word for word in (arg or "").split(",") if word]
+  variants = [word for word in words if word in _VARIANTS]
+  methods = [word for word in words if word in objectives.POLICIES]
+  if max(len(variants), len(methods)) > 1 or len(words) > len(variants) + len(methods):
+    raise ValueError(f"configs/mdpo.py takes one of {', '.join(_VARIANTS)}, and one of "
+                     f"{', '.join(objectives.POLICIES)} after a comma; got {arg!r}.")
+  if variants == ["countdown"]:
+    config = _countdown()
+  else:
+    config = _small(dict(name="sudoku", size=4, min_givens=2, max_givens=4, unique=False,
+                         in_place=True))
+  if variants == ["llada_8b"]:
+    config = _llada_8b(config)
+  if methods and methods != ["mdpo"]:
+    config.objective = _method(methods[0])
+  return config
+
+
+def _method(name):
+  """A baseline with all of its fields, at its paper's values."""
+  cls = objectives.POLICIES[name]
+  unused = () if cls.uses_ratio else ("clip", "advantage")
+  return dict(name=name) | {f.name: f.default for f in dataclasses.fields(cls)
+                            if f.init and f.name not in _GIVEN + unused}
 
 
 def _small(task):

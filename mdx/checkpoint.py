@@ -208,7 +208,7 @@ def load_params(path: str, wanted: Any, which: str = "ema", *, is_part: bool = F
   for directory in step_directories(path):
     item = "ema" if which == "ema" and (directory / "ema").is_dir() else "params"
     if item == "params" and which == "ema":
-      logging.warning("%s keeps no moving average; using the raw weights.", directory)
+      logging.info("%s keeps no moving average; using the raw weights.", directory)
     try:
       averaged = _averaged(directory, wanted) if item == "ema" else wanted
       trees = {item: wanted}

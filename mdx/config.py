@@ -51,7 +51,9 @@ def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", 
   unknown = [k for k in cfg if k not in choices]
   if unknown:
     raise ValueError(f"{what} {name!r} has no field {unknown[0]!r}; its fields are "
-                     f"{', '.join(choices) or 'none'}." + did_you_mean(unknown[0], choices))
+                     f"{', '.join(choices) or 'none'}."
+                     + (did_you_mean(unknown[0], choices) or " If the config was written for "
+                        "another name, use one that is written for this."))
   missing = [f.name for f in fields if f.name not in cfg and f.default is dataclasses.MISSING
              and f.default_factory is dataclasses.MISSING]
   if missing:

@@ -167,7 +167,8 @@ def _decode(model, sampler, prompts, task, examples, config, table) -> float:
   """Decodes what is not in the table, adding to it; returns the seconds it took."""
   decoder = TaskDecoder(model, sampler, prompts, name="eval", seed=config["seed"])
   size, shards = config["batch_size"], sharding.num_batch_shards(model.mesh)
-  progress = progress_lib.Progress(len(examples), enabled=jax.process_index() == 0)
+  progress = progress_lib.Progress(len(examples), enabled=jax.process_index() == 0,
+                                   what="decoding")
   began = time.monotonic()
 
   def decode(index):

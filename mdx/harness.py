@@ -18,9 +18,15 @@ import sys
 from typing import Any, Sequence
 
 import jax
-from lm_eval.api import model as lm_model
-from lm_eval.api import registry
 import numpy as np
+
+try:
+  from lm_eval.api import model as lm_model
+  from lm_eval.api import registry
+except ModuleNotFoundError as missing:
+  if __name__ != "__main__" or missing.name != "lm_eval":
+    raise
+  sys.exit("mdx: lm-eval-harness is not installed; pip install 'mdx[eval]'.")
 
 from mdx import model as model_lib
 from mdx.data import chat
@@ -137,7 +143,7 @@ class HarnessModel(lm_model.TemplateLM):
 
   def _score(self, pairs, disable_tqdm) -> list[float]:
     progress = progress_lib.Progress(len(pairs), enabled=not disable_tqdm and
-                                     jax.process_index() == 0)
+                                     jax.process_index() == 0, what="scoring")
     scores = self.model.score_pairs(pairs, num_samples=self._num_samples, seed=self._seed,
                               batch_size=self._batch_size, said=progress.update)
     progress.close()

@@ -8,11 +8,15 @@ fit; 75 stopped on a signal with everything saved; 1 anything else.
 
 from __future__ import annotations
 
+import ast
 import os
 import pathlib
+import shlex
 import signal
 import sys
+import textwrap
 import threading
+import warnings
 from typing import Sequence
 
 from absl import flags
@@ -28,10 +32,9 @@ _HELP = """mdx: masked language models in JAX.
 
 usage: python -m mdx.main --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=DIR]
 
-  --config      a config file; those shipped with mdx:
-                {configs}
+  --config      a config file, one of those below or yours
   --config.KEY  overrides one value, e.g. --config.steps=100 --config.optimizer.learning_rate=1e-3
-  --print_config  print every value of the config, and do nothing
+  --print_config  print every value of the config as such an override, and do nothing
   --workdir     where the run writes (default: runs/ and the config's name)
   --distributed join a multi-process job: TPU pod, SLURM, Kubernetes, or by hand with
                 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set
@@ -50,6 +53,11 @@ modes (config.mode; sample, rl and claim have configs of their own)
                 there: does it fit, and what does the compiler estimate
   table         fine-tune models on tasks and compare them (configs/finetune.py:table)
 
+configs that come with mdx
+{configs}
+claims (configs/claims)
+{claims}
+
 exit status: 0 finished, 2 bad input, 3 does not fit (compile), 75 stopped on a signal with
 everything saved, 1 anything else
 """
@@ -61,44 +69,110 @@ def _config_dir() -> pathlib.Path:
   return pathlib.Path(configs.__path__[0])
 
 
+def _names(folder: pathlib.Path) -> list[str]:
+  return sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "common"))
+
+
 def _print_help() -> None:
-  files = [p.relative_to(_config_dir()) for p in sorted(_config_dir().rglob("*.py"))]
-  shown = [f"configs/{p}" for p in files if p.stem not in ("__init__", "common")]
-  print(_HELP.format(configs=", ".join(shown)))
+  folder = _config_dir()
+  about = lambda name: ast.get_docstring(ast.parse((folder / f"{name}.py").read_text(
+      encoding="utf-8"))).partition("\n")[0]
+  configs = [f"  {f'configs/{name}.py':<26} {about(name)}" for name in _names(folder)]
+  claims = textwrap.fill(", ".join(_names(folder / "claims")), 98, initial_indent="  ",
+                         subsequent_indent="  ")
+  _show(_HELP.format(configs="\n".join(configs), claims=claims).rstrip())
+
+
+def _print_config(cfg) -> None:
+  lines = []
+  for key, value in config_lib.flatten(cfg).items():
+    text = str(tuple(value)).replace("'", '"') if isinstance(value, list) else str(value)
+    lines.append(f"--config.{key}={shlex.quote(text)}")
+  _show("\n".join(lines))
+
+
+def _show(text: str) -> None:
+  """Prints a text to whoever may read only its head."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+  """`--config FILE` and `--config.KEY VALUE` as `--config=FILE` and `--config.KEY=VALUE`."""
+  argv, found = list(argv), []
+  while argv:
+    arg = argv.pop(0)
+    is_split = arg.startswith(("--config.", "-config.")) or arg in ("--config", "-config")
+    if is_split and "=" not in arg and argv and not argv[0].startswith("-"):
+      arg = f"{arg}={argv.pop(0)}"
+    found.append(arg)
+  return found
 
 
 def _find_configs(argv: Sequence[str]) -> list[str]:
   """Lets `--config=configs/x.py` find the packaged file outside a checkout."""
   found = []
-  for arg in argv:
+  for arg in _joined(argv):
     name, given, value = arg.partition("=")
     file, colon, rest = value.partition(":")
     if name in ("--config", "-config") and given and not os.path.exists(file):
       packaged = _config_dir() / pathlib.Path(file).relative_to("configs") if (
           file.startswith("configs/")) else None
-      if packaged is not None and packaged.exists():
-        arg = f"{name}={packaged}{colon}{rest}"
-      else:
-        names = sorted(p.name for p in _config_dir().glob("*.py") if p.stem != "__init__")
-        raise ValueError(f"config file {file!r} does not exist; shipped are "
-                         f"{', '.join('configs/' + n for n in names if n != 'common.py')}.")
+      if packaged is None or not packaged.exists():
+        shipped = [f"configs/{n}.py" for n in _names(_config_dir())]
+        raise ValueError(f"config file {file!r} does not exist; shipped are {', '.join(shipped)}."
+                         + config_lib.did_you_mean(file, shipped))
+      arg = f"{name}={packaged}{colon}{rest}"
     found.append(arg)
   return found
 
 
-def _check_overrides(argv: Sequence[str]) -> None:
-  """Raises ValueError for `--config.KEY` where the config file has no such key."""
+def _check_value(flag: str, text: str, default) -> None:
+  """Raises ValueError for a text that is no value of the default's type."""
+  kinds = {bool: "True or False", int: "a whole number", float: "a number"}
+  if hasattr(default, "keys"):
+    raise ValueError(f"{flag} is a table; set its keys, such as {flag}.{min(default)}=VALUE.")
+  try:
+    if isinstance(default, bool):
+      ("true", "false", "t", "f", "1", "0").index(text.lower())
+    elif isinstance(default, (int, float)):
+      type(default)(text)
+  except ValueError:
+    raise ValueError(f"{flag}: expected {kinds[type(default)]}, such as {default!r}; "
+                     f"got {text!r}.") from None
+
+
+def _read_config(file: str, arg: str):
+  """The config of a file, which is tried before absl does; raises ValueError."""
   import importlib.util  # pylint: disable=g-import-not-at-top
+  spec = importlib.util.spec_from_file_location("mdx_checked_config", file)
+  if spec is None or spec.loader is None:
+    raise ValueError(f"config file {file!r} is no Python file; see --help for those of mdx.")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    if hasattr(module, "get_config"):
+      return module.get_config(arg) if arg else module.get_config()
+  except ValueError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    raise ValueError(f"config file {file!r} fails: {type(error).__name__}: {error} (--debug shows "
+                     "where)") from error
+  raise ValueError(f"config file {file!r} has no get_config(arg=None); begin with a copy of one of "
+                   "mdx, see --help.")
+
+
+def _check_overrides(argv: Sequence[str]) -> None:
+  """Raises ValueError for `--config.KEY` of a key or a type that the config file has not."""
   file, _, arg = next(
       (a.partition("=")[2] for a in argv if a.startswith("--config=")), "").partition(":")
-  keys = [a.partition("=")[0] for a in argv if a.startswith("--config.")]
+  given = [a.partition("=") for a in argv if a.startswith("--config.")]
   if not file:
     return
-  spec = importlib.util.spec_from_file_location("mdx_checked_config", file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config(arg) if arg else module.get_config()
-  for flag in keys:
+  config = _read_config(file, arg)
+  for flag, is_set, text in given:
     value, path = config, "config"
     for part in flag.split(".")[1:]:
       name = part.partition("[")[0]
@@ -108,6 +182,8 @@ def _check_overrides(argv: Sequence[str]) -> None:
                          f"{', '.join(choices) or 'none'}."
                          + config_lib.did_you_mean(name, choices))
       value, path = value[name], f"{path}.{name}"
+    if is_set and "[" not in flag:
+      _check_value(flag, text, value)
 
 
 def _define_flags():
@@ -163,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise ValueError("give a config: --config=configs/diffusion.py; see --help.")
     cfg = config.value
     if shown.value:
-      print(cfg)
+      _print_config(cfg)
       return OK
   except flags.UnrecognizedFlagError as error:
     print(f"mdx: {_one_line(error)}; see --help.", file=sys.stderr)
@@ -176,14 +252,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   name = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "run")
   directory = workdir.value or f"runs/{pathlib.Path(name.partition(':')[0]).stem}"
   logging.set_verbosity(logging.WARNING)
+  # Orbax leaves them behind where a damaged checkpoint is passed over.
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
   return _run(cfg, directory, distributed.value, debug.value)
 
 
 def _stop_early(number, frame) -> None:
-  """A signal outside training: there is nothing to save."""
+  """A signal outside training: what is finished has been written already."""
   del number, frame
-  print("mdx: stopped on a signal with nothing to save.", file=sys.stderr)
-  sys.stderr.flush()
+  if os.isatty(1):
+    os.write(1, b"\033[?25h\n")  # the cursor, which a progress bar hides
+  # A progress bar has sys.stderr, and what it holds would be lost.
+  os.write(2, b"mdx: stopped on a signal; finished rows and checkpoints are kept. Run the same "
+              b"command to go on.\n")
   os._exit(STOPPED)  # imports may be half done: no clean-up can be trusted
 
 
@@ -204,7 +285,10 @@ def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
   try:
     _prepare_jax(distributed)
     if cfg.mode not in modes.MODES:
-      raise ValueError(f"unknown config.mode {cfg.mode!r}; choose from {', '.join(modes.MODES)}.")
+      raise ValueError(f"unknown config.mode {cfg.mode!r}; choose from {', '.join(modes.MODES)}."
+                       + config_lib.did_you_mean(str(cfg.mode), modes.MODES))
+    if cfg.get("seed", 0) < 0:
+      raise ValueError(f"config.seed must not be negative, got {cfg.seed}.")
     modes.MODES[cfg.mode](cfg, directory)
     return OK
   except progress.Stopped as stopped:

@@ -38,6 +38,7 @@ from mdx.samplers import loop
 from mdx.utils import host
 from mdx.utils import memory
 from mdx.utils import rng
+from mdx.utils import tree
 
 MASK = "[MASK]"  # in the text of a prompt
 Ids = Sequence[int] | np.ndarray
@@ -87,6 +88,10 @@ class Model:
   config: Mapping[str, Any]
   decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
+
+  def __repr__(self) -> str:
+    return (f"Model({self.config['objective']['name']}, {tree.count(self.params):,} parameters, "
+            f"rows of {self.max_length} tokens, from {self.source})")
 
   def sampler(self, **fields: Any) -> Any:
     """The decoding rule of some fields of `samplers.decoder.Decoder` and a `name`.
@@ -186,7 +191,7 @@ class Model:
     """
     self.check(rows, sampler)
     shards = sharding.num_batch_shards(self.mesh)
-    batch_size = -(-min(batch_size, len(rows)) // shards) * shards
+    batch_size = -(-min(batch_size, max(len(rows), 1)) // shards) * shards
     tokenizer = self.tokenizer
     for batch in batching.batches(rows, gen_length=sampler.gen_length, batch_size=batch_size,
                                   max_length=self.max_length, mask_id=tokenizer.mask_id,
@@ -241,20 +246,22 @@ class Model:
                              is_given=is_given)
     return Sample(prompt, tokens, text, int(result.nfe[row]), seconds, trace)
 
-  def log_likelihood(self, texts: Sequence[str], *, num_samples: int = 16,
+  def log_likelihood(self, texts: Sequence[str] | str, *, num_samples: int = 16,
                      seed: int = 0) -> np.ndarray:
     """Log-likelihood of texts in nats, float64 [N]; a lower bound for diffusion models.
 
     Args:
-      texts: each at most as long as the model's rows.
+      texts: each at most as long as the model's rows. One string is one text.
       num_samples: draws of the bound; ignored by models whose likelihood is exact.
       seed: of the draws.
 
     Raises:
       ValueError: a text that is empty or too long, or a model without a likelihood.
     """
-    return self.score_pairs([((), self.tokenizer.encode(text)) for text in texts],
-                            num_samples=num_samples, seed=seed)
+    rows = [self.tokenizer.encode(t) for t in ([texts] if isinstance(texts, str) else texts)]
+    if 0 in map(len, rows):
+      raise ValueError(f"text {list(map(len, rows)).index(0)} is empty; leave it out.")
+    return self.score_pairs([((), row) for row in rows], num_samples=num_samples, seed=seed)
 
   def score_pairs(self, pairs: Sequence[tuple[Ids, Ids]], *,
                   num_samples: int = 16, seed: int = 0, batch_size: int = 64,
@@ -351,8 +358,8 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     ValueError: no such checkpoint, or one that cannot be read.
   """
   if not pathlib.Path(path).exists():
-    raise ValueError(f"init.checkpoint {path} does not exist; give a run's workdir, an Orbax "
-                     "checkpoint or an export.")
+    raise ValueError(f"checkpoint {path} does not exist; give a run's workdir, an Orbax "
+                     "checkpoint, an export or a Hugging Face directory.")
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
   init = dict(init or {})
   config, tokenizer = describe(path, dtype=dtype, remat=remat)

@@ -187,7 +187,7 @@ def _quality_text(results: Mapping[str, Any]) -> str:
 def _decode(model, sampler, rows, config, table):
   """Decodes what is not in the table, adding to it; returns traces."""
   record = "canvas" if config["viewer_rows"] or config["show"] or config["animation"] else "none"
-  progress = progress_lib.Progress(len(rows), enabled=jax.process_index() == 0)
+  progress = progress_lib.Progress(len(rows), enabled=jax.process_index() == 0, what="sampling")
   traces, done = {}, table.rows
   # The rows of the viewer are decoded even if they are known: they cost little.
   kept = max(config["viewer_rows"], 1) if record != "none" else 0

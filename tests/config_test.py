@@ -43,7 +43,8 @@ def test_build_passes_fields_and_extras_and_makes_lists_hashable():
     ({"name": "masked", "rates": 1.0}, "objective 'masked' has no field 'rates'; its fields are "
      "options, rate, sizes. Did you mean 'rate'?"),
     ({"name": "masked", "rate": 1.0, "network": "mine"},
-     "objective 'masked' has no field 'network'; its fields are options, rate, sizes."),
+     "objective 'masked' has no field 'network'; its fields are options, rate, sizes. "
+     "If the config was written for another name, use one that is written for this."),
     ({"name": "masked"}, "objective 'masked' needs a value for rate.")])
 def test_build_says_what_was_expected_and_what_came(cfg, message):
   with pytest.raises(ValueError) as error:

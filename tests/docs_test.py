@@ -149,6 +149,7 @@ def test_the_reference_has_every_module():
 
 
 def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
+  """Of CI too, where `.ci/run` installs the extra `docs`."""
   for name in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
     pytest.importorskip(name)
   done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)],

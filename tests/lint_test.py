@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 import mdx
 
@@ -36,3 +37,12 @@ def test_versions_agree():
   assert re.search(r"^version = (.*)$", setup, re.M)[1] in (mdx.__version__, "attr: mdx.__version__")
   assert f"\nversion: {mdx.__version__}\n" in citation
   assert f"## {mdx.__version__}" in changes
+
+
+def test_the_citation_and_the_hooks_have_what_their_tools_ask_for():
+  """As cffconvert --validate and pre-commit validate-config did when these files were written."""
+  citation = yaml.safe_load((_ROOT / "CITATION.cff").read_text())
+  assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
+  hooks = yaml.safe_load((_ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+  assert all(hook["id"] for repo in hooks for hook in repo["hooks"])
+  assert all("rev" in repo or repo["repo"] == "local" for repo in hooks)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,17 +53,32 @@ def test_help_lists_modes_and_configs_and_exits_0():
   assert code == 0 and not err
   assert all(word in out for word in ("train", "eval", "export", "exit status"))
   assert all(f"configs/{name}.py" in out for name in tiny.CONFIGS)
+  for line in (" Masked language modelling (BERT", "lattice_times, "):
+    assert line in out  # what a config is, and the claims
+
+
+def test_print_config_prints_overrides_that_give_the_same_config():
+  code, out, err = _run("--config", "configs/mlm.py", "--print_config", "--config.steps=7",
+                        '--config.lora.targets=("q", "v")')
+  assert code == 0 and not err and "--config.steps=7\n" in out
+  assert """--config.lora.targets='("q", "v")'""" in out
+  assert _run("--config=configs/mlm.py", "--print_config", *shlex.split(out)) == (0, out, "")
 
 
 @pytest.mark.parametrize("args, message", [
     (["--nope=1"], "nope"),
     ([], "give a config"),
     (["--config=configs/difusion.py"], "shipped are configs/adapt.py"),
+    (["--config", "configs/difusion.py"], "Did you mean 'configs/diffusion.py'?"),
     (["--config=configs/ar.py", "extra"], "unexpected argument 'extra'"),
     (["--config=configs/ar.py", "--config.stepz=3"], "Did you mean 'steps'?"),
     (["--config=configs/ar.py", "--config.data.lenght=3"], "Did you mean 'length'?"),
-    (["--config=configs/ar.py", "--config.steps=many"], "steps"),
-    (["--config=configs/ar.py", "--config.mode=fly"], "choose from train, rl, sample, eval, export"),
+    (["--config=configs/ar.py", "--config.steps=many"], "expected a whole number, such as 1000"),
+    (["--config", "configs/ar.py", "--config.optimizer.b1", "x"], "expected a number, such as 0.9"),
+    (["--config=configs/ar.py", "--config.seed=-1"], "seed must not be negative"),
+    (["--config=configs/ar.py", "--config.tensorboard=on"], "expected True or False"),
+    (["--config=configs/ar.py", "--config.objective=mlm"], "set its keys, such as --config.objective.name"),
+    (["--config=configs/ar.py", "--config.mode=trian"], "Did you mean 'train'?"),
     (["--config=configs/ar.py", "--config.network.num_heads=3"], "use a divisor"),
 ])
 def test_bad_input_exits_2_with_one_line(args, message, tmp_path):
@@ -70,6 +86,17 @@ def test_bad_input_exits_2_with_one_line(args, message, tmp_path):
   assert code == 2 and not out
   assert err.count("\n") == 1 and err.startswith("mdx: ") and message in err
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("mine.py", "x = 1\n", "has no get_config"), ("mine.py", "x = (\n", "fails: SyntaxError"),
+    ("mine.py", "def get_config():\n  return 1 / 0\n", "fails: ZeroDivisionError: division by zero"),
+    ("mine.txt", "", "is no Python file")])
+def test_a_config_file_that_cannot_be_read_is_named(name, text, message, tmp_path):
+  (tmp_path / name).write_text(text)
+  code, out, err = _run(f"--config={tmp_path / name}")
+  assert code == 2 and not out and err.count("\n") == 1
+  assert err.startswith(f"mdx: config file '{tmp_path / name}' ") and message in err
 
 
 def test_a_failure_exits_1_and_names_the_step(tmp_path):
@@ -127,3 +154,11 @@ def test_a_run_killed_outright_goes_on_from_its_last_checkpoint(tmp_path):
   process.kill()
   out, _ = process.communicate()
   assert "resuming from step" in out
+
+
+def test_a_signal_outside_training_exits_75_and_says_what_is_kept():
+  code = ("import os, signal, sys; from mdx import main; sys.stderr = None\n"  # a bar may have it
+          "signal.signal(signal.SIGINT, main._stop_early); os.kill(os.getpid(), signal.SIGINT)")
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+  assert done.returncode == 75 and not done.stdout
+  assert done.stderr.count("\n") == 1 and "rows and checkpoints are kept" in done.stderr

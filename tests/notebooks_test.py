@@ -17,7 +17,6 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _NOTEBOOKS = sorted((_ROOT / "colabs").glob("*.ipynb"))
-_LONG = ("sampling", "schedules_and_losses")  # not yet seen to run in this form
 _OPTIONAL = {"huggingface_hub"}  # imported where its absence is handled
 _MACHINE_PATH = re.compile(r"(?<![\w.])/(tmp|home|root|work|Users|content|mnt)/")
 
@@ -114,9 +113,7 @@ def test_the_set_up_installs_only_where_mdx_is_not_and_keeps_the_machines_jax(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [
-    pytest.param(path, marks=[pytest.mark.long] * (path.stem in _LONG), id=path.stem)
-    for path in _NOTEBOOKS])
+@pytest.mark.parametrize("path", _NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
   nbclient = pytest.importorskip("nbclient")
   pytest.importorskip("ipykernel")

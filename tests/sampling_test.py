@@ -148,6 +148,10 @@ def test_log_likelihoods_are_those_of_the_model(runs):
       log_probs = jax.nn.log_softmax(model.objective.denoise(model.params, request(ids)))[0]
     np.testing.assert_allclose(value, np.take_along_axis(
         np.asarray(log_probs), ids[:, None], axis=1).sum(), rtol=1e-4)
+  assert model.log_likelihood(texts[0]) == pytest.approx(found[:1], rel=1e-5)  # one text, no list
+  with pytest.raises(ValueError, match="text 1 is empty"):
+    model.log_likelihood([texts[0], ""])
+  assert model.sample([]) == [] and len(repr(model)) < 200
   bound = mdx.load(str(runs / "diffusion")).log_likelihood(texts, num_samples=8)
   assert bound.shape == (2,) and np.all(bound < 0)
 

@@ -10,6 +10,7 @@ from typing import Any, Mapping, Sequence
 
 _MOST_POINTS = 400  # of a line; more are thinned out
 _KINDS = {"train": "training", "rollout": "rollouts", "eval": "held-out"}
+_FIRST = ("loss", "reward", "nats_per_token", "tokens_per_second")  # behind what is held out
 
 
 def _series(lines: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[tuple[float, float]]:
@@ -27,7 +28,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _names(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
-  """(kind, name) of every metric with at least two points in some run, in order of appearance."""
+  """(kind, name) of every metric: held-out ones, the first ones, and others that change."""
   found: dict[tuple[str, str], None] = {}
   for lines in runs.values():
     for line in lines:
@@ -35,9 +36,19 @@ def _names(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, s
         if name not in ("step", "kind") and not _is_hidden(name) and isinstance(
             value, (int, float)):
           found.setdefault((line["kind"], name))
-  order = {kind: i for i, kind in enumerate(("eval", "train", "rollout"))}
-  return [key for key in sorted(found, key=lambda key: order.get(key[0], len(order)))
-          if any(len(_series(lines, *key)) > 1 for lines in runs.values())]
+  kinds = {kind: i for i, kind in enumerate(("eval", "train", "rollout"))}
+
+  def place(key):
+    kind, name = key
+    return (kind != "eval", _FIRST.index(name) if name in _FIRST else len(_FIRST),
+            kinds.get(kind, len(kinds)))
+
+  def says_something(lines, key):
+    points = _series(lines, *key)
+    return len(points) > 1 and (key[0] == "eval" or len({value for _, value in points}) > 1)
+
+  return [key for key in sorted(found, key=place)
+          if any(says_something(lines, key) for lines in runs.values())]
 
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, bytes]]:
@@ -54,7 +65,7 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, byt
   pictures = []
   for kind, name in _names(runs):
     figure = figure_lib.Figure(figsize=(4.2, 2.6))  # a layout engine would draw everything twice
-    axis = figure.subplots(gridspec_kw=dict(left=0.19, right=0.97, bottom=0.19, top=0.95))
+    axis = figure.subplots(gridspec_kw=dict(left=0.15, right=0.97, bottom=0.19, top=0.95))
     for run, lines in runs.items():
       points = _series(lines, kind, name)
       error = dict(_series(lines, kind, f"{name}_stderr"))
@@ -68,7 +79,7 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, byt
         axis.fill_between(steps, [v - s for v, s in zip(values, spread)],
                           [v + s for v, s in zip(values, spread)], alpha=0.2, lw=0,
                           color=drawn.get_color())
-    axis.set(xlabel="step", ylabel=name.replace("_", " "))
+    axis.set_xlabel("step")  # the caption says what the other axis is
     axis.grid(alpha=0.3)
     if len(runs) > 1:
       axis.legend(fontsize="x-small")

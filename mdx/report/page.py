@@ -32,6 +32,7 @@ _PACKAGES = ("mdx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain
 _VIEWERS = {"trajectories.html": "trajectories before and after", "samples.html": "samples"}
 _PLOTS = {"accuracy.png": "accuracy and over-denoising", "claim.png": "the claim"}
 _ROWS = 8  # of samples
+_FIGURES = 6  # learning curves that are shown at once
 _TEXT = 4000  # characters of one of them
 
 
@@ -194,7 +195,7 @@ def _sections(run: _Run) -> Iterator[tuple[str, str]]:
   yield "Results", text + accuracies + (figures if run.results else "")
   plots = [_image((run.path / name).read_bytes(), "png", caption)
            for name, caption in _PLOTS.items() if (run.path / name).is_file()]
-  yield "Accuracy", f'<div class="figures">{"".join(plots)}</div>' if plots else ""
+  yield "Accuracy", "".join(plots)
   yield "Learning curves", _figures({run.name: run.lines})
   yield "Samples", "".join(_samples(run.path))
   for name, caption in _VIEWERS.items():
@@ -208,7 +209,11 @@ def _sections(run: _Run) -> Iterator[tuple[str, str]]:
 
 def _figures(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
   pictures = [_image(svg, "svg+xml", caption) for caption, svg in curves.draw(runs)]
-  return f'<div class="figures">{"".join(pictures)}</div>' if pictures else ""
+  grid = lambda shown: f'<div class="figures">{"".join(shown)}</div>' if shown else ""
+  rest = grid(pictures[_FIGURES:])
+  if rest:
+    rest = f"<details><summary>{len(pictures) - _FIGURES} more</summary>{rest}</details>"
+  return grid(pictures[:_FIGURES]) + rest
 
 
 def _write(path: pathlib.Path, title: str, subtitle: str,

@@ -96,11 +96,14 @@ def accuracy(table: Sequence[Mapping[str, Any]], path: str | os.PathLike, *,
       style = dict(marker="o", ms=4, ls="--" if remasking == "rcr" else "-", label=label,
                    color="tab:gray" if model == "base" else "tab:red")
       steps = [x["nfe"] for x in rows]
-      axes[0].errorbar(steps, [x["accuracy"] for x in rows],
-                       yerr=[2 * x["stderr"] for x in rows], **style)
-      axes[1].plot(steps, [x["over_denoising"] for x in rows], **style)
-    axes[0].set(xlabel="denoising steps", ylabel="accuracy (2 s.e.)", title=title, ylim=(0, 1))
-    axes[1].set(xlabel="denoising steps", ylabel="over-denoised", ylim=(0, None))
+      axes[0].errorbar(steps, [100 * x["accuracy"] for x in rows],
+                       yerr=[200 * x["stderr"] for x in rows], **style)
+      axes[1].plot(steps, [100 * x["over_denoising"] for x in rows], **style)
+    axes[0].set(ylabel="right answers, % (bars: 2 standard errors)", title=title, ylim=(0, 103))
+    axes[1].set(ylabel="%", title="right on the way, wrong at the end", ylim=(0, None))
+    steps = sorted({x["nfe"] for x in table})
     for axis in axes:
       axis.set_xscale("log", base=2)
-    axes[0].legend()
+      axis.set_xlabel("denoising steps")
+      axis.set_xticks(steps, steps)
+    axes[0].legend(loc="lower right")

@@ -64,6 +64,11 @@ class Rollouts:
     self._num_prompts, self._group, self._epochs = num_prompts, group_size, epochs
     self._size, self._seed, self._choose, self._chosen = batch_size, seed, choose, {}
     self._batch, self._scores, self._ended, self._silent = None, None, None, 0
+    self._reward = float("nan")
+
+  def latest(self) -> dict[str, float]:
+    """What the console shows of the latest rollouts."""
+    return {"reward": self._reward}
 
   def examples_of(self, params: types.Params, iteration: int) -> np.ndarray:
     """The examples of an iteration's rows, int32 [N], a group together."""
@@ -127,10 +132,11 @@ class Rollouts:
     """Writes the figures of a rollout; warns where there is nothing to learn from."""
     final = np.take_along_axis(reward, np.maximum(nfe - 1, 0)[:, None], axis=1)[:, 0]
     groups = final.reshape(-1, self._group)
+    self._reward = float(final.mean())
     dead = float((groups.max(axis=1) == groups.min(axis=1)).mean())
     # Named by the update that uses it, so that a restart at `step` writes it again.
     self._writers.write(step + 1, "rollout", {
-        "reward": float(final.mean()), "best_of_steps": float(reward.max(axis=1).mean()),
+        "reward": self._reward, "best_of_steps": float(reward.max(axis=1).mean()),
         "dead_groups": dead, "nfe": float(nfe.mean()), "num_rollouts": len(nfe),
         **{f"{k}_seconds": v for k, v in spent.items()}})
     self._silent = self._silent + 1 if reward.max() == reward.min() else 0

@@ -96,7 +96,7 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
       writers=writers, checkpoints=checkpoints, meta=setup_lib.meta(config, model.tokenizer),
       stop=stop,
       frozen=run.reference, next_batch=produce, unit=rollout["epochs"],
-      evaluate=lambda state, step: quick(_weights(run, state)), clock=clock,
+      evaluate=lambda state, step: quick(_weights(run, state)), clock=clock, also=produce.latest,
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"))
   checkpoints.close()
   clock.close()
@@ -233,6 +233,8 @@ def _evaluate(run: plan.Plan, models: Mapping[str, Any]):
   setup_lib.say("evaluating the held-out problems ...")
   config, examples, prompts = run.config["eval"], run.examples("test"), run.prompts("test")
   table, traces = [], []
+  progress = progress_lib.Progress(len(config["remasking"]) * len(config["nfe"]) * len(models),
+                                   enabled=jax.process_index() == 0, what="evaluating")
   shown = config["curve_nfe"] if config["curve_nfe"] in config["nfe"] else config["nfe"][0]
   for remasking in config["remasking"]:
     for nfe in config["nfe"]:
@@ -243,8 +245,10 @@ def _evaluate(run: plan.Plan, models: Mapping[str, Any]):
                       "accuracy": result.accuracy, "stderr": result.stderr,
                       "over_denoising": result.over_denoising,
                       "num_examples": result.num_examples})
+        progress.update(len(table))
         if nfe == shown and remasking == config["remasking"][0]:
           traces += _traces(run, record, examples, f"{name}, {nfe} steps")
+  progress.close()
   order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
   return sorted(table, key=lambda row: (order[row["model"], row["remasking"]], row["nfe"])), traces
 

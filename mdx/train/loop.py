@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -115,7 +115,8 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
         evaluate: Callable[[state_lib.State, int], dict[str, float]] | None = None,
         frozen: Any = None, next_batch: Callable | None = None,
         unit: int = 1, batch_size: int = 0, profile: Profile | None = None,
-        clock: meter_lib.Clock | None = None) -> tuple[state_lib.State, float]:
+        clock: meter_lib.Clock | None = None,
+        also: Callable[[], Mapping[str, float]] = dict) -> tuple[state_lib.State, float]:
   """Trains to `intervals.steps`.
 
   Args:
@@ -138,6 +139,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
     batch_size: rows of a global batch; 0 = `data` yields whole batches.
     profile: which steps are traced.
     clock: is told what the time was spent on.
+    also: () -> figures of what makes the batches, for the console.
 
   Returns:
     The final state, and tokens per second without compilation and evaluation.
@@ -153,7 +155,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
   progress = progress_lib.Progress(intervals.steps, start=start,
                                    enabled=jax.process_index() == 0)
   meter = meter_lib.Meter(writers, progress, steps=intervals.steps,
-                          log_steps=intervals.log_steps, clock=clock)
+                          log_steps=intervals.log_steps, clock=clock, also=also)
 
   def save(step):
     meter.settle()  # a state that came from a bad loss is never saved

@@ -14,7 +14,7 @@ import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -87,7 +87,8 @@ class Meter:
   """Reads metrics one step late, logs windows and keeps the rate and the clock."""
 
   def __init__(self, writers: metrics_lib.Writers, progress: Any, *, steps: int, log_steps: int,
-               clock: Clock | None = None):
+               clock: Clock | None = None,
+               also: Callable[[], Mapping[str, float]] = dict):
     """Starts the clock.
 
     Args:
@@ -95,13 +96,14 @@ class Meter:
       steps: length of the run.
       log_steps: between two log lines.
       clock: is told what the time was spent on.
+      also: () -> more figures for the console.
     """
     self._writers, self._progress = writers, progress
     self._steps, self._log_steps = steps, log_steps
     self._window, self._pending, self._first = metrics_lib.Window(), None, True
     self._since = self._tokens = self._seconds = self._all_tokens = 0.0
     self._lost = dict.fromkeys(_STAGES, 0.0)
-    self._clock = clock
+    self._clock, self._also = clock, also
 
   def add(self, step: int, metrics: Any, num_tokens: int) -> None:
     """Takes a dispatched step's metrics; reads those of the step before."""
@@ -142,7 +144,8 @@ class Meter:
       self._clock.add(step, {"step": useful} | self._lost)
     self._tokens, self._lost = 0.0, dict.fromkeys(_STAGES, 0.0)
     self._writers.write(step, "train", values)
-    shown = ("loss", "nats_per_token", "tokens_per_second")
+    shown = ("loss", "nats_per_token", *self._also(), "tokens_per_second")
+    values |= self._also()
     self._progress.log(step, {k: values[k] for k in shown if k in values})
 
   @contextlib.contextmanager

@@ -8,6 +8,7 @@ elsewhere; nothing on other processes than the first.
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 import threading
@@ -26,8 +27,8 @@ def _clock(seconds: float) -> str:
 class Progress:
   """Shows step, metrics, rate and time left."""
 
-  def __init__(self, total: int, *, start: int = 0, enabled: bool = True):
-    """Starts the clock at step `start` of `total`."""
+  def __init__(self, total: int, *, start: int = 0, enabled: bool = True, what: str = "training"):
+    """Starts the clock at step `start` of `total`; `what` is written before the bar."""
     self._total, self._first, self._start = total, start, time.monotonic()
     self._enabled = enabled
     self._bar = self._task = None
@@ -36,8 +37,9 @@ class Progress:
       self._bar = rich_progress.Progress(
           rich_progress.TextColumn("{task.description}"), rich_progress.BarColumn(),
           rich_progress.MofNCompleteColumn(), rich_progress.TimeRemainingColumn())
-      self._task = self._bar.add_task("training", total=total, completed=start)
+      self._task = self._bar.add_task(what, total=total, completed=start)
       self._bar.start()
+      atexit.register(self._bar.stop)  # after an error too, or the terminal has no cursor
 
   def update(self, step: int) -> None:
     """Moves the bar."""

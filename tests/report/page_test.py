@@ -23,7 +23,8 @@ def _workdir(path, seed=0, accuracy=0.75):
   path.mkdir()
   config = {"mode": "rl", "seed": seed, "objective": {"name": "mdpo", "kl": 0.1}, "note": HOSTILE}
   (path / "config.json").write_text(json.dumps({"hash": "x", "config": config}))
-  lines = [{"step": s, "kind": "train", "loss": 2.0 / s} for s in range(1, 2001)]
+  lines = [{"step": s, "kind": "train", "grad_norm": 1 + s % 2, "same": 3.0, "loss": 2.0 / s}
+           for s in range(1, 2001)]
   lines += [{"step": s, "kind": "eval", "accuracy": accuracy, "accuracy_stderr": 0.1}
             for s in (0, 1000, 2000)]
   (path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
@@ -45,6 +46,8 @@ def test_a_report_holds_results_curves_samples_viewer_times_versions_and_config(
                  "accuracy (held-out)", "loss (training)", "score 1", "Denoising: trajectories",
                  "seconds: rollout", "12.5", "objective.kl", "jax", "wall time"):
     assert wanted in text, wanted
+  captions = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+  assert captions == ["accuracy (held-out)", "loss (training)", "grad norm (training)"]
   # Self-contained: nothing is asked for from elsewhere.
   assert not re.findall(r"(?:src|href)=\"(?!data:|#)", text)
   assert HOSTILE not in text and "<script>" not in text

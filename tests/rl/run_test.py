@@ -9,10 +9,13 @@ import pytest
 import tiny
 
 import mdx
+from mdx import config as config_lib
 from mdx import modes
+from mdx import objectives
 from mdx import tasks
 from mdx.configs import mdpo as mdpo_config
 from mdx.networks import lora
+from mdx.rl import plan
 from mdx.rl import rollout as rollout_lib
 from mdx.tasks import sudoku
 from mdx.train import step as step_lib
@@ -173,6 +176,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(sudoku.Sudoku, "score", never)
   modes.reinforce(_config(base, eval__nfe=(2,), eval__remasking=("rcr",)), str(tmp_path))
   out = capsys.readouterr().out
+  assert "  reward 0  " in out  # the console says what the rollouts earn
   assert out.count("there is no signal to learn from") == 1 and "the reward 0" in out
 
 
@@ -244,3 +248,14 @@ def test_adapters_alone_are_trained_and_the_reference_is_the_base(base, rewardin
       np.asarray(leaf).any() for path, leaf in trained.items() if "lora_b" in path)
   kl = [line["kl"] for line in _lines(tmp_path / "rl", "train")]
   assert kl[0] == 0 and kl[1] > 0
+
+
+@pytest.mark.parametrize("name", objectives.POLICIES)
+def test_every_method_has_a_config_that_a_run_takes(name):
+  config = config_lib.to_dict(mdpo_config.get_config(f"countdown,{name}"))
+  plan.check(config)
+  assert config["objective"]["name"] == name and config["task"]["name"] == "countdown"
+  assert mdpo_config.get_config(name).task.name == "sudoku"
+  assert mdpo_config.get_config("mdpo").to_dict() == mdpo_config.get_config().to_dict()
+  with pytest.raises(ValueError, match="one of mdpo, diffu_grpo, wd1, coupled_grpo after a comma"):
+    mdpo_config.get_config(f"{name},nope")
