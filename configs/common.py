@@ -100,7 +100,9 @@ def _small() -> config_dict.ConfigDict:
       log_steps=50,
       eval_steps=250,
       checkpoint_steps=250,
-      checkpoint=dict(keep=2),
+      checkpoint=dict(
+          keep=2,  # the newest so many stay
+          directory=""),  # where they are, also gs://bucket/run (extra gcs); "" = the workdir
       profile_steps=(),  # first,last: a trace of these steps in workdir/profile
       tensorboard=False,  # event files (extra `log`)
       wandb="",  # project of Weights & Biases (extra `wandb`)

@@ -89,7 +89,9 @@ def _small(task):
       log_steps=10,
       eval_steps=50,
       checkpoint_steps=50,
-      checkpoint=dict(keep=2),
+      checkpoint=dict(
+          keep=2,  # the newest so many stay
+          directory=""),  # where they are, also gs://bucket/run (extra gcs); "" = the workdir
       profile_steps=(),  # first,last: a trace of these updates in workdir/profile
       tensorboard=False,  # event files (extra `log`)
       wandb="",  # project of Weights & Biases (extra `wandb`)

@@ -90,7 +90,7 @@ def _base(config: Mapping[str, Any], workdir: str) -> str:
 
 def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) -> dict[str, float]:
   config = run.config
-  checkpoints = checkpoint_lib.Checkpoints(run.workdir, keep=config["checkpoint"]["keep"])
+  checkpoints = checkpoint_lib.Checkpoints(run.workdir, **config["checkpoint"])
   data = _batches(run)
   start, state = setup_lib.start_state(run, checkpoints, data)
   if start >= config["steps"] and (run.workdir / "results.json").exists():

@@ -82,6 +82,12 @@ class Profile:
     else:
       self.close()
 
+  def step(self, step: int) -> contextlib.AbstractContextManager:
+    """What a step is run in, so that the trace has its number."""
+    if not self._is_running:
+      return contextlib.nullcontext()
+    return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
   def close(self) -> None:
     """Ends the trace, if there is one."""
     if self._is_running:
@@ -179,7 +185,8 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
       profile.before(step, state)
       with meter.fetching() if data is not None else contextlib.nullcontext():
         batch = next_batch(state, step)
-      state, metrics = step_fn(state, batch, {} if frozen is None else frozen)
+      with profile.step(step):
+        state, metrics = step_fn(state, batch, {} if frozen is None else frozen)
       meter.add(step, metrics, batch["tokens"].size)
       progress.update(step + 1)
     if start < intervals.steps:
