@@ -101,7 +101,9 @@ def _small(task):
           slices=1,  # of TPUs; mesh.replica (or data) is cut over them
           preset="",  # of networks.presets, where init.checkpoint is not here
           vocab_size=0,  # ids, where the tokenizer is not here
-          sweep=False, tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full")),  # a table
+          # A table of meshes (the rest is fsdp), remat policies and microbatches ((): its own).
+          sweep=False, data=(1,), tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full"),
+          microbatches=()),
   ))
 
 
