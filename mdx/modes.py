@@ -41,6 +41,7 @@ from mdx.train import meter as meter_lib
 from mdx.train import noise as noise_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
+from mdx.utils import together
 from mdx.utils import tree
 
 
@@ -214,8 +215,9 @@ def _baselines(run: setup_lib.Setup) -> dict[str, float]:
 def _evaluator(run: setup_lib.Setup, num_samples: int):
   """Returns (params, n) -> numbers over the first n (0: all) held-out batches."""
   config = run.config["eval"]
-  row_nll = jax.jit(likelihood.make_row_nll(run.objective, estimator=config["estimator"],
-                                            num_samples=num_samples, seed=run.config["seed"]))
+  row_nll = together.Jitted(likelihood.make_row_nll(
+      run.objective, estimator=config["estimator"], num_samples=num_samples,
+      seed=run.config["seed"]))
 
   def evaluate(params, num_batches: int = 0) -> dict[str, float]:
     batches = pipeline.build(run.config["data"], run.tokenizer, split="validation",

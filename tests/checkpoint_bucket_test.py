@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(bucket):
   items = {"params": {"w": jax.numpy.arange(4.0)}, "extra": {}}
   checkpoints = checkpoint.Checkpoints("", directory="gs://bucket/runs/c/saved")
   for step in (1, 2):
-    checkpoints.save(step, items, data=None, meta={})
+    checkpoints.save(step, items, data=None, meta={"step": step})
   checkpoints.close()
   for file in (bucket / "runs/c/saved/2/params").glob("*"):
     if file.is_file():

@@ -86,7 +86,8 @@ def test_raw_and_averaged_weights_are_evaluated_as_asked(tmp_path):
 
 
 def test_eight_two_and_four_devices_go_on_with_one_anothers_checkpoints(tmp_path, monkeypatch):
-  cfg = tiny.config("diffusion", steps=6, checkpoint_steps=2, checkpoint__keep=3, log_steps=1)
+  cfg = tiny.config("diffusion", steps=6, checkpoint_steps=2, checkpoint__keep=3, log_steps=1,
+                    sampler__num_samples=0, eval__baselines=False)
   make_mesh, losses, before = sharding.make_mesh, [], None
   for number, sizes in ((8, dict(data=8)), (2, dict(fsdp=2)), (4, dict(data=2, tensor=2))):
     workdir = tmp_path / str(number)
@@ -108,7 +109,8 @@ def test_eight_two_and_four_devices_go_on_with_one_anothers_checkpoints(tmp_path
 
 
 def test_the_steps_of_profile_steps_and_no_others_are_in_a_trace(tmp_path):
-  modes.train(tiny.config("diffusion", steps=6, profile_steps=(2, 4)), str(tmp_path))
+  modes.train(tiny.config("diffusion", steps=6, profile_steps=(2, 4),
+                          sampler__num_samples=0, eval__baselines=False), str(tmp_path))
   (file,) = (tmp_path / "profile").rglob("*.xplane.pb")
   planes = jax.profiler.ProfileData.from_file(str(file)).planes
   steps = [dict(event.stats).get("step_num") for plane in planes for line in plane.lines

@@ -35,7 +35,9 @@ _RL = ["--config=configs/mdpo.py", "--config.init.base.steps=100",
        "--config.init.base.network.width=32", "--config.init.base.network.num_heads=2",
        "--config.init.base.network.mlp_width=64",
        "--config.init.base.eval.final_samples=1", "--config.init.base.eval.num_batches=1",
-       "--config.task.partial_reward=True", "--config.updates=4",
+       *(f"--config.{task}.{bound}_givens={number}" for bound, number in (("min", 10), ("max", 12))
+         for task in ("task", "init.base.data.source.task")),  # easy: a few cells are empty
+       "--config.updates=4",
        "--config.rollout.num_prompts=16", "--config.rollout.group_size=4",
        "--config.rollout.batch_size=32", "--config.eval.num_examples=16",
        "--config.eval.batch_size=16", "--config.eval.nfe=(2,)", "--config.eval.curve_nfe=2",
