@@ -41,9 +41,18 @@ _RL = ["--config=configs/mdpo.py", "--config.init.base.steps=100",
        "--config.rollout.num_prompts=16", "--config.rollout.group_size=4",
        "--config.rollout.batch_size=32", "--config.eval.num_examples=16",
        "--config.eval.batch_size=16", "--config.eval.nfe=(2,)", "--config.eval.curve_nfe=2",
+       "--config.eval.remasking=('low_confidence',)",
        "--config.log_steps=1", "--config.checkpoint_steps=2"]
 _ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
-    "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
+    "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
+    # Most of the time is that of compiling, again and again.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+  """What one job has compiled, the next one finds."""
+  _ENVIRONMENT["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
