@@ -157,7 +157,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   if has_curve:
     results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
   if jax.process_index() == 0:
-    results |= {"goodput": spent["goodput"]}
+    results |= {"goodput": spent["goodput"], "checkpoint_seconds_per_step":
+                spent["checkpoint_seconds"] / config["steps"]}
     plots.learning_curve(metrics_lib.read(file),
                          run.workdir / "learning_curve.png",
                          baselines={k.split("_")[0]: v for k, v in baselines.items()},
