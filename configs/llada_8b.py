@@ -14,7 +14,7 @@ between them); without one it is float32 and the recipe of any machine.
 from mdx.configs import diffusion
 from mdx.networks import presets
 
-# With fewer than 128 columns of a matrix a chip (4096 / fsdp), libtpu gathers it at twice the bytes.
+# With fewer than 128 columns of a matrix a chip (4096 / fsdp) libtpu gathers it at twice the bytes.
 _MACHINES = {
     "v5p": dict(compile=dict(topology="v5p:4x4x4"), microbatches=4, remat="dots", data=2),
     "v5e": dict(compile=dict(topology="v5e:16x16"), microbatches=5, remat="attention", data=8),

@@ -72,18 +72,17 @@ def _absolute(path: str | os.PathLike) -> epath.Path:
   return epath.Path(text if "://" in text else os.path.abspath(text))
 
 
-def check_directory(directory: str) -> None:
-  """Raises ValueError unless checkpoints can be kept there; "" is the workdir.
+def _in_bucket(path: str | os.PathLike) -> bool:
+  return os.fspath(path).startswith(_BUCKET)
 
-  Args:
-    directory: `config.checkpoint.directory`.
-  """
-  if "://" in directory and not directory.startswith(_BUCKET):
+
+def check_directory(directory: str) -> None:
+  """Raises ValueError unless checkpoints can be kept in `config.checkpoint.directory`."""
+  if "://" in directory and not _in_bucket(directory):
     raise ValueError(f"config.checkpoint.directory {directory} is neither a path nor a bucket; "
                      f"write {_BUCKET}BUCKET/FOLDER.")
-  if directory.startswith(_BUCKET) and importlib.util.find_spec("gcsfs") is None:
-    raise ValueError(f"config.checkpoint.directory {directory} needs gcsfs; "
-                     "pip install 'mdx[gcs]'.")
+  if _in_bucket(directory) and importlib.util.find_spec("gcsfs") is None:
+    raise ValueError(f"checkpoint.directory {directory} needs gcsfs; pip install 'mdx[gcs]'.")
 
 
 def _root(workdir: str | os.PathLike, directory: str = "") -> epath.Path:
@@ -105,7 +104,7 @@ def _steps(root: epath.Path) -> list[epath.Path]:
   if not root.is_dir():
     return []
   found = [p for p in root.iterdir() if p.name.isdigit() and p.is_dir()]
-  if os.fspath(root).startswith(_BUCKET):
+  if _in_bucket(root):
     found = [p for p in found if (p / _COMPLETE).exists()]
   return sorted(found, key=lambda p: int(p.name), reverse=True)
 
@@ -395,5 +394,7 @@ class Checkpoints:
       for directory in directories:
         target = self.directory.parent / "damaged_checkpoints"
         target.mkdir(parents=True, exist_ok=True)
+        if _in_bucket(target):  # which has no empty folders
+          (target / "README").write_text("Checkpoints that could not be read.\n")
         (target / directory.name).rmtree(missing_ok=True)
         directory.rename(target / directory.name)

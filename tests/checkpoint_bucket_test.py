@@ -34,6 +34,7 @@ def bucket():
   server.stop()
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_checkpoints_in_a_bucket_and_goes_on_from_them(bucket, tmp_path):
   config = tiny.config("diffusion", steps=6, checkpoint_steps=2, log_steps=1,
                        checkpoint__directory=_FOLDER)
