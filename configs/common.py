@@ -100,7 +100,9 @@ def _small() -> config_dict.ConfigDict:
       log_steps=50,
       eval_steps=250,
       checkpoint_steps=250,
-      checkpoint=dict(keep=2),
+      checkpoint=dict(
+          keep=2,  # the newest so many stay
+          directory=""),  # where they are, also gs://bucket/run (extra gcs); "" = the workdir
       profile_steps=(),  # first,last: a trace of these steps in workdir/profile
       tensorboard=False,  # event files (extra `log`)
       wandb="",  # project of Weights & Biases (extra `wandb`)
@@ -113,5 +115,7 @@ def _small() -> config_dict.ConfigDict:
           topology="v5e:4x4",  # or v4, v5p, v6e, tpu7x; gpu:8 = devices simulated on the host
           slices=1,  # of TPUs; mesh.replica (or data) is cut over them
           vocab_size=0,  # ids, where the tokenizer is not here
-          sweep=False, tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full")),  # a table
+          # A table of meshes (the rest is fsdp), remat policies and microbatches ((): its own).
+          sweep=False, data=(1,), tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full"),
+          microbatches=()),
   ))

@@ -112,7 +112,9 @@ def _small(task):
       log_steps=10,
       eval_steps=50,
       checkpoint_steps=50,
-      checkpoint=dict(keep=2),
+      checkpoint=dict(
+          keep=2,  # the newest so many stay
+          directory=""),  # where they are, also gs://bucket/run (extra gcs); "" = the workdir
       profile_steps=(),  # first,last: a trace of these updates in workdir/profile
       tensorboard=False,  # event files (extra `log`)
       wandb="",  # project of Weights & Biases (extra `wandb`)
@@ -122,7 +124,9 @@ def _small(task):
           slices=1,  # of TPUs; mesh.replica (or data) is cut over them
           preset="",  # of networks.presets, where init.checkpoint is not here
           vocab_size=0,  # ids, where the tokenizer is not here
-          sweep=False, tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full")),  # a table
+          # A table of meshes (the rest is fsdp), remat policies and microbatches ((): its own).
+          sweep=False, data=(1,), tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full"),
+          microbatches=()),
   ))
 
 

@@ -35,7 +35,8 @@ from mdx.costs import hlo
 from mdx.networks import backends
 
 _KERNEL_SPEED = 0.5  # of the peak: a guess, where the compiler says nothing
-_COLUMNS = ("mesh", "remat", "program", "GiB a chip", "fits", "compute s", "collectives s", "MFU")
+_COLUMNS = ("mesh", "remat", "microbatches", "program", "GiB a chip", "fits", "compute s",
+            "collectives s", "MFU")
 
 
 class TooLarge(Exception):
@@ -202,23 +203,24 @@ def _advice(one: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 
 def _sweep(config: dict[str, Any], workdir: str, target: chips.Target) -> dict[str, Any]:
-  """Compiles meshes and remat policies; the report of the best one, with a table of all."""
+  """Compiles meshes, remat policies and microbatches; the report of the best, a table of all."""
   options, rows, best = config["compile"], [], None
-  for tensor, sequence, remat in itertools.product(options["tensor"], options["sequence"],
-                                                   options["remat"]):
-    sizes = dict(config["mesh"], tensor=tensor, sequence=sequence, fsdp=-1)
-    sizes = {k: 1 if k == "data" and v == -1 else v for k, v in sizes.items()}
-    changed = config | {"mesh": sizes} | programs_lib.with_remat(config, remat)
-    label = ", ".join(f"{k} {v}" for k, v in sizes.items() if v not in (1, -1))
-    label = (label + ", " if label else "") + "fsdp rest"
-    setup_lib.say(f"{label}, remat {remat}:")
+  for *axes, remat, microbatches in itertools.product(*(
+      options[name] or (config["microbatches"],)
+      for name in ("data", "tensor", "sequence", "remat", "microbatches"))):
+    sizes = dict(config["mesh"], **dict(zip(("data", "tensor", "sequence"), axes)), fsdp=-1)
+    changed = config | {"mesh": sizes, "microbatches": microbatches} | programs_lib.with_remat(
+        config, remat)
+    label = "".join(f"{k} {v}, " for k, v in sizes.items() if v not in (1, -1)) + "fsdp rest"
+    setup_lib.say(f"{label}, remat {remat}, microbatches {microbatches}:")
+    row = {"mesh": label, "remat": remat, "microbatches": microbatches}
     try:
       found = _compile(changed, workdir, target)
     except ValueError as error:
       setup_lib.say(f"  {error}")
-      rows.append({"mesh": label, "remat": remat, "error": str(error)})
+      rows.append(row | {"error": str(error)})
       continue
-    rows.append({"mesh": label, "remat": remat, "programs": found})
+    rows.append(row | {"programs": found})
     score = (all(one["fits"] is not False for one in found),
              -sum((one["estimated_seconds"] or 0) * one["repeats"] for one in found))
     if best is None or score > best[0]:
@@ -235,7 +237,7 @@ def table(rows: list[dict[str, Any]]) -> str:
   for row in rows:
     for one in row.get("programs", ()):
       seconds, mfu = one["seconds"] or {}, one["estimated_mfu"]
-      shown = [row["mesh"], row["remat"], one["name"],
+      shown = [row["mesh"], row["remat"], str(row["microbatches"]), one["name"],
                f"{one['bytes_per_chip']['total'] / 2 ** 30:.1f}",
                {True: "yes", False: "no", None: ""}[one["fits"]]]
       shown += [f"{seconds[k]:.3g}" if seconds else "" for k in ("compute", "collectives")]

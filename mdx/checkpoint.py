@@ -1,29 +1,34 @@
 """Checkpoints: Orbax v1 behind one file.
 
-Contents: Checkpoints (save and restore of a run), abstract, step_directories,
+Contents: Checkpoints (save and restore of a run), abstract, check_directory, step_directories,
 check_params, load_params, save_params.
 
 Convention: a checkpoint holds the items params, ema, opt_state, extra, data
 and meta, saved separately, so that sampling and export read `params` alone.
-Saving is asynchronous and atomic: a step directory appears under its name
-only when it is complete.
+Saving is asynchronous and atomic: a step directory counts only when it is complete. On a disk it
+appears under its name then; in a bucket, where nothing can be renamed, a file in it says so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging as std_logging
-import pathlib
+import os
 import re
-import shutil
 from typing import Any, Iterable, Iterator
 
 from absl import logging
+from etils import epath
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from mdx.utils import tree
+
+
+_BUCKET = "gs://"
+_COMPLETE = "commit_success.txt"  # written by Orbax when all else is
 
 
 def _is_news(record: std_logging.LogRecord) -> bool:
@@ -55,7 +60,7 @@ class _Misfit(ValueError):
 
 
 @contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
+def _writing(path: os.PathLike) -> Iterator[None]:
   """Turns whatever goes wrong while writing into one line.
 
   Raises:
@@ -72,24 +77,65 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
                   "Free some space or repair the disk, and run the same command again.") from error
 
 
-def step_directories(path: str | pathlib.Path) -> list[pathlib.Path]:
+def _absolute(path: str | os.PathLike) -> epath.Path:
+  text = os.fspath(path)
+  return epath.Path(text if "://" in text else os.path.abspath(text))
+
+
+def _in_bucket(path: str | os.PathLike) -> bool:
+  return os.fspath(path).startswith(_BUCKET)
+
+
+def check_directory(directory: str) -> None:
+  """Raises ValueError unless checkpoints can be kept in `config.checkpoint.directory`."""
+  if "://" in directory and not _in_bucket(directory):
+    raise ValueError(f"config.checkpoint.directory {directory} is neither a path nor a bucket; "
+                     f"write {_BUCKET}BUCKET/FOLDER.")
+  if _in_bucket(directory) and importlib.util.find_spec("gcsfs") is None:
+    raise ValueError(f"checkpoint.directory {directory} needs gcsfs; pip install 'mdx[gcs]'.")
+
+
+def _root(workdir: str | os.PathLike, directory: str = "") -> epath.Path:
+  """Where the checkpoints of a run are."""
+  return _absolute(directory) if directory else _absolute(workdir) / "checkpoints"
+
+
+def _elsewhere(workdir: epath.Path) -> str:
+  """`config.checkpoint.directory` of the run of a workdir, or ""."""
+  try:
+    stored = json.loads((workdir / "config.json").read_text())["config"]
+    return stored["checkpoint"].get("directory", "")
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return ""
+
+
+def _steps(root: epath.Path) -> list[epath.Path]:
+  """Complete checkpoints, newest first."""
+  if not root.is_dir():
+    return []
+  found = [p for p in root.iterdir() if p.name.isdigit() and p.is_dir()]
+  if _in_bucket(root):
+    found = [p for p in found if (p / _COMPLETE).exists()]
+  return sorted(found, key=lambda p: int(p.name), reverse=True)
+
+
+def step_directories(path: str | os.PathLike) -> list[epath.Path]:
   """Finds checkpoints, newest first.
 
   Args:
-    path: a run's workdir, its `checkpoints` folder, one step of it, or an
+    path: a run's workdir, the folder of its checkpoints, one step of it, or an
       exported directory.
 
   Raises:
     ValueError: nothing there looks like a checkpoint.
   """
-  path = pathlib.Path(path).absolute()
+  path = _absolute(path)
   if not path.exists():
     raise ValueError(f"checkpoint {path} does not exist; give a run's workdir or a step directory.")
   if (path / "params").is_dir():
     return [path]
-  root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-  steps = sorted((p for p in root.iterdir() if p.is_dir() and p.name.isdigit()),
-                 key=lambda p: int(p.name), reverse=True) if root.is_dir() else []
+  root = _root(path, _elsewhere(path))
+  steps = _steps(root if root.is_dir() else path)
   if not steps:
     raise ValueError(f"{path} holds no checkpoint; give a run's workdir, or a directory with "
                      "'params' in it.")
@@ -101,7 +147,7 @@ def abstract(items: Any) -> Any:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), items)
 
 
-def _averaged(directory: pathlib.Path, wanted: Any) -> Any:
+def _averaged(directory: epath.Path, wanted: Any) -> Any:
   """Those of the wanted parameters that have a moving average; the others were not trained."""
   _quieten_orbax()
   stored = ocp.checkpointables_metadata(directory).metadata.get("ema")
@@ -111,7 +157,7 @@ def _averaged(directory: pathlib.Path, wanted: Any) -> Any:
   return tree.part(wanted, lambda path: path in paths)
 
 
-def _check_shapes(directory: pathlib.Path, items: dict[str, Any], *,
+def _check_shapes(directory: epath.Path, items: dict[str, Any], *,
                   is_part: bool = False) -> dict[str, Any]:
   """Raises ValueError if the stored trees are not shaped as expected.
 
@@ -142,7 +188,7 @@ def _check_shapes(directory: pathlib.Path, items: dict[str, Any], *,
   return whole
 
 
-def _load(directory: pathlib.Path, wanted: dict[str, Any], *,
+def _load(directory: epath.Path, wanted: dict[str, Any], *,
           is_part: bool = False) -> dict[str, Any]:
   """Loads trees, and `meta` with them."""
   stored = {k: v for k, v in wanted.items() if jax.tree.leaves(v)}
@@ -151,7 +197,7 @@ def _load(directory: pathlib.Path, wanted: dict[str, Any], *,
   return {k: loaded.get(k, v) for k, v in wanted.items()} | {"meta": loaded["meta"]}
 
 
-def _load_iterator(directory: pathlib.Path, data: Any, meta: dict[str, Any]) -> None:
+def _load_iterator(directory: epath.Path, data: Any, meta: dict[str, Any]) -> None:
   """Sets the data iterator, from the states of all processes that there were.
 
   Raises:
@@ -162,7 +208,7 @@ def _load_iterator(directory: pathlib.Path, data: Any, meta: dict[str, Any]) -> 
     raise OSError(f"{directory / 'data'} has {len(files)} of {meta.get('process_count')} states.")
   shards = {}
   for file in files:
-    shards |= json.loads(file.read_text(encoding="utf-8"))["shards"]
+    shards |= json.loads(file.read_text())["shards"]
   data.set_state({"shards": shards})
   if len(files) != jax.process_count():
     logging.warning("checkpoint %s was written by %s process(es), this job has %s: the data goes "
@@ -233,7 +279,7 @@ def save_params(path: str, params: Any, meta: dict[str, Any]) -> None:
     ValueError: the directory already holds something.
     OSError: it cannot be written.
   """
-  directory = pathlib.Path(path).absolute()
+  directory = _absolute(path)
   if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
     raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
   with _writing(directory), _saving():
@@ -243,9 +289,15 @@ def save_params(path: str, params: Any, meta: dict[str, Any]) -> None:
 class Checkpoints:
   """The checkpoints of one run."""
 
-  def __init__(self, workdir: str | pathlib.Path, *, keep: int = 2):
-    """Opens (and creates) `workdir/checkpoints`; the newest `keep` stay."""
-    self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+  def __init__(self, workdir: str | os.PathLike, *, keep: int = 2, directory: str = ""):
+    """Opens (and creates) the folder of a run's checkpoints.
+
+    Args:
+      workdir: of the run.
+      keep: how many stay, the newest.
+      directory: the folder; "" = `workdir/checkpoints`.
+    """
+    self.directory = _root(workdir, directory)
     self._keep = keep
     self._checkpointer = None
     self._saved = None
@@ -344,17 +396,16 @@ class Checkpoints:
     return None
 
   def steps(self) -> list[int]:
-    """Steps on disk, newest first."""
-    if not self.directory.is_dir():
-      return []
-    return sorted((int(p.name) for p in self.directory.iterdir()
-                   if p.is_dir() and p.name.isdigit()), reverse=True)
+    """Complete steps, newest first."""
+    return [int(p.name) for p in _steps(self.directory)]
 
-  def _set_aside(self, directories: Iterable[pathlib.Path]) -> None:
+  def _set_aside(self, directories: Iterable[epath.Path]) -> None:
     """Moves damaged steps away, so that they can be saved anew."""
     if jax.process_index() == 0:
       for directory in directories:
         target = self.directory.parent / "damaged_checkpoints"
-        target.mkdir(exist_ok=True)
-        shutil.rmtree(target / directory.name, ignore_errors=True)
-        shutil.move(str(directory), str(target / directory.name))
+        target.mkdir(parents=True, exist_ok=True)
+        if _in_bucket(target):  # which has no empty folders
+          (target / "README").write_text("Checkpoints that could not be read.\n")
+        (target / directory.name).rmtree(missing_ok=True)
+        directory.rename(target / directory.name)

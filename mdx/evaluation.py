@@ -32,6 +32,7 @@ from mdx.train import progress as progress_lib
 from mdx.utils import host
 from mdx.utils import partial
 from mdx.utils import rng
+from mdx.utils import together
 
 
 class TaskDecoder:
@@ -60,7 +61,7 @@ class TaskDecoder:
                          plan_index=rows["row_index"] // self._group,
                          positions=rows.get("positions"), segment_ids=rows.get("segment_ids"))
 
-    self.run = jax.jit(run)  # (params, key, rows) -> loop.Decoded
+    self.run = together.Jitted(run)  # (params, key, rows) -> loop.Decoded
 
   def __call__(self, params: types.Params, examples: np.ndarray, iteration: int, *,
                row_index: np.ndarray | None = None

@@ -281,9 +281,11 @@ def _failed(status: int) -> int:
 def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
   from mdx import modes  # pylint: disable=g-import-not-at-top
   from mdx import aot  # pylint: disable=g-import-not-at-top
+  from mdx import setup as setup_lib  # pylint: disable=g-import-not-at-top
   from mdx.train import progress  # pylint: disable=g-import-not-at-top
   try:
     _prepare_jax(distributed)
+    setup_lib.check_workdir(directory)
     if cfg.mode not in modes.MODES:
       raise ValueError(f"unknown config.mode {cfg.mode!r}; choose from {', '.join(modes.MODES)}."
                        + config_lib.did_you_mean(str(cfg.mode), modes.MODES))

@@ -41,6 +41,7 @@ from mdx.train import meter as meter_lib
 from mdx.train import noise as noise_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
+from mdx.utils import together
 from mdx.utils import tree
 
 
@@ -90,7 +91,7 @@ def _base(config: Mapping[str, Any], workdir: str) -> str:
 
 def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) -> dict[str, float]:
   config = run.config
-  checkpoints = checkpoint_lib.Checkpoints(run.workdir, keep=config["checkpoint"]["keep"])
+  checkpoints = checkpoint_lib.Checkpoints(run.workdir, **config["checkpoint"])
   data = _batches(run)
   start, state = setup_lib.start_state(run, checkpoints, data)
   if start >= config["steps"] and (run.workdir / "results.json").exists():
@@ -156,7 +157,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   if has_curve:
     results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
   if jax.process_index() == 0:
-    results |= {"goodput": spent["goodput"]}
+    results |= {"goodput": spent["goodput"], "checkpoint_seconds_per_step":
+                spent["checkpoint_seconds"] / config["steps"]}
     plots.learning_curve(metrics_lib.read(file),
                          run.workdir / "learning_curve.png",
                          baselines={k.split("_")[0]: v for k, v in baselines.items()},
@@ -214,8 +216,9 @@ def _baselines(run: setup_lib.Setup) -> dict[str, float]:
 def _evaluator(run: setup_lib.Setup, num_samples: int):
   """Returns (params, n) -> numbers over the first n (0: all) held-out batches."""
   config = run.config["eval"]
-  row_nll = jax.jit(likelihood.make_row_nll(run.objective, estimator=config["estimator"],
-                                            num_samples=num_samples, seed=run.config["seed"]))
+  row_nll = together.Jitted(likelihood.make_row_nll(
+      run.objective, estimator=config["estimator"], num_samples=num_samples,
+      seed=run.config["seed"]))
 
   def evaluate(params, num_batches: int = 0) -> dict[str, float]:
     batches = pipeline.build(run.config["data"], run.tokenizer, split="validation",

@@ -1,7 +1,7 @@
 """From a config to the checked parts of a run.
 
-Contents: Setup, setup, check, assemble, claim_workdir, start_state, load_weights, meta,
-write_json, say.
+Contents: Setup, setup, check, check_workdir, assemble, claim_workdir, start_state,
+load_weights, meta, write_json, say.
 
 Convention: `setup` checks everything that can be checked before the first compile and
 before anything is written; every error of it is one line.
@@ -101,8 +101,6 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   Raises:
     ValueError: one line saying what was expected, what came and what to do.
   """
-  if "://" in str(workdir):
-    raise ValueError(f"workdir {workdir} is a URL; mount the bucket (gcsfuse) and give its path.")
   config = config_lib.to_dict(config)
   check(config)
   config, tokenizer = pretrained.resolve(config)
@@ -130,6 +128,15 @@ def check(config: Mapping[str, Any]) -> None:
     raise ValueError(f"config.ema_decay must lie in [0, 1), got {config['ema_decay']}.")
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
+  checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
+
+
+def check_workdir(workdir: str) -> None:
+  """Raises ValueError for a URL."""
+  if "://" in workdir:
+    raise ValueError(f"workdir {workdir} is a URL; give a path, such as that of a mounted bucket "
+                     "(gcsfuse). Checkpoints can be kept in a bucket that is not mounted: "
+                     "config.checkpoint.directory=gs://BUCKET/FOLDER.")
 
 
 def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Tokenizer,
@@ -275,6 +282,10 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
       changes = config_lib.differences(old, config)
       raise ValueError(f"workdir {path} holds a run of another config ({'; '.join(changes[:3])}); "
                        "use another --workdir, or remove it.")
+    before, now = (c["checkpoint"].get("directory", "") for c in (old, config))
+    if before != now:
+      raise ValueError(f"the run in workdir {path} keeps its checkpoints in {before or 'it'}, not "
+                       f"in {now or 'it'}; give config.checkpoint.directory={before!r}.")
   if jax.process_index() != 0:
     return
   try:
@@ -285,7 +296,8 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
   except OSError as error:
     raise ValueError(f"workdir {path} cannot be written ({error.strerror}); use another "
                      "--workdir, or free some space.") from None
-  need = tree.num_bytes(state) * (config["checkpoint"]["keep"] + 1) + 2 ** 24
+  kept = 0 if config["checkpoint"].get("directory") else config["checkpoint"]["keep"] + 1
+  need = tree.num_bytes(state) * kept + 2 ** 24
   free = shutil.disk_usage(path).free
   if free < need:
     raise ValueError(f"workdir {path} has {free / 2 ** 20:,.0f} MiB free, the checkpoints need "

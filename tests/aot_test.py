@@ -136,15 +136,18 @@ def test_what_the_compiler_itself_finds_too_large(tmp_path, monkeypatch):
 
 
 def test_a_sweep_is_a_table_and_takes_the_best(tmp_path, capsys):
-  config = _training(compile__sweep=True, compile__tensor=(1, 3), compile__remat=("full",))
+  config = _training(compile__sweep=True, compile__data=(1, 2), compile__tensor=(1, 3),
+                     compile__remat=("full",), compile__microbatches=(2,))
   report = _report(config, tmp_path)
   rows = report["sweep"]
-  assert [(row["mesh"], row["remat"]) for row in rows] == [
-      ("fsdp rest", "full"), ("tensor 3, fsdp rest", "full")]
+  assert [(row["mesh"], row["remat"], row["microbatches"]) for row in rows] == [
+      ("fsdp rest", "full", 2), ("tensor 3, fsdp rest", "full", 2),
+      ("data 2, fsdp rest", "full", 2), ("data 2, tensor 3, fsdp rest", "full", 2)]
   assert "does not fit 8 devices" in rows[1]["error"]
-  assert report["programs"] == rows[0]["programs"]
+  one, two = (row["programs"][0]["bytes_by_kind"]["parameters"] for row in rows[::2])
+  assert report["programs"] == rows[0]["programs"] and 1.5 < two / one < 2
   out = capsys.readouterr().out
-  assert "| fsdp rest | full | train_step |" in out
+  assert "| fsdp rest | full | 2 | train_step |" in out
 
 
 @pytest.mark.parametrize("make, changes, message", [

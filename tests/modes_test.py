@@ -1,5 +1,6 @@
 """Runs as a user starts them: train, resume, evaluate, export."""
 
+import functools
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import tiny
 
 from mdx import modes
 from mdx import setup as setup_lib
+from mdx import sharding
 from mdx.objectives import mlm
 from mdx.utils import rng
 from mdx.utils import tree
@@ -83,19 +85,37 @@ def test_raw_and_averaged_weights_are_evaluated_as_asked(tmp_path):
   assert trained["gradient_variance"] > 0 and trained["loss_variance"] > 0
 
 
-def test_resume_on_another_mesh_goes_on_with_the_same_losses(tmp_path):
-  small = tiny.config("diffusion", steps=6, checkpoint_steps=3, log_steps=1)
-  modes.train(small, str(tmp_path / "a"))
-  shutil.copytree(tmp_path / "a", tmp_path / "b")
-  shutil.rmtree(tmp_path / "b" / "checkpoints" / "6")
-  (tmp_path / "b" / "results.json").unlink()
-  small.mesh = dict(replica=1, data=2, fsdp=2, tensor=2, sequence=1)
-  modes.train(small, str(tmp_path / "b"))
-  runs = [[json.loads(x) for x in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-          for run in "ab"]
-  losses = [[x["loss"] for x in run if x["kind"] == "train"] for run in runs]
-  assert len(losses[1]) == 6
-  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+def test_eight_two_and_four_devices_go_on_with_one_anothers_checkpoints(tmp_path, monkeypatch):
+  cfg = tiny.config("diffusion", steps=6, checkpoint_steps=2, checkpoint__keep=3, log_steps=1,
+                    sampler__num_samples=0, eval__baselines=False)
+  make_mesh, losses, before = sharding.make_mesh, [], None
+  for number, sizes in ((8, dict(data=8)), (2, dict(fsdp=2)), (4, dict(data=2, tensor=2))):
+    workdir = tmp_path / str(number)
+    if before:  # its last checkpoint but one, of 8 devices and then of 2, is the newest
+      shutil.copytree(before, workdir)
+      for step in range(2 * len(losses) + 2, 8, 2):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+      (workdir / "results.json").unlink()
+    cfg.mesh = dict(replica=1, data=1, fsdp=1, tensor=1, sequence=1) | sizes
+    monkeypatch.setattr(sharding, "make_mesh", functools.partial(
+        make_mesh, devices=jax.devices()[:number]))
+    modes.train(cfg, str(workdir))
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses.append([x["loss"] for x in lines if x["kind"] == "train"])
+    before = workdir
+  assert [len(x) for x in losses] == [6, 6, 6]
+  for later in losses[1:]:
+    np.testing.assert_allclose(later, losses[0], rtol=1e-5)
+
+
+def test_the_steps_of_profile_steps_and_no_others_are_in_a_trace(tmp_path):
+  modes.train(tiny.config("diffusion", steps=6, profile_steps=(2, 4),
+                          sampler__num_samples=0, eval__baselines=False), str(tmp_path))
+  (file,) = (tmp_path / "profile").rglob("*.xplane.pb")
+  planes = jax.profiler.ProfileData.from_file(str(file)).planes
+  steps = [dict(event.stats).get("step_num") for plane in planes for line in plane.lines
+           for event in line.events if event.name == "train"]
+  assert sorted(steps) == [2, 3]
 
 
 @pytest.mark.slow

@@ -22,39 +22,64 @@ from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+_STEPS, _SHARDS = 120, 4
 _SMALL = ["--config=configs/diffusion.py", "--config.network.num_layers=1",
           "--config.network.width=16", "--config.network.num_heads=2",
           "--config.network.mlp_width=16", "--config.batch_size=8", "--config.data.length=16",
-          "--config.data.num_shards=2", "--config.eval.final_samples=1",
-          "--config.eval.num_batches=1", "--config.sampler.num_samples=1",
-          "--config.sampler.steps=4", "--config.log_steps=1", "--config.checkpoint_steps=100000",
-          "--config.steps=120"]
-_RL = ["--config=configs/mdpo.py", "--config.init.base.steps=400",
-       "--config.init.base.batch_size=64", "--config.init.base.network.num_layers=2",
-       "--config.init.base.network.width=48", "--config.init.base.network.num_heads=2",
-       "--config.init.base.network.mlp_width=96",
-       "--config.init.base.eval.final_samples=1", "--config.updates=4",
+          f"--config.data.num_shards={_SHARDS}", "--config.eval.final_samples=1",
+          "--config.eval.num_batches=1", "--config.eval.baselines=False",
+          "--config.sampler.num_samples=0", "--config.log_steps=1",
+          "--config.checkpoint_steps=100000", f"--config.steps={_STEPS}"]
+_RL = ["--config=configs/mdpo.py", "--config.init.base.steps=100",
+       "--config.init.base.batch_size=64", "--config.init.base.network.num_layers=1",
+       "--config.init.base.network.width=32", "--config.init.base.network.num_heads=2",
+       "--config.init.base.network.mlp_width=64",
+       "--config.init.base.eval.final_samples=1", "--config.init.base.eval.num_batches=1",
+       *(f"--config.{task}.{bound}_givens={number}" for bound, number in (("min", 10), ("max", 12))
+         for task in ("task", "init.base.data.source.task")),  # easy: a few cells are empty
+       "--config.updates=4",
        "--config.rollout.num_prompts=16", "--config.rollout.group_size=4",
        "--config.rollout.batch_size=32", "--config.eval.num_examples=16",
        "--config.eval.batch_size=16", "--config.eval.nfe=(2,)", "--config.eval.curve_nfe=2",
+       "--config.eval.remasking=('low_confidence',)",
        "--config.log_steps=1", "--config.checkpoint_steps=2"]
 _ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
-    "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
+    "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
+    # Most of the time is that of compiling, again and again.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
-@pytest.fixture(autouse=True)
-def text(tmp_path):
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+  """What one job has compiled, the next one finds."""
+  _ENVIRONMENT["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
   """Texts so short that evaluating is quick."""
-  draw = np.random.default_rng(0)
+  folder, draw = tmp_path_factory.mktemp("texts"), np.random.default_rng(0)
   for i in range(5):
     words = draw.choice(["moor", "hound", "fog", "door", "light"], 500)
-    (tmp_path / f"text{i}.txt").write_text(" ".join(words))
+    (folder / f"text{i}.txt").write_text(" ".join(words))
+  return [f"--config.data.source.path={folder}/text[1-4].txt",
+          f"--config.data.source.validation_path={folder}/text0.txt"]
 
 
-def _args(folder, workdir, *more):
-  return [*_SMALL, f"--config.data.source.path={folder}/text[1-4].txt",
-          f"--config.data.source.validation_path={folder}/text0.txt",
-          f"--workdir={folder / workdir}", *more]
+@pytest.fixture(scope="module")
+def alone(texts, tmp_path_factory):
+  """The workdir of the run on one process that the others are compared with."""
+  workdir = tmp_path_factory.mktemp("alone")
+  _run([*_SMALL, *texts, f"--workdir={workdir}"], 1)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def rl_alone(tmp_path_factory):
+  """The same of RL, with its base."""
+  workdir = tmp_path_factory.mktemp("rl_alone")
+  _run([*_RL, f"--workdir={workdir}"], 1)
+  return workdir
 
 
 def _start(args, num_processes, *options):
@@ -102,81 +127,81 @@ def _assert_same(a, b):
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_alone_ends_the_job(tmp_path):
+def test_a_process_that_fails_alone_ends_the_job(texts, tmp_path):
   """Only the first process writes the workdir; the other goes on to where it waits for the first."""
   (tmp_path / "file").write_text("in the way")
   began = time.monotonic()
-  code, out = _finish(_start(_args(tmp_path, "file/run"), 2))
+  code, out = _finish(_start([*_SMALL, *texts, f"--workdir={tmp_path / 'file/run'}"], 2))
   assert code == 2 and "cannot be written" in out, out
   assert time.monotonic() - began < 120  # jax by itself waits for five minutes
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_of_two_saves_one_step_on_both_and_one_goes_on_where_they_were(tmp_path):
-  args = _args(tmp_path, "two")
-  process = _start(args, 2)
-  workers = _until(process, tmp_path / "two", 10)
-  assert len(workers) == 2
+@pytest.mark.parametrize("num, after", [(2, 1), (4, 2)])
+def test_a_signal_to_one_saves_one_step_on_all_and_another_number_goes_on_where_they_were(
+    num, after, texts, alone, tmp_path):
+  args = [*_SMALL, *texts, f"--workdir={tmp_path}"]
+  process = _start(args, num)
+  workers = _until(process, tmp_path, 10)
+  assert len(workers) == num
   os.kill(workers[0], signal.SIGTERM)
   code, out = _finish(process)
-  assert code == 75 and out.count("everything is saved") == 2, out
-  newest = checkpoint_lib.step_directories(tmp_path / "two")[0]
+  assert code == 75 and out.count("everything is saved") == num, out
+  newest = checkpoint_lib.step_directories(tmp_path)[0]
   step = int(newest.name)
-  assert 10 <= step < 120
+  assert 10 <= step < _STEPS
   states = [json.loads(p.read_text()) for p in sorted((newest / "data").glob("process_*.json"))]
-  assert [list(state["shards"]) for state in states] == [["0"], ["1"]]  # each its own stream
+  streams = [list(state["shards"]) for state in states]
+  assert [len(x) for x in streams] == [_SHARDS // num] * num  # each its own
+  assert sorted(sum(streams, [])) == [str(i) for i in range(_SHARDS)]
 
-  out = _run(args, 1)
+  out = _run(args, after)
   assert f"resuming from step {step}" in out and "goes on with the next batch" in out, out
-  assert checkpoint_lib.step_directories(tmp_path / "two")[0].name == "120"
-  _run(_args(tmp_path, "one"), 1)
-  _assert_same(_losses(tmp_path / "two"), _losses(tmp_path / "one"))
-  results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+  assert checkpoint_lib.step_directories(tmp_path)[0].name == str(_STEPS)
+  _assert_same(_losses(tmp_path), _losses(alone))
+  results = [json.loads((path / "results.json").read_text()) for path in (tmp_path, alone)]
   assert results[0]["bits_per_char"] == pytest.approx(results[1]["bits_per_char"], rel=1e-4)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("num, mesh", [(4, []), (2, ["--config.mesh.data=1",
                                                      "--config.mesh.tensor=2"])])
-def test_a_job_killed_and_started_again_has_the_losses_of_one_process(num, mesh, tmp_path):
-  args = _args(tmp_path, "many", "--config.checkpoint_steps=20", *mesh)
+def test_a_job_killed_and_started_again_has_the_losses_of_one_process(num, mesh, texts, alone,
+                                                                      tmp_path):
+  args = [*_SMALL, *texts, f"--workdir={tmp_path}", "--config.checkpoint_steps=10", *mesh]
   process = _start(args, num)
-  workers = _until(process, tmp_path / "many", 30)
+  workers = _until(process, tmp_path, 25)
   assert len(workers) == num
   os.kill(workers[-1], signal.SIGKILL)
   code, out = _finish(process)
   assert code == 137, out
   assert "resuming from step" in _run(args, num)
-  _run(_args(tmp_path, "one"), 1)
-  _assert_same(_losses(tmp_path / "many"), _losses(tmp_path / "one"))
+  _assert_same(_losses(tmp_path), _losses(alone))
 
 
-@pytest.mark.long
 @pytest.mark.slow
-def test_the_launcher_starts_a_killed_job_again(tmp_path):
-  args = _args(tmp_path, "run", "--config.checkpoint_steps=20")
+def test_the_launcher_starts_a_killed_job_again(texts, alone, tmp_path):
+  args = [*_SMALL, *texts, f"--workdir={tmp_path}", "--config.checkpoint_steps=10"]
   process = _start(args, 2, "--restart")
-  os.kill(_until(process, tmp_path / "run", 30)[0], signal.SIGKILL)
+  os.kill(_until(process, tmp_path, 25)[0], signal.SIGKILL)
   code, out = _finish(process)
   assert code == 0 and "status 137, starting again" in out and "resuming from step" in out, out
+  _assert_same(_losses(tmp_path), _losses(alone))
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("num", [2, 4])
-def test_rl_on_several_processes_is_rl_on_one_also_after_a_kill(num, tmp_path):
-  _run([*_RL, f"--workdir={tmp_path / 'one'}"], 1)
-  shutil.copytree(tmp_path / "one" / "base", tmp_path / "many" / "base")
-  args = [*_RL, f"--workdir={tmp_path / 'many'}"]
+def test_rl_on_several_processes_is_rl_on_one_also_after_a_kill(num, rl_alone, tmp_path):
+  shutil.copytree(rl_alone / "base", tmp_path / "base")
+  args = [*_RL, f"--workdir={tmp_path}"]
   process = _start(args, num)
-  os.kill(_until(process, tmp_path / "many", 3)[-1], signal.SIGKILL)
+  os.kill(_until(process, tmp_path, 3)[-1], signal.SIGKILL)
   _finish(process)
   _run(args, num)
-  _assert_same(_losses(tmp_path / "one"), _losses(tmp_path / "many"))
-  assert any(_losses(tmp_path / "one").values())  # there was something to learn from
-  one, many = (json.loads((tmp_path / name / "results.json").read_text())["table"]
-               for name in ("one", "many"))
+  _assert_same(_losses(rl_alone), _losses(tmp_path))
+  assert any(_losses(rl_alone).values())  # there was something to learn from
+  one, many = (json.loads((path / "results.json").read_text())["table"]
+               for path in (rl_alone, tmp_path))
   assert [row["accuracy"] for row in one] == [row["accuracy"] for row in many]
 
 

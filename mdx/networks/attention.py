@@ -1,7 +1,7 @@
 """Attention visibility as a value, the attention product, and its memory.
 
 Contents: SAVED, Attention, Full, Causal, BlockCausal, TwoStream, Prefix, Local, PerLayer, Groups,
-ATTENTIONS, Narrowed, narrowed, Places, Sight, sight, visible, attend, at_slots, write.
+ATTENTIONS, Narrowed, narrowed, Places, Sight, sight, visible, saved, attend, at_slots, write.
 
 Convention: a query sees a key where the value allows it AND both lie in the
 same segment (`segment_ids`, 0 is padding). A value says what it allows as a function of the
@@ -17,12 +17,18 @@ import dataclasses
 from typing import Any, ClassVar, Mapping, NamedTuple
 
 import jax
+from jax import ad_checkpoint
 import jax.numpy as jnp
 
 from mdx import config as config_lib
 
 SAVED = "attention"  # name of what some rematerialisation policies keep of attention
 _NEVER = -1e30  # finite, so that a row that sees nothing has no NaN
+
+
+def saved(x: jax.Array) -> jax.Array:
+  """Names an array as one that rematerialisation policies keep of attention."""
+  return ad_checkpoint.checkpoint_name(x, SAVED)
 
 
 class Places(NamedTuple):

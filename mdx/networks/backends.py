@@ -73,6 +73,8 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
   Returns:
     [B, L, N, H] in the dtype of `query`.
   """
+  if name != "splash":  # which keeps them as its kernel takes them
+    query, key, value = map(attention_lib.saved, (query, key, value))
   runs = [functools.partial(_attend_one, name, sight=sight, i=i) for i in range(len(sight.values))]
   if which is None:
     return runs[0](query, key, value)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 from jax import ad_checkpoint
+from jax.experimental import layout as layout_lib
 import jax.numpy as jnp
 
 from mdx import sharding
@@ -29,13 +30,12 @@ from mdx.networks import dense
 from mdx.networks import lora
 from mdx.networks import positions as positions_lib
 
+_MLP = "mlp"  # name of what some rematerialisation policies keep of the MLP
 _policies = jax.checkpoint_policies
-_saves_attention = _policies.save_only_these_names(attention_lib.SAVED)
 REMAT = {
     "none": None,
-    "dots": _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable,
-                                              _saves_attention),
-    "attention": _saves_attention,
+    "dots": _policies.save_only_these_names(attention_lib.SAVED, _MLP),
+    "attention": _policies.save_only_these_names(attention_lib.SAVED),
     "full": _policies.nothing_saveable,
 }
 _gelu_erf = functools.partial(nn.gelu, approximate=False)
@@ -85,14 +85,13 @@ class _Attention(nn.Module):
   def __call__(self, x, sight, which, rope, cache, slots):
     spec, head = self.spec, self.spec.per_head
     batch, length, _ = x.shape
-    saved = functools.partial(ad_checkpoint.checkpoint_name, name=attention_lib.SAVED)
 
     def project(name, heads, normed):
       bias = spec.use_bias or spec.qkv_bias
-      y = saved(linear(spec, heads * head, name, use_bias=bias)(x))
+      y = linear(spec, heads * head, name, use_bias=bias)(x)
       y = y.reshape(batch, length, heads, head)
-      if normed:
-        y = norm(spec, f"{name}_norm", kind="rms")(y).astype(y.dtype)
+      if normed:  # whose gradient needs what goes in; nothing else is computed again from it
+        y = norm(spec, f"{name}_norm", kind="rms")(attention_lib.saved(y)).astype(y.dtype)
       return sharding.constrain(y, "batch", None, "tensor", None)
 
     query, key, value = (project("q", spec.num_heads, spec.qk_norm),
@@ -105,7 +104,11 @@ class _Attention(nn.Module):
                     for old, new in zip(cache, (key, value)))
     mixed = backends.attend(spec.attention_backend, query, key, value, sight, which)
     mixed = mixed.reshape(batch, length, -1)
-    return saved(linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed)), (key, value)
+    out = linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed)
+    if spec.attention_backend == "splash":
+      # Its result comes head by head; without this all that follows would be laid out like it.
+      out = layout_lib.with_layout_constraint(out, layout_lib.Layout((0, 1, 2)))
+    return attention_lib.saved(out), (key, value)
 
 
 class _Mlp(nn.Module):
@@ -115,9 +118,10 @@ class _Mlp(nn.Module):
   @nn.compact
   def __call__(self, x):
     spec = self.spec
-    up = linear(spec, spec.hidden_width, "up")(x)
+    saved = functools.partial(ad_checkpoint.checkpoint_name, name=_MLP)
+    up = saved(linear(spec, spec.hidden_width, "up")(x))
     if spec.mlp in GATED:
-      gate = linear(spec, spec.hidden_width, "gate")(x)
+      gate = saved(linear(spec, spec.hidden_width, "gate")(x))
       hidden = ACTIVATIONS[spec.mlp](gate) * up
     else:
       hidden = ACTIVATIONS[spec.mlp](up)

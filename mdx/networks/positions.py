@@ -8,6 +8,7 @@ layout of the Hugging Face implementations.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -25,7 +26,7 @@ def check_scaling(scaling: tuple[Any, ...]) -> None:
 
 def rope_tables(positions: jax.Array, head_dim: int, theta: float,
                 scaling: tuple[Any, ...] = ()) -> tuple[jax.Array, jax.Array]:
-  """Cosines and sines, float32 [..., L, 1, H/2], of int32 positions [..., L].
+  """Factors of both terms of `rotate`, float32 [..., L, 1, H], of int32 positions [..., L].
 
   Args:
     positions: the places.
@@ -43,11 +44,12 @@ def rope_tables(positions: jax.Array, head_dim: int, theta: float,
     frequency = kept * frequency + (1 - kept) * frequency / scaling[1]
   frequency = jnp.expand_dims(frequency, tuple(range(positions.ndim + 1)))
   angle = positions[..., None, None].astype(jnp.float32) * frequency
-  return jnp.cos(angle), jnp.sin(angle)
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  both = functools.partial(jnp.concatenate, axis=-1)
+  return both([cos, cos]), both([-sin, sin])
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   """Rotates x [B, L, N, H] by the tables, in float32; keeps the dtype."""
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-  return rotated.astype(x.dtype)
+  other = jnp.roll(x, x.shape[-1] // 2, axis=-1)
+  return (x.astype(jnp.float32) * cos + other.astype(jnp.float32) * sin).astype(x.dtype)

@@ -79,8 +79,9 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, attention: Any,
   query = (query * width ** -0.5).reshape(batch, size, kv_heads, -1, width)
   segments = kernels.SegmentIds(segment_ids, segment_ids)
   groups = jax.vmap(kernel, in_axes=(0, 0, 0, None))  # over key-value heads
-  mixed = jax.vmap(groups)(query.transpose(0, 2, 3, 1, 4), key.transpose(0, 2, 1, 3),
-                           value.transpose(0, 2, 1, 3), segments)
+  query, key, value = map(attention_lib.saved, (
+      query.transpose(0, 2, 3, 1, 4), key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)))
+  mixed = jax.vmap(groups)(query, key, value, segments)
   mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, size, heads, width)
   return mixed if attention.period is None else jnp.where(
       _is_aligned(attention, positions, segment_ids)[:, None, None, None], mixed, jnp.nan)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mdx import checkpoint as checkpoint_lib
 from mdx import config as config_lib
 from mdx import evaluation
 from mdx import model as model_lib
@@ -140,6 +141,7 @@ def check(config: dict[str, Any]) -> None:
     raise ValueError("config.rollout.sampler.eos forbid cuts the law that tokens are drawn from; "
                      "use allow or last.")
   loop_lib.Profile(config.get("profile_steps", ()))
+  checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
   sampler = samplers.check_fields(rollout["sampler"])

@@ -71,7 +71,7 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
   results_file = run.workdir / "results.json"
   if not config["updates"]:
     return _finish(run, {"base": model.params}, base_seconds)
-  checkpoints = checkpoint_lib.Checkpoints(run.workdir, keep=config["checkpoint"]["keep"])
+  checkpoints = checkpoint_lib.Checkpoints(run.workdir, **config["checkpoint"])
   start, state = _start(run, checkpoints)
   if start >= config["updates"] and results_file.exists():
     setup_lib.say("this run is finished; remove its workdir to train again.")

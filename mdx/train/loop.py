@@ -82,6 +82,12 @@ class Profile:
     else:
       self.close()
 
+  def step(self, step: int) -> contextlib.AbstractContextManager:
+    """What a step is run in, so that the trace has its number."""
+    if not self._is_running:
+      return contextlib.nullcontext()
+    return jax.profiler.StepTraceAnnotation("train", step_num=step)
+
   def close(self) -> None:
     """Ends the trace, if there is one."""
     if self._is_running:
@@ -157,10 +163,14 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
   meter = meter_lib.Meter(writers, progress, steps=intervals.steps,
                           log_steps=intervals.log_steps, clock=clock, also=also)
 
-  def save(step):
+  def save(step, *, is_last=False):
     meter.settle()  # a state that came from a bad loss is never saved
     with meter.paused("checkpoint"):
       checkpoints.save(step, state.items(), data=data, meta=dict(meta, step=step))
+      if is_last:
+        checkpoints.wait()
+    if is_last:
+      meter.finish(step)
 
   try:
     for step in range(start, intervals.steps):
@@ -174,19 +184,18 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
         progress.say(f"step {step}/{intervals.steps}  held-out  " + _held_out(values))
       stopping = is_whole and stop.reached(step)
       if stopping or (is_whole and step > start and step % intervals.checkpoint_steps == 0):
-        save(step)
+        save(step, is_last=stopping)
       if stopping:
-        checkpoints.wait()
         raise progress_lib.Stopped(f"stopped on a signal at step {step}; everything is saved.")
       profile.before(step, state)
       with meter.fetching() if data is not None else contextlib.nullcontext():
         batch = next_batch(state, step)
-      state, metrics = step_fn(state, batch, {} if frozen is None else frozen)
+      with profile.step(step):
+        state, metrics = step_fn(state, batch, {} if frozen is None else frozen)
       meter.add(step, metrics, batch["tokens"].size)
       progress.update(step + 1)
     if start < intervals.steps:
-      save(intervals.steps)
-      checkpoints.wait()
+      save(intervals.steps, is_last=True)
       if stop.reached(intervals.steps):
         raise progress_lib.Stopped("stopped on a signal after training; everything is saved.")
   except NonFinite:

@@ -148,6 +148,12 @@ class Meter:
     values |= self._also()
     self._progress.log(step, {k: values[k] for k in shown if k in values})
 
+  def finish(self, step: int) -> None:
+    """Tells the clock of pauses after the last log line, such as the last checkpoint."""
+    if self._clock is not None and any(self._lost.values()):
+      self._clock.add(step, {"step": 0.0} | self._lost)
+      self._lost = dict.fromkeys(_STAGES, 0.0)
+
   @contextlib.contextmanager
   def paused(self, stage: str) -> Iterator[None]:
     """Time inside is that of a stage, and not in the rate."""

@@ -217,6 +217,10 @@ def test_goodput_is_the_share_of_time_in_steps_that_count_since_the_first_start(
         wait(2)
       wait(4)
       one.add(step, {"loss": (1.0, 1.0)}, 6)
+    if start:  # at the end of the run: the last checkpoint, after the last log line
+      with one.paused("checkpoint"):
+        wait(3)
+      one.finish(6)
     clock.close()
     lines = metrics_lib.read(tmp_path / "goodput.jsonl")
     assert all(line.pop("cpu_seconds") >= 0 for line in lines)
@@ -230,8 +234,9 @@ def test_goodput_is_the_share_of_time_in_steps_that_count_since_the_first_start(
   assert second["step_seconds"] == 8 + 12
   wait(100)  # then killed, and started again from step 3: the steps after it no longer count
   again = run(3)
-  assert again[0] == first and len(again) == 2
-  assert again[1]["step_seconds"] == 8 + 8 and again[1]["wall_seconds"] == now[0] - 980
+  assert again[0] == first and [line["step"] for line in again] == [3, 6, 6]
+  assert again[2]["step_seconds"] == 8 + 8 and again[2]["wall_seconds"] == now[0] - 980
+  assert again[2]["checkpoint_seconds"] - again[1]["checkpoint_seconds"] == 3
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
