@@ -12,8 +12,8 @@ t, two-sided:
     1000 (never) against 777 updates, difference +223 +- 210, p = 0.076
   inconclusive: MEAP is more often right at the end than NTP:
     0.33 against 0.68, difference -0.34 +- 0.49, p = 0.189
-NTP is at 90 % after 550 to 700 updates with three seeds, and ends at 0.06 and 0.35 with two; MEAP is
-never above 0.43. A masked key or value leaves nothing to be learned from a text, and texts of 24
+NTP is at 90 % after 550 to 700 updates with three seeds, and ends at 0.06 and 0.35 with two; MEAP
+is never above 0.43. A masked key or value leaves nothing to be learned from a text, and texts of 24
 tokens hardly have the irrelevant ones that masks are said to free attention from; longer texts
 were not tried.
 """
