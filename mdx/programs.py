@@ -101,6 +101,7 @@ def _train_step(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -
     if os.path.exists(path) or not config["compile"]["vocab_size"]:
       raise
     tokenizer = _tokenizer_of_ids(config["compile"]["vocab_size"], f"tokenizer {path}")
+  config = setup_lib.of_data(config)
   run = setup_lib.assemble(config, workdir, tokenizer, mesh)
 
   def gradient(backend):

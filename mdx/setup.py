@@ -1,6 +1,6 @@
 """From a config to the checked parts of a run.
 
-Contents: Setup, setup, check, check_workdir, assemble, claim_workdir, start_state,
+Contents: Setup, setup, check, check_workdir, of_data, assemble, claim_workdir, start_state,
 load_weights, meta, write_json, say.
 
 Convention: `setup` checks everything that can be checked before the first compile and
@@ -104,7 +104,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   config = config_lib.to_dict(config)
   check(config)
   config, tokenizer = pretrained.resolve(config)
-  config = _with_dates(_with_labels(config))
+  config = of_data(config)
   run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
   if config["init"]["checkpoint"]:
     source, trains = config["init"]["checkpoint"], run.optimizer.trains
@@ -192,6 +192,15 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
                spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,
                sampler=sampler, shapes=shapes)
+
+
+def of_data(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with what its objective takes from the training data: labels, or dates.
+
+  Raises:
+    ValueError: too few labels, or dates that are not those of the data.
+  """
+  return _with_dates(_with_labels(config))
 
 
 def _with_labels(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,26 @@
 """Mode compile: the contract of compile.json, what does not fit, what is refused."""
 
+import importlib
 import importlib.util
 import json
 
+import jax
+import numpy as np
 import pytest
 import tiny
 
 from mdx import aot
 from mdx import main
 from mdx import modes
+from mdx import programs
+from mdx import setup
+from mdx import sharding
 from mdx.configs import common
 from mdx.configs import diffusion
 from mdx.configs import llada_8b
 from mdx.configs import mdpo
 from mdx.costs import chips
+from mdx.data import pipeline
 from mdx.utils import tree
 
 _NETWORK = {"network.num_layers": 2, "network.width": 16, "network.num_heads": 2,
@@ -71,6 +78,22 @@ def test_the_train_step_of_a_config_without_its_data(tmp_path):
   # Every matrix is gathered in float32, at least once each way, and its gradient reduced.
   assert one["collectives"]["all-gather"] >= 2 * 4 * (matrices - vocab * width)
   assert sum(one["collectives"].values()) >= 3 * 4 * (matrices - vocab * width)
+
+
+@pytest.mark.parametrize("name", ["sft", "structural", "bitimebert", "finetune"])
+def test_a_program_takes_the_batches_of_its_data(name, tmp_path):
+  config = importlib.import_module(f"mdx.configs.{name}").get_config()
+  tiny.changed(config, _NETWORK | {"batch_size": 8})
+  config.init.base = None
+  (program,) = programs.of_config(config, str(tmp_path), sharding.make_mesh({"data": 8}))
+  run = setup.setup(config, str(tmp_path / "run"))
+  batch = next(iter(pipeline.build(run.config["data"], run.tokenizer, split="train", batch_size=8,
+                                   seed=0)))
+  batch["example_index"] = np.arange(8, dtype=np.int32)  # as the loop places it
+  kinds = lambda tree: {k: (x.shape, x.dtype) for k, x in tree.items()}
+  assert kinds(program.arguments[1]) == kinds(batch)
+  state, _ = jax.eval_shape(program.function, *program.arguments)
+  assert kinds(tree.flatten(state.params)) == kinds(tree.flatten(run.shapes.params))
 
 
 def test_the_rollout_and_the_update_of_rl(tmp_path):

@@ -336,8 +336,12 @@ def shapes(cfg: Mapping[str, Any], batch_size: int) -> dict[str, tuple[tuple[int
   cfg = read_config(cfg)
   rows = (batch_size, cfg.length)
   fields = dict.fromkeys(("tokens", "segment_ids", "positions"), np.int32) | {"loss_mask": np.bool_}
-  if "is_shared" in documents_lib.fields(cfg, has_answers=True):
-    fields["is_shared"] = np.bool_
+  first = cfg.source or cfg.mixture[0]["source"]
+  layout = getattr(sources.SOURCES[first["name"]], "layout", "")
+  kept = {"is_shared": np.bool_, "token_types": np.int32, "spans": np.int32,
+          "labels": np.int32 if cfg.labels is None else np.float32}
+  more = documents_lib.fields(cfg, has_answers=True, layout=layout)
+  fields |= {name: kept[name] for name in more if name in kept}
   return {k: (rows, dtype) for k, dtype in fields.items()} | {
       "example_index": ((batch_size,), np.int32)}
 
