@@ -151,10 +151,12 @@ def _compiled(lowered, arguments: float, trips: float) -> _Compiled:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     used = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", str(error))
-    if not used:
+    more = re.search(r"for HLO temporaries \(([\d.]+)([KMG])\) exceeds", str(error))
+    if not used and not more:
       raise
-    size = float(used[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[used[2]]
-    return _Compiled(arguments, max(size - arguments, 0), None)
+    number, unit = (used or more).groups()
+    size = float(number) * 2 ** {"K": 10, "M": 20, "G": 30}[unit]
+    return _Compiled(arguments, max(size - arguments, 0) if used else size, None)
   try:
     text = compiled.as_text()
   except jax.errors.JaxRuntimeError as error:

@@ -1,6 +1,6 @@
 """What computes attention: XLA with a mask, cuDNN on GPUs, the splash kernel on TPUs.
 
-Contents: BACKENDS, compiling_for, check, check_slots, uses_masks, attend.
+Contents: BACKENDS, compiling_for, check, check_slots, uses_masks, attend, ordered.
 
 Convention: a back end is named by the config and used or refused; none stands in for another.
 """
@@ -13,6 +13,7 @@ import functools
 from collections.abc import Iterator
 
 import jax
+from jax.experimental import layout as layout_lib
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
@@ -111,3 +112,19 @@ def _sharded_splash(query, key, value, sight, attention):
   heads, rows = P(sharding.BATCH_AXES, None, "tensor", None), P(sharding.BATCH_AXES, None)
   return jax.shard_map(run, in_specs=(heads, heads, heads, rows, rows), out_specs=heads,
                        check_vma=False)(query, key, value, positions, segments)
+
+
+def ordered(name: str, x: jax.Array) -> jax.Array:
+  """What follows attention, [B, L, D], with its axes in this order in memory.
+
+  The splash kernel gives head after head, and XLA would lay out all that follows like it.
+  """
+  if name != "splash":
+    return x
+  run = lambda x: layout_lib.with_layout_constraint(x, layout_lib.Layout((0, 1, 2)))
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return run(x)
+  # On each device's part: XLA does not know how to cut a constraint, and would gather its operand.
+  rows = P(sharding.BATCH_AXES, None, None)
+  return jax.shard_map(run, in_specs=rows, out_specs=rows, check_vma=False)(x)

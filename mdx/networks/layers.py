@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 from jax import ad_checkpoint
-from jax.experimental import layout as layout_lib
 import jax.numpy as jnp
 
 from mdx import sharding
@@ -105,10 +104,7 @@ class _Attention(nn.Module):
     mixed = backends.attend(spec.attention_backend, query, key, value, sight, which)
     mixed = mixed.reshape(batch, length, -1)
     out = linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed)
-    if spec.attention_backend == "splash":
-      # Its result comes head by head; without this all that follows would be laid out like it.
-      out = layout_lib.with_layout_constraint(out, layout_lib.Layout((0, 1, 2)))
-    return attention_lib.saved(out), (key, value)
+    return attention_lib.saved(backends.ordered(spec.attention_backend, out)), (key, value)
 
 
 class _Mlp(nn.Module):
