@@ -17,9 +17,9 @@ from mdx.networks import presets
 # With fewer than 128 columns of a matrix a chip (4096 / fsdp) libtpu gathers it at twice the bytes.
 _MACHINES = {
     "v5p": dict(compile=dict(topology="v5p:4x4x4"), microbatches=4, remat="dots", data=2),
-    "v5e": dict(compile=dict(topology="v5e:16x16"), microbatches=5, remat="attention", data=8),
+    "v5e": dict(compile=dict(topology="v5e:16x16"), microbatches=5, remat="full", data=8),
     "multislice": dict(compile=dict(topology="v5e:16x16", slices=2), microbatches=5,
-                       remat="attention", replica=2, data=8, batch_size=2560),
+                       remat="full", replica=2, data=8, batch_size=2560),
 }
 
 
