@@ -9,7 +9,15 @@ gender of the noun to its right. `subject`: a verb has that of the noun to its l
 digit for the bottom and the top pair of layers, 1 without the mask.
   python -m mdx.main --config=configs/claims/looking_right.py --workdir=runs/claims/looking_right
 
-Not measured yet with three seeds.
+Measured on 2 cores of an AMD EPYC (very busy: 33 minutes; 12 of CPU time), seeds 0-2;
+entity F1 on test of the codes 00, 01, 10 and 11; two-sided paired t over the seeds:
+  agreement (a class by the word to the right): 0.560, 1.000, 0.997, 0.999
+  reproduced: each of 01, 10 and 11 beats 00 (p < 0.001); inconclusive which of them is best
+    (01 against 10 p = 0.20, against 11 p = 0.23; 10 against 11 p = 0.20)
+  subject (by the word to the left): 0.997, 0.988, 0.700 +- 0.25, 0.812 +- 0.23
+  inconclusive: 01, 10 and 11 against 00: p = 0.40, 0.18, 0.31
+Where the left context is enough, unmasked bottom layers did harm with some seeds within these 300
+steps, those near the output did not: the paper's advice, though not significant here.
 """
 
 from ml_collections import config_dict
