@@ -8,8 +8,8 @@ CPU time" gives MLM the steps that a decoder costs.
   python -m mdx.main --config=configs/claims/drbert.py --workdir=runs/claims/drbert
   python -m mdx.main --config=configs/claims/drbert.py:text --workdir=runs/claims/drbert_text
 
-Measured on 2 cores of an AMD EPYC (busy: 20 minutes; CPU seconds of steps a run: 21 MLM, 32 plain, 39
-emd, 29 gua, 32 mixed), the grammar, seeds 0-2, 600 steps; accuracy of the probe, 0.45 before
+Measured on 2 cores of an AMD EPYC (busy: 20 minutes; CPU seconds of steps a run: 21 MLM, 32 plain,
+39 emd, 29 gua, 32 mixed), the grammar, seeds 0-2, 600 steps; accuracy of the probe, 0.45 before
 training; two-sided paired t over the seeds:
   inconclusive at equal steps, against 0.926 of MLM: plain 0.927 (p = 0.95), emd 0.929 (p = 0.86),
     gua 0.927 (p = 0.93), mixed 0.925 (p = 0.85)
