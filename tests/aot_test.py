@@ -162,6 +162,7 @@ def test_what_the_compiler_itself_finds_too_large(error, tmp_path, monkeypatch):
   assert total == pytest.approx(29.5 * 2 ** 30, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_table_and_takes_the_best(tmp_path, capsys):
   config = _training(compile__sweep=True, compile__data=(1, 2), compile__tensor=(1, 3),
                      compile__remat=("full",), compile__microbatches=(2,))

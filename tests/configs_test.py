@@ -43,7 +43,7 @@ class _Compiled(logging.Handler):
 
 
 # Their losses are compiled in tests/objectives; the rest of a run is what the others share.
-_QUICK = ("ar", "diffusion", "mlm", "sft")
+_QUICK = ("diffusion", "mlm")
 
 
 @pytest.mark.parametrize("name", [

@@ -107,7 +107,9 @@ def test_one_process_that_dies_stops_the_others_and_without_restart_the_job(tmp_
 
 
 def test_a_failure_that_would_come_again_is_not_tried_again(tmp_path):
-  path = _stand_in(tmp_path, f'echo x >> {tmp_path}/calls; exit 2')
+  # Neither fails before both have begun, or it would stop the other.
+  path = _stand_in(tmp_path, f'echo x >> {tmp_path}/calls; '
+                   f'while [ "$(wc -l < {tmp_path}/calls)" -lt 2 ]; do sleep 0.05; done; exit 2')
   assert _run("local.sh", "--restart", "2", "--config=x", PATH=path).returncode == 2
   assert len((tmp_path / "calls").read_text().split()) == 2
 

@@ -156,6 +156,7 @@ def test_log_likelihoods_are_those_of_the_model(runs):
   assert bound.shape == (2,) and np.all(bound < 0)
 
 
+@pytest.mark.slow
 def test_samples_are_judged_by_a_second_model(runs, tmp_path, capsys):
   for scorer, is_exact in (("ar", True), ("diffusion", False)):
     rows = _sample(tmp_path / scorer, runs / "diffusion", num_samples=3, viewer_rows=0,
@@ -171,6 +172,7 @@ def test_samples_are_judged_by_a_second_model(runs, tmp_path, capsys):
     assert found["num_rows"] == found["num_texts"] == 3
 
 
+@pytest.mark.slow
 def test_the_base_model_is_trained_once_where_no_checkpoint_is_given(tmp_path, capsys):
   cfg = _config("", prompts="It")
   with cfg.unlocked():

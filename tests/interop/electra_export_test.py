@@ -35,6 +35,7 @@ def _run(tmp_path_factory):
   return cfg, workdir
 
 
+@pytest.mark.slow
 def test_both_parts_are_written_and_read_back_the_same(run, tmp_path):
   cfg, workdir = run
   tiny.changed(cfg, {"export.format": "huggingface", "export.path": str(tmp_path / "out"),

@@ -170,6 +170,7 @@ def test_an_iteration_has_whole_groups_and_every_example_once_an_epoch():
   assert order[:10].tolist() != order[10:].tolist()
 
 
+@pytest.mark.slow
 def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
   never = lambda self, examples, completions: {
       "reward": np.zeros(len(examples), np.float32), "correct": np.zeros(len(examples), bool)}
