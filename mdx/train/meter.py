@@ -144,8 +144,8 @@ class Meter:
       self._clock.add(step, {"step": useful} | self._lost)
     self._tokens, self._lost = 0.0, dict.fromkeys(_STAGES, 0.0)
     self._writers.write(step, "train", values)
-    shown = ("loss", "nats_per_token", *self._also(), "tokens_per_second")
-    values |= self._also()
+    also = self._also()
+    shown, values = ("loss", "nats_per_token", *also, "tokens_per_second"), values | also
     self._progress.log(step, {k: values[k] for k in shown if k in values})
 
   def finish(self, step: int) -> None:

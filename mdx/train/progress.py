@@ -68,6 +68,7 @@ class Progress:
     """Removes the bar."""
     if self._bar is not None:
       self._bar.stop()
+      atexit.unregister(self._bar.stop)
 
 
 class Stopped(Exception):
