@@ -61,6 +61,7 @@ def _report(config, workdir):
   return report
 
 
+@pytest.mark.slow
 def test_the_train_step_of_a_config_without_its_data(tmp_path):
   config = _training(mesh__data=2, mesh__fsdp=4, microbatches=2)
   report = _report(config, tmp_path)
@@ -80,6 +81,7 @@ def test_the_train_step_of_a_config_without_its_data(tmp_path):
   assert sum(one["collectives"].values()) >= 3 * 4 * (matrices - vocab * width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft", "structural", "bitimebert", "finetune"])
 def test_a_program_takes_the_batches_of_its_data(name, tmp_path):
   config = importlib.import_module(f"mdx.configs.{name}").get_config()
@@ -96,6 +98,7 @@ def test_a_program_takes_the_batches_of_its_data(name, tmp_path):
   assert kinds(tree.flatten(state.params)) == kinds(tree.flatten(run.shapes.params))
 
 
+@pytest.mark.slow
 def test_the_rollout_and_the_update_of_rl(tmp_path):
   report = _report(_rl(mesh__data=1, mesh__fsdp=-1), tmp_path)
   rollout, update = report["programs"]

@@ -90,6 +90,7 @@ def _config(**changes):
       comparisons=[dict(name="b beats a", left="b", right="a", measure="bits")]) | changes
 
 
+@pytest.mark.slow
 def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_path):
   runs = []
 

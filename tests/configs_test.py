@@ -46,9 +46,7 @@ class _Compiled(logging.Handler):
 _QUICK = ("diffusion", "mlm")
 
 
-@pytest.mark.parametrize("name", [
-    name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in tiny.CONFIGS])
+@pytest.mark.parametrize("name", tiny.mostly_slow(tiny.CONFIGS, _QUICK))
 def test_config_takes_steps_and_compiles_each_function_once(name, tmp_path):
   handler, logger = _Compiled(), logging.getLogger("jax._src.interpreters.pxla")
   logger.addHandler(handler)
@@ -110,14 +108,15 @@ def test_an_unknown_preset_lists_the_choices():
     diffusion.get_config("size=1")
 
 
-@pytest.mark.parametrize("module, arg", [
+@pytest.mark.parametrize("module, arg", tiny.mostly_slow([
     ("diffusion", "md4"), ("diffusion", "llada"), ("diffusion", "llada_sft"), ("diffusion", "dream"),
     ("mlm", "whole_word"), ("mlm", "span"), ("mlm", "static"), ("mlm", "rate40"),
     ("mlm", "rate_decay"), ("slm", None), ("electra", None), ("electra", "electric"),
     ("electra", "small"), ("rts", None), ("rts", "clusters"),
     ("mlm", "ngram"), ("ernie_gram", None), ("drbert", None), ("drbert", "emd"),
     ("sedd", "radd"), ("d3pm", None), ("genmd4", None),
-    ("block_diffusion", None)])
+    ("block_diffusion", None)], quick=[("diffusion", "md4"), ("slm", None), ("electra", None),
+                                       ("block_diffusion", None)]))
 def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):
   cfg = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
   cfg.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)

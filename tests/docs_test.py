@@ -148,6 +148,7 @@ def test_the_reference_has_every_module():
   assert all(importlib.util.find_spec(name) for name in shown)
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
   """Of CI too, where `.ci/run` installs the extra `docs`."""
   for name in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):

@@ -59,6 +59,7 @@ def test_every_generation_is_kept_with_the_score_that_the_task_gives_it(base, tm
   assert json.loads((tmp_path / "results.json").read_text()) == results
 
 
+@pytest.mark.slow
 def test_an_evaluation_cut_short_decodes_only_what_is_left(base, tmp_path, monkeypatch):
   cfg = _config(base, sampler__temperature=1.0)
   modes.evaluate(cfg, str(tmp_path / "whole"))

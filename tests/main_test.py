@@ -99,6 +99,7 @@ def test_a_config_file_that_cannot_be_read_is_named(name, text, message, tmp_pat
   assert err.startswith(f"mdx: config file '{tmp_path / name}' ") and message in err
 
 
+@pytest.mark.slow
 def test_a_failure_exits_1_and_names_the_step(tmp_path):
   code, _, err = _run("--config=configs/ar.py", *_SMALL, f"--workdir={tmp_path}",
                       "--config.steps=40", "--config.optimizer.learning_rate=1e38",
@@ -117,6 +118,7 @@ def test_runs_outside_the_checkout_with_the_default_workdir(tmp_path):
     assert word in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [
     signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_exits_75_and_the_same_command_goes_on(number, tmp_path):

@@ -48,6 +48,7 @@ def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path):
   assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(tmp_path):
   cfg = tiny.config("mlm")
   first = modes.train(cfg, str(tmp_path))
@@ -56,6 +57,7 @@ def test_a_finished_run_is_not_run_again(tmp_path):
   assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_export_can_be_evaluated_and_started_from(tmp_path):
   cfg = tiny.config("diffusion", steps=3)
   trained = modes.train(cfg, str(tmp_path / "run"))
@@ -71,6 +73,7 @@ def test_export_can_be_evaluated_and_started_from(tmp_path):
   np.testing.assert_allclose(started["bits_per_char"], trained["bits_per_char"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_raw_and_averaged_weights_are_evaluated_as_asked(tmp_path):
   cfg = tiny.config("diffusion", steps=4, ema_decay=0.9, optimizer__learning_rate=0.05,
                     eval__gradient_draws=3)
@@ -85,6 +88,7 @@ def test_raw_and_averaged_weights_are_evaluated_as_asked(tmp_path):
   assert trained["gradient_variance"] > 0 and trained["loss_variance"] > 0
 
 
+@pytest.mark.slow
 def test_eight_two_and_four_devices_go_on_with_one_anothers_checkpoints(tmp_path, monkeypatch):
   cfg = tiny.config("diffusion", steps=6, checkpoint_steps=2, checkpoint__keep=3, log_steps=1,
                     sampler__num_samples=0, eval__baselines=False)
@@ -108,6 +112,7 @@ def test_eight_two_and_four_devices_go_on_with_one_anothers_checkpoints(tmp_path
     np.testing.assert_allclose(later, losses[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_steps_of_profile_steps_and_no_others_are_in_a_trace(tmp_path):
   modes.train(tiny.config("diffusion", steps=6, profile_steps=(2, 4),
                           sampler__num_samples=0, eval__baselines=False), str(tmp_path))
@@ -196,6 +201,7 @@ def test_export_refuses_a_missing_path_and_another_format(tmp_path):
     modes.export(cfg, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_with_float32_parameters(tmp_path):
   modes.train(tiny.config("diffusion", dtype="bfloat16"), str(tmp_path))
   params = tiny.stored(tmp_path)[1]["params"]
@@ -221,6 +227,7 @@ def test_a_base_is_trained_once_and_started_from_and_errors_come_before_it(tmp_p
   assert (tmp_path / "base" / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_only_the_parameters_that_a_pattern_names_are_trained(tmp_path):
   cfg = tiny.config("diffusion", optimizer__trainable="model/.*kernel", sampler__num_samples=0)
   modes.train(cfg, str(tmp_path / "run"))

@@ -88,6 +88,7 @@ def _hardly_trained(config, workdir):
   return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, generates", [
     ("llada", "Confidence"), ("dream", "Confidence"), ("sdar", "Ancestral"),
     ("qwen2", "LeftToRight")])

@@ -47,7 +47,8 @@ def _prompts(path, *lines):
   return str(path)
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", tiny.mostly_slow(
+    samplers.SAMPLERS, ["ancestral", "autoregressive", "confidence", "rcr"]))
 def test_every_rule_writes_rows_in_the_order_of_the_prompts(name, runs, tmp_path):
   model = "ar" if name == "autoregressive" else "diffusion"
   tokenizer = mdx.load(str(runs / model)).tokenizer
@@ -67,6 +68,7 @@ def test_every_rule_writes_rows_in_the_order_of_the_prompts(name, runs, tmp_path
   assert not (tmp_path / "run" / "samples.partial.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_masks_in_a_prompt_are_infilled_and_the_rest_stays(runs, tmp_path):
   model = mdx.load(str(runs / "diffusion"))
   mask_id = model.tokenizer.mask_id
@@ -101,6 +103,7 @@ def test_without_prompts_samples_are_unconditional(runs):
   assert len({tuple(x.tokens) for x in rows}) > 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_missing_rows(runs, tmp_path, monkeypatch):
   changes = dict(prompts="It was", num_samples=24, viewer_rows=0)
   whole = _sample(tmp_path / "whole", runs / "diffusion", **changes)
@@ -137,6 +140,7 @@ def test_weights_are_chosen_by_params(runs):
       np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_log_likelihoods_are_those_of_the_model(runs):
   model = mdx.load(str(runs / "ar"))
   texts = ["It was", "the age of wisdom"]
@@ -196,6 +200,7 @@ def test_show_and_animation_write_what_they_say(runs, tmp_path, capsys):
   assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_exports_and_single_checkpoints_can_be_loaded(runs, tmp_path):
   cfg = tiny.config("diffusion", sampler__num_samples=0, network__max_length=40,
                     export__path=str(tmp_path / "exported"))

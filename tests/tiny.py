@@ -1,6 +1,6 @@
 """Shipped configs made small, for tests.
 
-Contents: config, CONFIGS (those that train), OTHERS, changed, stored.
+Contents: config, CONFIGS (those that train), OTHERS, changed, stored, mostly_slow.
 """
 
 import importlib
@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 import numpy as np
+import pytest
 from orbax.checkpoint import v1 as ocp
 
 from mdx import checkpoint as checkpoint_lib
@@ -65,3 +66,16 @@ def stored(workdir):
   items = {k: jax.tree.map(np.asarray, v) for k, v in items.items()}
   data = sorted(p.read_text() for p in (directory / "data").glob("process_*.json"))
   return int(directory.name), items | {"data": data}
+
+
+def mostly_slow(values, quick):
+  """Values for `parametrize`, all but the quick ones with the marker `slow`.
+
+  Args:
+    values: what the parameters are given, in order.
+    quick: those that the default suite runs.
+  """
+  assert all(value in values for value in quick)
+  several = lambda value: value if isinstance(value, tuple) else (value,)
+  return [value if value in quick else pytest.param(*several(value), marks=pytest.mark.slow)
+          for value in values]

@@ -183,6 +183,7 @@ def test_no_two_neighbours_are_replaced_and_no_end_is_favoured():
   assert not _replaced(spans, tokens, 6000, rate=0.0)[1].any()
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_the_example_alone():
   spans = [(1, 2, CARL), (5, 3, T), (9, 1, BEFORE), (11, 2, DAN)]
   batch = _batch(spans, 64, 16, [0, 12, 13, *range(1, 9), 14, 15, 1, 2, 3])

@@ -110,6 +110,7 @@ def test_an_estimator_that_does_not_fit_the_objective_is_refused(objective, esti
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_strata_lower_the_variance():
   tokens = np.tile(JOINT.sequences[17], (4000, 1))
   spread = {name: _rows(_bound(), tokens, estimator=name, num_samples=4)["nll"].var()

@@ -49,6 +49,7 @@ def _evaluator(tmp_path, source, **fields):
   return linear.Evaluator(probe, run.config, run.tokenizer, run.objective, run.mesh), run
 
 
+@pytest.mark.slow
 def test_bags_of_embeddings_tell_the_topic_and_constant_states_do_not(tmp_path):
   source = dict(name="grammar", num_documents=200, num_validation=100, num_sentences=3)
   evaluator, run = _evaluator(tmp_path, source, network__width=64)
@@ -67,6 +68,7 @@ def test_records_without_labels_are_refused(tmp_path):
     _evaluator(tmp_path, dict(name="memory", documents=("ab",) * 40), tokenizer__path="char")
 
 
+@pytest.mark.slow
 def test_news_are_dated_from_texts_without_a_date(tmp_path):
   source = dict(name="news", num_documents=90, num_validation=60)
   evaluator, run = _evaluator(tmp_path, source, tokenizer__path="news", data__packing="crop",

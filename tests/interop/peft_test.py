@@ -46,6 +46,7 @@ def _scores(model):
   return np.asarray(logits)[..., :model.tokenizer.vocab_size]
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_peft_and_of_the_merged_model():
   spec = _spec()
   assert (spec.lora_rank, spec.lora_alpha, spec.lora_targets) == (3, 5.0, ("q", "v", "down"))

@@ -121,6 +121,7 @@ def test_cudnn_needs_bfloat16(monkeypatch):
     backends.check("cudnn", "float32")
 
 
+@pytest.mark.slow
 def test_every_layer_is_handed_to_the_named_back_end(monkeypatch):
   # On a TPU the network itself runs the kernel: here in interpret mode.
   monkeypatch.setattr(backends, "check", lambda *args: None)

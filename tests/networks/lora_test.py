@@ -85,6 +85,7 @@ def test_what_cannot_be_is_one_line(fields, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_int8_kernels_are_within_half_a_step_and_computed_with_as_they_are_stored(params):
   pytest.importorskip("qwix")
   spec = dataclasses.replace(SPEC, weights="int8")

@@ -203,6 +203,7 @@ def test_unrolled_layers_compute_the_same_as_scanned_ones(name):
                                  _loss_and_grad(**OPTIONS[name])(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [True, False], ids=["scanned", "unrolled"])
 def test_remat_recomputes_more_and_changes_neither_loss_nor_gradient(scan_layers):
   params, products = _random_params(), []
@@ -214,6 +215,7 @@ def test_remat_recomputes_more_and_changes_neither_loss_nor_gradient(scan_layers
   assert products[0] < products[1] < products[2] and products[0] < products[3]
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_float32_parameters_and_logits_and_agrees_loosely():
   network = _spec(dtype="bfloat16", time_conditioning=True, use_bias=True).network()
   assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(network.init, rng.root(0)))} == {
@@ -429,6 +431,7 @@ def test_a_wrong_call_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rms_swiglu_rope", "layer_gelu_learned_biases", "time"])
 def test_unstacked_parameters_give_the_same_with_and_without_a_cache(name):
   fields = OPTIONS[name] | {"scan_layers": False}

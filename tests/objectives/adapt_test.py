@@ -61,6 +61,7 @@ def test_after_the_annealing_the_loss_is_that_of_diffusion():
   assert not np.allclose(_rows(_ADAPT, 50)[1], _rows(_PLAIN, 50)[1], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_at_step_0_no_token_is_predicted_from_what_follows():
   batch, _ = ADAPT.prepare(PARAMS, BATCH, rng.root(0), _context(0))
   seen = {}

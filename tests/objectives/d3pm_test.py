@@ -94,6 +94,7 @@ def test_many_steps_without_a_mask_column_are_continuous_time():
                              enumerated.expected(whole, TOKENS, times), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_times_lie_on_the_grid_and_gradients_are_finite():
   objective = _d3pm(8)
   batch = oracle.batch_of(JOINT, JOINT.sequences[:64])

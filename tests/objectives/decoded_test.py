@@ -34,6 +34,7 @@ def _grad(objective, params, rows):
   return jax.value_and_grad(lambda p: objective(p, rows, nets.CONTEXT)[0]["mlm"])(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_without_its_share_the_decoder_changes_nothing_and_learns_nothing(decoder):
   objective = _objective(decoder=decoder, decoder_rate=0.0)
@@ -58,6 +59,7 @@ def test_without_its_share_the_decoder_changes_nothing_and_learns_nothing(decode
   assert all(np.asarray(x).any() for x in jax.tree.leaves(full["decoder"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["example", "token", "convex"])
 def test_states_are_mixed_as_they_are_drawn(mix):
   objective = _objective(mix=mix, decoder_rate=0.3)

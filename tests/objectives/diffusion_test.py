@@ -450,6 +450,7 @@ def _batch_losses(time, mask_draw, num_steps=150, rows=128, length=128):
   return np.asarray(jax.jit(lambda: jax.lax.map(loss, jnp.arange(num_steps)))())
 
 
+@pytest.mark.slow
 def test_even_times_and_exact_counts_lower_the_variance_of_the_loss():
   spread = {(t, m): _batch_losses(t, m).std() for t, m in (
       ("independent", "bernoulli"), ("stratified", "bernoulli"), ("lattice", "bernoulli"),

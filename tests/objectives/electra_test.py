@@ -37,6 +37,7 @@ def _read(fields=(), num_rows=64):
   return objective, params, rows, weights, jax.device_get(read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [
     (), (("disallow_correct", True),), (("generator", "uniform"),), (("generator", "two_tower"),)])
 def test_samples_stand_at_selected_places_only_and_labels_say_what_changed(fields):
@@ -68,6 +69,7 @@ def test_uniform_replacements_change_all_but_one_in_v():
   assert abs(oracle.z_score(changed.ravel(), 1 - 1 / (nets.VOCAB - 1))) < 4
 
 
+@pytest.mark.slow
 def test_samples_follow_the_generator_at_its_temperature():
   objective = _objective(temperature=2.0)
   params, rows = objective.init(jax.random.key(1)), nets.batch(1)
@@ -96,6 +98,7 @@ def _gradient(objective, params, rows, weights, term):
   return jax.jit(jax.grad(loss))(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tie", ["none", "embeddings", "all"])
 def test_the_detection_loss_reaches_the_generator_by_shared_parameters_alone(tie):
   size = dict(generator_width=1.0) if tie == "all" else {}
@@ -149,6 +152,7 @@ def test_the_loss_on_masked_places_counts_these_alone():
   assert aux.metrics["rtd_nats"][1] == weights["rtd"]
 
 
+@pytest.mark.slow
 def test_a_tower_sees_all_but_the_place_it_predicts():
   objective = _objective(generator="two_tower")
   params, rows = objective.init(jax.random.key(1)), nets.batch(2, padding=0)
@@ -163,6 +167,7 @@ def test_a_tower_sees_all_but_the_place_it_predicts():
   assert moved[place] == 0 and (np.delete(moved, place) > 1e-6).all()
 
 
+@pytest.mark.slow
 def test_electric_adds_the_log_odds_of_the_noise_to_its_scores():
   objective, params, rows, _, read = _read((("generator", "two_tower"),))
   left = objective._whole(params, params["generator"]["left"])

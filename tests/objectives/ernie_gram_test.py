@@ -181,6 +181,7 @@ def test_contiguous_masking_selects_the_same_units(build):
   assert weights["coarse"] == 200 * 2 and target.sum() == ours["num_hidden"].sum()
 
 
+@pytest.mark.slow
 def test_the_generator_writes_units_and_the_label_is_that_one_is_another(build):
   objective = build(sampled_rate=0.5, generator_width=0.5, mask_rate=0.4)
 

@@ -93,6 +93,7 @@ def test_a_tag_costs_at_the_places_of_words_alone():
   assert aux.rows["count"].tolist() == [2, 3] and "dense" not in params["task"]
 
 
+@pytest.mark.slow
 def test_token_types_are_read_where_the_network_has_them():
   batch = _batch([1, 2], [0, 0]) | {"token_types": jnp.zeros((2, 6), jnp.int32).at[:, 3:].set(1)}
   for types_, differs in ((2, True), (0, False)):

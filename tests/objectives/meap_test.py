@@ -98,6 +98,7 @@ def _answers(batch):
   return batch | {"loss_mask": batch["loss_mask"] & answer}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["copies", "concatenated"])
 def test_fine_tuning_adds_the_masked_tokens_of_a_second_reading(form):
   objective = meap.MEAPFineTuning(network=_NETWORK, mask_id=_MASK, form=form, mask_rate=0.25,

@@ -77,6 +77,7 @@ def _loss(policy, params, batch, key=None, reference=PARAMS):
   return jax.jit(loss)(params, batch, rng.root(5) if key is None else key, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature, padded, confidence", [
     (1.0, False, "probability"), (0.6, True, "probability"), (1.0, True, "random")])
 def test_with_unchanged_parameters_every_ratio_is_one(temperature, padded, confidence):
@@ -157,6 +158,7 @@ def test_mdpo_is_its_formula(fields):
   np.testing.assert_allclose(found, total / rows, rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_random_order_decoding_is_the_exact_policy_gradient():
   """E[R grad log p] over all orders and tokens of a tiny decode, against enumeration."""
   length, real = 2, 3
@@ -216,6 +218,7 @@ def test_the_gradient_of_random_order_decoding_is_the_exact_policy_gradient():
   assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
 
 
+@pytest.mark.slow
 def test_diffu_grpo_masks_prompts_scores_up_to_eos_and_averages_over_tokens():
   batch = _rollout(num_prompts=64)
   batch["tokens"] = batch["tokens"].at[::2, PROMPT + 1].set(EOS_ID)
@@ -246,6 +249,7 @@ def test_diffu_grpo_masks_prompts_scores_up_to_eos_and_averages_over_tokens():
                jax.grad(plain)(PARAMS))
 
 
+@pytest.mark.slow
 def test_inner_epochs_draw_other_canvases_and_are_scored_on_the_same():
   batch = _rollout(num_prompts=16)
   policy = _policy(grpo.DiffuGRPO)
@@ -279,6 +283,7 @@ def test_coupled_scores_equal_the_vector_and_cover_every_token_twice():
   np.testing.assert_allclose(0.5 / one + 0.5 / two, 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_wd1_weighs_log_likelihoods_and_is_silent_where_rewards_are_equal():
   batch = _rollout(num_prompts=2)
   policy = _policy(grpo.WeightedLikelihood, prompt_mask_rate=0.0)
@@ -299,6 +304,7 @@ def test_wd1_weighs_log_likelihoods_and_is_silent_where_rewards_are_equal():
       jax.grad(lambda p: _loss(policy, p, batch))(PARAMS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [mdpo.MDPO, grpo.CoupledGRPO])
 def test_microbatches_accumulate_exactly(cls):
   batch = _rollout(num_prompts=4)

@@ -19,6 +19,7 @@ TOKENS = jnp.array([[6, 1, 6, 6, 2, 6, 6, 6, 0], [0, 1, 6, 6, 2, 6, 3, 6, 6]])
 TARGETS = jnp.array([[0, 2, 3, 5, 6, 9, 9, 9, 9], [2, 3, 5, 9, 9, 9, 9, 9, 9]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 3, 5, 9])
 def test_the_first_targets_are_read_whatever_the_size_of_the_head(count):
   ask = lambda count: reading.logits_at(

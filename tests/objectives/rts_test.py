@@ -40,6 +40,7 @@ def test_the_label_is_that_a_token_was_selected_even_if_it_stayed():
   assert oracle.chi_square(np.delete(counts, nets.MASK_ID), np.ones(nets.VOCAB - 1)) > 1e-4
 
 
+@pytest.mark.slow
 def test_special_tokens_are_not_scored():
   objective = _rts()
   rows, weights = nets.prepare(objective, nets.batch(8))
@@ -80,6 +81,7 @@ def _clustered(tmp_path, **fields):
   return _rts(rts.ClusterReplacedTokens, clusters=str(path), **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count_changed", [False, True])
 def test_confusions_count_every_place_also_when_a_pair_comes_twice(tmp_path, count_changed):
   objective = _clustered(tmp_path, count_changed=count_changed)

@@ -35,6 +35,7 @@ def _rows(num_rows, k=1, seed=0):
                  "positions": jnp.broadcast_to(jnp.arange(length), labels.shape)}
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_token_objective_and_one_of_the_pairs():
   objective = structural.Structural(token=TOKEN, pair_weight=0.5)
   params, rows = objective.init(rng.root(1)), _rows(8)
@@ -57,6 +58,7 @@ def test_the_loss_is_that_of_the_token_objective_and_one_of_the_pairs():
   assert aux.metrics["pair_accuracy"][0] == (sign * scores < 0).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["ie_k", "ae_k", "re_k", "ie_1", "ae_1"])
 def test_permuted_candidates_have_permuted_decisions(head):
   objective = structural.Structural(token=TOKEN, head=head, num_candidates=K)

@@ -65,6 +65,7 @@ def _lines(workdir, kind):
           if x["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
   results = modes.reinforce(_config(base), str(tmp_path))
   assert json.loads((tmp_path / "results.json").read_text()) == results
@@ -98,6 +99,7 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
   assert sample.tokens.shape == (16,) and sample.text[0] == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective, epochs", [
     ("mdpo", 1), pytest.param("diffu_grpo", 2, marks=pytest.mark.slow)])
 def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(objective, epochs, base,

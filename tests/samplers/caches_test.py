@@ -49,6 +49,7 @@ def _plain_twin(sampler):
   return twin(**fields | {"cache": "none"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen,block,name,prompts", [
     (attention_lib.BlockCausal(4), 4, "threshold", RAGGED),
     (attention_lib.BlockCausal(4), 4, "threshold", _HOLES[:3]),
@@ -72,6 +73,7 @@ def test_the_block_cache_is_exact_where_prompts_are_whole_blocks():
   assert plain == cached
 
 
+@pytest.mark.slow
 def test_the_cache_of_an_autoregressive_model_is_exact():
   spec = transformer.Transformer(num_layers=2, width=16, num_heads=2, mlp_width=24, vocab_size=7,
                                  vocab_multiple=1, max_length=64, scan_layers=False)
@@ -145,6 +147,7 @@ def _frozen_loop(params, prompt, cache, threshold, num_blocks=3, block=4):
   return tokens, nfe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_an_approximate_cache_freezes_what_lies_outside_the_block(cache):
   objective, params = model = driving.model(**SPEC)

@@ -58,6 +58,7 @@ def test_a_greedy_draw_takes_the_likeliest_token():
   np.testing.assert_array_equal(_draw(logits, 1, is_greedy=True), [[1, 0]])
 
 
+@pytest.mark.slow
 def test_tokens_too_rare_for_float32_uniforms_are_drawn():
   # 2^16 tokens of probability q = 4e-8 each, beside one that takes the rest. Uniforms
   # on a grid of g = 2^-23 draw them at g / (exp(g / q) - 1), 1 / 6 of their rate

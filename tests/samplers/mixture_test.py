@@ -24,6 +24,7 @@ def _sampler(rule, **fields):
   return rule(mask_id=0, eos_id=1, gen_length=8, **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [confidence.Confidence, revise.RunningConfidence])
 def test_every_row_is_decoded_by_the_plan_it_drew(rule):
   mixed = driving.decode(_denoise, _sampler(rule, mixture=PLANS), CANVAS)

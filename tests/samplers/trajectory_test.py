@@ -26,6 +26,7 @@ def _decode(record, **fields):
   return driving.decode(MODEL.denoise, sampler, CANVAS, start=4, record=record)
 
 
+@pytest.mark.slow
 def test_the_record_says_nothing_new_about_the_text():
   decodes = {level: _decode(level) for level in trajectory.RECORDS}
   for level, decoded in decodes.items():

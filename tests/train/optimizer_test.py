@@ -140,6 +140,7 @@ OPTIMIZERS = [optimizer_lib.Optimizer(layer_decay=0.7, warmup_steps=0, weight_de
               optimizer_lib.Muon(layer_decay=0.7, warmup_steps=0, weight_decay=0.1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", OPTIMIZERS)
 def test_stacked_and_unrolled_layers_get_the_same_steps(spec):
   params, unstack = _model()
