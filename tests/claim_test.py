@@ -1,6 +1,7 @@
 """Claims: what is compared, the test, and that a claim that was stopped goes on."""
 
 import copy
+import itertools
 import json
 import math
 
@@ -150,8 +151,9 @@ def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
     module.get_config("x")
 
 
-@pytest.mark.parametrize("module", [drbert, electra, ernie_gram, rts, slm, structural])
-@pytest.mark.parametrize("data", ["grammar", "text"])
+@pytest.mark.parametrize("module, data", [
+    *itertools.product([drbert, electra, ernie_gram, rts, slm], ["grammar", "intents", "text"]),
+    (structural, "grammar"), (structural, "text")])
 def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)
   config = config_lib.to_dict(module.get_config(data))
@@ -161,7 +163,7 @@ def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypat
     run = copy.deepcopy(config["run"])
     claim.merge(run, changes)
     setup_lib.setup(run, str(tmp_path / "run"))
-  with pytest.raises(ValueError, match="takes grammar or text, got 'x'"):
+  with pytest.raises(ValueError, match="takes one of grammar, .*text, got 'x'"):
     module.get_config("x")
 
 

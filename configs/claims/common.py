@@ -4,6 +4,10 @@ from ml_collections import config_dict
 
 from mdx.configs import common
 
+# What the tokenizer, clusters and n-grams of the data are called, and where its labels begin.
+ASSETS = {"grammar": "grammar", "intents": "snips", "text": "holmes"}
+INTENTS = ("AddToPlaylist", "BookRestaurant", "GetWeather", "PlayMusic", "RateBook",
+           "SearchCreativeWork", "SearchScreeningEvent")
 BOOKS = ("THE ADVENTURES OF SHERLOCK HOLMES", "THE MEMOIRS OF SHERLOCK HOLMES",
          "THE RETURN OF SHERLOCK HOLMES", "THE HOUND OF THE BASKERVILLES")
 
@@ -24,15 +28,15 @@ def get_config(**changes):
   return run
 
 
-def data_of(arg, name):
-  """Which data a claim about encoders is made on: "grammar" (also without `arg`) or "text".
+def data_of(arg, name, choices=tuple(ASSETS)):
+  """Which data a claim about encoders is made on, one of `choices`; without `arg` the first.
 
   Raises:
     ValueError: another argument.
   """
-  if arg not in (None, "", "grammar", "text"):
-    raise ValueError(f"configs/claims/{name}.py takes grammar or text, got {arg!r}.")
-  return arg or "grammar"
+  if arg and arg not in choices:
+    raise ValueError(f"configs/claims/{name}.py takes one of {', '.join(choices)}, got {arg!r}.")
+  return arg or choices[0]
 
 
 def encoder(data, **changes):
@@ -42,8 +46,9 @@ def encoder(data, **changes):
   step of it, at equal steps as at equal CPU time.
 
   Args:
-    data: "grammar": the topic (one of 8) of documents of the toy grammar, from 24 labels; or
-      "text": which of the four packaged books a passage of 300 characters is from, from 64 labels.
+    data: "grammar": the topic (one of 8) of documents of the toy grammar, from 24 labels;
+      "intents": what a spoken request wants (one of 7, snips.txt.xz), from 28 labels, after 1500
+      steps; "text": which of the four packaged books a passage of 300 characters is from, from 64.
     **changes: keys of the config.
   """
   run = get_config(steps=600, eval_steps=100, ema_decay=0.98)
@@ -57,6 +62,13 @@ def encoder(data, **changes):
     run.data.source = dict(name="grammar", num_sentences=3, num_documents=16_000,
                            num_validation=800)
     run.eval.probe.update(num_labels=24)
+  elif data == "intents":
+    run.steps = 1500
+    run.tokenizer.path = "asset:snips_bpe2048.json"
+    run.data.length = 24
+    run.data.source = dict(name="text", path="asset:snips.txt.xz", document_chars=1,
+                           section_marks=INTENTS, holdout_every=10)
+    run.eval.probe.update(num_labels=28)
   else:
     run.data.length = 80
     run.data.source = dict(name="text", path="asset:holmes.txt.xz", document_chars=300,

@@ -23,7 +23,7 @@ from mdx.configs.claims import common
 
 
 def get_config(arg=None):
-  """Arms and comparisons, on "grammar" or "text"."""
+  """Arms and comparisons, on "grammar", "intents" or "text"."""
   masked = dict(mask_rate=0.15, mask_draw="exact_count")
   run = common.encoder(common.data_of(arg, "drbert"), objective=dict(
       name="decoded_mlm", decoder_layers=2, decoder_rate=1.0, **masked))

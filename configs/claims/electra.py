@@ -29,7 +29,7 @@ from mdx.configs.claims import common
 
 
 def get_config(arg=None):
-  """Arms and comparisons, on "grammar" or "text"."""
+  """Arms and comparisons, on "grammar", "intents" or "text"."""
   run = common.encoder(common.data_of(arg, "electra"), objective=dict(
       name="electra", mask_rate=0.15, mask_draw="exact_count", generator_width=0.5,
       tie="embeddings", loss_on="all", rtd_weight=50.0))

@@ -28,10 +28,10 @@ from mdx.configs.claims import common
 
 
 def get_config(arg=None):
-  """Arms and comparisons, on "grammar" or "text"."""
+  """Arms and comparisons, on "grammar", "intents" or "text"."""
   data = common.data_of(arg, "ernie_gram")
-  name = "grammar" if data == "grammar" else "holmes"
-  lexicon, rate = f"asset:{name}_ngrams.json", dict(mask_rate=0.15, mask_draw="exact_count")
+  lexicon = f"asset:{common.ASSETS[data]}_ngrams.json"
+  rate = dict(mask_rate=0.15, mask_draw="exact_count")
   run = common.encoder(data, objective=dict(name="ernie_gram", lexicon=lexicon, fine_weight=0.0,
                                             sampled_rate=0.0, **rate))
   masked = dict(name="mlm", replace_mask_rate=1.0, replace_random_rate=0.0, **rate)

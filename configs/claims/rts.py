@@ -30,12 +30,12 @@ from mdx.configs.claims import common
 
 
 def get_config(arg=None):
-  """Arms and comparisons, on "grammar" or "text"."""
+  """Arms and comparisons, on "grammar", "intents" or "text"."""
   data = common.data_of(arg, "rts")
   run = common.encoder(data, objective=dict(name="rts", mask_rate=0.15))
   run.network.head = "rtd"
   clusters = dict(num_clusters=23) if data == "grammar" else dict(
-      clusters="asset:holmes_clusters32.json")
+      clusters=f"asset:{common.ASSETS[data]}_clusters32.json")
   arms = dict(
       mlm=dict(network=dict(head="lm"),
                objective=dict(name="mlm", mask_rate=0.15, mask_draw="exact_count")),

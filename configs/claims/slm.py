@@ -18,9 +18,12 @@ from mdx.configs.claims import common
 
 
 def get_config(arg=None):
-  """Arms and comparisons, on "grammar" or "text"."""
-  run = common.encoder(common.data_of(arg, "slm"), objective=dict(
+  """Arms and comparisons, on "grammar", "intents" or "text"."""
+  data = common.data_of(arg, "slm")
+  run = common.encoder(data, objective=dict(
       name="mlm", mask_rate=0.15, mask_draw="exact_count"))
+  if data == "grammar":
+    run.steps = 2000  # 600 do not take SLM over its plateau
   run.network.head = "lm"
   arms = dict(mlm=dict(), slm=dict(objective=dict(replace_mask_rate=0.0, replace_random_rate=1.0)))
   return common.claim("swapped language modelling learns a better encoder than MLM", run, arms,

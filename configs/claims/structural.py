@@ -16,7 +16,7 @@ from mdx.configs.claims import common
 
 def get_config(arg=None):
   """Arms and comparisons, on "grammar" or "text"."""
-  data = common.data_of(arg, "structural")
+  data = common.data_of(arg, "structural", ("grammar", "text"))
   run = common.encoder(data, objective=dict(
       name="structural", token=dict(name="mlm", mask_rate=0.15, mask_draw="exact_count"),
       pair_weight=1.0))

@@ -10,6 +10,7 @@ nothing of noise: visibility comes in as a value, time as an optional condition.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -239,6 +240,8 @@ class Transformer:
     # The one token that shapes the parameters is too short a row for a kernel.
     shaped = module_lib.Module(dataclasses.replace(self, attention_backend="xla"))
 
+    # Compiled as one program, also where it is called alone: op by op it takes seconds.
+    @functools.partial(jax.jit, inline=True)
     def init(key):
       return shaped.init(key, jnp.zeros((1, 1), jnp.int32), attention=attention_lib.Full(),
                          method="init_all")["params"]

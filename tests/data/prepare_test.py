@@ -48,11 +48,13 @@ def test_the_tokenizer_command_learns_from_the_field_and_leaves_out_what_is_held
 
 @pytest.mark.parametrize("name, args", [
     ("holmes_bpe512", ["--input=asset:holmes.txt.xz"]),
+    ("snips_bpe2048", ["--input=asset:snips.txt.xz", "--document_chars=1", "--holdout_every=10"]),
     ("chat_bpe512", ["--input=asset:chat.jsonl", "--field=messages"]
      + [f"--special=<|{role}|>" for role in ("system", "user", "assistant")])])
 def test_the_tokenizer_command_reproduces_the_packaged_ones(name, args, tmp_path):
   output = tmp_path / "tokenizer.json"
-  prepare.main(["tokenizer", *args, f"--output={output}", "--vocab_size=512"])
+  prepare.main(["tokenizer", *args, f"--output={output}",
+                f"--vocab_size={name.rpartition('bpe')[2]}"])
   assert output.read_text() == pathlib.Path(assets.path(f"{name}.json")).read_text()
 
 
