@@ -126,6 +126,7 @@ def _simulate_tpu(monkeypatch, hbm):
   monkeypatch.setattr(chips, "transfer_seconds", lambda *args: 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hbm, status", [(16 << 30, main.OK), (1 << 10, main.TOO_LARGE)])
 def test_a_program_that_does_not_fit_is_status_3_and_says_what_to_turn(hbm, status, tmp_path,
                                                                        monkeypatch, capsys):

@@ -170,9 +170,10 @@ def test_spans_longer_than_the_text_are_refused_before_anything_is_written(tmp_p
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("module, arg", [
+@pytest.mark.parametrize("module, arg", tiny.mostly_slow([
     *(("structural", arg) for arg in (None, "sp", "psd", "joint", "rts")),
-    ("bitimebert", None), ("bitimebert", "bitimebert1")])
+    ("bitimebert", None), ("bitimebert", "bitimebert1")], [("structural", "joint"),
+                                                           ("bitimebert", None)]))
 def test_objectives_with_rows_of_their_own_set_up_and_trace(module, arg, tmp_path):
   cfg = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
   if module == "bitimebert":

@@ -81,6 +81,7 @@ def test_an_evaluation_cut_short_decodes_only_what_is_left(base, tmp_path, monke
   assert modes.evaluate(cfg, str(tmp_path / "cut")) == results and len(calls) == 8
 
 
+@pytest.mark.slow
 def test_a_draw_belongs_to_its_problem_whatever_the_batches(base, tmp_path):
   found = []
   for size in (8, 16):

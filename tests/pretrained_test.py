@@ -107,6 +107,7 @@ def test_a_directory_without_a_tokenizer_is_sampled_from_by_ids(name, generates)
     model.encode("5 word")
 
 
+@pytest.mark.slow
 def test_a_causal_model_scores_every_id_and_begins_with_its_first_token():
   """Against the stored logits: place i is scored by the logits of place i - 1."""
   data = np.load(GOLDEN / "qwen2-tiny" / "logits.npz")

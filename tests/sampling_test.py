@@ -193,6 +193,7 @@ def test_a_wrong_rule_is_refused_before_the_base_model_is_trained(tmp_path, monk
     modes.sample(_config("", sampler__name="beam"), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_show_and_animation_write_what_they_say(runs, tmp_path, capsys):
   _sample(tmp_path, runs / "diffusion", prompts="It", show=True, animation=True)
   assert "step 4/4" in capsys.readouterr().out

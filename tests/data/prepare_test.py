@@ -46,6 +46,7 @@ def test_the_tokenizer_command_learns_from_the_field_and_leaves_out_what_is_held
   assert len(tokenizer.encode("zyzy")) == 1 and len(tokenizer.encode("qxqx")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, args", [
     ("holmes_bpe512", ["--input=asset:holmes.txt.xz"]),
     ("snips_bpe2048", ["--input=asset:snips.txt.xz", "--document_chars=1", "--holdout_every=10"]),

@@ -15,6 +15,7 @@ from mdx.objectives import diffusion
 from mdx.objectives import genmd4
 
 import oracle
+import tiny
 
 JOINT = oracle.random_joint()
 PARAMS = {"model": {}}
@@ -47,7 +48,7 @@ class _ReportsTime:
 
 
 @pytest.mark.parametrize("estimator", likelihood.ESTIMATORS)
-@pytest.mark.parametrize("num_samples", [1, 3, 4])
+@pytest.mark.parametrize("num_samples", tiny.mostly_slow([1, 3, 4], [3]))
 def test_estimates_have_the_nll_as_their_mean(estimator, num_samples):
   if (estimator, num_samples) == ("quadrature", 1):
     return  # exact for a cost of degree 1, and this one has degree 3

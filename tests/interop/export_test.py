@@ -49,6 +49,7 @@ def test_round_trip_is_exact_in_the_stored_type(tmp_path, stored, shards):
       assert f.metadata() == {"format": "pt"}
 
 
+@pytest.mark.slow
 def test_a_model_of_our_own_is_exported_with_a_whole_config(tmp_path):
   spec = transformer.Transformer(num_layers=1, width=16, num_heads=2, vocab_size=13, tied=False,
                                  max_length=64, rope_theta=500.0)

@@ -71,6 +71,7 @@ def _both(name, documents=True):
           for f in (kernel, plain)], np.asarray(segments[0] > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [
     name if name in ("block_causal", "two_stream") else pytest.param(name, marks=pytest.mark.slow)
     for name in VALUES])

@@ -43,6 +43,7 @@ def _params():
   return tree.map_with_path(drawn, params)
 
 
+@pytest.mark.slow
 def test_a_new_adapter_changes_nothing_and_a_is_drawn_within_its_bound(params):
   fresh = SPEC.network().init(rng.root(0))
   base = tree.part(fresh, lambda path: not lora.is_adapter(path))

@@ -196,6 +196,7 @@ def test_without_positions_a_row_counts_from_zero_and_without_segments_sees_all(
                              atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rms_swiglu_rope", "time_layer_biases"])
 def test_unrolled_layers_compute_the_same_as_scanned_ones(name):
   params = _random_params(**OPTIONS[name])

@@ -54,6 +54,7 @@ class _Hashed:
 _PLAIN, _ADAPT = _Hashed(DIFFUSION), _Hashed(ADAPT)
 
 
+@pytest.mark.slow
 def test_after_the_annealing_the_loss_is_that_of_diffusion():
   for step in (100, 10**6):
     for found, expected in zip(_rows(_ADAPT, step), _rows(_PLAIN, step)):
@@ -77,6 +78,7 @@ def test_at_step_0_no_token_is_predicted_from_what_follows():
     assert low <= future.sum() <= high and seen["mask"].shape[0] == 1  # one for the whole batch
 
 
+@pytest.mark.slow
 def test_microbatches_have_the_attention_of_their_step_and_each_step_its_own():
   def loss(num):
     def run(params):

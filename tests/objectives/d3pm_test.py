@@ -32,6 +32,7 @@ def _gap(num_steps, **fields):
                              _grid(num_steps)).mean() - JOINT.nll[17]
 
 
+@pytest.mark.slow
 def test_the_gap_of_the_bound_falls_as_one_over_the_number_of_steps():
   gaps = np.array([_gap(num) for num in (1, 8, 32, 128)])
   np.testing.assert_allclose(gaps[1:-1] / gaps[2:], 4, rtol=0.1)
@@ -47,6 +48,7 @@ def test_the_mean_bound_of_few_steps_lies_above_the_entropy():
   assert entropy + 0.01 < JOINT.probs @ bound < entropy + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [
     {"name": "polynomial", "power": 2.0, "eps": 0.0},
     pytest.param({"name": "cosine", "eps": 0.0}, marks=pytest.mark.slow)])

@@ -116,6 +116,7 @@ def test_a_hidden_mask_reaches_the_others_only_in_the_second_block():
   assert changed == [[4], list(range(nets.LENGTH)), list(range(nets.LENGTH))]
 
 
+@pytest.mark.slow
 def test_the_enhanced_mask_decoder_reads_the_encoder_at_every_step():
   """Two steps of one block equal runs of each query by itself, with keys of the encoder."""
   objective, length = _objective(decoder="emd", decoder_rate=1.0), nets.LENGTH

@@ -24,6 +24,7 @@ from mdx.objectives import reading
 from mdx.utils import rng
 
 import oracle
+import tiny
 
 JOINT = oracle.random_joint()
 CONTEXT = types.Context(jnp.int32(0), {}, {})
@@ -127,7 +128,7 @@ def test_the_reported_bound_lies_above_the_entropy_and_the_clipped_integral_belo
   assert integral < entropy < integral + _clipped(eps)
 
 
-@pytest.mark.parametrize("eps", [0.02, 0.1])
+@pytest.mark.parametrize("eps", tiny.mostly_slow([0.02, 0.1], [0.1]))
 @pytest.mark.parametrize("name,power", SCHEDULES)
 def test_drawn_bounds_have_the_nll_as_their_mean(name, power, eps):
   objective = _objective(schedule=_schedule(name, power, eps), time="independent")

@@ -143,6 +143,7 @@ def test_the_loss_is_that_of_its_definition():
   assert abs(above / pairs - exact) < 0.02
 
 
+@pytest.mark.slow
 def test_the_loss_on_masked_places_counts_these_alone():
   objective = _objective(loss_on="masked")
   rows, weights = nets.prepare(objective, nets.batch(16))

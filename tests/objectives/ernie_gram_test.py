@@ -95,6 +95,7 @@ def test_an_exact_count_of_units_always_finds_its_placeholders(build):
   assert out["is_fine"].shape[1] == 13
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_the_shorter_text(build, monkeypatch):
   """Coarse: over ids and n-grams, of the text written out; fine: each placeholder by itself."""
   _masking(monkeypatch, 1, 7, 8)

@@ -105,6 +105,7 @@ def test_equal_powers_are_masked_diffusion_with_a_polynomial_schedule():
   np.testing.assert_allclose(jax.nn.softplus(params["schedule"]["exponent"]), 2.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_mean_gradient_over_pairs_of_canvases_is_that_of_the_expected_bound():
   objective, time = _genmd4(), 0.4
   first, second = (np.repeat(MASKS, 16, axis=0), np.tile(MASKS, (16, 1)))
@@ -156,6 +157,7 @@ def test_both_canvases_are_drawn_at_each_tokens_rate_and_are_independent():
   np.testing.assert_array_equal(prepared["noisy_tokens"] == JOINT.mask_id, masked == 1)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_at_the_last_time_and_on_padding():
   tokens = np.where(np.arange(4) < np.array([[4], [2], [0]]), TOKENS, JOINT.pad_id)
   objective = _genmd4()

@@ -84,6 +84,7 @@ def test_the_end_of_a_text_can_be_protected():
     meap.MEAP(network=_NETWORK, mask_id=_MASK, mask_rate=0.2, protect_last=16).check_length(20)
 
 
+@pytest.mark.slow
 def test_a_model_is_scored_without_masks():
   plain, batch = ar.AutoRegressive(network=_NETWORK, mask_id=_MASK), _batch()
   wanted = plain(_PARAMS, batch, _CONTEXT)[1].rows

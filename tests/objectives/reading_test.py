@@ -39,6 +39,7 @@ def test_the_head_is_run_on_few_more_targets_than_there_are():
   np.testing.assert_array_equal(run, np.arange(9)[None].repeat(2, 0) < 5)
 
 
+@pytest.mark.slow
 def test_reader_asks_the_objective_with_the_same_weights():
   objective = diffusion.MaskedDiffusion(network=NETWORK, mask_id=6)
   request = types.Request(TOKENS, jnp.ones(2), targets=TARGETS, cache=())

@@ -55,6 +55,7 @@ def test_special_tokens_are_not_scored():
   assert aux.rows["count"].sum() == weights["rtd"] and aux.state == {}
 
 
+@pytest.mark.slow
 def test_clusters_are_drawn_by_the_confusions_and_members_uniformly():
   clusters = replace_lib.Clusters.of(GROUPS, [nets.MASK_ID, 6, 7, 8])  # cluster 2 has no member
   confusion = jnp.array([[1.0, 3.0, 9.0, 2.0], [1, 1, 1, 1], [0, 0, 0, 5], [-4, 0, 0, 24]])

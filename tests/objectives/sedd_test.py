@@ -77,6 +77,7 @@ def test_what_is_no_score_is_refused():
     _sedd(score="both")
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_those_of_cross_entropy_at_a_posterior():
   batch = enumerated.oracle.batch_of(JOINT, JOINT.sequences[:8])
   prepared, _ = _plain().prepare({}, batch, jax.random.key(0), enumerated.CONTEXT)

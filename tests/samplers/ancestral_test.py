@@ -181,6 +181,7 @@ def test_a_nucleus_is_that_of_the_tempered_law():
   assert np.all(decoded.tokens == 0)
 
 
+@pytest.mark.slow
 def test_rows_are_called_only_at_steps_that_reveal_something():
   canvas = _masked(4200)
   canvas[:100] = JOINT.sequences[3]
@@ -227,6 +228,7 @@ def test_ancestral_tells_the_network_the_time_at_which_the_step_begins():
   assert len(np.unique(told)) == 4
 
 
+@pytest.mark.slow
 def test_the_temperature_stays_one_over_1024_steps():
   # Of 2 ** 10 tokens with Zipf's law, drawn at the few places that a step reveals. One
   # categorical over "stay" and all tokens would lose a third of them to float32 noise.

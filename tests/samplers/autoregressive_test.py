@@ -53,6 +53,7 @@ def test_rows_are_called_once_for_each_mask():
   assert np.isin(decoded.tokens, JOINT.real).all()
 
 
+@pytest.mark.slow
 def test_a_rows_sample_is_the_same_in_any_batch_and_place():
   tokens = _decode(np.full((64, 4), JOINT.mask_id)).tokens
   order = np.random.default_rng(0).permutation(64)[:11]

@@ -63,6 +63,7 @@ def test_the_block_cache_is_exact_wherever_prompts_end_and_holes_are(seen, block
   assert plain == cached and len({nfe for _, nfe in plain}) > 1
 
 
+@pytest.mark.slow
 def test_the_block_cache_is_exact_where_prompts_are_whole_blocks():
   # Then the blocks of the decode without a cache are those of the model, too.
   model = driving.model(attention_lib.BlockCausal(4))
@@ -86,6 +87,7 @@ def test_the_cache_of_an_autoregressive_model_is_exact():
   assert len({str(tokens) for tokens, _ in plain}) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_with_one_step_a_block_a_cache_changes_nothing(cache):
   model = driving.Memory(), None
@@ -214,6 +216,7 @@ def test_a_call_against_the_cache_runs_a_part_of_the_row(cache, widest):
   assert cache != "prefix" or sorted(set(steps)) == [3, 6, 9, 12]
 
 
+@pytest.mark.slow
 def test_a_ragged_prompt_reads_the_same_without_padding():
   model = driving.model()
   sampler = driving.build(model[0], name="ancestral", gen_length=12, steps=6)

@@ -211,6 +211,7 @@ def _law(temperature, top_k=0, top_p=1.0):
   return probs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [dict(temperature=0.6, top_k=2), dict(temperature=1.5, top_p=.6),
                                     dict(temperature=0.7, top_k=4, top_p=0.8)])
 def test_filters_act_on_the_draw_and_on_the_confidence_only_if_asked(fields):

@@ -173,6 +173,7 @@ def _request(tokens, targets):
                        jnp.asarray(SEGMENTS), jnp.asarray(targets))
 
 
+@pytest.mark.slow
 def test_guidance_with_a_cache_keeps_a_second_one():
   # One token a block: every call is a full pass, with or without a cache.
   fields = dict(guidance_scale=0.7, gen_length=4, steps=4, block_length=1, temperature=0.0)

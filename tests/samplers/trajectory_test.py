@@ -115,6 +115,7 @@ def test_the_record_of_canvases_looks_at_the_active_block_only():
   assert np.all(_decode("full").trajectory.step_confidence[0, 0] > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rcr", "token_editing"])
 def test_the_steps_of_revised_tokens_are_those_after_which_they_stood(name):
   decoded = _decode("canvas", name=name, edit_threshold=0.3, threshold=0.3)

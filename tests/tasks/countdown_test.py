@@ -49,6 +49,7 @@ def _is_solution(numbers, target, answer):
   return left == [target]
 
 
+@pytest.mark.slow
 def test_default_sizes_and_shapes(steps):
   assert [len(steps.examples(s)) for s in _SPLITS] == [12000, 512, 1024]
   pairs = steps.training_pairs("train")

@@ -235,6 +235,7 @@ def test_muons_steps_of_every_layer_are_orthogonal_with_adamws_size_and_the_rest
   assert {x.shape for x in jax.tree.leaves(state)} <= shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", OPTIMIZERS)
 def test_sharded_parameters_and_moments_get_the_steps_of_one_device(spec):
   params, _ = _model()
