@@ -3,7 +3,7 @@ r"""Fine-tuning on labels: texts, pairs, scores, tagged words, answer selection.
 Without arguments it first pre-trains the masked model of configs/mlm.py under `workdir/base` (2
 minutes on 2 cores) and tells which of four books a paragraph is from; a task of the packaged
 text is named after the colon: book, next (pairs), overlap (scores), speech (entities), reply
-(answer selection).
+(answer selection); intent is of real requests with seven intents, and so is the text of its base.
   python -m mdx.main --config=configs/finetune.py --workdir=runs/finetune
   python -m mdx.main --config=configs/finetune.py:speech --workdir=runs/speech
 Yours, from an encoder of Hugging Face or a run of mdx, on files of yours (glue: tsv, csv or jsonl;
@@ -41,6 +41,7 @@ _PACKAGED = {
     "overlap": (_SCORES, _CORRELATIONS),
     "speech": (_WORDS, _ENTITIES),
     "reply": (_TEXTS, _RANKS),
+    "intent": (_TEXTS, ("accuracy", "macro_f1", "mcc")),
 }
 _YOURS = {
     "glue": (_TEXTS, _TABLE, ("accuracy", "macro_f1", "mcc")),
@@ -57,11 +58,15 @@ _YOURS = {
 }
 
 
-def _base():
+def _base(name=""):
   """The masked model that small runs start from."""
   config = mlm.get_config()
   config.update(batch_size=32)
   config.data.length = 96
+  if name == "intent":
+    config.tokenizer.path = "asset:snips_bpe2048.json"
+    config.data.update(length=24, packing="crop", source=dict(
+        name="text", path="asset:snips.txt.xz", document_chars=1, holdout_every=10))
   return config
 
 
@@ -82,13 +87,14 @@ def get_config(arg=None):
   source = dict(name="packaged", task=name, num_train=0)
   if name in _PACKAGED:
     objective, measures = _PACKAGED[name]
-    config.init.base = _base()
+    config.init.base = _base(name)
+    config.tokenizer.path = config.init.base.tokenizer.path
     config.init.params = "ema"
   else:
     objective, source, measures = _YOURS[name]
   config.objective = copy.deepcopy(objective)
   config.data = dict(
-      length=96,
+      length=32 if name == "intent" else 96,
       source=copy.deepcopy(source),
       packing="pad",  # a record a row
       too_long="cut",  # or error

@@ -1,17 +1,20 @@
-"""Labelled tasks made from the packaged text, so that fine-tuning runs without a download.
+"""Labelled tasks made from the packaged texts, so that fine-tuning runs without a download.
 
 Contents: Packaged, TASKS.
 
-Every label is a fact about the text that its form does not give away:
+Every label is a fact about the books that their form does not give away; the last is of people:
 
   book      which of the four books a paragraph is from
   next      whether the second paragraph follows the first, or stands elsewhere in the story
   overlap   of two versions of a sentence, 0 .. 5: how much of the first the second kept
   speech    which words stand in quotation marks, these taken away: entities of one type
   reply     which of five paragraphs follows a question: answer selection
+  intent    what a request to a voice assistant wants, one of seven (snips.txt.xz)
 
-Convention: examples are drawn by a fixed seed from stretches of the text that the splits do not
-share: of every ten stretches of 40 paragraphs one is validation and one is test.
+Convention: examples of the books are drawn by a fixed seed from stretches of the text that the
+splits do not share: of every ten stretches of 40 paragraphs one is validation and one is test; so
+is one request of every ten. A source "text" with `holdout_every=10` and `document_chars=1` holds
+out the requests of test.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from mdx import assets
 from mdx.data import labelled
 from mdx.data import readers
 
-_TEXT = "asset:holmes.txt.xz"
+_TEXT, _REQUESTS = "asset:holmes.txt.xz", "asset:snips.txt.xz"
 _TITLE = re.compile(r"THE (ADVENTURES|MEMOIRS|RETURN|HOUND) OF")
 _STRETCH, _OF = 40, 10  # paragraphs of a stretch; of so many one is validation and one test
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*|[0-9]+|[^\sA-Za-z0-9]")
@@ -44,9 +47,14 @@ def _stretches(split: str) -> list[list[tuple[str, str]]]:
     if len(line) >= 20:
       paragraphs.append((book, line))
   stretches = [paragraphs[i:i + _STRETCH] for i in range(0, len(paragraphs), _STRETCH)]
-  wanted = {"validation": (3,), "test": (8,)}.get(
-      split, tuple(i for i in range(_OF) if i not in (3, 8)))
-  return [x for i, x in enumerate(stretches) if i % _OF in wanted and len(x) == _STRETCH]
+  return [x for x in _of_split(stretches, split, 3, 8) if len(x) == _STRETCH]
+
+
+def _of_split(found, split, validation, test):
+  """Of every ten things one is validation's and one is test's."""
+  wanted = {"validation": (validation,), "test": (test,)}.get(
+      split, tuple(i for i in range(_OF) if i not in (validation, test)))
+  return [x for i, x in enumerate(found) if i % _OF in wanted]
 
 
 def _short(text: str) -> str:
@@ -117,7 +125,23 @@ def _reply(draw, stretches):
                "group": f"{number}.{i}"}
 
 
-TASKS = {"book": _book, "next": _next, "overlap": _overlap, "speech": _speech, "reply": _reply}
+def _intent(draw, split):
+  intent, requests = "", []
+  for line in readers.read_text(assets.resolve(_REQUESTS)).splitlines():
+    intent = intent if line.islower() else line
+    requests.append((intent, line))
+  found = [{"texts": [text], "label": intent}
+           for intent, text in _of_split(requests, split, 4, 9) if text != intent]
+  draw.shuffle(found)
+  return found
+
+
+def _of_books(examples):
+  return lambda draw, split: examples(draw, _stretches(split))
+
+
+TASKS = {"book": _of_books(_book), "next": _of_books(_next), "overlap": _of_books(_overlap),
+         "speech": _of_books(_speech), "reply": _of_books(_reply), "intent": _intent}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +155,6 @@ class Packaged:
 
   in_memory = is_labelled = True
   has_answers = False
-  path = (_TEXT,)
   task: str = "book"
   num_train: int = 0
 
@@ -141,6 +164,11 @@ class Packaged:
     if self.num_train < 0:
       raise ValueError(f"data.source.num_train must be positive, or 0 for all; got "
                        f"{self.num_train}.")
+
+  @property
+  def path(self) -> tuple[str, ...]:
+    """The file that it reads."""
+    return (_REQUESTS if self.task == "intent" else _TEXT,)
 
   @property
   def kind(self) -> str:
@@ -161,6 +189,6 @@ class Packaged:
 @functools.cache
 def _drawn(task: str, split: str) -> tuple[dict[str, Any], ...]:
   """All examples of a split."""
-  drawn = TASKS[task](random.Random(f"{task} {split}"), _stretches(split))
+  drawn = TASKS[task](random.Random(f"{task} {split}"), split)
   return tuple({**record, "where": f"task {task}, {split} example {i}"}
                for i, record in enumerate(drawn))
