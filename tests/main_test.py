@@ -53,8 +53,8 @@ def test_help_lists_modes_and_configs_and_exits_0():
   assert code == 0 and not err
   assert all(word in out for word in ("train", "eval", "export", "exit status"))
   assert all(f"configs/{name}.py" in out for name in tiny.CONFIGS)
-  for line in (" Masked language modelling (BERT", "lattice_times, "):
-    assert line in out  # what a config is, and the claims
+  for words in (" Masked language modelling (BERT", "lattice_times"):
+    assert words in out  # what a config is, and the claims
 
 
 def test_print_config_prints_overrides_that_give_the_same_config():
