@@ -17,6 +17,7 @@ from mdx.configs.claims import carry_over
 from mdx.configs.claims import drbert
 from mdx.configs.claims import electra
 from mdx.configs.claims import ernie_gram
+from mdx.configs.claims import finetuned
 from mdx.configs.claims import lattice_times
 from mdx.configs.claims import looking_right
 from mdx.configs.claims import mdpo
@@ -137,7 +138,7 @@ def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
 
 
 @pytest.mark.parametrize("module", [mdpo, rcr, block_size, carry_over, lattice_times, schedules,
-                                    looking_right, meap, bitimebert])
+                                    looking_right, meap, bitimebert, finetuned])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())

@@ -80,7 +80,7 @@ def test_config_has_the_keys_that_scripts_rely_on(name):
   assert cfg.dtype == "float32"
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", tiny.mostly_slow([1, 3], [1]))
 def test_any_number_of_steps_runs(steps, tmp_path):
   results = modes.train(tiny.config("diffusion", steps=steps), str(tmp_path))
   assert results["steps"] == steps

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from mdx import samplers
 from mdx import types
@@ -333,7 +334,8 @@ def test_values_without_meaning_are_refused(cls, fields, message):
     cls(model=MODEL, mask_id=MASK_ID, **({"group_size": GROUP} | fields))
 
 
-@pytest.mark.parametrize("kind", [grpo.DiffuGRPO, grpo.CoupledGRPO, mdpo.MDPO])
+@pytest.mark.parametrize("kind", tiny.mostly_slow([grpo.DiffuGRPO, grpo.CoupledGRPO, mdpo.MDPO],
+                                                 [mdpo.MDPO]))
 def test_what_was_given_inside_an_answer_is_no_target_and_stays_visible(kind):
   batch = _rollout(num_prompts=3)
   given = np.asarray(batch["tokens"])[:, PROMPT]
