@@ -1,10 +1,21 @@
 r"""Claim: what replaced-token training teaches is worth more than MLM once it is fine-tuned.
 
 ELECTRA (Clark et al. 2020, arXiv:2003.10555), RTS and SLM (Di Liello et al. 2022, arXiv:2210.13815)
-against MLM, all pre-trained for 1500 steps on the packaged requests and fine-tuned on 70 of them
-with their intents (one of 7): accuracy on test. The learning rate is chosen for each arm on
-validation. The probes of the claims electra, rts and slm read frozen states instead.
+against MLM, and all against random weights: pre-trained for 1500 steps on the packaged requests and
+fine-tuned on 70 of them with their intents (one of 7): accuracy on test. The learning rate of each
+arm is chosen on validation. The probes of the claims electra, rts and slm read frozen states.
   python -m mdx.main --config=configs/claims/finetuned.py --workdir=runs/claims/finetuned
+
+Measured on 2 cores of an AMD EPYC (with another claim beside it: 18 minutes), seeds 0-2; accuracy
+on test; two-sided paired t over the seeds; seven tests, uncorrected:
+  not reproduced: slm beats mlm: 0.797 against 0.900, difference -0.103 +- 0.011, p = 0.004
+  not reproduced: rts beats mlm: 0.723 against 0.900, difference -0.177 +- 0.023, p = 0.006
+  not reproduced: electra beats mlm: 0.764 against 0.900, difference -0.136 +- 0.047, p = 0.038
+  reproduced: mlm beats random: 0.900 against 0.697, difference +0.203 +- 0.025, p = 0.005
+  reproduced: slm beats random: difference +0.100 +- 0.035, p = 0.038
+  inconclusive: rts beats random: difference +0.026 +- 0.033, p = 0.306
+  inconclusive: electra beats random: difference +0.067 +- 0.054, p = 0.167
+Every arm chose 3e-3, the larger of the two rates.
 """
 
 from ml_collections import config_dict
@@ -37,7 +48,8 @@ def get_config(arg=None):
       slm=pretrained("lm", replace_mask_rate=0.0, replace_random_rate=1.0),
       rts=pretrained("rtd", name="rts", mask_rate=0.15),
       electra=pretrained("rtd", name="electra", generator_width=0.5, **masked))
-  pairs = (("mlm", "random"), ("slm", "mlm"), ("rts", "mlm"), ("electra", "mlm"))
+  pairs = (*((arm, "mlm") for arm in ("slm", "rts", "electra")),
+           *((arm, "random") for arm in ("mlm", "slm", "rts", "electra")))
   return config_dict.ConfigDict(dict(
       mode="claim", statement="replaced-token training is worth more than MLM after fine-tuning",
       seeds=(0, 1, 2), run=run, arms=arms,
