@@ -25,14 +25,14 @@ accuracy of the probe, 0.43 before training; two-sided paired t over the seeds:
 The generator learns the grammar (1.97 nats after 2000 steps, one seed) before the model does: the
 area under the curve of its detections falls from 0.73 to 0.63, and the probe to 0.18.
 
-The requests, 1500 steps (two or three claims at a time: 24 minutes; CPU seconds of steps a run: 63
-mlm, 74 electra, 83 masked_loss, 86 untied), 0.351 (mlm) and 0.359 before training:
+The requests, 1500 steps (nothing beside it: 10 minutes; CPU seconds of steps a run: 47 mlm, 61
+electra, 63 masked_loss, 64 untied), 0.351 (mlm) and 0.359 before training:
   not reproduced: electra beats mlm at equal steps:
     0.486 against 0.733, difference -0.247 +- 0.064, p = 0.022 (CPU time: -0.255, p = 0.009)
   reproduced: electra beats masked_loss at equal steps:
-    0.486 against 0.324, difference +0.162 +- 0.048, p = 0.028 (CPU time: +0.160, p = 0.018)
+    0.486 against 0.324, difference +0.162 +- 0.048, p = 0.028 (CPU time: +0.167, p = 0.016)
   inconclusive: electra beats untied at equal steps:
-    0.486 against 0.443, difference +0.043 +- 0.040, p = 0.198 (CPU time: +0.029, p = 0.351)
+    0.486 against 0.443, difference +0.043 +- 0.040, p = 0.198 (CPU time: +0.035, p = 0.172)
 
 The text, 600 steps (two claims at a time; 58 to 87 CPU seconds of steps a run), all inconclusive,
 0.286 to 0.294 before training: electra 0.289 against mlm 0.288 (p = 0.85; CPU time p = 0.81),
