@@ -25,8 +25,8 @@ accuracy of the probe, 0.43 before training; two-sided paired t over the seeds:
 The generator learns the grammar (1.97 nats after 2000 steps, one seed) before the model does: the
 area under the curve of its detections falls from 0.73 to 0.63, and the probe to 0.18.
 
-The requests, 1500 steps (nothing beside it: 10 minutes; CPU seconds of steps a run: 47 mlm, 61
-electra, 63 masked_loss, 64 untied), 0.351 (mlm) and 0.359 before training:
+The requests, 1500 steps (2 cores of an Intel Xeon, nothing beside it: 10 minutes; CPU seconds of
+steps a run: 47 mlm, 61 electra, 63 masked_loss, 64 untied), 0.351 (mlm) and 0.359 before training:
   not reproduced: electra beats mlm at equal steps:
     0.486 against 0.733, difference -0.247 +- 0.064, p = 0.022 (CPU time: -0.255, p = 0.009)
   reproduced: electra beats masked_loss at equal steps:

@@ -24,8 +24,9 @@ t over the seeds:
     0.942 against 0.924, difference +0.018 +- 0.0032, p = 0.010 (CPU time: +0.021, p = 0.22)
 All arms are close to what the grammar allows, so differences are small. Eight tests, uncorrected.
 
-The requests, 1500 steps (another claim beside it: 27 minutes; CPU seconds of steps a run: 58
-tokens, 54 contiguous, 69 explicit, 97 comprehensive, 153 relation), 0.351 to 0.359 before training:
+The requests, 1500 steps (2 cores of an Intel Xeon, another claim beside it: 27 minutes; CPU seconds
+of steps a run: 58 tokens, 54 contiguous, 69 explicit, 97 comprehensive, 153 relation), 0.351 to
+0.359 before training:
   not reproduced: explicit beats contiguous at equal steps:
     0.435 against 0.714, difference -0.278 +- 0.077, p = 0.025 (CPU time: -0.340, p = 0.011)
   inconclusive: comprehensive beats contiguous at equal steps:

@@ -6,7 +6,7 @@ fine-tuned on 70 of them with their intents (one of 7): accuracy on test. The le
 arm is chosen on validation. The probes of the claims electra, rts and slm read frozen states.
   python -m mdx.main --config=configs/claims/finetuned.py --workdir=runs/claims/finetuned
 
-Measured on 2 cores of an AMD EPYC (with another claim beside it: 18 minutes), seeds 0-2; accuracy
+Measured on 2 cores of an Intel Xeon (another claim beside it: 18 minutes), seeds 0-2; accuracy
 on test; two-sided paired t over the seeds; seven tests, uncorrected:
   not reproduced: slm beats mlm: 0.797 against 0.900, difference -0.103 +- 0.011, p = 0.004
   not reproduced: rts beats mlm: 0.723 against 0.900, difference -0.177 +- 0.023, p = 0.006

@@ -25,7 +25,7 @@ probe, 0.45 before training; two-sided paired t over the seeds:
     23.41 against 23.40 seconds, ratio 0.999 *: 1.16, p = 0.990
 Random words break the syntax, and are found (0.19 nats a token) without the topic.
 
-The requests, 1500 steps (two claims at a time: 12 minutes), 0.351 before training:
+The requests, 1500 steps (Intel Xeon, two claims at a time: 12 minutes), 0.351 before training:
   not reproduced: rts beats mlm at equal steps:
     0.391 against 0.733, difference -0.341 +- 0.026, p = 0.002 (CPU time: -0.334, p = 0.002)
   not reproduced: cluster_rts beats mlm at equal steps:

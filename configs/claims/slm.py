@@ -16,7 +16,8 @@ two-sided paired t over the seeds. The grammar, 2000 steps (51 to 56 CPU seconds
 With 600 steps SLM is still on its plateau (3.08 nats, MLM 2.13) and the verdict is "not
 reproduced": 0.258 against 0.926, p = 0.002; it leaves it (seed 0: 0.32 after 600 steps, 0.90 after
 1300).
-The requests, 1500 steps (8 minutes; 51 to 54 CPU seconds of steps a run), 0.351 before training:
+The requests, 1500 steps (Intel Xeon, 8 minutes; 51 to 54 CPU seconds of steps a run), 0.351 before
+training:
   inconclusive: slm beats mlm at equal steps:
     0.683 against 0.733, difference -0.050 +- 0.026, p = 0.081
   inconclusive: slm beats mlm at equal CPU time: difference -0.049 +- 0.021, p = 0.058

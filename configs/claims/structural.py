@@ -17,9 +17,10 @@ seeds. The grammar, 16 minutes (40 CPU seconds of steps a run), against 0.491 of
   reproduced: psd beats mlm at equal steps: 0.551, +0.060 +- 0.017, p = 0.025
   reproduced: the same at equal CPU time: +0.058 +- 0.020, p = 0.038
 The loss of pairs is 0.693 nats for SSP, which is chance, 0.688 for SP and 0.36 for PSD. The text,
-nothing beside it (16 minutes, 82 to 94 CPU seconds a run), against 0.459: ssp 0.461 (p = 0.19; CPU
-time 0.22), sp 0.459 (p = 0.93; 0.90), psd 0.462 (p = 0.54; 0.63), all inconclusive: no loss of
-pairs leaves chance (0.690 to 0.693 nats), so that the text does not say what they are worth.
+on an Intel Xeon (nothing beside it: 16 minutes; 82 to 94 CPU seconds a run), against 0.459: ssp
+0.461 (p = 0.19; CPU time 0.22), sp 0.459 (p = 0.93; 0.90), psd 0.462 (p = 0.54; 0.63), all
+inconclusive: no loss of pairs leaves chance (0.690 to 0.693 nats), so that the text does not say
+what they are worth.
 """
 
 from mdx.configs.claims import common
