@@ -32,6 +32,14 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
   return config
 
 
+def read_requests(config: config_dict.ConfigDict) -> None:
+  """The data become the packaged requests, one a row, without those of test of task "intent"."""
+  config.tokenizer.path = "asset:snips_bpe2048.json"
+  config.data.update(length=24, packing="crop")
+  config.data.source = dict(name="text", path="asset:snips.txt.xz", document_chars=1,
+                            holdout_every=10)
+
+
 def _small() -> config_dict.ConfigDict:
   return config_dict.ConfigDict(dict(
       mode="train",  # train, eval, export or compile

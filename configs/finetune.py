@@ -59,14 +59,12 @@ _YOURS = {
 
 
 def _base(name=""):
-  """The masked model that small runs start from."""
+  """The masked model that small runs start from, on the texts of a task."""
   config = mlm.get_config()
   config.update(batch_size=32)
   config.data.length = 96
   if name == "intent":
-    config.tokenizer.path = "asset:snips_bpe2048.json"
-    config.data.update(length=24, packing="crop", source=dict(
-        name="text", path="asset:snips.txt.xz", document_chars=1, holdout_every=10))
+    common.read_requests(config)
   return config
 
 
@@ -94,7 +92,7 @@ def get_config(arg=None):
     objective, source, measures = _YOURS[name]
   config.objective = copy.deepcopy(objective)
   config.data = dict(
-      length=32 if name == "intent" else 96,
+      length=config.init.base.data.length if name in _PACKAGED else 96,
       source=copy.deepcopy(source),
       packing="pad",  # a record a row
       too_long="cut",  # or error

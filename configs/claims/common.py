@@ -64,10 +64,8 @@ def encoder(data, **changes):
     run.eval.probe.update(num_labels=24)
   elif data == "intents":
     run.steps = 1500
-    run.tokenizer.path = "asset:snips_bpe2048.json"
-    run.data.length = 24
-    run.data.source = dict(name="text", path="asset:snips.txt.xz", document_chars=1,
-                           section_marks=INTENTS, holdout_every=10)
+    common.read_requests(run)
+    run.data.source.section_marks = INTENTS
     run.eval.probe.update(num_labels=28)
   else:
     run.data.length = 80

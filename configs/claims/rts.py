@@ -1,8 +1,8 @@
 r"""Claim: random token substitution learns an encoder like that of MLM in less time.
 
 Di Liello et al. 2022, arXiv:2210.13815: RTS and C-RTS against MLM, at equal steps and at equal CPU
-time. Measured by a linear probe of the frozen states with few labels, on the toy grammar or
-real requests (`:intents`) or books (`:text`).
+time. Measured by a linear probe of the frozen states with few labels, on the toy grammar, real
+requests (`:intents`) or books (`:text`).
   python -m mdx.main --config=configs/claims/rts.py --workdir=runs/claims/rts
   python -m mdx.main --config=configs/claims/rts.py:intents --workdir=runs/claims/rts_intents
   python -m mdx.main --config=configs/claims/rts.py:text --workdir=runs/claims/rts_text
@@ -25,7 +25,8 @@ probe, 0.45 before training; two-sided paired t over the seeds:
     23.41 against 23.40 seconds, ratio 0.999 *: 1.16, p = 0.990
 Random words break the syntax, and are found (0.19 nats a token) without the topic.
 
-The requests, 1500 steps (Intel Xeon, two claims at a time: 12 minutes), 0.351 before training:
+The requests, 1500 steps (Intel Xeon, another claim beside it: 8 minutes for rts and cluster_rts,
+with the runs of mlm of slm.py), 0.351 before training:
   not reproduced: rts beats mlm at equal steps:
     0.391 against 0.733, difference -0.341 +- 0.026, p = 0.002 (CPU time: -0.334, p = 0.002)
   not reproduced: cluster_rts beats mlm at equal steps:

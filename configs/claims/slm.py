@@ -22,7 +22,7 @@ training:
     0.683 against 0.733, difference -0.050 +- 0.026, p = 0.081
   inconclusive: slm beats mlm at equal CPU time: difference -0.049 +- 0.021, p = 0.058
 SLM begins to learn after 400 steps, MLM at once; both still rise.
-The text, 600 steps, about 0.29 before training, as an untrained encoder has it after them too:
+The text, 600 steps, about 0.29 before training:
   inconclusive: slm beats mlm at equal steps: 0.282 against 0.288, difference -0.0064, p = 0.106
   not reproduced: slm beats mlm at equal CPU time: difference -0.0083 +- 0.0025, p = 0.030
 """

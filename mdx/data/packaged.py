@@ -2,7 +2,8 @@
 
 Contents: Packaged, TASKS.
 
-Every label is a fact about the books that their form does not give away; the last is of people:
+Every label is a fact about the books that their form does not give away; but people labelled the
+requests of the last:
 
   book      which of the four books a paragraph is from
   next      whether the second paragraph follows the first, or stands elsewhere in the story
@@ -52,9 +53,8 @@ def _stretches(split: str) -> list[list[tuple[str, str]]]:
 
 def _of_split(found, split, validation, test):
   """Of every ten things one is validation's and one is test's."""
-  wanted = {"validation": (validation,), "test": (test,)}.get(
-      split, tuple(i for i in range(_OF) if i not in (validation, test)))
-  return [x for i, x in enumerate(found) if i % _OF in wanted]
+  names = {validation: "validation", test: "test"}
+  return [x for i, x in enumerate(found) if names.get(i % _OF, "train") == split]
 
 
 def _short(text: str) -> str:

@@ -72,9 +72,7 @@ def _both(name, documents=True):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [
-    name if name in ("block_causal", "two_stream") else pytest.param(name, marks=pytest.mark.slow)
-    for name in VALUES])
+@pytest.mark.parametrize("name", VALUES)
 def test_the_kernel_computes_what_xla_computes(name):
   (((_, found), grads), ((_, wanted), expected)), real = _both(name)
   np.testing.assert_allclose(found[:, real], wanted[:, real], atol=2e-5)
