@@ -12,7 +12,7 @@ import pathlib
 import statistics
 import tempfile
 
-from mdx.utils import host
+from mdx.utils import malloc
 
 
 def main():
@@ -22,7 +22,7 @@ def main():
   parser.add_argument("--updates", type=int, default=30)
   parser.add_argument("--steps", type=int, nargs="*", default=[3, 16], help="denoising steps")
   args = parser.parse_args()
-  host.tune_cpu()
+  malloc.tune_cpu()
   from mdx import modes  # pylint: disable=g-import-not-at-top  (after the CPU is set up)
   from mdx.configs import mdpo  # pylint: disable=g-import-not-at-top
   for steps in args.steps:
@@ -35,7 +35,7 @@ def main():
         config.objective = dict(name=name)
       config.eval.update(nfe=(2,), remasking=("low_confidence",), num_examples=16)
       with tempfile.TemporaryDirectory() as workdir:
-        modes.reinforce(config, workdir)
+        modes.run("rl", config, workdir)
         text = pathlib.Path(workdir, "metrics.jsonl").read_text(encoding="utf-8")
       lines = [x for x in map(json.loads, text.splitlines()) if x["kind"] == "rollout"]
       row = {stage: statistics.median(x[f"{stage}_seconds"] for x in lines)

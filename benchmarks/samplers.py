@@ -23,6 +23,8 @@ import time
 
 import numpy as np
 
+from mdx.utils import malloc
+
 # pylint: disable=g-import-not-at-top
 
 LENGTH, VOCAB = 8, 3
@@ -86,8 +88,7 @@ def distances(counts: np.ndarray, probs: np.ndarray) -> tuple[float, float]:
 
 def measure(num_rows: int, seed: int) -> list[tuple[str, str, float, float, float]]:
   """Decodes every setting; rows (rule, setting, mean NFE, TV, KL), "exact" first."""
-  from mdx.utils import host
-  host.tune_cpu()
+  malloc.tune_cpu()
   import jax
   import jax.numpy as jnp
 

@@ -30,6 +30,8 @@ import numpy as np
 
 import train
 
+from mdx.utils import malloc
+
 # pylint: disable=g-import-not-at-top
 
 _MODEL = dict(width=512, layers=8, heads=8, vocab=32768, prompt=64, length=128, block=32)
@@ -65,13 +67,12 @@ def canvas(shape: dict[str, int]) -> np.ndarray:
 
 def mdx_side(shape: dict[str, int], cache: str):
   """Returns a function that decodes once: () -> (tokens [B, S], network calls of a row)."""
-  from mdx.utils import host
-  host.tune_cpu()
+  malloc.tune_cpu()
   import jax
   import jax.numpy as jnp
 
   from mdx import samplers
-  from mdx.objectives import diffusion
+  from mdx.objectives.diffusion import masked as diffusion
   from mdx.objectives import reading
   from mdx.samplers import loop
   from mdx.utils import rng

@@ -34,6 +34,8 @@ import time
 
 import numpy as np
 
+from mdx.utils import malloc
+
 # pylint: disable=g-import-not-at-top
 
 SHAPES = {
@@ -75,13 +77,12 @@ def flops_per_step(shape: dict[str, int]) -> float:
 
 def mdx_side(shape: dict[str, int]):
   """Returns a function that runs n steps of mdx."""
-  from mdx.utils import host
-  host.tune_cpu()
+  malloc.tune_cpu()
   import jax
   import jax.numpy as jnp
 
-  from mdx.objectives import diffusion
-  from mdx.objectives import electra
+  from mdx.objectives.diffusion import masked as diffusion
+  from mdx.objectives.tokens import electra
   from mdx.train import optimizer as optimizer_lib
   from mdx.train import state as state_lib
   from mdx.train import step as step_lib

@@ -1,7 +1,7 @@
 r"""Pre-training of LLaDA-8B (Nie et al. 2025, arXiv:2502.09992): rows of 4096 tokens, 1280 a step.
 
 Not run here at this size. What the compiler says of it, on a machine without a TPU:
-  pip install 'mdx[aot]'
+  pip install -e '.[aot]'
   python -m mdx.main --config=configs/llada_8b.py:v5p --config.mode=compile
 On a pod, with your data and LLaDA's tokenizer:
   python -m mdx.main --config=configs/llada_8b.py:v5p --distributed --workdir=/mnt/bucket/llada \

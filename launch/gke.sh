@@ -9,7 +9,7 @@
 set -eu
 dry_run=''
 if [[ ${1:-} == --dry_run ]]; then dry_run=1; shift; fi
-: "${IMAGE:?a container image with mdx[tpu]}"
+: "${IMAGE:?a container image with mdx and its extra tpu}"
 : "${NAME:=mdx}" "${SLICES:=1}" "${HOSTS:=16}" "${CHIPS_PER_HOST:=4}" "${TOPOLOGY:=4x4x4}"
 : "${ACCELERATOR:=tpu-v5p-slice}" "${BUCKET:=}"
 quoted() { printf "'%s'" "${1//\'/\'\'}"; }  # a scalar of YAML

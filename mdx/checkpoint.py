@@ -92,7 +92,7 @@ def check_directory(directory: str) -> None:
     raise ValueError(f"config.checkpoint.directory {directory} is neither a path nor a bucket; "
                      f"write {_BUCKET}BUCKET/FOLDER.")
   if _in_bucket(directory) and importlib.util.find_spec("gcsfs") is None:
-    raise ValueError(f"checkpoint.directory {directory} needs gcsfs; pip install 'mdx[gcs]'.")
+    raise ValueError(f"checkpoint.directory {directory} needs gcsfs; pip install -e '.[gcs]'.")
 
 
 def _root(workdir: str | os.PathLike, directory: str = "") -> epath.Path:

@@ -23,7 +23,7 @@ from absl import flags
 from absl import logging
 
 from mdx import config as config_lib
-from mdx.utils import host
+from mdx.utils import malloc
 
 OK, FAILED, BAD_INPUT, TOO_LARGE, STOPPED = 0, 1, 2, 3, 75
 _GRACE_SECONDS = 10.0  # in which the processes of a job that failed may end together
@@ -198,7 +198,7 @@ def _define_flags():
 
 def _prepare_jax(distributed: bool) -> None:
   """Compilation cache and the multi-process job, before any device is used."""
-  host.tune_cpu()
+  malloc.tune_cpu()
   import jax  # pylint: disable=g-import-not-at-top
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mdx" / "jax"
@@ -280,23 +280,20 @@ def _failed(status: int) -> int:
 
 def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
   from mdx import modes  # pylint: disable=g-import-not-at-top
-  from mdx import aot  # pylint: disable=g-import-not-at-top
-  from mdx import setup as setup_lib  # pylint: disable=g-import-not-at-top
+  from mdx.build import workdir as workdir_lib  # pylint: disable=g-import-not-at-top
+  from mdx.costs import chips  # pylint: disable=g-import-not-at-top
   from mdx.train import progress  # pylint: disable=g-import-not-at-top
   try:
     _prepare_jax(distributed)
-    setup_lib.check_workdir(directory)
-    if cfg.mode not in modes.MODES:
-      raise ValueError(f"unknown config.mode {cfg.mode!r}; choose from {', '.join(modes.MODES)}."
-                       + config_lib.did_you_mean(str(cfg.mode), modes.MODES))
+    workdir_lib.check_workdir(directory)
     if cfg.get("seed", 0) < 0:
       raise ValueError(f"config.seed must not be negative, got {cfg.seed}.")
-    modes.MODES[cfg.mode](cfg, directory)
+    modes.run(cfg.mode, cfg, directory)
     return OK
   except progress.Stopped as stopped:
     print(f"mdx: {stopped} Run the same command to go on.", file=sys.stderr)
     return STOPPED
-  except aot.TooLarge as error:
+  except chips.TooLarge as error:
     print(f"mdx: {error}", file=sys.stderr)
     return TOO_LARGE
   except KeyboardInterrupt:

@@ -85,7 +85,7 @@ class TensorBoard:
     try:
       import tensorboardX  # pylint: disable=g-import-not-at-top
     except ImportError:
-      raise ValueError("config.tensorboard needs tensorboardX; pip install 'mdx[log]'.") from None
+      raise ValueError("config.tensorboard needs tensorboardX; pip install -e '.[log]'.") from None
     self._writer = tensorboardX.SummaryWriter(
         str(pathlib.Path(workdir) / "tensorboard"),
         purge_step=resume_step + 1 if resume_step else None)
@@ -112,7 +112,7 @@ class WandB:
     try:
       import wandb  # pylint: disable=g-import-not-at-top
     except ImportError:
-      raise ValueError("config.wandb needs wandb; pip install 'mdx[wandb]'.") from None
+      raise ValueError("config.wandb needs wandb; pip install -e '.[wandb]'.") from None
     path = pathlib.Path(workdir)
     path.mkdir(parents=True, exist_ok=True)
     file = path / "wandb_id"

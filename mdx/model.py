@@ -1,6 +1,6 @@
 """A checkpoint as a library: sampling and likelihood in three lines.
 
-Contents: Model, Sample, load, describe, assemble.
+Contents: Model, Sample, load.
 
   model = mdx.load("runs/diffusion")
   print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
@@ -10,9 +10,6 @@ Contents: Model, Sample, load, describe, assemble.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,23 +17,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mdx import interop
-from mdx import pretrained
-from mdx import samplers
-from mdx import setup as setup_lib
 from mdx import sharding
-from mdx import types
+from mdx.build import load as load_lib
 from mdx.data import chat
-from mdx.data import readers
-from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import generative
 from mdx.eval import likelihood
 from mdx.objectives import reading
 from mdx.report import denoising
 from mdx.samplers import batching
 from mdx.samplers import loop
-from mdx.utils import host
-from mdx.utils import memory
+from mdx.utils import processes
+from mdx.utils import readers
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -65,59 +56,13 @@ class Sample(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Model:
-  """A trained model with what decodes and scores it.
-
-  Attributes:
-    objective: what it was trained with.
-    params: its parameters, sharded over `mesh`.
-    tokenizer: its tokenizer.
-    mesh: the device mesh.
-    max_length: longest row.
-    source: where it came from, for people.
-    config: what it was built from: network, objective, tokenizer, dtype, sharding.
-    decoding: fields of `samplers.decoder.Decoder` that the authors of a Hugging Face model, which
-      this one is or began from, decode it with.
-  """
-  objective: types.Objective
-  params: types.Params
-  tokenizer: tokenizer_lib.Tokenizer
-  mesh: jax.sharding.Mesh
-  max_length: int
-  source: str
-  config: Mapping[str, Any]
-  decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+class Model(load_lib.Loaded):
+  """A trained model with what decodes and scores it; see `build.load.Loaded` for its fields."""
   _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
 
   def __repr__(self) -> str:
     return (f"Model({self.config['objective']['name']}, {tree.count(self.params):,} parameters, "
             f"rows of {self.max_length} tokens, from {self.source})")
-
-  def sampler(self, **fields: Any) -> Any:
-    """The decoding rule of some fields of `samplers.decoder.Decoder` and a `name`.
-
-    Without a name, that of `decoding`, whose fields are then the defaults; without this, the one
-    that suits how the model was trained.
-    """
-    name = fields.pop("name", "")
-    if not name:
-      fields = {**self._published(fields.get("gen_length", 0)), **fields}
-      name = fields.pop("name", "") or self.objective.generates or "confidence"
-    if fields.get("cache") == "block" and self.config["network"].get("time_conditioning"):
-      raise ValueError("sampler.cache block is exact only for models that are not told the time; "
-                       "this one is: use cache none.")
-    return samplers.build(dict(fields, name=name), self.objective, mask_id=self.tokenizer.mask_id,
-                          eos_id=self.tokenizer.eos_id)
-
-  def _published(self, gen_length: int) -> dict[str, Any]:
-    """`decoding` for answers of another length: as many steps a token, in blocks if they divide."""
-    fields = dict(self.decoding)
-    if fields and gen_length:
-      fields["steps"] = max(1, fields["steps"] * gen_length // fields["gen_length"])
-      if gen_length % fields.get("block_length", 1):
-        fields.pop("block_length")
-      fields["gen_length"] = gen_length
-    return fields
 
   def encode(self, prompt: str | Sequence[Any] | np.ndarray) -> np.ndarray:
     """Ids of a prompt: text, where "[MASK]" is a place to fill, ids, or chat messages.
@@ -226,7 +171,7 @@ class Model:
       began = time.monotonic()
       result = jax.block_until_ready(self._compiled[name](self.params, key, arrays))
       seconds = time.monotonic() - began
-      return host.fetch(result), seconds
+      return processes.fetch(result), seconds
 
   def _sample(self, prompt, batch, result: loop.Decoded, row: int, length: int,
               seconds: float) -> Sample:
@@ -335,109 +280,11 @@ class Model:
                        "of a text; use a diffusion or ar checkpoint.")
 
 
-def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,
-         dtype: str = "", remat: str = "", init: Mapping[str, Any] | None = None,
-         adapters: Mapping[str, Any] | None = None, seed: int = 0,
-         trains: Callable[[str], bool] = lambda path: False) -> Model:
-  """Loads a model.
-
-  Args:
-    path: a run's workdir, one of its checkpoints, an export, or a Hugging Face directory.
-    params: "ema" or "raw" weights.
-    mesh: sizes of the mesh axes; default all devices on `data`.
-    dtype: of the activations; default that of training, or that of the stored weights.
-    remat: rematerialisation of the blocks in training; default that of the checkpoint.
-    init: `adapter`, the directory of a PEFT adapter for this model; `weights`, "int8" for weights
-      of one byte (the extra `int8`).
-    adapters: `rank`, `alpha` and `targets` of new adapters.
-    seed: of their values.
-    trains: path -> whether a parameter will be trained, and is float32; the others keep the type
-      that a Hugging Face directory stores them in.
+def load(path: str, **options: Any) -> Model:
+  """Loads a model for sampling and scoring; see `build.load.load` for the options.
 
   Raises:
     ValueError: no such checkpoint, or one that cannot be read.
   """
-  if not pathlib.Path(path).exists():
-    raise ValueError(f"checkpoint {path} does not exist; give a run's workdir, an Orbax "
-                     "checkpoint, an export or a Hugging Face directory.")
-  devices = sharding.make_mesh(dict(mesh or {"data": -1}))
-  init = dict(init or {})
-  config, tokenizer = describe(path, dtype=dtype, remat=remat)
-  extra = pretrained.variant({"init": init, "lora": dict(adapters or {})}, str(path))
-  config = {**config, "network": {**config["network"], **extra}}
-  return assemble(config, tokenizer, devices, str(path), functools.partial(
-      pretrained.load_params, str(path), which=params, seed=seed,
-      adapter=init.get("adapter", "")), trains)
-
-
-def describe(path: str, *, dtype: str = "",
-             remat: str = "") -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
-  """`Model.config` and the tokenizer of a model; ValueError if nothing there describes one."""
-  changed = {"dtype": dtype} if dtype else {}
-  if interop.is_hf_dir(path):
-    config, tokenizer = _describe_hf(path, dtype)
-  else:
-    file = pretrained.find_config(path)
-    if file is None:
-      raise ValueError(f"{path} has no config.json, nor the directories above it; give a run's "
-                       "workdir, one of its checkpoints, or an export.")
-    try:
-      config = json.loads(file.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}"
-                       ").") from None
-    config = config.get("model", config) | changed  # of a run that fine-tuned a model
-    tokenizer = tokenizer_lib.load(file.parent)
-  if remat:
-    config = {**config, "network": {**config["network"], "remat": remat}}
-  return config, tokenizer
-
-
-def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
-             mesh: jax.sharding.Mesh, source: str,
-             load_params: Callable[..., Any] | None = None,
-             trains: Callable[[str], bool] = lambda path: False) -> Model:
-  """A model of a config; by default its parameters are shape structs with shardings.
-
-  Args:
-    config: network, objective, tokenizer, dtype, sharding.
-    tokenizer: its tokenizer.
-    mesh: where the parameters go.
-    source: where it came from, for people.
-    load_params: (shapes=tree of shape structs) -> parameters.
-    trains: path -> whether a parameter will be trained, see `load`.
-  """
-  # Caches and short rows need masks, whatever kernel the model was trained with.
-  config = {**config, "network": {**config["network"], "attention_backend": "xla"}}
-  spec, objective = setup_lib.build_objective(config, tokenizer, mesh)
-  shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)), mesh,
-                                   config["sharding"])
-  if load_params is not None:
-    shapes = pretrained.stored_types(source, shapes, lambda path: not trains(path))
-    memory.announce(source, shapes)
-  names = ("network", "objective", "tokenizer", "dtype", "sharding")
-  origin, params = pretrained.origin(source), shapes
-  if load_params is not None:
-    with jax.set_mesh(mesh):
-      params = load_params(shapes=shapes)
-  return Model(objective=objective, params=params, tokenizer=tokenizer, mesh=mesh,
-               max_length=spec.max_length, source=source,
-               config={k: config[k] for k in names},
-               decoding=interop.decoding(origin) if origin else {})
-
-
-def _describe_hf(path: str, dtype: str) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
-  """Of a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
-  objective = interop.objective_fields(path)
-  if not objective:
-    raise ValueError(f"{path} holds a discriminator, which tells replaced tokens from others and "
-                     "writes none; give a model that does, or use mdx.interop.load.")
-  rows, tokenizer = interop.network_fields(path)["vocab_size"], pretrained.tokenizer_of(path)
-  if tokenizer.mask_id >= rows and objective["name"] != "ar":
-    raise ValueError(f"{path} has no mask token among its {rows} ids, so there is nothing to "
-                     "unmask; give a masked diffusion model, with `mask_token_id` in its "
-                     "config.json.")
-  dtype = dtype or interop.compute_dtype(path)
-  network = {"name": "transformer", "dtype": dtype} | pretrained.network_of(path, tokenizer)
-  return {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
-          "objective": objective, "tokenizer": {"path": str(path)}}, tokenizer
+  found = load_lib.load(path, **options)
+  return Model(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import tiny
 
-from mdx import aot
 from mdx import main
 from mdx import modes
-from mdx import programs
-from mdx import setup
 from mdx import sharding
+from mdx.build import programs
+from mdx.build import setup
 from mdx.configs import common
 from mdx.configs import diffusion
 from mdx.configs import llada_8b
 from mdx.configs import mdpo
 from mdx.costs import chips
 from mdx.data import pipeline
+from mdx.modes import compile as aot
 from mdx.utils import tree
 
 _NETWORK = {"network.num_layers": 2, "network.width": 16, "network.num_heads": 2,
@@ -49,7 +49,7 @@ def _rl(**changes):
 
 
 def _report(config, workdir):
-  returned = modes.compile_(config, str(workdir))
+  returned = modes.run("compile", config, str(workdir))
   report = json.loads((workdir / "compile.json").read_text())
   assert report == returned and report.keys() >= {"topology", "num_chips", "hbm_bytes", "programs"}
   for one in report["programs"]:
@@ -158,9 +158,9 @@ def test_what_the_compiler_itself_finds_too_large(error, tmp_path, monkeypatch):
     raise aot.jax.errors.JaxRuntimeError(error)
 
   monkeypatch.setattr(aot.jax.stages.Lowered, "compile", compiled)
-  with pytest.raises(aot.TooLarge, match=r"train_step does not fit v5e:2x4: 13.50 GiB a chip over "
+  with pytest.raises(chips.TooLarge, match=r"train_step does not fit v5e:2x4: 13.50 GiB a chip over "
                      r"its 16 GiB; activations are most of it: more microbatches"):
-    modes.compile_(_training(), str(tmp_path))
+    modes.run("compile", _training(), str(tmp_path))
   report = json.loads((tmp_path / "compile.json").read_text())
   total = report["programs"][0]["bytes_per_chip"]["total"]
   assert total == pytest.approx(29.5 * 2 ** 30, rel=1e-4)
@@ -193,7 +193,7 @@ def test_a_sweep_is_a_table_and_takes_the_best(tmp_path, capsys):
 ])
 def test_what_cannot_be_is_one_line(make, changes, message, tmp_path):
   with pytest.raises(ValueError, match=message) as error:
-    modes.compile_(make(**changes), str(tmp_path))
+    modes.run("compile", make(**changes), str(tmp_path))
   assert "\n" not in str(error.value) and not (tmp_path / "compile.json").exists()
 
 
@@ -201,7 +201,7 @@ def test_a_config_of_another_mode_is_told_what_to_take():
   config = tiny.changed(common.get_config(), {"mode": "compile"}).to_dict()
   del config["compile"]
   with pytest.raises(ValueError, match="needs config.compile"):
-    modes.compile_(config, "unused")
+    modes.run("compile", config, "unused")
 
 
 @pytest.mark.parametrize("arg", [None, "v5e", "multislice"])

@@ -38,7 +38,7 @@ def bucket():
 def test_a_run_keeps_its_checkpoints_in_a_bucket_and_goes_on_from_them(bucket, tmp_path):
   config = tiny.config("diffusion", steps=6, checkpoint_steps=2, log_steps=1,
                        checkpoint__directory=_FOLDER)
-  modes.train(config, str(tmp_path / "run"))
+  modes.run("train", config, str(tmp_path / "run"))
   assert sorted(x.name for x in (bucket / "runs/a").iterdir()) == ["4", "6"]  # the newest two
   assert not (tmp_path / "run" / "checkpoints").exists()
   losses = _losses(tmp_path / "run")
@@ -47,20 +47,20 @@ def test_a_run_keeps_its_checkpoints_in_a_bucket_and_goes_on_from_them(bucket, t
   (bucket / "runs/a/6" / checkpoint._COMPLETE).unlink()  # pylint: disable=protected-access
   (tmp_path / "run" / "results.json").unlink()
   assert checkpoint.Checkpoints("", directory=_FOLDER).steps() == [4]
-  modes.train(config, str(tmp_path / "run"))
+  modes.run("train", config, str(tmp_path / "run"))
   assert _losses(tmp_path / "run") == losses and len(losses) == 6
   assert checkpoint.Checkpoints("", directory=_FOLDER).steps() == [6, 4]
 
   # What reads a run finds them by its workdir.
   config.init.checkpoint = str(tmp_path / "run")
-  evaluated = modes.evaluate(config, str(tmp_path / "eval"))
+  evaluated = modes.run("eval", config, str(tmp_path / "eval"))
   trained = json.loads((tmp_path / "run" / "results.json").read_text())
   np.testing.assert_allclose(evaluated["bits_per_char"], trained["bits_per_char"], rtol=1e-6)
 
   config.init.checkpoint = ""
   config.checkpoint.directory = "gs://bucket/runs/b"
   with pytest.raises(ValueError, match=r"keeps its checkpoints in gs://bucket/runs/a, not"):
-    modes.train(config, str(tmp_path / "run"))
+    modes.run("train", config, str(tmp_path / "run"))
 
 
 def _losses(workdir):

@@ -7,10 +7,9 @@ import math
 
 import pytest
 
-from mdx import claim
 from mdx import config as config_lib
 from mdx import modes
-from mdx import setup as setup_lib
+from mdx.build import setup as setup_lib
 from mdx.configs.claims import bitimebert
 from mdx.configs.claims import block_size
 from mdx.configs.claims import carry_over
@@ -27,6 +26,7 @@ from mdx.configs.claims import rts
 from mdx.configs.claims import schedules
 from mdx.configs.claims import slm
 from mdx.configs.claims import structural
+from mdx.modes import claim
 
 CURVE = [dict(updates=u, rollouts=8 * u, nfe_rollout=24 * u, seconds=0.5 * u, accuracy=a)
          for u, a in ((0, 0.1), (10, 0.3), (20, 0.3), (30, 0.7))]
@@ -92,8 +92,14 @@ def _config(**changes):
       comparisons=[dict(name="b beats a", left="b", right="a", measure="bits")]) | changes
 
 
+def _run(monkeypatch, config, workdir, fakes):
+  """The claim, without its report, whose runs are fakes."""
+  monkeypatch.setattr(modes, "run", lambda mode, *rest: fakes[mode](*rest))
+  return claim.run.__wrapped__(config, workdir)
+
+
 @pytest.mark.slow
-def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_path):
+def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
   runs = []
 
   def train(config, workdir):
@@ -106,8 +112,8 @@ def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_
     return {"bits": bits}
 
   with pytest.raises(KeyboardInterrupt):
-    claim.train(_config(), str(tmp_path), {"train": train})
-  results = claim.train(_config(), str(tmp_path), {"train": train})
+    _run(monkeypatch, _config(), str(tmp_path), {"train": train})
+  results = _run(monkeypatch, _config(), str(tmp_path), {"train": train})
   assert len(runs) == 1 + 9  # the one that was stopped, twice
   assert runs[0] == (["a", "seed_0"], 0, 1.0, {"name": "x", "depth": 2})
   assert [run[1] for run in runs] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]  # arms take turns
@@ -120,7 +126,7 @@ def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_
   assert "REPRODUCED: b beats a" in (tmp_path / "claim.txt").read_text()
   other = _config(run=_config()["run"] | {"rate": 3.0})
   with pytest.raises(ValueError, match="has a run of another config; remove it"):
-    claim.train(other, str(tmp_path), {"train": train})
+    _run(monkeypatch, other, str(tmp_path), {"train": train})
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -131,9 +137,9 @@ def test_every_arm_runs_with_every_seed_and_a_finished_run_is_not_run_again(tmp_
     (dict(comparisons=[dict(name="n", left="a", right="b", equal="joules")]),
      "choose from updates"),
     (dict(run=dict(mode="sample")), "runs of mode train, rl or eval")])
-def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
+def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path, monkeypatch):
   with pytest.raises(ValueError, match=message):
-    claim.train(_config(**changes), str(tmp_path / "x"), {"train": None})
+    _run(monkeypatch, _config(**changes), str(tmp_path / "x"), {"train": None})
   assert not (tmp_path / "x").exists()
 
 
@@ -142,7 +148,7 @@ def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path):
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())
-  assert len(claim.check(config, modes.MODES)) >= 2
+  assert len(claim.check(config)) >= 2
   if config["run"]["mode"] != "rl":
     for changes in config["arms"].values():  # every arm is a run that could start
       run = copy.deepcopy(config["run"])
@@ -158,7 +164,7 @@ def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
 def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)
   config = config_lib.to_dict(module.get_config(data))
-  found = claim.check(config, modes.MODES)
+  found = claim.check(config)
   assert {c.equal for c in found} >= {"updates", "cpu_seconds"}
   for changes in config["arms"].values():
     run = copy.deepcopy(config["run"])
@@ -168,7 +174,7 @@ def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypat
     module.get_config("x")
 
 
-def test_evaluations_of_one_base_are_compared_and_kept(tmp_path):
+def test_evaluations_of_one_base_are_compared_and_kept(tmp_path, monkeypatch):
   calls = []
 
   def train(config, workdir):
@@ -184,14 +190,14 @@ def test_evaluations_of_one_base_are_compared_and_kept(tmp_path):
   run = dict(mode="eval", seed=9, objective=dict(name="x"),
              init=dict(checkpoint="", base=dict(mode="train", seed=9)))
   for _ in range(2):  # the second time nothing is run
-    found = claim.train(_config(run=run, arms=dict(a=dict(), b=dict(objective=dict(name="y"))),
+    found = _run(monkeypatch, _config(run=run, arms=dict(a=dict(), b=dict(objective=dict(name="y"))),
                                 grids={}), str(tmp_path), {"train": train, "eval": evaluate})
   assert len(calls) == 3 + 6 and {("base", seed) for seed in range(3)} < set(calls)
   assert {name for name, source in calls if source == "base"} == {"x", "y"}
   assert found["comparisons"][0]["values"] == [(2, 1), (3, 2), (4, 3)]
 
 
-def test_figures_that_differ_by_a_factor_are_compared_by_their_logarithms(tmp_path):
+def test_figures_that_differ_by_a_factor_are_compared_by_their_logarithms(tmp_path, monkeypatch):
   def train(config, workdir):
     (tmp_path / workdir).mkdir(parents=True)
     scale = 10.0 ** config["seed"]
@@ -201,7 +207,7 @@ def test_figures_that_differ_by_a_factor_are_compared_by_their_logarithms(tmp_pa
 
   rows = [dict(name=f"b is larger, {ratio}", left="b", right="a", measure="bits", ratio=ratio)
           for ratio in (False, True)]
-  results = claim.train(_config(comparisons=rows, grids={}), str(tmp_path), {"train": train})
+  results = _run(monkeypatch, _config(comparisons=rows, grids={}), str(tmp_path), {"train": train})
   plain, logarithms = results["comparisons"]
   assert plain["verdict"] == "inconclusive" and logarithms["verdict"] == "reproduced"
   assert logarithms["difference"] == pytest.approx(math.log(2))

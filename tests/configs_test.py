@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from mdx import modes
-from mdx import setup as setup_lib
+from mdx.build import setup as setup_lib
 from mdx.configs import diffusion
 from mdx.configs import mlm
 from mdx.data import pipeline
@@ -52,7 +52,7 @@ def test_config_takes_steps_and_compiles_each_function_once(name, tmp_path):
   logger.addHandler(handler)
   jax.config.update("jax_log_compiles", True)
   try:
-    results = modes.train(tiny.config(name, steps=4, eval_steps=2, checkpoint_steps=2),
+    results = modes.run("train", tiny.config(name, steps=4, eval_steps=2, checkpoint_steps=2),
                           str(tmp_path))
   finally:
     jax.config.update("jax_log_compiles", False)
@@ -82,7 +82,7 @@ def test_config_has_the_keys_that_scripts_rely_on(name):
 
 @pytest.mark.parametrize("steps", tiny.mostly_slow([1, 3], [1]))
 def test_any_number_of_steps_runs(steps, tmp_path):
-  results = modes.train(tiny.config("diffusion", steps=steps), str(tmp_path))
+  results = modes.run("train", tiny.config("diffusion", steps=steps), str(tmp_path))
   assert results["steps"] == steps
 
 
@@ -166,7 +166,7 @@ def test_a_rate_that_decays_does_so_over_the_steps_of_the_run():
 def test_spans_longer_than_the_text_are_refused_before_anything_is_written(tmp_path):
   cfg = tiny.config("mlm", objective__span_max=3)
   with pytest.raises(ValueError, match="objective.span_max 3 exceeds the 2 units") as error:
-    modes.train(cfg, str(tmp_path / "run"))
+    modes.run("train", cfg, str(tmp_path / "run"))
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 

@@ -163,4 +163,4 @@ def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
     assert "arithmatex" not in text and "\\frac" not in re.sub(r"<annotation.*?>", "", text), page
   assert "<math" in (tmp_path / "concepts" / "schedules.html").read_text(encoding="utf-8")
   reference = (tmp_path / "reference" / "objectives.html").read_text(encoding="utf-8")
-  assert 'id="mdx.objectives.diffusion.MaskedDiffusion"' in reference
+  assert 'id="mdx.objectives.diffusion.masked.MaskedDiffusion"' in reference

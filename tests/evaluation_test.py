@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tiny
 
-from mdx import evaluation
 from mdx import modes
 from mdx.configs import eval as eval_config
 from mdx.configs import mdpo
 from mdx.data import chat
-from mdx.utils import partial
+from mdx.modes import evaluate as evaluation
+from mdx.utils import files
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def base(tmp_path_factory):
       "data.source.task.num_train": 200, "data.source.task.num_test": 20,
       "data.source.task.num_validation": 20})
   workdir = str(tmp_path_factory.mktemp("base"))
-  modes.train(cfg, workdir)
+  modes.run("train", cfg, workdir)
   return workdir
 
 
@@ -41,7 +41,7 @@ def _lines(workdir):
 
 def test_every_generation_is_kept_with_the_score_that_the_task_gives_it(base, tmp_path):
   cfg = _config(base)
-  results = modes.evaluate(cfg, str(tmp_path))
+  results = modes.run("eval", cfg, str(tmp_path))
   rows, task = _lines(tmp_path), evaluation.tasks.build(cfg.task)
   examples = task.examples("test")
   assert [row["id"] for row in rows] == list(range(20))
@@ -62,23 +62,23 @@ def test_every_generation_is_kept_with_the_score_that_the_task_gives_it(base, tm
 @pytest.mark.slow
 def test_an_evaluation_cut_short_decodes_only_what_is_left(base, tmp_path, monkeypatch):
   cfg = _config(base, sampler__temperature=1.0)
-  modes.evaluate(cfg, str(tmp_path / "whole"))
-  real, calls = partial.PartialRows.add, []
+  modes.run("eval", cfg, str(tmp_path / "whole"))
+  real, calls = files.PartialRows.add, []
 
   def dies(self, number, row):
     real(self, number, row)
     if number == 11:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(partial.PartialRows, "add", dies)
+  monkeypatch.setattr(files.PartialRows, "add", dies)
   with pytest.raises(KeyboardInterrupt):
-    modes.evaluate(cfg, str(tmp_path / "cut"))
-  monkeypatch.setattr(partial.PartialRows, "add",
+    modes.run("eval", cfg, str(tmp_path / "cut"))
+  monkeypatch.setattr(files.PartialRows, "add",
                       lambda self, number, row: (calls.append(number), real(self, number, row)))
-  results = modes.evaluate(cfg, str(tmp_path / "cut"))
+  results = modes.run("eval", cfg, str(tmp_path / "cut"))
   assert calls == list(range(12, 20))
   assert _lines(tmp_path / "cut") == _lines(tmp_path / "whole")
-  assert modes.evaluate(cfg, str(tmp_path / "cut")) == results and len(calls) == 8
+  assert modes.run("eval", cfg, str(tmp_path / "cut")) == results and len(calls) == 8
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_draw_belongs_to_its_problem_whatever_the_batches(base, tmp_path):
   found = []
   for size in (8, 16):
     cfg = _config(base, sampler__temperature=1.0, batch_size=size)
-    modes.evaluate(cfg, str(tmp_path / str(size)))
+    modes.run("eval", cfg, str(tmp_path / str(size)))
     found.append([row["completion"] for row in _lines(tmp_path / str(size))])
   assert found[0] == found[1] and len(set(found[0])) > 10
 
@@ -100,7 +100,7 @@ def test_a_draw_belongs_to_its_problem_whatever_the_batches(base, tmp_path):
 ])
 def test_bad_settings_are_one_line_before_anything_is_written(changes, message, base, tmp_path):
   with pytest.raises(ValueError, match=message):
-    modes.evaluate(_config(base, **changes), str(tmp_path / "run"))
+    modes.run("eval", _config(base, **changes), str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
 
 
@@ -114,7 +114,7 @@ def test_the_papers_settings_need_a_checkpoint(arg, tmp_path):
   if cfg.task.name in ("gsm8k", "math"):
     cfg.task.update(path=str(problems), test_path=str(problems))
   with pytest.raises(ValueError, match="init.checkpoint is empty .* give a checkpoint"):
-    modes.evaluate(cfg, str(tmp_path / "run"))
+    modes.run("eval", cfg, str(tmp_path / "run"))
   with pytest.raises(ValueError, match="takes one of gsm8k, math500"):
     eval_config.get_config("gsm9k")
 

@@ -12,12 +12,12 @@ import tiny
 import tokenizers
 
 from mdx import checkpoint as checkpoint_lib
-from mdx import finetuning
 from mdx import modes
-from mdx import setup as setup_lib
+from mdx.build import setup as setup_lib
 from mdx.configs import finetune
+from mdx.eval import best as best_lib
 from mdx.eval import measures
-from mdx.train import best as best_lib
+from mdx.modes import table
 from mdx.utils import tree
 
 _BERT = pathlib.Path(__file__).parent / "golden" / "bert-tiny"
@@ -48,7 +48,7 @@ def _config(folder, **changes):
 def _run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("finetune")
   cfg = _config(folder)
-  return cfg, folder / "run", modes.train(cfg, str(folder / "run"))
+  return cfg, folder / "run", modes.run("train", cfg, str(folder / "run"))
 
 
 def test_the_best_weights_on_validation_are_tested_once(run):
@@ -65,7 +65,7 @@ def test_the_best_weights_on_validation_are_tested_once(run):
   assert measures.value("accuracy", p) == results["test_accuracy"] and len(p.gold) == 8
   # Asked again, the figures are read, not made.
   (workdir / "test_results.json").write_text('{"test_accuracy": 7}')
-  assert finetuning.test(cfg, str(workdir)) == {"test_accuracy": 7}
+  assert table.test_split(cfg, str(workdir)) == {"test_accuracy": 7}
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_to_the_same_end(run, tmp_path):
   shutil.copytree(workdir, tmp_path / "killed")
   shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
   (tmp_path / "killed" / "results.json").unlink()
-  again = modes.train(cfg, str(tmp_path / "killed"))
+  again = modes.run("train", cfg, str(tmp_path / "killed"))
   same = ("accuracy", "nats_per_token", "best_step", "test_accuracy")
   assert [again[k] for k in same] == [results[k] for k in same]
   params = [tree.fingerprint(tiny.stored(x)[1]["params"]) for x in (workdir, tmp_path / "killed")]
@@ -86,7 +86,7 @@ def test_a_run_is_started_from_with_its_own_network_and_tokenizer(run, tmp_path)
   _, workdir, _ = run
   cfg = _config(tmp_path, init__checkpoint=str(workdir), network__width=64, steps=1,
                 tokenizer__path="byte", optimizer__learning_rate=1e-9)
-  modes.train(cfg, str(tmp_path / "next"))
+  modes.run("train", cfg, str(tmp_path / "next"))
   stored = json.loads((tmp_path / "next" / "config.json").read_text())["config"]
   assert stored["network"]["width"] == 16 and stored["tokenizer"]["path"] == str(workdir)
   old, new = (tiny.stored(x)[1]["params"] for x in (workdir, tmp_path / "next"))
@@ -130,7 +130,7 @@ def test_wrong_tasks_are_refused_before_anything_is_written(tmp_path):
       (dict(objective=dict(name="tagging")), "labels of words, but data source table labels text"),
       (dict(objective=dict(name="mlm")), "is labelled; train it with an objective for labels")):
     with pytest.raises(ValueError, match=message) as error:
-      modes.train(_config(tmp_path, **changes), str(tmp_path / "run"))
+      modes.run("train", _config(tmp_path, **changes), str(tmp_path / "run"))
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
   with pytest.raises(ValueError, match="takes one of book, .* or table, got 'squad'"):
     finetune.get_config("squad")

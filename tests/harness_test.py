@@ -13,7 +13,7 @@ import lm_eval
 from lm_eval import tasks as lm_tasks
 from lm_eval.api import instance
 
-from mdx import harness
+from mdx import lm_harness as harness
 from mdx import modes
 from mdx.data import chat
 from mdx.data import tokenizer as tokenizer_lib
@@ -40,7 +40,7 @@ metric_list: [{metric: exact_match}]
 def adapter(request, tmp_path_factory):
   """A hardly trained model as the harness sees it."""
   workdir = str(tmp_path_factory.mktemp(request.param))
-  modes.train(tiny.config(request.param, sampler__num_samples=0, network__max_length=40), workdir)
+  modes.run("train", tiny.config(request.param, sampler__num_samples=0, network__max_length=40), workdir)
   return harness.HarnessModel(workdir, batch_size=4, num_samples=4)
 
 

@@ -10,9 +10,9 @@ import pytest
 import tiny
 
 from mdx import modes
-from mdx import setup as setup_lib
 from mdx import sharding
-from mdx.objectives import mlm
+from mdx.build import setup as setup_lib
+from mdx.objectives.tokens import mlm
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -26,7 +26,7 @@ def _final(workdir):
 
 
 def test_results_have_the_promised_figures(tmp_path):
-  results = modes.train(tiny.config("diffusion"), str(tmp_path))
+  results = modes.run("train", tiny.config("diffusion"), str(tmp_path))
   assert set(results) >= {"bits_per_char", "bits_per_char_stderr", "unigram_bits_per_char",
                           "bigram_bits_per_char", "tokens_per_second", "steps"}
   assert (tmp_path / "samples.txt").read_text().count("\n---\n") == 1
@@ -35,12 +35,12 @@ def test_results_have_the_promised_figures(tmp_path):
 
 def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path):
   cfg = tiny.config("diffusion", steps=6, checkpoint_steps=2, log_steps=1)
-  modes.train(cfg, str(tmp_path / "whole"))
-  modes.train(cfg, str(tmp_path / "killed"))
+  modes.run("train", cfg, str(tmp_path / "whole"))
+  modes.run("train", cfg, str(tmp_path / "killed"))
   # As if killed after step 4 was saved: what came later is not there.
   shutil.rmtree(tmp_path / "killed" / "checkpoints" / "6")
   (tmp_path / "killed" / "results.json").unlink()
-  modes.train(cfg, str(tmp_path / "killed"))
+  modes.run("train", cfg, str(tmp_path / "killed"))
   assert _final(tmp_path / "whole") == _final(tmp_path / "killed")
   lines = [[json.loads(x) for x in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
            for run in ("whole", "killed")]
@@ -51,25 +51,25 @@ def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path):
 @pytest.mark.slow
 def test_a_finished_run_is_not_run_again(tmp_path):
   cfg = tiny.config("mlm")
-  first = modes.train(cfg, str(tmp_path))
+  first = modes.run("train", cfg, str(tmp_path))
   before = (tmp_path / "metrics.jsonl").read_text()
-  assert modes.train(cfg, str(tmp_path)) == first
+  assert modes.run("train", cfg, str(tmp_path)) == first
   assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
 @pytest.mark.slow
 def test_export_can_be_evaluated_and_started_from(tmp_path):
   cfg = tiny.config("diffusion", steps=3)
-  trained = modes.train(cfg, str(tmp_path / "run"))
+  trained = modes.run("train", cfg, str(tmp_path / "run"))
   cfg.export.path = str(tmp_path / "exported")
-  modes.export(cfg, str(tmp_path / "run"))
+  modes.run("export", cfg, str(tmp_path / "run"))
   cfg.init.checkpoint = str(tmp_path / "exported")
-  evaluated = modes.evaluate(cfg, str(tmp_path / "eval"))
+  evaluated = modes.run("eval", cfg, str(tmp_path / "eval"))
   for name in ("bits_per_char", "bits_per_char_stderr", "nats_per_token"):
     np.testing.assert_allclose(evaluated[name], trained[name], rtol=1e-6)
   cfg.init.params = "raw"
   cfg.optimizer.learning_rate = 1e-12
-  started = modes.train(cfg, str(tmp_path / "again"))
+  started = modes.run("train", cfg, str(tmp_path / "again"))
   np.testing.assert_allclose(started["bits_per_char"], trained["bits_per_char"], rtol=1e-5)
 
 
@@ -77,10 +77,10 @@ def test_export_can_be_evaluated_and_started_from(tmp_path):
 def test_raw_and_averaged_weights_are_evaluated_as_asked(tmp_path):
   cfg = tiny.config("diffusion", steps=4, ema_decay=0.9, optimizer__learning_rate=0.05,
                     eval__gradient_draws=3)
-  trained = modes.train(cfg, str(tmp_path))
+  trained = modes.run("train", cfg, str(tmp_path))
   cfg.init.checkpoint = str(tmp_path)
   cfg.init.params = "raw"
-  raw = modes.evaluate(cfg, str(tmp_path / "raw"))
+  raw = modes.run("eval", cfg, str(tmp_path / "raw"))
   assert abs(raw["bits_per_char"] - trained["bits_per_char"]) > 1e-4
   # The noise of the gradient is that of the weights that are trained.
   for name in ("gradient_variance", "gradient_square", "loss_variance"):
@@ -103,7 +103,7 @@ def test_eight_two_and_four_devices_go_on_with_one_anothers_checkpoints(tmp_path
     cfg.mesh = dict(replica=1, data=1, fsdp=1, tensor=1, sequence=1) | sizes
     monkeypatch.setattr(sharding, "make_mesh", functools.partial(
         make_mesh, devices=jax.devices()[:number]))
-    modes.train(cfg, str(workdir))
+    modes.run("train", cfg, str(workdir))
     lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses.append([x["loss"] for x in lines if x["kind"] == "train"])
     before = workdir
@@ -114,7 +114,7 @@ def test_eight_two_and_four_devices_go_on_with_one_anothers_checkpoints(tmp_path
 
 @pytest.mark.slow
 def test_the_steps_of_profile_steps_and_no_others_are_in_a_trace(tmp_path):
-  modes.train(tiny.config("diffusion", steps=6, profile_steps=(2, 4),
+  modes.run("train", tiny.config("diffusion", steps=6, profile_steps=(2, 4),
                           sampler__num_samples=0, eval__baselines=False), str(tmp_path))
   (file,) = (tmp_path / "profile").rglob("*.xplane.pb")
   planes = jax.profiler.ProfileData.from_file(str(file)).planes
@@ -129,7 +129,7 @@ def test_results_do_not_depend_on_the_number_of_devices(tmp_path):
   for name, sizes in (("one", dict(data=8)), ("two", dict(fsdp=2, tensor=2, sequence=2))):
     cfg = tiny.config("diffusion", steps=3, log_steps=1, optimizer__warmup_steps=1)
     cfg.mesh = dict(replica=1, data=1, fsdp=1, tensor=1, sequence=1) | sizes
-    figures.append(modes.train(cfg, str(tmp_path / name)))
+    figures.append(modes.run("train", cfg, str(tmp_path / name)))
   for name in ("nats_per_token", "bits_per_char"):
     np.testing.assert_allclose(figures[0][name], figures[1][name], rtol=1e-5)
   assert (tmp_path / "one/samples.txt").read_text() == (tmp_path / "two/samples.txt").read_text()
@@ -162,7 +162,7 @@ def test_results_do_not_depend_on_the_number_of_devices(tmp_path):
 ])
 def test_bad_input_is_one_line_before_anything_is_written(changes, message, tmp_path):
   with pytest.raises(ValueError) as error:
-    modes.train(tiny.config("diffusion", **changes), str(tmp_path / "run"))
+    modes.run("train", tiny.config("diffusion", **changes), str(tmp_path / "run"))
   assert message in str(error.value) and "\n" not in str(error.value)
   assert not (tmp_path / "run").exists()
 
@@ -170,40 +170,40 @@ def test_bad_input_is_one_line_before_anything_is_written(changes, message, tmp_
 def test_rows_that_belong_together_must_fit_a_microbatch(tmp_path, monkeypatch):
   monkeypatch.setattr(mlm.MaskedLM, "rows_per_unit", 2)
   with pytest.raises(ValueError, match="1 rows a device, but mlm keeps 2 rows together"):
-    modes.train(tiny.config("mlm"), str(tmp_path / "run"))
+    modes.run("train", tiny.config("mlm"), str(tmp_path / "run"))
 
 
 def test_a_workdir_of_another_config_is_refused_but_a_new_mesh_is_not(tmp_path):
-  modes.train(tiny.config("ar"), str(tmp_path))
+  modes.run("train", tiny.config("ar"), str(tmp_path))
   with pytest.raises(ValueError, match="another config .*seed: 0 -> 1.*use another --workdir"):
-    modes.train(tiny.config("ar", seed=1), str(tmp_path))
-  modes.train(tiny.config("ar", mesh__fsdp=2, log_steps=7), str(tmp_path))
+    modes.run("train", tiny.config("ar", seed=1), str(tmp_path))
+  modes.run("train", tiny.config("ar", mesh__fsdp=2, log_steps=7), str(tmp_path))
 
 
 def test_a_full_disk_is_told_before_the_first_compile(tmp_path, monkeypatch):
   monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
   with pytest.raises(ValueError, match="0 MiB free, the checkpoints need .*free some space"):
-    modes.train(tiny.config("ar"), str(tmp_path))
+    modes.run("train", tiny.config("ar"), str(tmp_path))
 
 
 def test_an_unwritable_workdir_is_told(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(ValueError, match="cannot be written"):
-    modes.train(tiny.config("ar"), str(tmp_path / "file" / "run"))
+    modes.run("train", tiny.config("ar"), str(tmp_path / "file" / "run"))
 
 
 def test_export_refuses_a_missing_path_and_another_format(tmp_path):
   cfg = tiny.config("ar")
   with pytest.raises(ValueError, match="needs --config.export.path"):
-    modes.export(cfg, str(tmp_path))
+    modes.run("export", cfg, str(tmp_path))
   cfg.export.format = "onnx"
   with pytest.raises(ValueError, match="choose from orbax"):
-    modes.export(cfg, str(tmp_path))
+    modes.run("export", cfg, str(tmp_path))
 
 
 @pytest.mark.slow
 def test_bfloat16_trains_with_float32_parameters(tmp_path):
-  modes.train(tiny.config("diffusion", dtype="bfloat16"), str(tmp_path))
+  modes.run("train", tiny.config("diffusion", dtype="bfloat16"), str(tmp_path))
   params = tiny.stored(tmp_path)[1]["params"]
   assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
 
@@ -214,23 +214,23 @@ def test_a_base_is_trained_once_and_started_from_and_errors_come_before_it(tmp_p
   cfg = tiny.config("adapt", steps=1, init__base=base, init__params="raw", ema_decay=0.0,
                     sampler__num_samples=0, optimizer__learning_rate=1e-12)
   with pytest.raises(ValueError, match="optimizer.schedule is 'step'"):
-    modes.train(tiny.changed(tiny.config("adapt", init__base=base), {"optimizer.schedule": "step"}),
+    modes.run("train", tiny.changed(tiny.config("adapt", init__base=base), {"optimizer.schedule": "step"}),
                 str(tmp_path))
   assert not list(tmp_path.iterdir())
-  modes.train(cfg, str(tmp_path))
+  modes.run("train", cfg, str(tmp_path))
   assert "starting from the raw weights of" in capsys.readouterr().out
   ours, theirs = tiny.stored(tmp_path)[1]["params"], tiny.stored(tmp_path / "base")[1]["params"]
   for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
   before = (tmp_path / "base" / "metrics.jsonl").read_text()
-  modes.train(cfg, str(tmp_path))
+  modes.run("train", cfg, str(tmp_path))
   assert (tmp_path / "base" / "metrics.jsonl").read_text() == before
 
 
 @pytest.mark.slow
 def test_only_the_parameters_that_a_pattern_names_are_trained(tmp_path):
   cfg = tiny.config("diffusion", optimizer__trainable="model/.*kernel", sampler__num_samples=0)
-  modes.train(cfg, str(tmp_path / "run"))
+  modes.run("train", cfg, str(tmp_path / "run"))
   _, items = tiny.stored(tmp_path / "run")
   run = setup_lib.setup(cfg, str(tmp_path / "other"))
   initial = tree.flatten(run.objective.init(rng.stream(rng.root(cfg.seed), "init")))
@@ -245,5 +245,5 @@ def test_only_the_parameters_that_a_pattern_names_are_trained(tmp_path):
     ("model/(", "is no pattern"), ("encoder/.*", "matches no parameter; paths are such as model/")])
 def test_a_pattern_that_trains_nothing_is_refused(pattern, message, tmp_path):
   with pytest.raises(ValueError, match=message):
-    modes.train(tiny.config("diffusion", optimizer__trainable=pattern), str(tmp_path / "run"))
+    modes.run("train", tiny.config("diffusion", optimizer__trainable=pattern), str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()

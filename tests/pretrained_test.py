@@ -16,9 +16,10 @@ import mdx
 from mdx import checkpoint as checkpoint_lib
 from mdx import interop
 from mdx import modes
-from mdx import pretrained
-from mdx import setup as setup_lib
 from mdx import types
+from mdx.build import setup as setup_lib
+from mdx.build import source as pretrained
+from mdx.build import workdir as workdir_lib
 from mdx.configs import eval as eval_config
 from mdx.configs import mdpo
 from mdx.configs import sample as sample_config
@@ -78,7 +79,7 @@ def _train_config(name, source, **changes):
 def _hardly_trained(config, workdir):
   """The workdir of a run that saved what it began with, a little changed."""
   run = setup_lib.setup(config, str(workdir))
-  setup_lib.claim_workdir(run.workdir, run.config, run.tokenizer, run.shapes)
+  workdir_lib.claim_workdir(run.workdir, run.config, run.tokenizer, run.shapes)
   source = run.config["init"]["checkpoint"]
   params = (pretrained.load_params(source, run.shapes.params, "") if source
             else jax.jit(run.objective.init)(rng.root(0)))
@@ -145,11 +146,11 @@ def test_stored_types_are_computed_with_and_written(tmp_path):
   assert {x.dtype for x in jax.tree.leaves(trained.params)} == {np.dtype(np.float32)}
   config = sample_config.get_config()
   config.init.checkpoint, config.export.path = source, str(tmp_path / "out")
-  modes.export(config, str(tmp_path / "run"))
+  modes.run("export", config, str(tmp_path / "run"))
   _assert_same_tensors(tmp_path / "out", source)
   assert interop.load_config(tmp_path / "out") == interop.load_config(source)
   config.export.update(path=str(tmp_path / "wide"), dtype="float32")
-  modes.export(config, str(tmp_path / "run"))
+  modes.run("export", config, str(tmp_path / "run"))
   assert {x.dtype for x in _tensors(tmp_path / "wide").values()} == {np.dtype(np.float32)}
 
 
@@ -160,7 +161,7 @@ def test_every_config_exports_a_directory_unchanged(name, make, tmp_path):
   config.mode = "export"
   config.mesh.update(data=-1, fsdp=2, tensor=2)
   config.init.checkpoint, config.export.path = _path(name), str(tmp_path / "out")
-  modes.MODES[config.mode](config, str(tmp_path / "run"))
+  modes.run(config.mode, config, str(tmp_path / "run"))
   _assert_same_tensors(tmp_path / "out", _path(name))
   assert interop.load_config(tmp_path / "out") == interop.load_config(_path(name))
 
@@ -172,7 +173,7 @@ def test_a_causal_model_adapts_to_diffusion_and_is_exported_with_its_mask(tmp_pa
   assert stored["network"]["qkv_bias"] and stored["network"]["vocab_size"] == 44
   config.init.checkpoint, config.export.format = str(tmp_path / "run"), "huggingface"
   config.export.path = str(tmp_path / "out")
-  modes.export(config, str(tmp_path / "elsewhere"))
+  modes.run("export", config, str(tmp_path / "elsewhere"))
   written = interop.load_config(tmp_path / "out")
   assert (written["model_type"], written["mask_token_id"], written["vocab_size"]) == (
       "Dream", 43, 44)
@@ -192,7 +193,7 @@ def test_a_causal_model_that_stays_one_is_exported_without_the_row_of_our_mask(t
   _hardly_trained(config, tmp_path / "run")
   config.export.update(format="huggingface", path=str(tmp_path / "out"))
   config.init.checkpoint = ""
-  modes.export(config, str(tmp_path / "run"))
+  modes.run("export", config, str(tmp_path / "run"))
   assert interop.load_config(tmp_path / "out") == interop.load_config(_path("llama"))
   for name, value in _tensors(_path("llama")).items():
     np.testing.assert_array_equal(_tensors(tmp_path / "out")[name], value + 1, err_msg=name)
@@ -203,13 +204,13 @@ def test_a_run_from_a_directory_trains_resumes_and_is_exported_in_the_stored_typ
   source = _in_bfloat16("dream", tmp_path / "in")
   config = _train_config("diffusion", source, steps=2, checkpoint_steps=1,
                          optimizer__learning_rate=0.1)
-  modes.train(config, str(tmp_path / "run"))
+  modes.run("train", config, str(tmp_path / "run"))
   shutil.rmtree(tmp_path / "run" / "checkpoints" / "2")
   (tmp_path / "run" / "results.json").unlink()
-  modes.train(config, str(tmp_path / "run"))
+  modes.run("train", config, str(tmp_path / "run"))
   config.export.update(format="huggingface", path=str(tmp_path / "out"))
   config.init.checkpoint = str(tmp_path / "run")
-  modes.export(config, "unused")
+  modes.run("export", config, "unused")
   have, want = _tensors(tmp_path / "out"), _tensors(source)
   assert {k: v.dtype for k, v in have.items()} == {k: v.dtype for k, v in want.items()}
   assert not any(np.array_equal(have[k], want[k]) for k in want)
@@ -218,7 +219,7 @@ def test_a_run_from_a_directory_trains_resumes_and_is_exported_in_the_stored_typ
 
 def test_a_directory_is_evaluated_by_ids_with_the_shift_of_its_family(tmp_path):
   config = _train_config("diffusion", _path("dream"), eval__final_samples=1)
-  result = modes.evaluate(config, str(tmp_path / "run"))
+  result = modes.run("eval", config, str(tmp_path / "run"))
   assert "bits_per_char" not in result and np.isfinite(result["nats_per_token"])
   run = setup_lib.setup(config, str(tmp_path / "run"))
   assert run.objective.shift and run.objective.mask_column
@@ -247,7 +248,7 @@ def test_a_model_of_ours_is_exported_with_its_tokenizer_and_read_back(tmp_path):
   config = tiny.config("diffusion", init__params="raw", network__rope_theta=50.0)
   _hardly_trained(config, tmp_path / "run")
   config.export.update(format="huggingface", path=str(tmp_path / "out"))
-  modes.export(config, str(tmp_path / "run"))
+  modes.run("export", config, str(tmp_path / "run"))
   assert interop.load_config(tmp_path / "out")["model_type"] == "llada"
   ours, theirs = (mdx.load(str(tmp_path / name), params="raw") for name in ("run", "out"))
   assert theirs.tokenizer.fingerprint == ours.tokenizer.fingerprint
@@ -257,7 +258,7 @@ def test_a_model_of_ours_is_exported_with_its_tokenizer_and_read_back(tmp_path):
   assert a == b
   config.export.update(path=str(tmp_path / "other"), model_type="bert")
   with pytest.raises(ValueError, match="network.norm = 'rms' cannot be exported as 'bert'"):
-    modes.export(config, str(tmp_path / "run"))
+    modes.run("export", config, str(tmp_path / "run"))
   assert not (tmp_path / "other").exists()
 
 

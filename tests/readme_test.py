@@ -39,7 +39,7 @@ def test_the_worked_objective_trains_and_is_short(tmp_path, monkeypatch):
     cfg.mesh.data, cfg.mesh.fsdp = mesh, 8 // mesh
     cfg.batch_size = 16
     workdir = tmp_path / str(microbatches)
-    modes.train(cfg, str(workdir))
+    modes.run("train", cfg, str(workdir))
     lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses.append([x["loss"] for x in lines if x["kind"] == "train"])
   assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -49,7 +49,7 @@ def test_the_worked_objective_trains_and_is_short(tmp_path, monkeypatch):
 def test_the_three_lines_of_the_library_run(tmp_path, monkeypatch, capsys):
   code = re.search(r"```python\n(import mdx\n.*?)```", _README, re.S)[1]
   monkeypatch.chdir(tmp_path)
-  modes.train(tiny.config("diffusion", network__max_length=64, sampler__num_samples=0),
+  modes.run("train", tiny.config("diffusion", network__max_length=64, sampler__num_samples=0),
               "runs/diffusion")
   capsys.readouterr()
   exec(compile(code, "README.md", "exec"), {})  # pylint: disable=exec-used

@@ -12,11 +12,11 @@ import mdx
 from mdx import model as model_lib
 from mdx import modes
 from mdx import samplers
-from mdx import sampling
 from mdx import types
 from mdx.configs import sample as sample_config
 from mdx.data import chat
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.modes import sample as sampling
 from mdx.samplers import batching
 
 
@@ -25,7 +25,7 @@ def runs(tmp_path_factory):
   """Workdirs of trained models, by config."""
   root = tmp_path_factory.mktemp("runs")
   for name in ("diffusion", "ar", "mlm"):
-    modes.train(tiny.config(name, sampler__num_samples=0, network__max_length=40),
+    modes.run("train", tiny.config(name, sampler__num_samples=0, network__max_length=40),
                 str(root / name))
   return root
 
@@ -38,7 +38,7 @@ def _config(checkpoint, **changes):
 
 
 def _sample(workdir, *args, **changes):
-  modes.sample(_config(*args, **changes), str(workdir))
+  modes.run("sample", _config(*args, **changes), str(workdir))
   return [json.loads(x) for x in (workdir / "samples.jsonl").read_text().splitlines()]
 
 
@@ -181,16 +181,16 @@ def test_the_base_model_is_trained_once_where_no_checkpoint_is_given(tmp_path, c
   cfg = _config("", prompts="It")
   with cfg.unlocked():
     cfg.init.base = tiny.config("diffusion")
-  modes.sample(cfg, str(tmp_path))
+  modes.run("sample", cfg, str(tmp_path))
   assert "training the base model" in capsys.readouterr().out
-  modes.sample(cfg, str(tmp_path))
+  modes.run("sample", cfg, str(tmp_path))
   assert "training the base model" not in capsys.readouterr().out
 
 
 def test_a_wrong_rule_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
   monkeypatch.setattr(modes, "train", lambda *args: pytest.fail("trained a base model"))
   with pytest.raises(ValueError, match="unknown sampler name 'beam'"):
-    modes.sample(_config("", sampler__name="beam"), str(tmp_path))
+    modes.run("sample", _config("", sampler__name="beam"), str(tmp_path))
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_show_and_animation_write_what_they_say(runs, tmp_path, capsys):
 def test_exports_and_single_checkpoints_can_be_loaded(runs, tmp_path):
   cfg = tiny.config("diffusion", sampler__num_samples=0, network__max_length=40,
                     export__path=str(tmp_path / "exported"))
-  modes.export(cfg, str(runs / "diffusion"))
+  modes.run("export", cfg, str(runs / "diffusion"))
   rows = [mdx.load(str(path)).sample("It", gen_length=8, steps=4)[0].tokens.tolist()
           for path in (runs / "diffusion", tmp_path / "exported",
                        runs / "diffusion" / "checkpoints" / "2")]
@@ -227,7 +227,7 @@ def test_exports_and_single_checkpoints_can_be_loaded(runs, tmp_path):
 def test_bad_input_is_one_line_before_anything_is_written(changes, message, runs, tmp_path):
   cfg = tiny.changed(_config(runs / "diffusion"), changes)
   with pytest.raises(ValueError, match=message) as error:
-    modes.sample(cfg, str(tmp_path / "run"))
+    modes.run("sample", cfg, str(tmp_path / "run"))
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
@@ -239,12 +239,12 @@ def test_bad_prompt_files_are_named(line, message, runs, tmp_path):
   file = tmp_path / "prompts.jsonl"
   file.write_text(line + "\n")
   with pytest.raises(ValueError, match=message):
-    modes.sample(_config(runs / "diffusion", prompts=str(file)), str(tmp_path / "run"))
+    modes.run("sample", _config(runs / "diffusion", prompts=str(file)), str(tmp_path / "run"))
 
 
 def test_models_that_cannot_do_it_say_so(runs, tmp_path):
   with pytest.raises(ValueError, match="decoded by sampler.name=autoregressive"):
-    modes.sample(_config(runs / "ar", sampler__name="confidence"), str(tmp_path / "run"))
+    modes.run("sample", _config(runs / "ar", sampler__name="confidence"), str(tmp_path / "run"))
   with pytest.raises(ValueError, match="an autoregressive model cannot fill"):
     mdx.load(str(runs / "ar")).sample("a[MASK]b")
   with pytest.raises(ValueError, match="gives no likelihood"):

@@ -5,13 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from mdx import claim
-from mdx import finetuning
 from mdx import modes
-from mdx import table
 from mdx.configs import finetune
 from mdx.configs import looking_right
 from mdx.eval import measures
+from mdx.modes import claim
+from mdx.modes import table
 
 _MODELS = ("a", "b", "c")
 _GOLD = np.arange(60) % 2
@@ -30,8 +29,8 @@ def _faked(monkeypatch):
   """Runs whose validation and test figures are functions of model, cell and seed."""
   calls = {"train": [], "test": []}
 
-  def run_once(run, directory, root, modes_, *, title):
-    del root, modes_
+  def run_once(run, directory, root, *, title):
+    del root
     calls["train"].append(title)
     directory.mkdir(parents=True, exist_ok=True)
     config = {**run, "objective": {**run["objective"], "labels": ["x", "y"]}}
@@ -53,12 +52,12 @@ def _faked(monkeypatch):
     return {f"test_{m}": measures.value(m, p) for m in ("accuracy", "macro_f1", "mcc")}
 
   monkeypatch.setattr(claim, "run_once", run_once)
-  monkeypatch.setattr(finetuning, "test", test)
+  monkeypatch.setattr(table, "test_split", test)
   return calls
 
 
 def test_cells_are_chosen_on_validation_and_only_they_are_tested(faked, tmp_path):
-  results = table.train(_config(num_resamples=2000), str(tmp_path), {})
+  results = table.run.__wrapped__(_config(num_resamples=2000), str(tmp_path))
   assert len(faked["train"]) == 3 * 2 * 2 * 2 and len(faked["test"]) == 3 * 2 * 2
   assert all(("0.0001" in w) == ("/b/" in w) for w in faked["test"])
   assert results["selection"]["b/t"] == {"cell": {"optimizer.learning_rate": 1e-4},
@@ -85,9 +84,9 @@ def test_the_test_split_is_refused_before_the_choice(tmp_path):
 
 def test_a_choice_is_not_made_again_with_another_grid(faked, tmp_path):
   del faked
-  table.train(_config(), str(tmp_path), {})
+  table.run.__wrapped__(_config(), str(tmp_path))
   with pytest.raises(ValueError, match="holds another table, whose choices are made"):
-    table.train(_config(seeds=[0, 1, 2]), str(tmp_path), {})
+    table.run.__wrapped__(_config(seeds=[0, 1, 2]), str(tmp_path))
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -100,7 +99,7 @@ def test_a_choice_is_not_made_again_with_another_grid(faked, tmp_path):
     (dict(tasks={"t": dict(datum=1)}), "config.datum, which its run does not have")])
 def test_unfair_tables_are_refused(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message):
-    table.train(_config(**changes), str(tmp_path / "run"), {})
+    table.run.__wrapped__(_config(**changes), str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
 
 
@@ -135,8 +134,8 @@ def test_the_shipped_table_runs_and_goes_on_where_it_was(tmp_path):
   del config.models["causal"], config.tasks["overlap"]
   config.grid[0]["values"] = (1e-3,)
   config.seeds, config.num_resamples = (0, 1), 200
-  results = modes.table(config, str(tmp_path))
+  results = modes.run("table", config, str(tmp_path))
   assert set(results["scores"]) == {"next", "speech"}
   before = {p: p.stat().st_mtime for p in tmp_path.rglob("results.json") if p.parent != tmp_path}
-  assert modes.table(config, str(tmp_path)) == results
+  assert modes.run("table", config, str(tmp_path)) == results
   assert before == {p: p.stat().st_mtime for p in before}

@@ -21,7 +21,7 @@ were not tried.
 from ml_collections import config_dict
 
 from mdx.configs import meap
-from mdx.data import recall
+from mdx.data.toys import recall
 
 
 def get_config(arg=None):

@@ -1,6 +1,6 @@
 """Chips to compile for, without having them: topologies, memory, speeds, and links.
 
-Contents: Chip, CHIPS, Target, target, transfer_seconds.
+Contents: TooLarge, Chip, CHIPS, Target, target, transfer_seconds.
 
 Convention: peaks and sizes are the vendors' figures for a whole chip, GB = 2^30 bytes of memory;
 cycles are those of one device (a core where a chip has several). Nothing here was measured.
@@ -23,6 +23,10 @@ import jax
 import numpy as np
 
 from mdx.costs import hlo
+
+
+class TooLarge(Exception):
+  """A program does not fit the memory of a chip."""
 
 
 class Chip(NamedTuple):
@@ -107,7 +111,7 @@ def target(name: str, slices: int = 1) -> Target:
                      f"{CHIPS[kind].rank} dimensions.")
   full = f"{kind}:{shape}" + "x1" * (CHIPS[kind].rank - len(dims))
   if importlib.util.find_spec("libtpu") is None and not os.environ.get("TPU_LIBRARY_PATH"):
-    raise ValueError("compiling for TPUs needs libtpu; pip install 'mdx[aot]'.")
+    raise ValueError("compiling for TPUs needs libtpu; pip install -e '.[aot]'.")
   for key, value in _WITHOUT_TPU.items():
     os.environ.setdefault(key, value)
   from jax.experimental import topologies  # pylint: disable=g-import-not-at-top

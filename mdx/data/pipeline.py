@@ -22,12 +22,12 @@ import grain
 import numpy as np
 
 from mdx import config as config_lib
-from mdx.data import documents as documents_lib
-from mdx.data import files
-from mdx.data import labelled
 from mdx.data import pack
-from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.sources import documents as documents_lib
+from mdx.data.sources import files
+from mdx.data.sources import labelled
+from mdx.data.sources import records as sources
 
 SPLITS, LABELLED_SPLITS = files.SPLITS, labelled.LABELLED_SPLITS
 _CHECKED_RECORDS = 1000
@@ -46,12 +46,12 @@ class Config:
       meaning and the sources are read one after another, so that nothing is left out.
     packing: concat, first_fit, pad or crop; see `mdx.data.pack`. Records with answers
       (conversations, prompts) need whole documents: first_fit or pad.
-    fill: what follows an answer at the end of a record, see `mdx.data.documents`: "pad",
+    fill: what follows an answer at the end of a record, see `mdx.data.sources.documents`: "pad",
       "eos", "eos_together" or "eos_multiple".
     fill_multiple: of "eos_multiple", in tokens (the block length).
     too_long: what becomes of a record with answers that has more than `length` tokens:
       "error", or "skip". Of labelled records, whose number stays: "error" or "cut".
-    labels: None, or the labels of labelled records (see `mdx.data.labelled`), of which a row
+    labels: None, or the labels of labelled records (see `sources.labelled`), of which a row
       has the numbers; () = they are scores, numbers themselves.
     separators: end tokens between two texts of a labelled record (2 in RoBERTa).
     append_eos: whether every document ends with eos_id.

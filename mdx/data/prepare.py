@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from mdx.data import clusters
 from mdx.data import codecs
-from mdx.data import dated
-from mdx.data import ngrams
-from mdx.data import persons
-from mdx.data import readers
-from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.prepared import clusters
+from mdx.data.prepared import ngrams
+from mdx.data.prepared import persons
+from mdx.data.sources import dated
+from mdx.data.sources import records as sources
+from mdx.utils import readers
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()):

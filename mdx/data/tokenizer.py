@@ -22,10 +22,10 @@ import numpy as np
 
 from mdx import assets
 from mdx.data import codecs
-from mdx.data import grammar
-from mdx.data import news
-from mdx.data import readers
-from mdx.data import sources
+from mdx.data.sources import records as sources
+from mdx.data.toys import grammar
+from mdx.data.toys import news
+from mdx.utils import readers
 
 FILE_NAME = "mdx_tokenizer.json"
 PRINTABLE = "\n" + "".join(c for c in string.printable if " " <= c <= "~")
@@ -204,7 +204,7 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
     spec: "byte"; "char" (printable ASCII and newline, or the characters of `texts`);
       "char:FILE" (the characters of a text file or asset); "symbols:A B C" (those
       strings, separated by spaces, are the vocabulary); "grammar" and "news" (the words of
-      `mdx.data.grammar` and `mdx.data.news`); "asset:NAME"; a tokenizer.json, a directory with
+      `toys.grammar` and `toys.news`); "asset:NAME"; a tokenizer.json, a directory with
       one, or a directory that `save` wrote.
     texts: for "char" only, the texts whose characters form the alphabet.
     chat_template: a file or asset with a Jinja template; "": the one that stands beside the

@@ -78,7 +78,7 @@ def load(name: str) -> CausalScorer:
     import transformers  # pylint: disable=g-import-not-at-top
   except ImportError:
     raise ValueError(f"the scorer hf:{name} needs torch and transformers; pip install "
-                     "'mdx[hf]', or score with a run of mdx.") from None
+                     "-e '.[hf]', or score with a run of mdx.") from None
   try:
     tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)

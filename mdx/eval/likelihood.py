@@ -24,7 +24,7 @@ import numpy as np
 
 from mdx import sharding
 from mdx import types
-from mdx.utils import host
+from mdx.utils import processes
 from mdx.utils import rng
 
 ESTIMATORS = ("stratified", "monte_carlo", "lattice_k", "quadrature")
@@ -184,7 +184,7 @@ def run_batches(fn: Callable, params: types.Params, batches: Iterable[Mapping[st
     batch = dict(batch, example_index=np.arange(index, index + num_rows, dtype=np.int32))
     index += num_rows
     result = fn(params, sharding.place_batch(batch, mesh))
-    results.append(host.fetch(result) if jax.process_count() > 1 else result)
+    results.append(processes.fetch(result) if jax.process_count() > 1 else result)
   # Fetched at the end, so that the device need not wait for the host.
   return jax.device_get(results), seen
 
@@ -249,5 +249,5 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
     batch = {k: v[first:first + batch_size] for k, v in rows.items()}
     batch = sharding.place_batch(batch, mesh) if mesh else (
         jax.tree.map(jnp.asarray, batch))
-    found.append(host.fetch(row_nll(params, batch)["nll"]))
+    found.append(processes.fetch(row_nll(params, batch)["nll"]))
   return np.concatenate(found)[:len(pairs)]

@@ -155,7 +155,7 @@ def _entities(p):
     from seqeval import scheme  # pylint: disable=g-import-not-at-top
   except ImportError:
     raise ValueError("entities are scored by seqeval, which is not installed; install "
-                     "mdx[finetune].") from None
+                     "-e '.[finetune]'.") from None
   find = lambda tags: [{e.to_tuple()[1:] for e in found}
                        for found in scheme.Entities(tags, scheme.IOB2).entities]
   pairs = zip(find(p.gold), find(p.tags))

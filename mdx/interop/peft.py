@@ -18,8 +18,8 @@ import re
 from typing import Any
 
 from mdx.interop import family as family_lib
-from mdx.networks import lora
 from mdx.networks import transformer
+from mdx.networks.adaptation import lora
 
 CONFIG = "adapter_config.json"
 FILE = "adapter_model.safetensors"

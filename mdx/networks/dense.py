@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mdx import sharding
-from mdx.networks import lora
+from mdx.networks.adaptation import lora
 
 
 class Dense(nn.Module):

@@ -26,8 +26,8 @@ from mdx import sharding
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import dense
-from mdx.networks import lora
 from mdx.networks import positions as positions_lib
+from mdx.networks.adaptation import lora
 
 _MLP = "mlp"  # name of what some rematerialisation policies keep of the MLP
 _policies = jax.checkpoint_policies

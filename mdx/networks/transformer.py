@@ -21,9 +21,9 @@ from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import layers
-from mdx.networks import lora
 from mdx.networks import module as module_lib
 from mdx.networks import positions as positions_lib
+from mdx.networks.adaptation import lora
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transformer:

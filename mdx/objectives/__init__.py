@@ -10,24 +10,24 @@ from typing import Any, Mapping
 
 from mdx import config as config_lib
 from mdx import types
-from mdx.objectives import adapt
-from mdx.objectives import ar
-from mdx.objectives import bitimebert
-from mdx.objectives import block_diffusion
-from mdx.objectives import d3pm
-from mdx.objectives import decoded
-from mdx.objectives import diffusion
-from mdx.objectives import electra
-from mdx.objectives import ernie_gram
-from mdx.objectives import finetune
-from mdx.objectives import genmd4
-from mdx.objectives import grpo
-from mdx.objectives import mdpo
-from mdx.objectives import meap
-from mdx.objectives import mlm
-from mdx.objectives import rts
-from mdx.objectives import sedd
-from mdx.objectives import structural
+from mdx.objectives.causal import ar
+from mdx.objectives.causal import meap
+from mdx.objectives.diffusion import adapt
+from mdx.objectives.diffusion import block as block_diffusion
+from mdx.objectives.diffusion import d3pm
+from mdx.objectives.diffusion import genmd4
+from mdx.objectives.diffusion import masked as diffusion
+from mdx.objectives.diffusion import sedd
+from mdx.objectives.labels import finetune
+from mdx.objectives.policies import grpo
+from mdx.objectives.policies import mdpo
+from mdx.objectives.tokens import bitimebert
+from mdx.objectives.tokens import decoded
+from mdx.objectives.tokens import electra
+from mdx.objectives.tokens import ernie_gram
+from mdx.objectives.tokens import mlm
+from mdx.objectives.tokens import rts
+from mdx.objectives.tokens import structural
 
 OBJECTIVES = {
     "ar": ar.AutoRegressive,

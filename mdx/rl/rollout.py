@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdx import evaluation
 from mdx import metrics as metrics_lib
 from mdx import sharding
 from mdx import types
+from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
 from mdx.samplers import trajectory
-from mdx.utils import host
+from mdx.utils import processes
 
 
 def make_batch(record: trajectory.Trajectory, rows: Mapping[str, jax.Array],
@@ -38,7 +38,7 @@ def make_batch(record: trajectory.Trajectory, rows: Mapping[str, jax.Array],
 class Rollouts:
   """Makes the batches of an RL run, for `train.loop.fit`."""
 
-  def __init__(self, decoder: evaluation.TaskDecoder, task: types.Task,
+  def __init__(self, decoder: task_decoder.TaskDecoder, task: types.Task,
                examples: Sequence[dict[str, Any]], tokenizer: Any, *, num_prompts: int,
                group_size: int, batch_size: int, epochs: int, seed: int,
                writers: metrics_lib.Writers, score: Callable | None = None,
@@ -106,7 +106,7 @@ class Rollouts:
     spent = {"update": began - self._ended if self._ended else 0.0}
     examples = self.examples_of(state.params, iteration)
     record, rows = self._decode(state.params, examples, iteration)
-    predictions, nfe = host.fetch((record.prediction, record.nfe))
+    predictions, nfe = processes.fetch((record.prediction, record.nfe))
     rolled = time.monotonic()
     mine = sharding.local_rows(self._decoder.mesh, len(examples))
     reward, _ = task_eval.score_steps(self._task, [self._examples[i] for i in examples[mine]],
@@ -120,7 +120,7 @@ class Rollouts:
                       for i in range(self._epochs)]
       jax.block_until_ready(self._scores)
     spent |= {"rollout": rolled - began, "score": time.monotonic() - rolled}
-    self._report(step, host.fetch(placed["reward"]), nfe, spent)
+    self._report(step, processes.fetch(placed["reward"]), nfe, spent)
 
   def _decode(self, params, examples, iteration):
     """The record and the rows of an iteration, decoded in parts."""

@@ -39,7 +39,7 @@ def check_installed() -> None:
   """Raises ValueError if math-verify is missing."""
   if importlib.util.find_spec("math_verify") is None:
     raise ValueError("comparing formulas needs math-verify, which is not installed; run pip "
-                     "install 'mdx[math]'.")
+                     "install -e '.[math]'.")
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from mdx.data import readers
+from mdx.utils import readers
 
 SPLITS = ("train", "validation", "test")
 _BUCKETS = ("test", "test", "validation") + 17 * ("train",)

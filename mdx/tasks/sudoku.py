@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from mdx.data import readers
 from mdx.tasks import grids as grids_lib
 from mdx.tasks import problems
+from mdx.utils import readers
 
 _ROUND = 8192  # puzzles drawn at a time
 _FEWEST = {4: 4, 9: 17}  # givens without which no puzzle has a single solution

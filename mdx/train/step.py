@@ -17,8 +17,8 @@ import optax
 
 from mdx import types
 from mdx.train import state as state_lib
+from mdx.utils import processes
 from mdx.utils import rng
-from mdx.utils import together
 from mdx.utils import tree
 
 Step = Callable[[state_lib.State, types.Batch, types.Params],
@@ -134,7 +134,7 @@ class Compiled:
       return state._replace(params=tree.part(state.params, trains)), metrics
 
     out = shardings._replace(params=tree.part(shardings.params, trains))
-    self._jitted = together.Jitted(step, donate_argnums=0, out_shardings=(out, None))
+    self._jitted = processes.Jitted(step, donate_argnums=0, out_shardings=(out, None))
 
   def _split(self, state: state_lib.State) -> tuple[state_lib.State, types.Params]:
     moving = state._replace(params=tree.part(state.params, self._trains))

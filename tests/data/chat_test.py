@@ -12,9 +12,9 @@ from mdx import assets
 from mdx.data import chat
 from mdx.data import chat_template
 from mdx.data import pipeline
-from mdx.data import readers
-from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.sources import records as sources
+from mdx.utils import readers
 
 TOKENIZER = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")
 EOS, USER, ASSISTANT = TOKENIZER.eos_id, 4, 5

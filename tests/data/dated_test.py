@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from mdx.corruption import temporal
-from mdx.data import dated
-from mdx.data import dated_rows
-from mdx.data import documents
-from mdx.data import news
-from mdx.data import persons
 from mdx.data import pipeline
 from mdx.data import prepare
-from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.layouts import dated_rows
+from mdx.data.prepared import persons
+from mdx.data.sources import dated
+from mdx.data.sources import documents
+from mdx.data.sources import records as sources
+from mdx.data.toys import news
 from mdx.utils import dates
 
 _EXTRACTS = pathlib.Path(__file__).parent / "extracts"
@@ -192,7 +192,7 @@ def test_the_persons_of_the_news_are_those_that_are_active():
   tokenizer = tokenizer_lib.build("news")
   calendar = dates.Calendar(news.FIRST_DATE, news.LAST_DATE)
   found = persons.table(news.News(num_documents=1000).records("train"), tokenizer, calendar, 6)
-  stored = json.loads((pathlib.Path(persons.__file__).parents[1] / "assets" /
+  stored = json.loads((pathlib.Path(persons.__file__).parents[2] / "assets" /
                        "news_persons.json").read_text())
   assert found == stored
   assert [sorted(found["names"][i] for i in month) for month in found["months"]] == [

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mdx.data import grammar
-from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.sources import records as sources
+from mdx.data.toys import grammar
 
 import oracle
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mdx.data import grammar_tags
-from mdx.data import labelled
-from mdx.data import labelled_rows
-from mdx.data import packaged
 from mdx.data import pipeline
-from mdx.data import recall
-from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.layouts import labelled_rows
+from mdx.data.sources import labelled
+from mdx.data.sources import records as sources
+from mdx.data.toys import grammar_tags
+from mdx.data.toys import packaged
+from mdx.data.toys import recall
 
 _EXTRACTS = pathlib.Path(__file__).parent / "extracts"
 

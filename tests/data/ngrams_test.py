@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from mdx.data import ngrams
 from mdx.data import prepare
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.prepared import ngrams
 
 
 def test_the_statistic_is_that_of_the_formula():

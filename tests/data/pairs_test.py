@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mdx.data import documents
-from mdx.data import pairs
 from mdx.data import pipeline
-from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.sources import documents
+from mdx.data.sources import pairs
+from mdx.data.sources import records as sources
 
 # Every id says where it stands: document, paragraph, sentence.
 DOCUMENTS = [[[np.array([100 * d + 10 * p + s] * 2, np.int32) for s in range(4)]

@@ -14,8 +14,8 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
-from mdx.data import readers
-from mdx.data import sources
+from mdx.data.sources import records as sources
+from mdx.utils import readers
 
 DOCUMENTS = [f"document {i}, naïve 🙂" for i in range(45)]
 

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from mdx.corruption import temporal
-from mdx.data import tagger
+from mdx.data.prepared import tagger
 
 _EXTRACTS = pathlib.Path(__file__).parent / "extracts"
 # Of every document of extracts/dated.jsonl, read and tagged by hand.

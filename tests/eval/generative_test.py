@@ -15,8 +15,8 @@ from mdx.configs import sample as sample_config
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import generative
 from mdx.eval import hf_causal
-from mdx.objectives import ar
-from mdx.objectives import mlm
+from mdx.objectives.causal import ar
+from mdx.objectives.tokens import mlm
 
 import oracle
 
@@ -94,11 +94,11 @@ def test_self_bleu_by_hand(texts, order, wanted):
 def test_a_scorer_that_cannot_be_is_refused_before_anything_is_written(tmp_path, monkeypatch):
   cfg = tiny.changed(sample_config.get_config(), {"quality.scorer": "nowhere"})
   with pytest.raises(ValueError, match="nowhere does not exist"):
-    modes.sample(cfg, str(tmp_path / "run"))
+    modes.run("sample", cfg, str(tmp_path / "run"))
   cfg.quality.scorer = "hf:gpt2"
   monkeypatch.setitem(sys.modules, "transformers", None)
-  with pytest.raises(ValueError, match=r"hf:gpt2 needs torch and transformers; pip install 'mdx\["):
-    modes.sample(cfg, str(tmp_path / "run"))
+  with pytest.raises(ValueError, match=r"hf:gpt2 needs torch and transformers; pip install -e '\.\["):
+    modes.run("sample", cfg, str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
   model = model_lib.Model(objective=mlm.MaskedLM(network=JOINT.network(), mask_id=1), params={},
                           tokenizer=TOKENIZER, mesh=None, max_length=4, source="", config={})

@@ -10,9 +10,9 @@ import pytest
 from mdx import sharding
 from mdx import types
 from mdx.eval import likelihood
-from mdx.objectives import ar
-from mdx.objectives import diffusion
-from mdx.objectives import genmd4
+from mdx.objectives.causal import ar
+from mdx.objectives.diffusion import genmd4
+from mdx.objectives.diffusion import masked as diffusion
 
 import oracle
 import tiny

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdx import setup as setup_lib
+from mdx.build import setup as setup_lib
 from mdx.corruption import temporal
-from mdx.eval import linear
+from mdx.eval.evaluators import linear_probe as linear
 from mdx.utils import rng
 
 import tiny

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from mdx import exporting
 from mdx import interop
 from mdx import model as model_lib
 from mdx import modes
-from mdx import setup as setup_lib
+from mdx.build import setup as setup_lib
 from mdx.configs import electra
+from mdx.modes import export as exporting
 from mdx.networks import transformer
 from mdx.utils import rng
 from mdx.utils import tree
@@ -40,7 +40,7 @@ def test_both_parts_are_written_and_read_back_the_same(run, tmp_path):
   cfg, workdir = run
   tiny.changed(cfg, {"export.format": "huggingface", "export.path": str(tmp_path / "out"),
                      "init.checkpoint": str(workdir)})
-  exporting.export(cfg, str(workdir))
+  exporting.run(cfg, str(workdir))
   model = model_lib.load(str(workdir))
   # On the host: eager operations would be taken for those of a mesh that another test has set.
   wanted = {part: jax.device_get(params) for part, params in (
@@ -67,4 +67,4 @@ def test_both_parts_are_written_and_read_back_the_same(run, tmp_path):
 def test_a_run_is_evaluated(run, tmp_path):
   cfg, workdir = run
   tiny.changed(cfg, {"init.checkpoint": str(workdir)})
-  assert modes.evaluate(cfg, str(tmp_path / "eval"))["nats_per_token"] > 0
+  assert modes.run("eval", cfg, str(tmp_path / "eval"))["nats_per_token"] > 0

@@ -1,6 +1,6 @@
 """Writes tests/golden/NAME-tiny: random models of `transformers` and what it computes with them.
 
-  python tests/interop/make_golden.py [NAME ...]      (needs torch and transformers: mdx[parity])
+  python tests/interop/make_golden.py [NAME ...]      (needs torch and transformers: extra parity)
 
 Every directory has config.json, model.safetensors and logits.npz: `input_ids` [3, 24] with `logits`,
 and the same rows with `attention_mask`, 0 on padding, as `padded_logits`. Decoders are padded

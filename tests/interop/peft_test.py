@@ -15,12 +15,12 @@ import mdx
 from mdx import config as config_lib
 from mdx import interop
 from mdx import modes
-from mdx import pretrained
+from mdx.build import source as pretrained
 from mdx.configs import finetune as finetune_config
 from mdx.configs import sample as sample_config
 from mdx.interop import peft
 from mdx.networks import attention
-from mdx.networks import lora
+from mdx.networks.adaptation import lora
 from mdx.utils import tree
 import hf_dirs
 import tiny
@@ -113,7 +113,7 @@ def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
   config = tiny.config("diffusion", **{
       "init.checkpoint": source, "lora.rank": 2, "lora.targets": ("q", "down"), "ema_decay": 0.5,
       "steps": 2, "data.source.documents": [[5, 6, 7, 8, 9, 10, 11, 12] * 8] * 10})
-  modes.train(config, str(tmp_path / "run"))
+  modes.run("train", config, str(tmp_path / "run"))
   for which in ("ema", "raw"):
     model = mdx.load(str(tmp_path / "run"), params=which)
     params = model.params["model"]
@@ -127,7 +127,7 @@ def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
   export.init.checkpoint, export.init.params = str(tmp_path / "run"), "raw"
   for format_name in ("huggingface", "peft"):
     export.export.update(format=format_name, path=str(tmp_path / format_name))
-    modes.export(export, str(tmp_path / "export"))
+    modes.run("export", export, str(tmp_path / "export"))
   merged = mdx.load(str(tmp_path / "huggingface"))
   adapted = mdx.load(source, init=dict(adapter=str(tmp_path / "peft")))
   one, two, three, old = map(_scores, (model, merged, adapted, mdx.load(source)))
@@ -135,7 +135,7 @@ def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
   np.testing.assert_allclose(three, one, atol=1e-6)
   assert np.abs(one - old).max() > 1e-3
   with pytest.raises(ValueError, match="has adapters of rank 2") as error:
-    modes.train(tiny.changed(config, {"init.checkpoint": str(tmp_path / "run"), "lora.rank": 0}),
+    modes.run("train", tiny.changed(config, {"init.checkpoint": str(tmp_path / "run"), "lora.rank": 0}),
                 str(tmp_path / "more"))
   assert "\n" not in str(error.value)
 
@@ -165,8 +165,8 @@ def test_int8_weights_are_sampled_from_and_trained_below_adapters(tmp_path):
       "init.checkpoint": str(hf_dirs.GOLDEN), "init.weights": "int8", "steps": 1,
       "data.source.documents": [[5, 6, 7, 8, 9, 10, 11, 12] * 8] * 10})
   with pytest.raises(ValueError, match="int8 weights .* cannot be trained"):
-    modes.train(config, str(tmp_path / "run"))
-  modes.train(tiny.changed(config, {"lora.rank": 2}), str(tmp_path / "run"))
+    modes.run("train", config, str(tmp_path / "run"))
+  modes.run("train", tiny.changed(config, {"lora.rank": 2}), str(tmp_path / "run"))
   again = mdx.load(str(tmp_path / "run"), params="raw")
   path = "model/layers/mlp/down/kernel_int8"
   np.testing.assert_array_equal(tree.flatten(again.params)[path], leaves[path])

@@ -9,9 +9,9 @@ import pytest
 
 from mdx import sharding
 from mdx.networks import attention
-from mdx.networks import lora
-from mdx.networks import quantized
 from mdx.networks import transformer
+from mdx.networks.adaptation import int8 as quantized
+from mdx.networks.adaptation import lora
 from mdx.utils import rng
 from mdx.utils import tree
 

@@ -14,8 +14,8 @@ import pytest
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
-from mdx.objectives import adapt
-from mdx.objectives import diffusion
+from mdx.objectives.diffusion import adapt
+from mdx.objectives.diffusion import masked as diffusion
 from mdx.train import step as step_lib
 from mdx.utils import rng
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdx.objectives import advantage
+from mdx.objectives.policies import advantage
 
 # Four rollouts of six steps; computed apart from this code, in numpy.
 REWARDS = np.array([[0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1]],

@@ -6,7 +6,7 @@ import numpy as np
 
 from mdx import types
 from mdx.networks import attention as attention_lib
-from mdx.objectives import ar
+from mdx.objectives.causal import ar
 from mdx.utils import rng
 
 import oracle

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 
 from mdx import assets
-from mdx import setup as setup_lib
+from mdx.build import setup as setup_lib
 from mdx.configs import bitimebert as config
 from mdx.corruption import temporal
-from mdx.data import dated_rows
-from mdx.data import news
 from mdx.data import pack
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.layouts import dated_rows
+from mdx.data.toys import news
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
-from mdx.objectives import bitimebert
-from mdx.objectives import mlm
+from mdx.objectives.tokens import bitimebert
+from mdx.objectives.tokens import mlm
 from mdx.utils import rng
 
 import encoder_nets as nets

@@ -16,7 +16,7 @@ from mdx.corruption import block as block_lib
 from mdx.corruption import time as time_lib
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
-from mdx.objectives import block_diffusion
+from mdx.objectives.diffusion import block as block_diffusion
 from mdx.utils import rng
 from mdx.utils import tree
 

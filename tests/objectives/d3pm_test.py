@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mdx import types
-from mdx.objectives import d3pm
-from mdx.objectives import diffusion
+from mdx.objectives.diffusion import d3pm
+from mdx.objectives.diffusion import masked as diffusion
 
 import enumerated
 import oracle

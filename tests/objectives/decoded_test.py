@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdx import exporting
 from mdx import model as model_lib
-from mdx import setup as setup_lib
+from mdx.build import setup as setup_lib
+from mdx.modes import export as exporting
 from mdx.networks import attention as attention_lib
 from mdx.networks import visibility
-from mdx.objectives import decoded
-from mdx.objectives import mlm
+from mdx.objectives.tokens import decoded
+from mdx.objectives.tokens import mlm
 from mdx.utils import rng
 
 import encoder_nets as nets
@@ -163,7 +163,7 @@ def test_the_served_model_is_the_plain_encoder_bit_by_bit(tmp_path):
                           config=run.config)
   exporting._orbax(model, workdir)  # what a run of no steps would leave
   tiny.changed(cfg, {"export.path": str(tmp_path / "out"), "init.checkpoint": str(workdir)})
-  exporting.export(cfg, str(workdir))
+  exporting.run(cfg, str(workdir))
   served = model_lib.load(str(tmp_path / "out"))
   assert isinstance(served.objective, mlm.MaskedLM)
   assert not isinstance(served.objective, decoded.DecodedLM) and set(served.params) == {"model"}

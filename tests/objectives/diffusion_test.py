@@ -19,8 +19,8 @@ from mdx import sharding
 from mdx import types
 from mdx.corruption import schedule as schedule_lib
 from mdx.networks import attention as attention_lib
-from mdx.objectives import diffusion
 from mdx.objectives import reading
+from mdx.objectives.diffusion import masked as diffusion
 from mdx.utils import rng
 
 import oracle

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mdx.networks import heads
-from mdx.objectives import electra
+from mdx.objectives.tokens import electra
 from mdx.train import step as step_lib
 from mdx.utils import tree
 

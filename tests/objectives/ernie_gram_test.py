@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mdx.networks import attention as attention_lib
-from mdx.objectives import ernie_gram
-from mdx.objectives import mlm
-from mdx.objectives import selection
+from mdx.objectives.tokens import ernie_gram
+from mdx.objectives.tokens import mlm
+from mdx.objectives.tokens import selection
 from mdx.utils import rng
 
 import encoder_nets as nets

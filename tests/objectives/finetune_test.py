@@ -8,7 +8,7 @@ import pytest
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
-from mdx.objectives import finetune
+from mdx.objectives.labels import finetune
 from mdx.utils import rng
 
 _CONTEXT = types.Context(jnp.int32(0), {}, {})

@@ -8,8 +8,8 @@ import pytest
 from mdx import types
 from mdx.eval import likelihood
 from mdx.networks import transformer
-from mdx.objectives import ar
-from mdx.objectives import meap
+from mdx.objectives.causal import ar
+from mdx.objectives.causal import meap
 from mdx.utils import rng
 
 _CONTEXT = types.Context(jnp.int32(0), {}, {})

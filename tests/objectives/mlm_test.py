@@ -12,7 +12,7 @@ import pytest
 
 from mdx import types
 from mdx.networks import attention as attention_lib
-from mdx.objectives import mlm
+from mdx.objectives.tokens import mlm
 from mdx.utils import rng
 
 import oracle

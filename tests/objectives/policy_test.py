@@ -12,9 +12,9 @@ import tiny
 from mdx import samplers
 from mdx import types
 from mdx.networks import transformer
-from mdx.objectives import diffusion
-from mdx.objectives import grpo
-from mdx.objectives import mdpo
+from mdx.objectives.diffusion import masked as diffusion
+from mdx.objectives.policies import grpo
+from mdx.objectives.policies import mdpo
 from mdx.samplers import loop
 from mdx.train import step as step_lib
 from mdx.utils import rng

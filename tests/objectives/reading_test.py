@@ -8,8 +8,8 @@ import pytest
 from mdx import types
 from mdx.networks import attention
 from mdx.networks import transformer
-from mdx.objectives import diffusion
 from mdx.objectives import reading
+from mdx.objectives.diffusion import masked as diffusion
 from mdx.utils import rng
 
 NETWORK = transformer.Transformer(num_layers=2, width=8, num_heads=2, vocab_size=7, max_length=16,

@@ -12,8 +12,8 @@ import pytest
 
 from mdx.configs import slm
 from mdx.corruption import replace as replace_lib
-from mdx.objectives import mlm
-from mdx.objectives import rts
+from mdx.objectives.tokens import mlm
+from mdx.objectives.tokens import rts
 from mdx.utils import rng
 
 import encoder_nets as nets

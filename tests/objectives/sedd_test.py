@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdx.objectives import diffusion
-from mdx.objectives import sedd
+from mdx.objectives.diffusion import masked as diffusion
+from mdx.objectives.diffusion import sedd
 
 import enumerated
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mdx.networks import attention as attention_lib
-from mdx.objectives import mlm
-from mdx.objectives import rts
-from mdx.objectives import structural
+from mdx.objectives.tokens import mlm
+from mdx.objectives.tokens import rts
+from mdx.objectives.tokens import structural
 from mdx.utils import rng
 
 import encoder_nets as nets

@@ -68,7 +68,7 @@ def test_several_runs_are_compared(tmp_path, run, capsys):
   other = _workdir(tmp_path / "two", seed=1, accuracy=0.5)
   config = report_config.get_config()
   config.workdirs = f"{run}, {other}"
-  modes.report(config, str(tmp_path / "out"))
+  modes.run("report", config, str(tmp_path / "out"))
   assert "report.html" in capsys.readouterr().out
   text = (tmp_path / "out" / page.NAME).read_text()
   differing = re.search(r"Where the configs differ</h2>(.*?)<h2", text, re.S)[1]
@@ -78,7 +78,7 @@ def test_several_runs_are_compared(tmp_path, run, capsys):
     page.compare([str(run), str(run)], tmp_path / "x.html")
   config.workdirs = " , "
   with pytest.raises(ValueError, match="workdirs is empty"):
-    modes.report(config, str(tmp_path / "out"))
+    modes.run("report", config, str(tmp_path / "out"))
 
 
 @browser.needed

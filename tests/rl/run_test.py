@@ -13,9 +13,9 @@ from mdx import config as config_lib
 from mdx import modes
 from mdx import objectives
 from mdx import tasks
+from mdx.build import rl as plan
 from mdx.configs import mdpo as mdpo_config
-from mdx.networks import lora
-from mdx.rl import plan
+from mdx.networks.adaptation import lora
 from mdx.rl import rollout as rollout_lib
 from mdx.tasks import sudoku
 from mdx.train import step as step_lib
@@ -37,7 +37,7 @@ def base(tmp_path_factory):
   cfg = tiny.changed(mdpo_config.get_config().init.base, _BASE)
   with cfg.unlocked():
     cfg.data.source.task.update(_TASK)
-  modes.train(cfg, str(path))
+  modes.run("train", cfg, str(path))
   return path
 
 
@@ -67,7 +67,7 @@ def _lines(workdir, kind):
 
 @pytest.mark.slow
 def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
-  results = modes.reinforce(_config(base), str(tmp_path))
+  results = modes.run("rl", _config(base), str(tmp_path))
   assert json.loads((tmp_path / "results.json").read_text()) == results
   arms = [(row["model"], row["remasking"], row["nfe"]) for row in results["table"]]
   assert arms == [(m, r, n) for m in ("base", "mdpo") for r in ("low_confidence", "rcr")
@@ -92,7 +92,7 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
   assert "before and after mdpo" in (tmp_path / "trajectories.html").read_text()
   # A finished run is not run again, and its model can be sampled from.
   before = (tmp_path / "metrics.jsonl").read_text()
-  assert modes.reinforce(_config(base), str(tmp_path)) == results
+  assert modes.run("rl", _config(base), str(tmp_path)) == results
   assert (tmp_path / "metrics.jsonl").read_text() == before
   sample = mdx.load(str(tmp_path), params="raw").sample("1" + 15 * "[MASK]", gen_length=16,
                                                         name="rcr", steps=4)[0]
@@ -107,11 +107,11 @@ def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(objective, ep
   cfg = _config(base, rollout__epochs=epochs, eval__nfe=(2,), eval__remasking=("rcr",))
   cfg.objective = dict(name=objective)
   cfg.eval.curve_nfe = 4  # not in the table
-  modes.reinforce(cfg, str(tmp_path / "whole"))
+  modes.run("rl", cfg, str(tmp_path / "whole"))
   shutil.copytree(tmp_path / "whole", tmp_path / "killed")
   shutil.rmtree(tmp_path / "killed" / "checkpoints" / "4")
   (tmp_path / "killed" / "results.json").unlink()
-  modes.reinforce(cfg, str(tmp_path / "killed"))
+  modes.run("rl", cfg, str(tmp_path / "killed"))
   (_, a), (_, b) = (tiny.stored(tmp_path / run) for run in ("whole", "killed"))
   assert a.pop("data") == b.pop("data") == []
   assert {k: tree.fingerprint(v) for k, v in a.items()} == {
@@ -127,7 +127,7 @@ def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
   for name, mesh in (("data", dict(data=8)), ("cut", dict(data=2, fsdp=2, tensor=2))):
     cfg = _config(base, eval__nfe=(2,), eval__remasking=("rcr",), microbatches=1)
     cfg.mesh.update(dict(replica=1, data=1, fsdp=1, tensor=1, sequence=1) | mesh)
-    modes.reinforce(cfg, str(tmp_path / name))
+    modes.run("rl", cfg, str(tmp_path / name))
     losses.append([x["loss"] for x in _lines(tmp_path / name, "train")])
     rewards.append([x["reward"] for x in _lines(tmp_path / name, "rollout")])
   np.testing.assert_allclose(*losses, atol=1e-5)
@@ -139,7 +139,7 @@ def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
 def test_baselines_run_on_the_same_machinery(objective, base, rewarding, tmp_path):
   cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",))
   cfg.objective = dict(name=objective)
-  results = modes.reinforce(cfg, str(tmp_path))
+  results = modes.run("rl", cfg, str(tmp_path))
   assert [row["model"] for row in results["table"]] == ["base", objective]
   assert all(np.isfinite(x["loss"]) and x["grad_norm"] > 0 for x in _lines(tmp_path, "train"))
 
@@ -155,7 +155,7 @@ def test_over_denoised_problems_are_kept_and_gone_through_again_after_a_restart(
   monkeypatch.setattr(sudoku.Sudoku, "score", coin)
   cfg = _config(base, rollout__filter="over_denoising", rollout__filter_examples=30, updates=2,
                 eval__nfe=(2,), eval__remasking=("rcr",))
-  modes.reinforce(cfg, str(tmp_path))
+  modes.run("rl", cfg, str(tmp_path))
   kept = json.loads((tmp_path / "over_denoised_0.json").read_text())
   assert f"{len(kept)} of 30 training problems are over-denoised" in capsys.readouterr().out
   assert 0 < len(kept) < 30 and kept == sorted(set(kept)) and max(kept) < 40
@@ -177,7 +177,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
   never = lambda self, examples, completions: {
       "reward": np.zeros(len(examples), np.float32), "correct": np.zeros(len(examples), bool)}
   monkeypatch.setattr(sudoku.Sudoku, "score", never)
-  modes.reinforce(_config(base, eval__nfe=(2,), eval__remasking=("rcr",)), str(tmp_path))
+  modes.run("rl", _config(base, eval__nfe=(2,), eval__remasking=("rcr",)), str(tmp_path))
   out = capsys.readouterr().out
   assert "  reward 0  " in out  # the console says what the rollouts earn
   assert out.count("there is no signal to learn from") == 1 and "the reward 0" in out
@@ -201,7 +201,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
 def test_bad_input_is_one_line_before_anything_is_written(changes, message, base, tmp_path):
   cfg = tiny.changed(_config(base), changes)
   with pytest.raises(ValueError, match=message) as error:
-    modes.reinforce(cfg, str(tmp_path / "run"))
+    modes.run("rl", cfg, str(tmp_path / "run"))
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
@@ -214,7 +214,7 @@ def test_a_wrong_config_is_refused_before_the_base_model_is_trained(tmp_path, mo
                            ({"rollout.sampler.schedule": "fast"}, "choose from even")):
     cfg = tiny.changed(_config(""), changes)
     with pytest.raises(ValueError, match=message):
-      modes.reinforce(cfg, str(tmp_path / "run"))
+      modes.run("rl", cfg, str(tmp_path / "run"))
 
 
 def test_the_default_problems_of_training_and_test_share_no_givens():
@@ -238,7 +238,7 @@ def test_adapters_alone_are_trained_and_the_reference_is_the_base(base, rewardin
 
   monkeypatch.setattr(step_lib.Compiled, "__call__", watched)
   config = _config(base, lora__rank=2, objective__kl=0.1, updates=2)
-  modes.reinforce(config, str(tmp_path / "rl"))
+  modes.run("rl", config, str(tmp_path / "rl"))
   (before, frozen), (after, _) = seen
   reference = tree.flatten(frozen["reference"])
   assert reference and all(map(lora.is_adapter, reference))

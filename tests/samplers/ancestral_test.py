@@ -9,7 +9,7 @@ import pytest
 
 from mdx import samplers
 from mdx.corruption import schedule as schedule_lib
-from mdx.objectives import diffusion
+from mdx.objectives.diffusion import masked as diffusion
 from mdx.samplers import ancestral
 
 import driving

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mdx import samplers
-from mdx.objectives import ar
+from mdx.objectives.causal import ar
 
 import driving
 import oracle

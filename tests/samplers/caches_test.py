@@ -9,7 +9,7 @@ import pytest
 
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
-from mdx.objectives import ar
+from mdx.objectives.causal import ar
 from mdx.samplers import batching
 from mdx.samplers import loop
 from mdx.utils import rng

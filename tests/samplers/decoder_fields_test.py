@@ -4,7 +4,7 @@ import pytest
 
 from mdx import samplers
 from mdx.networks import attention as attention_lib
-from mdx.objectives import mlm
+from mdx.objectives.tokens import mlm
 
 import driving
 import oracle

@@ -13,7 +13,7 @@ import numpy as np
 from mdx import samplers
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
-from mdx.objectives import diffusion
+from mdx.objectives.diffusion import masked as diffusion
 from mdx.samplers import decoder
 from mdx.samplers import loop
 from mdx.utils import rng

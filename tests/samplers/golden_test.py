@@ -17,7 +17,7 @@ import mdx
 from mdx import interop
 from mdx import samplers
 from mdx.networks import transformer
-from mdx.objectives import diffusion
+from mdx.objectives.diffusion import masked as diffusion
 from mdx.samplers import loop
 from mdx.utils import rng
 

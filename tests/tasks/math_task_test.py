@@ -188,7 +188,7 @@ def test_the_worker_ends_with_its_checker(tmp_path, monkeypatch):
 
 def test_a_missing_library_and_bad_fields_are_refused_when_built(monkeypatch):
   monkeypatch.setattr(algebra.importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ValueError, match=r"pip install 'mdx\[math\]'"):
+  with pytest.raises(ValueError, match=r"pip install -e '\.\[math\]'"):
     tasks.build({"name": "math", "path": _EXTRACT})
   with pytest.raises(ValueError, match="time_limit"):
     tasks.build({"name": "math", "path": _EXTRACT, "time_limit": 0})

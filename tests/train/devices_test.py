@@ -14,9 +14,9 @@ import pytest
 
 from mdx import sharding
 from mdx.networks import transformer
-from mdx.objectives import ar
-from mdx.objectives import diffusion
-from mdx.objectives import mlm
+from mdx.objectives.causal import ar
+from mdx.objectives.diffusion import masked as diffusion
+from mdx.objectives.tokens import mlm
 from mdx.train import loop
 from mdx.train import optimizer as optimizer_lib
 from mdx.train import state as state_lib

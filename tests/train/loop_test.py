@@ -16,7 +16,7 @@ from mdx import sharding
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import transformer
-from mdx.objectives import diffusion
+from mdx.objectives.diffusion import masked as diffusion
 from mdx.train import loop
 from mdx.train import meter
 from mdx.train import optimizer as optimizer_lib

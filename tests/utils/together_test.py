@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import multihost
 
-from mdx.utils import together
+from mdx.utils import processes
 
 
 def test_processes_meet_once_between_compiling_and_the_first_run(monkeypatch):
@@ -14,7 +14,7 @@ def test_processes_meet_once_between_compiling_and_the_first_run(monkeypatch):
     jax.debug.callback(lambda: events.append("run"))
     return 2 * x
 
-  function = together.Jitted(double)
+  function = processes.Jitted(double)
   compile_ = jax.stages.Lowered.compile
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(jax.stages.Lowered, "compile",
@@ -29,4 +29,4 @@ def test_processes_meet_once_between_compiling_and_the_first_run(monkeypatch):
 
 def test_one_process_waits_for_nobody(monkeypatch):
   monkeypatch.setattr(multihost, "get_barrier_sync_fn", None)
-  assert together.Jitted(jnp.add)(jnp.float32(1), jnp.float32(2)) == 3
+  assert processes.Jitted(jnp.add)(jnp.float32(1), jnp.float32(2)) == 3

@@ -1,0 +1,1 @@
+"""From a config to the checked parts of a run."""

@@ -1,0 +1,221 @@
+"""The checked parts of an RL run, before anything is compiled.
+
+Contents: Plan, optimizer_of, check, plan, check_data, REMASKING.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import objectives
+from mdx import samplers
+from mdx import sharding
+from mdx import tasks
+from mdx import types
+from mdx.build import load as load_lib
+from mdx.eval import task_decoder
+from mdx.eval import tasks as task_eval
+from mdx.train import loop as loop_lib
+from mdx.train import optimizer as optimizer_lib
+from mdx.train import state as state_lib
+from mdx.train import step as step_lib
+from mdx.utils import rng
+from mdx.utils import tree
+
+REMASKING = {"low_confidence": "confidence", "rcr": "rcr"}
+_FILTERS = ("none", "over_denoising")
+_DRAWS = ("per_rollout", "per_group")
+
+
+class Plan(NamedTuple):
+  """The checked parts of an RL run, nothing compiled."""
+  config: dict[str, Any]
+  workdir: pathlib.Path
+  model: load_lib.Loaded
+  task: types.Task | None
+  policy: Any
+  sampler: Any
+  optimizer: optimizer_lib.Optimizer
+  intervals: loop_lib.Intervals
+  shapes: state_lib.State
+
+  @property
+  def num_rows(self) -> int:
+    """Rollouts of an iteration."""
+    return self.config["rollout"]["num_prompts"] * self.config["rollout"]["group_size"]
+
+  @property
+  def rows_together(self) -> int:
+    """Rollouts that are decoded together."""
+    return self.config["rollout"].get("batch_size") or self.num_rows
+
+  def examples(self, split: str) -> list[dict[str, Any]]:
+    """The first examples of a split, as many as the config says."""
+    limit = self.config["eval"]["num_examples"] if split != "train" else 0
+    return self.task.examples(split)[:limit or None]
+
+  def prompts(self, split: str) -> task_eval.Prompts:
+    """The encoded problems of a split."""
+    return task_eval.encode_prompts([self.task.prompt(e) for e in self.examples(split)],
+                                    self.model.tokenizer,
+                                    max_length=self.config["rollout"]["max_prompt_length"],
+                                    prompt_format=self.config["rollout"]["prompt_format"],
+                                    blank=tasks.blank_of(self.task))
+
+  def decoder(self, prompts: task_eval.Prompts) -> task_decoder.TaskDecoder:
+    """What samples the rollouts."""
+    rollout = self.config["rollout"]
+    group_size = rollout["group_size"] if rollout["mixture_draw"] == "per_group" else 1
+    return task_decoder.TaskDecoder(self.model.objective, self.sampler, prompts,
+                                    self.model.mesh, name="rollout",
+                                    seed=self.config["seed"], group_size=group_size)
+
+  def eval_sampler(self, remasking: str, nfe: int) -> Any:
+    """The greedy decoding of a cell of the table."""
+    if remasking not in REMASKING:
+      raise ValueError(f"config.eval.remasking has {remasking!r}; choose from "
+                       f"{', '.join(REMASKING)}.")
+    fields = dict(self.config["rollout"]["sampler"], name=REMASKING[remasking], steps=nfe,
+                  temperature=0.0, block_length=self.config["eval"]["block_length"], mixture=())
+    return self.model.sampler(**fields)
+
+  @property
+  def reference(self) -> types.Params:
+    """What the update reads beside the state: those of the base model's parameters that are
+    trained since, if the loss has a divergence."""
+    trained = tree.part(self.model.params, self.optimizer.trains)
+    return {"reference": trained} if self.policy.kl else {}
+
+  def begin(self) -> Callable[[types.Params], state_lib.State]:
+    """Parameters -> the state of update 0."""
+    return state_lib.begin_fn(self.policy, self.optimizer.build(self.intervals.steps),
+                              keep_ema=self.config["ema_decay"] > 0, trains=self.optimizer.trains)
+
+  def step(self) -> Callable:
+    """The update, (state, batch, frozen) -> (state, metrics), not compiled yet."""
+    return step_lib.jitted(self.policy, self.optimizer.build(self.intervals.steps), self.shapes,
+                           self.config, rate=self.optimizer.rate(self.intervals.steps),
+                           trains=self.optimizer.trains)
+
+
+def optimizer_of(config: dict[str, Any]) -> optimizer_lib.Optimizer:
+  """The optimizer of a config; ValueError if it is none."""
+  return config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
+
+
+def check(config: dict[str, Any]) -> None:
+  """Raises ValueError for values without meaning, before the base model is trained."""
+  config_lib.check_positive(config, "rollout.num_prompts", "rollout.epochs", "eval.num_examples",
+                            "eval.batch_size", "checkpoint.keep", "microbatches")
+  if not isinstance(config["updates"], int) or config["updates"] < 0:
+    raise ValueError("config.updates must be a whole number, 0 to evaluate the base model only; "
+                     f"got {config['updates']!r}.")
+  rollout = config["rollout"]
+  if not isinstance(rollout["group_size"], int) or rollout["group_size"] < 2:
+    raise ValueError("config.rollout.group_size must be at least 2, for rollouts of a prompt are "
+                     f"compared with one another; got {rollout['group_size']}.")
+  for name in ("updates", "checkpoint_steps", "eval_steps"):
+    if config[name] % rollout["epochs"]:
+      raise ValueError(f"config.{name} {config[name]} is not a multiple of rollout.epochs "
+                       f"{rollout['epochs']}, the updates on one rollout; use a multiple.")
+  if rollout["filter"] not in _FILTERS:
+    raise ValueError(f"config.rollout.filter is {rollout['filter']!r}; choose from "
+                     f"{', '.join(_FILTERS)}.")
+  if rollout["mixture_draw"] not in _DRAWS:
+    raise ValueError(f"config.rollout.mixture_draw is {rollout['mixture_draw']!r}; choose from "
+                     f"{', '.join(_DRAWS)}.")
+  if rollout["prompt_format"] not in task_eval.FORMATS:
+    raise ValueError(f"config.rollout.prompt_format is {rollout['prompt_format']!r}; choose from "
+                     f"{', '.join(task_eval.FORMATS)}.")
+  for name in ("top_k", "top_p"):
+    if rollout["sampler"].get(name, 0) not in (0, 1.0):
+      raise ValueError(f"config.rollout.sampler.{name} cuts the law that tokens are drawn from, so "
+                       "ratios of later policies would not be defined; leave it out.")
+  if rollout["sampler"].get("eos") == "forbid":
+    raise ValueError("config.rollout.sampler.eos forbid cuts the law that tokens are drawn from; "
+                     "use allow or last.")
+  loop_lib.Profile(config.get("profile_steps", ()))
+  checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
+  if config["init"]["params"] not in ("ema", "raw"):
+    raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
+  sampler = samplers.check_fields(rollout["sampler"])
+  objectives.check_policy(config["objective"], group_size=rollout["group_size"],
+                          temperature=sampler.temperature)
+
+
+def plan(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Loaded,
+         task: types.Task | None) -> Plan:
+  """Builds and checks all that needs neither problems nor the values of weights.
+
+  Args:
+    config: as in configs/mdpo.py, plain dicts.
+    workdir: of the run.
+    model: the base model; its parameters may be shape structs with shardings.
+    task: the verifier and its problems; None where only shapes are wanted.
+  """
+  config = config | {"model": dict(model.config)}
+  rollout = config["rollout"]
+  sampler = model.sampler(**rollout["sampler"])
+  policy = objectives.build_policy(config["objective"], model.objective, model.tokenizer,
+                                   group_size=rollout["group_size"],
+                                   temperature=sampler.temperature)
+  optimizer = optimizer_of(config)
+  intervals = loop_lib.Intervals(steps=max(config["updates"], 1), log_steps=config["log_steps"],
+                                 checkpoint_steps=config["checkpoint_steps"],
+                                 eval_steps=config["eval_steps"])
+  optimizer.check(model.params)
+  found = Plan(config, pathlib.Path(workdir), model, task, policy, sampler, optimizer,
+               intervals, None)
+  _check_rows(found)
+  shapes = sharding.with_shardings(jax.eval_shape(found.begin(), model.params), model.mesh,
+                                   model.config["sharding"])
+  return found._replace(shapes=shapes)
+
+
+def _check_rows(run: Plan) -> None:
+  """Raises ValueError unless the mesh divides rollouts and the rows of an update."""
+  rollout, shards = run.config["rollout"], sharding.num_batch_shards(run.model.mesh)
+  size = run.rows_together
+  if run.num_rows % shards:
+    raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts are not "
+                     f"divisible by {shards} batch shards; change rollout.num_prompts or "
+                     "group_size.")
+  if run.num_rows % size or size % shards:
+    raise ValueError(f"config.rollout.batch_size {size} must divide the {run.num_rows} rollouts of "
+                     f"an iteration and be a multiple of the {shards} batch shards.")
+  rows, microbatches = _rows_of_update(run), run.config["microbatches"]
+  if rows % (shards * microbatches):
+    raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts make "
+                     f"an update of {rows} rows, which are not divisible by {shards} batch shards "
+                     f"x {microbatches} microbatches; change rollout.num_prompts or group_size.")
+
+
+def _rows_of_update(run: Plan) -> int:
+  """Rows that the loss scores: several of each rollout, where it has several steps."""
+  rows, length = run.num_rows, run.sampler.gen_length
+  steps = run.sampler.max_steps(length)
+  array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype)
+  each = lambda dtype: array(dtype, steps, length)
+  batch = {"tokens": array(jnp.int32, length), "example_index": array(jnp.int32),
+           "reward": array(jnp.float32, steps), "nfe": array(jnp.int32),
+           "canvas": each(jnp.int32), "prediction": each(jnp.int32),
+           "step_confidence": each(jnp.float32), "step_log_prob": each(jnp.float32)}
+  prepared = jax.eval_shape(
+      lambda batch: run.policy.prepare({}, batch, rng.root(0), types.Context(0, {}, {}))[0], batch)
+  return len(prepared["noisy_tokens"])
+
+
+def check_data(run: Plan) -> None:
+  """Raises ValueError for problems that do not fit the model, or decodings that cannot be."""
+  for nfe in run.config["eval"]["nfe"]:
+    for remasking in run.config["eval"]["remasking"]:
+      run.eval_sampler(remasking, nfe)
+  for split in ("train", "test"):
+    task_decoder.check_prompts(run.prompts(split), run.sampler, run.model.max_length)

@@ -1,0 +1,312 @@
+"""From a config to the checked parts of a run.
+
+Contents: Setup, setup, check, of_data, assemble, build_objective, start_state, load_weights.
+
+Convention: `setup` checks everything that can be checked before the first compile and
+before anything is written; every error of it is one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from typing import Any, Callable, Mapping
+
+import jax
+import numpy as np
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import objectives
+from mdx import samplers
+from mdx import sharding
+from mdx.build import source as pretrained
+from mdx.build import workdir as workdir_lib
+from mdx.data import pipeline
+from mdx.data import tokenizer as tokenizer_lib
+from mdx.eval import likelihood
+from mdx.eval import measures as measures_lib
+from mdx.eval.evaluators import linear_probe as linear
+from mdx.networks import attention as attention_lib
+from mdx.networks import transformer
+from mdx.train import loop as loop_lib
+from mdx.train import noise as noise_lib
+from mdx.train import optimizer as optimizer_lib
+from mdx.train import state as state_lib
+from mdx.train import step as step_lib
+from mdx.utils import console
+from mdx.utils import rng
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+  """The parts of a run, built and checked, nothing compiled.
+
+  Attributes:
+    config: resolved config, plain dicts.
+    workdir: where the run writes.
+    mesh: the device mesh.
+    tokenizer: the tokenizer.
+    spec: the transformer's hyper-parameters.
+    objective: the loss.
+    optimizer: the optimizer's hyper-parameters.
+    intervals: how often what happens.
+    sampler: what decodes this model, or None.
+    shapes: `state_lib.State` of shape structs with shardings.
+  """
+  config: dict[str, Any]
+  workdir: pathlib.Path
+  mesh: jax.sharding.Mesh
+  tokenizer: tokenizer_lib.Tokenizer
+  spec: transformer.Transformer
+  objective: Any
+  optimizer: optimizer_lib.Optimizer
+  intervals: loop_lib.Intervals
+  sampler: Any
+  shapes: state_lib.State
+
+  @property
+  def transform(self):
+    """The optax chain of this run."""
+    return self.optimizer.build(self.config["steps"])
+
+  def step(self) -> Callable:
+    """The training step, (state, batch, frozen) -> (state, metrics), not compiled yet."""
+    return step_lib.jitted(self.objective, self.transform, self.shapes, self.config,
+                           rate=self.optimizer.rate(self.config["steps"]),
+                           trains=self.optimizer.trains)
+
+  @property
+  def meta(self) -> dict[str, Any]:
+    """Facts saved with every checkpoint."""
+    return workdir_lib.meta(self.config, self.tokenizer)
+
+  @property
+  def keep_ema(self) -> bool:
+    """Whether an average of the weights is kept."""
+    return self.config["ema_decay"] > 0
+
+
+_REQUIRED = ("mode", "seed", "steps", "batch_size", "microbatches", "dtype", "objective", "network",
+             "optimizer", "mesh", "sharding", "init", "tokenizer", "data", "eval", "sampler",
+             "export", "log_steps", "checkpoint_steps", "eval_steps", "checkpoint", "ema_decay")
+
+
+def setup(config: Mapping[str, Any], workdir: str) -> Setup:
+  """Builds and checks the parts of a run.
+
+  Args:
+    config: a config as in `configs/`.
+    workdir: directory of the run; not yet touched.
+
+  Raises:
+    ValueError: one line saying what was expected, what came and what to do.
+  """
+  config = config_lib.to_dict(config)
+  check(config)
+  config, tokenizer = pretrained.resolve(config)
+  config = of_data(config)
+  run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
+  if config["init"]["checkpoint"]:
+    source, trains = config["init"]["checkpoint"], run.optimizer.trains
+    pretrained.check_params(source, run.shapes.params, run.objective.fresh)
+    run = dataclasses.replace(run, shapes=run.shapes._replace(params=pretrained.stored_types(
+        source, run.shapes.params, lambda path: not trains(path))))
+  splits = pipeline.LABELLED_SPLITS if config["eval"].get("test") else pipeline.SPLITS
+  for split in splits:
+    pipeline.check(config["data"], tokenizer, split=split)
+  return run
+
+
+def check(config: Mapping[str, Any]) -> None:
+  """Raises ValueError for keys that are missing and values without meaning."""
+  missing = [k for k in _REQUIRED if k not in config]
+  if missing:
+    raise ValueError(f"the config lacks {missing[0]!r}; start from configs/common.py.")
+  config_lib.check_positive(config, "steps", "batch_size", "microbatches", "data.length",
+                            "checkpoint.keep", "eval.num_samples", "eval.final_samples")
+  if not 0 <= config["ema_decay"] < 1:
+    raise ValueError(f"config.ema_decay must lie in [0, 1), got {config['ema_decay']}.")
+  if config["init"]["params"] not in ("ema", "raw"):
+    raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
+  checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
+
+
+def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Tokenizer,
+             mesh: jax.sharding.Mesh) -> Setup:
+  """Builds and checks all of a run that needs neither its data nor its weights.
+
+  Args:
+    config: a resolved config, plain dicts.
+    workdir: directory of the run; not touched.
+    tokenizer: gives the number of ids and the special ones.
+    mesh: the device mesh, also of devices that are not there (mode compile).
+
+  Raises:
+    ValueError: as `setup`.
+  """
+  sharding.check_batch(mesh, config["batch_size"], config["data"]["length"],
+                       config["microbatches"])
+  spec, objective = build_objective(config, tokenizer, mesh)
+  if spec.max_length < config["data"]["length"]:
+    raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
+                     f"{spec.max_length}; raise it or shorten the rows.")
+  visibility = getattr(objective, "visibility", attention_lib.Full())
+  visibility.of_layers(spec.num_layers)
+  block_length = getattr(visibility, "block_length", 1)
+  if config["data"]["length"] % block_length:
+    raise ValueError(f"objective.attention.block_length {block_length} does not divide data.length "
+                     f"{config['data']['length']}; use a divisor.")
+  objective.check_length(config["data"]["length"])
+  if config["data"].get("fill") == "eos_together" and not getattr(
+      objective, "masks_together", False):
+    raise ValueError("data.fill eos_together masks tokens together, which objective "
+                     f"{config['objective']['name']} as it is set does not; use objective "
+                     "diffusion with mask_draw=bernoulli, or another fill.")
+  rows = config["batch_size"] // (config["microbatches"] * sharding.num_batch_shards(mesh))
+  if rows % objective.rows_per_unit:
+    raise ValueError(f"a microbatch has {rows} rows a device, but {config['objective']['name']} "
+                     f"keeps {objective.rows_per_unit} rows together; change batch_size or "
+                     "microbatches.")
+  optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
+  intervals = loop_lib.Intervals(**{f.name: config[f.name]
+                                    for f in dataclasses.fields(loop_lib.Intervals)})
+  loop_lib.Profile(config.get("profile_steps", ()))
+  init = state_lib.init_fn(objective, optimizer.build(config["steps"]),
+                           keep_ema=config["ema_decay"] > 0, trains=optimizer.trains)
+  shapes = sharding.with_shardings(
+      jax.eval_shape(init, rng.root(config["seed"])), mesh, config["sharding"])
+  optimizer.check(shapes.params)
+  noise_lib.check_draws(config["eval"]["gradient_draws"])
+  likelihood.check_estimator(config["eval"]["estimator"], objective)
+  config_lib.build({"probe": linear.Probe}, {"name": "probe", **config["eval"]["probe"]},
+                   what="eval")
+  sampler = _sampler(config, objective, tokenizer)
+  return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
+               spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,
+               sampler=sampler, shapes=shapes)
+
+
+def of_data(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with what its objective takes from the training data: labels, or dates.
+
+  Raises:
+    ValueError: too few labels, or dates that are not those of the data.
+  """
+  return _with_dates(_with_labels(config))
+
+
+def _with_labels(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with the labels of its training data, where the objective is for labels."""
+  cls = objectives.OBJECTIVES.get(config["objective"].get("name"))
+  if cls is None or not cls.has_labels:
+    return dict(config)
+  labels = tuple(config["objective"].get("labels") or ())
+  if cls is not objectives.finetune.Regression:
+    found = pipeline.labels(config["data"], cls.kind)
+    if not labels:
+      labels = found
+    if len(labels) < 2:
+      raise ValueError(f"the training data has {len(labels)} label(s), {', '.join(labels)}; "
+                       "a task needs 2 or more.")
+  measures_lib.check(config["eval"], cls.kind)
+  return {**config, "data": {**config["data"], "labels": list(labels)},
+          "objective": {**config["objective"], "labels": list(labels)}}
+
+
+def _with_dates(config: dict[str, Any]) -> dict[str, Any]:
+  """The config with the first and last date of its data, where the objective has such fields."""
+  cls = objectives.OBJECTIVES.get(config["objective"].get("name"))
+  if cls is None or not hasattr(cls, "first_date"):
+    return config
+  found = pipeline.date_range(config["data"])
+  for name, date in found.items():
+    if config["objective"].get(name) not in (None, "", date):
+      raise ValueError(f"objective.{name} is {config['objective'][name]}, that of the data {date}; "
+                       "leave it out.")
+  return {**config, "objective": {**config["objective"], **found}}
+
+
+def build_objective(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
+                    mesh: jax.sharding.Mesh) -> tuple[transformer.Transformer, Any]:
+  """The network's hyper-parameters and the objective of a config."""
+  spec = _transformer(config, tokenizer, mesh)
+  return spec, objectives.build(config["objective"], spec.network(), tokenizer)
+
+
+def _transformer(config, tokenizer, mesh) -> transformer.Transformer:
+  fields = dict(config["network"], dtype=config["dtype"])
+  given = fields.get("vocab_size") or tokenizer.vocab_size
+  if given < tokenizer.vocab_size:
+    raise ValueError(f"network.vocab_size {given} is smaller than the {tokenizer.vocab_size} ids "
+                     f"of tokenizer {config['tokenizer']['path']!r}; use 0 (the tokenizer's).")
+  tensor = mesh.shape["tensor"]
+  multiple = math.lcm(fields.get("vocab_multiple", 8), tensor)
+  spec = config_lib.build(transformer.NETWORKS,
+                          fields | {"vocab_size": given, "vocab_multiple": multiple},
+                          what="network")
+  if config["sharding"].get("heads") == "tensor" and spec.kv_heads % tensor:
+    raise ValueError(f"mesh axis tensor={tensor} does not divide {spec.kv_heads} key-value heads "
+                     "(network.num_heads or num_kv_heads); use a divisor.")
+  return spec
+
+
+def _sampler(config, objective, tokenizer):
+  """The sampler of an objective that generates, or None."""
+  if not objective.generates:
+    return None
+  fields = dict(config["sampler"], name=objective.generates, gen_length=config["data"]["length"])
+  fields.pop("num_samples")
+  return samplers.build(fields, objective, mask_id=tokenizer.mask_id)
+
+
+def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
+                data: Any) -> tuple[int, state_lib.State]:
+  """Where the state comes from: this workdir, `init.checkpoint`, or the seed.
+
+  Args:
+    run: the set-up run; its mesh is in context.
+    checkpoints: of the workdir.
+    data: the data iterator; set to where the run stopped.
+
+  Returns:
+    The step to go on with, and the state, sharded.
+  """
+  config, place = run.config, jax.tree.map(lambda x: x.sharding, run.shapes)
+  restored = checkpoints.restore(run.shapes.items(), data=data)
+  if restored is not None:
+    step, items = restored
+    items.pop("meta")
+    console.say(f"resuming from step {step} of {run.workdir}")
+    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
+  source, which = config["init"]["checkpoint"], config["init"]["params"]
+  if not source:
+    init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema,
+                             trains=run.optimizer.trains)
+    return 0, state_lib.create(init, rng.root(config["seed"]), run.mesh, config["sharding"])
+  params = pretrained.load_params(source, run.shapes.params, which, seed=config["seed"],
+                                  adapter=config["init"].get("adapter", ""),
+                                  fresh=run.objective.fresh)
+  if run.objective.fresh:
+    params |= _fresh(run)
+  console.say(f"starting from the {which} weights of {source}")
+  begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
+                             trains=run.optimizer.trains)
+  return 0, jax.jit(begin, out_shardings=place)(params)
+
+
+def _fresh(run: Setup) -> dict[str, Any]:
+  """The parts of the parameters that begin from the seed."""
+  parts = lambda params: {k: params[k] for k in run.objective.fresh}
+  init = lambda key: parts(run.objective.init(rng.stream(key, "init")))
+  place = jax.tree.map(lambda x: x.sharding, parts(run.shapes.params))
+  return jax.jit(init, out_shardings=place)(rng.root(run.config["seed"]))
+
+
+def load_weights(run: Setup) -> tuple[str, Any]:
+  """Weights of `init.checkpoint`, or of the workdir's own run, and their source."""
+  source = run.config["init"]["checkpoint"] or str(run.workdir)
+  shapes = pretrained.stored_types(source, run.shapes.params, state_lib.everything)
+  return source, pretrained.load_params(source, shapes, run.config["init"]["params"],
+                                        adapter=run.config["init"].get("adapter", ""))

@@ -1,0 +1,82 @@
+"""The directory of a run: checked, and claimed for one config.
+
+Contents: check_workdir, claim_workdir, meta.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any, Mapping
+
+import jax
+
+from mdx import config as config_lib
+from mdx.data import tokenizer as tokenizer_lib
+from mdx.utils import files
+from mdx.utils import tree
+
+
+def check_workdir(workdir: str) -> None:
+  """Raises ValueError for a URL."""
+  if "://" in workdir:
+    raise ValueError(f"workdir {workdir} is a URL; give a path, such as that of a mounted bucket "
+                     "(gcsfuse). Checkpoints can be kept in a bucket that is not mounted: "
+                     "config.checkpoint.directory=gs://BUCKET/FOLDER.")
+
+
+def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
+                  tokenizer: tokenizer_lib.Tokenizer, state: Any) -> None:
+  """Checks the workdir of a run and writes the resolved config into it.
+
+  Args:
+    path: the workdir.
+    config: resolved config, with `checkpoint.keep`.
+    tokenizer: written beside the config.
+    state: shape structs of what a checkpoint holds.
+
+  Raises:
+    ValueError: not writable, too little space, or the run of another config.
+  """
+  config_path = path / "config.json"
+  if config_path.exists():
+    try:
+      old = json.loads(config_path.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError, OSError):
+      raise ValueError(f"{config_path} is not readable as a config; use another --workdir, or "
+                       "remove that file.") from None
+    if config_lib.run_hash(old) != config_lib.run_hash(config):
+      changes = config_lib.differences(old, config)
+      raise ValueError(f"workdir {path} holds a run of another config ({'; '.join(changes[:3])}); "
+                       "use another --workdir, or remove it.")
+    before, now = (c["checkpoint"].get("directory", "") for c in (old, config))
+    if before != now:
+      raise ValueError(f"the run in workdir {path} keeps its checkpoints in {before or 'it'}, not "
+                       f"in {now or 'it'}; give config.checkpoint.directory={before!r}.")
+  if jax.process_index() != 0:
+    return
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / f".probe{os.getpid()}"
+    probe.write_text("x" * 4096, encoding="utf-8")
+    probe.unlink()
+  except OSError as error:
+    raise ValueError(f"workdir {path} cannot be written ({error.strerror}); use another "
+                     "--workdir, or free some space.") from None
+  kept = 0 if config["checkpoint"].get("directory") else config["checkpoint"]["keep"] + 1
+  need = tree.num_bytes(state) * kept + 2 ** 24
+  free = shutil.disk_usage(path).free
+  if free < need:
+    raise ValueError(f"workdir {path} has {free / 2 ** 20:,.0f} MiB free, the checkpoints need "
+                     f"{need / 2 ** 20:,.0f} MiB; free some space or use another --workdir.")
+  if not config_path.exists():
+    tokenizer.save(path)
+    files.write_json(config_path, {"hash": config_lib.run_hash(config), "config": config})
+
+
+def meta(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
+  """What is saved with every checkpoint."""
+  return {"hash": config_lib.run_hash(config), "tokenizer": tokenizer.fingerprint,
+          "process_count": jax.process_count()}

@@ -1,0 +1,1 @@
+"""Layouts: what a row of data is."""

@@ -1,0 +1,1 @@
+"""What is computed from a corpus before training: lexica, clusters, taggers."""

@@ -1,0 +1,1 @@
+"""Toy languages and packaged texts: data that needs no download."""

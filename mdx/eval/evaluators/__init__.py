@@ -1,0 +1,1 @@
+"""Evaluators: what is measured of a model, during training and after it."""

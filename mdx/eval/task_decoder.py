@@ -1,0 +1,79 @@
+"""Tasks decoded by a model: rollouts of RL, and evaluation on a task.
+
+Contents: TaskDecoder, check_prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from mdx import sharding
+from mdx import types
+from mdx.eval import tasks as task_eval
+from mdx.objectives import reading
+from mdx.samplers import loop
+from mdx.samplers import trajectory
+from mdx.utils import processes
+from mdx.utils import rng
+
+
+class TaskDecoder:
+  """Decodes the prompts of a task with one compiled program."""
+
+  def __init__(self, objective: types.Objective, sampler: Any, prompts: task_eval.Prompts,
+               mesh: jax.sharding.Mesh, *, name: str, seed: int, group_size: int = 1):
+    """Compiles nothing yet.
+
+    Args:
+      objective: the model; its parameters come with each call.
+      sampler: the decoding rule.
+      prompts: the encoded examples.
+      mesh: where rows are put.
+      name: of the use, part of the key of every draw.
+      seed: of the run.
+      group_size: rows that follow the same one of a sampler's plans.
+    """
+    self._group = group_size
+    self._sampler, self._prompts, self.mesh = sampler, prompts, mesh
+    self._key = rng.stream(rng.root(seed), name)
+    self.start = prompts.start
+
+    def run(params, key, rows):
+      return loop.decode(reading.reader(objective, params), sampler, rows["canvas"],
+                         key=key, row_index=rows["row_index"], start=self.start, record="full",
+                         plan_index=rows["row_index"] // self._group,
+                         positions=rows.get("positions"), segment_ids=rows.get("segment_ids"))
+
+    self.run = processes.Jitted(run)  # (params, key, rows) -> loop.Decoded
+
+  def __call__(self, params: types.Params, examples: np.ndarray, iteration: int, *,
+               row_index: np.ndarray | None = None
+               ) -> tuple[trajectory.Trajectory, dict[str, jax.Array]]:
+    """Decodes examples; returns the record and the rows, on the device.
+
+    Args:
+      params: weights.
+      examples: int32 [N].
+      iteration: of the run, part of the key of every draw.
+      row_index: int32 [N], likewise of each row; None = its place among these.
+    """
+    rows = self._prompts.canvas(examples, self._sampler.gen_length, self._sampler.mask_id)
+    index = np.arange(len(examples)) if row_index is None else row_index
+    rows["row_index"] = index.astype(np.int32)
+    rows = sharding.place_batch(rows, self.mesh)
+    record = self.run(params, jax.random.fold_in(self._key, iteration), rows).trajectory
+    return record, rows
+
+
+def check_prompts(prompts: task_eval.Prompts, sampler: Any, max_length: int) -> None:
+  """Raises ValueError for prompts that, with their answers, do not fit the sampler or model."""
+  width = prompts.tokens.shape[1]
+  if prompts.blank_id >= 0 and width != sampler.gen_length:
+    raise ValueError(f"the texts to fill in have {width} tokens, sampler.gen_length is "
+                     f"{sampler.gen_length}; make it the same.")
+  if prompts.start + sampler.gen_length > max_length:
+    raise ValueError(f"prompts of {prompts.start} tokens and answers of {sampler.gen_length} "
+                     f"exceed the model's {max_length}; shorten sampler.gen_length.")

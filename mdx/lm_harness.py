@@ -1,0 +1,216 @@
+r"""An adapter to the Language Model Evaluation Harness (needs the extra `eval`).
+
+Contents: HarnessModel, main.
+
+The harness's own command line, with a model `mdx` added:
+  python -m mdx.lm_harness --model mdx --model_args checkpoint=runs/diffusion --tasks TASK
+
+Model arguments: `checkpoint` (all that `mdx.load` takes), `params`, `dtype`, `adapter` (a PEFT
+adapter's directory), `weights` (int8), `num_samples` (draws
+of a likelihood bound), `seed`, and the fields of `samplers.decoder.Decoder` with `name` for
+generation, where `gen_length=0` is what the request asks for and `steps=0` one step a token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any, Sequence
+
+import jax
+import numpy as np
+
+try:
+  from lm_eval.api import model as lm_model
+  from lm_eval.api import registry
+except ModuleNotFoundError as missing:
+  if __name__ != "__main__" or missing.name != "lm_eval":
+    raise
+  sys.exit("mdx: lm-eval-harness is not installed; pip install -e '.[eval]'.")
+
+from mdx import model as model_lib
+from mdx.data import chat
+from mdx.samplers import decoder
+from mdx.train import progress as progress_lib
+from mdx.utils import readers
+
+_DEFAULT_GEN_TOKENS = 256  # of a request that does not say
+_FIELDS = {f.name for f in dataclasses.fields(decoder.Decoder)} - {"mask_id", "eos_id", "noise"}
+
+
+@registry.register_model("mdx")
+class HarnessModel(lm_model.TemplateLM):
+  """A model of ours as one of the harness.
+
+  The log-likelihood of a continuation is exact for autoregressive models, and otherwise a lower
+  bound by `num_samples` draws, with the context kept clean (Nie et al. 2025, arXiv:2502.09992). It
+  is greedy if decoding the most confident place first, one at a time, gives it.
+  """
+
+  def __init__(self, checkpoint: str, *, params: str = "ema", dtype: str = "",
+               batch_size: int | str = 8, num_samples: int = 16, seed: int = 0, name: str = "",
+               adapter: str = "", weights: str = "", gen_length: int = 0, steps: int = 0,
+               **fields: Any):
+    """Loads the model.
+
+    Raises:
+      ValueError: an argument that is none, or no such checkpoint.
+    """
+    super().__init__()
+    fields.pop("device", None), fields.pop("max_batch_size", None)  # the harness adds these
+    unknown = sorted(set(fields) - _FIELDS)
+    if unknown:
+      raise ValueError(f"unknown model argument {unknown[0]!r}; the decoding fields are "
+                       f"{', '.join(sorted(_FIELDS))}.")
+    if not str(batch_size).isdigit() or int(batch_size) < 1:
+      raise ValueError(f"batch_size must be a positive number, got {batch_size!r}.")
+    self.model = model_lib.load(str(checkpoint), params=params, dtype=dtype,
+                                init=dict(adapter=adapter, weights=weights))
+    self._batch_size, self._num_samples, self._seed = int(batch_size), num_samples, seed
+    self._gen_length, self._steps, self._chats = gen_length, steps, {}
+    self._decoding = fields | {"name": name}
+    self.model.sampler(**self._decoding)  # a wrong field is said now
+
+  @property
+  def tokenizer_name(self) -> str:
+    """Of the harness's caches."""
+    return self.model.tokenizer.name
+
+  @property
+  def eot_token_id(self) -> int:
+    """The end-of-text id."""
+    return self.model.tokenizer.eos_id
+
+  def tok_encode(self, string, add_special_tokens=None, **kwargs) -> list[int]:
+    """Ids of a text; no special id is added."""
+    del add_special_tokens, kwargs
+    return self.model.tokenizer.encode(string).tolist()
+
+  def chat_template(self, chat_template: bool | str = False) -> str:
+    """The source of the template, for the harness's records."""
+    return self.model.tokenizer.chat_template or "" if chat_template else ""
+
+  def apply_chat_template(self, chat_history: list[dict[str, str]],
+                          add_generation_prompt: bool = True) -> str:
+    """The text of a conversation, whose ids are remembered.
+
+    So a special token comes from the template only, and never from what a task quotes.
+    """
+    messages = readers.messages(chat_history, "a chat of the harness")["messages"]
+    tokenizer = self.model.tokenizer
+    if not self._chats:
+      chat.check(tokenizer, [messages], ["the first chat"])
+    text = chat.prompt_text(tokenizer, messages, add_generation_prompt)
+    self._chats[text] = chat.encode_prompt(tokenizer, messages, add_generation_prompt).tolist()
+    return text
+
+  def _context(self, text: str) -> list[int]:
+    """Ids of what a request gives: of a chat as its template has it."""
+    known = self._chats.get(text)
+    return self.tok_encode(text) if known is None else known
+
+  def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    """(log p(continuation | context), whether it is greedy) of every request."""
+    pairs = []
+    for context, continuation in (request.args for request in requests):
+      pairs.append(self._encode_pair(context, continuation)
+                   if context and context not in self._chats else
+                   (self._context(context), self.tok_encode(continuation)))
+    return self._loglikelihood_tokens([(("", ""), *pair) for pair in pairs], disable_tqdm)
+
+  def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs):
+    del kwargs
+    longest = self.model.max_length
+    pairs = [(c[max(len(c) + len(x) - longest, 0):], x[-longest:]) for _, c, x in requests]
+    scores = self._score(pairs, disable_tqdm)
+    return list(zip(scores, self._are_greedy(pairs)))
+
+  def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+    """Log-likelihoods of whole texts; long ones in windows that see one token before them."""
+    pairs, owner = [], []
+    for i, request in enumerate(requests):
+      tokens = self.tok_encode(request.args[0])
+      first, rest = tokens[:self.model.max_length], tokens[self.model.max_length:]
+      windows = [([], first)] if first else []
+      width = self.model.max_length - 1
+      for begin in range(0, len(rest), width):
+        before = (first + rest)[len(first) + begin - 1]
+        windows.append(([before], rest[begin:begin + width]))
+      pairs += windows
+      owner += [i] * len(windows)
+    scores = self._score(pairs, disable_tqdm)
+    return np.bincount(owner, weights=scores, minlength=len(requests)).tolist()
+
+  def _score(self, pairs, disable_tqdm) -> list[float]:
+    progress = progress_lib.Progress(len(pairs), enabled=not disable_tqdm and
+                                     jax.process_index() == 0, what="scoring")
+    scores = self.model.score_pairs(pairs, num_samples=self._num_samples, seed=self._seed,
+                              batch_size=self._batch_size, said=progress.update)
+    progress.close()
+    return scores.tolist()
+
+  def _are_greedy(self, pairs) -> list[bool]:
+    """Whether decoding a token at a time, greedily, gives the answers."""
+    found = [False] * len(pairs)
+    is_causal = self.model.objective.generates == "autoregressive"
+    # A power of two, so that few programs are compiled; steps with nothing to do are free.
+    sizes = [1 << (len(answer) - 1).bit_length() for _, answer in pairs]
+    for size in sorted(set(sizes)):
+      members = [i for i, s in enumerate(sizes) if s == size]
+      sampler = self.model.sampler(name="" if is_causal else "confidence", temperature=0.0,
+                                   gen_length=size, steps=size)
+      mask = self.model.tokenizer.mask_id
+      rows = [np.array(list(pairs[i][0]) + ([] if is_causal else [mask] * len(pairs[i][1])),
+                       np.int32) for i in members]
+      if is_causal:  # decoded up to the power of two, which may not fit behind the context
+        rows = [row[max(len(row) + size - self.model.max_length, 0):] for row in rows]
+      for place, sample in self.model.decode(rows, sampler, batch_size=self._batch_size):
+        answer = list(pairs[members[place]][1])
+        tokens = sample.tokens.tolist()
+        found[members[place]] = (tokens[:len(answer)] if is_causal else
+                                 tokens[-len(answer):]) == answer
+    return found
+
+  def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+    """Texts up to the first of the strings that a request stops at."""
+    del disable_tqdm
+    groups, texts = {}, [""] * len(requests)
+    for i, request in enumerate(requests):
+      wanted = dict(request.args[1])
+      length = self._gen_length or int(wanted.get("max_gen_toks", _DEFAULT_GEN_TOKENS))
+      temperature = float(wanted.get("temperature", 0.0)) if wanted.get("do_sample") else None
+      groups.setdefault((length, temperature), []).append(i)
+    for (length, temperature), members in groups.items():
+      fields = dict(self._decoding, gen_length=length, steps=self._steps or length)
+      fields.setdefault("temperature", 0.0)
+      if temperature is not None:
+        fields["temperature"] = temperature
+      room = self.model.max_length - length
+      if room < 1:
+        raise ValueError(f"answers of {length} tokens do not fit the model's "
+                         f"{self.model.max_length}; set gen_length in --model_args.")
+      rows = [np.array(self._context(requests[i].args[0])[-room:], np.int32) for i in members]
+      for place, sample in self.model.decode(rows, self.model.sampler(**fields), seed=self._seed,
+                                             batch_size=self._batch_size):
+        texts[members[place]] = _until(sample.text, requests[members[place]].args[1].get("until"))
+    return texts
+
+
+def _until(text: str, stops: str | Sequence[str] | None) -> str:
+  """The text before the first of some strings."""
+  stops = [stops] if isinstance(stops, str) else stops or []
+  return text[:min((text.find(s) for s in stops if s and s in text), default=len(text))]
+
+
+def main() -> None:
+  """The harness's command, which knows the model `mdx` now."""
+  from lm_eval import __main__ as command  # pylint: disable=g-import-not-at-top
+  try:
+    command.cli_evaluate()
+  except ValueError as error:
+    print(f"mdx: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,155 @@
+"""Mode export: weights, config and tokenizer of a model, for mdx or for others.
+
+Contents: FORMATS, run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any, Mapping
+
+import jax
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import interop
+from mdx import model as model_lib
+from mdx import objectives
+from mdx import sharding
+from mdx.build import setup as setup_lib
+from mdx.build import source as pretrained
+from mdx.build import workdir as workdir_lib
+from mdx.networks import transformer
+from mdx.networks.adaptation import lora
+from mdx.objectives.tokens import electra
+from mdx.train import state as state_lib
+from mdx.utils import console
+from mdx.utils import files
+from mdx.utils import rng
+from mdx.utils import tree
+
+FORMATS = ("orbax", "huggingface", "peft")
+
+
+def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
+  """Writes `init.checkpoint`, or the workdir's own model, into `export.path`.
+
+  Raises:
+    ValueError: no path, an unknown format, or a model that the format does not hold.
+  """
+  config = config_lib.to_dict(config)
+  wanted, which = config["export"], config["init"]["params"]
+  if wanted["format"] not in FORMATS:
+    raise ValueError(f"config.export.format is {wanted['format']!r}; choose from "
+                     f"{', '.join(FORMATS)}.")
+  if not wanted["path"]:
+    raise ValueError("mode export needs --config.export.path=DIRECTORY, a new directory.")
+  path, source = pathlib.Path(wanted["path"]), config["init"]["checkpoint"] or str(workdir)
+  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  if wanted["format"] == "peft":
+    _peft(source, config, path)
+  elif wanted["format"] == "orbax":
+    _orbax(_served(model_lib.load(source, params=which, mesh=config["mesh"],
+                                  trains=state_lib.everything)), path)
+  elif interop.is_hf_dir(source) and not config["init"].get("adapter"):
+    _copy(source, config, path)
+  else:
+    _hugging_face(model_lib.load(source, params=which, mesh=config["mesh"], init=config["init"]),
+                  config, path)
+  console.say(f"wrote the weights of {source} to {path}")
+  return {}
+
+
+def _served(model: model_lib.Model) -> model_lib.Model:
+  """The model without the parts that only its training needs."""
+  if not model.objective.served_as:
+    return model
+  fields = {"name": model.objective.served_as}
+  return dataclasses.replace(
+      model, objective=objectives.build(fields, model.objective.network, model.tokenizer),
+      params={"model": model.params["model"]}, config={**model.config, "objective": fields})
+
+
+def _orbax(model: model_lib.Model, path: pathlib.Path) -> None:
+  checkpoint_lib.save_params(str(path), model.params,
+                             workdir_lib.meta(model.config, model.tokenizer))
+  if jax.process_index() == 0:
+    files.write_json(path / "config.json", {"hash": config_lib.run_hash(model.config),
+                                                "config": dict(model.config)})
+    model.tokenizer.save(path)
+
+
+def _peft(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
+  model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"])
+  spec, _ = setup_lib.build_objective(model.config, model.tokenizer, model.mesh)
+  like = pretrained.origin(source)
+  if not spec.lora_rank or not like:
+    raise ValueError(f"{source} has no adapters of a model of Hugging Face, so none can be written "
+                     "as export.format peft; train some with config.lora.rank, or use huggingface.")
+  adapters = tree.part(model.params["model"], lora.is_adapter)
+  with jax.set_mesh(model.mesh):
+    interop.save_adapter(path, adapters, spec, like=like)
+
+
+def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
+  """From one Hugging Face directory to another; it need not be a model that writes text."""
+  mesh = sharding.make_mesh(config["mesh"])
+  spec = transformer.Transformer(**interop.network_fields(source),
+                                 vocab_multiple=8 * mesh.shape["tensor"])
+  shapes = sharding.with_shardings(
+      {"model": jax.eval_shape(spec.network().init, rng.root(0))}, mesh, None)["model"]
+  wanted = config["export"]
+  with jax.set_mesh(mesh):
+    params = interop.load(source, interop.stored_types(source, shapes))
+    interop.save(path, params, spec, like=source,
+                 dtype=wanted["dtype"], model_type=wanted["model_type"],
+                 ids=interop.special_ids(source) if wanted["model_type"] else None)
+
+
+def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathlib.Path) -> None:
+  """A model of ours; as the directory that it began from, where its family holds it still."""
+  wanted, like = config["export"], pretrained.origin(model.source)
+  spec, _ = setup_lib.build_objective(model.config, model.tokenizer, model.mesh)
+  params, objective = model.params["model"], model.config["objective"]
+  if spec.weights != "float":
+    raise ValueError(f"{model.source} has {spec.weights} weights, which are not exported; train "
+                     "its adapters without init.weights, or export them alone (format peft).")
+  if spec.lora_rank:
+    with jax.set_mesh(model.mesh):
+      params, spec = lora.merge(params, spec), dataclasses.replace(spec, lora_rank=0)
+  if objective["name"] == "adapt":
+    objective = {"name": "diffusion", **objective.get("diffusion", {})}
+  elif objective["name"] == "structural":
+    objective = objective["token"]
+  elif model.objective.served_as:
+    objective = {"name": model.objective.served_as}
+  model_type = wanted["model_type"]
+  if not model_type and like and interop.is_read_with(like, objective):
+    model_type = interop.load_config(like)["model_type"]
+  model_type = model_type or interop.suited(spec, objective)
+  tokenizer, ids, files = model.tokenizer, {}, {}
+  if objective["name"] != "ar":
+    ids["mask_id"] = tokenizer.mask_id
+  elif like:  # the row of the mask is ours: no causal model has one
+    spec = dataclasses.replace(spec, vocab_size=interop.network_fields(like)["vocab_size"])
+  if not like:
+    ids |= {"pad_id": tokenizer.pad_id} | ({"eos_id": tokenizer.eos_id} if tokenizer.eos_id >= 0
+                                           else {})
+    files["mdx_tokenizer.json"] = tokenizer.to_json()
+    if tokenizer.vocab.kind == "huggingface":
+      files["tokenizer.json"] = tokenizer.vocab.definition()
+    if tokenizer.chat_template:
+      files["chat_template.jinja"] = tokenizer.chat_template
+  entries = {}
+  if objective["name"] == "block_diffusion":
+    entries["block_size"] = model.objective.visibility.block_length
+  options = dict(model_type=model_type, dtype=wanted["dtype"], ids=ids, files=files)
+  with jax.set_mesh(model.mesh):
+    interop.save(path, params, spec, like=like, entries=entries, **options)
+    if getattr(model.objective, "generator", "") == "model":
+      generator = spec.scaled(model.objective.generator_width, model.objective.generator_depth,
+                              **electra.GENERATOR)
+      interop.save(path / "generator", model.objective.generator_params(model.params), generator,
+                   **options)

@@ -1,0 +1,342 @@
+"""Mode rl: improve a diffusion model by reinforcement learning, and measure it.
+
+Contents: run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import metrics as metrics_lib
+from mdx import sharding
+from mdx import tasks
+from mdx import types
+from mdx.build import base as base_lib
+from mdx.build import load as load_lib
+from mdx.build import rl as plan
+from mdx.build import source as pretrained
+from mdx.build import workdir as workdir_lib
+from mdx.eval import task_decoder
+from mdx.eval import tasks as task_eval
+from mdx.modes import reporting
+from mdx.modes import train as train_mode
+from mdx.report import denoising
+from mdx.report import plots
+from mdx.rl import rollout as rollout_lib
+from mdx.samplers import trajectory
+from mdx.train import loop as loop_lib
+from mdx.train import meter as meter_lib
+from mdx.train import progress as progress_lib
+from mdx.train import state as state_lib
+from mdx.utils import console
+from mdx.utils import files
+from mdx.utils import processes
+from mdx.utils import rng
+from mdx.utils import tree
+
+
+@reporting.reported
+def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+  """Trains the base model if there is none, runs RL, evaluates; resumes where it stopped."""
+  began = time.monotonic()
+  plan.check(config := config_lib.to_dict(config))
+  task = tasks.build(config["task"])
+  task.examples("train")
+  source = base_lib.base_checkpoint(config, workdir, train_mode.run)
+  base_seconds = time.monotonic() - began
+  stop = progress_lib.StopSignal()
+  try:
+    config["optimizer"] = pretrained.trained(config, source)
+    model = load_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
+                           dtype=config["dtype"], remat=config.get("remat", ""),
+                           init=config["init"], adapters=config.get("lora"), seed=config["seed"],
+                           trains=plan.optimizer_of(config).trains)
+    parts = plan.plan(config, workdir, model, task)
+    plan.check_data(parts)
+    with jax.set_mesh(parts.model.mesh):
+      return _train(parts, stop, base_seconds)
+  finally:
+    stop.close()
+
+
+def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -> dict[str, Any]:
+  config, model = run.config, run.model
+  workdir_lib.claim_workdir(run.workdir, config, model.tokenizer, run.shapes)
+  results_file = run.workdir / "results.json"
+  if not config["updates"]:
+    return _finish(run, {"base": model.params}, base_seconds)
+  checkpoints = checkpoint_lib.Checkpoints(run.workdir, **config["checkpoint"])
+  start, state = _start(run, checkpoints)
+  if start >= config["updates"] and results_file.exists():
+    console.say("this run is finished; remove its workdir to train again.")
+    results = json.loads(results_file.read_text(encoding="utf-8"))
+    console.say(_table_text(results["table"]))
+    return results
+  rollout = config["rollout"]
+  console.say(
+      f"{config['objective']['name']}: {tree.count(state.params):,} parameters, "
+      f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts, "
+      f"{rollout['epochs']} update(s) on each, {config['updates']} updates, "
+      f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
+  clock = meter_lib.Clock(run.workdir, start)
+  writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
+                                     is_main=jax.process_index() == 0)
+  quick = _quick_evaluator(run)
+  if start == 0:
+    writers.write(0, "eval", quick(state.params))
+  produce = _rollouts(run, writers)
+  state, _ = loop_lib.fit(
+      state, run.step(), None, start=start, intervals=run.intervals, mesh=model.mesh,
+      writers=writers, checkpoints=checkpoints, meta=workdir_lib.meta(config, model.tokenizer),
+      stop=stop,
+      frozen=run.reference, next_batch=produce, unit=rollout["epochs"],
+      evaluate=lambda state, step: quick(_weights(run, state)), clock=clock, also=produce.latest,
+      profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"))
+  checkpoints.close()
+  clock.close()
+  stop.saved = True
+  params = _weights(run, state)
+  writers.write(config["updates"], "eval", quick(params))
+  writers.close()
+  return _finish(run, {"base": model.params, config["objective"]["name"]: params}, base_seconds)
+
+
+def _finish(run: plan.Plan, models: Mapping[str, Any], base_seconds: float) -> dict[str, Any]:
+  """Evaluates, and writes what the run gives."""
+  began = time.monotonic()
+  table, traces = _evaluate(run, models)
+  file = run.workdir / "metrics.jsonl"
+  lines = metrics_lib.read(file) if file.exists() and jax.process_index() == 0 else []
+  results = {"table": table} | _counts(lines, run.config) | {
+      "curve": _curve(lines), "seconds": _seconds(lines, base=base_seconds,
+                                                  evaluate=time.monotonic() - began)}
+  if jax.process_index() == 0:
+    _report(run, results, lines, traces)
+  return results
+
+
+def _start(run: plan.Plan, checkpoints: checkpoint_lib.Checkpoints):
+  """The step to go on with and its state: the workdir's, or the base model's."""
+  restored = checkpoints.restore(run.shapes.items())
+  place = jax.tree.map(lambda x: x.sharding, run.shapes)
+  if restored is not None:
+    step, items = restored
+    items.pop("meta")
+    console.say(f"resuming from update {step} of {run.workdir}")
+    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
+  begin = run.begin()
+  # What is trained is copied, for the reference keeps the base model's buffers when the state's
+  # are donated; what is not is shared.
+  trains, params = run.optimizer.trains, run.model.params
+  copied = tree.map_with_path(lambda path, x: jnp.copy(x) if trains(path) else x, params)
+  rest = jax.jit(lambda params: begin(params)._replace(params={}),
+                 out_shardings=place._replace(params={}))
+  return 0, rest(params)._replace(params=copied)
+
+
+def _weights(run: plan.Plan, state):
+  return state_lib.averaged(state)
+
+
+def _rollouts(run: plan.Plan, writers) -> rollout_lib.Rollouts:
+  """The producer of batches."""
+  config = run.config
+  score = None
+  if run.policy.needs_scores and config["rollout"]["epochs"] > 1:
+
+    @jax.jit
+    def score(params, batch, step):
+      key = rng.stream(rng.root(config["seed"]), "train", step)
+      prepared, _ = run.policy.prepare(params, batch, key, types.Context(step, {}, {}))
+      return run.policy.log_prob(params, prepared)
+
+  choose = None
+  if config["rollout"]["filter"] == "over_denoising":
+    choose = lambda params, epoch: _over_denoised(run, params, epoch)
+  return rollout_lib.Rollouts(
+      run.decoder(run.prompts("train")), run.task, run.examples("train"), run.model.tokenizer,
+      num_prompts=config["rollout"]["num_prompts"], group_size=config["rollout"]["group_size"],
+      batch_size=run.rows_together, epochs=config["rollout"]["epochs"], seed=config["seed"],
+      writers=writers, score=score, choose=choose, say=console.say)
+
+
+def _over_denoised(run: plan.Plan, params, epoch: int) -> np.ndarray:
+  """Training examples that a greedy decode has right on the way and wrong at the end.
+
+  Kept in the workdir, so that a resumed run goes through the same ones.
+  """
+  file = run.workdir / f"over_denoised_{epoch}.json"
+  if file.exists():
+    return np.array(json.loads(file.read_text(encoding="utf-8")), np.int32)
+  limit = run.config["rollout"]["filter_examples"] or len(run.examples("train"))
+  examples = run.examples("train")
+  draw = np.random.default_rng([run.config["seed"], epoch, 1])
+  chosen = np.sort(draw.permutation(len(examples))[:limit])
+  prompts = run.prompts("train")
+  part = prompts.select(chosen)
+  result = _arm(run, run.eval_sampler("low_confidence", run.sampler.steps), part,
+                [examples[i] for i in chosen])(params)[0]
+  kept = chosen[result.over_denoised]
+  console.say(f"epoch {epoch}: {len(kept)} of {len(chosen)} training problems are over-denoised")
+  if not len(kept):
+    raise ValueError("rollout.filter over_denoising leaves no training problem; use filter none, "
+                     "or a larger rollout.filter_examples.")
+  if jax.process_index() == 0:
+    files.write_json(file, kept.tolist())
+  return kept
+
+
+def _arm(run: plan.Plan, sampler: Any, prompts: task_eval.Prompts, examples) -> Callable:
+  """Returns params -> (Result, record of the first batch)."""
+  size = run.config["eval"]["batch_size"]
+  shards = sharding.num_batch_shards(run.model.mesh)
+  size = -(-min(size, len(examples)) // shards) * shards
+  decoder = task_decoder.TaskDecoder(run.model.objective, sampler, prompts, run.model.mesh,
+                                     name="eval", seed=0)
+
+  def evaluate(params):
+    records = []
+
+    def decode(index):
+      record, _ = decoder(params, index, 0)
+      record = processes.fetch(record)
+      if not records:
+        records.append(record)
+      return record.prediction, record.nfe
+
+    return task_eval.evaluate(decode, run.task, examples, run.model.tokenizer, size), records[0]
+
+  return evaluate
+
+
+def _quick_evaluator(run: plan.Plan) -> Callable:
+  """Returns params -> accuracy on the validation split, for the learning curve."""
+  nfe = run.config["eval"]["curve_nfe"]
+  arm = _arm(run, run.eval_sampler("low_confidence", nfe), run.prompts("validation"),
+             run.examples("validation"))
+
+  def evaluate(params):
+    result = arm(params)[0]
+    return {"accuracy": result.accuracy, "accuracy_stderr": result.stderr,
+            "over_denoising": result.over_denoising}
+
+  return evaluate
+
+
+def _evaluate(run: plan.Plan, models: Mapping[str, Any]):
+  """Every model with every remasking and number of steps on the test split."""
+  console.say("evaluating the held-out problems ...")
+  config, examples, prompts = run.config["eval"], run.examples("test"), run.prompts("test")
+  table, traces = [], []
+  progress = progress_lib.Progress(len(config["remasking"]) * len(config["nfe"]) * len(models),
+                                   enabled=jax.process_index() == 0, what="evaluating")
+  shown = config["curve_nfe"] if config["curve_nfe"] in config["nfe"] else config["nfe"][0]
+  for remasking in config["remasking"]:
+    for nfe in config["nfe"]:
+      arm = _arm(run, run.eval_sampler(remasking, nfe), prompts, examples)
+      for name, params in models.items():
+        result, record = arm(params)
+        table.append({"model": name, "remasking": remasking, "nfe": nfe,
+                      "accuracy": result.accuracy, "stderr": result.stderr,
+                      "over_denoising": result.over_denoising,
+                      "num_examples": result.num_examples})
+        progress.update(len(table))
+        if nfe == shown and remasking == config["remasking"][0]:
+          traces += _traces(run, record, examples, f"{name}, {nfe} steps")
+  progress.close()
+  order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
+  return sorted(table, key=lambda row: (order[row["model"], row["remasking"]], row["nfe"])), traces
+
+
+def _traces(run: plan.Plan, record: trajectory.Trajectory, examples, title: str, count: int = 3):
+  """The first rows of a decode for the viewer, each step with its verdict."""
+  found, tokenizer = [], run.model.tokenizer
+  _, correct = task_eval.score_steps(run.task, examples[:count], tokenizer,
+                                     record.prediction[:count], record.nfe[:count])
+  for row in range(count):
+    texts = task_eval.completions(record.prediction[row, :record.nfe[row]], tokenizer)
+    notes = [f"prediction {text} {'right' if right else 'wrong'}"
+             for text, right in zip(texts, correct[row])]
+    verdict = "right" if correct[row, record.nfe[row] - 1] else "wrong"
+    found.append(denoising.from_trajectory(
+        record, row, tokenizer.mask_id, prompt=run.task.prompt(examples[row]),
+        title=f"{title}, {verdict}", notes=notes + ["final answer"]))
+  return found
+
+
+def _counts(lines, config) -> dict[str, int]:
+  """What the run used: updates, rollouts, and their network calls."""
+  rollouts = [line for line in lines if line.get("kind") == "rollout"]
+  return {"updates": config["updates"],
+          "rollouts": int(sum(line["num_rollouts"] for line in rollouts)),
+          "nfe_rollout": int(round(sum(line["nfe"] * line["num_rollouts"] for line in rollouts)))}
+
+
+def _seconds(lines, **more: float) -> dict[str, float]:
+  """Seconds by stage, also over restarts."""
+  rollouts = [line for line in lines if line.get("kind") == "rollout"]
+  return dict(more, **{stage: sum(line.get(f"{stage}_seconds", 0.0) for line in rollouts)
+                       for stage in ("rollout", "score", "update")})
+
+
+def _curve(lines) -> list[dict[str, float]]:
+  """Accuracy on the validation split against what had been spent until then.
+
+  `seconds` is the number of iterations times the median of one, so it is free of compilation.
+  """
+  rollouts = list({x["step"]: x for x in lines if x["kind"] == "rollout"}.values())
+  stages = ("rollout_seconds", "score_seconds", "update_seconds")
+  pace = statistics.median(sum(x[k] for k in stages) for x in rollouts) if rollouts else 0.0
+  points = {x["step"]: x for x in lines if x["kind"] == "eval"}
+  found = []
+  for step, point in sorted(points.items()):
+    before = [x for x in rollouts if x["step"] <= step]
+    found.append({"updates": step, "rollouts": sum(x["num_rollouts"] for x in before),
+                  "nfe_rollout": round(sum(x["nfe"] * x["num_rollouts"] for x in before)),
+                  "seconds": pace * len(before), "accuracy": point["accuracy"],
+                  "stderr": point["accuracy_stderr"], "over_denoising": point["over_denoising"]})
+  return found
+
+
+def _table_text(table) -> str:
+  """The table as the console shows it: accuracy (over-denoising) in percent."""
+  steps = sorted({row["nfe"] for row in table})
+  lines = [f"{'accuracy, % (over-denoised)':<30}" + "".join(f"{f'{n} steps':>16}" for n in steps)]
+  arms = list(dict.fromkeys((row["model"], row["remasking"]) for row in table))
+  for model, remasking in arms:
+    cells = {row["nfe"]: f"{100 * row['accuracy']:.1f} ({100 * row['over_denoising']:.1f})"
+             for row in table if (row["model"], row["remasking"]) == (model, remasking)}
+    name = model + (" + RCR" if remasking == "rcr" else "")
+    lines.append(f"{name:<30}" + "".join(f"{cells[n]:>16}" for n in steps))
+  error = max(row["stderr"] for row in table)
+  return "\n".join(lines) + (f"\n{table[0]['num_examples']} held-out problems, standard error at "
+                             f"most {100 * error:.1f}")
+
+
+def _report(run: plan.Plan, results, lines, traces) -> None:
+  """Writes results.json, the plots and the viewer; prints the table."""
+  files.write_json(run.workdir / "results.json", results)
+  name = run.config["objective"]["name"]
+  plots.accuracy(results["table"], run.workdir / "accuracy.png", title=name)
+  if lines:
+    plots.rl_curve(lines, run.workdir / "learning_curve.png", title=name)
+  denoising.write_html(run.workdir / "trajectories.html", traces,
+                       lambda i: run.model.tokenizer.decode([i]), run.model.tokenizer.mask_id,
+                       heading=f"before and after {name}")
+  console.say("\n" + _table_text(results["table"]))
+  seconds = "  ".join(f"{k} {v:.0f} s" for k, v in results["seconds"].items())
+  console.say(f"{results['updates']} updates, {results['rollouts']} rollouts, "
+                f"{results['nfe_rollout']} network calls of rollouts; {seconds}\n"
+                f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png, "
+                f"{'learning_curve.png, ' if lines else ''}trajectories.html")

@@ -1,0 +1,256 @@
+"""Mode train: train, evaluate, sample and plot.
+
+Contents: run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from typing import Any, Mapping
+
+import jax
+import numpy as np
+
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import metrics as metrics_lib
+from mdx import model as model_lib
+from mdx import sharding
+from mdx.build import base as base_lib
+from mdx.build import setup as setup_lib
+from mdx.build import workdir as workdir_lib
+from mdx.data import pipeline
+from mdx.eval import likelihood
+from mdx.eval import ngram
+from mdx.eval.evaluators import labels as labels_lib
+from mdx.eval.evaluators import linear_probe as linear
+from mdx.modes import reporting
+from mdx.report import plots
+from mdx.train import loop as loop_lib
+from mdx.train import meter as meter_lib
+from mdx.train import noise as noise_lib
+from mdx.train import progress as progress_lib
+from mdx.train import state as state_lib
+from mdx.utils import console
+from mdx.utils import files
+from mdx.utils import processes
+from mdx.utils import tree
+
+
+@reporting.reported
+def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
+  """Trains, evaluates, samples and plots; resumes where the workdir left off."""
+  began = time.monotonic()
+  base = _base(config_lib.to_dict(config), workdir)
+  stop = progress_lib.StopSignal()
+  try:
+    parts = setup_lib.setup(config, workdir)
+    workdir_lib.claim_workdir(parts.workdir, parts.config, parts.tokenizer, parts.shapes)
+    if base:
+      parts.config["init"]["checkpoint"] = base
+    jax.set_mesh(parts.mesh)
+    return _train(parts, stop, began)
+  finally:
+    stop.close()
+
+
+def _base(config: Mapping[str, Any], workdir: str) -> str:
+  """The model that a config with `init.base` starts from, trained first; otherwise ""."""
+  if config["init"]["checkpoint"] or not config["init"].get("base"):
+    return ""
+  setup_lib.setup(config, workdir)  # what is wrong with it is said before there is a base
+  return base_lib.base_checkpoint(config, workdir, run)
+
+
+def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) -> dict[str, float]:
+  config = run.config
+  checkpoints = checkpoint_lib.Checkpoints(run.workdir, **config["checkpoint"])
+  data = _batches(run)
+  start, state = setup_lib.start_state(run, checkpoints, data)
+  if start >= config["steps"] and (run.workdir / "results.json").exists():
+    console.say("this run is finished; remove its workdir to train again.")
+    results = json.loads((run.workdir / "results.json").read_text(encoding="utf-8"))
+    _print_results(run, results)
+    return results
+  console.say(
+      f"{config['objective']['name']}: {tree.count(state.params):,} parameters, "
+      f"{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
+      f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
+  references = baselines(run)
+  file = run.workdir / "metrics.jsonl"
+  clock = meter_lib.Clock(run.workdir, start)
+  writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
+                                     is_main=jax.process_index() == 0)
+  labels = labels_lib.Evaluator(run) if run.objective.has_labels else None
+  held_out = functools.cache(lambda num_samples: labels or evaluator(run, num_samples))
+  quick = lambda params: held_out(config["eval"]["num_samples"])(
+      params, config["eval"]["num_batches"])
+  probe = _probe(run)
+  has_curve = probe or run.objective.is_exact  # an accuracy over the steps
+  if probe and not start:
+    writers.write(0, "eval", probe(_weights(run, state)) | {"cpu_seconds": 0.0})
+
+  def evaluate_during(state, step):
+    params, spent = _weights(run, state), {"cpu_seconds": clock.cpu_seconds} if has_curve else {}
+    values = quick(params) | (probe(params) if probe else {}) | spent
+    if labels:
+      labels.offer(step, values, params)
+    return values
+
+  state, tokens_per_second = loop_lib.fit(
+      state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
+      checkpoints=checkpoints, meta=run.meta, stop=stop,
+      evaluate=evaluate_during, batch_size=config["batch_size"],
+      profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"),
+      clock=clock)
+  clock.stop()
+  spent = clock.summary()
+  clock.close()
+  checkpoints.close()
+  stop.saved = True
+  console.say("evaluating the held-out part ...")
+  params = _weights(run, state)
+  if labels:
+    labels.offer(config["steps"], quick(params), params)
+    results = labels.finish()
+  else:
+    results = held_out(config["eval"]["final_samples"])(params)
+  results |= references | gradient_noise(run, state.params, state.extra)
+  if has_curve:
+    results |= (probe(params) if probe else {}) | {"cpu_seconds": clock.cpu_seconds}
+  writers.write(config["steps"], "eval", results)
+  for i, text in enumerate(_samples(run, params)):
+    console.say(f"--- sample {i + 1}\n{text}")
+  num_tokens = config["steps"] * config["batch_size"] * config["data"]["length"]
+  results |= {"tokens_per_second": tokens_per_second or _last_rate(run),
+              "parameters": tree.count(state.params),
+              "matmul_flops": 6.0 * run.spec.matmul_params() * num_tokens,
+              "steps": config["steps"], "seconds": time.monotonic() - began}
+  writers.close()
+  if has_curve:
+    results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
+  if jax.process_index() == 0:
+    results |= {"goodput": spent["goodput"], "checkpoint_seconds_per_step":
+                spent["checkpoint_seconds"] / config["steps"]}
+    plots.learning_curve(metrics_lib.read(file),
+                         run.workdir / "learning_curve.png",
+                         baselines={k.split("_")[0]: v for k, v in references.items()},
+                         title=config["objective"]["name"])
+    files.write_json(run.workdir / "results.json", results)
+    _print_results(run, results)
+  return results
+
+
+def _batches(run: setup_lib.Setup) -> Any:
+  """This process's rows of the batches of training."""
+  config = run.config
+  return iter(pipeline.build(
+      config["data"], run.tokenizer, split="train", batch_size=config["batch_size"],
+      seed=config["seed"], rows=sharding.local_rows(run.mesh, config["batch_size"])))
+
+
+def _last_rate(run: setup_lib.Setup) -> float:
+  """Rate of the last log line, where nothing was left to train."""
+  path = run.workdir / "metrics.jsonl"
+  lines = metrics_lib.read(path) if path.exists() else []
+  return next((x["tokens_per_second"] for x in reversed(lines) if x.get("tokens_per_second")), 0.0)
+
+
+def _probe(run: setup_lib.Setup):
+  """params -> figures of the linear probe of `eval.probe`, or None."""
+  probe = linear.Probe(**run.config["eval"]["probe"])
+  return linear.Evaluator(probe, run.config, run.tokenizer, run.objective,
+                          run.mesh) if probe.num_labels else None
+
+
+def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+  """Accuracy of the probe, or of the next token, over the run: the curve that claims read."""
+  points = {x["step"]: x for x in lines if x["kind"] == "eval" and "cpu_seconds" in x}
+  figure = lambda x: next(x[k] for k in ("probe_accuracy", "probe_map", "accuracy") if k in x)
+  return [{"updates": step, "cpu_seconds": points[step]["cpu_seconds"],
+           "accuracy": figure(points[step])} for step in sorted(points)]
+
+
+def _weights(run: setup_lib.Setup, state):
+  return state_lib.averaged(state) if run.config["init"]["params"] == "ema" else state.params
+
+
+def baselines(run: setup_lib.Setup) -> dict[str, float]:
+  """Unigram and bigram bits per character, for objectives with a likelihood."""
+  is_text = run.tokenizer.chars_per_token.any()
+  if not (run.objective.is_likelihood and run.config["eval"]["baselines"] and is_text):
+    return {}
+  pair = tuple(list(pipeline.texts(run.config["data"], split, tokenizer=run.tokenizer))
+               for split in ("train", "validation"))
+  return {"unigram_bits_per_char": ngram.unigram_bits(*pair),
+          "bigram_bits_per_char": ngram.bigram_bits(*pair)}
+
+
+def evaluator(run: setup_lib.Setup, num_samples: int):
+  """Returns (params, n) -> numbers over the first n (0: all) held-out batches."""
+  config = run.config["eval"]
+  row_nll = processes.Jitted(likelihood.make_row_nll(
+      run.objective, estimator=config["estimator"], num_samples=num_samples,
+      seed=run.config["seed"]))
+
+  def evaluate(params, num_batches: int = 0) -> dict[str, float]:
+    batches = pipeline.build(run.config["data"], run.tokenizer, split="validation",
+                             batch_size=run.config["batch_size"], seed=0, shuffle=False,
+                             repeat=False, drop_remainder=False)
+    batches = (b for i, b in enumerate(batches) if not num_batches or i < num_batches)
+    chars = run.tokenizer.chars_per_token if run.objective.is_likelihood else None
+    return likelihood.evaluate(row_nll, params, batches, mesh=run.mesh, chars_per_token=chars)
+
+  return evaluate
+
+
+def gradient_noise(run: setup_lib.Setup, params, extra) -> dict[str, float]:
+  """Variance of the gradient over `eval.gradient_draws` draws of the first training batch."""
+  config = run.config
+  if not config["eval"]["gradient_draws"]:
+    return {}
+  noise = jax.jit(noise_lib.make_noise(
+      run.objective, num_draws=config["eval"]["gradient_draws"], seed=config["seed"],
+      step=config["steps"], num_microbatches=config["microbatches"]))
+  batch = loop_lib.place(next(_batches(run)), 0, run.mesh, config["batch_size"])
+  return {k: float(v) for k, v in jax.device_get(noise(params, batch, extra)).items()}
+
+
+def _samples(run: setup_lib.Setup, params) -> list[str]:
+  """Unconditional samples as text, also written to `samples.txt`."""
+  num_samples = run.config["sampler"]["num_samples"]
+  if run.sampler is None or not num_samples:
+    return []
+  model = model_lib.Model(objective=run.objective, params=params, tokenizer=run.tokenizer,
+                          mesh=run.mesh, max_length=run.spec.max_length, source=str(run.workdir),
+                          config=run.config)
+  rows = [np.zeros(0, np.int32)] * num_samples
+  decoded = dict(model.decode(rows, run.sampler, seed=run.config["seed"], batch_size=num_samples))
+  texts = [run.tokenizer.decode(decoded[i].tokens) for i in range(num_samples)]
+  if jax.process_index() == 0:
+    (run.workdir / "samples.txt").write_text("\n---\n".join(texts) + "\n", encoding="utf-8")
+  return texts
+
+
+def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
+  """Prints the final figures."""
+  if run.objective.has_labels:
+    lines = [labels_lib.results_text(results)]
+  elif "bits_per_char" in results:
+    name = "likelihood" if run.objective.is_exact else "bound"
+    lines = [f"held-out {name:<11}{results['bits_per_char']:.3f} +- "
+             f"{results['bits_per_char_stderr']:.3f} bits per character"]
+    lines += [f"{name:<20}{results[f'{name}_bits_per_char']:.3f}"
+              for name in ("unigram", "bigram") if f"{name}_bits_per_char" in results]
+  else:
+    lines = [f"held-out loss       {results['nats_per_token']:.3f} +- "
+             f"{results['nats_per_token_stderr']:.3f} nats per predicted token"]
+  console.say("\n" + "\n".join(lines))
+  console.say(f"{results['steps']} steps, {results['tokens_per_second']:,.0f} tokens/s, "
+                f"{results['seconds']:.0f} s, goodput {100 * results['goodput']:.0f} %; see "
+                f"{run.workdir}/results.json and learning_curve.png")
+  if "gradient_variance" in results:
+    console.say(f"gradient            variance {results['gradient_variance']:.4g} over draws, "
+                  f"squared norm of the mean {results['gradient_square']:.4g}")

@@ -1,0 +1,1 @@
+"""What is put on frozen weights, inside the scanned block."""

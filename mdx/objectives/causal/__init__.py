@@ -1,0 +1,1 @@
+"""Objectives of left-to-right prediction."""

@@ -1,0 +1,210 @@
+"""Fine-tuning on labels: of texts and pairs of texts, of words, and scores.
+
+Contents: Labelled (base), Classification, Tagging, Regression, POOLINGS.
+
+Convention: the encoder is `params["model"]`, what is new `params["task"]`: a dense layer with tanh
+over the pooled state ([CLS] unless `pooling` says otherwise), and a linear map to the labels; of
+words the linear map alone, at the first token of each (Devlin et al. 2019). Labels come in the
+batch, float32 [B, L], where `loss_mask` is True (see `mdx.data.layouts.labelled_rows`).
+
+References: Devlin et al. 2019, arXiv:1810.04805; Clark et al. 2020, arXiv:2003.10555 (rates that
+decay by layer: `optimizer.layer_decay`); Dukić & Šnajder 2024, arXiv:2401.14556 (layers of a
+decoder without the causal mask: `attention`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mdx import config as config_lib
+from mdx import types
+from mdx.corruption import mask as mask_lib
+from mdx.networks import attention as attention_lib
+from mdx.networks import heads
+from mdx.objectives import reading
+from mdx.utils import rng
+
+
+def _first(hidden, is_text):
+  del is_text
+  return hidden[:, 0]
+
+
+def _last(hidden, is_text):
+  last = jnp.maximum(is_text.sum(axis=1) - 1, 0)
+  return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+
+def _mean(hidden, is_text):
+  share = is_text / jnp.maximum(is_text.sum(axis=1, keepdims=True), 1)
+  return jnp.einsum("bl,bld->bd", share.astype(hidden.dtype), hidden)
+
+
+POOLINGS = {"first": _first, "last": _last, "mean": _mean}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labelled(types.Objective):
+  """What fine-tuning on labels shares; sums are over the labelled texts or words.
+
+  Attributes:
+    network: the encoder, or decoder.
+    mask_id: id of the mask, which no text has.
+    labels: the labels, by number; () = those of the training data, which `setup` fills in.
+    attention: dict(name="full"), "causal", or "per_layer" with `layers`, one attention each.
+    init_std: standard deviation of the new matrices.
+    kind: of `mdx.data.sources.labelled.KINDS`, what is labelled.
+    fresh: parts of the parameters that no checkpoint of an encoder has.
+  """
+  network: types.Network
+  mask_id: int
+  labels: tuple[str, ...] = ()
+  attention: Any = dataclasses.field(default_factory=lambda: {"name": "full"})
+  init_std: float = 0.02
+  kind: ClassVar[str] = "text"
+  has_labels: ClassVar[bool] = True
+  fresh: ClassVar[tuple[str, ...]] = ("task",)
+
+  def __post_init__(self):
+    if len(set(self.labels)) != len(self.labels):
+      raise ValueError(f"objective.labels names one twice: {self.labels}.")
+    if self.init_std < 0:
+      raise ValueError(f"objective.init_std must not be negative, got {self.init_std}.")
+    self.visibility  # pylint: disable=pointless-statement  (refuses what is wrong with it)
+
+  @property
+  def visibility(self):
+    """The attention value."""
+    return config_lib.build(attention_lib.ATTENTIONS, self.attention, what="attention")
+
+  @property
+  def scales(self) -> Mapping[str, float]:
+    """One term."""
+    return {"labels": 1.0}
+
+  @property
+  def num_outputs(self) -> int:
+    """Scores of a text or a word."""
+    return max(len(self.labels), 1)
+
+  def init(self, key):
+    """The encoder and what is new."""
+    params = {"model": self.network.init(key)}
+    hidden = jax.eval_shape(self._encode, params, {"tokens": jnp.zeros((1, 1), jnp.int32)})
+    width, keys = hidden.shape[-1], jax.random.split(rng.stream(key, "task"))
+    dense = lambda key, size: {
+        "kernel": self.init_std * jax.random.normal(key, (width, size), jnp.float32),
+        "bias": jnp.zeros((size,), jnp.float32)}
+    return params | {"task": self._layers(dense, keys, width)}
+
+  def _layers(self, dense, keys, width):
+    return {"dense": dense(keys[0], width), "out": dense(keys[1], self.num_outputs)}
+
+  def prepare(self, params, batch, key, context):
+    """Draws nothing; the weight is the number of labels."""
+    del params, key, context
+    return batch, {"labels": mask_lib.allowed_positions(batch).sum(dtype=jnp.float32)}
+
+  def __call__(self, params, batch, context):
+    """Sum of the losses of the labels."""
+    del context
+    return self.score(params, batch)[1:]
+
+  def score(self, params, batch) -> tuple[jax.Array, dict[str, jax.Array], types.Aux]:
+    """Scores of the labels, and the loss of those that are given.
+
+    Returns:
+      float32 [B, labels], of words [B, L, labels]; the sums and figures of `__call__`.
+    """
+    allowed = mask_lib.allowed_positions(batch)
+    scores = self._scores(params, batch)
+    losses, is_right = self._losses(scores, batch["labels"])
+    rows = (losses * allowed).sum(axis=1)
+    count = allowed.sum(axis=1, dtype=jnp.float32)
+    metrics = {"label_loss": (rows.sum(), count.sum())}
+    if is_right is not None:
+      metrics["label_accuracy"] = ((is_right & allowed).sum(dtype=jnp.float32), count.sum())
+    return scores, {"labels": rows.sum()}, types.Aux(metrics, {"nll": rows, "count": count}, {})
+
+  def _encode(self, params, batch):
+    if "token_type_embed" not in params["model"]:  # the two texts of a pair are read alike
+      batch = {k: v for k, v in batch.items() if k != "token_types"}
+    return reading.encode(self.network, params["model"], batch, attention=self.visibility)
+
+  def _scores(self, params, batch):
+    raise TypeError("an objective for labels defines _scores")
+
+  def _losses(self, scores, labels):
+    """Loss float32 and rightness bool, broadcastable to the labels [B, L]."""
+    targets = labels.astype(jnp.int32)
+    scores = scores if scores.ndim == 3 else scores[:, None]
+    if scores.shape[1] == 1:
+      targets = targets[:, :1]
+    return heads.cross_entropy(scores, targets), scores.argmax(axis=-1) == targets
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Labelled):
+  """-log p(label | text or pair of texts), in nats.
+
+  Answer selection is this with two labels, ranked by the probability of the second.
+
+  Attributes:
+    pooling: the state that is read: "first", "last" (of a decoder) or "mean".
+  """
+  pooling: str = "first"
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.pooling not in POOLINGS:
+      raise ValueError(f"objective.pooling is {self.pooling!r}; choose from {', '.join(POOLINGS)}.")
+
+  def _scores(self, params, batch):
+    hidden, segments = self._encode(params, batch), batch.get("segment_ids")
+    is_text = jnp.ones(hidden.shape[:2], bool) if segments is None else segments > 0
+    pooled = POOLINGS[self.pooling](hidden, is_text)
+    dense = heads.affine(params["task"]["dense"], pooled.astype(jnp.float32))
+    return heads.affine(params["task"]["out"], jnp.tanh(dense))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regression(Classification):
+  """Squared error of a score, in units of `spread`.
+
+  The prediction is middle + spread * output.
+
+  Attributes:
+    middle, spread: of the scores of the task; 2.5 and 2.5 for 0 .. 5.
+  """
+  middle: float = 2.5
+  spread: float = 2.5
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.labels:
+      raise ValueError("objective regression predicts numbers; leave objective.labels empty.")
+    if self.spread <= 0:
+      raise ValueError(f"objective.spread must be positive, got {self.spread}.")
+
+  def _scores(self, params, batch):
+    return self.middle + self.spread * super()._scores(params, batch)
+
+  def _losses(self, scores, labels):
+    return jnp.square((scores - labels) / self.spread), None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tagging(Labelled):
+  """-log p(tag of each word | text), in nats; tags of entities are decoded as they stand."""
+  kind: ClassVar[str] = "words"
+
+  def _layers(self, dense, keys, width):
+    del width
+    return {"out": dense(keys[1], self.num_outputs)}
+
+  def _scores(self, params, batch):
+    return heads.affine(params["task"]["out"], self._encode(params, batch).astype(jnp.float32))

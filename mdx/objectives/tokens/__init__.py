@@ -1,0 +1,1 @@
+"""Objectives over the tokens of a text: masked, replaced and structural prediction."""

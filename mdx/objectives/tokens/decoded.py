@@ -1,0 +1,131 @@
+"""Masked language modelling with a decoder on top of the encoder, which serving leaves out.
+
+Contents: DecodedLM.
+
+Convention: `params["model"]` is the encoder and the head; `params["decoder"]` has the blocks of the
+decoder. The model is exported as one of `mlm`.
+
+References: Liang et al. 2024, arXiv:2401.15861 (DrBERT, later BPDec); He et al. 2020,
+arXiv:2006.03654 (the enhanced mask decoder of DeBERTa).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from mdx import types
+from mdx.networks import attention as attention_lib
+from mdx.networks import visibility
+from mdx.objectives.tokens import mlm
+from mdx.objectives.tokens import selection
+from mdx.utils import rng
+
+_KEPT = ("layers", "final_norm", "position_embed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodedLM(mlm.MaskedLM):
+  """MLM from o = m g + (1 - m) h: h the encoder's states, g those of a decoder that reads h.
+
+  Attributes (more in `MaskedLM`):
+    decoder: "plain" blocks; "gua", blocks the first of which sees of the [MASK]s only some
+      (gradual unmasking attention); or "emd", one block that is applied `decoder_layers` times to
+      queries that begin as h plus absolute positions, keys and values being those of h.
+    decoder_layers: blocks, or steps of "emd".
+    reveal_rate: of "gua": probability that its first block sees a [MASK].
+    mix: what has an m of its own: an "example" or a "token", m being 1 with probability
+      `decoder_rate`, else 0; or "convex": each example has m = decoder_rate * u, u uniform in
+      [0, 1].
+    decoder_rate: 1 (with example or token) = the decoder alone, 0 = MLM. An evaluation draws m
+      too.
+
+  Raises:
+    ValueError: values out of range, or more than one reading of a row.
+  """
+  decoder: str = "gua"
+  decoder_layers: int = 2
+  reveal_rate: float = 0.5
+  mix: str = "example"
+  decoder_rate: float = 0.5
+  fresh: ClassVar[tuple[str, ...]] = ("decoder",)
+  served_as: ClassVar[str] = "mlm"
+
+  def __post_init__(self):
+    super().__post_init__()
+    selection.check_choice(self, decoder=("plain", "gua", "emd"),
+                           mix=("example", "token", "convex"))
+    if not 0 <= self.reveal_rate <= 1 or not 0 <= self.decoder_rate <= 1:
+      raise ValueError("objective.reveal_rate and decoder_rate must lie in [0, 1], got "
+                       f"{self.reveal_rate} and {self.decoder_rate}.")
+    if self.decoder_layers < 1 + (self.decoder == "gua"):
+      raise ValueError("objective.decoder_layers must be positive, and at least 2 with gua, "
+                       f"whose last block sees everything; got {self.decoder_layers}.")
+    if self.num_copies > 1:
+      raise ValueError("objective.predict_rate above mask_rate reads a row several times, which a "
+                       "decoder does not; use at most mask_rate.")
+
+  @functools.cached_property
+  def decoder_network(self) -> types.Network:
+    """The decoder's network, whose blocks are run on states."""
+    if self.decoder == "emd":
+      return self.network.vary(num_layers=1, position="learned", embed_width=0)
+    return self.network.vary(num_layers=self.decoder_layers)
+
+  def init(self, key):
+    """The model, and the blocks of the decoder."""
+    decoder = self.decoder_network.init(rng.stream(key, "decoder"))
+    kept = {k: v for k, v in decoder.items() if k in _KEPT}
+    if self.decoder != "emd":
+      kept.pop("position_embed", None)
+    return super().init(key) | {"decoder": kept}
+
+  def prepare(self, params, batch, key, context):
+    """As MaskedLM, with what the decoder's first block does not see, and m [B, L]."""
+    batch, weights = super().prepare(params, batch, key, context)
+    draws, shape = self.draws(batch, key), batch["tokens"].shape
+    uniform = lambda name: jax.vmap(lambda k: jax.random.uniform(k, shape[1:]))(draws(name))
+    mixed = uniform("mix")
+    if self.mix != "token":
+      mixed = jnp.broadcast_to(mixed[:, :1], shape)
+    share = (self.decoder_rate * mixed if self.mix == "convex"
+             else (mixed < self.decoder_rate).astype(jnp.float32))
+    fields = {"decoder_share": share}
+    if self.decoder == "gua":
+      is_masked = batch["noisy_tokens"] == self.mask_id
+      fields["is_hidden"] = is_masked & (uniform("reveal") >= self.reveal_rate)
+    return batch | fields, weights
+
+  def read(self, params, batch, context):
+    """The batch, and the mixed states [B, L, D]."""
+    batch, hidden = super().read(params, batch, context)
+    share = batch["decoder_share"][..., None].astype(hidden.dtype)
+    decoded = self._decode(params["decoder"], hidden, batch)
+    return batch, share * decoded + (1 - share) * hidden
+
+  def _decode(self, params, hidden, batch):
+    """The decoder's states, [B, L, D]."""
+    network, tokens = self.decoder_network, batch["noisy_tokens"]
+    names = ("positions", "segment_ids")
+    fields = {k: batch[k] for k in names if k in batch}
+    if self.decoder != "emd":
+      attention = (visibility.Unmasking(batch["is_hidden"]) if self.decoder == "gua"
+                   else attention_lib.Full())
+      return network.encode(params, tokens, states=hidden, attention=attention, **fields)
+    length = tokens.shape[1]
+    positions = fields.setdefault(
+        "positions", jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), tokens.shape))
+    twice = lambda x: jnp.concatenate([x, x], axis=1)
+    fields, both = {k: twice(v) for k, v in fields.items()}, twice(tokens)
+    table = params["position_embed"]["embedding"].astype(hidden.dtype)
+    queries = hidden + jnp.take(table, positions, axis=0)
+    # Each step ends in the final norm, as the encoder's states do.
+    for _ in range(self.decoder_layers):
+      states = jnp.concatenate([queries, hidden], axis=1)
+      states = network.encode(params, both, states=states, attention=visibility.Crossed(), **fields)
+      queries = states[:, :length]
+    return queries

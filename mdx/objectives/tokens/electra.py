@@ -1,0 +1,257 @@
+"""ELECTRA: a generator replaces tokens, the model finds them.
+
+Contents: Electra, EMBEDDINGS, GENERATOR.
+
+Convention: the model is the discriminator; the network needs the head "rtd". Its parameters are
+`params["model"]`, embeddings included; `params["generator"]` has what the generator does not share.
+
+References: Clark et al. 2020, arXiv:2003.10555; Clark et al. 2020, arXiv:2012.08561 (Electric, the
+generator of two towers).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mdx import types
+from mdx.corruption import mask as mask_lib
+from mdx.corruption import replace as replace_lib
+from mdx.networks import attention as attention_lib
+from mdx.networks import heads
+from mdx.objectives.tokens import detection
+from mdx.objectives.tokens import selection
+from mdx.utils import rng
+
+# Parts that a generator may share with the model.
+EMBEDDINGS = ("embed", "position_embed", "token_type_embed", "embed_norm")
+# Fields of the generator's network that the model's may have otherwise.
+GENERATOR = dict(head="lm", tied=True, head_transform=True, head_bias=True)
+_HEADS = ("head_dense", "head_norm", "lm_head", "rtd_head")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Electra(selection.Selection):
+  """Masked language modelling of a generator + rtd_weight * detection of its samples.
+
+  At every selected place the generator's sample is written into the original text. A sample that
+  is the original is not replaced. No gradient goes through the sampling. The weight of the first
+  term is the number of selected tokens, that of the second the number of tokens, special ones
+  included (of selected ones, with `loss_on` "masked").
+
+  The released code draws places with replacement, counts a place that was drawn twice twice, and
+  writes a third token there; here places differ.
+
+  Attributes (more in `Selection`):
+    generator: "model", a masked language model; "two_tower" (Electric): one network reads from the
+      left and one from the right, all tokens are predicted, the label is that a token was
+      selected, and log q(x) + log(rate / (1 - rate)) is added to the model's score, so that it
+      is an unnormalised log-likelihood of the token; "uniform": random tokens, no generator.
+    generator_width: its share of the model's heads and width, in whole heads.
+    generator_depth: its share of the layers.
+    tie: what they share: "none", "embeddings" (token, position and type tables and their norm; a
+      network of another width than the tables has a projection of its own), or "all" but the
+      heads.
+    keep_rate: share of the selected that the generator sees; the rest is [MASK].
+    temperature: of the generator's samples.
+    disallow_correct: never sample the original.
+    loss_on: "all" tokens or "masked", those selected.
+    rtd_weight: factor of the second term.
+
+  Raises:
+    ValueError: values out of range, or choices that exclude each other.
+  """
+  generator: str = "model"
+  generator_width: float = 0.25
+  generator_depth: float = 1.0
+  tie: str = "embeddings"
+  keep_rate: float = 0.15
+  temperature: float = 1.0
+  disallow_correct: bool = False
+  loss_on: str = "all"
+  rtd_weight: float = 50.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    selection.check_choice(self, generator=("model", "two_tower", "uniform"),
+                           tie=("none", "embeddings", "all"), loss_on=("all", "masked"))
+    if not 0 <= self.keep_rate < 1 or not self.temperature > 0 or not self.rtd_weight > 0:
+      raise ValueError("objective.keep_rate must lie in [0, 1), temperature and rtd_weight be "
+                       f"positive; got {self.keep_rate}, {self.temperature}, {self.rtd_weight}.")
+    if self.tie == "all" and (self.generator != "model" or
+                              (self.generator_width, self.generator_depth) != (1.0, 1.0)):
+      raise ValueError("objective.tie all needs a generator \"model\" of the model's size; set "
+                       "generator_width and generator_depth to 1.")
+    if self.generator == "two_tower" and self.disallow_correct:
+      raise ValueError("objective.disallow_correct samples from another law than the one that a "
+                       "two_tower generator adds to the scores; use generator \"model\".")
+    if self.generator == "two_tower" and (
+        self.loss_on == "masked" or max(self.mask_rate, self.final_mask_rate) == 1):
+      raise ValueError("a two_tower generator has its loss on all tokens, some of them not "
+                       "selected; use loss_on all and a mask_rate below 1.")
+
+  @functools.cached_property
+  def generator_network(self) -> types.Network:
+    """The generator's network; of two towers that of each."""
+    return self.network.vary(self.generator_width, self.generator_depth, **GENERATOR)
+
+  @property
+  def scales(self) -> Mapping[str, float]:
+    """The two terms, or the second alone."""
+    first = {} if self.generator == "uniform" else {"mlm": 1.0}
+    return first | {"rtd": self.rtd_weight}
+
+  def init(self, key):
+    """The model, and what the generator does not share with it."""
+    model = self.network.init(rng.stream(key, "model"))
+    if self.generator == "uniform":
+      return {"model": model}
+    own = lambda name: self._own(model, self.generator_network.init(rng.stream(key, name)))
+    left = own("generator")
+    if self.generator == "model":
+      return {"model": model, "generator": left}
+    right = {k: v for k, v in own("right tower").items() if k not in _HEADS}
+    width = left["head_dense"]["kernel"].shape[0]
+    merge = jax.random.normal(rng.stream(key, "merge"), (2 * width, width)) / math.sqrt(2 * width)
+    return {"model": model, "generator": {
+        "left": left, "right": right,
+        "merge": {"kernel": merge.astype(jnp.float32), "bias": jnp.zeros(width, jnp.float32)}}}
+
+  def _own(self, model, generator):
+    shared = {"none": (), "embeddings": EMBEDDINGS,
+              "all": [k for k in generator if k not in _HEADS]}[self.tie]
+    return {k: v for k, v in generator.items() if k not in shared or k not in model}
+
+  def _whole(self, params, own):
+    """Parameters of a network of the generator, shared ones included."""
+    names = EMBEDDINGS if self.tie == "embeddings" else (
+        [k for k in params["model"] if k not in _HEADS] if self.tie == "all" else ())
+    return {k: params["model"][k] for k in names if k in params["model"]} | own
+
+  def generator_params(self, params: types.Params) -> types.PyTree:
+    """All parameters of the generator "model", those it shares with the model too."""
+    return self._whole(params, params["generator"])
+
+  def prepare(self, params, batch, key, context):
+    """Selects tokens and draws what decides the samples.
+
+    Returns:
+      The batch with `is_selected` [B, L], the generator's input `masked_tokens` and `uniforms`;
+      with a uniform generator `others` instead of these two.
+    """
+    del params
+    draws, tokens, rate = self.draws(batch, key), batch["tokens"], self.rate(context.step)
+    selected, _ = self.select(draws("mask"), rate, batch, self.words(batch))
+    fields = {"is_selected": selected}
+    vocabulary = dict(vocab_size=self.network.vocab_size, mask_id=self.mask_id)
+    if self.generator == "uniform":
+      fields["others"] = replace_lib.random_tokens(draws("sample"), tokens.shape[1], **vocabulary)
+    else:
+      fields["masked_tokens"] = replace_lib.mask_random_keep(
+          draws("replace"), tokens, selected, mask_rate=1 - self.keep_rate, random_rate=0.0,
+          **vocabulary)
+      fields["uniforms"] = jax.vmap(lambda k: jax.random.uniform(k, tokens.shape[1:]))(
+          draws("sample"))
+    batch = batch | fields
+    weights = {"mlm": self._predicted(batch), "rtd": self._counted(batch)}
+    return batch, {k: weights[k].sum(dtype=jnp.float32) for k in self.scales}
+
+  def _predicted(self, batch):
+    """Where the generator has a loss."""
+    is_cloze = self.generator == "two_tower"
+    return mask_lib.allowed_positions(batch) if is_cloze else batch["is_selected"]
+
+  def _counted(self, batch):
+    """Where the model has one: q is a law of tokens of the text, not of special ones."""
+    if self.generator == "two_tower":
+      return mask_lib.allowed_positions(batch)
+    return batch["is_selected"] if self.loss_on == "masked" else mask_lib.text_positions(batch)
+
+  def read(self, params, batch, context):
+    """Writes the samples, and reads them with the model."""
+    tokens, selected = batch["tokens"], batch["is_selected"]
+    generated = {} if self.generator == "uniform" else self._generate(params, batch)
+    noisy = jnp.where(selected, generated.get("sample", batch.get("others")), tokens)
+    is_replaced, offset = selected & (noisy != tokens), jnp.zeros((), jnp.float32)
+    if self.generator == "two_tower":
+      rate = self.rate(context.step)
+      is_replaced = selected
+      offset = jax.lax.stop_gradient(jnp.where(selected, generated["log_law"], -generated["nats"]))
+      offset = offset + jnp.log(rate / (1 - rate))
+    batch = batch | generated | {"noisy_tokens": noisy, "is_replaced": is_replaced,
+                                 "score_offset": jnp.broadcast_to(offset, tokens.shape)}
+    return batch, self.encode(self.network, params["model"], noisy, batch)
+
+  def _generate(self, params, batch):
+    """Samples, nats, whether the best guess is right and log q(sample), [B, L] each."""
+    network = self.generator_network
+    if self.generator == "model":
+      own = self.generator_params(params)
+      hidden = self.encode(network, own, batch["masked_tokens"], batch)
+    else:
+      own = self._whole(params, params["generator"]["left"])
+      hidden = self._towers(params, own, batch)
+
+    def score(logits, targets):
+      original, uniform = targets
+      nats = heads.cross_entropy(logits, original)
+      law = jax.lax.stop_gradient(logits) / self.temperature
+      picked = jnp.take_along_axis(law, original[..., None], axis=-1)
+      is_right = picked[..., 0] >= law.max(axis=-1)
+      if self.disallow_correct:
+        ids = jax.lax.broadcasted_iota(jnp.int32, law.shape, law.ndim - 1)
+        law = jnp.where(ids == original[..., None], -1e30, law)
+      sample = heads.sample(law, uniform)
+      found = {"nats": nats, "sample": sample, "is_right": is_right.astype(jnp.float32)}
+      if self.generator == "two_tower":
+        found["log_law"] = -heads.cross_entropy(law, sample)
+      return found
+
+    is_cloze = self.generator == "two_tower"
+    return self.at_targets(network, own, hidden, (batch["tokens"], batch["uniforms"]),
+                           self._predicted(batch), rate=1.0 if is_cloze else 0.0,
+                           blocked=self.mask_id, score=score)
+
+  def _towers(self, params, left, batch):
+    """States [B, L, W] that have seen what is to the left and to the right of each place."""
+    right = self._whole(params, params["generator"]["right"])
+    names = ("positions", "segment_ids", "token_types")
+    turned = {k: batch[k][:, ::-1] for k in names if k in batch}
+
+    def tower(own, tokens, rows):
+      hidden = self.generator_network.encode(own, tokens, attention=attention_lib.Causal(), **rows)
+      before = jnp.pad(hidden[:, :-1], ((0, 0), (1, 0), (0, 0)))
+      segments = rows.get("segment_ids")
+      if segments is None:
+        return before
+      is_same = segments == jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+      return jnp.where(is_same[..., None], before, 0)
+
+    both = [tower(left, batch["tokens"], {k: batch[k] for k in turned}),
+            tower(right, batch["tokens"][:, ::-1], turned)[:, ::-1]]
+    return heads.affine(params["generator"]["merge"], jnp.concatenate(both, axis=-1))
+
+  def score(self, params, batch, hidden, context):
+    """The two terms; rows are about the second."""
+    del context
+    counted, selected = self._counted(batch), batch["is_selected"]
+    rows, _, metrics = detection.losses(self.network, params["model"], hidden,
+                                        batch["is_replaced"], counted, batch["score_offset"])
+    is_fake = selected & (batch["noisy_tokens"] != batch["tokens"])
+    num_selected = selected.sum(dtype=jnp.float32)
+    metrics["fake_rate"] = (is_fake.sum(dtype=jnp.float32), num_selected)
+    totals = {"rtd": rows.sum()}
+    if self.generator != "uniform":
+      predicted = self._predicted(batch)
+      totals["mlm"] = jnp.where(predicted, batch["nats"], 0.0).sum()
+      num_predicted = predicted.sum(dtype=jnp.float32)
+      metrics["masked_nats"] = (totals["mlm"], num_predicted)
+      metrics["generator_accuracy"] = (
+          jnp.where(predicted, batch["is_right"], 0.0).sum(), num_predicted)
+    count = counted.sum(axis=1, dtype=jnp.float32)
+    return totals, types.Aux(metrics, {"nll": rows, "count": count}, {})

@@ -1,0 +1,82 @@
+"""Files that are never seen half-written, and tables that a restarted run goes on with.
+
+Contents: write_json, PartialRows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a file that is never seen half-written."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+  temporary.replace(path)
+
+
+class PartialRows:
+  """Rows by number, kept in `NAME.partial.jsonl` until all are there.
+
+  Process 0 writes. In a job of several processes nothing is read again, for they would have to
+  agree on it.
+
+  Attributes:
+    rows: what is known, by number.
+  """
+
+  def __init__(self, path: pathlib.Path, identity: str):
+    """Reads what an interrupted run of the same identity has written.
+
+    Args:
+      path: the final file, NAME.jsonl.
+      identity: a hash of what the rows depend on; rows of another are dropped.
+    """
+    self._path, self._partial = path, path.with_suffix(".partial.jsonl")
+    self.rows: dict[int, dict[str, Any]] = {}
+    if jax.process_count() == 1:
+      self._read(identity)
+    if jax.process_index():
+      self._file = open(os.devnull, "w", encoding="utf-8")
+      return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [{"identity": identity}] + [{"row": i} | row for i, row in self.rows.items()]
+    self._replace(self._partial, lines)  # anew, for the last line may have been cut short
+    self._file = open(self._partial, "a", encoding="utf-8")
+
+  def _read(self, identity: str) -> None:
+    try:
+      lines = self._partial.read_text(encoding="utf-8").splitlines()
+      if not lines or json.loads(lines[0]).get("identity") != identity:
+        return
+      for line in lines[1:]:
+        record = json.loads(line)
+        self.rows[record.pop("row")] = record
+    except OSError:
+      return
+    except ValueError:
+      return  # the last line, cut short
+
+  def add(self, number: int, row: dict[str, Any]) -> None:
+    """Keeps a row, at once."""
+    self.rows[number] = row
+    self._file.write(json.dumps({"row": number} | row, ensure_ascii=False) + "\n")
+    self._file.flush()
+
+  def finish(self) -> None:
+    """Writes the final file, in the order of the numbers, in place of the partial one."""
+    self._file.close()
+    if jax.process_index() == 0:
+      self._replace(self._path, [self.rows[i] for i in sorted(self.rows)])
+      self._partial.unlink(missing_ok=True)
+
+  def _replace(self, path, lines):
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines),
+                         encoding="utf-8")
+    temporary.replace(path)
