@@ -89,7 +89,7 @@ def mdx_side(shape: dict[str, int], cache: str):
 
   @jax.jit
   def run(params, tokens):
-    return loop.decode(reading.reader(objective, {"model": params}), sampler,
+    return loop.decode(reading.answerer(objective, {"model": params}), sampler,
                        tokens, key=rng.root(0), row_index=jnp.arange(len(tokens)),
                        start=shape["prompt"])
 

@@ -1,7 +1,7 @@
 """Configs: from a literal table to a frozen dataclass; checks, dump and hash.
 
-Contents: build, did_you_mean, parse_arg, to_dict, flatten, identity, run_hash, differences,
-check_positive.
+Contents: build, construct, check, did_you_mean, parse_arg, to_dict, flatten, identity, run_hash,
+differences, check_positive.
 
 Convention: every error here is a ValueError of one line, raised before any
 device is touched.
@@ -45,21 +45,70 @@ def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", 
   if not isinstance(name, str) or name not in table:
     raise ValueError(f"unknown {what} name {name!r}; choose from {', '.join(sorted(table))}."
                      + did_you_mean(str(name), table))
-  cls = table[name]
+  return construct(table[name], {"name": name, **cfg}, what=what, **extra)
+
+
+def construct(cls: type, cfg: Mapping[str, Any], *, what: str, **extra) -> Any:
+  """Builds a frozen dataclass from a table of its fields.
+
+  Args:
+    cls: the dataclass.
+    cfg: values of its fields, and its `name` for messages; lists become tuples.
+    what: kind of thing, for messages.
+    **extra: fields that do not come from the config; those that the class lacks are left out.
+
+  Raises:
+    ValueError: an unknown field, or one without a default that is not given.
+  """
+  cfg = dict(cfg)
+  what = f"{what} {cfg.pop('name')!r}" if "name" in cfg else what
+  own = {f.name for f in dataclasses.fields(cls) if f.init}
+  extra = {k: v for k, v in extra.items() if k in own}
   fields = [f for f in dataclasses.fields(cls) if f.init and f.name not in extra]
   choices = sorted(f.name for f in fields)
   unknown = [k for k in cfg if k not in choices]
   if unknown:
-    raise ValueError(f"{what} {name!r} has no field {unknown[0]!r}; its fields are "
+    raise ValueError(f"{what} has no field {unknown[0]!r}; its fields are "
                      f"{', '.join(choices) or 'none'}."
                      + (did_you_mean(unknown[0], choices) or " If the config was written for "
                         "another name, use one that is written for this."))
   missing = [f.name for f in fields if f.name not in cfg and f.default is dataclasses.MISSING
              and f.default_factory is dataclasses.MISSING]
   if missing:
-    raise ValueError(f"{what} {name!r} needs a value for {', '.join(missing)}.")
+    raise ValueError(f"{what} needs a value for {', '.join(missing)}.")
   values = {k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items()}
   return cls(**values, **extra)
+
+
+def check(owner: Any, where: str, *, choices: Mapping[str, Any] | None = None,
+          at_least: Mapping[str, float] | None = None,
+          between: Mapping[str, str] | None = None) -> None:
+  """Checks fields of an object in one wording; nan never passes.
+
+  Args:
+    owner: object whose fields are checked.
+    where: its place in a config, such as "objective".
+    choices: field -> allowed values.
+    at_least: field -> smallest value.
+    between: field -> interval, such as "(0, 1]".
+
+  Raises:
+    ValueError: "objective.mask_rate must lie in (0, 1], got 2."
+  """
+  for field, allowed in (choices or {}).items():
+    if (value := getattr(owner, field)) not in allowed:
+      raise ValueError(f"{where}.{field} is {value!r}; choose from {', '.join(map(str, allowed))}."
+                       + did_you_mean(str(value), [str(x) for x in allowed]))
+  for field, low in (at_least or {}).items():
+    if not (value := getattr(owner, field)) >= low:
+      raise ValueError(f"{where}.{field} must be at least {low}, got {value}.")
+  for field, interval in (between or {}).items():
+    low, high = (float(x) for x in interval[1:-1].split(","))
+    value = getattr(owner, field)
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+      raise ValueError(f"{where}.{field} must lie in {interval}, got {value}.")
 
 
 def did_you_mean(word: str, choices) -> str:

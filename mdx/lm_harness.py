@@ -152,7 +152,7 @@ class HarnessModel(lm_model.TemplateLM):
   def _are_greedy(self, pairs) -> list[bool]:
     """Whether decoding a token at a time, greedily, gives the answers."""
     found = [False] * len(pairs)
-    is_causal = self.model.objective.generates == "autoregressive"
+    is_causal = self.model.objective.reader().sampler == "autoregressive"
     # A power of two, so that few programs are compiled; steps with nothing to do are free.
     sizes = [1 << (len(answer) - 1).bit_length() for _, answer in pairs]
     for size in sorted(set(sizes)):

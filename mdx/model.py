@@ -119,7 +119,7 @@ class Model(load_lib.Loaded):
         raise ValueError(f"prompt {i} has {len(row)} tokens; with sampler.gen_length "
                          f"{sampler.gen_length} that is more than the {self.max_length} of the "
                          "model; shorten one of them.")
-      if infill and self.objective.generates == "autoregressive":
+      if infill and self.objective.reader().sampler == "autoregressive":
         raise ValueError(f"prompt {i} has masks, which an autoregressive model cannot fill from "
                          "both sides; use a diffusion or mlm checkpoint.")
 
@@ -157,7 +157,7 @@ class Model(load_lib.Loaded):
 
     def run(params, key, arrays):
       canvas = arrays["canvas"]
-      out = loop.decode(reading.reader(self.objective, params), sampler,
+      out = loop.decode(reading.answerer(self.objective, params), sampler,
                         canvas, key=key, row_index=arrays["row_index"],
                         positions=arrays.get("positions"), segment_ids=arrays.get("segment_ids"),
                         start=batch.start, record=record)
@@ -275,7 +275,7 @@ class Model(load_lib.Loaded):
 
   def check_likelihood(self) -> None:
     """Raises ValueError if the model cannot score a text."""
-    if not self.objective.is_likelihood:
+    if not likelihood.is_likelihood(self.objective):
       raise ValueError(f"a model trained with {type(self.objective).__name__} gives no likelihood "
                        "of a text; use a diffusion or ar checkpoint.")
 

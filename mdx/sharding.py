@@ -1,17 +1,15 @@
-"""One sharding table: path -> logical axes -> mesh axes.
+"""The mesh, and one table from logical axes of parameters to its axes.
 
-Contents: AXES, PARAM_RULES, make_mesh, logical_axes, specs, state_sharding, with_shardings,
-batch_spec, check_batch, local_rows, place_batch, constrain, positions_sharded,
-num_batch_shards, batch_shards.
+Contents: AXES, DEFAULT_TABLE, make_mesh, specs, state_sharding, with_shardings, batch_spec,
+check_batch, local_rows, place_batch, constrain, positions_sharded, num_batch_shards, batch_shards.
 
-Convention: Auto mesh axes and `jax.set_mesh` once, in main; arguments carry
-their shardings and jitted functions get `out_shardings` only. Parameters of
-the scanned layers have a leading `layers` axis that is never sharded.
+Convention: Auto mesh axes; a mode sets the mesh around its work (`jax.set_mesh`), arguments carry
+their shardings and jitted functions get `out_shardings` only. Which logical axes a parameter has
+is said where it is born (`types.Part`).
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any, Mapping
 
 import jax
@@ -19,57 +17,12 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 
+from mdx import types
 from mdx.utils import tree
 
 AXES = ("replica", "data", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("replica", "data", "fsdp")
 
-# (path regex, logical axis of each dimension). Every parameter must match
-# exactly one rule; there is no catch-all, so a typo cannot pass.
-PARAM_RULES = (
-    (r"(.*/)?embed/embedding", ("vocab", "embed")),
-    (r"(.*/)?(position|token_type|placeholder)_embed/embedding", (None, "embed")),
-    (r"(.*/)?embed_projection/kernel", (None, "embed")),
-    (r"(.*/)?embed_projection/bias", (None,)),
-    (r"(.*/)?time_embed/(in|out)/kernel", (None, "embed")),
-    (r"(.*/)?time_embed/(in|out)/bias", (None,)),
-    (r"(.*/)?layers/modulation/kernel", (None, "embed", None)),
-    (r"(.*/)?layers/modulation/bias", (None, None)),
-    (r"(.*/)?layers/attention/(q|k|v)/kernel(_int8)?", (None, "embed", "heads")),
-    (r"(.*/)?layers/attention/(q|k|v)/bias", (None, "heads")),
-    (r"(.*/)?layers/attention/o/kernel(_int8)?", (None, "heads", "embed")),
-    (r"(.*/)?layers/attention/o/bias", (None, None)),
-    (r"(.*/)?layers/mlp/(gate|up)/kernel(_int8)?", (None, "embed", "mlp")),
-    (r"(.*/)?layers/mlp/(gate|up)/bias", (None, "mlp")),
-    (r"(.*/)?layers/mlp/down/kernel(_int8)?", (None, "mlp", "embed")),
-    (r"(.*/)?layers/mlp/down/bias", (None, None)),
-    (r"(.*/)?layers/attention/(q|k|v)/kernel_scale", (None, None, "heads")),
-    (r"(.*/)?layers/mlp/(gate|up)/kernel_scale", (None, None, "mlp")),
-    (r"(.*/)?layers/(attention/o|mlp/down)/kernel_scale", (None, None, "embed")),
-    (r"(.*/)?layers/attention/(q|k|v)/lora_a", (None, "embed", None)),
-    (r"(.*/)?layers/attention/(q|k|v)/lora_b", (None, None, "heads")),
-    (r"(.*/)?layers/attention/o/lora_a", (None, "heads", None)),
-    (r"(.*/)?layers/attention/o/lora_b", (None, None, "embed")),
-    (r"(.*/)?layers/mlp/(gate|up)/lora_a", (None, "embed", None)),
-    (r"(.*/)?layers/mlp/(gate|up)/lora_b", (None, None, "mlp")),
-    (r"(.*/)?layers/mlp/down/lora_a", (None, "mlp", None)),
-    (r"(.*/)?layers/mlp/down/lora_b", (None, None, "embed")),
-    (r"(.*/)?layers/attention/(q_norm|k_norm)/scale", (None, None)),
-    (r"(.*/)?layers/(attention_norm|mlp_norm)/(scale|bias)", (None, None)),
-    (r"(.*/)?(embed|head|final)_norm/(scale|bias)", (None,)),
-    (r"(.*/)?head_dense/kernel", ("embed", None)),
-    (r"(.*/)?rtd_head/kernel", ("embed", None)),
-    (r"(.*/)?(head_dense|rtd_head)/bias", (None,)),
-    (r"(.*/)?lm_head/kernel", ("embed", "vocab")),
-    (r"(.*/)?lm_head/bias", ("vocab",)),
-    (r"task/(dense|out)/kernel", ("embed", None)),
-    (r"task/(dense|out)/bias", (None,)),
-    (r"(pair|rtd|dating|tser)/(in|out)/kernel", (None, None)),
-    (r"(pair|rtd|dating|tser)/(in|out)/bias", (None,)),
-    (r"(.*/)?merge/kernel", (None, "embed")),
-    (r"(.*/)?merge/bias", (None,)),
-    (r"schedule/exponent", (None,)),
-)
 DEFAULT_TABLE = dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor")
 
 
@@ -123,31 +76,18 @@ def _hybrid_mesh(shape: list[int], slices: int, devices) -> Mesh:
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def logical_axes(path: str, ndim: int) -> tuple[str | None, ...]:
-  """Logical axes of one parameter.
-
-  Raises:
-    ValueError: no rule or more than one matches, or the rank is another.
-  """
-  found = [axes for pattern, axes in PARAM_RULES if re.fullmatch(pattern, path)]
-  if len(found) != 1:
-    raise ValueError(f"parameter {path} matches {len(found)} rules of sharding.PARAM_RULES; "
-                     "add or narrow a rule so that exactly one matches.")
-  if len(found[0]) != ndim:
-    raise ValueError(f"parameter {path} has {ndim} dimensions, its sharding rule {found[0]}.")
-  return found[0]
-
-
-def specs(params: Any, mesh: Mesh, table: Mapping[str, str] | None = None) -> Any:
+def specs(params: Any, parts: Mapping[str, types.Part], mesh: Mesh,
+          table: Mapping[str, str] | None = None) -> Any:
   """PartitionSpec of every parameter.
 
   Args:
-    params: tree of arrays or shape structs.
+    params: tree of arrays or shape structs, one sub-tree a part.
+    parts: description of each sub-tree.
     mesh: the mesh whose axis sizes must divide the dimensions.
     table: logical axis -> mesh axis; None for `DEFAULT_TABLE`.
 
   Raises:
-    ValueError: a parameter without exactly one rule, or an indivisible dimension.
+    ValueError: a parameter whose part does not know it, or an indivisible dimension.
   """
   table = dict(DEFAULT_TABLE if table is None else table)
   for logical, axis in table.items():
@@ -159,7 +99,13 @@ def specs(params: Any, mesh: Mesh, table: Mapping[str, str] | None = None) -> An
                        "'' for none.")
 
   def spec(path, leaf):
-    axes = [table.get(a) or None if a else None for a in logical_axes(path, len(leaf.shape))]
+    name, _, rest = path.partition("/")
+    if name not in parts:
+      raise ValueError(f"parameter {path} belongs to no part; the parts are {', '.join(parts)}.")
+    axes = [table.get(a) or None if a else None for a in parts[name].axes(rest, leaf.shape)]
+    if len(axes) != len(leaf.shape):
+      raise ValueError(f"parameter {path} has {len(leaf.shape)} dimensions, its part gives axes of "
+                       f"{len(axes)}.")
     used = [a for a in axes if a]
     if len(set(used)) < len(used):
       raise ValueError(f"config.sharding cuts two dimensions of parameter {path} over the same "
@@ -174,14 +120,15 @@ def specs(params: Any, mesh: Mesh, table: Mapping[str, str] | None = None) -> An
   return tree.map_with_path(spec, params)
 
 
-def state_sharding(state: Any, params: Any, mesh: Mesh, table=None) -> Any:
+def state_sharding(state: Any, params: Any, parts: Mapping[str, types.Part], mesh: Mesh,
+                   table: Mapping[str, str] | None = None) -> Any:
   """NamedSharding of a whole train state.
 
   A leaf whose path ends with a parameter's path (EMA, Adam moments) is sharded
   like that parameter; scalars, keys and all of `extra` (an objective's
   untrained state, of any shape) are replicated.
   """
-  by_path = tree.flatten(specs(params, mesh, table))
+  by_path = tree.flatten(specs(params, parts, mesh, table))
   shapes = {path: tuple(x.shape) for path, x in tree.flatten(params).items()}
 
   def sharding(path, leaf):
@@ -198,11 +145,12 @@ def state_sharding(state: Any, params: Any, mesh: Mesh, table=None) -> Any:
   return tree.map_with_path(sharding, state)
 
 
-def with_shardings(state: Any, mesh: Mesh, table: Mapping[str, str] | None = None) -> Any:
+def with_shardings(state: Any, parts: Mapping[str, types.Part], mesh: Mesh,
+                   table: Mapping[str, str] | None = None) -> Any:
   """Adds `state_sharding` to the shape structs of a train state, or of parameters alone."""
   params = getattr(state, "params", state)
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state,
-                      state_sharding(state, params, mesh, table))
+                      state_sharding(state, params, parts, mesh, table))
 
 
 def batch_spec(ndim: int) -> P:

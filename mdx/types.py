@@ -1,37 +1,69 @@
-"""The four extension points of mdx, as protocols and named tuples.
+"""The doors of mdx: protocols and named tuples that an extension is written against.
 
-Contents: RARE, Params, Batch, Aux, Context, Network, Request, Objective, Sampler, Task.
+Contents: RARE, Params, Batch, Part, no_axes, Aux, Context, Inputs, Hidden, Network, Request,
+Answer, Reader, World, Objective, Coupled, Frontend, Leaf, Adaptation, Sampler, Task, Environment,
+Field, Layout, Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
 loss term; `Objective.__call__` scores a microbatch and returns sums. Only the
 train step divides one by the other, so accumulation is exact.
+
+Shapes: B rows, L positions of a row, S positions of a canvas, T target positions, V ids, D width
+of the hidden states, E width of the embeddings.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Mapping, NamedTuple, Protocol
+from typing import Any, Callable, ClassVar, Mapping, NamedTuple, Protocol, Sequence
 
 import jax
+
+from mdx import config as config_lib
+from mdx.utils import rng
 
 PyTree = Any
 # Name scope of branches that are hardly ever taken; estimates of a program leave them out.
 RARE = "rare"
 # {"model": ..., "generator": ..., "schedule": ...}: one sub-tree per part.
 Params = Mapping[str, PyTree]
-# tokens int32 [B, L], example_index int32 [B] (position in the global stream);
-# loss_mask bool [B, L], segment_ids int32 [B, L], positions int32 [B, L].
+# example_index int32 [B] (position in the global stream) and the fields of a layout, such as
+# tokens int32 [B, L], loss_mask bool [B, L], segment_ids and positions int32 [B, L].
 Batch = dict[str, jax.Array]
 
 
+def no_axes(path: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
+  """Logical axes of a parameter that is the same on every device."""
+  del path
+  return (None,) * len(shape)
+
+
+class Part(NamedTuple):
+  """One sub-tree of the parameters, described where it is born.
+
+  Attributes:
+    init: key -> sub-tree (float32).
+    axes: (path within the part, shape) -> logical axis of each dimension ("vocab", "embed",
+      "mlp", "heads" or None). Raises ValueError for a leaf that it does not know.
+    decays: path within the part -> whether weight decay applies.
+    is_served: whether an export keeps the part.
+    is_fresh: whether the part begins from the seed: no base checkpoint has it.
+  """
+  init: Callable[[jax.Array], PyTree]
+  axes: Callable[[str, tuple[int, ...]], tuple[str | None, ...]] = no_axes
+  decays: Callable[[str], bool] = lambda path: path.rpartition("/")[2] == "kernel"
+  is_served: bool = False
+  is_fresh: bool = True
+
+
 class Aux(NamedTuple):
-  """What an objective reports beside its loss terms.
+  """Figures that an objective reports beside its loss terms.
 
   Attributes:
     metrics: name -> (sum, weight), float32 scalars; the metric is sum / weight.
     rows: name -> float32 [B]; `nll` is an estimate of each row's negative
       log-likelihood in nats (a bound for diffusion) and `count` the number of
-      tokens it is about; read by `eval.likelihood`.
+      tokens scored; read by `eval.likelihood`.
     state: sums to fold into `Context.state`, once a step; {} for most.
   """
   metrics: dict[str, tuple[jax.Array, jax.Array]]
@@ -40,16 +72,54 @@ class Aux(NamedTuple):
 
 
 class Context(NamedTuple):
-  """What the step hands an objective beside parameters and batch.
+  """Facts of a step that an objective is told beside parameters and batch.
 
   Attributes:
     step: int32 scalar, for rate schedules and annealing.
-    frozen: parameters that are not trained (reference policy, teacher).
+    frozen: parameters that are not trained, by name (reference policy, teacher).
     state: explicit untrained state; {} for most objectives.
+    noise: typed key [] of the noise inside networks (dropout) in this step; None = no noise.
   """
   step: jax.Array
   frozen: Params
   state: PyTree
+  noise: jax.Array | None = None
+
+
+class Inputs(NamedTuple):
+  """Inputs of a network.
+
+  Attributes:
+    tokens: int32 [B, L], or None where `states` are given.
+    positions: int32 [B, L], or None: 0 .. L - 1.
+    segment_ids: int32 [B, L], 0 on padding, or None: all one segment.
+    token_types: int32 [B, L], where the network has an embedding of them, or None: 0.
+    added: [B, L, E], added to the embeddings of the tokens, or None.
+    states: [B, L, D], fed to the first block instead of embeddings, or None.
+    context: [B, S, D], states that cross-attention reads, or None.
+    context_mask: bool [B, S], positions of `context` that are real, or None: all.
+  """
+  tokens: jax.Array | None
+  positions: jax.Array | None = None
+  segment_ids: jax.Array | None = None
+  token_types: jax.Array | None = None
+  added: jax.Array | None = None
+  states: jax.Array | None = None
+  context: jax.Array | None = None
+  context_mask: jax.Array | None = None
+
+
+class Hidden(NamedTuple):
+  """Outputs of a network's blocks.
+
+  Attributes:
+    last: [B, L, D], states that the head reads.
+    layers: [num_layers, B, L, D], states after each block, if they were asked for, or None.
+    cache: keys and values of all layers, if a cache was given, or None.
+  """
+  last: jax.Array
+  layers: jax.Array | None = None
+  cache: PyTree = None
 
 
 class Network(NamedTuple):
@@ -57,42 +127,47 @@ class Network(NamedTuple):
 
   Attributes:
     init: key -> parameter sub-tree (float32).
-    encode: (params, tokens [B, L], *, attention, positions, segment_ids, time)
-      -> hidden [B, L, D]. `token_types` int32 [B, L] may be given where a network has them (0
-      where not). Samplers may add `cache`: () asks for (hidden, cache); a
-      cache and `slots` int32 [B, W] run the tokens [B, W] of these places against it
-      (`positions` and `segment_ids` stay those of whole rows). `added` [B, L, E] is added to the
-      embeddings of the tokens; `states` [B, L, D] go into the first block instead of embeddings.
+    encode: (params, inputs, *, attention, time=None, cache=None, slots=None, noise=None,
+      keep_layers=False) -> Hidden. `cache` () asks for a cache; a cache and `slots` int32 [B, W]
+      run the tokens [B, W] of these positions against it (`positions` and `segment_ids` stay
+      those of whole rows). `noise`: typed keys [B] for dropout; None = no dropout.
     head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`
       may be gathered to the target positions first.
     vocab_size: number of ids the head scores (padding columns score -1e30).
+    width: D of the hidden states.
+    num_layers: number of blocks, each of which may have an attention of its own.
+    part: the parameters as a `Part`.
     unstack: the same parameters in the layout that is fastest for many calls in a
       compiled loop; called once, outside of it.
     vary: (width=1.0, depth=1.0, **fields) -> Network with these shares of the width and of the
       layers, the same embeddings, and other fields; None if it cannot be varied.
   """
   init: Callable[[jax.Array], PyTree]
-  encode: Callable[..., jax.Array]
+  encode: Callable[..., Hidden]
   head: Callable[..., jax.Array]
   vocab_size: int
+  width: int = 0
+  num_layers: int = 0
+  part: Part | None = None
   unstack: Callable[[PyTree], PyTree] = lambda params: params
   vary: Callable[..., Network] | None = None
 
 
 class Request(NamedTuple):
-  """What a sampler asks a model: the logits of the clean tokens at some places.
+  """A sampler's question to a model: the logits of the clean tokens at some positions.
 
   Attributes:
-    tokens: int32 [B, S], the canvas; the mask id marks what is unknown.
+    tokens: int32 [B, S], the canvas; the mask id marks unknown tokens.
     noise_level: float32 [B], t of a time-conditioned model.
     positions: int32 [B, S], or None: 0 .. S - 1.
     segment_ids: int32 [B, S], 0 on padding, or None: all one segment.
-    targets: int32 [B, T], the places whose logits are wanted, as indices into the
-      places that are run; None = all of them.
+    targets: int32 [B, T], the positions whose logits are wanted, as indices into the
+      positions that are run; None = all of them.
     cache: None; () to be given the keys and values of the rows; or such a cache.
-    slots: int32 [B, W], ascending: with a cache, the places that are run (S: none).
-    num_targets: int32 [], or None: targets after so many are no places, in any row, and
+    slots: int32 [B, W], ascending: with a cache, the positions that are run (S: none).
+    num_targets: int32 [], or None: targets after so many are no positions, in any row, and
       their logits may be anything.
+    with_hidden: whether the hidden states at the targets are wanted too.
   """
   tokens: jax.Array
   noise_level: jax.Array
@@ -102,49 +177,130 @@ class Request(NamedTuple):
   cache: PyTree = None
   slots: jax.Array | None = None
   num_targets: jax.Array | None = None
+  with_hidden: bool = False
+
+
+class Answer(NamedTuple):
+  """A model's answer to a `Request`.
+
+  Attributes:
+    logits: float32 [B, T, V].
+    hidden: [B, T, D], the states that the logits were read from, if asked for, or None.
+    cache: the new cache, if the request had one, or None.
+  """
+  logits: jax.Array
+  hidden: jax.Array | None = None
+  cache: PyTree = None
+
+
+class Reader(NamedTuple):
+  """The way in which a trained model is asked for tokens.
+
+  Attributes:
+    answer: (params, request) -> Answer.
+    attention: the value of `networks.attention` that the model is read with.
+    noise: dict(name=...), the noise schedule of the model; None: it has none, and is asked at
+      the share of masks.
+    sampler: name of the decoding rule that suits the model.
+    caches: caches that samplers may use with the model, "none" always being one.
+  """
+  answer: Callable[[Params, Request], Answer]
+  attention: Any
+  noise: Mapping[str, Any] | None = None
+  sampler: str = "confidence"
+  caches: tuple[str, ...] = ("prefix", "dual")
+
+
+class World(NamedTuple):
+  """Everything that `Objective.build` may ask for.
+
+  Attributes:
+    network: the model.
+    tokenizer: special ids, edges of words, fingerprint, `encode`.
+    data: facts of the training data, read when asked for: `labels(kind)`, `dates()`, `layout`;
+      None where there is none (a model that is loaded to be read).
+    frozen: name -> objective of each model of `config.frozen`: how it is read.
+    objective: config -> another objective in this world, for one that is made of others.
+  """
+  network: Network
+  tokenizer: Any
+  data: Any = None
+  frozen: Mapping[str, Any] = {}
+  objective: Callable[[Mapping[str, Any]], Any] | None = None
 
 
 class Objective(Protocol):
   """A training loss: a frozen dataclass that names this class as its base.
 
-  Its fields are hyper-parameters and networks; `network` is the model. What is
-  defined here are defaults.
+  Its fields are hyper-parameters and networks; `network` is the model. Defaults of the methods
+  are defined here.
 
   Attributes:
     network: the model.
     rows_per_unit: consecutive rows that a microbatch must not cut (pairs,
       coupled masks).
-    is_likelihood: whether `rows["nll"]` is a negative log-likelihood or a bound
-      of one, so that bits per character mean something.
-    is_exact: whether it is the same for every draw.
-    generates: name of the sampler that decodes a model trained with it; "" if none does. Such
-      an objective has `denoise(params, request)` -> logits float32 [B, T, V], or
-      (logits, cache) if the request has a cache.
-    has_labels: whether it is trained on labelled records. Such an objective has `labels`, the
-      `kind` of what is labelled and `score(params, batch)`; see `objectives.finetune`.
-    fresh: parts of the parameters that begin from the seed, whatever `init.checkpoint` has.
-    served_as: name of the objective that an exported model is read with, which has the part
-      "model" alone; "" if the model stays what it is.
+    evaluators: names in `eval.evaluators.EVALUATORS` that a run is evaluated with.
   """
   network: Network
   rows_per_unit: ClassVar[int] = 1
-  is_likelihood: ClassVar[bool] = False
-  is_exact: ClassVar[bool] = False
-  generates: ClassVar[str] = ""
-  has_labels: ClassVar[bool] = False
-  fresh: ClassVar[tuple[str, ...]] = ()
-  served_as: ClassVar[str] = ""
+  evaluators: ClassVar[tuple[str, ...]] = ("loss",)
+
+  @classmethod
+  def complete(cls, config: Mapping[str, Any], data: Any) -> Mapping[str, Any]:
+    """Returns the config of a run with what its training data says (labels, dates).
+
+    It is written into the workdir, so that the model is read without its data.
+
+    Args:
+      config: of the run.
+      data: facts of the training data, read when asked for; see `World.data`.
+
+    Raises:
+      ValueError: data that the objective cannot be trained on.
+    """
+    del data
+    return config
+
+  @classmethod
+  def build(cls, fields: Mapping[str, Any], world: World) -> Objective:
+    """Builds the objective of a config.
+
+    Args:
+      fields: `config.objective`.
+      world: the network, the tokenizer, and what else an objective may need.
+
+    Raises:
+      ValueError: an unknown field, or a value that the objective refuses.
+    """
+    return config_lib.construct(cls, fields, what="objective", network=world.network,
+                                mask_id=world.tokenizer.mask_id)
+
+  def parts(self) -> Mapping[str, Part]:
+    """Returns the sub-trees of the parameters, by name; "model" is the network's."""
+    return {"model": self.network.part._replace(init=self.network.init, is_served=True,
+                                                is_fresh=False)}
+
+  def init(self, key: jax.Array) -> Params:
+    """Returns all trained parameters, one sub-tree per part, each from its own key.
+
+    The model takes `key` itself, so that an objective which adds parts begins with the same one.
+    """
+    return {name: part.init(key if name == "model" else rng.stream(key, name))
+            for name, part in self.parts().items()}
 
   @property
   def scales(self) -> Mapping[str, float]:
     """Factor of each loss term."""
 
-  def init(self, key: jax.Array) -> Params:
-    """Returns all trained parameters, one sub-tree per part."""
-    return {"model": self.network.init(key)}
-
   def check_length(self, length: int) -> None:
     """Raises ValueError if the objective cannot take rows of `length` tokens."""
+
+  def check_fields(self, fields: Sequence[str]) -> None:
+    """Raises ValueError if rows with these fields mean something that the loss leaves out."""
+    if "is_shared" in fields:
+      raise ValueError("data.fill eos_together masks tokens together, which objective "
+                       f"{type(self).__name__} as it is set does not; use objective diffusion with "
+                       "mask_draw=bernoulli, or another fill.")
 
   def init_state(self) -> PyTree:
     """Returns the untrained state that `Aux.state` is added to once a step."""
@@ -154,6 +310,9 @@ class Objective(Protocol):
       self, params: Params, batch: Batch, key: jax.Array, context: Context
   ) -> tuple[Batch, dict[str, jax.Array]]:
     """Draws on the whole batch; runs no network.
+
+    An objective that lets a frozen model speak first also has
+    `look(frozen, batch, context) -> batch`: run by microbatch, without gradient, before this.
 
     Returns:
       The batch with the draws added (every field keeps a leading axis B), and
@@ -165,42 +324,183 @@ class Objective(Protocol):
   ) -> tuple[dict[str, jax.Array], Aux]:
     """Returns the sum of each loss term over the rows given, nats, float32."""
 
+  def reader(self) -> Reader | None:
+    """Returns how a trained model is asked for tokens; None: it writes no text."""
+    return None
+
+  def bound(self, estimator: str) -> Objective | None:
+    """Returns the objective whose `rows["nll"]` an estimator of likelihoods averages over draws.
+
+    Args:
+      estimator: one of `eval.likelihood.ESTIMATORS`, or "exact", which asks for one whose `nll` is
+        the likelihood itself, the same for every draw.
+
+    Returns:
+      None if the model has no likelihood (or, for "exact", only a bound of it).
+
+    Raises:
+      ValueError: the estimator does not fit.
+    """
+    del estimator
+    return None
+
+  def served(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns `config.objective` that an exported model is read with, of its own `config`."""
+    return config
+
+  def also_served(self, params: Params) -> Mapping[str, tuple[Mapping[str, Any], PyTree]]:
+    """Returns other networks that an export to a library of models may hold.
+
+    name -> (arguments of `Network.vary` that make it of the model's, its parameters).
+    """
+    del params
+    return {}
+
+
+class Coupled(Objective, Protocol):
+  """An objective whose loss compares the rows of the whole global batch (contrastive losses).
+
+  The step represents rows by microbatch, compares all of them, and takes one backward pass a
+  microbatch: microbatches do not change the loss.
+  """
+
+  def represent(self, params: Params, rows: Batch, context: Context) -> PyTree:
+    """Returns representations [b, ...] of any rows of the batch."""
+
+  def compare(self, params: Params, reps: PyTree, batch: Batch, context: Context
+              ) -> tuple[dict[str, jax.Array], Aux]:
+    """Returns totals and Aux from the representations [B, ...] of all rows."""
+
+  def __call__(self, params, batch, context):
+    """Represents and compares the rows given, as if they were all."""
+    return self.compare(params, self.represent(params, batch, context), batch, context)
+
+
+class Frontend(Protocol):
+  """An entrance of a network for rows that are no tokens: frames, patches."""
+
+  def part(self) -> Part:
+    """Returns its parameters."""
+
+  def embed(self, params: PyTree, batch: Batch) -> Inputs:
+    """Returns the inputs of a network, with `states` [B, L, D]; `params` are its own sub-tree."""
+
+
+class Leaf(NamedTuple):
+  """One parameter that an adaptation puts beside a kernel.
+
+  Attributes:
+    shape: without the axis of stacked layers.
+    init: (key, shape, dtype) -> values.
+    axes: logical axis of each dimension.
+    dtype: of the values.
+    decays: whether weight decay applies.
+  """
+  shape: tuple[int, ...]
+  init: Callable[..., jax.Array]
+  axes: tuple[str | None, ...]
+  dtype: Any = "float32"
+  decays: bool = True
+
+
+class Adaptation(Protocol):
+  """Changes of a frozen network's linear maps, inside the scanned block.
+
+  A frozen dataclass; the defaults change nothing. `own` are the leaves of one kernel, by name.
+
+  Attributes:
+    targets: names of the projections that are adapted, of q, k, v, o, gate, up, down.
+  """
+  targets: tuple[str, ...]
+
+  def leaves(self, shape: tuple[int, int], axes: tuple[str | None, ...]) -> Mapping[str, Leaf]:
+    """Returns the parameters beside a kernel [in, out] of these logical axes."""
+    del shape, axes
+    return {}
+
+  def kernel(self, own: Mapping[str, jax.Array], kernel: jax.Array, noise: jax.Array | None
+             ) -> jax.Array:
+    """Returns the kernel that is applied; `noise` is a typed key [], None at evaluation."""
+    del own, noise
+    return kernel
+
+  def output(self, own: Mapping[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns the map's output, of its input x [..., in] and its plain output y [..., out]."""
+    del own, x
+    return y
+
+  def branch(self, own: Mapping[str, jax.Array], hidden: jax.Array) -> jax.Array:
+    """Returns the hidden states [B, L, D] behind a block's attention or MLP."""
+    del own
+    return hidden
+
+  def memory(self, own: Mapping[str, jax.Array], batch: int) -> tuple[jax.Array, jax.Array] | None:
+    """Returns keys and values [B, P, K, H] that attention sees before the row's own, or None."""
+    del own, batch
+    return None
+
+  def merged(self, own: Mapping[str, jax.Array], kernel: jax.Array) -> jax.Array:
+    """Returns the kernel that does the same without the adaptation; ValueError if none does."""
+    return self.kernel(own, kernel, None)
+
 
 class Sampler(Protocol):
   """A decoding rule: a frozen dataclass that `samplers.loop` drives.
 
   The state is a dict of arrays with leading axis B; it has the `canvas` [B, S], the
-  places that are `free`, the `block` being decoded [B] and the steps taken, `nfe` [B].
+  positions that are `free`, the `block` being decoded [B] and the steps taken, `nfe` [B].
   `samplers.decoder.Decoder` is the base of those that mdx has.
+
+  Attributes:
+    asks: fields of `Answer` that a step reads: "logits", or "hidden" too.
   """
+  asks: ClassVar[tuple[str, ...]] = ("logits",)
+
+  def parts(self) -> Mapping[str, Part]:
+    """Returns the parameters of a learned rule, by name; {} of a rule without any."""
+    return {}
 
   def width(self, num_free: int) -> int:
-    """Most places of a row that a step looks at, of `num_free` free ones."""
+    """Returns the most positions of a row that a step looks at, of `num_free` free ones."""
 
   def max_steps(self, num_free: int) -> int:
-    """Upper bound of the network calls of a row."""
+    """Returns an upper bound of the network calls of a row."""
 
   def init(self, canvas: jax.Array, positions: jax.Array, keys: jax.Array):
     """Returns the state for a canvas int32 [B, S]; `keys` [B] of (seed, row)."""
 
   def active(self, state) -> jax.Array:
-    """Rows that still need a step, bool [B]; the others are left alone."""
+    """Returns which rows still need a step, bool [B]; the others are left alone."""
 
   def wanted(self, state) -> jax.Array:
-    """Places whose logits the step needs, bool [B, S]."""
+    """Returns the positions whose logits the step needs, bool [B, S]."""
 
   def noise_level(self, state) -> jax.Array:
-    """What a time-conditioned network is told, float32 [B]."""
+    """Returns the time that a time-conditioned network is told, float32 [B]."""
 
-  def update(self, state, index: jax.Array, logits: jax.Array, keys: jax.Array):
-    """Returns the next state, and what was done; `keys` [B] of (seed, row, step)."""
+  def update(self, params: Params, state, index: jax.Array, answer: Answer, keys: jax.Array):
+    """Returns the next state, and a `decoder.Step` of what was done.
+
+    Args:
+      params: of the rule, as `parts` describes them.
+      state: of the rows.
+      index: int32 [B, W], the positions that `answer` is about.
+      answer: of the model.
+      keys: typed keys [B] of (seed, row, step).
+    """
 
   def finalize(self, state) -> jax.Array:
     """Returns the decoded canvas int32 [B, S]."""
 
 
 class Task(Protocol):
-  """A problem set with an exact checker, for RL and evaluation."""
+  """A problem set with an exact checker, for RL and evaluation.
+
+  Attributes:
+    blank: text of one token that stands for a token to fill in; "" where an answer follows its
+      prompt.
+  """
+  blank: str = ""
 
   def examples(self, split: str) -> list[dict[str, Any]]:
     """Returns the examples of a split."""
@@ -210,3 +510,57 @@ class Task(Protocol):
 
   def score(self, examples, completions) -> dict[str, Any]:
     """Returns {"reward": float32 [N], "correct": bool [N]}."""
+
+
+class Environment(Task, Protocol):
+  """A task of several turns: a tool or a user answers what the model writes."""
+
+  def reply(self, examples: Sequence[dict[str, Any]], transcripts: Sequence[str]
+            ) -> list[str | None]:
+    """Returns the text that follows each transcript; None: the episode is over."""
+
+
+class Field(NamedTuple):
+  """One field of a row of data.
+
+  Attributes:
+    dtype: numpy name of its type.
+    shape: of a row's value; "length" stands for `data.length`.
+    pad: value of padding; the name "pad_id" stands for the tokenizer's.
+  """
+  dtype: str
+  shape: tuple[int | str, ...] = ("length",)
+  pad: Any = 0
+
+
+class Layout(Protocol):
+  """A form of rows: the fields that a record becomes.
+
+  Attributes:
+    fields: name -> Field of a finished row, `loss_mask` and `segment_ids` among them.
+    packings: names of `data.pack.PACKINGS` that rows of this kind allow.
+  """
+  fields: Mapping[str, Field]
+  packings: tuple[str, ...]
+
+  def row(self, record: Mapping[str, Any], cfg: Any, tokenizer: Any) -> Mapping[str, Any] | None:
+    """Returns a record as fields of a document; None: it has nothing to learn from.
+
+    Raises:
+      ValueError: a record that does not fit.
+    """
+
+
+class Evaluator(Protocol):
+  """A measurement of a model, during training and after it.
+
+  Attributes:
+    best_by: name of the figure whose largest value says which weights of a run are kept; "" = the
+      last ones.
+    has_curve: whether its figures over the steps are a curve worth keeping (an accuracy).
+  """
+  best_by: str = ""
+  has_curve: bool = False
+
+  def __call__(self, params: Params, frozen: Params, *, quick: bool) -> dict[str, float]:
+    """Returns figures by name, of a part of the held-out data if `quick`."""

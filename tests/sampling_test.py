@@ -149,7 +149,7 @@ def test_log_likelihoods_are_those_of_the_model(runs):
   for text, value in zip(texts, found):
     ids = model.tokenizer.encode(text)
     with jax.set_mesh(model.mesh):
-      log_probs = jax.nn.log_softmax(model.objective.denoise(model.params, request(ids)))[0]
+      log_probs = jax.nn.log_softmax(model.objective.answer(model.params, request(ids)).logits)[0]
     np.testing.assert_allclose(value, np.take_along_axis(
         np.asarray(log_probs), ids[:, None], axis=1).sum(), rtol=1e-4)
   assert model.log_likelihood(texts[0]) == pytest.approx(found[:1], rel=1e-5)  # one text, no list

@@ -58,7 +58,8 @@ class Loaded:
     name = fields.pop("name", "")
     if not name:
       fields = {**self._published(fields.get("gen_length", 0)), **fields}
-      name = fields.pop("name", "") or self.objective.generates or "confidence"
+      reader = self.objective.reader()
+      name = fields.pop("name", "") or (reader.sampler if reader else "confidence")
     if fields.get("cache") == "block" and self.config["network"].get("time_conditioning"):
       raise ValueError("sampler.cache block is exact only for models that are not told the time; "
                        "this one is: use cache none.")
@@ -151,8 +152,8 @@ def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
   # Caches and short rows need masks, whatever kernel the model was trained with.
   config = {**config, "network": {**config["network"], "attention_backend": "xla"}}
   spec, objective = setup_lib.build_objective(config, tokenizer, mesh)
-  shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)), mesh,
-                                   config["sharding"])
+  shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)),
+                                   objective.parts(), mesh, config["sharding"])
   if load_params is not None:
     shapes = pretrained.stored_types(source, shapes, lambda path: not trains(path))
     memory.announce(source, shapes)

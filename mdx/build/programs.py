@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
 from mdx import config as config_lib
+from mdx import objectives
 from mdx import sharding
 from mdx import tasks
 from mdx import types
@@ -25,6 +26,7 @@ from mdx.build import load as load_lib
 from mdx.build import rl as plan_lib
 from mdx.build import setup as setup_lib
 from mdx.build import source as pretrained
+from mdx.data import facts as facts_lib
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import tasks as task_eval
@@ -101,7 +103,7 @@ def _train_step(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -
     if os.path.exists(path) or not config["compile"]["vocab_size"]:
       raise
     tokenizer = _tokenizer_of_ids(config["compile"]["vocab_size"], f"tokenizer {path}")
-  config = setup_lib.of_data(config)
+  config = objectives.complete(config, facts_lib.Facts(config["data"]))
   run = setup_lib.assemble(config, workdir, tokenizer, mesh)
 
   def gradient(backend):

@@ -1,6 +1,7 @@
 """From a config to the checked parts of a run.
 
-Contents: Setup, setup, check, of_data, assemble, build_objective, start_state, load_weights.
+Contents: Setup, setup, check, assemble, build_objective, start_state, fresh_parts,
+load_weights.
 
 Convention: `setup` checks everything that can be checked before the first compile and
 before anything is written; every error of it is one line.
@@ -23,12 +24,11 @@ from mdx import samplers
 from mdx import sharding
 from mdx.build import source as pretrained
 from mdx.build import workdir as workdir_lib
+from mdx.data import facts as facts_lib
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import likelihood
-from mdx.eval import measures as measures_lib
 from mdx.eval.evaluators import linear_probe as linear
-from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib
@@ -69,7 +69,7 @@ class Setup:
   @property
   def transform(self):
     """The optax chain of this run."""
-    return self.optimizer.build(self.config["steps"])
+    return self.optimizer.build(self.config["steps"], self.objective.parts())
 
   def step(self) -> Callable:
     """The training step, (state, batch, frozen) -> (state, metrics), not compiled yet."""
@@ -106,11 +106,12 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   config = config_lib.to_dict(config)
   check(config)
   config, tokenizer = pretrained.resolve(config)
-  config = of_data(config)
+  facts = facts_lib.Facts(config["data"])
+  config = objectives.complete(config, facts)
   run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
   if config["init"]["checkpoint"]:
     source, trains = config["init"]["checkpoint"], run.optimizer.trains
-    pretrained.check_params(source, run.shapes.params, run.objective.fresh)
+    pretrained.check_params(source, run.shapes.params, fresh_parts(run.objective))
     run = dataclasses.replace(run, shapes=run.shapes._replace(params=pretrained.stored_types(
         source, run.shapes.params, lambda path: not trains(path))))
   splits = pipeline.LABELLED_SPLITS if config["eval"].get("test") else pipeline.SPLITS
@@ -152,31 +153,23 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   if spec.max_length < config["data"]["length"]:
     raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
                      f"{spec.max_length}; raise it or shorten the rows.")
-  visibility = getattr(objective, "visibility", attention_lib.Full())
-  visibility.of_layers(spec.num_layers)
-  block_length = getattr(visibility, "block_length", 1)
-  if config["data"]["length"] % block_length:
-    raise ValueError(f"objective.attention.block_length {block_length} does not divide data.length "
-                     f"{config['data']['length']}; use a divisor.")
   objective.check_length(config["data"]["length"])
-  if config["data"].get("fill") == "eos_together" and not getattr(
-      objective, "masks_together", False):
-    raise ValueError("data.fill eos_together masks tokens together, which objective "
-                     f"{config['objective']['name']} as it is set does not; use objective "
-                     "diffusion with mask_draw=bernoulli, or another fill.")
+  objective.check_fields(facts_lib.Facts(config["data"]).fields())
   rows = config["batch_size"] // (config["microbatches"] * sharding.num_batch_shards(mesh))
   if rows % objective.rows_per_unit:
     raise ValueError(f"a microbatch has {rows} rows a device, but {config['objective']['name']} "
                      f"keeps {objective.rows_per_unit} rows together; change batch_size or "
                      "microbatches.")
+  config = {**config, "optimizer": pretrained.trained(config, fresh=fresh_parts(objective))}
   optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
   intervals = loop_lib.Intervals(**{f.name: config[f.name]
                                     for f in dataclasses.fields(loop_lib.Intervals)})
   loop_lib.Profile(config.get("profile_steps", ()))
-  init = state_lib.init_fn(objective, optimizer.build(config["steps"]),
+  parts = objective.parts()
+  init = state_lib.init_fn(objective, optimizer.build(config["steps"], parts),
                            keep_ema=config["ema_decay"] > 0, trains=optimizer.trains)
   shapes = sharding.with_shardings(
-      jax.eval_shape(init, rng.root(config["seed"])), mesh, config["sharding"])
+      jax.eval_shape(init, rng.root(config["seed"])), parts, mesh, config["sharding"])
   optimizer.check(shapes.params)
   noise_lib.check_draws(config["eval"]["gradient_draws"])
   likelihood.check_estimator(config["eval"]["estimator"], objective)
@@ -186,46 +179,6 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
                spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,
                sampler=sampler, shapes=shapes)
-
-
-def of_data(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config with what its objective takes from the training data: labels, or dates.
-
-  Raises:
-    ValueError: too few labels, or dates that are not those of the data.
-  """
-  return _with_dates(_with_labels(config))
-
-
-def _with_labels(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config with the labels of its training data, where the objective is for labels."""
-  cls = objectives.OBJECTIVES.get(config["objective"].get("name"))
-  if cls is None or not cls.has_labels:
-    return dict(config)
-  labels = tuple(config["objective"].get("labels") or ())
-  if cls is not objectives.finetune.Regression:
-    found = pipeline.labels(config["data"], cls.kind)
-    if not labels:
-      labels = found
-    if len(labels) < 2:
-      raise ValueError(f"the training data has {len(labels)} label(s), {', '.join(labels)}; "
-                       "a task needs 2 or more.")
-  measures_lib.check(config["eval"], cls.kind)
-  return {**config, "data": {**config["data"], "labels": list(labels)},
-          "objective": {**config["objective"], "labels": list(labels)}}
-
-
-def _with_dates(config: dict[str, Any]) -> dict[str, Any]:
-  """The config with the first and last date of its data, where the objective has such fields."""
-  cls = objectives.OBJECTIVES.get(config["objective"].get("name"))
-  if cls is None or not hasattr(cls, "first_date"):
-    return config
-  found = pipeline.date_range(config["data"])
-  for name, date in found.items():
-    if config["objective"].get(name) not in (None, "", date):
-      raise ValueError(f"objective.{name} is {config['objective'][name]}, that of the data {date}; "
-                       "leave it out.")
-  return {**config, "objective": {**config["objective"], **found}}
 
 
 def build_objective(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
@@ -254,9 +207,10 @@ def _transformer(config, tokenizer, mesh) -> transformer.Transformer:
 
 def _sampler(config, objective, tokenizer):
   """The sampler of an objective that generates, or None."""
-  if not objective.generates:
+  reader = objective.reader()
+  if reader is None:
     return None
-  fields = dict(config["sampler"], name=objective.generates, gen_length=config["data"]["length"])
+  fields = dict(config["sampler"], name=reader.sampler, gen_length=config["data"]["length"])
   fields.pop("num_samples")
   return samplers.build(fields, objective, mask_id=tokenizer.mask_id)
 
@@ -284,11 +238,13 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
   if not source:
     init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
-    return 0, state_lib.create(init, rng.root(config["seed"]), run.mesh, config["sharding"])
+    return 0, state_lib.create(init, rng.root(config["seed"]), run.objective.parts(), run.mesh,
+                               config["sharding"])
+  fresh = fresh_parts(run.objective)
   params = pretrained.load_params(source, run.shapes.params, which, seed=config["seed"],
                                   adapter=config["init"].get("adapter", ""),
-                                  fresh=run.objective.fresh)
-  if run.objective.fresh:
+                                  fresh=fresh)
+  if fresh:
     params |= _fresh(run)
   console.say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
@@ -298,10 +254,15 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
 
 def _fresh(run: Setup) -> dict[str, Any]:
   """The parts of the parameters that begin from the seed."""
-  parts = lambda params: {k: params[k] for k in run.objective.fresh}
+  parts = lambda params: {k: params[k] for k in fresh_parts(run.objective)}
   init = lambda key: parts(run.objective.init(rng.stream(key, "init")))
   place = jax.tree.map(lambda x: x.sharding, parts(run.shapes.params))
   return jax.jit(init, out_shardings=place)(rng.root(run.config["seed"]))
+
+
+def fresh_parts(objective: Any) -> tuple[str, ...]:
+  """Names of the parts of the parameters that begin from the seed, whatever a base has."""
+  return tuple(name for name, part in objective.parts().items() if part.is_fresh)
 
 
 def load_weights(run: Setup) -> tuple[str, Any]:

@@ -20,7 +20,6 @@ import jax
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import interop
-from mdx import objectives
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import transformer
 from mdx.networks.adaptation import int8 as quantized
@@ -94,7 +93,8 @@ def variant(config: Mapping[str, Any], source: str) -> dict[str, Any]:
   return fields
 
 
-def trained(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+def trained(config: Mapping[str, Any], source: str = "",
+            fresh: Sequence[str] = ()) -> dict[str, Any]:
   """`config.optimizer`; where there are adapters and it says nothing, they alone are trained.
 
   With them the parts that are new with the objective (the layers of a fine-tuning task).
@@ -102,6 +102,7 @@ def trained(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
   Args:
     config: the config.
     source: a model whose network is taken, with its adapters.
+    fresh: parts of the parameters that are new with the objective.
 
   Raises:
     ValueError: int8 weights would be trained.
@@ -110,9 +111,7 @@ def trained(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
   has_adapters = (config.get("lora", {}).get("rank") or config["init"].get("adapter")
                   or (source and _own_network(source).get("lora_rank")))
   if has_adapters and not optimizer.get("trainable"):
-    objective = objectives.OBJECTIVES.get(config["objective"]["name"])
-    parts = [f"{name}/.*" for name in getattr(objective, "fresh", ())]
-    optimizer["trainable"] = "|".join([*parts, ".*/lora_[ab]"])
+    optimizer["trainable"] = "|".join([*(f"{name}/.*" for name in fresh), ".*/lora_[ab]"])
   is_training = config.get("mode") not in ("eval", "export")
   if is_training and config["init"].get("weights") and re.fullmatch(
       optimizer.get("trainable") or ".*", "model/layers/mlp/up/kernel_int8"):
@@ -124,8 +123,7 @@ def trained(config: Mapping[str, Any], source: str = "") -> dict[str, Any]:
 def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
   """The config and tokenizer of a run, from `init.checkpoint` if that is a directory of others."""
   extra = variant(config, config["init"]["checkpoint"])
-  config = {**config, "network": {**config["network"], **extra},
-            "optimizer": trained(config)}
+  config = {**config, "network": {**config["network"], **extra}}
   given = {k: v for k, v in config["tokenizer"].items() if v not in (-1, "")}
   source = config["init"]["checkpoint"]
   if source and config["init"].get("network") and not interop.is_hf_dir(source):

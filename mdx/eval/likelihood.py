@@ -1,6 +1,6 @@
 """Likelihood of texts: exact for autoregressive models, a bound for diffusion.
 
-Contents: ESTIMATORS, check_estimator, make_row_nll, ratio, evaluate, run_batches,
+Contents: ESTIMATORS, check_estimator, is_exact, is_likelihood, make_row_nll, ratio, evaluate, run_batches,
 conditional_nll.
 
 Convention: the unit is a row. Each row's bound is averaged over `num_samples`
@@ -14,7 +14,6 @@ arXiv:2510.08554 (quadrature over the time).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
@@ -35,37 +34,24 @@ def check_estimator(estimator: str, objective: Any) -> None:
   """Raises ValueError for an unknown estimator, or one that does not fit the objective."""
   if estimator not in ESTIMATORS:
     raise ValueError(f"eval.estimator is {estimator!r}; choose from {', '.join(ESTIMATORS)}.")
-  _for_estimator(estimator, objective)
+  objective.bound(estimator)
 
 
-def _for_estimator(estimator: str, objective: Any) -> Any:
-  """The objective as a model is scored with it, and as an estimator draws its masks."""
-  objective = getattr(objective, "scored", objective)
-  draw = getattr(objective, "mask_draw", "bernoulli")
-  if objective.is_exact or not objective.is_likelihood:
-    return objective
-  if estimator == "quadrature" and getattr(objective, "num_steps", 0):
-    raise ValueError("eval.estimator quadrature integrates over the time, which has "
-                     f"{objective.num_steps} steps here; use stratified.")
-  if estimator == "quadrature" and draw != "bernoulli":
-    # An exact count is a step function of the time, which no quadrature integrates.
-    return dataclasses.replace(objective, mask_draw="bernoulli")
-  if estimator == "lattice_k" and draw != "exact_count":
-    if not hasattr(objective, "mask_draw"):
-      raise ValueError(f"eval.estimator lattice_k draws exact counts of masks, which "
-                       f"{type(objective).__name__} does not; use stratified.")
-    if objective.schedule["name"] != "linear" or objective.num_steps:
-      raise ValueError("eval.estimator lattice_k draws exact counts of masks, which need the "
-                       "linear schedule in continuous time; use stratified.")
-    return dataclasses.replace(objective, mask_draw="exact_count")
-  return objective
+def is_exact(objective: Any) -> bool:
+  """Whether the likelihood of a model is known, not bounded."""
+  return objective.bound("exact") is not None
+
+
+def is_likelihood(objective: Any) -> bool:
+  """Whether a model has a likelihood, or a bound of it: bits per character mean something."""
+  return objective.bound(ESTIMATORS[0]) is not None
 
 
 def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: int = 8,
                  seed: int = 0) -> Callable[[types.Params, types.Batch], dict[str, jax.Array]]:
   """Builds (params, batch) -> {"nll": [B] nats, "count": [B]}; jit it.
 
-  Where `objective.is_exact` there is also "right": [B], tokens that were the most likely ones.
+  Where the likelihood is exact there is also "right": [B], tokens that were the most likely ones.
 
   Args:
     objective: any objective; its `rows` are averaged over draws.
@@ -74,18 +60,19 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
       "lattice_k" masks exact counts, evenly spread over 1 .. L from a random one on;
       "quadrature" takes the nodes of Gauss and Legendre, with Bernoulli masks: not
       unbiased, but exact in the time for a cost of degree 2 `num_samples` - 1.
-    num_samples: draws per row; 1 is enough where `objective.is_exact`.
+    num_samples: draws per row; 1 is enough where the likelihood is exact.
     seed: of the draws, which depend on (seed, draw, example_index).
 
   Raises:
     ValueError: unknown estimator, one that does not fit, or no samples.
   """
   check_estimator(estimator, objective)
-  objective = _for_estimator(estimator, objective)
+  exact = is_exact(objective)
+  objective = objective.bound(estimator) or objective
   if num_samples < 1:
     raise ValueError(f"the number of likelihood samples must be positive, got {num_samples}.")
-  num_samples = 1 if objective.is_exact else num_samples
-  names = ("nll", "right") if objective.is_exact else ("nll",)
+  num_samples = 1 if exact else num_samples
+  names = ("nll", "right") if exact else ("nll",)
   nodes, shares = np.polynomial.legendre.leggauss(num_samples)
   nodes, shares = (jnp.asarray(x, jnp.float32) for x in ((nodes + 1) / 2, shares / 2))
 

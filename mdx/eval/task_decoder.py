@@ -42,7 +42,7 @@ class TaskDecoder:
     self.start = prompts.start
 
     def run(params, key, rows):
-      return loop.decode(reading.reader(objective, params), sampler, rows["canvas"],
+      return loop.decode(reading.answerer(objective, params), sampler, rows["canvas"],
                          key=key, row_index=rows["row_index"], start=self.start, record="full",
                          plan_index=rows["row_index"] // self._group,
                          positions=rows.get("positions"), segment_ids=rows.get("segment_ids"))

@@ -18,9 +18,9 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from mdx import sharding as sharding_lib
 from mdx.interop import family as family_lib
 from mdx.interop import safetensors
+from mdx.networks import axes as axes_lib
 from mdx.networks import transformer
 from mdx.utils import tree
 
@@ -79,7 +79,7 @@ def entries(family: family_lib.Family, spec: transformer.Transformer, params: An
       raise ValueError(f"tensor {tensor.name!r} has no parameter {path} in this model; check the "
                        "fields of config.network.")
     stacked = "{layer}" in tensor.name
-    axes = sharding_lib.logical_axes(path, len(leaves[path].shape))
+    axes = axes_lib.axes(path, leaves[path].shape)
     shape = [spec.vocab_size if axis == "vocab" else size
              for axis, size in zip(axes, leaves[path].shape)][1 if stacked else 0:]
     layers = range(tensor.first, leaves[path].shape[0]) if stacked else (0,)

@@ -59,7 +59,7 @@ def _on_held_out(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  evaluator = (labels_lib.Evaluator(run) if run.objective.has_labels else
+  evaluator = (labels_lib.Evaluator(run) if "labels" in run.objective.evaluators else
                train_mode.evaluator(run, run.config["eval"]["final_samples"]))
   results = (evaluator(params) | train_mode.baselines(run)
              | train_mode.gradient_noise(run, params, run.objective.init_state()))

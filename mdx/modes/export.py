@@ -22,7 +22,6 @@ from mdx.build import source as pretrained
 from mdx.build import workdir as workdir_lib
 from mdx.networks import transformer
 from mdx.networks.adaptation import lora
-from mdx.objectives.tokens import electra
 from mdx.train import state as state_lib
 from mdx.utils import console
 from mdx.utils import files
@@ -64,12 +63,15 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
 
 def _served(model: model_lib.Model) -> model_lib.Model:
   """The model without the parts that only its training needs."""
-  if not model.objective.served_as:
+  own = model.config["objective"]
+  fields = model.objective.served(own)
+  parts = model.objective.parts()
+  params = {name: params for name, params in model.params.items() if parts[name].is_served}
+  if fields == own and params.keys() == model.params.keys():
     return model
-  fields = {"name": model.objective.served_as}
   return dataclasses.replace(
       model, objective=objectives.build(fields, model.objective.network, model.tokenizer),
-      params={"model": model.params["model"]}, config={**model.config, "objective": fields})
+      params=params, config={**model.config, "objective": dict(fields)})
 
 
 def _orbax(model: model_lib.Model, path: pathlib.Path) -> None:
@@ -99,7 +101,8 @@ def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
   spec = transformer.Transformer(**interop.network_fields(source),
                                  vocab_multiple=8 * mesh.shape["tensor"])
   shapes = sharding.with_shardings(
-      {"model": jax.eval_shape(spec.network().init, rng.root(0))}, mesh, None)["model"]
+      {"model": jax.eval_shape(spec.network().init, rng.root(0))},
+      {"model": spec.network().part}, mesh)["model"]
   wanted = config["export"]
   with jax.set_mesh(mesh):
     params = interop.load(source, interop.stored_types(source, shapes))
@@ -119,12 +122,7 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
   if spec.lora_rank:
     with jax.set_mesh(model.mesh):
       params, spec = lora.merge(params, spec), dataclasses.replace(spec, lora_rank=0)
-  if objective["name"] == "adapt":
-    objective = {"name": "diffusion", **objective.get("diffusion", {})}
-  elif objective["name"] == "structural":
-    objective = objective["token"]
-  elif model.objective.served_as:
-    objective = {"name": model.objective.served_as}
+  objective = model.objective.served(objective)
   model_type = wanted["model_type"]
   if not model_type and like and interop.is_read_with(like, objective):
     model_type = interop.load_config(like)["model_type"]
@@ -143,13 +141,11 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
     if tokenizer.chat_template:
       files["chat_template.jinja"] = tokenizer.chat_template
   entries = {}
-  if objective["name"] == "block_diffusion":
-    entries["block_size"] = model.objective.visibility.block_length
+  reader = model.objective.reader()
+  if reader and reader.attention.period:
+    entries["block_size"] = reader.attention.period
   options = dict(model_type=model_type, dtype=wanted["dtype"], ids=ids, files=files)
   with jax.set_mesh(model.mesh):
     interop.save(path, params, spec, like=like, entries=entries, **options)
-    if getattr(model.objective, "generator", "") == "model":
-      generator = spec.scaled(model.objective.generator_width, model.objective.generator_depth,
-                              **electra.GENERATOR)
-      interop.save(path / "generator", model.objective.generator_params(model.params), generator,
-                   **options)
+    for name, (shares, other) in model.objective.also_served(model.params).items():
+      interop.save(path / name, other, spec.scaled(**shares), **options)

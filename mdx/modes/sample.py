@@ -21,6 +21,7 @@ from mdx import samplers
 from mdx.build import base as base_lib
 from mdx.eval import generative
 from mdx.eval import hf_causal
+from mdx.eval import likelihood
 from mdx.modes import reporting
 from mdx.modes import train as train_mode
 from mdx.report import denoising
@@ -140,7 +141,7 @@ def build_scorer(config: Mapping[str, Any]) -> tuple[Callable | None, bool]:
   model = model_lib.load(name, params=which, mesh=config["mesh"])
   model.check_likelihood()
   return functools.partial(model.score, num_samples=num_samples, **quality), (
-      model.objective.is_exact)
+      likelihood.is_exact(model.objective))
 
 
 def _quality_text(results: Mapping[str, Any]) -> str:

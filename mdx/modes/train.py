@@ -83,12 +83,12 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   clock = meter_lib.Clock(run.workdir, start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
-  labels = labels_lib.Evaluator(run) if run.objective.has_labels else None
+  labels = labels_lib.Evaluator(run) if "labels" in run.objective.evaluators else None
   held_out = functools.cache(lambda num_samples: labels or evaluator(run, num_samples))
   quick = lambda params: held_out(config["eval"]["num_samples"])(
       params, config["eval"]["num_batches"])
   probe = _probe(run)
-  has_curve = probe or run.objective.is_exact  # an accuracy over the steps
+  has_curve = probe or likelihood.is_exact(run.objective)  # an accuracy over the steps
   if probe and not start:
     writers.write(0, "eval", probe(_weights(run, state)) | {"cpu_seconds": 0.0})
 
@@ -180,7 +180,7 @@ def _weights(run: setup_lib.Setup, state):
 def baselines(run: setup_lib.Setup) -> dict[str, float]:
   """Unigram and bigram bits per character, for objectives with a likelihood."""
   is_text = run.tokenizer.chars_per_token.any()
-  if not (run.objective.is_likelihood and run.config["eval"]["baselines"] and is_text):
+  if not (likelihood.is_likelihood(run.objective) and run.config["eval"]["baselines"] and is_text):
     return {}
   pair = tuple(list(pipeline.texts(run.config["data"], split, tokenizer=run.tokenizer))
                for split in ("train", "validation"))
@@ -200,7 +200,7 @@ def evaluator(run: setup_lib.Setup, num_samples: int):
                              batch_size=run.config["batch_size"], seed=0, shuffle=False,
                              repeat=False, drop_remainder=False)
     batches = (b for i, b in enumerate(batches) if not num_batches or i < num_batches)
-    chars = run.tokenizer.chars_per_token if run.objective.is_likelihood else None
+    chars = run.tokenizer.chars_per_token if likelihood.is_likelihood(run.objective) else None
     return likelihood.evaluate(row_nll, params, batches, mesh=run.mesh, chars_per_token=chars)
 
   return evaluate
@@ -236,10 +236,10 @@ def _samples(run: setup_lib.Setup, params) -> list[str]:
 
 def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
   """Prints the final figures."""
-  if run.objective.has_labels:
+  if "labels" in run.objective.evaluators:
     lines = [labels_lib.results_text(results)]
   elif "bits_per_char" in results:
-    name = "likelihood" if run.objective.is_exact else "bound"
+    name = "likelihood" if likelihood.is_exact(run.objective) else "bound"
     lines = [f"held-out {name:<11}{results['bits_per_char']:.3f} +- "
              f"{results['bits_per_char_stderr']:.3f} bits per character"]
     lines += [f"{name:<20}{results[f'{name}_bits_per_char']:.3f}"

@@ -1,6 +1,6 @@
-"""What objectives and samplers do with logits.
+"""Heads: from hidden states to logits, and losses and draws of logits.
 
-Contents: block_columns, log_probs, cross_entropy, binary_cross_entropy, sample, init_mlp, mlp,
+Contents: block_columns, log_probs, cross_entropy, binary_cross_entropy, sample, mlp_part, mlp,
 affine.
 
 Convention: logits are float32 [..., V]; bfloat16 logits are refused, for
@@ -13,6 +13,8 @@ import math
 
 import jax
 import jax.numpy as jnp
+
+from mdx import types
 
 _NEVER = -1e30
 
@@ -68,14 +70,18 @@ def sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
   return jnp.where((below > wanted) & (probs > 0), ids, logits.shape[-1] - 1).min(axis=-1)
 
 
-def init_mlp(key: jax.Array, width: int, hidden: int, num_outputs: int) -> dict[str, jax.Array]:
-  """Parameters of `mlp`: two linear maps, the last one small."""
-  first, last = jax.random.split(key)
-  normal = lambda key, rows, columns: (
-      jax.random.normal(key, (rows, columns)) / math.sqrt(rows)).astype(jnp.float32)
-  zeros = lambda size: jnp.zeros(size, jnp.float32)
-  return {"in": {"kernel": normal(first, width, hidden), "bias": zeros(hidden)},
-          "out": {"kernel": 0.1 * normal(last, hidden, num_outputs), "bias": zeros(num_outputs)}}
+def mlp_part(width: int, hidden: int, num_outputs: int) -> types.Part:
+  """The parameters of `mlp`: two linear maps, the last one small; alike on every device."""
+
+  def init(key):
+    first, last = jax.random.split(key)
+    normal = lambda key, rows, columns: (
+        jax.random.normal(key, (rows, columns)) / math.sqrt(rows)).astype(jnp.float32)
+    zeros = lambda size: jnp.zeros(size, jnp.float32)
+    return {"in": {"kernel": normal(first, width, hidden), "bias": zeros(hidden)},
+            "out": {"kernel": 0.1 * normal(last, hidden, num_outputs), "bias": zeros(num_outputs)}}
+
+  return types.Part(init)
 
 
 def mlp(params: dict[str, jax.Array], hidden: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 Contents: Module.
 
-Convention: parameter names are those of `sharding.PARAM_RULES`.
+Convention: parameter names are those of `networks.axes`.
 
 References: Devlin et al. 2019, arXiv:1810.04805 (token types, the transform before the head);
 Clark et al. 2020, arXiv:2003.10555 (embeddings of another width, replaced token detection).

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from mdx import types
 from mdx.networks import attention as attention_lib
+from mdx.networks import axes
 from mdx.networks import backends
 from mdx.networks import layers
 from mdx.networks import module as module_lib
@@ -262,7 +263,8 @@ class Transformer:
                      for i in range(self.num_layers)}
 
     return types.Network(init=init, encode=encode, head=head, vocab_size=self.vocab_size,
-                         unstack=unstack, vary=lambda *shares, **fields: self.scaled(
+                         width=self.width, num_layers=self.num_layers,
+                         part=types.Part(init, axes.axes, axes.decays), unstack=unstack, vary=lambda *shares, **fields: self.scaled(
                              *shares, **fields).network())
 
 

@@ -1,11 +1,10 @@
 """Objectives: pure losses in the draw-then-score form.
 
-Contents: OBJECTIVES, build, POLICIES, build_policy, check_policy.
+Contents: OBJECTIVES, build, complete, POLICIES, build_policy, check_policy.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Mapping
 
 from mdx import config as config_lib
@@ -59,30 +58,37 @@ POLICIES = {
 }
 
 
-def build(cfg: Mapping[str, Any], network: types.Network, tokenizer: Any) -> types.Objective:
+def build(cfg: Mapping[str, Any], network: types.Network, tokenizer: Any, *, data: Any = None,
+          frozen: Mapping[str, Any] | None = None) -> types.Objective:
   """Builds the objective of a config.
 
   Args:
     cfg: `config.objective`: `name` and fields of the dataclass.
     network: the model.
     tokenizer: gives the special ids (`mask_id`, `eos_id`, ...) and the edges of words.
+    data: facts of the training data, where there is some.
+    frozen: name -> objective of each frozen model.
 
   Raises:
     ValueError: unknown name or field, or values the objective refuses.
   """
-  cfg = config_lib.to_dict(cfg)
-  cls = OBJECTIVES.get(cfg.get("name"))
-  names = {field.name for field in dataclasses.fields(cls)} if cls else ()
-  extra = dict(network=network, mask_id=tokenizer.mask_id)
-  if "token" in names:  # it goes with another, which has the network
-    extra = dict(token=build(cfg.pop("token", {}), network, tokenizer))
-  if "word_edges" in names:
-    extra["word_edges"] = tokenizer.word_edges
-  if "tokenizer_hash" in names:
-    extra["tokenizer_hash"] = tokenizer.fingerprint
-  if "to_ids" in names:
-    extra["to_ids"] = tokenizer.encode
-  return config_lib.build(OBJECTIVES, cfg, what="objective", **extra)
+  one = lambda fields: _class(fields).build(config_lib.to_dict(fields), world)
+  world = types.World(network, tokenizer, data, frozen or {}, one)
+  return one(cfg)
+
+
+def complete(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
+  """The config with what its objective takes from the training data; see `Objective.complete`."""
+  return dict(_class(config["objective"]).complete(config, data))
+
+
+def _class(cfg: Mapping[str, Any]) -> type:
+  name = cfg.get("name")
+  if not isinstance(name, str) or name not in OBJECTIVES:
+    raise ValueError(f"unknown objective name {name!r}; choose from "
+                     f"{', '.join(sorted(OBJECTIVES))}." + config_lib.did_you_mean(
+                         str(name), OBJECTIVES))
+  return OBJECTIVES[name]
 
 
 def build_policy(cfg: Mapping[str, Any], model: types.Objective, tokenizer: Any,

@@ -1,6 +1,6 @@
 """Reading a model: hidden states of the rows of a batch, logits of some places of a canvas.
 
-Contents: encode, logits_at, reader, previous_hidden, segment_starts.
+Contents: encode, logits_at, attention_of, answerer, previous_hidden, segment_starts.
 
 Convention: a shifted model predicts a place from the hidden state of the place before it, as
 a model that began as an autoregressive one does (Dream, arXiv:2508.15487); the first place
@@ -10,11 +10,12 @@ of a segment is predicted from its own.
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import heads
@@ -43,7 +44,7 @@ def encode(network: types.Network, params: types.PyTree, batch: types.Batch, *, 
 
 def logits_at(network: types.Network, params: types.PyTree, request: types.Request, *,
               tokens: jax.Array, attention: Any, time: jax.Array | None,
-              blocked: int | None, shift: bool = False) -> Any:
+              blocked: int | None, shift: bool = False) -> types.Answer:
   """Runs the network on the places asked for, and the head on the targets among them.
 
   Args:
@@ -55,9 +56,6 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
     time: float32 [B], or None.
     blocked: an id that gets probability 0, or None.
     shift: whether a place is predicted from the place before it.
-
-  Returns:
-    Logits float32 [B, T, V]; with `request.cache` also the new cache.
 
   Raises:
     ValueError: a shifted model with a cache.
@@ -79,13 +77,22 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
     hidden = jnp.take_along_axis(hidden, targets[..., None], axis=1, mode="clip")
   logits = _head(network, params, hidden, request.num_targets)
   logits = heads.block_columns(logits, blocked)
-  return logits if request.cache is None else (logits, cache)
+  return types.Answer(logits, hidden if request.with_hidden else None, cache)
 
 
-def reader(objective: Any, params: types.Params) -> Callable[[types.Request], Any]:
-  """`objective.denoise` for many calls in a loop, with what they share done once."""
+def attention_of(cfg: Mapping[str, Any], network: types.Network) -> Any:
+  """The attention value of a config; ValueError if it does not fit the network's layers."""
+  found = config_lib.build(attention_lib.ATTENTIONS, cfg, what="attention")
+  if network.num_layers:
+    found.of_layers(network.num_layers)
+  return found
+
+
+def answerer(objective: Any, params: types.Params) -> Callable[[types.Request], types.Answer]:
+  """The objective's `Reader.answer` for many calls in a loop, with what they share done once."""
   params = {**params, "model": objective.network.unstack(params["model"])}
-  return lambda request: objective.denoise(params, request)
+  answer = objective.reader().answer
+  return lambda request: answer(params, request)
 
 
 def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, int]) -> jax.Array:

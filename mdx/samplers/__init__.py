@@ -36,7 +36,7 @@ def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
 
   Args:
     cfg: `config.sampler`: `name` and fields of `decoder.Decoder`.
-    objective: what the model was trained with: its `denoise`, attention and schedule.
+    objective: what the model was trained with: how it is read.
     mask_id: id of the mask token.
     eos_id: id that ends a text, -1 = none.
 
@@ -44,7 +44,8 @@ def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
     ValueError: unknown name or field, values without meaning, or a model that cannot be
       decoded so.
   """
-  noise = dict(getattr(objective, "schedule", {"name": "linear"}))
+  reader = objective.reader()
+  noise = dict((reader and reader.noise) or {"name": "linear"})
   sampler = config_lib.build(SAMPLERS, cfg, what="sampler", mask_id=mask_id, eos_id=eos_id,
                              noise=noise)
   check(sampler, objective)
@@ -53,14 +54,15 @@ def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
 
 def check(sampler: Any, objective: types.Objective) -> None:
   """Refuses a sampler that does not fit the model; ValueError."""
-  if not hasattr(objective, "denoise"):
+  reader = objective.reader()
+  if reader is None:
     raise ValueError(f"a model trained with {type(objective).__name__} does not predict masked "
                      "tokens, so it cannot be sampled; use a diffusion, mlm or ar checkpoint.")
-  attention = objective.visibility
+  attention = reader.attention
   is_causal = isinstance(attention, attention_lib.Causal)
-  if objective.generates == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
+  if reader.sampler == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
-  if sampler.cache != "none" and getattr(objective, "shift", False):
+  if sampler.cache != "none" and not reader.caches and not is_causal:
     raise ValueError("a shifted model reads each place from the one before it, which a window over "
                      "a cache may leave out; use sampler.cache=none.")
   if sampler.cache == "block" and not is_causal:

@@ -25,7 +25,7 @@ from mdx.samplers import decoder
 from mdx.samplers import trajectory as trajectory_lib
 from mdx.utils import rng
 
-Denoise = Callable[[types.Request], Any]
+Ask = Callable[[types.Request], types.Answer]
 
 
 class Decoded(NamedTuple):
@@ -41,14 +41,14 @@ class Decoded(NamedTuple):
   trajectory: trajectory_lib.Trajectory | None
 
 
-def decode(denoise: Denoise, sampler: Any, canvas: jax.Array, *, key: jax.Array,
+def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            row_index: jax.Array, positions: jax.Array | None = None,
            segment_ids: jax.Array | None = None, start: int = 0, record: str = "none",
            plan_index: jax.Array | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
-    denoise: request -> logits float32 [B, T, V] of its targets (and the new cache).
+    answer: request -> Answer, as `objectives.reading.answerer` gives it.
     sampler: a `decoder.Decoder`.
     canvas: int32 [B, S]; the sampler's mask id marks what is to be filled.
     key: typed key of the run.
@@ -77,7 +77,7 @@ def decode(denoise: Denoise, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   state = sampler.init(canvas, at_positions,
                        jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys), plan_keys)
   num_free = canvas.shape[1] - start
-  run = _Run(denoise=denoise, sampler=sampler, keys=row_keys, positions=positions,
+  run = _Run(answer=answer, sampler=sampler, keys=row_keys, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free,
              width=num_free if record == "full" else sampler.width(num_free),
              looks_everywhere=record == "full", recorder=None if record == "none" else
@@ -109,7 +109,7 @@ def _places(size: int, *chosen: jax.Array) -> jax.Array:
 
 class _Run(NamedTuple):
   """What does not change during a decode."""
-  denoise: Denoise
+  answer: Ask
   sampler: Any
   keys: jax.Array
   positions: jax.Array | None
@@ -194,12 +194,12 @@ class _Run(NamedTuple):
       rows = {k: None if v is None else jnp.concatenate([v, blank if k == "tokens" else v])
               for k, v in rows.items()}
     num_targets = jnp.max((index < canvas.shape[1]).sum(axis=1))
-    answer = self.denoise(types.Request(num_targets=num_targets, cache=cache, **rows))
-    logits, cache = (answer, None) if cache is None else answer
+    answer = self.answer(types.Request(num_targets=num_targets, cache=cache, **rows))
+    has_cache, logits, cache = cache is not None, answer.logits, answer.cache
     if sampler.guidance_scale:
       given, free = jnp.split(logits, 2)
       logits = free + (1 + sampler.guidance_scale) * (given - free)
-    return logits if cache is None else (logits, cache)
+    return (logits, cache) if has_cache else logits
 
   def _prefill(self, state):
     """Keys and values of the prompts, for an exact cache; of whole rows if they are infilled."""

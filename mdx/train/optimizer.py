@@ -3,8 +3,8 @@
 Contents: Optimizer (AdamW), Muon, OPTIMIZERS, decay_mask, is_matrix, layer_factors.
 
 Convention: a step is -rate * factor of the layer * (direction + weight_decay * parameter); an
-optimizer says what the direction is. Whether a parameter is decayed is decided by path rules that
-must cover every parameter exactly once. Layers are stacked ("layers/...", the first axis counts
+optimizer says what the direction is. A parameter's part (`types.Part`) says whether it is decayed.
+Layers are stacked ("layers/...", the first axis counts
 them) or have sub-trees of their own ("layers_3/..."); both get the same steps.
 
 References: Loshchilov & Hutter 2019, arXiv:1711.05101 (AdamW); Jordan et al. 2024 (Muon) and Liu et
@@ -17,40 +17,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mdx import types
 from mdx.utils import tree
 
-# (path regex, decayed). Matrices are decayed; norms, biases, positions and schedules are not.
-DECAY_RULES = (
-    (r".*/(kernel|lora_[ab])", True),
-    (r"(.*/)?embed/embedding", True),
-    (r"(.*/)?(position|token_type|placeholder)_embed/embedding", False),
-    (r".*/(scale|bias)", False),
-    (r"schedule/exponent", False),
-)
 _LAYER = re.compile(r"((?:.*/)?)layers(?:_(\d+))?/(.*)")
 _INPUT = re.compile(r"(.*/)?\w*embed\w*/.*")
 
 
-def decay_mask(params: Any) -> Any:
-  """Tree of bools: which parameters weight decay applies to.
-
-  Raises:
-    ValueError: a parameter that no rule, or more than one, covers.
-  """
+def decay_mask(params: Any, parts: Mapping[str, types.Part]) -> Any:
+  """Tree of bools: which parameters weight decay applies to, as their parts say."""
 
   def decide(path, _):
-    found = [decayed for pattern, decayed in DECAY_RULES if re.fullmatch(pattern, path)]
-    if len(found) != 1:
-      raise ValueError(f"parameter {path} matches {len(found)} rules of optimizer.DECAY_RULES; "
-                       "add or narrow a rule so that exactly one matches.")
-    return found[0]
+    name, _, rest = path.partition("/")
+    return parts[name].decays(rest)
 
   return tree.map_with_path(decide, params)
 
@@ -134,7 +120,7 @@ class Optimizer:
       re.compile(self.trainable)
     except re.error as error:
       raise ValueError(f"optimizer.trainable {self.trainable!r} is no pattern ({error}); a path is "
-                       "written model/layers/attention/query/kernel.") from None
+                       "written model/layers/attention/q/kernel.") from None
     if self.schedule not in ("constant", "linear", "cosine"):
       raise ValueError(f"optimizer.schedule is {self.schedule!r}; choose from constant, linear, "
                        "cosine.")
@@ -180,12 +166,13 @@ class Optimizer:
     """Clipped gradients to steps of rate 1."""
     return optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)
 
-  def build(self, steps: int) -> optax.GradientTransformation:
-    """The gradient transformation of a run of `steps`."""
+  def build(self, steps: int, parts: Mapping[str, types.Part]) -> optax.GradientTransformation:
+    """The gradient transformation of a run of `steps` over the parameters of `parts`."""
     clip = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
     by_layer = [_scale(lambda x: layer_factors(x, self.layer_decay))] * (self.layer_decay < 1)
     return optax.chain(*clip, optax.chain(
-        self.direction(), optax.add_decayed_weights(self.weight_decay, mask=decay_mask), *by_layer,
+        self.direction(), optax.add_decayed_weights(
+            self.weight_decay, mask=lambda params: decay_mask(params, parts)), *by_layer,
         optax.scale_by_learning_rate(self.rate(steps))))
 
 

@@ -72,14 +72,14 @@ def init_fn(objective: types.Objective, optimizer: optax.GradientTransformation,
   return lambda key: begin(objective.init(rng.stream(key, "init")))
 
 
-def create(init: Callable[[jax.Array], State], key: jax.Array, mesh: jax.sharding.Mesh,
-           table: Mapping[str, str] | None = None) -> State:
+def create(init: Callable[[jax.Array], State], key: jax.Array, parts: Mapping[str, types.Part],
+           mesh: jax.sharding.Mesh, table: Mapping[str, str] | None = None) -> State:
   """Initialises the whole state already sharded, in one compiled function.
 
   Raises:
-    ValueError: a parameter without exactly one sharding rule, or a mesh axis
+    ValueError: a parameter that its part does not know, or a mesh axis
       that does not divide a dimension (before anything is compiled).
   """
   shapes = jax.eval_shape(init, key)
-  shardings = sharding.state_sharding(shapes, shapes.params, mesh, table)
+  shardings = sharding.state_sharding(shapes, shapes.params, parts, mesh, table)
   return jax.jit(init, out_shardings=shardings)(key)

@@ -57,7 +57,7 @@ def test_every_document_of_a_row_starts_afresh():
 
 def test_denoise_gives_the_causal_conditionals_and_never_the_start_token():
   canvas = jnp.asarray(JOINT.sequences)
-  logits = OBJECTIVE.denoise({"model": {}}, types.Request(canvas, None))
+  logits = OBJECTIVE.answer({"model": {}}, types.Request(canvas, None)).logits
   probs = np.asarray(jax.nn.softmax(logits, axis=-1))
   for i in range(JOINT.length):
     known = np.where(np.arange(JOINT.length) < i, JOINT.sequences, JOINT.mask_id)
@@ -67,9 +67,9 @@ def test_denoise_gives_the_causal_conditionals_and_never_the_start_token():
 
 def test_denoise_gives_the_logits_of_the_targets_alone():
   canvas = jnp.asarray(JOINT.sequences)
-  whole = OBJECTIVE.denoise({"model": {}}, types.Request(canvas, None))
+  whole = OBJECTIVE.answer({"model": {}}, types.Request(canvas, None)).logits
   targets = jnp.asarray(np.random.default_rng(0).integers(0, 4, (81, 2)))
-  some = OBJECTIVE.denoise({"model": {}}, types.Request(canvas, None, targets=targets))
+  some = OBJECTIVE.answer({"model": {}}, types.Request(canvas, None, targets=targets)).logits
   np.testing.assert_array_equal(some, np.take_along_axis(np.asarray(whole), np.asarray(
       targets)[..., None], axis=1))
 
@@ -87,11 +87,11 @@ def test_denoise_starts_after_padding_and_reads_slots_as_the_tokens_before_them(
   request = types.Request(jnp.array([[4, 4, 3, 2], [0, 2, 3, 3]]), None,
                           jnp.array([[0, 0, 0, 1], [0, 1, 2, 3]]),
                           jnp.array([[0, 0, 1, 1], [1, 1, 1, 1]]))
-  objective.denoise({"model": {}}, request)
+  objective.answer({"model": {}}, request).logits
   np.testing.assert_array_equal(seen["tokens"][:, 2:], [[1, 3], [2, 3]])
   assert seen["positions"] is request.positions and seen["segment_ids"] is request.segment_ids
   slots = jnp.array([[3], [1]])
-  logits, cache = objective.denoise({"model": {}}, request._replace(
+  logits, cache = objective.answer({"model": {}}, request._replace(
       slots=slots, cache=("kept",), targets=jnp.zeros((2, 1), int)))
   np.testing.assert_array_equal(seen["tokens"], [[3], [0]])
   assert seen["slots"] is slots and cache == ("kept",) and logits.shape == (2, 1, 5)

@@ -106,8 +106,8 @@ def test_two_streams_are_the_blocks_of_packed_documents_one_by_one(shift):
   found = objective.network.head(params["model"], hidden)
   # Alone: the clean text of the document before the block, and the noisy block; and padding, so
   # that there is one program.
-  read = jax.jit(lambda canvas, segments: objective.denoise(params, types.Request(
-      canvas, jnp.ones(1), segment_ids=segments)))
+  read = jax.jit(lambda canvas, segments: objective.answer(params, types.Request(
+      canvas, jnp.ones(1), segment_ids=segments)).logits)
   num_blocks = 0
   for row, document in ((0, 1), (0, 2), (1, 1), (1, 2)):
     where = np.flatnonzero(SEGMENTS[row] == document)

@@ -114,7 +114,7 @@ def test_times_lie_on_the_grid_and_gradients_are_finite():
 
 def test_samplers_never_see_the_mask_id():
   canvas = jnp.asarray(np.where(enumerated.MASKS, JOINT.mask_id, TOKENS))
-  logits = _d3pm(4).denoise(enumerated.PARAMS, types.Request(canvas, jnp.ones(len(canvas))))
+  logits = _d3pm(4).answer(enumerated.PARAMS, types.Request(canvas, jnp.ones(len(canvas)))).logits
   assert np.all(logits[..., JOINT.mask_id] == -1e30)
 
 

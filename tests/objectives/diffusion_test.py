@@ -335,10 +335,10 @@ def test_a_shifted_model_predicts_each_place_from_the_one_before_it():
   np.testing.assert_allclose(found.rows["nll"], wanted.rows["nll"], rtol=1e-5)
   canvas = jnp.asarray(np.where(masks, JOINT.mask_id, JOINT.sequences[17]))
   request = types.Request(canvas, weight)
-  logits = shifted.denoise(PARAMS, request)
-  np.testing.assert_allclose(logits[:, 1:], _objective().denoise(PARAMS, request)[:, 1:], atol=1e-5)
+  logits = shifted.answer(PARAMS, request).logits
+  np.testing.assert_allclose(logits[:, 1:], _objective().answer(PARAMS, request).logits[:, 1:], atol=1e-5)
   targets = jnp.tile(jnp.array([[3, 1, 9]]), (16, 1))
-  some = shifted.denoise(PARAMS, request._replace(targets=targets))
+  some = shifted.answer(PARAMS, request._replace(targets=targets)).logits
   np.testing.assert_array_equal(some[:, :2], logits[:, jnp.array([3, 1])])
 
 
@@ -350,15 +350,15 @@ def test_the_shift_begins_anew_with_every_segment():
   network = types.Network(lambda key: {}, lambda params, tokens, **k: seen,
                           lambda params, hidden, name: jnp.tile(hidden, (1, 1, 5)), 5)
   objective = diffusion.MaskedDiffusion(network=network, mask_id=1, shift=True, mask_column=True)
-  logits = objective.denoise(PARAMS, types.Request(jnp.ones((2, 6), jnp.int32), jnp.ones(2),
-                                                   segment_ids=segments))
+  logits = objective.answer(PARAMS, types.Request(jnp.ones((2, 6), jnp.int32), jnp.ones(2),
+                                                   segment_ids=segments)).logits
   np.testing.assert_array_equal(logits[..., 0], found)
 
 
 def test_a_shifted_model_has_no_cache():
   request = types.Request(jnp.ones((1, 4), jnp.int32), jnp.ones(1), cache=())
   with pytest.raises(ValueError, match="use sampler.cache=none"):
-    _objective(shift=True).denoise(PARAMS, request)
+    _objective(shift=True).answer(PARAMS, request).logits
   for cache in ("prefix", "dual"):
     with pytest.raises(ValueError, match="a shifted model.* use sampler.cache=none") as error:
       samplers.build(dict(name="confidence", cache=cache, gen_length=4, steps=4), _objective(
@@ -465,19 +465,19 @@ def test_denoise_returns_the_conditionals_and_never_the_mask_id():
   objective = _objective()
   canvas = np.where(MASKS, JOINT.mask_id, JOINT.sequences[17])
   request = types.Request(jnp.asarray(canvas), jnp.ones(len(MASKS)))
-  logits = objective.denoise(PARAMS, request)
+  logits = objective.answer(PARAMS, request).logits
   found = np.asarray(jax.nn.softmax(logits, axis=-1))
   np.testing.assert_allclose(found, JOINT.conditionals(canvas), atol=1e-6)
   assert np.all(found[..., JOINT.mask_id] == 0) and logits.dtype == jnp.float32
   targets = jnp.asarray(np.random.default_rng(0).integers(0, 4, (len(MASKS), 2)))
-  some = objective.denoise(PARAMS, request._replace(targets=targets))
+  some = objective.answer(PARAMS, request._replace(targets=targets)).logits
   np.testing.assert_array_equal(some, np.take_along_axis(np.asarray(logits), np.asarray(
       targets)[..., None], axis=1))
 
 
 def test_the_mask_id_keeps_its_column_where_it_is_said_to_as_in_llada():
   canvas = jnp.asarray(np.where(MASKS, JOINT.mask_id, JOINT.sequences[17]))
-  logits = _objective(mask_column=True).denoise(PARAMS, types.Request(canvas, jnp.ones(len(MASKS))))
+  logits = _objective(mask_column=True).answer(PARAMS, types.Request(canvas, jnp.ones(len(MASKS)))).logits
   assert np.all(logits[..., JOINT.mask_id] == 5)  # what the oracle gives it
   _, plain = _score(_objective(), JOINT.sequences[17], MASKS[-1:], [1.0])
   _, kept = _score(_objective(mask_column=True), JOINT.sequences[17], MASKS[-1:], [1.0])
@@ -497,7 +497,7 @@ def test_denoise_hands_slots_and_cache_to_the_network():
       attention={"name": "block_causal", "block_length": 2})
   request = types.Request(jnp.array([[0, 2, 3, 1], [3, 1, 1, 2]]), jnp.ones(2) / 4,
                           slots=jnp.array([[3, 4], [0, 2]]), cache=("old",))
-  logits, cache = objective.denoise(PARAMS, request)
+  logits, cache = objective.answer(PARAMS, request)
   np.testing.assert_array_equal(seen["tokens"], [[1, 1], [3, 1]])  # 4: none, whatever is read
   assert seen["slots"] is request.slots and seen["cache"] == ("old",) and cache == ("new",)
   assert seen["time"] is request.noise_level and logits.shape == (2, 2, 5)

@@ -176,7 +176,7 @@ def test_gradients_are_finite_at_the_last_time_and_on_padding():
 
 def test_denoise_and_bad_values():
   request = types.Request(jnp.full((1, 4), JOINT.mask_id), jnp.ones(1))
-  logits = _genmd4().denoise(PARAMS, request)
+  logits = _genmd4().answer(PARAMS, request).logits
   np.testing.assert_allclose(jax.nn.softmax(logits)[0], JOINT.conditionals(
       np.full((1, 4), JOINT.mask_id))[0], atol=1e-6)
   for fields, message in (({"first_time": 0.0}, "first_time must lie in"),

@@ -132,9 +132,9 @@ def test_denoise_gives_the_logits_of_the_targets_and_never_the_mask_id():
   expected = np.array(hidden @ params["model"]["embed"].T)
   expected[..., MASK_ID] = -1e30
   request = types.Request(batch["tokens"], jnp.ones(4))
-  np.testing.assert_allclose(objective.denoise(params, request), expected, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(objective.answer(params, request).logits, expected, rtol=1e-5, atol=1e-5)
   targets = jnp.array([[3, 0], [9, 9], [1, 2], [5, 10]])  # 10: none, whatever is read
-  some = objective.denoise(params, request._replace(targets=targets))
+  some = objective.answer(params, request._replace(targets=targets)).logits
   np.testing.assert_allclose(some[1, 1], expected[1, 9], rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(some[0], expected[0, [3, 0]], rtol=1e-5, atol=1e-5)
   assert objective.visibility == attention_lib.Full()

@@ -39,7 +39,7 @@ def _decoder(temperature, steps, confidence, padded):
                                 temperature=temperature, confidence=confidence), MODEL,
                            mask_id=MASK_ID, eos_id=EOS_ID)
   return jax.jit(lambda params, canvas, optional, key: loop.decode(
-      lambda request: MODEL.denoise(params, request), sampler, canvas, key=key,
+      lambda request: MODEL.answer(params, request), sampler, canvas, key=key,
       row_index=jnp.arange(len(canvas)), start=PROMPT, record="full", **optional).trajectory)
 
 
@@ -102,7 +102,7 @@ def _log_prob(policy, params, prepared):
 @jax.jit
 def _masked_log_probs(params, canvas, prompt):
   tokens = jnp.concatenate([prompt, canvas], axis=1)
-  logits = MODEL.denoise(params, types.Request(tokens=tokens, noise_level=jnp.ones(len(tokens))))
+  logits = MODEL.answer(params, types.Request(tokens=tokens, noise_level=jnp.ones(len(tokens)))).logits
   return jax.nn.log_softmax(logits[:, PROMPT:], axis=-1)
 
 
@@ -170,8 +170,8 @@ def test_the_gradient_of_random_order_decoding_is_the_exact_policy_gradient():
   values = jnp.asarray(np.random.default_rng(0).normal(size=(real, real)))
 
   def log_probs(params, canvas):
-    return jax.nn.log_softmax(model.denoise(params, types.Request(
-        tokens=canvas, noise_level=jnp.ones(len(canvas)))), axis=-1)
+    return jax.nn.log_softmax(model.answer(params, types.Request(
+        tokens=canvas, noise_level=jnp.ones(len(canvas)))).logits, axis=-1)
 
   canvases = list(itertools.product(range(real + 1), repeat=length))  # real is the mask
 
@@ -198,7 +198,7 @@ def test_the_gradient_of_random_order_decoding_is_the_exact_policy_gradient():
 
   @jax.jit
   def estimate(params, key):
-    record = loop.decode(lambda r: model.denoise(params, r), sampler, canvas, key=key,
+    record = loop.decode(lambda r: model.answer(params, r), sampler, canvas, key=key,
                          row_index=jnp.arange(rows), record="full").trajectory
     reward = values[record.tokens[:, 0], record.tokens[:, 1]]
     batch = {"tokens": record.tokens, "reward": jnp.repeat(reward[:, None], length, 1),

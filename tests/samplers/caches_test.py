@@ -26,7 +26,7 @@ def _decode_all(model, sampler, prompts, batch_size=8, gen_length=12):
   found = {}
   for batch in batching.batches(prompts, gen_length=gen_length, batch_size=batch_size,
                                 mask_id=MASK, pad_id=2):
-    decoded = driving.decode(objective.denoise, sampler, batch.canvas, params=params,
+    decoded = driving.decode(objective.answer, sampler, batch.canvas, params=params,
                              row_index=batch.row_index, start=batch.start,
                              positions=batch.positions, segment_ids=batch.segment_ids)
     for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
@@ -179,7 +179,7 @@ def test_tokens_that_changed_since_the_block_began_are_run_again(name, given):
     @staticmethod
     def denoise(params, request):
       """As Memory, and tells how many places before the last masked one are stale."""
-      out = model.denoise(params, request)
+      out = model.answer(params, request).logits
       if request.slots is not None:
         old = (out[1][0] != request.tokens) & (request.tokens != MASK)
         jax.debug.callback(lambda n: stale.append(int(n)), old.sum(axis=1).max())
@@ -187,7 +187,7 @@ def test_tokens_that_changed_since_the_block_began_are_run_again(name, given):
 
   sampler = driving.build(model, name=name, block_length=4, steps=12, gen_length=12, cache="dual")
   canvas = np.where(np.isin(np.arange(12), given), 3, np.zeros((4, 12)))
-  decoded = driving.decode(Watched.denoise, sampler, canvas, record="canvas")
+  decoded = driving.decode(Watched.answer, sampler, canvas, record="canvas")
   jax.effects_barrier()
   if name == "rcr":
     assert (decoded.trajectory.canvas[:, 4:, :4] == MASK).any()  # something was revised
@@ -203,7 +203,7 @@ def test_a_call_against_the_cache_runs_a_part_of_the_row(cache, widest):
     if request.slots is not None:
       widths.append(request.slots.shape[1])
       assert request.targets.shape[1] <= 4
-    return model.denoise(params, request)
+    return model.answer(params, request)
 
   sampler = driving.build(model, name="confidence", block_length=4, steps=12, gen_length=12,
                           cache=cache)
@@ -221,6 +221,6 @@ def test_a_ragged_prompt_reads_the_same_without_padding():
   model = driving.model()
   sampler = driving.build(model[0], name="ancestral", gen_length=12, steps=6)
   together = _decode_all(model, sampler, RAGGED[:4], batch_size=4)
-  decoded = driving.decode(model[0].denoise, sampler, np.concatenate(
+  decoded = driving.decode(model[0].answer, sampler, np.concatenate(
       [RAGGED[1], np.full(12, MASK)])[None], params=model[1], row_index=[1], start=9)
   assert together[1] == (decoded.tokens[0].tolist(), int(decoded.nfe[0]))

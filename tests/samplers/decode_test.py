@@ -41,7 +41,7 @@ def _sampler(objective=BOTH, name="confidence", **fields):
 
 def _decode(sampler, objective=BOTH, rows=slice(None), **kwargs):
   index = np.arange(6)[rows]
-  return driving.decode(objective.denoise, sampler, CANVAS[rows], row_index=index,
+  return driving.decode(objective.answer, sampler, CANVAS[rows], row_index=index,
                         positions=POSITIONS[rows], segment_ids=SEGMENTS[rows], **kwargs)
 
 
@@ -78,7 +78,7 @@ def test_a_rows_text_is_the_same_alone_and_without_padding(name, cache):
   together = _decode(sampler)
   for row in (0, 3):
     pad = PADDING[row]
-    alone = driving.decode(BOTH.denoise, sampler, CANVAS[row:row + 1, pad:], row_index=[row])
+    alone = driving.decode(BOTH.answer, sampler, CANVAS[row:row + 1, pad:], row_index=[row])
     np.testing.assert_array_equal(together.tokens[row, pad:], alone.tokens[0])
     assert together.nfe[row] == alone.nfe[0]
 
@@ -86,11 +86,11 @@ def test_a_rows_text_is_the_same_alone_and_without_padding(name, cache):
 def test_rows_and_seeds_differ():
   sampler = _sampler()
   canvas = np.zeros((30, 16))
-  tokens = driving.decode(BOTH.denoise, sampler, canvas).tokens
+  tokens = driving.decode(BOTH.answer, sampler, canvas).tokens
   assert len(np.unique(tokens, axis=0)) > 25
-  other = driving.decode(BOTH.denoise, sampler, canvas, seed=1).tokens
+  other = driving.decode(BOTH.answer, sampler, canvas, seed=1).tokens
   assert (tokens != other).any(axis=1).mean() > 0.8
-  moved = driving.decode(BOTH.denoise, sampler, canvas, row_index=np.arange(1, 31)).tokens
+  moved = driving.decode(BOTH.answer, sampler, canvas, row_index=np.arange(1, 31)).tokens
   np.testing.assert_array_equal(tokens[1:], moved[:-1])
 
 
@@ -99,7 +99,7 @@ def test_decoding_is_one_while_loop_and_the_network_is_traced_once():
 
   def denoise(request):
     traces.append(1)
-    return BOTH.denoise(None, request)
+    return BOTH.answer(None, request)
 
   sampler = _sampler()
   decode = jax.jit(lambda canvas, index: loop.decode(
@@ -118,7 +118,7 @@ def test_the_network_is_told_the_time_at_which_so_many_tokens_are_masked():
   def denoise(params, request):
     jax.debug.callback(lambda t, n: told.append((t, n)), request.noise_level,
                        (request.tokens == MASK).sum(axis=1))
-    return BOTH.denoise(params, request)
+    return BOTH.answer(params, request)
 
   sampler = confidence.Confidence(mask_id=MASK, gen_length=12, steps=4,
                                   noise={"name": "polynomial", "power": 2.0, "eps": 0.0})
@@ -131,7 +131,7 @@ def test_the_network_is_told_the_time_at_which_so_many_tokens_are_masked():
 
 
 def test_coarse_logits_are_refused():
-  coarse = lambda request: BOTH.denoise(None, request).astype(jnp.bfloat16)
+  coarse = lambda request: BOTH.answer(None, request).astype(jnp.bfloat16)
   with pytest.raises(ValueError, match="float32 logits, got bfloat16"):
     loop.decode(coarse, _sampler(), jnp.asarray(CANVAS), key=rng.root(0), row_index=jnp.arange(6))
 
@@ -150,12 +150,12 @@ class _Broken:
   @staticmethod
   def denoise(params, request):
     """NaN."""
-    return BOTH.denoise(params, request) * jnp.nan
+    return BOTH.answer(params, request) * jnp.nan
 
 
 def test_guidance_is_u_plus_one_plus_w_times_c_minus_u():
   scale, places = 1.5, np.broadcast_to(np.arange(16), (6, 16))
-  ask = lambda tokens: np.asarray(BOTH.denoise(None, _request(tokens, places)))
+  ask = lambda tokens: np.asarray(BOTH.answer(None, _request(tokens, places)).logits)
   given, blank = ask(CANVAS), ask(np.where(SEGMENTS, MASK, CANVAS) * 0)
   wanted = blank + (1 + scale) * (given - blank)
   wanted[..., MASK] = -np.inf
@@ -182,7 +182,7 @@ def test_guidance_with_a_cache_keeps_a_second_one():
   # An exact cache, with prompts of whole blocks.
   fields |= dict(gen_length=12, steps=6, block_length=4)
   canvas = np.where(np.arange(16) < 4, 3, np.zeros((3, 16)))
-  plain, exact = (driving.decode(BLOCKS.denoise, _sampler(BLOCKS, **fields, cache=cache), canvas,
+  plain, exact = (driving.decode(BLOCKS.answer, _sampler(BLOCKS, **fields, cache=cache), canvas,
                                  start=4) for cache in ("none", "block"))
   np.testing.assert_array_equal(plain.tokens, exact.tokens)
 
@@ -260,7 +260,7 @@ def _tokens_on(mesh_axes, sampler, objective, params, canvas, index):
     shapes = jax.tree.map(lambda x, s: jax.device_put(x, jax.sharding.NamedSharding(mesh, s)),
                           params["model"], sharding.specs(params["model"], mesh))
     run = jax.jit(lambda params, canvas, index: loop.decode(
-        lambda request: objective.denoise({"model": params}, request), sampler, canvas,
+        lambda request: objective.answer({"model": params}, request), sampler, canvas,
         key=rng.root(0), row_index=index, start=4), compiler_options=driving.QUICK)
     return jax.device_get(run(shapes, placed["canvas"], placed["index"]))
 
@@ -275,7 +275,7 @@ def test_eight_devices_decode_what_one_does(axes, fields):
   canvas = np.concatenate([np.random.default_rng(0).integers(2, 7, (16, 4)),
                            np.full((16, 12), MASK)], axis=1).astype(np.int32)
   index = np.arange(16, dtype=np.int32)
-  one = driving.decode(objective.denoise, sampler, canvas, params=params, start=4)
+  one = driving.decode(objective.answer, sampler, canvas, params=params, start=4)
   eight = _tokens_on(axes, sampler, objective, params, canvas, index)
   # Sums in another order may turn a near tie; then the rest of the row differs.
   equal = (one.tokens == eight.tokens).all(axis=1)

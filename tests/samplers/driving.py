@@ -57,7 +57,7 @@ class _On:
   objective: object
 
   def __call__(self, params, request):
-    return self.objective.denoise({"model": {}}, request)
+    return self.objective.answer({"model": {}}, request)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ def _decode(model, fields, prompt, record="none"):
   sampler = samplers.build(fields, objective, mask_id=MASK_ID)
   canvas = np.concatenate([prompt, np.full((len(prompt), sampler.gen_length), MASK_ID)], axis=1)
   run = jax.jit(lambda params, canvas: loop.decode(
-      lambda request: objective.denoise(params, request), sampler, canvas, key=rng.root(0),
+      lambda request: objective.answer(params, request), sampler, canvas, key=rng.root(0),
       row_index=jnp.arange(len(canvas)), start=prompt.shape[1], record=record))
   return jax.device_get(run(params, jnp.asarray(canvas, jnp.int32)))
 

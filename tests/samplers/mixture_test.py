@@ -17,7 +17,7 @@ MODEL = driving.Memory(scale=2.0)
 
 def _denoise(params, request):
   del params
-  return MODEL.denoise({}, request)
+  return MODEL.answer({}, request)
 
 
 def _sampler(rule, **fields):

@@ -23,7 +23,7 @@ FIELDS = dict(name="confidence", gen_length=12, block_length=6, steps=6, tempera
 
 def _decode(record, **fields):
   sampler = driving.build(MODEL, **FIELDS | fields)
-  return driving.decode(MODEL.denoise, sampler, CANVAS, start=4, record=record)
+  return driving.decode(MODEL.answer, sampler, CANVAS, start=4, record=record)
 
 
 @pytest.mark.slow
@@ -63,8 +63,8 @@ def test_canvases_before_each_step_follow_from_the_steps_alone():
 
 def _law(canvas, temperature, top_k, top_p):
   """Untempered and sampling log-probabilities at all places, in float64: [B, S, V]."""
-  logits = np.asarray(MODEL.denoise(None, types.Request(
-      jnp.asarray(canvas), jnp.zeros(len(canvas)))), np.float64)
+  logits = np.asarray(MODEL.answer(None, types.Request(
+      jnp.asarray(canvas), jnp.zeros(len(canvas)))).logits, np.float64)
   softmax = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
   plain = softmax(logits)
   logits[..., MASK] = -np.inf
@@ -172,7 +172,7 @@ def test_frames_show_each_canvas_and_the_confidence_of_each_token():
 
 def _call(record, **fields):
   sampler = driving.build(MODEL, **FIELDS | fields)
-  loop.decode(lambda request: MODEL.denoise(None, request), sampler, jnp.asarray(CANVAS),
+  loop.decode(lambda request: MODEL.answer(None, request), sampler, jnp.asarray(CANVAS),
               key=rng.root(0), row_index=jnp.arange(6), record=record)
 
 

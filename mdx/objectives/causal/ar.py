@@ -42,10 +42,6 @@ class AutoRegressive(types.Objective):
       raise ValueError(f"objective.start_id {self.start_id} is not among the "
                        f"{self.network.vocab_size} ids of the model; -1 takes the mask id.")
 
-  is_likelihood = True
-  is_exact = True
-  generates = "autoregressive"
-
   @property
   def scales(self) -> Mapping[str, float]:
     """One term."""
@@ -72,7 +68,16 @@ class AutoRegressive(types.Objective):
     return {"nll": total}, types.Aux(
         metrics, {"nll": rows, "count": count, "right": is_right.sum(axis=1)}, {})
 
-  def denoise(self, params, request):
+  def bound(self, estimator):
+    """Itself, without any masks: exact."""
+    del estimator
+    return AutoRegressive(network=self.network, mask_id=self.mask_id, start_id=self.start_id)
+
+  def reader(self):
+    """From left to right; the cache of a causal model is exact."""
+    return types.Reader(self.answer, self.visibility, None, "autoregressive", ())
+
+  def answer(self, params, request):
     """Logits of each token given those before it; see `types.Request`."""
     previous = self._previous(request.tokens, request.segment_ids)
     return reading.logits_at(self.network, params["model"], request, tokens=previous,

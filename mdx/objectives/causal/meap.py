@@ -15,7 +15,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
 from mdx.objectives.causal import ar
@@ -66,11 +65,6 @@ class MEAP(ar.AutoRegressive):
     if self.protect_last < 0:
       raise ValueError(f"objective.protect_last must not be negative, got {self.protect_last}.")
 
-  @property
-  def scored(self) -> types.Objective:
-    """What a model is scored with: no masks."""
-    return ar.AutoRegressive(network=self.network, mask_id=self.mask_id, start_id=self.start_id)
-
   def check_length(self, length: int) -> None:
     """Raises ValueError if nothing could be masked in rows of `length` tokens."""
     if self.mask_rate and int(self.mask_rate * (length - 1 - self.protect_last) + 1e-4) < 1:
@@ -116,11 +110,6 @@ class MEAPFineTuning(ar.AutoRegressive):
       raise ValueError(f"objective.mask_rate must lie in (0, 1), got {self.mask_rate}.")
     if self.min_answer < 0:
       raise ValueError(f"objective.min_answer must not be negative, got {self.min_answer}.")
-
-  @property
-  def scored(self) -> types.Objective:
-    """What a model is scored with: no masks, no second reading."""
-    return ar.AutoRegressive(network=self.network, mask_id=self.mask_id, start_id=self.start_id)
 
   def prepare(self, params, batch, key, context):
     """Draws the masks of the second reading; the weight counts the targets of both."""

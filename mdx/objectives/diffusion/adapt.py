@@ -42,9 +42,6 @@ class Adaptation(types.Objective):
   anneal_steps: int = 10_000
   diffusion: Any = dataclasses.field(default_factory=dict)
 
-  is_likelihood = True
-  generates = "ancestral"
-
   def __post_init__(self):
     if self.anneal_steps < 0:
       raise ValueError(f"objective.anneal_steps must not be negative, got {self.anneal_steps}.")
@@ -60,10 +57,13 @@ class Adaptation(types.Objective):
     """One term."""
     return self.final.scales
 
-  @property
-  def masks_together(self):
+  def check_length(self, length):
     """As masked diffusion."""
-    return self.final.masks_together
+    self.final.check_length(length)
+
+  def check_fields(self, fields):
+    """As masked diffusion."""
+    self.final.check_fields(fields)
 
   @property
   def visibility(self):
@@ -90,9 +90,17 @@ class Adaptation(types.Objective):
 
     return self._with(encode)(params, batch, context)
 
-  def denoise(self, params, request):
-    """Logits of the clean tokens; see `types.Request`."""
-    return self.final.denoise(params, request)
+  def bound(self, estimator):
+    """That of masked diffusion, with full attention."""
+    return self.final.bound(estimator)
+
+  def reader(self):
+    """That of masked diffusion, with full attention."""
+    return self.final.reader()
+
+  def served(self, config):
+    """Masked diffusion."""
+    return {"name": "diffusion", **config.get("diffusion", {})}
 
   def _with(self, encode) -> diffusion.MaskedDiffusion:
     fields = {"name": "diffusion", **config_lib.to_dict(self.diffusion)}

@@ -58,7 +58,7 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
       raise ValueError("objective.weighting cart weighs context on both sides, which blocks do not "
                        "have; use elbo or uniform.")
 
-  masks_together = False
+  _masks_together = False
 
   @property
   def _two_streams(self):
@@ -102,9 +102,9 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     return jnp.where((begins & ~starts)[..., None], reading.previous_hidden(clean, segments),
                      reading.previous_hidden(noisy, segments))
 
-  def denoise(self, params, request):
+  def answer(self, params, request):
     """Logits of the clean tokens; a model of blocks is not told the time."""
-    return super().denoise(params, request._replace(noise_level=None))
+    return super().answer(params, request._replace(noise_level=None))
 
   @property
   def _rate(self):

@@ -14,12 +14,10 @@ from typing import Any, Mapping
 import jax
 import jax.numpy as jnp
 
-from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
 from mdx.corruption import time as time_lib
-from mdx.networks import attention as attention_lib
 from mdx.networks import heads
 from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
@@ -66,9 +64,6 @@ class GenMD4(types.Objective):
   first_power: float = 1.0
   normalizer: str = "per_supervised_token"
 
-  is_likelihood = True
-  generates = "confidence"  # what is revealed first depends on what it is: not ancestral
-
   def __post_init__(self):
     diffusion.check_choices(self, time=time_lib.TIMES, normalizer=("elbo", "per_supervised_token"))
     self.visibility  # pylint: disable=pointless-statement  (checks it)
@@ -82,11 +77,12 @@ class GenMD4(types.Objective):
     """One term."""
     return {"elbo": 1.0}
 
-  def init(self, key):
+  def parts(self):
     """The model and an exponent per id."""
-    exponent = jnp.full(self.network.vocab_size, math.log(math.expm1(self.first_power)),
-                        jnp.float32)
-    return {"model": self.network.init(key), "schedule": {"exponent": exponent}}
+    start = math.log(math.expm1(self.first_power))
+    return super().parts() | {"schedule": types.Part(
+        lambda key: {"exponent": jnp.full(self.network.vocab_size, start, jnp.float32)},
+        is_fresh=False)}
 
   def prepare(self, params, batch, key, context):
     """Draws times (unless `batch["time"]` gives them) and two canvases of every row."""
@@ -156,7 +152,18 @@ class GenMD4(types.Objective):
     nats = jax.nn.logsumexp(exponent, where=is_real) - exponent
     return (jnp.exp(exponent) * nats)[batch["tokens"]]
 
-  def denoise(self, params, request):
+  def bound(self, estimator):
+    """Itself, whose masks are Bernoulli; not exact."""
+    if estimator == "lattice_k":
+      raise ValueError("eval.estimator lattice_k draws exact counts of masks, which GenMD4 does "
+                       "not; use stratified.")
+    return None if estimator == "exact" else self
+
+  def reader(self):
+    """Any rule but the ancestral one: the order of tokens depends on what they are."""
+    return types.Reader(self.answer, self.visibility)
+
+  def answer(self, params, request):
     """Logits of the clean tokens; see `types.Request`."""
     return reading.logits_at(self.network, params["model"], request, tokens=request.tokens,
                              attention=self.visibility, time=request.noise_level,
@@ -165,7 +172,7 @@ class GenMD4(types.Objective):
   @property
   def visibility(self):
     """The attention value."""
-    return config_lib.build(attention_lib.ATTENTIONS, self.attention, what="attention")
+    return reading.attention_of(self.attention, self.network)
 
 
 def _powers(params):

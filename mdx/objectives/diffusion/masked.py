@@ -25,7 +25,6 @@ from mdx.corruption import replace as replace_lib
 from mdx.corruption import schedule as schedule_lib
 from mdx.corruption import time as time_lib
 from mdx.corruption import unit as unit_lib
-from mdx.networks import attention as attention_lib
 from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
 from mdx.utils import rng
@@ -98,9 +97,6 @@ class MaskedDiffusion(types.Objective):
   cart_rate: float = 0.1
   normalizer: str = "per_supervised_token"
 
-  is_likelihood = True
-  generates = "ancestral"
-
   def __post_init__(self):
     check_choices(self, time=time_lib.TIMES, mask_draw=("bernoulli", "exact_count"),
                   weighting=WEIGHTINGS, normalizer=NORMALIZERS)
@@ -128,9 +124,20 @@ class MaskedDiffusion(types.Objective):
     """One term."""
     return {"elbo": 1.0}
 
+  def check_length(self, length: int) -> None:
+    """Raises ValueError if blocks of the attention do not divide rows of `length` tokens."""
+    period = self.visibility.period
+    if period and length % period:
+      raise ValueError(f"objective.attention.block_length {period} does not divide data.length "
+                       f"{length}; use a divisor.")
+
+  def check_fields(self, fields):
+    """Tokens that share a draw have no exact count, and no time of their own in blocks."""
+    if not self._masks_together:
+      super().check_fields(fields)
+
   @property
-  def masks_together(self) -> bool:
-    """Whether tokens may share a draw: those that do have no exact count."""
+  def _masks_together(self) -> bool:
     return self.mask_draw == "bernoulli"
 
   def prepare(self, params, batch, key, context):
@@ -222,7 +229,29 @@ class MaskedDiffusion(types.Objective):
         batch["is_masked"], rate=self._rate, spread=self._rate_spread,
         is_binomial=self.mask_draw == "bernoulli", blocked=self._blocked, **score)
 
-  def denoise(self, params, request):
+  def bound(self, estimator):
+    """Itself, with the draw of masks that an estimator needs."""
+    if estimator == "exact":
+      return None
+    if estimator == "quadrature":
+      if self.num_steps:
+        raise ValueError("eval.estimator quadrature integrates over the time, which has "
+                         f"{self.num_steps} steps here; use stratified.")
+      # An exact count is a step function of the time, which no quadrature integrates.
+      return dataclasses.replace(self, mask_draw="bernoulli")
+    if estimator == "lattice_k" and self.mask_draw != "exact_count":
+      if self.schedule["name"] != "linear" or self.num_steps:
+        raise ValueError("eval.estimator lattice_k draws exact counts of masks, which need the "
+                         "linear schedule in continuous time; use stratified.")
+      return dataclasses.replace(self, mask_draw="exact_count")
+    return self
+
+  def reader(self):
+    """Any rule; the ancestral one follows the process that the loss bounds."""
+    return types.Reader(self.answer, self.visibility, self.schedule, "ancestral",
+                        () if self.shift else ("prefix", "dual"))
+
+  def answer(self, params, request):
     """Logits of the clean tokens; see `types.Request`."""
     return reading.logits_at(self.network, params["model"], request, tokens=request.tokens,
                              attention=self.visibility, time=request.noise_level,
@@ -231,7 +260,7 @@ class MaskedDiffusion(types.Objective):
   @property
   def visibility(self):
     """The attention value."""
-    return config_lib.build(attention_lib.ATTENTIONS, self.attention, what="attention")
+    return reading.attention_of(self.attention, self.network)
 
   @property
   def _blocked(self) -> int | None:

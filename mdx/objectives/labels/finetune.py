@@ -20,13 +20,10 @@ from typing import Any, ClassVar, Mapping
 import jax
 import jax.numpy as jnp
 
-from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
-from mdx.networks import attention as attention_lib
 from mdx.networks import heads
 from mdx.objectives import reading
-from mdx.utils import rng
 
 
 def _first(hidden, is_text):
@@ -58,7 +55,6 @@ class Labelled(types.Objective):
     attention: dict(name="full"), "causal", or "per_layer" with `layers`, one attention each.
     init_std: standard deviation of the new matrices.
     kind: of `mdx.data.sources.labelled.KINDS`, what is labelled.
-    fresh: parts of the parameters that no checkpoint of an encoder has.
   """
   network: types.Network
   mask_id: int
@@ -66,8 +62,8 @@ class Labelled(types.Objective):
   attention: Any = dataclasses.field(default_factory=lambda: {"name": "full"})
   init_std: float = 0.02
   kind: ClassVar[str] = "text"
-  has_labels: ClassVar[bool] = True
-  fresh: ClassVar[tuple[str, ...]] = ("task",)
+  counts: ClassVar[bool] = True  # whether labels are names, not numbers
+  evaluators: ClassVar[tuple[str, ...]] = ("labels",)
 
   def __post_init__(self):
     if len(set(self.labels)) != len(self.labels):
@@ -79,7 +75,7 @@ class Labelled(types.Objective):
   @property
   def visibility(self):
     """The attention value."""
-    return config_lib.build(attention_lib.ATTENTIONS, self.attention, what="attention")
+    return reading.attention_of(self.attention, self.network)
 
   @property
   def scales(self) -> Mapping[str, float]:
@@ -91,15 +87,32 @@ class Labelled(types.Objective):
     """Scores of a text or a word."""
     return max(len(self.labels), 1)
 
-  def init(self, key):
-    """The encoder and what is new."""
-    params = {"model": self.network.init(key)}
-    hidden = jax.eval_shape(self._encode, params, {"tokens": jnp.zeros((1, 1), jnp.int32)})
-    width, keys = hidden.shape[-1], jax.random.split(rng.stream(key, "task"))
-    dense = lambda key, size: {
-        "kernel": self.init_std * jax.random.normal(key, (width, size), jnp.float32),
-        "bias": jnp.zeros((size,), jnp.float32)}
-    return params | {"task": self._layers(dense, keys, width)}
+  @classmethod
+  def complete(cls, config, data):
+    """The config with the labels of its training data, where it names none."""
+    labels = tuple(config["objective"].get("labels") or ())
+    if cls.counts:
+      found = data.labels(cls.kind)
+      labels = labels or found
+      if len(labels) < 2:
+        raise ValueError(f"the training data has {len(labels)} label(s), {', '.join(labels)}; "
+                         "a task needs 2 or more.")
+    return {**config, "data": {**config["data"], "labels": list(labels)},
+            "objective": {**config["objective"], "labels": list(labels)}}
+
+  def parts(self):
+    """The encoder, and the layers of the task."""
+    width = self.network.width
+
+    def init(key):
+      keys = jax.random.split(key)
+      dense = lambda key, size: {
+          "kernel": self.init_std * jax.random.normal(key, (width, size), jnp.float32),
+          "bias": jnp.zeros((size,), jnp.float32)}
+      return self._layers(dense, keys, width)
+
+    axes = lambda path, shape: ("embed", None) if len(shape) == 2 else (None,)
+    return super().parts() | {"task": types.Part(init, axes, is_served=True)}
 
   def _layers(self, dense, keys, width):
     return {"dense": dense(keys[0], width), "out": dense(keys[1], self.num_outputs)}
@@ -182,6 +195,7 @@ class Regression(Classification):
   """
   middle: float = 2.5
   spread: float = 2.5
+  counts: ClassVar[bool] = False
 
   def __post_init__(self):
     super().__post_init__()

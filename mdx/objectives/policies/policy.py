@@ -23,7 +23,9 @@ from typing import Any, ClassVar, Mapping
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
+from mdx.corruption import schedule as schedule_lib
 from mdx.networks import heads
 from mdx.utils import tree
 
@@ -81,6 +83,10 @@ class Policy(types.Objective):
     """The surrogate and the divergence."""
     return {"policy": 1.0, "kl": self.kl} if self.kl else {"policy": 1.0}
 
+  def parts(self):
+    """The model's."""
+    return self.model.parts()
+
   def init(self, key: jax.Array) -> types.Params:
     """The model's parameters."""
     return self.model.init(key)
@@ -93,11 +99,13 @@ class Policy(types.Objective):
     tokens = batch["noisy_tokens"].reshape(rows * canvases, size)
     left = (tokens[:, size - length:] == self.mask_id).mean(axis=1)
     optional = {k: repeat(batch[k]) for k in ("positions", "segment_ids") if k in batch}
-    alpha = getattr(self.model, "alpha", None)
-    level = left if alpha is None else alpha.time(left)
+    reader = self.model.reader()
+    level = left
+    if reader.noise is not None:
+      level = config_lib.build(schedule_lib.SCHEDULES, reader.noise, what="schedule").time(left)
     places = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
-    logits = self.model.denoise(params, types.Request(tokens=tokens, noise_level=level,
-                                                      targets=places, **optional))
+    logits = reader.answer(params, types.Request(tokens=tokens, noise_level=level,
+                                                 targets=places, **optional)).logits
     law = heads.block_columns(logits, self.mask_id) / self.temperature
     picked = jnp.take_along_axis(law, repeat(batch["targets"])[..., None], axis=-1)[..., 0]
     log_prob = (picked - jax.nn.logsumexp(law, axis=-1)).reshape(rows, canvases, length)

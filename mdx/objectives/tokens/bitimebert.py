@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, Mapping
+from typing import Any, Mapping
 
-import jax
 import jax.numpy as jnp
 
 from mdx import assets
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import temporal
-from mdx.networks import attention as attention_lib
 from mdx.networks import heads
 from mdx.objectives.tokens import detection
 from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import selection
 from mdx.utils import dates
-from mdx.utils import rng
 
 MASKINGS = ("plain", "tamlm", "etamlm")
 
@@ -75,7 +72,6 @@ class BiTimeBERT(mlm.MaskedLM):
   tser_pool: str = "month"
   persons: str = ""
   to_ids: Any = dataclasses.field(default=None, repr=False, compare=False)
-  served_as: ClassVar[str] = "mlm"
 
   def __post_init__(self):
     super().__post_init__()
@@ -143,28 +139,35 @@ class BiTimeBERT(mlm.MaskedLM):
     return found
 
   @property
-  def fresh(self) -> tuple[str, ...]:
-    """The heads."""
-    return tuple(name for name in self.scales if name != "mlm")
-
-  @property
   def scales(self) -> Mapping[str, float]:
     """The terms there are."""
     terms = {"mlm": 1.0, "dating": self.dating_weight, "tser": self.tser_weight}
     return {name: weight for name, weight in terms.items() if weight or name == "mlm"}
 
-  def init(self, key):
+  @classmethod
+  def complete(cls, config, data):
+    """The config with the first and last date of its training data."""
+    found, fields = data.dates(), config["objective"]
+    for name, date in found.items():
+      if fields.get(name) not in (None, "", date):
+        raise ValueError(f"objective.{name} is {fields[name]}, that of the data {date}; leave it "
+                         "out.")
+    return {**config, "objective": {**fields, **found}}
+
+  def parts(self):
     """The model and the heads."""
-    params = super().init(key)
-    width = jax.eval_shape(
-        lambda p: self.network.encode(p, jnp.zeros((1, 1), jnp.int32),
-                                      attention=attention_lib.Full()), params["model"]).shape[-1]
+    width = self.network.width
+    parts = dict(super().parts())
     if self.dating_weight:
-      params["dating"] = heads.init_mlp(rng.stream(key, "dating"), width, width,
-                                        self.calendar.num_periods(self.granularity))
+      parts["dating"] = heads.mlp_part(width, width, self.calendar.num_periods(self.granularity))
     if self.tser_weight:
-      params["tser"] = heads.init_mlp(rng.stream(key, "tser"), 2 * width, width, 1)
-    return params
+      parts["tser"] = heads.mlp_part(2 * width, width, 1)
+    return parts
+
+  def served(self, config):
+    """MLM, without the heads."""
+    del config
+    return {"name": "mlm"}
 
   def prepare(self, params, batch, key, context):
     """Replaces persons, then masks others.

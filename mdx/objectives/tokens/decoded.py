@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,6 @@ from mdx.networks import attention as attention_lib
 from mdx.networks import visibility
 from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import selection
-from mdx.utils import rng
 
 _KEPT = ("layers", "final_norm", "position_embed")
 
@@ -52,8 +50,6 @@ class DecodedLM(mlm.MaskedLM):
   reveal_rate: float = 0.5
   mix: str = "example"
   decoder_rate: float = 0.5
-  fresh: ClassVar[tuple[str, ...]] = ("decoder",)
-  served_as: ClassVar[str] = "mlm"
 
   def __post_init__(self):
     super().__post_init__()
@@ -76,13 +72,22 @@ class DecodedLM(mlm.MaskedLM):
       return self.network.vary(num_layers=1, position="learned", embed_width=0)
     return self.network.vary(num_layers=self.decoder_layers)
 
-  def init(self, key):
+  def parts(self):
     """The model, and the blocks of the decoder."""
-    decoder = self.decoder_network.init(rng.stream(key, "decoder"))
-    kept = {k: v for k, v in decoder.items() if k in _KEPT}
-    if self.decoder != "emd":
-      kept.pop("position_embed", None)
-    return super().init(key) | {"decoder": kept}
+
+    def init(key):
+      kept = {k: v for k, v in self.decoder_network.init(key).items() if k in _KEPT}
+      if self.decoder != "emd":
+        kept.pop("position_embed", None)
+      return kept
+
+    own = self.decoder_network.part
+    return super().parts() | {"decoder": types.Part(init, own.axes, own.decays)}
+
+  def served(self, config):
+    """MLM, without the decoder."""
+    del config
+    return {"name": "mlm"}
 
   def prepare(self, params, batch, key, context):
     """As MaskedLM, with what the decoder's first block does not see, and m [B, L]."""

@@ -106,25 +106,43 @@ class Electra(selection.Selection):
     first = {} if self.generator == "uniform" else {"mlm": 1.0}
     return first | {"rtd": self.rtd_weight}
 
-  def init(self, key):
+  def parts(self):
     """The model, and what the generator does not share with it."""
-    model = self.network.init(rng.stream(key, "model"))
+    model = self.network.part._replace(init=lambda key: self.network.init(rng.stream(key, "model")),
+                                       is_served=True, is_fresh=False)
     if self.generator == "uniform":
       return {"model": model}
-    own = lambda name: self._own(model, self.generator_network.init(rng.stream(key, name)))
+    return {"model": model, "generator": types.Part(
+        self._init_generator, self._generator_axes, self._generator_decays, is_served=True,
+        is_fresh=False)}
+
+  def init(self, key):
+    """As `types.Objective`, all parts from the key itself."""
+    return {name: part.init(key) for name, part in self.parts().items()}
+
+  def _init_generator(self, key):
+    own = lambda name: self._own(self.generator_network.init(rng.stream(key, name)))
     left = own("generator")
     if self.generator == "model":
-      return {"model": model, "generator": left}
+      return left
     right = {k: v for k, v in own("right tower").items() if k not in _HEADS}
     width = left["head_dense"]["kernel"].shape[0]
     merge = jax.random.normal(rng.stream(key, "merge"), (2 * width, width)) / math.sqrt(2 * width)
-    return {"model": model, "generator": {
-        "left": left, "right": right,
-        "merge": {"kernel": merge.astype(jnp.float32), "bias": jnp.zeros(width, jnp.float32)}}}
+    return {"left": left, "right": right,
+            "merge": {"kernel": merge.astype(jnp.float32), "bias": jnp.zeros(width, jnp.float32)}}
 
-  def _own(self, model, generator):
+  def _generator_axes(self, path, shape):
+    if path.startswith("merge/"):
+      return (None, "embed") if len(shape) == 2 else (None,)
+    return self.generator_network.part.axes(_within(path), shape)
+
+  def _generator_decays(self, path):
+    return path == "merge/kernel" or self.generator_network.part.decays(_within(path))
+
+  def _own(self, generator):
     shared = {"none": (), "embeddings": EMBEDDINGS,
               "all": [k for k in generator if k not in _HEADS]}[self.tie]
+    model = jax.eval_shape(self.network.init, rng.root(0))
     return {k: v for k, v in generator.items() if k not in shared or k not in model}
 
   def _whole(self, params, own):
@@ -136,6 +154,13 @@ class Electra(selection.Selection):
   def generator_params(self, params: types.Params) -> types.PyTree:
     """All parameters of the generator "model", those it shares with the model too."""
     return self._whole(params, params["generator"])
+
+  def also_served(self, params):
+    """The generator, where it is a model of its own."""
+    if self.generator != "model":
+      return {}
+    shares = dict(width=self.generator_width, depth=self.generator_depth, **GENERATOR)
+    return {"generator": (shares, self.generator_params(params))}
 
   def prepare(self, params, batch, key, context):
     """Selects tokens and draws what decides the samples.
@@ -255,3 +280,8 @@ class Electra(selection.Selection):
           jnp.where(predicted, batch["is_right"], 0.0).sum(), num_predicted)
     count = counted.sum(axis=1, dtype=jnp.float32)
     return totals, types.Aux(metrics, {"nll": rows, "count": count}, {})
+
+
+def _within(path: str) -> str:
+  """Path of a parameter within its network, of a generator or one of its towers."""
+  return path.removeprefix("left/").removeprefix("right/")

@@ -81,7 +81,6 @@ class ErnieGram(selection.Selection):
   generator_width: float = 0.25
   generator_depth: float = 1.0
   needs_lexicon: ClassVar[bool] = False
-  served_as: ClassVar[str] = "mlm"
 
   def __post_init__(self):
     super().__post_init__()
@@ -98,11 +97,6 @@ class ErnieGram(selection.Selection):
     if max(1, round(self._highest * length)) >= length:
       raise ValueError(f"objective.mask_rate {self._highest} leaves nothing to read of a row of "
                        f"{length} tokens; lower it, or raise data.length.")
-
-  @property
-  def fresh(self) -> tuple[str, ...]:
-    """All but the model."""
-    return ("ngram",) + (("generator", "rtd") if self.sampled_rate else ())
 
   @property
   def _highest(self) -> float:
@@ -124,37 +118,58 @@ class ErnieGram(selection.Selection):
     """Rows of the table of n-grams: a multiple of 8, and never none."""
     return max(8, -(-self.grams.num_grams // 8) * 8)
 
+  def parts(self):
+    """The model, the tables of n-grams, and what the generator does not share with the model."""
+    model = self.network.part._replace(init=lambda key: self.network.init(rng.stream(key, "model")),
+                                       is_served=True, is_fresh=False)
+    parts = {"model": model, "ngram": types.Part(self._init_ngram, _ngram_axes, _ngram_decays)}
+    if self.sampled_rate:
+      within = lambda path: path.removeprefix("network/")
+      own = self.generator_network.part
+      parts["generator"] = types.Part(
+          self._init_generator,
+          lambda path, shape: (_ngram_axes(path, shape) if within(path) == path else
+                               own.axes(within(path), shape)),
+          lambda path: _ngram_decays(path) if within(path) == path else own.decays(within(path)))
+      width = self.network.width
+      mlp = heads.mlp_part(width, width, 1)
+      parts["rtd"] = mlp._replace(init=lambda key: mlp.init(rng.stream(key, "rtd")))
+    return parts
+
   def init(self, key):
-    """The model, the tables of n-grams, and what the generator does not share with it."""
-    model = self.network.init(rng.stream(key, "model"))
-    table = model["embed"]["embedding"]
+    """As `types.Objective`, all parts from the key itself."""
+    return {name: part.init(key) for name, part in self.parts().items()}
+
+  def _projection(self, key, name, network, columns):
+    """A map from the states of a network to the width of the tables."""
+    kernel = jax.random.normal(rng.stream(key, name), (network.width, columns), jnp.float32)
+    return {"embed_projection": {"kernel": kernel / math.sqrt(network.width),
+                                 "bias": jnp.zeros(columns, jnp.float32)}}
+
+  def _init_ngram(self, key):
+    # Rows of the tables are spread as those of the model's embedding.
+    table = self.network.init(rng.stream(key, "model"))["embed"]["embedding"]
     columns, std = table.shape[1], jnp.std(table)
     normal = lambda name, *shape: jax.random.normal(rng.stream(key, name), shape, jnp.float32)
-
-    def projection(name, network):
-      hidden = jax.eval_shape(
-          lambda params: network.encode(params, jnp.zeros((1, 2), jnp.int32),
-                                        attention=attention_lib.Full()),
-          jax.eval_shape(network.init, key))
-      width = hidden.shape[-1]
-      return width, {"embed_projection": {
-          "kernel": normal(name, width, columns) / math.sqrt(width),
-          "bias": jnp.zeros(columns, jnp.float32)}}
-
-    width, projected = projection("ngram projection", self.network)
-    ngram = projected | {"embed": {"embedding": std * normal("ngram", self._num_rows, columns)},
-                         "lm_head": {"bias": jnp.zeros(self._num_rows, jnp.float32)}}
+    ngram = self._projection(key, "ngram projection", self.network, columns) | {
+        "embed": {"embedding": std * normal("ngram", self._num_rows, columns)},
+        "lm_head": {"bias": jnp.zeros(self._num_rows, jnp.float32)}}
     if self.fine_weight:
       ngram["placeholder_embed"] = {
           "embedding": std * normal("placeholder", self.grams.longest, columns)}
-    params = {"model": model, "ngram": ngram}
-    if self.sampled_rate:
-      own = self.generator_network.init(rng.stream(key, "generator"))
-      params["generator"] = projection("generator projection", self.generator_network)[1] | {
-          "network": {k: v for k, v in own.items()
-                      if k not in electra.EMBEDDINGS or k not in model}}
-      params["rtd"] = heads.init_mlp(rng.stream(key, "rtd"), width, width, 1)
-    return params
+    return ngram
+
+  def _init_generator(self, key):
+    model = jax.eval_shape(self.network.init, rng.root(0))
+    columns = model["embed"]["embedding"].shape[1]
+    own = self.generator_network.init(rng.stream(key, "generator"))
+    return self._projection(key, "generator projection", self.generator_network, columns) | {
+        "network": {k: v for k, v in own.items() if k not in electra.EMBEDDINGS or k not in model}}
+
+  def served(self, config):
+    """MLM, without n-grams."""
+    del config
+    return {"name": "mlm"}
 
   def _over_grams(self, network: types.Network) -> types.Network:
     """`network` with a head over ids, then n-grams; its parameters are `network` and `ngram`."""
@@ -319,3 +334,12 @@ class ErnieGram(selection.Selection):
                                         batch["is_replaced"], self._detected(batch))
       totals["rtd"], metrics = nats.sum(), metrics | found
     return totals, types.Aux(metrics, {"nll": rows, "count": batch["num_hidden"]}, {})
+
+
+def _ngram_axes(path, shape):
+  return {"embed/embedding": ("vocab", "embed"), "lm_head/bias": ("vocab",)}.get(
+      path, (None, "embed") if len(shape) == 2 else (None,))
+
+
+def _ngram_decays(path):
+  return path in ("embed/embedding", "embed_projection/kernel")

@@ -136,7 +136,11 @@ class MaskedLM(selection.Selection):
     highest = max(self.mask_rate, self.final_mask_rate)
     return min(self.predict_rate, highest) if 0 < self.predict_rate < self.mask_rate else highest
 
-  def denoise(self, params, request):
+  def reader(self):
+    """Any rule but the ancestral one, which needs the schedule of a process."""
+    return types.Reader(self.answer, self.visibility)
+
+  def answer(self, params, request):
     """Logits of the clean tokens; see `types.Request`."""
     return reading.logits_at(self.network, params["model"], request, tokens=request.tokens,
                              attention=self.visibility, time=None, blocked=self.mask_id)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from mdx import assets
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import lexicon as lexicon_lib
 from mdx.corruption import mask as mask_lib
@@ -108,6 +109,7 @@ class Selection(types.Objective):
   anneal_steps: int = 0
   num_masks: int = 0
   needs_lexicon: ClassVar[bool] = True
+  num_copies: ClassVar[int] = 1  # readings of a row, with disjoint selections
 
   def __post_init__(self):
     check_choice(self, mask_draw=("bernoulli", "exact_count"), unit=UNITS,
@@ -139,6 +141,15 @@ class Selection(types.Objective):
     if self.span_max > 1 and self.mask_draw != "exact_count":
       raise ValueError(f"objective.span_max {self.span_max} draws spans of an exact number of "
                        f"units; set mask_draw to exact_count, not {self.mask_draw}.")
+
+  @classmethod
+  def build(cls, fields, world):
+    """With the edges of words and the identity of the tokenizer."""
+    tokenizer = world.tokenizer
+    return config_lib.construct(
+        cls, fields, what="objective", network=world.network, mask_id=tokenizer.mask_id,
+        word_edges=tokenizer.word_edges, tokenizer_hash=tokenizer.fingerprint,
+        to_ids=tokenizer.encode)
 
   def check_length(self, length: int) -> None:
     """Raises ValueError if no row of `length` tokens can have the longest span."""

@@ -19,6 +19,7 @@ from typing import Any, Mapping
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import heads
@@ -95,7 +96,7 @@ class Structural(types.Objective):
                        "use pair for one, another head for several.")
     if self.pair_weight < 0:
       raise ValueError(f"objective.pair_weight must not be negative, got {self.pair_weight}.")
-    if not isinstance(self.token, selection.Selection) or getattr(self.token, "num_copies", 1) > 1:
+    if not isinstance(self.token, selection.Selection) or self.token.num_copies > 1:
       raise ValueError("objective.token must be a token-level objective that reads a row once "
                        "(mlm, rts, cluster_rts, electra, without copies).")
 
@@ -121,15 +122,30 @@ class Structural(types.Objective):
                        "slots of a premise and its candidates; use a multiple.")
     self.token.check_length(length)
 
-  def init(self, key):
+  @classmethod
+  def build(cls, fields, world):
+    """With the token-level objective, which has the network."""
+    fields = dict(fields)
+    return config_lib.construct(cls, fields, what="objective",
+                                token=world.objective(fields.pop("token", {})))
+
+  def parts(self):
     """Those of the token-level objective, and the head."""
-    params = self.token.init(key)
-    hidden = jax.eval_shape(
-        lambda p: self.network.encode(p, jnp.zeros((1, 1), jnp.int32), attention=self.visibility),
-        params["model"])
-    width, (inputs, outputs, _) = hidden.shape[-1], HEADS[self.head]
-    return {**params, "pair": heads.init_mlp(rng.stream(key, "pair"), inputs * width, width,
-                                             outputs(self.num_candidates))}
+    width, (inputs, outputs, _) = self.network.width, HEADS[self.head]
+    return {**self.token.parts(), "pair": heads.mlp_part(inputs * width, width,
+                                                         outputs(self.num_candidates))}
+
+  def init(self, key):
+    """The token-level objective's own, and the head."""
+    return {**self.token.init(key), "pair": self.parts()["pair"].init(rng.stream(key, "pair"))}
+
+  def served(self, config):
+    """The token-level objective, as it is served."""
+    return self.token.served(config["token"])
+
+  def also_served(self, params):
+    """Those of the token-level objective."""
+    return self.token.also_served(params)
 
   def init_state(self):
     """That of the token-level objective."""
