@@ -92,7 +92,7 @@ def mdx_side(shape: dict[str, int]):
                if shape == SHAPES["electra"] else diffusion.MaskedDiffusion(**network))
   optimizer = optimizer_lib.Optimizer(learning_rate=1e-3, schedule="constant", warmup_steps=0,
                                       weight_decay=0.01)
-  chain = optimizer.build(1000)
+  chain = optimizer.build(1000, objective.parts())
   state = jax.jit(state_lib.init_fn(objective, chain, keep_ema=False))(rng.root(0))
   step = jax.jit(step_lib.make_step(objective, chain, seed=0, rate=optimizer.rate(1000)),
                  donate_argnums=0)

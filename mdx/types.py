@@ -136,7 +136,7 @@ class Network(NamedTuple):
     vocab_size: number of ids the head scores (padding columns score -1e30).
     width: D of the hidden states.
     num_layers: number of blocks, each of which may have an attention of its own.
-    part: the parameters as a `Part`.
+    part: the parameters as a `Part`; None: they are the same on every device.
     unstack: the same parameters in the layout that is fastest for many calls in a
       compiled loop; called once, outside of it.
     vary: (width=1.0, depth=1.0, **fields) -> Network with these shares of the width and of the
@@ -167,7 +167,6 @@ class Request(NamedTuple):
     slots: int32 [B, W], ascending: with a cache, the positions that are run (S: none).
     num_targets: int32 [], or None: targets after so many are no positions, in any row, and
       their logits may be anything.
-    with_hidden: whether the hidden states at the targets are wanted too.
   """
   tokens: jax.Array
   noise_level: jax.Array
@@ -177,7 +176,6 @@ class Request(NamedTuple):
   cache: PyTree = None
   slots: jax.Array | None = None
   num_targets: jax.Array | None = None
-  with_hidden: bool = False
 
 
 class Answer(NamedTuple):
@@ -185,7 +183,7 @@ class Answer(NamedTuple):
 
   Attributes:
     logits: float32 [B, T, V].
-    hidden: [B, T, D], the states that the logits were read from, if asked for, or None.
+    hidden: [B, T, D], the states that the logits were read from (nothing is computed for them).
     cache: the new cache, if the request had one, or None.
   """
   logits: jax.Array
@@ -277,8 +275,8 @@ class Objective(Protocol):
 
   def parts(self) -> Mapping[str, Part]:
     """Returns the sub-trees of the parameters, by name; "model" is the network's."""
-    return {"model": self.network.part._replace(init=self.network.init, is_served=True,
-                                                is_fresh=False)}
+    own = self.network.part or Part(self.network.init)
+    return {"model": own._replace(is_served=True, is_fresh=False)}
 
   def init(self, key: jax.Array) -> Params:
     """Returns all trained parameters, one sub-tree per part, each from its own key.

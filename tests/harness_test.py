@@ -62,7 +62,7 @@ def test_the_scores_are_those_of_the_model_whatever_the_order(adapter):
 
 def test_an_answer_is_greedy_if_decoding_gives_it(adapter):
   context = "It was the"
-  is_causal = adapter.model.objective.generates == "autoregressive"
+  is_causal = adapter.model.objective.reader().sampler == "autoregressive"
   name = "autoregressive" if is_causal else "confidence"
   text = adapter.model.sample(context, gen_length=4, steps=4, temperature=0.0, name=name)[0]
   greedy = text.tokens.tolist()

@@ -1,6 +1,5 @@
 """The sharding table: one rule a parameter, one line an error, whole states, batches."""
 
-import re
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -8,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
 from mdx import sharding
+from mdx import types
 from mdx.networks import presets
 from mdx.networks import transformer
 from mdx.train import state as state_lib
@@ -42,32 +43,21 @@ def _one_line(error) -> str:
   return str(error.value)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_parameter_of_every_network_matches_exactly_one_rule(name):
-  for path, leaf in tree.flatten(_shapes(**NETWORKS[name])).items():
-    found = [axes for pattern, axes in sharding.PARAM_RULES if re.fullmatch(pattern, path)]
-    assert len(found) == 1 and len(found[0]) == len(leaf.shape), (path, found)
+def test_a_parameter_of_no_part_or_of_another_rank_is_refused():
+  shapes = {"value": {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)}}
+  with pytest.raises(ValueError, match="value/kernel belongs to no part; the parts are model"):
+    sharding.specs(shapes, tiny.PARTS, _mesh(data=8))
+  parts = {"value": types.Part(None, lambda path, shape: ("embed",))}
+  with pytest.raises(ValueError, match="has 2 dimensions, its part gives axes of 1"):
+    sharding.specs(shapes, parts, _mesh(data=8))
 
 
-def test_every_rule_is_used():
-  paths = [path for fields in NETWORKS.values() for path in tree.flatten(_shapes(**fields))]
-  # Of objectives: genmd4, finetune, structural, electra with two towers.
-  paths += ["schedule/exponent", "task/dense/kernel", "task/dense/bias", "pair/in/kernel",
-            "pair/in/bias", "generator/merge/kernel", "generator/merge/bias"]
-  for pattern, _ in sharding.PARAM_RULES:
-    assert any(re.fullmatch(pattern, path) for path in paths), pattern
-
-
-def test_a_parameter_without_a_rule_with_two_rules_or_of_another_rank_is_refused(monkeypatch):
-  with pytest.raises(ValueError, match=r"model/head/kernel matches 0 rules") as error:
-    sharding.logical_axes("model/head/kernel", 2)
-  _one_line(error)
-  with pytest.raises(ValueError, match="has 3 dimensions, its sharding rule"):
-    sharding.logical_axes("model/lm_head/kernel", 3)
-  monkeypatch.setattr(sharding, "PARAM_RULES", sharding.PARAM_RULES + ((r".*/kernel", (None,)),))
-  with pytest.raises(ValueError, match="model/lm_head/kernel matches 2 rules") as error:
-    sharding.logical_axes("model/lm_head/kernel", 2)
-  _one_line(error)
+def test_a_part_says_how_its_parameters_are_cut():
+  shapes = {"value": {"kernel": jax.ShapeDtypeStruct((8, 3), jnp.float32)}}
+  parts = {"value": types.Part(None, lambda path, shape: ("embed", None))}
+  assert sharding.specs(shapes, parts, _mesh(fsdp=8))["value"]["kernel"] == P("fsdp", None)
+  alike = {"value": types.Part(None)}
+  assert sharding.specs(shapes, alike, _mesh(fsdp=8))["value"]["kernel"] == P(None, None)
 
 
 @pytest.mark.parametrize("sizes,message", [
@@ -100,12 +90,12 @@ def test_minus_one_takes_the_remaining_devices():
 ])
 def test_a_wrong_table_is_refused_in_one_line(table, fields, message):
   with pytest.raises(ValueError, match=message) as error:
-    sharding.specs(_shapes(**fields), _mesh(fsdp=2, tensor=4), table)
+    sharding.specs(_shapes(**fields), tiny.PARTS, _mesh(fsdp=2, tensor=4), table)
   _one_line(error)
 
 
 def test_an_axis_that_is_mapped_to_nothing_is_not_cut():
-  found = sharding.specs(_shapes(), _mesh(fsdp=2, tensor=4),
+  found = sharding.specs(_shapes(), tiny.PARTS, _mesh(fsdp=2, tensor=4),
                          dict(vocab="", embed="fsdp", mlp="tensor", heads=""))["model"]
   assert found["embed"]["embedding"] == P(None, "fsdp")
   assert found["layers"]["attention"]["q"]["kernel"] == P(None, "fsdp", None)
@@ -115,9 +105,9 @@ def test_an_axis_that_is_mapped_to_nothing_is_not_cut():
 def test_a_vocabulary_is_padded_so_that_the_tensor_axis_divides_it():
   mesh = _mesh(tensor=8)
   with pytest.raises(ValueError, match="tensor=8 does not divide dimension 12 of parameter model/"):
-    sharding.specs(_shapes(vocab_size=11, vocab_multiple=4, num_heads=8), mesh)
+    sharding.specs(_shapes(vocab_size=11, vocab_multiple=4, num_heads=8), tiny.PARTS, mesh)
   shapes = _shapes(vocab_size=11, vocab_multiple=8, num_heads=8)
-  assert sharding.specs(shapes, mesh)["model"]["embed"]["embedding"] == P("tensor", "fsdp")
+  assert sharding.specs(shapes, tiny.PARTS, mesh)["model"]["embed"]["embedding"] == P("tensor", "fsdp")
   assert shapes["model"]["embed"]["embedding"].shape == (16, 16)
 
 
@@ -130,8 +120,8 @@ def _state(params, extra):
 def test_average_and_moments_are_sharded_like_their_parameter_and_scalars_replicated():
   mesh, params = _mesh(fsdp=2, tensor=4), _shapes(**EVERYTHING)
   state = _state(params, {})
-  specs = tree.flatten(sharding.specs(params, mesh))
-  found = {p: s.spec for p, s in tree.flatten(sharding.state_sharding(state, params, mesh)).items()}
+  specs = tree.flatten(sharding.specs(params, tiny.PARTS, mesh))
+  found = {p: s.spec for p, s in tree.flatten(sharding.state_sharding(state, params, tiny.PARTS, mesh)).items()}
   assert len(found) == len(jax.tree.leaves(state))
   for part in ("params", "ema", "mu", "nu"):
     part_of = {p.split(f"{part}/", 1)[1]: s for p, s in found.items() if f"{part}/" in p}
@@ -145,21 +135,21 @@ def test_the_untrained_state_of_an_objective_is_replicated_whatever_its_shape():
   embedding = params["model"]["embed"]["embedding"]
   extra = {"counts": jax.ShapeDtypeStruct((3, 5), jnp.float32), "key": jax.eval_shape(rng.root, 0),
            "model": {"embed": {"embedding": embedding}}}  # looks like a parameter, is none
-  found = sharding.state_sharding(_state(params, extra), params, mesh)
+  found = sharding.state_sharding(_state(params, extra), params, tiny.PARTS, mesh)
   assert {s.spec for s in jax.tree.leaves(found.extra)} == {P()}
   alone = _state(params, jax.ShapeDtypeStruct((7,), jnp.float32))
-  assert sharding.state_sharding(alone, params, mesh).extra.spec == P()
+  assert sharding.state_sharding(alone, params, tiny.PARTS, mesh).extra.spec == P()
 
 
 def test_a_state_leaf_that_belongs_to_no_parameter_is_refused():
   params = _shapes()
   state = _state(params, {})._replace(ema={"average": jax.ShapeDtypeStruct((3,), jnp.float32)})
   with pytest.raises(ValueError, match=r"ema/average \(3,\) belongs to no parameter") as error:
-    sharding.state_sharding(state, params, _mesh(data=8))
+    sharding.state_sharding(state, params, tiny.PARTS, _mesh(data=8))
   _one_line(error)
   factored = {"model": {"embed": {"embedding": jax.ShapeDtypeStruct((64,), jnp.float32)}}}
   with pytest.raises(ValueError, match=r"opt_state/model/embed/embedding \(64,\) belongs to no"):
-    sharding.state_sharding(state._replace(ema={}, opt_state=factored), params, _mesh(data=8))
+    sharding.state_sharding(state._replace(ema={}, opt_state=factored), params, tiny.PARTS, _mesh(data=8))
 
 
 def test_rows_lie_over_replica_data_and_fsdp_and_positions_over_sequence():

@@ -93,15 +93,19 @@ class Plan(NamedTuple):
     trained = tree.part(self.model.params, self.optimizer.trains)
     return {"reference": trained} if self.policy.kl else {}
 
+  @property
+  def _transform(self):
+    return self.optimizer.build(self.intervals.steps, self.policy.parts())
+
   def begin(self) -> Callable[[types.Params], state_lib.State]:
     """Parameters -> the state of update 0."""
-    return state_lib.begin_fn(self.policy, self.optimizer.build(self.intervals.steps, self.policy.parts()),
-                              keep_ema=self.config["ema_decay"] > 0, trains=self.optimizer.trains)
+    return state_lib.begin_fn(self.policy, self._transform, keep_ema=self.config["ema_decay"] > 0,
+                              trains=self.optimizer.trains)
 
   def step(self) -> Callable:
     """The update, (state, batch, frozen) -> (state, metrics), not compiled yet."""
-    return step_lib.jitted(self.policy, self.optimizer.build(self.intervals.steps, self.policy.parts()), self.shapes,
-                           self.config, rate=self.optimizer.rate(self.intervals.steps),
+    return step_lib.jitted(self.policy, self._transform, self.shapes, self.config,
+                           rate=self.optimizer.rate(self.intervals.steps),
                            trains=self.optimizer.trains)
 
 
@@ -174,8 +178,8 @@ def plan(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Lo
   found = Plan(config, pathlib.Path(workdir), model, task, policy, sampler, optimizer,
                intervals, None)
   _check_rows(found)
-  shapes = sharding.with_shardings(jax.eval_shape(found.begin(), model.params), policy.parts(), model.mesh,
-                                   model.config["sharding"])
+  shapes = sharding.with_shardings(jax.eval_shape(found.begin(), model.params), policy.parts(),
+                                   model.mesh, model.config["sharding"])
   return found._replace(shapes=shapes)
 
 

@@ -1,7 +1,7 @@
 """Likelihood of texts: exact for autoregressive models, a bound for diffusion.
 
-Contents: ESTIMATORS, check_estimator, is_exact, is_likelihood, make_row_nll, ratio, evaluate, run_batches,
-conditional_nll.
+Contents: ESTIMATORS, check_estimator, is_exact, is_likelihood, make_row_nll, ratio, evaluate,
+run_batches, conditional_nll.
 
 Convention: the unit is a row. Each row's bound is averaged over `num_samples`
 times of its own draw, so rows are independent and the standard error over rows

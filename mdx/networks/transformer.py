@@ -263,9 +263,9 @@ class Transformer:
                      for i in range(self.num_layers)}
 
     return types.Network(init=init, encode=encode, head=head, vocab_size=self.vocab_size,
-                         width=self.width, num_layers=self.num_layers,
-                         part=types.Part(init, axes.axes, axes.decays), unstack=unstack, vary=lambda *shares, **fields: self.scaled(
-                             *shares, **fields).network())
+                         width=self.width, num_layers=self.num_layers, unstack=unstack,
+                         part=types.Part(init, axes.axes, axes.decays),
+                         vary=lambda *shares, **fields: self.scaled(*shares, **fields).network())
 
 
 NETWORKS = {"transformer": Transformer}

@@ -77,7 +77,7 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
     hidden = jnp.take_along_axis(hidden, targets[..., None], axis=1, mode="clip")
   logits = _head(network, params, hidden, request.num_targets)
   logits = heads.block_columns(logits, blocked)
-  return types.Answer(logits, hidden if request.with_hidden else None, cache)
+  return types.Answer(logits, hidden, cache)
 
 
 def attention_of(cfg: Mapping[str, Any], network: types.Network) -> Any:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors_numpy
+import tiny
 
 from mdx import interop
 from mdx import sharding
@@ -24,7 +25,7 @@ _BLOCK = "model.transformer.blocks."
 
 
 def shapes(spec, mesh=None, dtype=None):
-  """Shape structs of a model, sharded by `sharding.PARAM_RULES` on a mesh."""
+  """Shape structs of a model, sharded on a mesh."""
   tree = jax.eval_shape(spec.network().init, rng.root(0))
   if dtype is not None:
     tree = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
@@ -33,7 +34,7 @@ def shapes(spec, mesh=None, dtype=None):
   return jax.tree.map(
       lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype,
                                         sharding=jax.sharding.NamedSharding(mesh, p)),
-      tree, sharding.specs(tree, mesh))
+      tree, sharding.specs({"model": tree}, tiny.PARTS, mesh)["model"])
 
 
 def spec_of(path=GOLDEN, **fields):

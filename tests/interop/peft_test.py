@@ -143,7 +143,7 @@ def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
 def test_adapters_and_the_new_layers_of_a_task_are_trained_and_nothing_else():
   config = finetune_config.get_config()
   config.lora.rank = 2
-  pattern = pretrained.trained(config_lib.to_dict(config))["trainable"]
+  pattern = pretrained.trained(config_lib.to_dict(config), fresh=("task",))["trainable"]
   trained = ["task/out/kernel", "model/layers/mlp/up/lora_a"]
   for path in [*trained, "model/layers/mlp/up/kernel", "model/embed/embedding"]:
     assert bool(re.fullmatch(pattern, path)) == (path in trained)

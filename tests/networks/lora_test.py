@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from mdx import sharding
 from mdx.networks import attention
@@ -51,7 +52,8 @@ def test_a_new_adapter_changes_nothing_and_a_is_drawn_within_its_bound(params):
   assert np.abs(_logits(SPEC, params) - _logits(PLAIN, base)).max() > 0.1
   mesh = sharding.make_mesh({"data": -1})
   shapes = sharding.with_shardings(
-      tree.part(jax.eval_shape(lambda: fresh), lora.is_adapter), mesh)
+      {"model": tree.part(jax.eval_shape(lambda: fresh), lora.is_adapter)}, tiny.PARTS,
+      mesh)["model"]
   with jax.set_mesh(mesh):
     drawn = tree.flatten(jax.device_get(lora.fresh(shapes, seed=3)))
   assert set(drawn) == {path for path in tree.flatten(fresh) if lora.is_adapter(path)}

@@ -96,7 +96,7 @@ def test_microbatches_have_the_attention_of_their_step_and_each_step_its_own():
 
 def test_sampling_has_full_attention_whatever_the_step():
   request = types.Request(BATCH["tokens"].at[:, 4:].set(10), jnp.ones(8))
-  np.testing.assert_array_equal(ADAPT.answer(PARAMS, request).logits, DIFFUSION.answer(PARAMS, request).logits)
+  np.testing.assert_array_equal(ADAPT.reader().answer(PARAMS, request).logits, DIFFUSION.answer(PARAMS, request).logits)
   assert ADAPT.visibility == attention_lib.Full() and ADAPT.scales == DIFFUSION.scales
 
 

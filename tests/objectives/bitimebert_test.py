@@ -194,14 +194,14 @@ def test_without_masks_of_time_it_masks_like_mlm_and_without_terms_it_is_mlm(row
       _month(day) // 12 for day in rows["labels"][:, 0]])
   assert weights["dating"] == NUM_ROWS
   objective = _objective(dating_weight=0.0, **fields)
-  assert objective.scales == {"mlm": 1.0} and objective.fresh == ()
+  assert objective.scales == {"mlm": 1.0} and set(objective.parts()) == {"model"}
   assert set(jax.eval_shape(objective.init, rng.root(0))) == {"model"}
 
 
 def test_the_losses_equal_those_worked_out_from_the_states(rows, prepared):
   objective, (found, weights) = _objective(**FREQUENT, dating_weight=0.5), prepared
   assert objective.scales == {"mlm": 1.0, "dating": 0.5, "tser": 1.0}
-  assert set(weights) == set(objective.scales) == {"mlm", *objective.fresh}
+  assert set(weights) == set(objective.scales) == {"mlm", *objective.parts()} - {"model"}
   params = jax.jit(objective.init)(rng.root(1))
 
   def run(params, rows):
@@ -270,8 +270,8 @@ def test_a_run_takes_the_dates_of_its_data_and_refuses_others(tmp_path):
   cfg.data.source.update(num_documents=40, num_validation=10)
   run = setup_lib.setup(cfg, str(tmp_path / "run"))
   assert run.objective.first_date == run.config["objective"]["first_date"] == news.FIRST_DATE
-  assert run.objective.calendar.num_periods("month") == 24 and run.objective.fresh == (
-      "dating", "tser")
+  assert run.objective.calendar.num_periods("month") == 24 and set(run.objective.parts()) == {
+      "model", "dating", "tser"}
   cfg.objective.last_date = "2007-06-19"
   with pytest.raises(ValueError, match="last_date is 2007-06-19, that of the data 2005-12-31; lea"):
     setup_lib.setup(cfg, str(tmp_path / "run"))

@@ -34,7 +34,7 @@ def test_the_first_targets_are_read_whatever_the_size_of_the_head(count):
 def test_the_head_is_run_on_few_more_targets_than_there_are():
   ask = lambda count: reading.logits_at(
       NETWORK, PARAMS, types.Request(TOKENS, None, targets=TARGETS, num_targets=count),
-      tokens=TOKENS, attention=attention.Full(), time=None, blocked=None)
+      tokens=TOKENS, attention=attention.Full(), time=None, blocked=None).logits
   run = np.any(np.asarray(jax.jit(ask)(jnp.int32(4))) != 0, axis=-1)
   np.testing.assert_array_equal(run, np.arange(9)[None].repeat(2, 0) < 5)
 
@@ -43,7 +43,7 @@ def test_the_head_is_run_on_few_more_targets_than_there_are():
 def test_reader_asks_the_objective_with_the_same_weights():
   objective = diffusion.MaskedDiffusion(network=NETWORK, mask_id=6)
   request = types.Request(TOKENS, jnp.ones(2), targets=TARGETS, cache=())
-  logits, cache = reading.answerer(objective, {"model": PARAMS})(request)
-  expected, stacked = objective.answer({"model": PARAMS}, request)
+  logits, _, cache = reading.answerer(objective, {"model": PARAMS})(request)
+  expected, _, stacked = objective.answer({"model": PARAMS}, request)
   np.testing.assert_allclose(logits, expected, atol=1e-5)
   np.testing.assert_allclose(jnp.stack([keys for keys, _ in cache]), stacked[0], atol=1e-5)

@@ -258,7 +258,7 @@ def _tokens_on(mesh_axes, sampler, objective, params, canvas, index):
   with jax.set_mesh(mesh):
     placed = sharding.place_batch({"canvas": canvas, "index": index}, mesh)
     shapes = jax.tree.map(lambda x, s: jax.device_put(x, jax.sharding.NamedSharding(mesh, s)),
-                          params["model"], sharding.specs(params["model"], mesh))
+                          params["model"], sharding.specs(params, tiny.PARTS, mesh)["model"])
     run = jax.jit(lambda params, canvas, index: loop.decode(
         lambda request: objective.answer({"model": params}, request), sampler, canvas,
         key=rng.root(0), row_index=index, start=4), compiler_options=driving.QUICK)

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+import tiny
 
 from mdx import sharding
 from mdx.networks import transformer
@@ -67,9 +68,9 @@ def _run(name, mesh, table=None, **fields):
   spec = transformer.Transformer(**dict(num_layers=2, width=16, num_heads=4, mlp_width=24,
                                         vocab_size=11, position=POSITIONS[name]) | fields)
   objective = OBJECTIVES[name](network=spec.network(), mask_id=10)
-  optimizer = OPTIMIZER.build(STEPS)
+  optimizer = OPTIMIZER.build(STEPS, tiny.PARTS)
   init = state_lib.init_fn(objective, optimizer, keep_ema=True)
-  state = state_lib.create(init, rng.root(7), mesh, table)
+  state = state_lib.create(init, rng.root(7), tiny.PARTS, mesh, table)
   step = jax.jit(
       step_lib.make_step(objective, optimizer, seed=7, rate=OPTIMIZER.rate(STEPS), ema_decay=0.9),
       donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))

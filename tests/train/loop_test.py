@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from mdx import checkpoint
 from mdx import metrics as metrics_lib
@@ -273,9 +274,9 @@ def _parts():
                                  vocab_size=TOKENIZER.vocab_size)
   objective = diffusion.MaskedDiffusion(network=spec.network(), mask_id=TOKENIZER.mask_id)
   fields = optimizer_lib.Muon(learning_rate=1e-2, layer_decay=0.8)
-  optimizer = fields.build(4)
+  optimizer = fields.build(4, tiny.PARTS)
   init = state_lib.init_fn(objective, optimizer, keep_ema=True)
-  state = state_lib.create(init, rng.root(3), mesh)
+  state = state_lib.create(init, rng.root(3), tiny.PARTS, mesh)
   step_fn = jax.jit(
       step_lib.make_step(objective, optimizer, seed=3, rate=fields.rate(4), ema_decay=0.9),
       donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))
