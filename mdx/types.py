@@ -556,9 +556,23 @@ class Evaluator(Protocol):
     best_by: name of the figure whose largest value says which weights of a run are kept; "" = the
       last ones.
     has_curve: whether its figures over the steps are a curve worth keeping (an accuracy).
+    from_start: whether it is also asked before the first step.
   """
   best_by: str = ""
   has_curve: bool = False
+  from_start: bool = False
+
+  def __init__(self, parts: Any):
+    """Takes the parts of a run, an `eval.evaluators.Parts`; compiles nothing yet."""
+
+  @classmethod
+  def check(cls, config: Mapping[str, Any], objective: Objective) -> None:
+    """Raises ValueError for a config or an objective that it does not fit; reads no data."""
 
   def __call__(self, params: Params, frozen: Params, *, quick: bool) -> dict[str, float]:
     """Returns figures by name, of a part of the held-out data if `quick`."""
+
+  def text(self, results: Mapping[str, Any]) -> str:
+    """Returns the final figures for the console; "" = nothing."""
+    del results
+    return ""

@@ -27,8 +27,8 @@ from mdx.build import workdir as workdir_lib
 from mdx.data import facts as facts_lib
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
-from mdx.eval import likelihood
-from mdx.eval.evaluators import linear_probe as linear
+from mdx.eval import evaluators
+from mdx.eval.evaluators import linear_probe
 from mdx.networks import transformer
 from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib
@@ -81,6 +81,12 @@ class Setup:
   def meta(self) -> dict[str, Any]:
     """Facts saved with every checkpoint."""
     return workdir_lib.meta(self.config, self.tokenizer)
+
+  def evaluation(self) -> evaluators.Evaluation:
+    """The evaluators of this run; some read data."""
+    return evaluators.Evaluation(evaluators.Parts(
+        self.config, self.workdir, self.mesh, self.tokenizer, self.objective, self.shapes.params,
+        self.meta))
 
   @property
   def keep_ema(self) -> bool:
@@ -172,9 +178,8 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
       jax.eval_shape(init, rng.root(config["seed"])), parts, mesh, config["sharding"])
   optimizer.check(shapes.params)
   noise_lib.check_draws(config["eval"]["gradient_draws"])
-  likelihood.check_estimator(config["eval"]["estimator"], objective)
-  config_lib.build({"probe": linear.Probe}, {"name": "probe", **config["eval"]["probe"]},
-                   what="eval")
+  linear_probe.probe_of(config)
+  evaluators.check(config, objective)
   sampler = _sampler(config, objective, tokenizer)
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
                spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,

@@ -48,8 +48,8 @@ def is_likelihood(objective: Any) -> bool:
 
 
 def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: int = 8,
-                 seed: int = 0) -> Callable[[types.Params, types.Batch], dict[str, jax.Array]]:
-  """Builds (params, batch) -> {"nll": [B] nats, "count": [B]}; jit it.
+                 seed: int = 0) -> Callable[..., dict[str, jax.Array]]:
+  """Builds (params, batch, frozen={}) -> {"nll": [B] nats, "count": [B]}; jit it.
 
   Where the likelihood is exact there is also "right": [B], tokens that were the most likely ones.
 
@@ -76,9 +76,9 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
   nodes, shares = np.polynomial.legendre.leggauss(num_samples)
   nodes, shares = (jnp.asarray(x, jnp.float32) for x in ((nodes + 1) / 2, shares / 2))
 
-  def row_nll(params, batch):
+  def row_nll(params, batch, frozen=None):
     key = rng.stream(rng.root(seed), "likelihood")
-    context = types.Context(jnp.int32(_LAST_STEP), {}, {})
+    context = types.Context(jnp.int32(_LAST_STEP), frozen or {}, {})
 
     def one(total, draw):
       # The points of a lattice have one offset a row.
@@ -120,7 +120,8 @@ def ratio(totals: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 
 
 def evaluate(row_nll: Callable, params: types.Params, batches: Iterable[Mapping[str, np.ndarray]],
-             *, mesh: jax.sharding.Mesh, chars_per_token: np.ndarray | None) -> dict[str, float]:
+             *, mesh: jax.sharding.Mesh, chars_per_token: np.ndarray | None,
+             frozen: types.Params | None = None) -> dict[str, float]:
   """Scores a held-out set.
 
   Args:
@@ -130,12 +131,14 @@ def evaluate(row_nll: Callable, params: types.Params, batches: Iterable[Mapping[
     mesh: where the batches are placed; each process takes its rows.
     chars_per_token: characters per id, for bits per character; None leaves them
       out (objectives that are no likelihood).
+    frozen: parameters of frozen models, by name.
 
   Returns:
     nats_per_token and perplexity, bits_per_char, each with `_stderr`, and
     num_tokens, num_chars, num_rows; accuracy, of predicting the next token, where rows have it.
   """
-  results, batches = run_batches(row_nll, params, batches, mesh=mesh)
+  scorer = lambda params, batch: row_nll(params, batch, frozen or {})
+  results, batches = run_batches(scorer, params, batches, mesh=mesh)
   real = [batch["loss_mask"].any(axis=1) for batch in batches]
   if not any(is_real.any() for is_real in real):
     raise ValueError("the evaluation set is empty; check config.data and its held-out split.")

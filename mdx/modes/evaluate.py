@@ -25,7 +25,6 @@ from mdx.build import base as base_lib
 from mdx.build import setup as setup_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
-from mdx.eval.evaluators import labels as labels_lib
 from mdx.modes import reporting
 from mdx.modes import train as train_mode
 from mdx.train import progress as progress_lib
@@ -59,12 +58,10 @@ def _on_held_out(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  evaluator = (labels_lib.Evaluator(run) if "labels" in run.objective.evaluators else
-               train_mode.evaluator(run, run.config["eval"]["final_samples"]))
-  results = (evaluator(params) | train_mode.baselines(run)
-             | train_mode.gradient_noise(run, params, run.objective.init_state()))
+  run.workdir.mkdir(parents=True, exist_ok=True)
+  results = run.evaluation().of(params, {}) | train_mode.gradient_noise(
+      run, params, run.objective.init_state())
   if jax.process_index() == 0:
-    run.workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(run.workdir / "eval.json", results | {"checkpoint": source})
   for name, value in results.items():
     console.say(f"{name:<24} {value:.6g}")

@@ -34,7 +34,6 @@ from mdx import objectives
 from mdx.build import setup as setup_lib
 from mdx.eval import measures
 from mdx.eval import significance
-from mdx.eval.evaluators import labels
 from mdx.modes import claim
 from mdx.modes import reporting
 from mdx.utils import console
@@ -286,4 +285,4 @@ def test_split(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   config = config_lib.to_dict(config)
   run = setup_lib.setup({**config, "eval": {**config["eval"], "test": True}}, workdir)
   jax.set_mesh(run.mesh)
-  return labels.Evaluator(run).test()
+  return run.evaluation().members["labels"].test()

@@ -5,7 +5,6 @@ Contents: run.
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from typing import Any, Mapping
@@ -22,10 +21,7 @@ from mdx.build import base as base_lib
 from mdx.build import setup as setup_lib
 from mdx.build import workdir as workdir_lib
 from mdx.data import pipeline
-from mdx.eval import likelihood
-from mdx.eval import ngram
-from mdx.eval.evaluators import labels as labels_lib
-from mdx.eval.evaluators import linear_probe as linear
+from mdx.eval import evaluators
 from mdx.modes import reporting
 from mdx.report import plots
 from mdx.train import loop as loop_lib
@@ -35,7 +31,6 @@ from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
 from mdx.utils import console
 from mdx.utils import files
-from mdx.utils import processes
 from mdx.utils import tree
 
 
@@ -72,32 +67,26 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   if start >= config["steps"] and (run.workdir / "results.json").exists():
     console.say("this run is finished; remove its workdir to train again.")
     results = json.loads((run.workdir / "results.json").read_text(encoding="utf-8"))
-    _print_results(run, results)
+    _print_results(run, results, run.evaluation())
     return results
   console.say(
       f"{config['objective']['name']}: {tree.count(state.params):,} parameters, "
       f"{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
       f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
-  references = baselines(run)
+  evaluation, frozen = run.evaluation(), {}
   file = run.workdir / "metrics.jsonl"
   clock = meter_lib.Clock(run.workdir, start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
                                      is_main=jax.process_index() == 0)
-  labels = labels_lib.Evaluator(run) if "labels" in run.objective.evaluators else None
-  held_out = functools.cache(lambda num_samples: labels or evaluator(run, num_samples))
-  quick = lambda params: held_out(config["eval"]["num_samples"])(
-      params, config["eval"]["num_batches"])
-  probe = _probe(run)
-  has_curve = probe or likelihood.is_exact(run.objective)  # an accuracy over the steps
-  if probe and not start:
-    writers.write(0, "eval", probe(_weights(run, state)) | {"cpu_seconds": 0.0})
+  if not start and (values := evaluation.at_start(_weights(run, state), frozen)):
+    writers.write(0, "eval", values | {"cpu_seconds": 0.0})
+
+  def spent_until_now():
+    return {"cpu_seconds": clock.cpu_seconds} if evaluation.has_curve else {}
 
   def evaluate_during(state, step):
-    params, spent = _weights(run, state), {"cpu_seconds": clock.cpu_seconds} if has_curve else {}
-    values = quick(params) | (probe(params) if probe else {}) | spent
-    if labels:
-      labels.offer(step, values, params)
-    return values
+    spent = spent_until_now()
+    return evaluation.during(step, _weights(run, state), frozen) | spent
 
   state, tokens_per_second = loop_lib.fit(
       state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
@@ -112,14 +101,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   stop.saved = True
   console.say("evaluating the held-out part ...")
   params = _weights(run, state)
-  if labels:
-    labels.offer(config["steps"], quick(params), params)
-    results = labels.finish()
-  else:
-    results = held_out(config["eval"]["final_samples"])(params)
-  results |= references | gradient_noise(run, state.params, state.extra)
-  if has_curve:
-    results |= (probe(params) if probe else {}) | {"cpu_seconds": clock.cpu_seconds}
+  results = evaluation.final(config["steps"], params, frozen)
+  results |= gradient_noise(run, state.params, state.extra) | spent_until_now()
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     console.say(f"--- sample {i + 1}\n{text}")
@@ -129,17 +112,18 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
               "matmul_flops": 6.0 * run.spec.matmul_params() * num_tokens,
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
-  if has_curve:
+  if evaluation.has_curve:
     results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
   if jax.process_index() == 0:
     results |= {"goodput": spent["goodput"], "checkpoint_seconds_per_step":
                 spent["checkpoint_seconds"] / config["steps"]}
     plots.learning_curve(metrics_lib.read(file),
                          run.workdir / "learning_curve.png",
-                         baselines={k.split("_")[0]: v for k, v in references.items()},
+                         baselines={k: results[f"{k}_bits_per_char"] for k in ("unigram", "bigram")
+                                    if f"{k}_bits_per_char" in results},
                          title=config["objective"]["name"])
     files.write_json(run.workdir / "results.json", results)
-    _print_results(run, results)
+    _print_results(run, results, evaluation)
   return results
 
 
@@ -158,13 +142,6 @@ def _last_rate(run: setup_lib.Setup) -> float:
   return next((x["tokens_per_second"] for x in reversed(lines) if x.get("tokens_per_second")), 0.0)
 
 
-def _probe(run: setup_lib.Setup):
-  """params -> figures of the linear probe of `eval.probe`, or None."""
-  probe = linear.Probe(**run.config["eval"]["probe"])
-  return linear.Evaluator(probe, run.config, run.tokenizer, run.objective,
-                          run.mesh) if probe.num_labels else None
-
-
 def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
   """Accuracy of the probe, or of the next token, over the run: the curve that claims read."""
   points = {x["step"]: x for x in lines if x["kind"] == "eval" and "cpu_seconds" in x}
@@ -175,35 +152,6 @@ def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 def _weights(run: setup_lib.Setup, state):
   return state_lib.averaged(state) if run.config["init"]["params"] == "ema" else state.params
-
-
-def baselines(run: setup_lib.Setup) -> dict[str, float]:
-  """Unigram and bigram bits per character, for objectives with a likelihood."""
-  is_text = run.tokenizer.chars_per_token.any()
-  if not (likelihood.is_likelihood(run.objective) and run.config["eval"]["baselines"] and is_text):
-    return {}
-  pair = tuple(list(pipeline.texts(run.config["data"], split, tokenizer=run.tokenizer))
-               for split in ("train", "validation"))
-  return {"unigram_bits_per_char": ngram.unigram_bits(*pair),
-          "bigram_bits_per_char": ngram.bigram_bits(*pair)}
-
-
-def evaluator(run: setup_lib.Setup, num_samples: int):
-  """Returns (params, n) -> numbers over the first n (0: all) held-out batches."""
-  config = run.config["eval"]
-  row_nll = processes.Jitted(likelihood.make_row_nll(
-      run.objective, estimator=config["estimator"], num_samples=num_samples,
-      seed=run.config["seed"]))
-
-  def evaluate(params, num_batches: int = 0) -> dict[str, float]:
-    batches = pipeline.build(run.config["data"], run.tokenizer, split="validation",
-                             batch_size=run.config["batch_size"], seed=0, shuffle=False,
-                             repeat=False, drop_remainder=False)
-    batches = (b for i, b in enumerate(batches) if not num_batches or i < num_batches)
-    chars = run.tokenizer.chars_per_token if likelihood.is_likelihood(run.objective) else None
-    return likelihood.evaluate(row_nll, params, batches, mesh=run.mesh, chars_per_token=chars)
-
-  return evaluate
 
 
 def gradient_noise(run: setup_lib.Setup, params, extra) -> dict[str, float]:
@@ -234,20 +182,10 @@ def _samples(run: setup_lib.Setup, params) -> list[str]:
   return texts
 
 
-def _print_results(run: setup_lib.Setup, results: Mapping[str, float]) -> None:
+def _print_results(run: setup_lib.Setup, results: Mapping[str, float],
+                   evaluation: evaluators.Evaluation) -> None:
   """Prints the final figures."""
-  if "labels" in run.objective.evaluators:
-    lines = [labels_lib.results_text(results)]
-  elif "bits_per_char" in results:
-    name = "likelihood" if likelihood.is_exact(run.objective) else "bound"
-    lines = [f"held-out {name:<11}{results['bits_per_char']:.3f} +- "
-             f"{results['bits_per_char_stderr']:.3f} bits per character"]
-    lines += [f"{name:<20}{results[f'{name}_bits_per_char']:.3f}"
-              for name in ("unigram", "bigram") if f"{name}_bits_per_char" in results]
-  else:
-    lines = [f"held-out loss       {results['nats_per_token']:.3f} +- "
-             f"{results['nats_per_token_stderr']:.3f} nats per predicted token"]
-  console.say("\n" + "\n".join(lines))
+  console.say("\n" + evaluation.text(results))
   console.say(f"{results['steps']} steps, {results['tokens_per_second']:,.0f} tokens/s, "
                 f"{results['seconds']:.0f} s, goodput {100 * results['goodput']:.0f} %; see "
                 f"{run.workdir}/results.json and learning_curve.png")

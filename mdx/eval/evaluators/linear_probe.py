@@ -1,6 +1,6 @@
 """Linear probes of a frozen encoder: what a few labels find in its hidden states.
 
-Contents: Probe, ridge_scores, average_precision, Evaluator.
+Contents: Probe, ridge_scores, average_precision, probe_of, LinearProbe.
 
 A text is the mean of its last hidden states, and its label is found by ridge regression onto the
 one-hot labels of a few texts. A premise with candidates (`sources.pairs`) is described by the
@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdx import config as config_lib
 from mdx import sharding
 from mdx import types
 from mdx.data import pack
@@ -93,23 +94,31 @@ def average_precision(scores: np.ndarray, is_right: np.ndarray) -> np.ndarray:
   return (precision * ranked).sum(axis=1) / ranked.sum(axis=1)
 
 
-class Evaluator:
+def probe_of(config: Mapping[str, Any]) -> Probe:
+  """`config.eval.probe`; ValueError for values without meaning."""
+  return config_lib.construct(Probe, config["eval"]["probe"], what="eval.probe")
+
+
+class LinearProbe(types.Evaluator):
   """A probe of the encoder of an objective, on the data of a run.
 
-  Args:
-    probe: what is probed.
-    config: of the run: `data` and `batch_size`.
-    tokenizer: of the run.
-    objective: its network is read, with full attention and without corruption.
-    mesh: where rows are placed.
-
-  Raises:
-    ValueError: the records have no labels.
+  The network is read with full attention and without corruption.
   """
+  has_curve = True
+  from_start = True
 
-  def __init__(self, probe: Probe, config: Mapping[str, Any], tokenizer: Any,
-               objective: types.Objective, mesh: jax.sharding.Mesh):
-    self._probe, self._mesh, self._batch_size = probe, mesh, config["batch_size"]
+  def __init__(self, parts: Any):
+    """Reads the pools of texts.
+
+    Args:
+      parts: of the run, with `eval.probe`.
+
+    Raises:
+      ValueError: the records have no labels.
+    """
+    config, tokenizer = parts.config, parts.tokenizer
+    self._probe = probe_of(config)
+    self._mesh, self._batch_size = parts.mesh, config["batch_size"]
     data = pipeline.read_config(config["data"])
     (source, _), *others = data.parts()
     if others:
@@ -118,8 +127,14 @@ class Evaluator:
     self._is_pairs = getattr(source, "layout", "") == "parts"
     read = self._questions if self._is_pairs else self._texts
     self._pools = {split: read(data, source, tokenizer, split) for split in ("train", "validation")}
-    self._features = jax.jit(_pair_features(objective) if self._is_pairs else
-                             _text_features(objective))
+    self._features = jax.jit(_pair_features(parts.objective) if self._is_pairs else
+                             _text_features(parts.objective))
+
+  @classmethod
+  def check(cls, config: Mapping[str, Any], objective: types.Objective) -> None:
+    """Raises ValueError for fields of `eval.probe` without meaning."""
+    del objective
+    probe_of(config)
 
   def _texts(self, data, source, tokenizer, split):
     """Rows and labels of texts spread evenly over the split."""
@@ -147,8 +162,9 @@ class Evaluator:
       labels.append(question["labels"])
     return rows, np.array(labels)
 
-  def __call__(self, params: types.Params) -> dict[str, float]:
+  def __call__(self, params, frozen, *, quick):
     """probe_accuracy of texts, or probe_map (mean average precision) of questions."""
+    del frozen, quick
     (train, train_labels), (test, test_labels) = (
         (self._encode(params, rows), labels) for rows, labels in self._pools.values())
     found = []

@@ -43,20 +43,21 @@ def test_probes_that_cannot_be_are_refused(fields, message):
 def _evaluator(tmp_path, source, **fields):
   cfg = tiny.config("mlm", **{"tokenizer__path": "grammar", "data__length": 24, **fields})
   cfg.data.source = source
+  cfg.eval.probe.update(num_labels=60, num_draws=4, pool=128)
   run = setup_lib.setup(cfg, str(tmp_path / "run"))
-  probe = linear.Probe(num_labels=60, num_draws=4, pool=128)
   jax.set_mesh(run.mesh)
-  return linear.Evaluator(probe, run.config, run.tokenizer, run.objective, run.mesh), run
+  evaluator = run.evaluation().members["linear_probe"]
+  return lambda params: evaluator(params, {}, quick=True), evaluator, run
 
 
 @pytest.mark.slow
 def test_bags_of_embeddings_tell_the_topic_and_constant_states_do_not(tmp_path):
   source = dict(name="grammar", num_documents=200, num_validation=100, num_sentences=3)
-  evaluator, run = _evaluator(tmp_path, source, network__width=64)
+  probed, evaluator, run = _evaluator(tmp_path, source, network__width=64)
   params = run.objective.init(rng.root(0))
-  known = evaluator(params)["probe_accuracy"]
+  known = probed(params)["probe_accuracy"]
   params["model"]["final_norm"]["scale"] = jnp.zeros_like(params["model"]["final_norm"]["scale"])
-  blind = evaluator(params)["probe_accuracy"]
+  blind = probed(params)["probe_accuracy"]
   assert known > 0.3 and blind < 0.25  # one of eight topics
   # Padding is no part of the mean: the features of a text do not change with it.
   rows, _ = evaluator._pools["validation"]
@@ -71,21 +72,21 @@ def test_records_without_labels_are_refused(tmp_path):
 @pytest.mark.slow
 def test_news_are_dated_from_texts_without_a_date(tmp_path):
   source = dict(name="news", num_documents=90, num_validation=60)
-  evaluator, run = _evaluator(tmp_path, source, tokenizer__path="news", data__packing="crop",
+  probed, evaluator, run = _evaluator(tmp_path, source, tokenizer__path="news", data__packing="crop",
                               data__length=32)
   rows, labels = evaluator._pools["train"]
   assert len(rows) == 90 and set(labels) <= set(range(24))
   assert not any((row["spans"] == temporal.code(temporal.TEMPORAL, True)).any() for row in rows)
-  assert 0 <= evaluator(run.objective.init(rng.root(0)))["probe_accuracy"] < 0.7
+  assert 0 <= probed(run.objective.init(rng.root(0)))["probe_accuracy"] < 0.7
 
 
 @pytest.mark.slow
 def test_questions_are_ranked_by_states_of_their_rows(tmp_path):
   source = dict(name="structure", validation_size=20, documents=dict(
       name="grammar", num_documents=60, num_validation=60, num_paragraphs=2, num_sentences=3))
-  evaluator, run = _evaluator(tmp_path, source, data__packing="pad", data__append_eos=False,
+  probed, evaluator, run = _evaluator(tmp_path, source, data__packing="pad", data__append_eos=False,
                               network__token_types=2)
-  found = evaluator(run.objective.init(rng.root(0)))["probe_map"]
+  found = probed(run.objective.init(rng.root(0)))["probe_map"]
   chance = np.mean(1 / np.arange(1, 6))
   assert chance - 0.12 < found < 1
   rows, labels = evaluator._pools["train"]
