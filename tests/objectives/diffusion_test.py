@@ -347,7 +347,7 @@ def test_the_shift_begins_anew_with_every_segment():
   segments = jnp.array([[1, 1, 2, 2, 2, 0], [0, 0, 1, 1, 1, 1]])
   found = reading.previous_hidden(seen, segments)[..., 0]
   np.testing.assert_array_equal(found, [[0, 0, 2, 2, 3, 5], [0, 0, 2, 2, 3, 4]])
-  network = types.Network(lambda key: {}, lambda params, tokens, **k: seen,
+  network = types.Network(lambda key: {}, lambda params, inputs, **k: types.Hidden(seen),
                           lambda params, hidden, name: jnp.tile(hidden, (1, 1, 5)), 5)
   objective = diffusion.MaskedDiffusion(network=network, mask_id=1, shift=True, mask_column=True)
   logits = objective.answer(PARAMS, types.Request(jnp.ones((2, 6), jnp.int32), jnp.ones(2),
@@ -570,14 +570,14 @@ def test_the_heads_reserved_positions_suffice(name, time, mask_draw, allowance):
     seen.append(math.prod(hidden.shape[:-1]))
     return hidden
 
-  network = types.Network(lambda key: {}, lambda params, tokens, **k: jnp.zeros(
-      tokens.shape + (11,)), head, 11)
+  network = types.Network(lambda key: {}, lambda params, inputs, **k: types.Hidden(
+      jnp.zeros(inputs.tokens.shape + (11,))), head, 11)
   objective = diffusion.MaskedDiffusion(network=network, mask_id=10, time=time,
                                         mask_draw=mask_draw, schedule={"name": name, "eps": 1e-4})
   batch = {"tokens": jnp.ones((rows, length), jnp.int32), "example_index": jnp.arange(rows)}
   prepare = jax.jit(lambda step: objective.prepare(
-      {}, batch, rng.stream(rng.root(0), "train", step), None)[0])
-  jax.eval_shape(lambda: objective({"model": {}}, prepare(0), None))
+      {}, batch, rng.stream(rng.root(0), "train", step), CONTEXT)[0])
+  jax.eval_shape(lambda: objective({"model": {}}, prepare(0), CONTEXT))
   counts = np.array([int(prepare(step)["is_masked"].sum()) for step in range(500)])
   assert seen[0] < 0.95 * rows * length or time == "independent"
   assert np.mean(counts > seen[0]) <= allowance
