@@ -1,8 +1,8 @@
 """The doors of mdx: protocols and named tuples that an extension is written against.
 
-Contents: RARE, Params, Batch, Part, no_axes, Aux, Context, Inputs, Hidden, Network, Request,
-Answer, Reader, World, Objective, Coupled, Frontend, Leaf, Adaptation, Sampler, Task, Environment,
-Field, Layout, Evaluator.
+Contents: RARE, Params, Batch, Part, no_axes, Aux, Context, context, Noise, Inputs, Hidden, Network,
+Request, Answer, Reader, World, Objective, Coupled, Frontend, Leaf, Adaptation, Sampler, Task,
+Environment, Field, Layout, Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any, Callable, ClassVar, Mapping, NamedTuple, Protocol, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from mdx import config as config_lib
 from mdx.utils import rng
@@ -86,6 +87,31 @@ class Context(NamedTuple):
   noise: jax.Array | None = None
 
 
+def context(step: jax.Array | int, frozen: Params | None = None, state: PyTree = None, *,
+            key: jax.Array | None = None) -> Context:
+  """Builds the context of a step.
+
+  Args:
+    step: int32 scalar.
+    frozen: as of `Context`; None: {}.
+    state: as of `Context`; None: {}.
+    key: of the step, in training; only folded. None, in evaluation, is without noise.
+  """
+  return Context(jnp.asarray(step, jnp.int32), {} if frozen is None else frozen,
+                 {} if state is None else state, None if key is None else rng.stream(key, "noise"))
+
+
+class Noise(NamedTuple):
+  """Keys of the noise inside a network, in one reading of some rows.
+
+  Attributes:
+    shared: typed key [], of noise in the weights, which all rows share.
+    rows: typed keys [B], of noise in the activations.
+  """
+  shared: jax.Array
+  rows: jax.Array
+
+
 class Inputs(NamedTuple):
   """Inputs of a network.
 
@@ -130,7 +156,7 @@ class Network(NamedTuple):
     encode: (params, inputs, *, attention, time=None, cache=None, slots=None, noise=None,
       keep_layers=False) -> Hidden. `cache` () asks for a cache; a cache and `slots` int32 [B, W]
       run the tokens [B, W] of these positions against it (`positions` and `segment_ids` stay
-      those of whole rows). `noise`: typed keys [B] for dropout; None = no dropout.
+      those of whole rows). `noise`: a `Noise`, for dropout; None = no dropout.
     head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`
       may be gathered to the target positions first.
     vocab_size: number of ids the head scores (padding columns score -1e30).

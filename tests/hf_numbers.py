@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import interop
+from mdx import types
 from mdx.networks import attention
 from mdx.networks import transformer
 from mdx.utils import rng
@@ -19,7 +20,7 @@ def causal_log_likelihood(path, ids):
   network = spec.network()
   params = interop.load(path, jax.eval_shape(network.init, rng.root(0)))
   tokens = jnp.array([ids[:-1]])
-  hidden = network.encode(params, tokens, attention=attention.Causal())
+  hidden = network.encode(params, types.Inputs(tokens), attention=attention.Causal()).last
   logits = np.asarray(network.head(params, hidden), np.float64)[0]
   logits -= logits.max(axis=-1, keepdims=True)
   law = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

@@ -69,12 +69,12 @@ class Joint:
   def network(self) -> types.Network:
     """Bidirectional: logits of x_i given every real token of the row."""
 
-    def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
-      del params, positions, segment_ids, time
+    def encode(params, inputs, *, attention, time=None, noise=None):
+      del params, time, noise
       if attention != attention_lib.Full():
         raise AssertionError(f"a bidirectional model was read with {attention}")
-      agrees = self._agrees(tokens)
-      return self._logits(jnp.einsum("bn,nlv->blv", agrees.all(axis=2) * 1.0, self._table()))
+      agrees = self._agrees(inputs.tokens)
+      return types.Hidden(self._logits(jnp.einsum("bn,nlv->blv", agrees.all(axis=2) * 1.0, self._table())))
 
     return types.Network(lambda key: {"unused": jnp.zeros(())}, encode, _read, self.vocab_size)
 
@@ -84,15 +84,16 @@ class Joint:
     The start token is the mask id; a row that begins with another gets NaN.
     """
 
-    def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
-      del params, positions, segment_ids, time
+    def encode(params, inputs, *, attention, time=None, noise=None):
+      del params, time, noise
       if attention != attention_lib.Causal():
         raise AssertionError(f"a causal model was read with {attention}")
+      tokens = inputs.tokens
       known = jnp.concatenate([tokens[:, 1:], jnp.full_like(tokens[:, :1], self.mask_id)], axis=1)
       agrees = jnp.cumprod(self._agrees(known), axis=2)  # [B, N, L]: up to and with place i
       before = jnp.pad(agrees[..., :-1], ((0, 0), (0, 0), (1, 0)), constant_values=1)
       before *= (tokens[:, :1] == self.mask_id)[..., None]
-      return self._logits(jnp.einsum("bnl,nlv->blv", before * 1.0, self._table()))
+      return types.Hidden(self._logits(jnp.einsum("bnl,nlv->blv", before * 1.0, self._table())))
 
     return types.Network(lambda key: {"unused": jnp.zeros(())}, encode, _read, self.vocab_size)
 

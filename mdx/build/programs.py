@@ -129,8 +129,8 @@ def _gradient(objective: types.Objective, config: Mapping[str, Any], trains: Cal
   """The gradient of a step, without its optimizer."""
 
   def gradient(state, batch, frozen):
-    context = types.Context(state.step, frozen, state.extra)
     key = rng.stream(rng.root(config["seed"]), "train", state.step)
+    context = types.context(state.step, frozen, state.extra, key=key)
     batch, weights = objective.prepare(state.params, batch, key, context)
     return step_lib.loss_and_grad(objective, state.params, batch, weights, context,
                                   config["microbatches"], trains)[2]

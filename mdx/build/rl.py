@@ -212,7 +212,7 @@ def _rows_of_update(run: Plan) -> int:
            "canvas": each(jnp.int32), "prediction": each(jnp.int32),
            "step_confidence": each(jnp.float32), "step_log_prob": each(jnp.float32)}
   prepared = jax.eval_shape(
-      lambda batch: run.policy.prepare({}, batch, rng.root(0), types.Context(0, {}, {}))[0], batch)
+      lambda batch: run.policy.prepare({}, batch, rng.root(0), types.context(0))[0], batch)
   return len(prepared["noisy_tokens"])
 
 

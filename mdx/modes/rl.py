@@ -158,7 +158,7 @@ def _rollouts(run: plan.Plan, writers) -> rollout_lib.Rollouts:
     @jax.jit
     def score(params, batch, step):
       key = rng.stream(rng.root(config["seed"]), "train", step)
-      prepared, _ = run.policy.prepare(params, batch, key, types.Context(step, {}, {}))
+      prepared, _ = run.policy.prepare(params, batch, key, types.context(step))
       return run.policy.log_prob(params, prepared)
 
   choose = None

@@ -21,6 +21,8 @@ from jax import ad_checkpoint
 import jax.numpy as jnp
 
 from mdx import config as config_lib
+from mdx import types
+from mdx.networks import noise as noise_lib
 
 SAVED = "attention"  # name of what some rematerialisation policies keep of attention
 _NEVER = -1e30  # finite, so that a row that sees nothing has no NaN
@@ -336,7 +338,8 @@ def visible(attention, positions: jax.Array, segment_ids: jax.Array | None,
   return None if mask is None else mask[:, None]
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None) -> jax.Array:
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None,
+           noise: types.Noise | None = None, dropout: float = 0.0) -> jax.Array:
   """Scaled dot-product attention with float32 softmax.
 
   Args:
@@ -344,6 +347,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
     key: [B, S, K, H]; K divides N (grouped queries).
     value: [B, S, K, H].
     mask: bool, broadcastable to [B, N, L, S], or None.
+    noise: of the layer; None = no dropout.
+    dropout: share of the probabilities that is dropped.
 
   Returns:
     [B, L, N, H] in the dtype of `query`. A row that sees nothing averages all
@@ -361,6 +366,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
     mask = mask.reshape(mask.shape[:1] + (-1, groups if mask.shape[1] > 1 else 1) + mask.shape[2:])
     scores = jnp.where(mask, split, _NEVER).reshape(scores.shape)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  weights = noise_lib.dropout(weights, noise, dropout, "probabilities")
   mixed = jnp.einsum("bkls,bksh->bklh", weights, value)
   mixed = mixed.reshape(batch, -1, groups, length, width).transpose(0, 3, 1, 2, 4)
   return mixed.reshape(batch, length, heads, width)

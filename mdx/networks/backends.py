@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from mdx import sharding
+from mdx import types
 from mdx.networks import attention as attention_lib
 
 BACKENDS = ("xla", "cudnn", "splash")
@@ -60,7 +61,8 @@ def uses_masks(name: str) -> bool:
 
 
 def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
-           sight: attention_lib.Sight, which: jax.Array | None) -> jax.Array:
+           sight: attention_lib.Sight, which: jax.Array | None, noise: types.Noise | None = None,
+           dropout: float = 0.0) -> jax.Array:
   """Scaled dot-product attention of one layer.
 
   Args:
@@ -70,25 +72,28 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
     value: [B, S, K, H].
     sight: what the layers of the network see.
     which: int32 [], the layer's value among those of `sight`; None if there is one.
+    noise: of the layer's probabilities; None = no dropout.
+    dropout: share of the probabilities that is dropped; back end xla alone has it.
 
   Returns:
     [B, L, N, H] in the dtype of `query`.
   """
   if name != "splash":  # which keeps them as its kernel takes them
     query, key, value = map(attention_lib.saved, (query, key, value))
-  runs = [functools.partial(_attend_one, name, sight=sight, i=i) for i in range(len(sight.values))]
+  runs = [functools.partial(_attend_one, name, sight=sight, i=i, noise=noise, dropout=dropout)
+          for i in range(len(sight.values))]
   if which is None:
     return runs[0](query, key, value)
   return jax.lax.switch(which, runs, query, key, value)
 
 
-def _attend_one(name, query, key, value, *, sight, i):
+def _attend_one(name, query, key, value, *, sight, i, noise, dropout):
   if name == "splash":
     return _sharded_splash(query, key, value, sight, sight.values[i])
   if name == "cudnn":
     mask = sight.masks[i]
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-  return attention_lib.attend(query, key, value, sight.masks[i])
+  return attention_lib.attend(query, key, value, sight.masks[i], noise, dropout)
 
 
 def _sharded_splash(query, key, value, sight, attention):

@@ -26,6 +26,7 @@ from mdx import sharding
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import dense
+from mdx.networks import noise as noise_lib
 from mdx.networks import positions as positions_lib
 from mdx.networks.adaptation import lora
 
@@ -50,10 +51,12 @@ class OfLayer(NamedTuple):
     which: int32, the layer's value among those of `Sight`.
     is_local: bool, whether it takes the rotary angles of local layers.
     is_first: bool, whether attention reads the block's input as it is.
+    number: int32, of the layer, where there is noise.
   """
   which: jax.Array | None = None
   is_local: jax.Array | None = None
   is_first: jax.Array | None = None
+  number: jax.Array | None = None
 
 
 def linear(spec: Any, features: int, name: str, *, use_bias: bool | None = None,
@@ -81,7 +84,7 @@ class _Attention(nn.Module):
   spec: Any
 
   @nn.compact
-  def __call__(self, x, sight, which, rope, cache, slots):
+  def __call__(self, x, sight, which, rope, cache, slots, noise):
     spec, head = self.spec, self.spec.per_head
     batch, length, _ = x.shape
 
@@ -101,8 +104,9 @@ class _Attention(nn.Module):
     if cache:
       key, value = (attention_lib.write(old, slots, new)
                     for old, new in zip(cache, (key, value)))
-    mixed = backends.attend(spec.attention_backend, query, key, value, sight, which)
-    mixed = mixed.reshape(batch, length, -1)
+    mixed = backends.attend(spec.attention_backend, query, key, value, sight, which,
+                            noise_lib.named(noise, "attention"), spec.attention_dropout)
+    mixed = noise_lib.drop_heads(mixed, noise, spec.drophead).reshape(batch, length, -1)
     out = linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed)
     return attention_lib.saved(backends.ordered(spec.attention_backend, out)), (key, value)
 
@@ -126,12 +130,17 @@ class _Mlp(nn.Module):
 
 
 class Block(nn.Module):
-  """Attention and MLP; with `condition` the branches of a pre-norm block are modulated by time."""
+  """Attention and MLP; with `condition` the branches of a pre-norm block are modulated by time.
+
+  Returns the states, and what was asked for of (keys and values, states): `cache` and `kept` are
+  None where it was not.
+  """
   spec: Any
 
   @nn.compact
-  def __call__(self, x, condition, sight, ropes, of_layer, cache, slots):
+  def __call__(self, x, condition, sight, ropes, of_layer, cache, slots, noise, kept):
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
+    noise = noise_lib.of_layer(noise, of_layer.number)
     if condition is None:
       modulation = ((0.0, 0.0, 1.0),) * 2
     else:
@@ -145,19 +154,22 @@ class Block(nn.Module):
     def branch(name, layer, x, shift, scale, gate, *, is_bare=None):
       if spec.post_norm:
         y, *rest = layer(x)
+        y = noise_lib.dropout(y, noise, spec.dropout, name)
         return norm(spec, f"{name}_norm")(x + y).astype(dtype), *rest
       y = norm(spec, f"{name}_norm")(x)
       y = y if is_bare is None else jnp.where(is_bare, x, y)
       y, *rest = layer((y * (1 + scale) + shift).astype(dtype) if condition is not None
                        else y.astype(dtype))
+      y = noise_lib.dropout(y, noise, spec.dropout, name)
       return x + (gate * y).astype(dtype) if condition is not None else x + y, *rest
 
     x, memory = branch(
         "attention", lambda y: _Attention(spec, name="attention")(
-            y, sight, of_layer.which, rope, cache, slots), x, *modulation[0],
+            y, sight, of_layer.which, rope, cache, slots, noise), x, *modulation[0],
         is_bare=of_layer.is_first)
     x, = branch("mlp", lambda y: (_Mlp(spec, name="mlp")(y),), x, *modulation[1])
-    return sharding.constrain(x, "batch", "sequence", None), memory if cache is not None else None
+    x = sharding.constrain(x, "batch", "sequence", None)
+    return x, (memory if cache is not None else None, x if kept == () else None)
 
 
 class TimeEmbedding(nn.Module):

@@ -18,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import sharding
+from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import layers as layers_lib
+from mdx.networks import noise as noise_lib
 from mdx.networks import positions as positions_lib
 
 _NEVER = -1e30  # logit of a padding column: probability exactly 0
@@ -58,7 +60,7 @@ class Module(nn.Module):
     else:
       self.layers = nn.scan(
           block, variable_axes={"params": 0}, split_rngs={"params": True},
-          in_axes=(nn.broadcast,) * 3 + (0, 0, nn.broadcast), length=spec.num_layers,
+          in_axes=(nn.broadcast,) * 3 + (0, 0) + (nn.broadcast,) * 3, length=spec.num_layers,
           unroll=1 if spec.scan_layers else spec.num_layers)(spec)
     if not spec.post_norm:
       self.final_norm = layers_lib.norm(spec, None)
@@ -72,10 +74,14 @@ class Module(nn.Module):
     if not spec.tied or spec.head_bias:
       self.lm_head = _Head(spec)
 
-  def __call__(self, tokens, *, attention, positions=None, segment_ids=None, time=None,
-               token_types=None, cache=None, slots=None, added=None, states=None):
-    spec = self.spec
-    length = jax.tree.leaves(cache)[0].shape[-3] if cache else tokens.shape[1]
+  def __call__(self, inputs, *, attention, time=None, cache=None, slots=None, noise=None,
+               keep_layers=False):
+    spec, positions = self.spec, inputs.positions
+    if inputs.context is not None:
+      raise ValueError("inputs.context is given, and this network has no cross-attention; leave it "
+                       "out.")
+    x = inputs.tokens if inputs.states is None else inputs.states
+    length = jax.tree.leaves(cache)[0].shape[-3] if cache else x.shape[1]
     if length > spec.max_length * attention.streams:
       raise ValueError(f"a row of {length // attention.streams} tokens exceeds network.max_length "
                        f"{spec.max_length}.")
@@ -86,30 +92,32 @@ class Module(nn.Module):
     visible = attention_lib.narrowed(attention.of_layers(spec.num_layers), spec.local_radius,
                                      spec.global_every)
     sight, which = attention_lib.sight(
-        visible, positions, segment_ids, slots,
+        visible, positions, inputs.segment_ids, slots,
         with_masks=backends.uses_masks(spec.attention_backend))
     positions = attention_lib.at_slots(positions, slots)
-    x = states
-    if states is None:
-      x = self._embed(tokens, positions, token_types, added)
+    noise = noise if spec.has_noise else None
+    if inputs.states is None:
+      x = noise_lib.dropout(self._embed(inputs, positions), noise, spec.dropout, "embed")
     thetas = (spec.rope_theta, spec.local_rope_theta) if self._has_two_ropes else (spec.rope_theta,)
     ropes = tuple(positions_lib.rope_tables(positions, spec.per_head, theta, spec.rope_scaling)
                   for theta in thetas if spec.position == "rope")
-    of_layers = layers_lib.OfLayer(which, *self._kinds(visible))
-    x, memory = self._run_layers(x, self._condition(time), sight, ropes, of_layers, cache, slots)
-    hidden = x if spec.post_norm else self.final_norm(x).astype(jnp.dtype(spec.dtype))
-    return hidden if cache is None else (hidden, memory)
+    number = None if noise is None else jnp.arange(spec.num_layers)
+    of_layers = layers_lib.OfLayer(which, *self._kinds(visible), number)
+    x, (memory, layers) = self._run_layers(x, self._condition(time), sight, ropes, of_layers, cache,
+                                           slots, noise, () if keep_layers else None)
+    last = x if spec.post_norm else self.final_norm(x).astype(jnp.dtype(spec.dtype))
+    return types.Hidden(last, layers, memory)
 
-  def _embed(self, tokens, positions, token_types, added):
+  def _embed(self, inputs, positions):
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
-    x = self._look_up(self.embed, tokens, "tensor")
-    if added is not None:
-      x = x + added.astype(dtype)
+    x, token_types = self._look_up(self.embed, inputs.tokens, "tensor"), inputs.token_types
+    if inputs.added is not None:
+      x = x + inputs.added.astype(dtype)
     if spec.position == "learned":
       x = x + self._look_up(self.position_embed, positions + spec.position_offset, None)
     if spec.token_types:
-      types = jnp.zeros_like(tokens) if token_types is None else token_types
-      x = x + self._look_up(self.token_type_embed, types, None)
+      kinds = jnp.zeros_like(inputs.tokens) if token_types is None else token_types
+      x = x + self._look_up(self.token_type_embed, kinds, None)
     elif token_types is not None:
       raise ValueError("this network has no token types; set network.token_types.")
     if spec.embed_norm:
@@ -132,13 +140,15 @@ class Module(nn.Module):
   def _run_layers(self, x, *rest):
     if not self.is_unstacked:
       return self.layers(x, *rest)
-    *shared, of_layers, cache, slots = rest
-    memory = []
+    *shared, of_layers, cache, slots, noise, kept = rest
+    memory, layers = [], []
     for i, layer in enumerate(self.layers):
       of_layer = jax.tree.map(lambda kinds, i=i: kinds[i], of_layers)
-      x, new = layer(x, *shared, of_layer, cache[i] if cache else cache, slots)
+      x, (new, own) = layer(x, *shared, of_layer, cache[i] if cache else cache, slots, noise,
+                            kept)
       memory.append(new)
-    return x, tuple(memory)
+      layers.append(own)
+    return x, (None if cache is None else tuple(memory), jnp.stack(layers) if kept == () else None)
 
   def _look_up(self, embed, index, rows_axis):
     # From a table whose width is cut (fsdp), XLA replicates the rows of the whole batch.
@@ -170,7 +180,7 @@ class Module(nn.Module):
   def init_all(self, tokens, *, attention) -> Any:
     """Touches every parameter once."""
     time = jnp.zeros(tokens.shape[:1]) if self.spec.time_conditioning else None
-    return self.logits(self(tokens, attention=attention, time=time))
+    return self.logits(self(types.Inputs(tokens), attention=attention, time=time).last)
 
 
 class _Head(nn.Module):

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import axes
@@ -71,6 +72,10 @@ class Transformer:
       "full" (recompute blocks).
     init_std: standard deviation of the embedding at initialisation.
     attention_backend: "xla" (anywhere), "cudnn" (GPU, bfloat16) or "splash" (TPU).
+    dropout: share of the entries of the embeddings, and of what attention and MLP add, that is
+      dropped in training.
+    attention_dropout: share of the attention probabilities that is; back end xla alone has it.
+    drophead: share of whole heads that is (Zhou et al. 2020, arXiv:2004.13342).
     weights: "float", or "int8": those of the blocks' linear maps (networks.quantized), for models
       that are loaded and not trained.
     lora_rank: rank of the adapters of the blocks' linear maps (networks.lora); 0 = none.
@@ -115,6 +120,9 @@ class Transformer:
   remat: str = "none"
   init_std: float = 0.02
   attention_backend: str = "xla"
+  dropout: float = 0.0
+  attention_dropout: float = 0.0
+  drophead: float = 0.0
   weights: str = "float"
   lora_rank: int = 0
   lora_alpha: float = 0.0
@@ -152,7 +160,11 @@ class Transformer:
       raise ValueError(f"network.lora_targets is {self.lora_targets}; choose some of "
                        f"{', '.join(lora.PROJECTIONS)}.")
     positions_lib.check_scaling(self.rope_scaling)
+    config_lib.check(self, "network", between=dict.fromkeys(
+        ("dropout", "attention_dropout", "drophead"), "[0, 1)"))
     for is_wrong, message in (
+        (self.attention_dropout and self.attention_backend != "xla", "attention_dropout needs the "
+         f"attention_backend xla, {self.attention_backend} has none; use xla, or drophead."),
         (self.post_norm and self.time_conditioning, "post_norm and time_conditioning exclude each "
          "other; modulation by time is of pre-norm blocks."),
         (self.post_norm and not self.first_norm, "first_norm=False is of pre-norm blocks; leave "
@@ -163,6 +175,11 @@ class Transformer:
          "so a tied head needs network.head_transform.")):
       if is_wrong:
         raise ValueError(f"network.{message}")
+
+  @property
+  def has_noise(self) -> bool:
+    """Whether a reading in training is told any noise."""
+    return bool(self.dropout or self.attention_dropout or self.drophead)
 
   @property
   def per_head(self) -> int:
@@ -247,8 +264,8 @@ class Transformer:
       return shaped.init(key, jnp.zeros((1, 1), jnp.int32), attention=attention_lib.Full(),
                          method="init_all")["params"]
 
-    def encode(params, tokens, **inputs):
-      return module_of(params).apply({"params": params}, tokens, **inputs)
+    def encode(params, inputs, **options):
+      return module_of(params).apply({"params": params}, inputs, **options)
 
     def head(params, hidden, name="lm"):
       if name != self.head:

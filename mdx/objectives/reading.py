@@ -1,6 +1,7 @@
 """Reading a model: hidden states of the rows of a batch, logits of some places of a canvas.
 
-Contents: encode, logits_at, attention_of, answerer, previous_hidden, segment_starts.
+Contents: inputs_of, copied_inputs, noise_of, noise_for, encode, logits_at, attention_of, answerer,
+previous_hidden, segment_starts.
 
 Convention: a shifted model predicts a place from the hidden state of the place before it, as
 a model that began as an autoregressive one does (Dream, arXiv:2508.15487); the first place
@@ -19,13 +20,56 @@ from mdx import config as config_lib
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import heads
+from mdx.utils import rng
 
 _QUARTERS = 4  # sizes of the head that are compiled
 
 
+def inputs_of(batch: types.Batch, tokens: jax.Array | None = None, **fields: Any) -> types.Inputs:
+  """Returns the inputs of a network that reads the rows of a batch.
+
+  Args:
+    batch: rows; `positions`, `segment_ids` and `token_types` are read where it has them.
+    tokens: int32 [B, L]; None: the batch's `tokens`.
+    **fields: further ones of `types.Inputs`.
+  """
+  return types.Inputs(batch["tokens"] if tokens is None else tokens, batch.get("positions"),
+                      batch.get("segment_ids"), batch.get("token_types"), **fields)
+
+
+def copied_inputs(batch: types.Batch, tokens: jax.Array, num_copies: int) -> types.Inputs:
+  """Returns the inputs of as many consecutive copies of each row, of tokens [B * copies, L]."""
+  inputs = inputs_of(batch)._replace(tokens=None)
+  copied = jax.tree.map(lambda x: jnp.repeat(x, num_copies, axis=0), inputs)
+  return copied._replace(tokens=tokens)
+
+
+def noise_of(noise: jax.Array | None, batch: types.Batch,
+             num_copies: int = 1) -> types.Noise | None:
+  """Returns the noise of one reading of the rows of a batch.
+
+  Args:
+    noise: typed key [], as `Context.noise`; None: no noise.
+    batch: rows, with `example_index` [B].
+    num_copies: the rows are as many consecutive copies of each row, with noise of their own.
+  """
+  if noise is None:
+    return None
+  keys = rng.per_example(noise, batch["example_index"])
+  if num_copies > 1:
+    keys = jax.vmap(lambda key: jax.random.split(key, num_copies))(keys).reshape(-1)
+  return types.Noise(rng.stream(noise, "shared"), keys)
+
+
+def noise_for(noise: jax.Array | None, name: str, step: int | None = None) -> jax.Array | None:
+  """Returns the key [] of the noise of another reading in the same step."""
+  return None if noise is None else rng.stream(noise, name, step)
+
+
 def encode(network: types.Network, params: types.PyTree, batch: types.Batch, *, attention: Any,
-           tokens: jax.Array | None = None, **options: Any) -> jax.Array:
-  """Hidden states [B, L, D] of the rows of a batch.
+           tokens: jax.Array | None = None, noise: jax.Array | None = None, **options: Any
+           ) -> jax.Array:
+  """Returns the hidden states [B, L, D] of the rows of a batch.
 
   Args:
     network: the model.
@@ -33,13 +77,11 @@ def encode(network: types.Network, params: types.PyTree, batch: types.Batch, *, 
     batch: rows; `positions`, `segment_ids` and `token_types` are read where it has them.
     attention: a value of `networks.attention`.
     tokens: int32 [B, L], the network's input; None: the batch's `tokens`.
+    noise: `Context.noise`; None = no noise.
     **options: more that the network is told.
   """
-  if "token_types" in batch:
-    options["token_types"] = batch["token_types"]
-  return network.encode(params, batch["tokens"] if tokens is None else tokens,
-                        attention=attention, positions=batch.get("positions"),
-                        segment_ids=batch.get("segment_ids"), **options)
+  return network.encode(params, inputs_of(batch, tokens), attention=attention,
+                        noise=noise_of(noise, batch), **options).last
 
 
 def logits_at(network: types.Network, params: types.PyTree, request: types.Request, *,
@@ -64,11 +106,10 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
     raise ValueError("a shifted model reads each place from the one before it, which a window over "
                      "a cache may leave out; use sampler.cache=none.")
   memory = {} if request.cache is None else {"cache": request.cache, "slots": request.slots}
-  out = network.encode(params, attention_lib.at_slots(tokens, request.slots), attention=attention,
-                       positions=request.positions, segment_ids=request.segment_ids, time=time,
-                       **memory)
-  hidden, cache = (out, None) if request.cache is None else out
-  targets = request.targets
+  inputs = types.Inputs(attention_lib.at_slots(tokens, request.slots), request.positions,
+                        request.segment_ids)
+  out = network.encode(params, inputs, attention=attention, time=time, **memory)
+  hidden, targets = out.last, request.targets
   if shift:
     starts = segment_starts(request.segment_ids, tokens.shape)
     before = jnp.maximum(jnp.arange(tokens.shape[1])[None] - ~starts, 0)
@@ -77,7 +118,7 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
     hidden = jnp.take_along_axis(hidden, targets[..., None], axis=1, mode="clip")
   logits = _head(network, params, hidden, request.num_targets)
   logits = heads.block_columns(logits, blocked)
-  return types.Answer(logits, hidden, cache)
+  return types.Answer(logits, hidden, out.cache)
 
 
 def attention_of(cfg: Mapping[str, Any], network: types.Network) -> Any:

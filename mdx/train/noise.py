@@ -45,11 +45,12 @@ def make_noise(objective: types.Objective, *, num_draws: int, seed: int, step: i
 
   def noise(params: types.Params, batch: types.Batch, state: Any) -> dict[str, jax.Array]:
     key = rng.stream(rng.root(seed), "noise")
-    context = types.Context(jnp.int32(step), {}, state)
 
     def add(carry, draw):
       mean, squares = carry  # Welford's recurrence: no difference of large numbers
-      prepared, weights = objective.prepare(params, batch, rng.stream(key, "draw", draw), context)
+      own = rng.stream(key, "draw", draw)
+      context = types.context(step, state=state, key=own)
+      prepared, weights = objective.prepare(params, batch, own, context)
       loss, _, grads = step_lib.loss_and_grad(objective, params, prepared, weights, context,
                                               num_microbatches)
       new = {"gradient": grads, "loss": loss}

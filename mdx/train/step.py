@@ -88,7 +88,7 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
 
   def step(state: state_lib.State, batch: types.Batch, frozen: types.Params):
     key = rng.stream(rng.root(seed), "train", state.step)
-    context = types.Context(state.step, frozen, state.extra)
+    context = types.context(state.step, frozen, state.extra, key=key)
     batch, weights = objective.prepare(state.params, batch, key, context)
     weights = jax.tree.map(jax.lax.stop_gradient, weights)
     loss, aux, grads = loss_and_grad(objective, state.params, batch, weights, context,

@@ -21,7 +21,7 @@ def test_a_transformer_forwards_and_backwards(scan_layers):
   tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
 
   def loss(params, tokens):
-    hidden = network.encode(params, tokens, attention=attention.Full())
+    hidden = network.encode(params, types.Inputs(tokens), attention=attention.Full()).last
     return network.head(params, hidden, "lm").sum()
 
   places = rows * length

@@ -15,6 +15,7 @@ import tiny
 
 from mdx import interop
 from mdx import sharding
+from mdx import types
 from mdx.networks import attention
 from mdx.networks import transformer
 from mdx.utils import rng
@@ -53,7 +54,8 @@ def logits_of(spec, params, tokens, **inputs):
 
   @jax.jit
   def score(params):
-    hidden = network.encode(params, jnp.asarray(tokens, jnp.int32), attention=_FULL, **inputs)
+    hidden = network.encode(params, types.Inputs(jnp.asarray(tokens, jnp.int32), **inputs),
+                            attention=_FULL).last
     return network.head(params, hidden)
 
   return np.asarray(score(params))

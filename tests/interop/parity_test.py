@@ -14,6 +14,7 @@ import pytest
 
 from mdx import interop
 from mdx import sharding
+from mdx import types
 from mdx.networks import attention
 import hf_dirs
 
@@ -44,8 +45,8 @@ def _score(name, spec):
   @jax.jit
   def score(params, tokens, mask):
     positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-    hidden = network.encode(params, tokens, attention=_attention(name), positions=positions,
-                            segment_ids=mask)
+    hidden = network.encode(params, types.Inputs(tokens, positions, mask),
+                            attention=_attention(name)).last
     return network.head(params, hidden, spec.head)
 
   return score

@@ -15,6 +15,7 @@ import mdx
 from mdx import config as config_lib
 from mdx import interop
 from mdx import modes
+from mdx import types
 from mdx.build import source as pretrained
 from mdx.configs import finetune as finetune_config
 from mdx.configs import sample as sample_config
@@ -42,7 +43,8 @@ def _params(spec, base=BASE, adapter=ADAPTER):
 def _scores(model):
   network, tokens = model.objective.network, jnp.asarray([[5, 6, 7, 8], [9, 10, 11, 12]])
   params = jax.device_get(model.params["model"])
-  logits = network.head(params, network.encode(params, tokens, attention=attention.Full()))
+  logits = network.head(params, network.encode(
+      params, types.Inputs(tokens), attention=attention.Full()).last)
   return np.asarray(logits)[..., :model.tokenizer.vocab_size]
 
 
@@ -53,7 +55,7 @@ def test_logits_are_those_of_peft_and_of_the_merged_model():
   params, tokens = _params(spec), np.load(BASE / "logits.npz")["input_ids"]
   want = np.load(ADAPTER / "logits.npz")["logits"]
   score = lambda spec, params: np.asarray(spec.network().head(params, spec.network().encode(
-      params, tokens, attention=attention.Causal())))[..., :spec.vocab_size]
+      params, types.Inputs(tokens), attention=attention.Causal()).last))[..., :spec.vocab_size]
   np.testing.assert_allclose(score(spec, params), want, atol=1e-4)
   merged = lora.merge(params, spec)
   np.testing.assert_allclose(score(dataclasses.replace(spec, lora_rank=0), merged), want, atol=1e-4)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mdx import sharding
+from mdx import types
 from mdx.networks import attention
 from mdx.networks import backends
 from mdx.networks import splash
@@ -141,7 +142,8 @@ def test_every_layer_is_handed_to_the_named_back_end(monkeypatch):
 
   def run(name):
     network = transformer.Transformer(**spec, attention_backend=name).network()
-    return jax.jit(lambda: network.encode(params, tokens, attention=value, segment_ids=segments))()
+    return jax.jit(lambda: network.encode(
+        params, types.Inputs(tokens, segment_ids=segments), attention=value).last)()
 
   wanted = np.asarray(run("xla"))
   np.testing.assert_allclose(run("splash"), wanted, atol=1e-6)

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from mdx import sharding
+from mdx import types
 from mdx.networks import attention
 from mdx.networks import transformer
 from mdx.networks.adaptation import int8 as quantized
@@ -27,7 +28,8 @@ def _logits(spec, params):
 
   @jax.jit
   def score(params):
-    return network.head(params, network.encode(params, TOKENS, attention=attention.Full()))
+    return network.head(params, network.encode(params, types.Inputs(TOKENS),
+                                               attention=attention.Full()).last)
 
   return np.asarray(score(params))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdx import types
 from mdx.networks import attention
 from mdx.networks import layers
 from mdx.networks import transformer
@@ -149,8 +150,8 @@ def _jitted(seen, **fields):
   network = _spec(**fields).network()
 
   def run(params, tokens, positions, segments, time):
-    hidden = network.encode(params, tokens, attention=seen, positions=positions,
-                            segment_ids=segments, time=time)
+    hidden = network.encode(params, types.Inputs(tokens, positions, segments), attention=seen,
+                            time=time).last
     return hidden, network.head(params, hidden, "lm")
 
   return jax.jit(run)
@@ -166,7 +167,8 @@ def _loss_and_grad(**fields):
   network = _spec(**fields).network()
 
   def loss(params):
-    hidden = network.encode(params, TOKENS, attention=FULL, segment_ids=SEGMENTS, time=TIME)
+    hidden = network.encode(params, types.Inputs(TOKENS, segment_ids=SEGMENTS), attention=FULL,
+                            time=TIME).last
     return -jnp.square(jax.nn.log_softmax(network.head(params, hidden)[..., :11])).mean()
 
   return jax.jit(jax.value_and_grad(loss))
@@ -308,8 +310,14 @@ def test_the_time_may_differ_from_position_to_position():
 @functools.cache
 def _compiled_encode(seen, **fields):
   network = _spec(**fields).network()
+
+  def run(params, tokens, rows):
+    inputs = types.Inputs(tokens, rows.pop("positions", None), rows.pop("segment_ids", None))
+    hidden = network.encode(params, inputs, attention=seen, **rows)
+    return hidden.last if hidden.cache is None else (hidden.last, hidden.cache)
+
   return jax.jit(
-      lambda params, tokens, rows: network.encode(params, tokens, attention=seen, **rows),
+      lambda params, tokens, rows: run(params, tokens, dict(rows)),
       compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -419,12 +427,13 @@ def test_a_wrong_call_is_refused_in_one_line():
   network = _spec(time_conditioning=True).network()
   params = _random_params(time_conditioning=True)
   for call, message in (
-      (lambda: network.encode(params, jnp.zeros((1, 13), jnp.int32), attention=FULL,
+      (lambda: network.encode(params, types.Inputs(jnp.zeros((1, 13), jnp.int32)), attention=FULL,
                               time=jnp.zeros(1)), "13 tokens exceeds network.max_length 12"),
-      (lambda: network.encode(params, jnp.zeros((1, 4), jnp.int32), attention=FULL),
+      (lambda: network.encode(params, types.Inputs(jnp.zeros((1, 4), jnp.int32)), attention=FULL),
        "needs an objective that passes `time`"),
-      (lambda: network.encode(params, jnp.zeros((1, 4), jnp.int32), attention=FULL,
-                              time=jnp.zeros(1), token_types=jnp.zeros((1, 4), jnp.int32)),
+      (lambda: network.encode(params, types.Inputs(
+          jnp.zeros((1, 4), jnp.int32), token_types=jnp.zeros((1, 4), jnp.int32)), attention=FULL,
+                              time=jnp.zeros(1)),
        "no token types; set network.token_types"),
       (lambda: network.head(params, jnp.zeros((1, 16)), "value"), "the head 'lm', not 'value'")):
     with pytest.raises(ValueError, match=message) as caught:
@@ -441,9 +450,10 @@ def test_unstacked_parameters_give_the_same_with_and_without_a_cache(name):
   slots = jnp.array([[1, 4], [0, 8]])
 
   def run(params):
-    whole, cache = network.encode(params, TOKENS, attention=BLOCKS, time=time, cache=())
-    part, _ = network.encode(params, TOKENS[:, :2], attention=BLOCKS, time=time, cache=cache,
-                             slots=slots)
+    whole, _, cache = network.encode(params, types.Inputs(TOKENS), attention=BLOCKS, time=time,
+                                     cache=())
+    part = network.encode(params, types.Inputs(TOKENS[:, :2]), attention=BLOCKS, time=time,
+                          cache=cache, slots=slots).last
     return whole, part, network.head(params, whole)
 
   flat = network.unstack(params)

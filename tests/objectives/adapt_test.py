@@ -30,14 +30,14 @@ BATCH = {"tokens": jnp.asarray(np.random.default_rng(0).integers(0, 10, (8, 12))
 
 
 def _context(step):
-  return types.Context(jnp.int32(step), {}, {})
+  return types.context(step)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _rows(objective, step, seed=0):
   batch, weights = objective.prepare(PARAMS, BATCH, rng.stream(rng.root(0), "train", seed),
-                                     types.Context(step, {}, {}))
-  totals, aux = objective(PARAMS, batch, types.Context(step, {}, {}))
+                                     types.context(step))
+  totals, aux = objective(PARAMS, batch, types.context(step))
   return totals["elbo"] / weights["elbo"], aux.rows["nll"]
 
 
@@ -67,9 +67,9 @@ def test_at_step_0_no_token_is_predicted_from_what_follows():
   batch, _ = ADAPT.prepare(PARAMS, BATCH, rng.root(0), _context(0))
   seen = {}
 
-  def encode(params, tokens, *, attention, **options):
+  def encode(params, inputs, *, attention, **options):
     seen["mask"] = attention_lib.visible(attention, jnp.arange(12)[None], None)
-    return jnp.zeros(tokens.shape + (16,))
+    return types.Hidden(jnp.zeros(inputs.tokens.shape + (16,)))
 
   spied = dataclasses.replace(ADAPT, network=NETWORK._replace(encode=encode))
   for step, low, high in ((0, 0, 0), (50, 20, 46), (100, 66, 66)):

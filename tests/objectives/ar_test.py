@@ -12,7 +12,7 @@ from mdx.utils import rng
 import oracle
 
 JOINT = oracle.random_joint()
-CONTEXT = types.Context(jnp.int32(0), {}, {})
+CONTEXT = types.context(0)
 OBJECTIVE = ar.AutoRegressive(network=JOINT.causal_network(), mask_id=JOINT.mask_id)
 
 
@@ -42,9 +42,9 @@ def test_unsupervised_tokens_condition_and_are_not_scored():
 def test_every_document_of_a_row_starts_afresh():
   seen = {}
 
-  def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
-    seen.update(tokens=tokens, segment_ids=segment_ids, positions=positions)
-    return JOINT.causal_network().encode(params, tokens, attention=attention)
+  def encode(params, inputs, *, attention, time=None, noise=None):
+    seen.update(inputs._asdict())
+    return JOINT.causal_network().encode(params, inputs, attention=attention)
 
   network = JOINT.causal_network()._replace(encode=encode)
   objective = ar.AutoRegressive(network=network, mask_id=JOINT.mask_id)
@@ -77,11 +77,10 @@ def test_denoise_gives_the_logits_of_the_targets_alone():
 def test_denoise_starts_after_padding_and_reads_slots_as_the_tokens_before_them():
   seen = {}
 
-  def encode(params, tokens, *, attention, cache=None, slots=None, **rows):
-    seen.update(tokens=tokens, slots=slots, cache=cache, **rows)
+  def encode(params, inputs, *, attention, cache=None, slots=None, time=None):
+    seen.update(inputs._asdict(), slots=slots, cache=cache)
     assert attention == attention_lib.Causal()
-    hidden = jnp.zeros(tokens.shape + (5,))
-    return hidden if cache is None else (hidden, cache)
+    return types.Hidden(jnp.zeros(inputs.tokens.shape + (5,)), cache=cache)
 
   objective = ar.AutoRegressive(network=JOINT.causal_network()._replace(encode=encode), mask_id=1)
   request = types.Request(jnp.array([[4, 4, 3, 2], [0, 2, 3, 3]]), None,

@@ -24,6 +24,7 @@ from mdx.data.layouts import dated_rows
 from mdx.data.toys import news
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
+from mdx.objectives import reading
 from mdx.objectives.tokens import bitimebert
 from mdx.objectives.tokens import mlm
 from mdx.utils import rng
@@ -205,8 +206,8 @@ def test_the_losses_equal_those_worked_out_from_the_states(rows, prepared):
   params = jax.jit(objective.init)(rng.root(1))
 
   def run(params, rows):
-    hidden = NETWORK.encode(params["model"], rows["noisy_tokens"], attention=attention_lib.Full(),
-                            positions=rows["positions"], segment_ids=rows["segment_ids"])
+    hidden = reading.encode(NETWORK, params["model"], rows, tokens=rows["noisy_tokens"],
+                            attention=attention_lib.Full())
     return objective(params, rows, nets.CONTEXT), hidden, jax.nn.log_softmax(
         NETWORK.head(params["model"], hidden, "lm"))
 

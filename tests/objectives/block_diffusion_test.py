@@ -35,7 +35,8 @@ def _oracle(block_length):
   table = jnp.asarray(JOINT.probs[:, None, None] * np.eye(JOINT.vocab_size)[JOINT.sequences],
                       jnp.float32)
 
-  def encode(params, tokens, *, attention, positions=None, segment_ids=None):
+  def encode(params, inputs, *, attention, time=None, noise=None):
+    tokens = inputs.tokens
     assert attention == attention_lib.TwoStream(block_length) and tokens.shape[1] == 2 * length
     noisy, clean = tokens[:, :length], tokens[:, length:]
     hidden = []
@@ -47,7 +48,7 @@ def _oracle(block_length):
       mass = jnp.einsum("bn,nv->bv", agrees * 1.0, table[:, i])
       hidden.append(jnp.log(jnp.maximum(mass / mass.sum(axis=-1, keepdims=True), 1e-30)))
     half = jnp.stack(hidden, axis=1)
-    return jnp.concatenate([half, jnp.full_like(half, jnp.nan)], axis=1)
+    return types.Hidden(jnp.concatenate([half, jnp.full_like(half, jnp.nan)], axis=1))
 
   return JOINT.network()._replace(encode=encode)
 

@@ -104,7 +104,7 @@ def test_times_lie_on_the_grid_and_gradients_are_finite():
   assert float(weights["elbo"]) == 256
 
   def loss(logits):
-    network = objective.network._replace(encode=lambda *a, **k: logits)
+    network = objective.network._replace(encode=lambda *a, **k: types.Hidden(logits))
     one = d3pm.D3PM(network=network, mask_id=JOINT.mask_id, num_steps=8)
     return one(enumerated.PARAMS, prepared, enumerated.CONTEXT)[0]["elbo"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mdx import model as model_lib
+from mdx import types
 from mdx.build import setup as setup_lib
 from mdx.modes import export as exporting
 from mdx.networks import attention as attention_lib
@@ -107,8 +108,8 @@ def test_a_hidden_mask_reaches_the_others_only_in_the_second_block():
     out = []
     for layers, value in ((1, attention), (2, attention), (1, attention_lib.Full())):
       part = params | {"layers": jax.tree.map(lambda x, n=layers: x[:n], params["layers"])}
-      out.append(NETWORK.vary(num_layers=layers).encode(part, tokens, states=states,
-                                                        attention=value))
+      out.append(NETWORK.vary(num_layers=layers).encode(
+          part, types.Inputs(None, states=states), attention=value).last)
     return out
 
   changed = [np.flatnonzero((np.abs(x[0] - x[1]) > 1e-6).any(axis=1)).tolist()
@@ -135,8 +136,8 @@ def test_the_enhanced_mask_decoder_reads_the_encoder_at_every_step():
     for _ in range(2):
       states = jnp.concatenate([each(queries), keys(hidden)], axis=1)
       queries = objective.decoder_network.encode(
-          params["decoder"], both, states=states, segment_ids=both,
-          attention=visibility.Crossed())[:, 0].reshape(hidden.shape)
+          params["decoder"], types.Inputs(None, segment_ids=both, states=states),
+          attention=visibility.Crossed()).last[:, 0].reshape(hidden.shape)
     return objective.read(params, rows, nets.CONTEXT)[1], queries
 
   rows = nets.batch(3, padding=3)

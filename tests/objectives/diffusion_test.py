@@ -27,7 +27,7 @@ import oracle
 import tiny
 
 JOINT = oracle.random_joint()
-CONTEXT = types.Context(jnp.int32(0), {}, {})
+CONTEXT = types.context(0)
 PARAMS = {"model": {}}
 MASKS = np.array(list(itertools.product([False, True], repeat=JOINT.length)))
 SCHEDULES = [("linear", None), ("cosine", None), ("polynomial", 0.5), ("polynomial", 1.0),
@@ -271,9 +271,9 @@ def test_rows_are_cut_in_training_and_whole_where_the_time_is_given():
 def test_without_carry_over_a_text_is_read_off_the_prediction_given_all_of_it(mask_column):
   logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, JOINT.vocab_size)), jnp.float32)
   # Knows only whether a text has masks, and the time: both say which row of the logits counts.
-  encode = lambda params, tokens, *, time, **_: jnp.broadcast_to(
-      logits[((tokens == JOINT.mask_id).any(axis=1) | (time > 0)).astype(int)][:, None],
-      tokens.shape + logits.shape[1:])
+  encode = lambda params, inputs, *, time, **_: types.Hidden(jnp.broadcast_to(
+      logits[((inputs.tokens == JOINT.mask_id).any(axis=1) | (time > 0)).astype(int)][:, None],
+      inputs.tokens.shape + logits.shape[1:]))
   network = JOINT.network()._replace(encode=encode)
   kept, read = (diffusion.MaskedDiffusion(network=network, mask_id=JOINT.mask_id,
                                           mask_column=mask_column, carry_over=carry_over)
@@ -315,10 +315,10 @@ class _Places:
   def __init__(self):
     whole = JOINT.network()
 
-    def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
+    def encode(params, inputs, *, attention, time=None, noise=None):
       # Segments of two tokens: the first from its own place, the second from the first's.
-      logits = whole.encode(params, tokens, attention=attention)
-      return jnp.concatenate([logits, jnp.roll(logits, -1, axis=1)], axis=-1)
+      logits = whole.encode(params, inputs, attention=attention).last
+      return types.Hidden(jnp.concatenate([logits, jnp.roll(logits, -1, axis=1)], axis=-1))
 
     def head(params, hidden, name):
       return jnp.split(hidden, 2, axis=-1)[1]
@@ -347,7 +347,7 @@ def test_the_shift_begins_anew_with_every_segment():
   segments = jnp.array([[1, 1, 2, 2, 2, 0], [0, 0, 1, 1, 1, 1]])
   found = reading.previous_hidden(seen, segments)[..., 0]
   np.testing.assert_array_equal(found, [[0, 0, 2, 2, 3, 5], [0, 0, 2, 2, 3, 4]])
-  network = types.Network(lambda key: {}, lambda params, tokens, **k: seen,
+  network = types.Network(lambda key: {}, lambda params, inputs, **k: types.Hidden(seen),
                           lambda params, hidden, name: jnp.tile(hidden, (1, 1, 5)), 5)
   objective = diffusion.MaskedDiffusion(network=network, mask_id=1, shift=True, mask_column=True)
   logits = objective.answer(PARAMS, types.Request(jnp.ones((2, 6), jnp.int32), jnp.ones(2),
@@ -488,9 +488,9 @@ def test_the_mask_id_keeps_its_column_where_it_is_said_to_as_in_llada():
 def test_denoise_hands_slots_and_cache_to_the_network():
   seen = {}
 
-  def encode(params, tokens, *, attention, cache=None, slots=None, **rows):
-    seen.update(tokens=tokens, slots=slots, cache=cache, attention=attention, **rows)
-    return jnp.zeros(tokens.shape + (5,)), ("new",)
+  def encode(params, inputs, *, attention, cache=None, slots=None, time=None):
+    seen.update(inputs._asdict(), slots=slots, cache=cache, attention=attention, time=time)
+    return types.Hidden(jnp.zeros(inputs.tokens.shape + (5,)), cache=("new",))
 
   objective = diffusion.MaskedDiffusion(
       network=JOINT.network()._replace(encode=encode), mask_id=JOINT.mask_id,
@@ -507,9 +507,9 @@ def test_denoise_hands_slots_and_cache_to_the_network():
 def test_training_reads_with_the_attention_of_the_objective():
   seen = []
 
-  def encode(params, tokens, *, attention, **rows):
+  def encode(params, inputs, *, attention, **options):
     seen.append(attention)
-    return JOINT.network().encode(params, tokens, attention=attention_lib.Full())
+    return JOINT.network().encode(params, inputs, attention=attention_lib.Full())
 
   objective = diffusion.MaskedDiffusion(
       network=JOINT.network()._replace(encode=encode), mask_id=JOINT.mask_id,
@@ -522,9 +522,9 @@ def test_training_reads_with_the_attention_of_the_objective():
 def test_what_the_objective_reads_with_reaches_the_network():
   seen = {}
 
-  def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
-    seen.update(positions=positions, segment_ids=segment_ids, time=time)
-    return JOINT.network().encode(params, tokens, attention=attention)
+  def encode(params, inputs, *, attention, time=None, noise=None):
+    seen.update(inputs._asdict(), time=time)
+    return JOINT.network().encode(params, inputs, attention=attention)
 
   objective = diffusion.MaskedDiffusion(network=JOINT.network()._replace(encode=encode),
                                         mask_id=JOINT.mask_id)
@@ -570,14 +570,14 @@ def test_the_heads_reserved_positions_suffice(name, time, mask_draw, allowance):
     seen.append(math.prod(hidden.shape[:-1]))
     return hidden
 
-  network = types.Network(lambda key: {}, lambda params, tokens, **k: jnp.zeros(
-      tokens.shape + (11,)), head, 11)
+  network = types.Network(lambda key: {}, lambda params, inputs, **k: types.Hidden(
+      jnp.zeros(inputs.tokens.shape + (11,))), head, 11)
   objective = diffusion.MaskedDiffusion(network=network, mask_id=10, time=time,
                                         mask_draw=mask_draw, schedule={"name": name, "eps": 1e-4})
   batch = {"tokens": jnp.ones((rows, length), jnp.int32), "example_index": jnp.arange(rows)}
   prepare = jax.jit(lambda step: objective.prepare(
-      {}, batch, rng.stream(rng.root(0), "train", step), None)[0])
-  jax.eval_shape(lambda: objective({"model": {}}, prepare(0), None))
+      {}, batch, rng.stream(rng.root(0), "train", step), CONTEXT)[0])
+  jax.eval_shape(lambda: objective({"model": {}}, prepare(0), CONTEXT))
   counts = np.array([int(prepare(step)["is_masked"].sum()) for step in range(500)])
   assert seen[0] < 0.95 * rows * length or time == "independent"
   assert np.mean(counts > seen[0]) <= allowance

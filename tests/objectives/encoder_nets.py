@@ -12,7 +12,7 @@ from mdx.networks import transformer
 from mdx.utils import rng
 
 VOCAB, MASK_ID, LENGTH = 13, 5, 12
-CONTEXT = types.Context(jnp.int32(0), {}, {})
+CONTEXT = types.context(0)
 
 
 def network(head="rtd", **fields):
@@ -37,5 +37,5 @@ def batch(num_rows, length=LENGTH, seed=0, prompt=1, padding=2):
 
 def prepare(objective, rows, params=None, step=0, state=None):
   """The prepared rows and the weights, from key 0."""
-  context = types.Context(jnp.int32(step), {}, state or {})
+  context = types.context(step, state=state)
   return jax.jit(objective.prepare)(params or {}, rows, rng.root(0), context)

@@ -17,7 +17,7 @@ import oracle
 JOINT = oracle.random_joint()
 MASKS = np.array(list(itertools.product([False, True], repeat=JOINT.length)))
 PARAMS = {"model": {}}
-CONTEXT = types.Context(jnp.int32(0), {}, {})
+CONTEXT = types.context(0)
 
 
 def mask_law(mask_prob) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.objectives.tokens import ernie_gram
 from mdx.objectives.tokens import mlm
@@ -111,7 +112,8 @@ def test_the_losses_are_those_of_the_shorter_text(build, monkeypatch):
     rows, _ = objective.prepare(params, _rows(ROW), rng.root(0), nets.CONTEXT)
     totals, aux = objective(params, rows, nets.CONTEXT)
     encode = lambda tokens, **fields: NETWORK.encode(
-        model, jnp.asarray([tokens], jnp.int32), attention=attention_lib.Full(), **fields)[0]
+        model, types.Inputs(jnp.asarray([tokens], jnp.int32), **fields),
+        attention=attention_lib.Full()).last[0]
     states = encode(short)
     scores = jax.nn.gelu(states @ ngram["embed_projection"]["kernel"]
                          + ngram["embed_projection"]["bias"][None])

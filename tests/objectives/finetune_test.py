@@ -11,7 +11,7 @@ from mdx.networks import transformer
 from mdx.objectives.labels import finetune
 from mdx.utils import rng
 
-_CONTEXT = types.Context(jnp.int32(0), {}, {})
+_CONTEXT = types.context(0)
 
 
 def _network(**fields):
@@ -56,8 +56,8 @@ def test_a_class_costs_its_negative_log_probability(pooling):
   scores, total, aux = jax.jit(objective.score)(params, batch)
   assert weights["labels"] == 2 and scores.shape == (2, 3)
   hidden = np.asarray(objective.network.encode(
-      params["model"], batch["tokens"], attention=attention_lib.Full(), positions=None,
-      segment_ids=batch["segment_ids"]), np.float64)
+      params["model"], types.Inputs(batch["tokens"], segment_ids=batch["segment_ids"]),
+      attention=attention_lib.Full()).last, np.float64)
   pooled = {"first": hidden[:, 0], "last": np.stack([hidden[0, 3], hidden[1, 5]]),
             "mean": np.stack([hidden[0, :4].mean(axis=0), hidden[1].mean(axis=0)])}[pooling]
   layer = lambda name, x: x @ np.asarray(params["task"][name]["kernel"], np.float64) + np.asarray(

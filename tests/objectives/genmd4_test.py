@@ -32,13 +32,14 @@ def _aware_network():
   sequences, probs = jnp.asarray(JOINT.sequences), jnp.asarray(JOINT.probs, jnp.float32)
   own = jnp.asarray(POWERS, jnp.float32)[sequences]
 
-  def encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
+  def encode(params, inputs, *, attention, time=None, noise=None):
+    tokens = inputs.tokens
     is_masked = (tokens == JOINT.mask_id)[:, None]
     rate = jnp.exp(own[None] * jnp.log(time)[:, None, None])
     seen = jnp.where(tokens[:, None] == sequences[None], 1 - rate, 0.0)
     mass = probs[None] * jnp.where(is_masked, rate, seen).prod(axis=2)
     mass = jnp.einsum("bn,nlv->blv", mass, table)
-    return jnp.log(jnp.maximum(mass / mass.sum(axis=-1, keepdims=True), 1e-30))
+    return types.Hidden(jnp.log(jnp.maximum(mass / mass.sum(axis=-1, keepdims=True), 1e-30)))
 
   return JOINT.network()._replace(encode=encode)
 

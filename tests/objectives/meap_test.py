@@ -8,11 +8,12 @@ import pytest
 from mdx import types
 from mdx.eval import likelihood
 from mdx.networks import transformer
+from mdx.objectives import reading
 from mdx.objectives.causal import ar
 from mdx.objectives.causal import meap
 from mdx.utils import rng
 
-_CONTEXT = types.Context(jnp.int32(0), {}, {})
+_CONTEXT = types.context(0)
 _NETWORK = transformer.Transformer(num_layers=1, width=16, num_heads=2, mlp_width=16, vocab_size=12,
                                    max_length=64, scan_layers=False).network()
 _PARAMS = {"model": jax.jit(_NETWORK.init)(rng.root(1))}
@@ -65,9 +66,8 @@ def test_targets_are_the_tokens_and_the_context_is_masked():
   objective = meap.MEAP(network=_NETWORK, mask_id=_MASK, mask_rate=0.3)
   batch, _ = _prepared(objective, _batch())
   hidden = _NETWORK.encode(
-      _PARAMS["model"], objective._previous(batch["inputs"], batch["segment_ids"]),
-      attention=objective.visibility, positions=batch["positions"],
-      segment_ids=batch["segment_ids"])
+      _PARAMS["model"], reading.inputs_of(batch, objective._previous(
+          batch["inputs"], batch["segment_ids"])), attention=objective.visibility).last
   logits = _NETWORK.head(_PARAMS["model"], hidden, "lm").at[..., _MASK].set(-1e30)
   logp = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["tokens"][..., None], -1)[..., 0]
   total, aux = jax.jit(objective)(_PARAMS, batch, _CONTEXT)
@@ -120,7 +120,8 @@ def test_fine_tuning_adds_the_masked_tokens_of_a_second_reading(form):
   tokens, noisy = batch["tokens"][2:3], jnp.where(masked[2:3], _MASK, batch["tokens"][2:3])
   start = lambda x: jnp.pad(x[:, :-1], ((0, 0), (1, 0)), constant_values=_MASK)
   rows = start(noisy) if form == "copies" else jnp.concatenate([start(tokens), start(noisy)], 1)
-  hidden = _NETWORK.encode(_PARAMS["model"], rows, attention=objective.visibility)[:, -20:]
+  hidden = _NETWORK.encode(_PARAMS["model"], types.Inputs(rows),
+                           attention=objective.visibility).last[:, -20:]
   logits = _NETWORK.head(_PARAMS["model"], hidden, "lm").at[..., _MASK].set(-1e30)
   logp = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], -1)[0, :, 0]
   assert aux.rows["nll"][2] == pytest.approx(

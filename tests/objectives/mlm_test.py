@@ -18,12 +18,13 @@ from mdx.utils import rng
 import oracle
 
 VOCAB, MASK_ID, WIDTH = 13, 5, 8
-CONTEXT = types.Context(jnp.int32(0), {}, {})
+CONTEXT = types.context(0)
 
 
-def _encode(params, tokens, *, attention, positions=None, segment_ids=None, time=None):
+def _encode(params, inputs, *, attention, time=None, noise=None):
   assert attention == attention_lib.Full() and time is None
-  return params["embed"][tokens] + params["embed"][jnp.roll(tokens, 1, axis=1)]
+  tokens = inputs.tokens
+  return types.Hidden(params["embed"][tokens] + params["embed"][jnp.roll(tokens, 1, axis=1)])
 
 
 NETWORK = types.Network(
@@ -107,7 +108,8 @@ def test_the_loss_equals_a_dense_cross_entropy(rate, mask_draw):
   params = objective.init(rng.root(1))
 
   def dense(params):
-    hidden = _encode(params["model"], prepared["noisy_tokens"], attention=attention_lib.Full())
+    hidden = _encode(params["model"], types.Inputs(prepared["noisy_tokens"]),
+                     attention=attention_lib.Full()).last
     logp = jax.nn.log_softmax(hidden @ params["model"]["embed"].T)
     rows = jnp.arange(16)[:, None], jnp.arange(64)[None]
     return -(logp[*rows, prepared["tokens"]] * prepared["is_target"]).sum()
@@ -128,7 +130,7 @@ def test_the_loss_equals_a_dense_cross_entropy(rate, mask_draw):
 def test_denoise_gives_the_logits_of_the_targets_and_never_the_mask_id():
   objective, batch = _objective(), _batch(4, 10)
   params = objective.init(rng.root(1))
-  hidden = _encode(params["model"], batch["tokens"], attention=attention_lib.Full())
+  hidden = _encode(params["model"], types.Inputs(batch["tokens"]), attention=attention_lib.Full()).last
   expected = np.array(hidden @ params["model"]["embed"].T)
   expected[..., MASK_ID] = -1e30
   request = types.Request(batch["tokens"], jnp.ones(4))

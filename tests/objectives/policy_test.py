@@ -66,7 +66,7 @@ def _rollout(temperature=1.0, steps=2, num_prompts=3, confidence="probability", 
 
 
 def _context(reference=PARAMS):
-  return types.Context(jnp.int32(0), {"reference": reference}, {})
+  return types.context(0, {"reference": reference})
 
 
 def _loss(policy, params, batch, key=None, reference=PARAMS):
@@ -205,7 +205,7 @@ def test_the_gradient_of_random_order_decoding_is_the_exact_policy_gradient():
              "example_index": jnp.arange(rows), **{
                  k: getattr(record, k) for k in ("canvas", "prediction", "step_confidence",
                                                  "step_log_prob", "nfe")}}
-    context = types.Context(jnp.int32(0), {}, {})
+    context = types.context(0)
     prepared, _ = policy.prepare(params, batch, key, context)
     # The reward itself instead of the group's z-score, which is a biased baseline.
     prepared["advantage"] = jnp.repeat(reward, length)

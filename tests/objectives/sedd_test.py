@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdx import types
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
 
@@ -83,7 +84,8 @@ def test_gradients_are_finite_and_those_of_cross_entropy_at_a_posterior():
   prepared, _ = _plain().prepare({}, batch, jax.random.key(0), enumerated.CONTEXT)
 
   def loss(logits, make):
-    network = _network()._replace(encode=lambda *a, **k: logits, head=lambda p, h, n: h)
+    network = _network()._replace(encode=lambda *a, **k: types.Hidden(logits),
+                                  head=lambda p, h, n: h)
     return make(network)(enumerated.PARAMS, prepared, enumerated.CONTEXT)[0]["elbo"]
 
   logits = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, JOINT.vocab_size)), jnp.float32)

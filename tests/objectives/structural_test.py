@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mdx.networks import attention as attention_lib
+from mdx.objectives import reading
 from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import rts
 from mdx.objectives.tokens import structural
@@ -46,9 +47,8 @@ def test_the_loss_is_that_of_the_token_objective_and_one_of_the_pairs():
   np.testing.assert_allclose(totals["mlm"], TOKEN(params, alone, nets.CONTEXT)[0]["mlm"], rtol=1e-5)
   assert weights == {"mlm": token_weights["mlm"], "pair": 8}
   assert objective.scales == {"mlm": 1.0, "pair": 0.5}
-  hidden = NETWORK.encode(params["model"], prepared["noisy_tokens"],
-                          attention=attention_lib.Full(), positions=rows["positions"],
-                          segment_ids=rows["segment_ids"], token_types=rows["token_types"])
+  hidden = NETWORK.encode(params["model"], reading.inputs_of(rows, prepared["noisy_tokens"]),
+                          attention=attention_lib.Full()).last
   pair = jax.tree.map(np.asarray, params["pair"])
   scores = (np.tanh(hidden[:, 0] @ pair["in"]["kernel"] + pair["in"]["bias"][None])
             @ pair["out"]["kernel"])[:, 0]
@@ -66,11 +66,10 @@ def test_permuted_candidates_have_permuted_decisions(head):
   order = np.array([2, 0, 1])
   moved = np.concatenate([np.arange(SLOT), *(SLOT * (i + 1) + np.arange(SLOT) for i in order)])
   rows = _rows(4, K)
-  hidden = NETWORK.encode(params["model"], rows["tokens"], attention=attention_lib.Full(),
-                          positions=rows["positions"], token_types=rows["token_types"])
-  other = NETWORK.encode(
-      params["model"], rows["tokens"][:, moved], attention=attention_lib.Full(),
-      positions=rows["positions"][:, moved], token_types=rows["token_types"][:, moved])
+  inputs = reading.inputs_of(rows)._replace(segment_ids=None)
+  encode = lambda inputs: NETWORK.encode(params["model"], inputs, attention=attention_lib.Full()).last
+  hidden = encode(inputs)
+  other = encode(jax.tree.map(lambda x: x[:, moved], inputs))
   plain, permuted = (structural.decisions(head, params["pair"], x, K) for x in (hidden, other))
   assert plain.shape == (4, 1 if head.endswith("_1") else K)
   if head in ("ie_k", "ae_k"):
@@ -79,9 +78,7 @@ def test_permuted_candidates_have_permuted_decisions(head):
     np.testing.assert_allclose(permuted, plain, rtol=1e-4, atol=1e-5)
   # Every decision sees the other slots.
   far = rows["tokens"].at[:, SLOT + 1].add(1) % nets.VOCAB
-  changed = structural.decisions(head, params["pair"], NETWORK.encode(
-      params["model"], far, attention=attention_lib.Full(), positions=rows["positions"],
-      token_types=rows["token_types"]), K)
+  changed = structural.decisions(head, params["pair"], encode(inputs._replace(tokens=far)), K)
   assert (np.abs(np.asarray(changed - plain)) > 1e-6).all(axis=0).all()
 
 

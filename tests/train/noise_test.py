@@ -45,7 +45,7 @@ def _noise(objective, **fields):
 def test_the_variance_is_that_of_the_gradients_of_the_draws():
   found = _noise(_Noisy(offset=1000.0), num_draws=5)
   key = rng.stream(rng.root(0), "noise")
-  context = types.Context(jnp.int32(0), {}, {})
+  context = types.context(0)
   grads, losses = [], []
   rows = np.concatenate([_BATCH["x"], np.ones((4, 1))], axis=1).astype(np.float64)
   for draw in range(5):

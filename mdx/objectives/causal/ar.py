@@ -54,10 +54,9 @@ class AutoRegressive(types.Objective):
 
   def __call__(self, params, batch, context):
     """Sum of -log p(x_i | x_<i) over the rows."""
-    del context
     tokens, is_target = batch["tokens"], mask_lib.allowed_positions(batch)
     hidden = reading.encode(self.network, params["model"], batch, attention=self.visibility,
-                            tokens=self._inputs(batch))
+                            tokens=self._inputs(batch), noise=context.noise)
     losses, is_right = targets_lib.target_losses(
         self.network, params["model"], hidden, tokens, is_target, blocked=self.mask_id,
         score=_nats_and_right)

@@ -139,8 +139,10 @@ def _as_copies(batch, first, second):
   """Both readings as rows: first all the one, then all the other."""
   twice = lambda x: jnp.concatenate([x, x])
   fields = {k: twice(v) for k, v in batch.items() if k in ("tokens", "segment_ids", "positions")}
+  index = batch["example_index"]
   return fields | {"previous": jnp.concatenate([first, second]), "loss_mask": jnp.concatenate(
-      [mask_lib.allowed_positions(batch), batch["is_masked"]])}
+      [mask_lib.allowed_positions(batch), batch["is_masked"]]),
+                   "example_index": jnp.concatenate([index, ~index])}  # noise of its own
 
 
 def _as_one_row(batch, first, second):
@@ -156,7 +158,8 @@ def _as_one_row(batch, first, second):
   sizes = jax.vmap(lambda s: jax.ops.segment_sum(jnp.ones_like(s), s, length + 1)[s])(segments)
   return {"tokens": join(tokens, tokens), "segment_ids": join(segments, segments),
           "positions": join(positions, positions + sizes), "previous": join(first, second),
-          "loss_mask": join(mask_lib.allowed_positions(batch), batch["is_masked"])}
+          "loss_mask": join(mask_lib.allowed_positions(batch), batch["is_masked"]),
+          "example_index": batch["example_index"]}
 
 
 _FORMS = {"copies": _as_copies, "concatenated": _as_one_row}

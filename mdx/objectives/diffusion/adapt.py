@@ -84,8 +84,8 @@ class Adaptation(types.Objective):
     key = jax.random.wrap_key_data(batch["anneal_key"][0])
     shown = anneal.future_draws(key, context.step / self.anneal_steps, batch["tokens"].shape[1])
 
-    def encode(params, tokens, *, attention, **options):
-      return self.network.encode(params, tokens, attention=anneal.Annealed(attention, shown),
+    def encode(params, inputs, *, attention, **options):
+      return self.network.encode(params, inputs, attention=anneal.Annealed(attention, shown),
                                  **options)
 
     return self._with(encode)(params, batch, context)

@@ -85,14 +85,16 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     time, weight = self._weight(time)
     return mask_lib.bernoulli(keys, self.alpha.mask_prob(time), allowed), weight, time
 
-  def _hidden(self, params, batch):
+  def _hidden(self, params, batch, noise):
     """Hidden states that the noisy places are predicted from, [B, L, D]."""
     segments, length = batch.get("segment_ids"), batch["tokens"].shape[1]
-    twice = lambda x: None if x is None else jnp.concatenate([x, x], axis=1)
-    both = self.network.encode(
-        params["model"], jnp.concatenate([batch["noisy_tokens"], batch["tokens"]], axis=1),
-        attention=self._two_streams, positions=twice(_positions(batch)),
-        segment_ids=twice(segments))
+    twice = lambda x: jnp.concatenate([x, x], axis=1)
+    tokens = jnp.concatenate([batch["noisy_tokens"], batch["tokens"]], axis=1)
+    names = ("segment_ids", "token_types", "example_index")
+    rows = {k: batch[k] for k in names if k in batch} | {"positions": _positions(batch)}
+    rows = {k: twice(x) if x.ndim == 2 else x for k, x in rows.items()}
+    both = reading.encode(self.network, params["model"], rows, tokens=tokens,
+                          attention=self._two_streams, noise=noise)
     noisy, clean = both[:, :length], both[:, length:]
     if not self.shift:
       return noisy

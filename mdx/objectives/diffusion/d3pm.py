@@ -48,11 +48,11 @@ class D3PM(diffusion.MaskedDiffusion):
       raise ValueError("objective d3pm is a process in discrete time: num_steps must be positive, "
                        f"got {self.num_steps}; for continuous time use objective diffusion.")
 
-  def _nats(self, params, batch):
+  def _nats(self, params, batch, noise):
     """The cost of the masked tokens over u: float32 [B, L]; 0 elsewhere."""
     if not self.mask_column:
-      return super()._nats(params, batch)
-    cross_entropy, log_mask = self._scores(params, batch, score=self._log_probs)
+      return super()._nats(params, batch, noise)
+    cross_entropy, log_mask = self._scores(params, batch, noise, score=self._log_probs)
     step = jnp.round(batch["noise_level"] * self.num_steps)
     late, early = (self.alpha.mask_prob(x / self.num_steps)[:, None] for x in (step, step - 1))
     kept = early / (late - early)  # (1 - u) / u: 0 where nothing is masked at s

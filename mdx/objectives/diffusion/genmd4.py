@@ -102,9 +102,8 @@ class GenMD4(types.Objective):
 
   def __call__(self, params, batch, context):
     """The bound of the rows, with a gradient that is unbiased for the schedule too."""
-    del context
     allowed, is_masked = mask_lib.allowed_positions(batch), batch["is_masked"]
-    cross_entropy, spread = self._scores(params, batch)
+    cross_entropy, spread = self._scores(params, batch, context.noise)
     power, log_time = _powers(params), jnp.log(batch["noise_level"])[:, None, None]
     own = power[batch["tokens"]][:, None]
     costs = jnp.where(is_masked, own * (cross_entropy - 1) + spread, 0.0).sum(axis=2)
@@ -124,17 +123,18 @@ class GenMD4(types.Objective):
                "masked_nats": (cross_entropy.sum(), is_masked.sum(dtype=jnp.float32))}
     return {"elbo": total}, types.Aux(metrics, {"nll": rows, "count": count}, {})
 
-  def _scores(self, params, batch):
+  def _scores(self, params, batch, noise):
     """-log p(x_i) and the sum over v of w_v p(v), at masked places: [B, 2, L] each."""
-    twice = lambda x: None if x is None else jnp.repeat(x, 2, axis=0)
-    tokens, segments = twice(batch["tokens"]), twice(batch.get("segment_ids"))
+    tokens = jnp.repeat(batch["tokens"], 2, axis=0)
     flat = lambda x: x.reshape(tokens.shape)
     power = _powers(params)
-    hidden = self.network.encode(params["model"], flat(batch["noisy_tokens"]),
-                                 attention=self.visibility, positions=twice(batch.get("positions")),
-                                 segment_ids=segments, time=twice(batch["noise_level"]))
+    inputs = reading.copied_inputs(batch, flat(batch["noisy_tokens"]), 2)
+    hidden = self.network.encode(
+        params["model"], inputs, attention=self.visibility,
+        time=jnp.repeat(batch["noise_level"], 2, axis=0),
+        noise=reading.noise_of(noise, batch, num_copies=2)).last
     if self.shift:
-      hidden = reading.previous_hidden(hidden, segments)
+      hidden = reading.previous_hidden(hidden, inputs.segment_ids)
 
     def score(logits, targets):
       padded = jnp.pad(power, (0, logits.shape[-1] - power.shape[0]))

@@ -182,9 +182,8 @@ class MaskedDiffusion(types.Objective):
 
   def __call__(self, params, batch, context):
     """Weighted sum of -log p(x_i | x_t) over the masked tokens."""
-    del context
     allowed, is_masked = mask_lib.allowed_positions(batch), batch["is_masked"]
-    nats = self._nats(params, batch)
+    nats = self._nats(params, batch, context.noise)
     weight = batch["token_weight"]
     bound = (nats * (weight[:, None] if weight.ndim == 1 else weight)).sum(axis=1)
     plain = nats.sum(axis=1)
@@ -195,7 +194,7 @@ class MaskedDiffusion(types.Objective):
     else:
       loss = bound if self.weighting == "elbo" else plain
     if not self.carry_over:
-      copied = self._copied_nats(params, batch).sum(axis=1)
+      copied = self._copied_nats(params, batch, context.noise).sum(axis=1)
       loss, bound = loss + copied, bound + copied
     if self.normalizer == "per_row":
       loss = loss / jnp.maximum(num_tokens, 1)
@@ -204,28 +203,29 @@ class MaskedDiffusion(types.Objective):
                "masked_nats": (plain.sum(), is_masked.sum(dtype=jnp.float32))}
     return {"elbo": loss.sum()}, types.Aux(metrics, {"nll": rows, "count": num_tokens}, {})
 
-  def _hidden(self, params, batch):
+  def _hidden(self, params, batch, noise):
     """Hidden states that the places are predicted from, [B, L, D]."""
     hidden = reading.encode(self.network, params["model"], batch, attention=self.visibility,
-                            tokens=batch["noisy_tokens"], time=batch["noise_level"])
+                            tokens=batch["noisy_tokens"], time=batch["noise_level"], noise=noise)
     return reading.previous_hidden(hidden, batch.get("segment_ids")) if self.shift else hidden
 
-  def _nats(self, params, batch):
+  def _nats(self, params, batch, noise):
     """-log p(x_i | x_t) at the masked places, 0 elsewhere: float32 [B, L]."""
-    return self._scores(params, batch)
+    return self._scores(params, batch, noise)
 
-  def _copied_nats(self, params, batch):
+  def _copied_nats(self, params, batch, noise):
     """-log p(x_i | x) of all places, at t = 0: float32 [B, L]."""
     clean = batch | {"noisy_tokens": batch["tokens"],
                      "noise_level": jnp.zeros_like(batch["noise_level"])}
+    hidden = self._hidden(params, clean, reading.noise_for(noise, "copied"))
     return targets_lib.target_losses(
-        self.network, params["model"], self._hidden(params, clean), batch["tokens"],
+        self.network, params["model"], hidden, batch["tokens"],
         mask_lib.allowed_positions(batch), blocked=self._blocked)
 
-  def _scores(self, params, batch, **score):
+  def _scores(self, params, batch, noise, **score):
     """`targets.target_losses` of the masked places."""
     return targets_lib.target_losses(
-        self.network, params["model"], self._hidden(params, batch), batch["tokens"],
+        self.network, params["model"], self._hidden(params, batch, noise), batch["tokens"],
         batch["is_masked"], rate=self._rate, spread=self._rate_spread,
         is_binomial=self.mask_draw == "bernoulli", blocked=self._blocked, **score)
 

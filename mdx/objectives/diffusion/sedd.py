@@ -48,9 +48,9 @@ class SEDD(diffusion.MaskedDiffusion):
     if not self.carry_over:
       raise ValueError("objective sedd has no prediction of clean tokens; leave carry_over True.")
 
-  def _nats(self, params, batch):
+  def _nats(self, params, batch, noise):
     """The cost of the masked tokens over their weight: float32 [B, L]; 0 elsewhere."""
-    log_total, log_true = self._scores(params, batch, score=self._log_scores)
+    log_total, log_true = self._scores(params, batch, noise, score=self._log_scores)
     if self.score == "posterior":
       return log_total - log_true
     return jnp.where(batch["is_masked"], jnp.expm1(log_total) - log_true, 0.0)

@@ -124,17 +124,16 @@ class Labelled(types.Objective):
 
   def __call__(self, params, batch, context):
     """Sum of the losses of the labels."""
-    del context
-    return self.score(params, batch)[1:]
+    return self.score(params, batch, context.noise)[1:]
 
-  def score(self, params, batch) -> tuple[jax.Array, dict[str, jax.Array], types.Aux]:
+  def score(self, params, batch, noise=None) -> tuple[jax.Array, dict[str, jax.Array], types.Aux]:
     """Scores of the labels, and the loss of those that are given.
 
     Returns:
       float32 [B, labels], of words [B, L, labels]; the sums and figures of `__call__`.
     """
     allowed = mask_lib.allowed_positions(batch)
-    scores = self._scores(params, batch)
+    scores = self._scores(params, batch, noise)
     losses, is_right = self._losses(scores, batch["labels"])
     rows = (losses * allowed).sum(axis=1)
     count = allowed.sum(axis=1, dtype=jnp.float32)
@@ -143,12 +142,13 @@ class Labelled(types.Objective):
       metrics["label_accuracy"] = ((is_right & allowed).sum(dtype=jnp.float32), count.sum())
     return scores, {"labels": rows.sum()}, types.Aux(metrics, {"nll": rows, "count": count}, {})
 
-  def _encode(self, params, batch):
+  def _encode(self, params, batch, noise):
     if "token_type_embed" not in params["model"]:  # the two texts of a pair are read alike
       batch = {k: v for k, v in batch.items() if k != "token_types"}
-    return reading.encode(self.network, params["model"], batch, attention=self.visibility)
+    return reading.encode(self.network, params["model"], batch, attention=self.visibility,
+                          noise=noise)
 
-  def _scores(self, params, batch):
+  def _scores(self, params, batch, noise):
     raise TypeError("an objective for labels defines _scores")
 
   def _losses(self, scores, labels):
@@ -176,8 +176,8 @@ class Classification(Labelled):
     if self.pooling not in POOLINGS:
       raise ValueError(f"objective.pooling is {self.pooling!r}; choose from {', '.join(POOLINGS)}.")
 
-  def _scores(self, params, batch):
-    hidden, segments = self._encode(params, batch), batch.get("segment_ids")
+  def _scores(self, params, batch, noise):
+    hidden, segments = self._encode(params, batch, noise), batch.get("segment_ids")
     is_text = jnp.ones(hidden.shape[:2], bool) if segments is None else segments > 0
     pooled = POOLINGS[self.pooling](hidden, is_text)
     dense = heads.affine(params["task"]["dense"], pooled.astype(jnp.float32))
@@ -204,8 +204,8 @@ class Regression(Classification):
     if self.spread <= 0:
       raise ValueError(f"objective.spread must be positive, got {self.spread}.")
 
-  def _scores(self, params, batch):
-    return self.middle + self.spread * super()._scores(params, batch)
+  def _scores(self, params, batch, noise):
+    return self.middle + self.spread * super()._scores(params, batch, noise)
 
   def _losses(self, scores, labels):
     return jnp.square((scores - labels) / self.spread), None
@@ -220,5 +220,5 @@ class Tagging(Labelled):
     del width
     return {"out": dense(keys[1], self.num_outputs)}
 
-  def _scores(self, params, batch):
+  def _scores(self, params, batch, noise):
     return heads.affine(params["task"]["out"], self._encode(params, batch).astype(jnp.float32))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import visibility
+from mdx.objectives import reading
 from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import selection
 
@@ -109,28 +110,30 @@ class DecodedLM(mlm.MaskedLM):
     """The batch, and the mixed states [B, L, D]."""
     batch, hidden = super().read(params, batch, context)
     share = batch["decoder_share"][..., None].astype(hidden.dtype)
-    decoded = self._decode(params["decoder"], hidden, batch)
+    decoded = self._decode(params["decoder"], hidden, batch,
+                           reading.noise_for(context.noise, "decoder"))
     return batch, share * decoded + (1 - share) * hidden
 
-  def _decode(self, params, hidden, batch):
+  def _decode(self, params, hidden, batch, noise):
     """The decoder's states, [B, L, D]."""
-    network, tokens = self.decoder_network, batch["noisy_tokens"]
-    names = ("positions", "segment_ids")
-    fields = {k: batch[k] for k in names if k in batch}
+    network = self.decoder_network
+    inputs = reading.inputs_of(batch)._replace(tokens=None)
     if self.decoder != "emd":
       attention = (visibility.Unmasking(batch["is_hidden"]) if self.decoder == "gua"
                    else attention_lib.Full())
-      return network.encode(params, tokens, states=hidden, attention=attention, **fields)
-    length = tokens.shape[1]
-    positions = fields.setdefault(
-        "positions", jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), tokens.shape))
-    twice = lambda x: jnp.concatenate([x, x], axis=1)
-    fields, both = {k: twice(v) for k, v in fields.items()}, twice(tokens)
+      return network.encode(params, inputs._replace(states=hidden), attention=attention,
+                            noise=reading.noise_of(noise, batch)).last
+    length, positions = hidden.shape[1], inputs.positions
+    if positions is None:
+      positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), hidden.shape[:2])
+    both = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1),
+                        inputs._replace(positions=positions))
     table = params["position_embed"]["embedding"].astype(hidden.dtype)
     queries = hidden + jnp.take(table, positions, axis=0)
     # Each step ends in the final norm, as the encoder's states do.
-    for _ in range(self.decoder_layers):
+    for step in range(self.decoder_layers):
       states = jnp.concatenate([queries, hidden], axis=1)
-      states = network.encode(params, both, states=states, attention=visibility.Crossed(), **fields)
-      queries = states[:, :length]
+      own = reading.noise_of(reading.noise_for(noise, "step", step), batch)
+      queries = network.encode(params, both._replace(states=states), noise=own,
+                               attention=visibility.Crossed()).last[:, :length]
     return queries

@@ -24,6 +24,7 @@ from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
 from mdx.networks import attention as attention_lib
 from mdx.networks import heads
+from mdx.objectives import reading
 from mdx.objectives.tokens import detection
 from mdx.objectives.tokens import selection
 from mdx.utils import rng
@@ -200,7 +201,7 @@ class Electra(selection.Selection):
   def read(self, params, batch, context):
     """Writes the samples, and reads them with the model."""
     tokens, selected = batch["tokens"], batch["is_selected"]
-    generated = {} if self.generator == "uniform" else self._generate(params, batch)
+    generated = {} if self.generator == "uniform" else self._generate(params, batch, context.noise)
     noisy = jnp.where(selected, generated.get("sample", batch.get("others")), tokens)
     is_replaced, offset = selected & (noisy != tokens), jnp.zeros((), jnp.float32)
     if self.generator == "two_tower":
@@ -210,17 +211,17 @@ class Electra(selection.Selection):
       offset = offset + jnp.log(rate / (1 - rate))
     batch = batch | generated | {"noisy_tokens": noisy, "is_replaced": is_replaced,
                                  "score_offset": jnp.broadcast_to(offset, tokens.shape)}
-    return batch, self.encode(self.network, params["model"], noisy, batch)
+    return batch, self.encode(self.network, params["model"], noisy, batch, noise=context.noise)
 
-  def _generate(self, params, batch):
+  def _generate(self, params, batch, noise):
     """Samples, nats, whether the best guess is right and log q(sample), [B, L] each."""
-    network = self.generator_network
+    network, noise = self.generator_network, reading.noise_for(noise, "generator")
     if self.generator == "model":
       own = self.generator_params(params)
-      hidden = self.encode(network, own, batch["masked_tokens"], batch)
+      hidden = self.encode(network, own, batch["masked_tokens"], batch, noise=noise)
     else:
       own = self._whole(params, params["generator"]["left"])
-      hidden = self._towers(params, own, batch)
+      hidden = self._towers(params, own, batch, noise)
 
     def score(logits, targets):
       original, uniform = targets
@@ -242,14 +243,17 @@ class Electra(selection.Selection):
                            self._predicted(batch), rate=1.0 if is_cloze else 0.0,
                            blocked=self.mask_id, score=score)
 
-  def _towers(self, params, left, batch):
+  def _towers(self, params, left, batch, noise):
     """States [B, L, W] that have seen what is to the left and to the right of each place."""
     right = self._whole(params, params["generator"]["right"])
     names = ("positions", "segment_ids", "token_types")
-    turned = {k: batch[k][:, ::-1] for k in names if k in batch}
+    rows = {k: batch[k] for k in (*names, "example_index") if k in batch}
+    turned = {k: x[:, ::-1] if k in names else x for k, x in rows.items()}
 
-    def tower(own, tokens, rows):
-      hidden = self.generator_network.encode(own, tokens, attention=attention_lib.Causal(), **rows)
+    def tower(name, own, tokens, rows):
+      hidden = reading.encode(self.generator_network, own, rows, tokens=tokens,
+                              attention=attention_lib.Causal(),
+                              noise=reading.noise_for(noise, name))
       before = jnp.pad(hidden[:, :-1], ((0, 0), (1, 0), (0, 0)))
       segments = rows.get("segment_ids")
       if segments is None:
@@ -257,8 +261,8 @@ class Electra(selection.Selection):
       is_same = segments == jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
       return jnp.where(is_same[..., None], before, 0)
 
-    both = [tower(left, batch["tokens"], {k: batch[k] for k in turned}),
-            tower(right, batch["tokens"][:, ::-1], turned)[:, ::-1]]
+    both = [tower("left", left, batch["tokens"], rows),
+            tower("right", right, batch["tokens"][:, ::-1], turned)[:, ::-1]]
     return heads.affine(params["generator"]["merge"], jnp.concatenate(both, axis=-1))
 
   def score(self, params, batch, hidden, context):

@@ -27,6 +27,7 @@ from mdx.corruption import mask as mask_lib
 from mdx.networks import attention as attention_lib
 from mdx.networks import heads
 from mdx.networks import visibility
+from mdx.objectives import reading
 from mdx.objectives.tokens import detection
 from mdx.objectives.tokens import electra
 from mdx.objectives.tokens import selection
@@ -264,13 +265,12 @@ class ErnieGram(selection.Selection):
     """Where the model tells what was replaced: not at the [MASK]s that are left."""
     return batch["is_counted"] & (~batch["is_coarse"] | batch["is_sampled"])
 
-  def _encode(self, network, params, batch, tokens, attention, **options):
-    length = tokens.shape[1]
-    if "row_types" in batch:
-      options["token_types"] = batch["row_types"][:, :length]
-    return network.encode(params, tokens, attention=attention,
-                          positions=batch["row_positions"][:, :length],
-                          segment_ids=batch["row_segments"][:, :length], **options)
+  def _encode(self, network, params, batch, tokens, attention, noise, added=None):
+    names = {"row_positions": "positions", "row_segments": "segment_ids",
+             "row_types": "token_types"}
+    rows = {ours: batch[k][:, :tokens.shape[1]] for k, ours in names.items() if k in batch}
+    return network.encode(params, reading.inputs_of(rows, tokens, added=added),
+                          attention=attention, noise=reading.noise_of(noise, batch)).last
 
   def _embedded(self, ngram, index):
     """Rows of the table of n-grams, 0 where `index` is negative: [B, L, E]."""
@@ -285,7 +285,8 @@ class ErnieGram(selection.Selection):
       own = {k: params["model"][k] for k in electra.EMBEDDINGS if k in params["model"]}
       own |= params["generator"]["network"]
       network = self.generator_network
-      hidden = self._encode(network, own, batch, tokens[:, :length], attention_lib.Full())
+      hidden = self._encode(network, own, batch, tokens[:, :length], attention_lib.Full(),
+                            reading.noise_for(context.noise, "generator"))
       found = self.at_targets(
           self._over_grams(network),
           {"network": own, "ngram": ngram | {"embed_projection":
@@ -306,7 +307,7 @@ class ErnieGram(selection.Selection):
       marks = jnp.where(which[..., None] >= 0, jnp.take(table, jnp.maximum(which, 0), axis=0), 0.0)
       added = marks if added is None else added + marks
     return batch, self._encode(self.network, params["model"], batch, tokens,
-                               visibility.Placeholders(length), added=added)
+                               visibility.Placeholders(length), context.noise, added)
 
   def score(self, params, batch, hidden, context):
     """The terms; rows are about the units, in nats a hidden token."""

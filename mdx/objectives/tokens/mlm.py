@@ -110,12 +110,11 @@ class MaskedLM(selection.Selection):
 
   def read(self, params, batch, context):
     """As `Selection`, with the copies of a row one behind the other: [B * copies, L, D]."""
-    del context
-    copies = lambda name: jnp.repeat(batch[name], self.num_copies, axis=0)
-    others = {name: copies(name) for name in ("positions", "segment_ids", "token_types")
-              if name in batch}
     noisy = batch["noisy_tokens"].reshape(-1, batch["tokens"].shape[1])
-    return batch, self.encode(self.network, params["model"], noisy, others)
+    return batch, self.network.encode(
+        params["model"], reading.copied_inputs(batch, noisy, self.num_copies),
+        attention=self.visibility,
+        noise=reading.noise_of(context.noise, batch, self.num_copies)).last
 
   def score(self, params, batch, hidden, context):
     """Sum of -log p(x_i | noisy) over the predicted tokens."""

@@ -233,8 +233,8 @@ class Selection(types.Objective):
   def read(self, params: types.Params, batch: types.Batch, context: types.Context
            ) -> tuple[types.Batch, jax.Array]:
     """The batch, and the model's hidden states of the corrupted rows, [B, L, D]."""
-    del context
-    return batch, self.encode(self.network, params["model"], batch["noisy_tokens"], batch)
+    return batch, self.encode(self.network, params["model"], batch["noisy_tokens"], batch,
+                              noise=context.noise)
 
   def score(self, params, batch, hidden, context):
     """Totals and Aux, from what `read` returns."""
