@@ -72,6 +72,8 @@ def _small() -> config_dict.ConfigDict:
           params="ema",  # which weights of it, and which are evaluated: ema or raw
           adapter="",  # directory of a PEFT adapter for it, to go on with
           weights=""),  # int8: weights of one byte, where adapters alone are trained
+      # Models that are read and not trained: name -> dict(checkpoint=..., params="ema" or "raw").
+      frozen=dict(),
       lora=dict(  # new adapters (networks.lora), which alone are trained if nothing else is said
           rank=0,  # 0 = none
           alpha=0.0,  # their factor is alpha / rank; 0 = rank
@@ -102,6 +104,7 @@ def _small() -> config_dict.ConfigDict:
           # Linear probe of the frozen encoder from so many labels (0: none), during and after
           # training, averaged over `num_draws`; see eval.linear.
           probe=dict(num_labels=0, num_draws=20, pool=512, ridge=1.0, seed=0),
+          evaluators=(),  # names in eval.evaluators, beside those of the objective
           baselines=True),  # unigram and bigram bits per character
       sampler=dict(num_samples=4, steps=64, temperature=1.0),  # of the samples at the end
 

@@ -1,7 +1,7 @@
 """Configs: from a literal table to a frozen dataclass; checks, dump and hash.
 
 Contents: build, construct, check, did_you_mean, parse_arg, to_dict, flatten, identity, run_hash,
-differences, check_positive.
+first_hash, differences, check_positive.
 
 Convention: every error here is a ValueError of one line, raised before any
 device is touched.
@@ -21,6 +21,8 @@ _NOT_IDENTITY = ("mode", "mesh", "sharding", "microbatches", "log_steps", "eval_
                  "checkpoint_steps", "export", "checkpoint", "tensorboard", "compile", "remat",
                  "profile_steps")
 _ABSENT = "absent"
+# Keys that release 0.1 did not have, with the value at which they change nothing.
+_LATER = {"frozen": {}, "eval.evaluators": [], "adaptations": []}
 
 
 def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", **extra) -> Any:
@@ -169,21 +171,55 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def identity(cfg: Any) -> dict[str, Any]:
-  """The part of a config that says what a run computes."""
-  return {k: v for k, v in to_dict(cfg).items() if k not in _NOT_IDENTITY}
+def identity(cfg: Any, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """The values of a config that say what a run computes, by dotted key.
+
+  A value that is neutral ("", 0, False, None, an empty list or table) or its default is left out,
+  so that a key which a later release adds with such a value changes no identity.
+
+  Args:
+    cfg: the config.
+    defaults: dotted key -> value of what is built where the key is absent.
+  """
+  defaults = to_dict(defaults or {})
+  kept = {k: v for k, v in to_dict(cfg).items() if k not in _NOT_IDENTITY}
+  return {k: v for k, v in flatten(kept).items()
+          if v and not (k in defaults and defaults[k] == v and type(defaults[k]) is type(v))}
 
 
-def run_hash(cfg: Any) -> str:
-  """Hash of `identity(cfg)`; a workdir belongs to one hash."""
-  text = json.dumps(identity(cfg), sort_keys=True, default=str)
+def run_hash(cfg: Any, defaults: Mapping[str, Any] | None = None) -> str:
+  """Hash of `identity(cfg, defaults)`; a workdir belongs to one hash."""
+  return _hash(identity(cfg, defaults))
+
+
+def first_hash(cfg: Any) -> str:
+  """Hash of release 0.1, over all keys that it had; names of shared base models are made of it."""
+  kept = {k: v for k, v in to_dict(cfg).items() if k not in _NOT_IDENTITY}
+  return _hash(_without(kept, _LATER))
+
+
+def _without(table: dict[str, Any], later: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """A table without keys that came later and stand at their neutral value."""
+  found = {}
+  for key, value in table.items():
+    path = prefix + key
+    if path in later and value == later[path]:
+      continue
+    found[key] = _without(value, later, f"{path}.") if isinstance(value, dict) else value
+  return found
+
+
+def _hash(value: Any) -> str:
+  text = json.dumps(value, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def differences(old: Any, new: Any) -> list[str]:
-  """Says which identity keys differ between two configs."""
-  a, b = flatten(identity(old)), flatten(identity(new))
-  return [f"{k}: {a.get(k, _ABSENT)!r} -> {b.get(k, _ABSENT)!r}"
+def differences(old: Any, new: Any, defaults: Mapping[str, Any] | None = None) -> list[str]:
+  """Names the keys in which two configs differ, and both values."""
+  a, b = identity(old, defaults), identity(new, defaults)
+  shown = [flatten(cfg) for cfg in (old, new)]
+  show = lambda table, k: table.get(k, _ABSENT)
+  return [f"{k}: {show(shown[0], k)!r} -> {show(shown[1], k)!r}"
           for k in sorted(a.keys() | b.keys()) if a.get(k, _ABSENT) != b.get(k, _ABSENT)]
 
 

@@ -1,8 +1,8 @@
 """The doors of mdx: protocols and named tuples that an extension is written against.
 
 Contents: RARE, Params, Batch, Part, no_axes, Aux, Context, context, Noise, Inputs, Hidden, Network,
-Request, Answer, Reader, World, Objective, Coupled, Frontend, Leaf, Adaptation, Sampler, Task,
-Environment, Field, Layout, Evaluator.
+Request, Answer, Reader, World, Objective, Coupled, is_coupled, Frontend, Leaf, Adaptation,
+Sampler, Task, Environment, Field, Layout, Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -330,13 +330,19 @@ class Objective(Protocol):
     """Returns the untrained state that `Aux.state` is added to once a step."""
     return {}
 
+  def look(self, frozen: Params, batch: Batch, context: Context) -> Batch:
+    """Returns the rows with what frozen models say of them (model-guided masks).
+
+    Runs by microbatch and without gradient, before `prepare`; what it adds depends on (seed, step,
+    example) alone. Every field keeps a leading axis B.
+    """
+    del frozen, context
+    return batch
+
   def prepare(
       self, params: Params, batch: Batch, key: jax.Array, context: Context
   ) -> tuple[Batch, dict[str, jax.Array]]:
     """Draws on the whole batch; runs no network.
-
-    An objective that lets a frozen model speak first also has
-    `look(frozen, batch, context) -> batch`: run by microbatch, without gradient, before this.
 
     Returns:
       The batch with the draws added (every field keeps a leading axis B), and
@@ -398,6 +404,11 @@ class Coupled(Objective, Protocol):
   def __call__(self, params, batch, context):
     """Represents and compares the rows given, as if they were all."""
     return self.compare(params, self.represent(params, batch, context), batch, context)
+
+
+def is_coupled(objective: Objective) -> bool:
+  """Whether the loss compares rows of the global batch."""
+  return Coupled in type(objective).__mro__
 
 
 class Frontend(Protocol):

@@ -105,9 +105,24 @@ def test_the_hash_ignores_the_order_of_keys_and_the_kind_of_container():
 def test_differences_name_the_key_and_both_values():
   new = _CONFIG | {"objective": {"name": "mlm", "mask_rate": 0.3, "note": None}, "mode": "eval"}
   del new["seed"]
-  assert config_lib.differences(_CONFIG, new) == [
-      "objective.mask_rate: 0.15 -> 0.3", "objective.note: 'absent' -> None",
-      "seed: 0 -> 'absent'"]
+  assert config_lib.differences(_CONFIG, new) == ["objective.mask_rate: 0.15 -> 0.3"]
+  assert config_lib.differences(new, new | {"seed": 3}) == ["seed: 'absent' -> 3"]
+
+
+def test_a_key_that_came_later_with_a_neutral_or_default_value_changes_no_identity():
+  later = _CONFIG | {"frozen": {}, "objective": _CONFIG["objective"] | {"span_max": 1, "lexicon": ""}}
+  defaults = {"objective.span_max": 1, "objective.mask_rate": 0.15}
+  assert config_lib.run_hash(later, defaults) == config_lib.run_hash(_CONFIG, defaults)
+  assert config_lib.run_hash(later) != config_lib.run_hash(_CONFIG)
+  changed = later | {"objective": later["objective"] | {"mask_rate": 0.3}}
+  assert config_lib.run_hash(changed, defaults) != config_lib.run_hash(_CONFIG, defaults)
+
+
+def test_the_hash_of_the_first_release_is_known_where_nothing_that_came_later_is_used():
+  later = _CONFIG | {"frozen": {}, "eval": {"estimator": "stratified", "evaluators": ()}}
+  assert config_lib.first_hash(later) == config_lib.first_hash(
+      _CONFIG | {"eval": {"estimator": "stratified"}})
+  assert config_lib.first_hash(_CONFIG) == "adb9619c49e4ca36"  # as 0.1 gives it
 
 
 def test_nested_configs_flatten_to_dotted_keys_and_keep_empty_tables():

@@ -1,6 +1,6 @@
 """A model from what describes it: a run, an export, or a Hugging Face directory.
 
-Contents: Loaded, load, describe, assemble.
+Contents: Loaded, load, check_exists, stored_shapes, load_weights, describe, assemble.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdx import interop
 from mdx import samplers
 from mdx import sharding
 from mdx import types
-from mdx.build import setup as setup_lib
+from mdx.build import model_parts
 from mdx.build import source as pretrained
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.utils import memory
@@ -99,9 +99,7 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
   Raises:
     ValueError: no such checkpoint, or one that cannot be read.
   """
-  if not pathlib.Path(path).exists():
-    raise ValueError(f"checkpoint {path} does not exist; give a run's workdir, an Orbax "
-                     "checkpoint, an export or a Hugging Face directory.")
+  check_exists(path)
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
   init = dict(init or {})
   config, tokenizer = describe(path, dtype=dtype, remat=remat)
@@ -110,6 +108,23 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
   return assemble(config, tokenizer, devices, str(path), functools.partial(
       pretrained.load_params, str(path), which=params, seed=seed,
       adapter=init.get("adapter", "")), trains)
+
+
+def check_exists(path: str) -> None:
+  """Raises ValueError if there is nothing at a path."""
+  if not pathlib.Path(path).exists():
+    raise ValueError(f"checkpoint {path} does not exist; give a run's workdir, an Orbax "
+                     "checkpoint, an export or a Hugging Face directory.")
+
+
+def stored_shapes(path: str, shapes: types.Params) -> types.Params:
+  """Shape structs of parameters in the types that they are stored in."""
+  return pretrained.stored_types(path, shapes, lambda name: True)
+
+
+def load_weights(path: str, shapes: types.Params, which: str) -> types.Params:
+  """Loads parameters of these shapes, types and shardings; `which` is "ema" or "raw"."""
+  return pretrained.load_params(path, shapes, which)
 
 
 def describe(path: str, *, dtype: str = "",
@@ -151,7 +166,7 @@ def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
   """
   # Caches and short rows need masks, whatever kernel the model was trained with.
   config = {**config, "network": {**config["network"], "attention_backend": "xla"}}
-  spec, objective = setup_lib.build_objective(config, tokenizer, mesh)
+  spec, objective = model_parts.build_objective(config, tokenizer, mesh)
   shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)),
                                    objective.parts(), mesh, config["sharding"])
   if load_params is not None:

@@ -23,6 +23,7 @@ from mdx import sharding
 from mdx import tasks
 from mdx import types
 from mdx.build import load as load_lib
+from mdx.build import model_parts
 from mdx.build import rl as plan_lib
 from mdx.build import setup as setup_lib
 from mdx.build import source as pretrained
@@ -107,16 +108,19 @@ def _train_step(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -
   run = setup_lib.assemble(config, workdir, tokenizer, mesh)
 
   def gradient(backend):
-    _, plain = setup_lib.build_objective(
-        config | {"network": _plain(config["network"], backend)}, tokenizer, mesh)
+    _, plain = model_parts.build_objective(
+        config | {"network": _plain(config["network"], backend)}, tokenizer, mesh,
+        data=facts_lib.Facts(config["data"]),
+        frozen={name: one.objective for name, one in run.frozen.items()})
     return _gradient(plain, config, run.optimizer.trains)
 
   backend = run.spec.attention_backend
   batch = {k: jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(
       mesh, sharding.batch_spec(len(shape))))
            for k, (shape, dtype) in pipeline.shapes(config["data"], config["batch_size"]).items()}
-  return Program("train_step", run.step(), (run.shapes, batch, {}),
-                 gradient("xla"), _kinds(run.shapes) | {"batch": batch},
+  frozen = {name: one.shapes for name, one in run.frozen.items()}
+  return Program("train_step", run.step(), (run.shapes, batch, frozen), gradient("xla"),
+                 _kinds(run.shapes, frozen=frozen, batch=batch),
                  kernels=None if backend == "xla" else gradient(backend))
 
 
@@ -131,6 +135,7 @@ def _gradient(objective: types.Objective, config: Mapping[str, Any], trains: Cal
   def gradient(state, batch, frozen):
     key = rng.stream(rng.root(config["seed"]), "train", state.step)
     context = types.context(state.step, frozen, state.extra, key=key)
+    batch = step_lib.look(objective, batch, context, config["microbatches"])
     batch, weights = objective.prepare(state.params, batch, key, context)
     return step_lib.loss_and_grad(objective, state.params, batch, weights, context,
                                   config["microbatches"], trains)[2]

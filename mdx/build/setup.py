@@ -1,6 +1,6 @@
 """From a config to the checked parts of a run.
 
-Contents: Setup, setup, check, assemble, build_objective, start_state, fresh_parts,
+Contents: Setup, setup, check, assemble, start_state, fresh_parts,
 load_weights.
 
 Convention: `setup` checks everything that can be checked before the first compile and
@@ -10,7 +10,6 @@ before anything is written; every error of it is one line.
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 from typing import Any, Callable, Mapping
 
@@ -22,6 +21,8 @@ from mdx import config as config_lib
 from mdx import objectives
 from mdx import samplers
 from mdx import sharding
+from mdx.build import frozen as frozen_lib
+from mdx.build import model_parts
 from mdx.build import source as pretrained
 from mdx.build import workdir as workdir_lib
 from mdx.data import facts as facts_lib
@@ -30,6 +31,7 @@ from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import evaluators
 from mdx.eval.evaluators import linear_probe
 from mdx.networks import transformer
+from mdx.train import coupling
 from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib
 from mdx.train import optimizer as optimizer_lib
@@ -54,6 +56,7 @@ class Setup:
     intervals: how often what happens.
     sampler: what decodes this model, or None.
     shapes: `state_lib.State` of shape structs with shardings.
+    frozen: frozen models, not loaded.
   """
   config: dict[str, Any]
   workdir: pathlib.Path
@@ -65,6 +68,7 @@ class Setup:
   intervals: loop_lib.Intervals
   sampler: Any
   shapes: state_lib.State
+  frozen: Mapping[str, frozen_lib.Frozen]
 
   @property
   def transform(self):
@@ -155,7 +159,10 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   """
   sharding.check_batch(mesh, config["batch_size"], config["data"]["length"],
                        config["microbatches"])
-  spec, objective = build_objective(config, tokenizer, mesh)
+  frozen = frozen_lib.describe(config, mesh, tokenizer)
+  spec, objective = model_parts.build_objective(
+      config, tokenizer, mesh, data=facts_lib.Facts(config["data"]),
+      frozen={name: one.objective for name, one in frozen.items()})
   if spec.max_length < config["data"]["length"]:
     raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
                      f"{spec.max_length}; raise it or shorten the rows.")
@@ -177,37 +184,16 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   shapes = sharding.with_shardings(
       jax.eval_shape(init, rng.root(config["seed"])), parts, mesh, config["sharding"])
   optimizer.check(shapes.params)
+  coupling.check(objective, shapes.params,
+                 pipeline.shapes(config["data"], config["batch_size"]),
+                 {name: one.shapes for name, one in frozen.items()}, config["microbatches"])
   noise_lib.check_draws(config["eval"]["gradient_draws"])
   linear_probe.probe_of(config)
   evaluators.check(config, objective)
   sampler = _sampler(config, objective, tokenizer)
   return Setup(config=config, workdir=pathlib.Path(workdir), mesh=mesh, tokenizer=tokenizer,
                spec=spec, objective=objective, optimizer=optimizer, intervals=intervals,
-               sampler=sampler, shapes=shapes)
-
-
-def build_objective(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
-                    mesh: jax.sharding.Mesh) -> tuple[transformer.Transformer, Any]:
-  """The network's hyper-parameters and the objective of a config."""
-  spec = _transformer(config, tokenizer, mesh)
-  return spec, objectives.build(config["objective"], spec.network(), tokenizer)
-
-
-def _transformer(config, tokenizer, mesh) -> transformer.Transformer:
-  fields = dict(config["network"], dtype=config["dtype"])
-  given = fields.get("vocab_size") or tokenizer.vocab_size
-  if given < tokenizer.vocab_size:
-    raise ValueError(f"network.vocab_size {given} is smaller than the {tokenizer.vocab_size} ids "
-                     f"of tokenizer {config['tokenizer']['path']!r}; use 0 (the tokenizer's).")
-  tensor = mesh.shape["tensor"]
-  multiple = math.lcm(fields.get("vocab_multiple", 8), tensor)
-  spec = config_lib.build(transformer.NETWORKS,
-                          fields | {"vocab_size": given, "vocab_multiple": multiple},
-                          what="network")
-  if config["sharding"].get("heads") == "tensor" and spec.kv_heads % tensor:
-    raise ValueError(f"mesh axis tensor={tensor} does not divide {spec.kv_heads} key-value heads "
-                     "(network.num_heads or num_kv_heads); use a divisor.")
-  return spec
+               sampler=sampler, shapes=shapes, frozen=frozen)
 
 
 def _sampler(config, objective, tokenizer):

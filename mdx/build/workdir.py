@@ -13,7 +13,7 @@ from typing import Any, Mapping
 
 import jax
 
-from mdx import config as config_lib
+from mdx.build import identity
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.utils import files
 from mdx.utils import tree
@@ -47,8 +47,8 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
     except (ValueError, KeyError, TypeError, OSError):
       raise ValueError(f"{config_path} is not readable as a config; use another --workdir, or "
                        "remove that file.") from None
-    if config_lib.run_hash(old) != config_lib.run_hash(config):
-      changes = config_lib.differences(old, config)
+    if identity.run_hash(old) != identity.run_hash(config):
+      changes = identity.differences(old, config)
       raise ValueError(f"workdir {path} holds a run of another config ({'; '.join(changes[:3])}); "
                        "use another --workdir, or remove it.")
     before, now = (c["checkpoint"].get("directory", "") for c in (old, config))
@@ -73,10 +73,10 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
                      f"{need / 2 ** 20:,.0f} MiB; free some space or use another --workdir.")
   if not config_path.exists():
     tokenizer.save(path)
-    files.write_json(config_path, {"hash": config_lib.run_hash(config), "config": config})
+    files.write_json(config_path, {"hash": identity.run_hash(config), "config": config})
 
 
 def meta(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
   """What is saved with every checkpoint."""
-  return {"hash": config_lib.run_hash(config), "tokenizer": tokenizer.fingerprint,
+  return {"hash": identity.run_hash(config), "tokenizer": tokenizer.fingerprint,
           "process_count": jax.process_count()}

@@ -35,6 +35,7 @@ from scipy import stats
 from mdx import config as config_lib
 from mdx import modes
 from mdx.build import base as base_lib
+from mdx.build import identity
 from mdx.modes import reporting
 from mdx.utils import console
 from mdx.utils import files
@@ -287,14 +288,14 @@ def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path, *
   finished = directory / "results.json"
   if finished.exists() and (directory / "claim_run.json").exists():
     made = json.loads((directory / "claim_run.json").read_text(encoding="utf-8"))
-    if made != json.loads(json.dumps(run)):
+    if identity.run_hash(made) != identity.run_hash(run):
       raise ValueError(f"{directory} has a run of another config; remove it, or use another "
                        "--workdir.")
     return json.loads(finished.read_text(encoding="utf-8"))
   console.say(f"=== {title}")
   started = copy.deepcopy(run)
   if run.get("init", {}).get("base") and not run["init"]["checkpoint"]:
-    base = root / "bases" / config_lib.run_hash(run["init"]["base"])
+    base = _base_directory(root / "bases", run["init"]["base"])
     started["init"]["checkpoint"] = base_lib.base_checkpoint(
         run, str(base), functools.partial(modes.run, "train"))
   results = modes.run(run["mode"], started, str(directory))
@@ -305,6 +306,12 @@ def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path, *
       files.write_json(finished, results)
     files.write_json(directory / "claim_run.json", run)
   return json.loads(json.dumps(results))
+
+
+def _base_directory(bases: pathlib.Path, base: dict[str, Any]) -> pathlib.Path:
+  """Where a base model is kept; one that release 0.1 began is gone on with."""
+  first = bases / config_lib.first_hash(base)
+  return first if first.exists() else bases / identity.run_hash(base)
 
 
 def _figures(config, runs) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from mdx import samplers
 from mdx import sharding
 from mdx import tasks
 from mdx.build import base as base_lib
+from mdx.build import frozen as frozen_lib
 from mdx.build import setup as setup_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
@@ -58,9 +59,10 @@ def _on_held_out(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
+  frozen = frozen_lib.load(run.frozen)
   run.workdir.mkdir(parents=True, exist_ok=True)
-  results = run.evaluation().of(params, {}) | train_mode.gradient_noise(
-      run, params, run.objective.init_state())
+  results = run.evaluation().of(params, frozen) | train_mode.gradient_noise(
+      run, params, frozen, run.objective.init_state())
   if jax.process_index() == 0:
     files.write_json(run.workdir / "eval.json", results | {"checkpoint": source})
   for name, value in results.items():

@@ -17,7 +17,8 @@ from mdx import interop
 from mdx import model as model_lib
 from mdx import objectives
 from mdx import sharding
-from mdx.build import setup as setup_lib
+from mdx.build import identity
+from mdx.build import model_parts
 from mdx.build import source as pretrained
 from mdx.build import workdir as workdir_lib
 from mdx.networks import transformer
@@ -78,14 +79,14 @@ def _orbax(model: model_lib.Model, path: pathlib.Path) -> None:
   checkpoint_lib.save_params(str(path), model.params,
                              workdir_lib.meta(model.config, model.tokenizer))
   if jax.process_index() == 0:
-    files.write_json(path / "config.json", {"hash": config_lib.run_hash(model.config),
+    files.write_json(path / "config.json", {"hash": identity.run_hash(model.config),
                                                 "config": dict(model.config)})
     model.tokenizer.save(path)
 
 
 def _peft(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"])
-  spec, _ = setup_lib.build_objective(model.config, model.tokenizer, model.mesh)
+  spec, _ = model_parts.build_objective(model.config, model.tokenizer, model.mesh)
   like = pretrained.origin(source)
   if not spec.lora_rank or not like:
     raise ValueError(f"{source} has no adapters of a model of Hugging Face, so none can be written "
@@ -114,7 +115,7 @@ def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
 def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathlib.Path) -> None:
   """A model of ours; as the directory that it began from, where its family holds it still."""
   wanted, like = config["export"], pretrained.origin(model.source)
-  spec, _ = setup_lib.build_objective(model.config, model.tokenizer, model.mesh)
+  spec, _ = model_parts.build_objective(model.config, model.tokenizer, model.mesh)
   params, objective = model.params["model"], model.config["objective"]
   if spec.weights != "float":
     raise ValueError(f"{model.source} has {spec.weights} weights, which are not exported; train "

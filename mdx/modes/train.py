@@ -18,6 +18,7 @@ from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import sharding
 from mdx.build import base as base_lib
+from mdx.build import frozen as frozen_lib
 from mdx.build import setup as setup_lib
 from mdx.build import workdir as workdir_lib
 from mdx.data import pipeline
@@ -73,7 +74,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       f"{config['objective']['name']}: {tree.count(state.params):,} parameters, "
       f"{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
       f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
-  evaluation, frozen = run.evaluation(), {}
+  evaluation, frozen = run.evaluation(), frozen_lib.load(run.frozen)
   file = run.workdir / "metrics.jsonl"
   clock = meter_lib.Clock(run.workdir, start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,
@@ -91,7 +92,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   state, tokens_per_second = loop_lib.fit(
       state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
       checkpoints=checkpoints, meta=run.meta, stop=stop,
-      evaluate=evaluate_during, batch_size=config["batch_size"],
+      evaluate=evaluate_during, frozen=frozen, batch_size=config["batch_size"],
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"),
       clock=clock)
   clock.stop()
@@ -102,7 +103,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   console.say("evaluating the held-out part ...")
   params = _weights(run, state)
   results = evaluation.final(config["steps"], params, frozen)
-  results |= gradient_noise(run, state.params, state.extra) | spent_until_now()
+  results |= gradient_noise(run, state.params, frozen, state.extra) | spent_until_now()
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     console.say(f"--- sample {i + 1}\n{text}")
@@ -154,7 +155,7 @@ def _weights(run: setup_lib.Setup, state):
   return state_lib.averaged(state) if run.config["init"]["params"] == "ema" else state.params
 
 
-def gradient_noise(run: setup_lib.Setup, params, extra) -> dict[str, float]:
+def gradient_noise(run: setup_lib.Setup, params, frozen, extra) -> dict[str, float]:
   """Variance of the gradient over `eval.gradient_draws` draws of the first training batch."""
   config = run.config
   if not config["eval"]["gradient_draws"]:
@@ -163,7 +164,7 @@ def gradient_noise(run: setup_lib.Setup, params, extra) -> dict[str, float]:
       run.objective, num_draws=config["eval"]["gradient_draws"], seed=config["seed"],
       step=config["steps"], num_microbatches=config["microbatches"]))
   batch = loop_lib.place(next(_batches(run)), 0, run.mesh, config["batch_size"])
-  return {k: float(v) for k, v in jax.device_get(noise(params, batch, extra)).items()}
+  return {k: float(v) for k, v in jax.device_get(noise(params, batch, frozen, extra)).items()}
 
 
 def _samples(run: setup_lib.Setup, params) -> list[str]:

@@ -28,7 +28,7 @@ def check_draws(num_draws: int) -> None:
 
 def make_noise(objective: types.Objective, *, num_draws: int, seed: int, step: int,
                num_microbatches: int = 1) -> Callable[..., dict[str, jax.Array]]:
-  """Builds (params, batch, state) -> figures over `num_draws` draws of a batch; jit it.
+  """Builds (params, batch, frozen, state) -> figures over `num_draws` draws of a batch; jit it.
 
   Args:
     objective: the loss.
@@ -43,14 +43,16 @@ def make_noise(objective: types.Objective, *, num_draws: int, seed: int, step: i
   """
   check_draws(num_draws)
 
-  def noise(params: types.Params, batch: types.Batch, state: Any) -> dict[str, jax.Array]:
+  def noise(params: types.Params, batch: types.Batch, frozen: types.Params,
+            state: Any) -> dict[str, jax.Array]:
     key = rng.stream(rng.root(seed), "noise")
 
     def add(carry, draw):
       mean, squares = carry  # Welford's recurrence: no difference of large numbers
       own = rng.stream(key, "draw", draw)
-      context = types.context(step, state=state, key=own)
-      prepared, weights = objective.prepare(params, batch, own, context)
+      context = types.context(step, frozen, state, key=own)
+      seen = step_lib.look(objective, batch, context, num_microbatches)
+      prepared, weights = objective.prepare(params, seen, own, context)
       loss, _, grads = step_lib.loss_and_grad(objective, params, prepared, weights, context,
                                               num_microbatches)
       new = {"gradient": grads, "loss": loss}

@@ -1,6 +1,6 @@
 """The one training step, for every objective.
 
-Contents: loss_and_grad, make_step, Compiled, jitted.
+Contents: look, loss_and_grad, make_step, Compiled, jitted.
 
 Convention: `prepare` draws on the whole batch and weighs every loss term; the
 loss of a microbatch is the sum over terms of scale * total / weight with the
@@ -38,6 +38,28 @@ def _split(batch: types.Batch, num: int, unit: int) -> types.Batch:
   return jax.tree.map(deal, batch)
 
 
+def _join(rows: types.PyTree, unit: int) -> types.PyTree:
+  """Inverse of `_split`."""
+
+  def collect(x):
+    x = x.reshape((len(x), -1, unit) + x.shape[2:]).swapaxes(0, 1)
+    return x.reshape((-1,) + x.shape[3:])
+
+  return jax.tree.map(collect, rows)
+
+
+def look(objective: types.Objective, batch: types.Batch, context: types.Context,
+         num_microbatches: int) -> types.Batch:
+  """The batch with what frozen models say of it, read by microbatch."""
+  if type(objective).look is types.Objective.look:
+    return batch
+  one = lambda rows: jax.lax.stop_gradient(objective.look(context.frozen, rows, context))
+  if num_microbatches == 1:
+    return one(batch)
+  unit = objective.rows_per_unit
+  return _join(jax.lax.map(one, _split(batch, num_microbatches, unit)), unit)
+
+
 def loss_and_grad(objective: types.Objective, params: types.Params, batch: types.Batch,
                   weights: dict[str, jax.Array], context: types.Context, num_microbatches: int,
                   trains: Callable[[str], bool] = state_lib.everything):
@@ -45,10 +67,16 @@ def loss_and_grad(objective: types.Objective, params: types.Params, batch: types
   fixed = tree.part(params, lambda path: not trains(path))
   params = tree.part(params, trains)
 
-  def loss_fn(params, rows):
-    totals, aux = objective(tree.merge(params, fixed), rows, context)
+  def scaled(totals, aux):
     loss = sum(objective.scales[k] * totals[k] / jnp.maximum(weights[k], 1e-6) for k in totals)
     return loss, types.Aux(aux.metrics, {}, aux.state)
+
+  if types.is_coupled(objective) and num_microbatches > 1:
+    return _coupled_loss_and_grad(objective, params, fixed, batch, context, num_microbatches,
+                                  scaled)
+
+  def loss_fn(params, rows):
+    return scaled(*objective(tree.merge(params, fixed), rows, context))
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
   if num_microbatches == 1:
@@ -62,6 +90,32 @@ def loss_and_grad(objective: types.Objective, params: types.Params, batch: types
     return jax.tree.map(jnp.add, total, grad_fn(params, one)), None
 
   ((loss, aux), grads), _ = jax.lax.scan(add, zeros, rows)
+  return loss, aux, grads
+
+
+def _coupled_loss_and_grad(objective, params, fixed, batch, context, num_microbatches, scaled):
+  """As `loss_and_grad`, at the memory of a microbatch, for a loss that compares all rows.
+
+  Representations are computed without gradient by microbatch; the loss of all of them gives
+  each its cotangent, which one backward pass a microbatch takes to the parameters (gradient
+  caching, Gao et al. 2021, arXiv:2101.06983).
+  """
+  rows = _split(batch, num_microbatches, objective.rows_per_unit)
+  represent = lambda params, rows: objective.represent(tree.merge(params, fixed), rows, context)
+  reps = jax.lax.map(lambda one: represent(params, one), rows)
+
+  def loss_fn(params, reps):
+    return scaled(*objective.compare(tree.merge(params, fixed),
+                                     _join(reps, objective.rows_per_unit), batch, context))
+
+  (loss, aux), (grads, cotangents) = jax.value_and_grad(loss_fn, (0, 1), has_aux=True)(params, reps)
+
+  def add(total, one):
+    rows, cotangent = one
+    more, = jax.vjp(lambda params: represent(params, rows), params)[1](cotangent)
+    return jax.tree.map(jnp.add, total, more), None
+
+  grads, _ = jax.lax.scan(add, grads, (rows, cotangents))
   return loss, aux, grads
 
 
@@ -89,6 +143,7 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
   def step(state: state_lib.State, batch: types.Batch, frozen: types.Params):
     key = rng.stream(rng.root(seed), "train", state.step)
     context = types.context(state.step, frozen, state.extra, key=key)
+    batch = look(objective, batch, context, num_microbatches)
     batch, weights = objective.prepare(state.params, batch, key, context)
     weights = jax.tree.map(jax.lax.stop_gradient, weights)
     loss, aux, grads = loss_and_grad(objective, state.params, batch, weights, context,

@@ -39,7 +39,7 @@ _BATCH = {"x": jnp.array(np.random.default_rng(0).normal(size=(4, 3)), jnp.float
 
 def _noise(objective, **fields):
   return jax.device_get(jax.jit(noise.make_noise(objective, seed=0, step=0, **fields))(
-      _PARAMS, _BATCH, {}))
+      _PARAMS, _BATCH, {}, {}))
 
 
 def test_the_variance_is_that_of_the_gradients_of_the_draws():

@@ -15,7 +15,7 @@ from mdx.utils import rng
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Quadratic:
+class _Quadratic(types.Objective):
   """2 * mean over rows of (w - x)^2 / 2, with a drawn offset that is scaled by `noise`."""
   noise: float = 0.0
 

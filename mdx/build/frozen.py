@@ -1,0 +1,78 @@
+"""Frozen models of a run: teachers, scorers and references that are read and not trained.
+
+Contents: Frozen, describe, load.
+
+`config.frozen` is {name: dict(checkpoint=..., params="ema" | "raw")}. A frozen model is loaded in
+the type that it is stored in, sharded like any model, and has neither gradient nor moments.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, NamedTuple
+
+import jax
+
+from mdx import config as config_lib
+from mdx import types
+from mdx.build import load as load_lib
+from mdx.data import tokenizer as tokenizer_lib
+
+_FIELDS = {"checkpoint": "", "params": "ema"}
+
+
+class Frozen(NamedTuple):
+  """A frozen model, not loaded yet.
+
+  Attributes:
+    objective: how it is read.
+    shapes: shape structs of its parameters, with shardings.
+    source: where its weights are.
+    which: "ema" or "raw".
+  """
+  objective: types.Objective
+  shapes: types.Params
+  source: str
+  which: str
+
+
+def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
+             tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Frozen]:
+  """The frozen models of a config; reads no weights.
+
+  Args:
+    config: of the run.
+    mesh: where they go.
+    tokenizer: of the run, which must be theirs: ids mean the same to both.
+
+  Raises:
+    ValueError: an unknown key, no such checkpoint, or a model of another tokenizer.
+  """
+  found = {}
+  for name, given in (config.get("frozen") or {}).items():
+    where = f"config.frozen.{name}"
+    unknown = [key for key in given if key not in _FIELDS]
+    if unknown:
+      raise ValueError(f"{where} has no key {unknown[0]!r}; its keys are {', '.join(_FIELDS)}."
+                       + config_lib.did_you_mean(unknown[0], _FIELDS))
+    fields = {**_FIELDS, **given}
+    if not fields["checkpoint"]:
+      raise ValueError(f"{where}.checkpoint is empty; give a run's workdir, an export or a Hugging "
+                       "Face directory.")
+    if fields["params"] not in ("ema", "raw"):
+      raise ValueError(f"{where}.params is {fields['params']!r}; choose from ema, raw.")
+    load_lib.check_exists(fields["checkpoint"])
+    described, own = load_lib.describe(fields["checkpoint"])
+    if own.fingerprint != tokenizer.fingerprint:
+      raise ValueError(f"{where} {fields['checkpoint']} was trained with another tokenizer "
+                       f"({own.name!r:.40}) than this run has ({tokenizer.name!r:.40}); ids would "
+                       "mean other tokens. Train it with the same tokenizer.")
+    model = load_lib.assemble(described, own, mesh, fields["checkpoint"])
+    shapes = load_lib.stored_shapes(fields["checkpoint"], model.params)
+    found[name] = Frozen(model.objective, shapes, fields["checkpoint"], fields["params"])
+  return found
+
+
+def load(frozen: Mapping[str, Frozen]) -> dict[str, types.Params]:
+  """Loads the parameters of frozen models, sharded; the mesh is in context."""
+  return {name: load_lib.load_weights(one.source, one.shapes, one.which)
+          for name, one in frozen.items()}

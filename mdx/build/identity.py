@@ -1,0 +1,45 @@
+"""Identity of a run: a hash over the built values that differ from their defaults.
+
+Contents: defaults_of, run_hash, differences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Mapping
+
+from mdx import config as config_lib
+from mdx import objectives
+from mdx.data import pipeline
+from mdx.networks import transformer
+from mdx.train import optimizer as optimizer_lib
+
+# Key of a config -> the classes that its table is built of, by name; None: of the one class.
+_TABLES = {"network": transformer.NETWORKS, "optimizer": optimizer_lib.OPTIMIZERS,
+           "objective": objectives.OBJECTIVES | objectives.POLICIES}
+
+
+def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Dotted key -> default, of the fields of what a config builds."""
+  found = _fields("data", pipeline.Config)
+  for key, table in _TABLES.items():
+    name = (config.get(key) or {}).get("name")
+    if name in table:
+      found |= _fields(key, table[name])
+  return found
+
+
+def _fields(key: str, cls: type) -> dict[str, Any]:
+  # Tables (schedules, attentions) are left as they are: they are built with defaults of their own.
+  return {f"{key}.{field.name}": field.default for field in dataclasses.fields(cls)
+          if isinstance(field.default, (bool, int, float, str, tuple))}
+
+
+def run_hash(config: Mapping[str, Any]) -> str:
+  """The identity of a run; its workdir belongs to it."""
+  return config_lib.run_hash(config, defaults_of(config))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """Names the keys in which two runs differ, and both values."""
+  return config_lib.differences(old, new, defaults_of(new))
