@@ -85,7 +85,7 @@ def _loss_and_grad(objective, params, batch, num_microbatches, key=None):
 @pytest.fixture(scope="module", name="expected")
 def _expected():
   objective = InBatch(network=SPEC.network())
-  params = objective.init(rng.root(0))
+  params = jax.device_get(objective.init(rng.root(0)))
   return objective, params, jax.device_get(jax.jit(
       lambda params, batch: _loss_and_grad(objective, params, batch, 1))(params, _batch()))
 
