@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mdx.data import pipeline
+from mdx.data import sources
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What a data config says of its training records; read when asked for.
+  """Facts that a data config says of its training records; read when asked for.
 
   Attributes:
     config: `config.data`.
@@ -28,6 +29,12 @@ class Facts:
   def dates(self) -> dict[str, str]:
     """The first and last date of dated documents; see `pipeline.date_range`."""
     return pipeline.date_range(self.config)
+
+  @property
+  def layout(self) -> str:
+    """Name of the layout of the rows, of `data.layouts`; that of the first source of a mixture."""
+    data = pipeline.read_config(self.config)
+    return data.layout or sources.layout_of(data.source_configs()[0])
 
   def fields(self) -> tuple[str, ...]:
     """Names of the fields of a batch."""

@@ -1,7 +1,7 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
 Contents: Subset (hold-out), Concatenated, Mapped, JsonLines, ParquetRows; read_text, cut,
-record, messages, json_record, reason; ROLES.
+record, raw, messages, two_texts, prompt, json_record, first_value, reason; ROLES.
 
 Convention: an error names the file and the line, row or record, in one line.
 """
@@ -64,18 +64,18 @@ class Concatenated(_Records):
 
 
 class JsonLines(_Records):
-  """The lines of one jsonl file, by offset; `convert` makes a record of the field's value."""
+  """The lines of one jsonl file, by offset; `convert` makes a record of the fields' values."""
 
-  def __init__(self, path: str, field: str, convert: Callable | None = None):
+  def __init__(self, path: str, fields: Sequence[str], convert: Callable):
     if path.endswith((".gz", ".xz")):
       raise ValueError(f"{path}: a compressed jsonl file has no random access; unpack it.")
-    self._path, self._field, self._convert = path, field, convert or record
+    self._path, self._fields, self._convert = path, fields, convert
     is_checked = os.path.getsize(path) < _CHECKED_JSONL_BYTES
     ends = [0]
     with open(path, "rb") as f:
       for number, line in enumerate(f, 1):
         if is_checked or not line.strip():
-          json_record(line, field, f"{path}, line {number}", self._convert)
+          json_record(line, fields, f"{path}, line {number}", self._convert)
         ends.append(ends[-1] + len(line))
     self._starts = np.asarray(ends[:-1], np.int64)
     self._length = len(self._starts)
@@ -83,7 +83,7 @@ class JsonLines(_Records):
   def _get(self, index):
     with open(self._path, "rb") as f:
       f.seek(int(self._starts[index]))
-      return json_record(f.readline(), self._field, f"{self._path}, line {index + 1}",
+      return json_record(f.readline(), self._fields, f"{self._path}, line {index + 1}",
                          self._convert)
 
 
@@ -171,6 +171,11 @@ def record(value: Any, where: str) -> dict[str, Any]:
   raise ValueError(f"{where}: expected text or a flat list of token ids, got {shown:.60}.")
 
 
+def raw(found: Mapping[str, Any]) -> str | list[int]:
+  """The value that `record` made a record of."""
+  return found["text"] if "text" in found else found["tokens"].tolist()
+
+
 def messages(value: Any, where: str) -> dict[str, Any]:
   """Makes {"messages": [{"role", "content"}, ...]} of a raw value; ValueError names `where`."""
   if not isinstance(value, Sequence) or isinstance(value, str) or not value:
@@ -188,18 +193,44 @@ def messages(value: Any, where: str) -> dict[str, Any]:
   return {"messages": list(value)}
 
 
-def json_record(line: bytes, field: str, where: str,
+def two_texts(value: Any, where: str) -> dict[str, Any]:
+  """Makes {"texts": [str, str]} of a raw value, a list of two texts or one text that is both."""
+  found = [value, value] if isinstance(value, str) else value
+  if not isinstance(found, list) or len(found) != 2 or not all(isinstance(x, str) for x in found):
+    raise ValueError(f"{where}: expected a list of two texts, or a text, got {value!r:.60}.")
+  return {"texts": found}
+
+
+def prompt(value: Any, answer: Any, where: str) -> dict[str, Any]:
+  """Makes {"prompt", "answer", "blank"} of two texts, the answer one that follows its prompt."""
+  for x in (value, answer):
+    if not isinstance(x, str):
+      raise ValueError(f"{where}: expected texts as prompt and answer, got {x!r:.60}.")
+  return {"prompt": value, "answer": answer, "blank": ""}
+
+
+def json_record(line: bytes, fields: Sequence[str], where: str,
                 convert: Callable = record) -> dict[str, Any]:
-  """Makes a record of one field of a JSON object; ValueError names `where` it stands."""
+  """Makes a record of the values of fields of a JSON object; ValueError names `where` it stands."""
   try:
     item = json.loads(line)
   except ValueError as e:
     raise ValueError(f"{where}: not JSON ({e}): {line!r:.60}. Write one object a line, such "
-                     f"as {{\"{field}\": ...}}, without blank lines.") from e
-  if not isinstance(item, dict) or field not in item:
-    found = ", ".join(item) if isinstance(item, dict) else f"no fields, it is {item!r:.40}"
-    raise ValueError(f"{where}: no field {field!r} but {found}. Set `field` of the source.")
-  return convert(item[field], where)
+                     f"as {{\"{fields[0]}\": ...}}, without blank lines.") from e
+  for field in fields:
+    if not isinstance(item, dict) or field not in item:
+      found = ", ".join(item) if isinstance(item, dict) else f"no fields, it is {item!r:.40}"
+      raise ValueError(f"{where}: no field {field!r} but {found}. Set `field` of the source.")
+  return convert(*(item[field] for field in fields), where=where)
+
+
+def first_value(path: str, field: str) -> Any:
+  """The value of a field of the first object of a jsonl file; None if there is none."""
+  try:
+    with open(path, "rb") as f:
+      return json.loads(f.readline())[field]
+  except (OSError, ValueError, KeyError, TypeError):
+    return None  # readers of records say what is wrong
 
 
 def read_text(path: str) -> str:

@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
-from mdx.data.sources import records as sources
+from mdx.data import sources
+from mdx.data.sources import records as records_lib
 from mdx.utils import readers
 
 DOCUMENTS = [f"document {i}, naïve 🙂" for i in range(45)]
@@ -316,7 +317,7 @@ def test_tfds_is_read_by_directory_or_name_without_tensorflow(tfds_dir):
   assert sorted(r["tokens"].tolist() for r in ids) == [[i, i + 1] for i in range(30)]
   part = sources.build({"name": "tfds", "data_dir": str(tfds_dir), "builder": "tiny",
                         "train_split": "train[:50%]", "validation_split": "train[50%:]"})
-  assert sorted(r["text"] for split in sources.SPLITS for r in part.records(split)) == sorted(
+  assert sorted(r["text"] for split in ("train", "validation") for r in part.records(split)) == sorted(
       DOCUMENTS[:30])
   assert "tensorflow" not in sys.modules
 
@@ -340,6 +341,6 @@ def test_empty_fields_are_left_at_their_defaults(tmp_path):
   path.write_text('{"text": "one"}\n{"text": "two"}\n')
   cfg = dict(name="jsonl", path=str(path), validation_path="", field="", data_dir="", builder="",
              holdout_every=-1)
-  assert sources.build(cfg) == sources.Jsonl(path=str(path))
+  assert sources.build(cfg) == records_lib.Jsonl(path=str(path))
   with pytest.raises(ValueError, match="no field 'builder'"):
     sources.build(cfg | {"builder": "lm1b"})

@@ -1,6 +1,6 @@
 """Labelled records: sentences, pairs, scores and tagged words, from the files they come in.
 
-Contents: KINDS, LABELLED_SPLITS, Labelled; Table (GLUE-style tsv, csv, jsonl), Conll, Conllu
+Contents: KINDS, Labelled; Table (GLUE-style tsv, csv, jsonl), Conll, Conllu
 (Universal Dependencies), TfdsLabelled; table_records, conll_records.
 
 Convention: a record is {"texts": [str, ...], "label": str, "group": str} or {"words": [str],
@@ -21,11 +21,13 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mdx import config as config_lib
+from mdx.data import source
 from mdx.data.sources import files
+from mdx.data.sources import tfds
 from mdx.utils import readers
 
 KINDS = ("text", "words")  # what a label is about
-LABELLED_SPLITS = (*files.SPLITS, "test")
 SCHEMES = ("iob2", "iob1", "bioes", "none")
 _DELIMITERS = {".tsv": "\t", ".csv": ",", ".txt": "\t"}
 _UD_COLUMNS = {"upos": 3, "xpos": 4, "deprel": 7}
@@ -40,19 +42,23 @@ class Labelled(files.Files):
     test_path: files of the test split; None = there is none.
   """
 
+  layout = "labelled"
   in_memory = True
-  is_labelled = True
   kind = "text"
   test_path: str | Sequence[str] | None = None
 
   def __post_init__(self):
     super().__post_init__()
     if self.test_path is not None:
-      object.__setattr__(self, "test_path", files.find(self.test_path))
+      object.__setattr__(self, "test_path", source.find(self.test_path))
       trained = set(self.path) | set(self.validation_path or ())
       if shared := sorted(trained & set(self.test_path)):
         raise ValueError(f"{shared[0]} is in test_path and also in path or validation_path; take "
                          "it out of one of them.")
+
+  def paths(self, split):
+    """The files."""
+    return self.test_path if split == "test" else super().paths(split)
 
   def records(self, split: str) -> Sequence:
     """Returns the records of "train", "validation" or "test"."""
@@ -60,7 +66,7 @@ class Labelled(files.Files):
       return super().records(split)
     if self.test_path is None:
       raise ValueError("there is no test split; set data.source.test_path.")
-    return files.hold_out(self._read(self.test_path), 0, "train", ", ".join(self.test_path))
+    return source.hold_out(self._read(self.test_path), 0, "train", ", ".join(self.test_path))
 
   def _read(self, paths):
     return tuple(record for path in paths for record in self._records(path))
@@ -112,8 +118,7 @@ class Conll(Labelled):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.scheme not in SCHEMES:
-      raise ValueError(f"data.source.scheme is {self.scheme!r}; choose from {', '.join(SCHEMES)}.")
+    config_lib.check(self, "data.source", choices=dict(scheme=SCHEMES))
 
   def _records(self, path):
     return conll_records(path, word_column=self.word_column, tag_column=self.tag_column,
@@ -133,9 +138,7 @@ class Conllu(Labelled):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.field not in _UD_COLUMNS:
-      raise ValueError(f"data.source.field is {self.field!r}; choose from "
-                       f"{', '.join(_UD_COLUMNS)}.")
+    config_lib.check(self, "data.source", choices=dict(field=_UD_COLUMNS))
 
   def _records(self, path):
     return conll_records(path, word_column=1, tag_column=_UD_COLUMNS[self.field], scheme="none",
@@ -143,7 +146,7 @@ class Conllu(Labelled):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsLabelled:
+class TfdsLabelled(source.Source):
   """A prepared TensorFlow Dataset with labels, in array_record files; needs no TensorFlow.
 
   Attributes:
@@ -155,8 +158,8 @@ class TfdsLabelled:
     train_split, validation_split, test_split: split names or slices.
   """
 
-  in_memory = is_labelled = True
-  has_answers = False
+  layout = "labelled"
+  in_memory = True
   data_dir: str
   builder: str | None = None
   fields: Sequence[str] = ("text",)
@@ -168,11 +171,13 @@ class TfdsLabelled:
   test_split: str = "test"
 
   def __post_init__(self):
-    if not os.path.isdir(self.data_dir):
-      raise ValueError(f"tfds data_dir {self.data_dir!r} is not a directory; prepare the "
-                       "dataset there with file_format='array_record'.")
-    if self.scheme not in SCHEMES:
-      raise ValueError(f"data.source.scheme is {self.scheme!r}; choose from {', '.join(SCHEMES)}.")
+    tfds.check_directory(self.data_dir)
+    config_lib.check(self, "data.source", choices=dict(scheme=SCHEMES))
+
+  def paths(self, split):
+    """The directory."""
+    del split
+    return (self.data_dir,)
 
   @property
   def kind(self) -> str:
@@ -181,9 +186,8 @@ class TfdsLabelled:
 
   def records(self, split: str) -> Sequence:
     """Returns the records of "train", "validation" or "test"."""
-    if split not in LABELLED_SPLITS:
-      raise ValueError(f"split must be one of {', '.join(LABELLED_SPLITS)}; got {split!r}.")
-    found, items, where = files.open_tfds(self.data_dir, self.builder,
+    source.check_split(split)
+    found, items, where = tfds.open_tfds(self.data_dir, self.builder,
                                           getattr(self, f"{split}_split"))
     features = found.info.features
     for name in (*self.fields, self.label, *([self.group] if self.group else [])):
@@ -317,7 +321,7 @@ def conll_records(path: str, *, word_column: int, tag_column: int, scheme: str,
 def _sentence(words: list[str], tags: list[str], places: list[str], scheme: str) -> Record:
   if scheme != "none":
     tags = _to_iob2(tags, places, scheme)
-  return {"words": words, "tags": tags, "where": places[0], "places": places}
+  return {"words": words, "tags": tags, "where": places[0]}
 
 
 def _to_iob2(tags: Sequence[str], places: Sequence[str], scheme: str) -> list[str]:
