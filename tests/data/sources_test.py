@@ -344,3 +344,24 @@ def test_empty_fields_are_left_at_their_defaults(tmp_path):
   assert sources.build(cfg) == records_lib.Jsonl(path=str(path))
   with pytest.raises(ValueError, match="no field 'builder'"):
     sources.build(cfg | {"builder": "lm1b"})
+
+
+def test_a_jsonl_says_its_layout_by_its_first_line(tmp_path):
+  message = {"role": "user", "content": "a"}
+  cases = {"text": {"it": "one"}, "ids": {"it": [1, 2]}, "chat": {"it": [message]},
+           "views": {"it": ["one", "two"]}, "answered": {"it": "ask", "reply": "say"}}
+  for name, item in cases.items():
+    _write_jsonl(tmp_path / "a.jsonl", [item] * 2)
+    source = sources.build({"name": "jsonl", "path": str(tmp_path / "a.jsonl"), "field": "it",
+                            "answer": "reply" if name == "answered" else "", "holdout_every": 0})
+    assert source.layout == name.replace("ids", "text")
+    record = source.records("train")[1]
+    assert set(record) == {"text": {"text"}, "ids": {"tokens"}, "chat": {"messages"},
+                           "views": {"texts"}, "answered": {"prompt", "answer", "blank"}}[name]
+  _write_jsonl(tmp_path / "a.jsonl", [{"it": "ask", "reply": 3}])
+  assert "line 1: expected texts as prompt and answer, got 3" in _error(source.records, "train")
+
+
+def test_the_layout_of_files_that_are_not_here_is_that_of_their_kind():
+  for name, layout in (("jsonl", "text"), ("chat", "chat"), ("arrays", "frames")):
+    assert sources.layout_of({"name": name, "path": "nowhere"}) == layout
