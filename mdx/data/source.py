@@ -1,6 +1,6 @@
 """The base of data sources, and the splits of their records.
 
-Contents: SPLITS, LABELLED_SPLITS, Source, MissingFile, build, is_validation, check_split,
+Contents: SPLITS, LABELLED_SPLITS, Source, build, is_validation, check_split,
 hold_out, find.
 
 Convention: in a source without splits of its own, record i belongs to validation if
@@ -20,10 +20,6 @@ from mdx.utils import readers
 
 SPLITS = ("train", "validation")
 LABELLED_SPLITS = (*SPLITS, "test")
-
-
-class MissingFile(ValueError):
-  """A file or directory that a source reads is not there."""
 
 
 class Source(Protocol):
@@ -108,14 +104,14 @@ def hold_out(records: Sequence, holdout_every: int, split: str, where: str) -> S
 
 
 def find(paths: str | os.PathLike | Sequence[str]) -> tuple[str, ...]:
-  """Resolves assets and globs; raises MissingFile."""
+  """Resolves assets and globs; raises ValueError for a missing file."""
   found = []
   paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths or [""]
   for path in paths:
     path = assets.resolve(path)
     matches = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path)))
     if not matches:
-      raise MissingFile(f"no data file {path!r} (working directory {os.getcwd()}); correct the "
+      raise ValueError(f"no data file {path!r} (working directory {os.getcwd()}); correct the "
                        "path, or use asset:NAME with one of " + ", ".join(assets.names()) + ".")
     found += matches
   return tuple(found)

@@ -49,7 +49,7 @@ SOURCES = {
 
 
 def build(cfg: Mapping[str, Any]) -> source_lib.Source:
-  """Builds a source from {"name": ..., **fields}; MissingFile (a ValueError) for a missing file.
+  """Builds a source from {"name": ..., **fields}; ValueError for a missing file.
 
   A field that is "" or -1 is left at its default, so that one config serves every source.
   """
@@ -57,8 +57,10 @@ def build(cfg: Mapping[str, Any]) -> source_lib.Source:
 
 
 def layout_of(cfg: Mapping[str, Any]) -> str:
-  """Name of the layout of a source; if its files are not here, the usual one of its kind."""
+  """Name of the layout of a source; if it cannot be built (no files), the usual one of its kind."""
   try:
     return build(cfg).layout
-  except source_lib.MissingFile:
+  except ValueError:
+    if cfg.get("name") not in SOURCES:
+      raise
     return SOURCES[cfg["name"]].layout

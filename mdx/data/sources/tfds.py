@@ -52,10 +52,10 @@ class Tfds(source.Source):
 
 
 def check_directory(data_dir: str) -> None:
-  """Raises MissingFile if a data set has no directory."""
+  """Raises ValueError if a data set has no directory."""
   if not os.path.isdir(data_dir):
-    raise source.MissingFile(f"tfds data_dir {data_dir!r} is not a directory; prepare the dataset "
-                             "there with file_format='array_record'.")
+    raise ValueError(f"tfds data_dir {data_dir!r} is not a directory; prepare the dataset "
+                     "there with file_format='array_record'.")
 
 
 def open_tfds(data_dir: str, builder: str | None, split: str) -> tuple[Any, Any, str]:
