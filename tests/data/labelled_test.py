@@ -251,3 +251,38 @@ def test_the_answer_of_a_recall_text_is_the_value_of_its_key():
     assert text[text.index(text[-2]) + 1] == text[-1] and text.count(text[-2]) == 2
   row = sources.build(dict(name="recall", length=24, num_pairs=3)).records("validation")[0]
   assert len(row["prompt"]) == 23 and len(row["answer"]) == 1
+
+
+def test_a_bom_is_no_name_of_a_column_and_no_sentence(tmp_path):
+  path = _file(tmp_path, "a.tsv", "\ufefftext\tlabel\none\tx\n")
+  found = list(labelled.table_records(str(path), fields=("text",), label="label"))
+  assert [r["texts"] for r in found] == [["one"]]
+  path = _file(tmp_path, "a.conll", "\ufeff-DOCSTART- O\n\nw O\n")
+  found = list(labelled.conll_records(str(path), word_column=0, tag_column=-1, scheme="iob2"))
+  assert [r["words"] for r in found] == [["w"]]
+
+
+@pytest.mark.parametrize("char", list("\u00a0\u2003\u3000\x85\u2028\v"))
+def test_columns_are_parted_by_blanks_and_tabs_alone(char, tmp_path):
+  for blank in (" ", "\t", "  "):
+    path = _file(tmp_path, "a.conll", f"10{char}000{blank}B-X\n{char}{blank}O\n \t\nw{blank}O\n")
+    found = list(labelled.conll_records(str(path), word_column=0, tag_column=-1, scheme="iob2"))
+    assert [r["words"] for r in found] == [[f"10{char}000", char], ["w"]]
+
+
+def test_json_rows_keep_separators_pass_over_blank_lines_and_refuse_lists(tmp_path):
+  read = lambda text: list(labelled.table_records(
+      str(_file(tmp_path, "a.jsonl", text)), fields=("text",), label="label"))
+  found = read('{"text": "a\u2028b\x85c", "label": "x"}\r\n\n  \n{"text": 7, "label": true}\n\n')
+  assert [(r["texts"], r["label"]) for r in found] == [(["a\u2028b\x85c"], "x"), (["7"], "True")]
+  for value in ('["a", "b"]', '{"a": 1}', "[]"):
+    for row in (f'{{"text": {value}, "label": "x"}}', f'{{"text": "a", "label": {value}}}'):
+      with pytest.raises(ValueError, match="a.jsonl, line 2, column '(text|label)': .* is no text"):
+        read('{"text": "a", "label": "x"}\n' + row + "\n")
+
+
+def test_a_field_of_csv_may_be_long(tmp_path):
+  text = "word " * 40_000
+  path = _file(tmp_path, "a.csv", f'text,label\n"{text}",x\n')
+  found, = labelled.table_records(str(path), fields=("text",), label="label")
+  assert found["texts"] == [text]

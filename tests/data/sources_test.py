@@ -189,7 +189,6 @@ def _bad_files(folder):
   write("field.jsonl", b'{"text": "a"}\n{"words": "b", "n": 1}\n')
   write("list.jsonl", b'{"text": "a"}\n[1]\n')
   write("latin.jsonl", b'{"text": "a"}\n{"text": "a"}\n{"text": "\xe9"}\n')
-  write("blank.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n')
   write("type.jsonl", b'{"text": "a"}\n{"text": {"b": 1}}\n')
   write("packed.jsonl.gz", gzip.compress(b'{"text": "a"}\n'))
   write("bad.parquet", text)
@@ -215,7 +214,6 @@ def _bad_files(folder):
       "field.jsonl": ("jsonl", {}, "line 2: no field 'text' but words, n. Set `field`"),
       "list.jsonl": ("jsonl", {}, "line 2: no field 'text'.*Set `field`"),
       "latin.jsonl": ("jsonl", {}, "line 3: not JSON .*utf-8"),
-      "blank.jsonl": ("jsonl", {}, "line 2: not JSON.*without blank lines"),
       "type.jsonl": ("jsonl", {}, "line 2: expected text or a flat list of token ids"),
       "packed.jsonl.gz": ("jsonl", {}, "unpack it"),
       "bad.parquet": ("parquet", {}, "not a parquet file"),

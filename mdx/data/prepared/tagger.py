@@ -118,7 +118,7 @@ class Gazetteer:
     """
     names = []
     for file in source.find(path):
-      for number, line in enumerate(readers.read_text(file).splitlines(), 1):
+      for number, line in enumerate(readers.lines(readers.read_text(file)), 1):
         if not _NAME.fullmatch(line.strip()):
           raise ValueError(f"{file}, line {number}: {line!r:.40} is no name; write one a line, of "
                            "letters, spaces, points, apostrophes and hyphens.")

@@ -51,5 +51,5 @@ class Text(files.Files):
 
   def documents(self, split: str) -> list[pairs.Document]:
     """Lines are paragraphs."""
-    return [[found for line in record["text"].splitlines()
+    return [[found for line in readers.lines(record["text"])
              if (found := pairs.sentences_of(line))] for record in self.records(split)]

@@ -42,7 +42,7 @@ _CHARS = 240  # of a text, at most
 def _stretches(split: str) -> list[list[tuple[str, str]]]:
   """(book, paragraph) of each stretch of a split."""
   book, paragraphs = "", []
-  for line in readers.read_text(assets.resolve(_TEXT)).splitlines():
+  for line in readers.lines(readers.read_text(assets.resolve(_TEXT))):
     found = _TITLE.match(line)
     if found:
       book = found[1].lower()
@@ -128,7 +128,7 @@ def _reply(draw, stretches):
 
 def _intent(draw, split):
   intent, requests = "", []
-  for line in readers.read_text(assets.resolve(_REQUESTS)).splitlines():
+  for line in readers.lines(readers.read_text(assets.resolve(_REQUESTS))):
     intent = intent if line.islower() else line
     requests.append((intent, line))
   found = [{"texts": [text], "label": intent}
