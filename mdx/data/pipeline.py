@@ -1,7 +1,7 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, form, shapes, check, texts, labels, date_range, labelled_records, read_config,
-Config (the keys of a data config).
+Contents: build, form, shapes, check, texts, labelled_records, read_config, Config (the keys of a
+data config).
 
 Convention: a batch has the fields of its layout (`mdx.data.layouts`): loss_mask bool, segment_ids
 and positions int32 [rows, length] with tokens, or what stands in their stead. A global batch is cut
@@ -167,40 +167,6 @@ def form(cfg: Config, layouts: Sequence[types.Layout],
               for name, field in fields.items()},
       marks=tuple(dict.fromkeys(mark for layout in layouts for mark in layout.marks)),
       length=cfg.length, isolate_documents=cfg.isolate_documents)
-
-
-def labels(cfg: Mapping[str, Any], kind: str) -> tuple[str, ...]:
-  """The labels of the training records, sorted, with "O" (no entity) first.
-
-  Args:
-    cfg: mapping with the fields of `Config`.
-    kind: of `sources.labelled.KINDS`, what must be labelled.
-
-  Raises:
-    ValueError: the source labels something else, or nothing.
-  """
-  cfg = {k: v for k, v in config_lib.to_dict(cfg).items() if k != "labels"}
-  found = set()
-  for source, *_ in read_config({**cfg, "labels": ()}).parts():
-    if source.kind != kind:
-      raise ValueError(f"this objective is for labels of {kind}, but data source {source.title} "
-                       f"labels {source.kind}; use another.")
-    for record in source.records("train"):
-      found.update(record["tags"] if kind == "words" else [record["label"]])
-  return tuple(sorted(found, key=lambda label: (label != "O", label)))
-
-
-def date_range(cfg: Mapping[str, Any]) -> dict[str, str]:
-  """{"first_date", "last_date"} of dated documents; {} of others.
-
-  Raises:
-    ValueError: sources of different dates.
-  """
-  found = [source.dates() for source, *_ in read_config(cfg).parts()]
-  if any(dates != found[0] for dates in found):
-    raise ValueError("data config: the sources of a mixture must have one first_date and "
-                     f"last_date; got {found[0]} and {next(d for d in found if d != found[0])}.")
-  return found[0]
 
 
 def labelled_records(cfg: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mdx.corruption import temporal
+from mdx.data import facts
 from mdx.data import pipeline
 from mdx.data import sources
 from mdx.data import prepare
@@ -134,14 +135,14 @@ def test_batches_have_the_spans_and_days_and_kinds_of_rows_do_not_mix():
   assert batch["spans"].shape == batch["labels"].shape == (8, 40)
   assert (batch["labels"][:, 0] > 0).all() and not batch["labels"][:, 1:].any()
   assert not batch["spans"][batch["segment_ids"] == 0].any() and not batch["loss_mask"][:, 0].any()
-  assert pipeline.date_range(cfg) == dict(first_date="2004-01-01", last_date="2005-12-31")
+  assert facts.Facts(cfg).dates() == dict(first_date="2004-01-01", last_date="2005-12-31")
   mixed = dict(length=40, packing="crop", mixture=[
       dict(source=dict(name="news"), weight=1.0),
       dict(source=dict(name="memory", documents=("a",) * 9, holdout_every=3), weight=1.0)])
   with pytest.raises(ValueError, match="mix with others whose rows have the same fields only"):
     pipeline.build(mixed, tokenizer, split="train", batch_size=8, seed=0)
   with pytest.raises(ValueError, match="must have one first_date and last_date"):
-    pipeline.date_range(mixed)
+    facts.Facts(mixed).dates()
 
 
 def test_toy_news_are_about_the_persons_of_their_month_and_dates_are_true():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mdx.data import facts
 from mdx.data import pipeline
 from mdx.data import source
 from mdx.data import sources
@@ -203,9 +204,9 @@ def test_a_labelled_batch_keeps_the_order_and_marks_the_labels():
   labels = np.concatenate([b["labels"][:, 0] for b in batches])[:40]
   assert [cfg["labels"][int(i)] for i in labels] == [r["label"] for r in records]
   assert all((b["loss_mask"].sum(axis=1) == (b["segment_ids"][:, 0] > 0)).all() for b in batches)
-  assert pipeline.labels(cfg, "text") == cfg["labels"]
+  assert facts.Facts(cfg).labels("text") == cfg["labels"]
   with pytest.raises(ValueError, match="labels of words, but data source packaged labels text"):
-    pipeline.labels(cfg, "words")
+    facts.Facts(cfg).labels("words")
   with pytest.raises(ValueError, match="packaged: its records are labelled; train it with"):
     pipeline.check({k: v for k, v in cfg.items() if k != "labels"}, tokenizer)
 
