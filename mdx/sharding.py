@@ -1,7 +1,8 @@
 """The mesh, and one table from logical axes of parameters to its axes.
 
 Contents: AXES, DEFAULT_TABLE, make_mesh, specs, state_sharding, with_shardings, batch_spec,
-check_batch, local_rows, place_batch, constrain, positions_sharded, num_batch_shards, batch_shards.
+check_batch, local_rows, num_rows, num_positions, place_batch, constrain, positions_sharded,
+num_batch_shards, batch_shards.
 
 Convention: Auto mesh axes; a mode sets the mesh around its work (`jax.set_mesh`), arguments carry
 their shardings and jitted functions get `out_shardings` only. Which logical axes a parameter has
@@ -154,7 +155,7 @@ def with_shardings(state: Any, parts: Mapping[str, types.Part], mesh: Mesh,
 
 
 def batch_spec(ndim: int) -> P:
-  """Rows over replica, data and fsdp; positions over sequence."""
+  """Rows over replica, data and fsdp; positions, the second dimension, over sequence."""
   return P(BATCH_AXES, *(("sequence",) if ndim > 1 else ()))
 
 
@@ -175,6 +176,17 @@ def local_rows(mesh: Mesh, num_rows: int) -> slice:
   places = NamedSharding(mesh, P(BATCH_AXES)).addressable_devices_indices_map((num_rows,)).values()
   bounds = [rows.indices(num_rows) for rows, in places]
   return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+
+def num_rows(batch: Mapping[str, Any]) -> int:
+  """Number of rows of a batch, whatever its fields are."""
+  return len(next(iter(batch.values())))
+
+
+def num_positions(batch: Mapping[str, Any]) -> int:
+  """Number of positions of a batch: rows times length of its first field that has positions."""
+  first = next(x for x in batch.values() if x.ndim > 1)
+  return first.shape[0] * first.shape[1]
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, *,

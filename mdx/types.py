@@ -560,7 +560,7 @@ class Field(NamedTuple):
 
   Attributes:
     dtype: numpy name of its type.
-    shape: of a row's value; "length" stands for `data.length`.
+    shape: of a row's value; a name stands for that key of the data config ("length", "channels").
     pad: value of padding; the name "pad_id" stands for the tokenizer's.
   """
   dtype: str
@@ -569,20 +569,61 @@ class Field(NamedTuple):
 
 
 class Layout(Protocol):
-  """A form of rows: the fields that a record becomes.
+  """A form of rows: the fields that a record becomes; the defaults of its methods are here.
+
+  A *document* is a record as arrays, before packing: the fields of a row, positions first and of
+  any number, without those that packing makes (`segment_ids`, `positions`, `loss_mask`).
 
   Attributes:
-    fields: name -> Field of a finished row, `loss_mask` and `segment_ids` among them.
+    fields: name -> Field of a finished row, `loss_mask` and `segment_ids` among them. The length
+      of the first one is a document's.
     packings: names of `data.pack.PACKINGS` that rows of this kind allow.
+    marks: bool fields that a document has beside those of a row: `is_given`, positions that are no
+      targets, and `is_empty`, padding within a document.
+    takes: names of layouts whose records become rows of this one too, where `data.layout` asks.
+    reads: keys of the data config that rows of other layouts leave at their defaults.
   """
   fields: Mapping[str, Field]
   packings: tuple[str, ...]
+  marks: tuple[str, ...] = ()
+  takes: tuple[str, ...] = ()
+  reads: tuple[str, ...] = ()
+
+  def under(self, cfg: Any) -> Layout:
+    """Returns the layout as a data config has it; ValueError for a config that does not fit."""
+    del cfg
+    return self
 
   def row(self, record: Mapping[str, Any], cfg: Any, tokenizer: Any) -> Mapping[str, Any] | None:
-    """Returns a record as fields of a document; None: it has nothing to learn from.
+    """Returns a record as a document; None: it has nothing to learn from.
+
+    Fields of the layout that are left out are padding.
 
     Raises:
       ValueError: a record that does not fit.
+    """
+
+  def texts(self, record: Mapping[str, Any], tokenizer: Any = None, *, targets: bool = True
+            ) -> list[str]:
+    """Returns the texts of a record: those that are predicted, or all of them.
+
+    Args:
+      record: of a source.
+      tokenizer: decodes records that are token ids; None: there must be none.
+      targets: whether texts that are only given are left out.
+    """
+    del record, tokenizer, targets
+    return []
+
+  def check(self, records: Sequence[Mapping[str, Any]], place: Callable[[int], str], cfg: Any,
+            tokenizer: Any) -> None:
+    """Raises ValueError for a record that would fail; every row of the first ones is made anyway.
+
+    Args:
+      records: of one split of a source.
+      place: index of a record -> where it stands, for messages.
+      cfg: the data config.
+      tokenizer: makes the ids.
     """
 
 

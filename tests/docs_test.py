@@ -20,6 +20,8 @@ from mdx import samplers
 from mdx import tasks
 from mdx.corruption import schedule
 from mdx.corruption import time
+from mdx.data import pipeline
+from mdx.data import sources
 from mdx.networks import attention
 from mdx.networks import transformer
 from mdx.samplers import decoder
@@ -115,7 +117,8 @@ def test_keys_are_keys_of_a_config_or_fields():
   prefixes = {key.rsplit(".", i)[0] for key in keys for i in (1, 2, 3) if key.count(".") >= i}
   objective = (*objectives.OBJECTIVES.values(), *objectives.POLICIES.values())
   for root, classes in (("objective", objective), ("sampler", (decoder.Decoder,)),
-                        ("network", (transformer.Transformer,))):
+                        ("network", (transformer.Transformer,)), ("data", (pipeline.Config,)),
+                        ("data.source", sources.SOURCES.values())):
     keys |= {f"{root}.{field.name}" for cls in classes for field in dataclasses.fields(cls)}
   keys |= {"objective.attention.block_length", "objective.schedule.power", "data.mixture"}
   roots = {key.split(".")[0] for key in keys if "." in key}

@@ -281,3 +281,10 @@ def test_messages_are_prompts_of_a_model_with_a_chat_template(runs, tmp_path):
                                    {"messages": [{"role": "me", "content": "a"}]}))
   with pytest.raises(ValueError, match="'char' has no chat template"):
     model.encode(talk)
+
+
+def test_prompts_are_lines_that_end_at_newlines_alone(tmp_path):
+  path = tmp_path / "prompts.jsonl"
+  path.write_text('\ufeff{"text": "a\u2028b\x85"}\r\n\n{"text": "c"}\n\n', encoding="utf-8",
+                  newline="")
+  assert sampling.read_prompts(str(path)) == ["a\u2028b\x85", "c"]

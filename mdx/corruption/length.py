@@ -24,7 +24,8 @@ def cut_rows(keys: jax.Array, batch: dict[str, jax.Array], rate: float) -> dict[
   Returns:
     The batch, with `loss_mask` False and `segment_ids` 0 (padding) where rows were cut.
   """
-  length = batch["tokens"].shape[1]
+  allowed = mask_lib.allowed_positions(batch)
+  length = allowed.shape[1]
 
   def draw(key):
     cut_key, length_key = jax.random.split(key)
@@ -33,5 +34,5 @@ def cut_rows(keys: jax.Array, batch: dict[str, jax.Array], rate: float) -> dict[
 
   kept = jnp.arange(length)[None] < jax.vmap(draw)(keys)[:, None]
   segments = batch.get("segment_ids", jnp.ones(kept.shape, jnp.int32))
-  return batch | {"loss_mask": mask_lib.allowed_positions(batch) & kept,
+  return batch | {"loss_mask": allowed & kept,
                   "segment_ids": jnp.where(kept, segments, 0)}

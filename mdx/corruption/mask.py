@@ -19,8 +19,7 @@ import numpy as np
 
 def allowed_positions(batch: dict[str, jax.Array]) -> jax.Array:
   """Positions that count in the loss, bool [B, L]: `loss_mask`, or all."""
-  tokens = batch["tokens"]
-  return batch["loss_mask"] if "loss_mask" in batch else jnp.ones(tokens.shape, bool)
+  return batch["loss_mask"] if "loss_mask" in batch else jnp.ones(batch["tokens"].shape, bool)
 
 
 def text_positions(batch: dict[str, jax.Array]) -> jax.Array:

@@ -1,9 +1,9 @@
 """Packing: documents of any length to rows of one length.
 
-Contents: PACKINGS (name -> function from a MapDataset of {"tokens"} to an IterDataset
-of rows), row_of, finish_row, stack_rows. A row is {"tokens", "segment_ids", "positions"}, int32
-[length] each; segment_ids count the documents of a row from 1 and are 0 on padding,
-positions restart in every document.
+Contents: Form, PACKINGS (name -> function from a MapDataset of documents to an IterDataset of
+rows), row_of, finish_row, stack_rows. A packed row has the fields of its documents and
+segment_ids, positions int32 [length]; segment_ids count the documents of a row from 1 and are 0 on
+padding, positions restart in every document.
 
   concat     documents end to end, cut at row ends; a cut document's rest begins the next
              row, as a segment of its own with positions from 0
@@ -16,16 +16,60 @@ Convention: every packer emits the last, partly filled row; nothing is dropped h
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
+from mdx import types
+
 Row = dict[str, np.ndarray]
+NUM_CHECKED = 1000  # records of a source that are read before training
+_MADE = ("segment_ids", "positions", "loss_mask")  # by packing
 _OPEN_ROWS = 64  # more waste less; a resume packs again at most this many rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+  """Form of the rows of a data config.
+
+  Attributes:
+    fields: name -> Field of a row; no names are left in them but the shape's "length".
+    marks: bool fields of a document that are not in a row; see `types.Layout`.
+    length: positions of a row.
+    isolate_documents: whether the documents of a row are separate segments.
+  """
+
+  fields: Mapping[str, types.Field]
+  marks: tuple[str, ...] = ()
+  length: int
+  isolate_documents: bool = True
+
+  @functools.cached_property
+  def first(self) -> str:
+    """Name of the field whose length is a document's."""
+    return next(iter(self.fields))
+
+  @functools.cached_property
+  def document(self) -> dict[str, types.Field]:
+    """Fields of a document."""
+    return {k: v for k, v in self.fields.items() if k not in _MADE} | dict.fromkeys(
+        self.marks, types.Field("bool", pad=False))
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Shape of a field of a row."""
+    return tuple(self.length if n == "length" else n for n in self.fields[name].shape)
+
+  def complete(self, document: Row) -> Row:
+    """A document with its fields alone, and padding for those that it lacks."""
+    num = len(document[self.first])
+    return {name: document[name] if name in document else np.full(
+        [num if n == "length" else n for n in field.shape], field.pad, field.dtype)
+            for name, field in self.document.items()}
 
 
 def needs_whole_documents(packing: str) -> bool:
@@ -33,28 +77,27 @@ def needs_whole_documents(packing: str) -> bool:
   return packing in ("first_fit", "pad")
 
 
-def _concat(documents, length, read_options, seed, fields=()):
-  del seed, fields  # documents that may be cut have no answers
+def _concat(documents, form, read_options, seed):
+  del seed
   return _ConcatDataset(grain.experimental.ConcatThenSplitIterDataset(
-      documents.to_iter_dataset(read_options), length_struct={"tokens": length})).map(_rename)
+      documents.to_iter_dataset(read_options), length_struct={form.first: form.length})).map(
+          functools.partial(_rename, form=form))
 
 
-def _first_fit(documents, length, read_options, seed, fields=()):
+def _first_fit(documents, form, read_options, seed):
   return grain.experimental.FirstFitPackIterDataset(
       documents.to_iter_dataset(read_options),
-      length_struct=dict.fromkeys(("tokens", *fields), length),
+      length_struct=dict.fromkeys(form.document, form.length),
       num_packing_bins=_OPEN_ROWS, shuffle_bins=seed is not None, seed=seed or 0).map(
-          functools.partial(_rename, fields=fields))
+          functools.partial(_rename, form=form))
 
 
-def _one_per_row(documents, length, read_options, seed, fields=()):
-  del seed, fields
-  rows = documents.map(functools.partial(row_of, length=length))
-  return rows.to_iter_dataset(read_options)
+def _one_per_row(documents, form, read_options, seed):
+  del seed
+  return documents.map(functools.partial(row_of, form=form)).to_iter_dataset(read_options)
 
 
-# Each takes (documents, length, read_options, seed, fields); a seed of None keeps the order,
-# `fields` are those of a document beside its tokens.
+# Each takes (documents, form, read_options, seed); a seed of None keeps the order.
 PACKINGS = {"concat": _concat, "first_fit": _first_fit, "pad": _one_per_row, "crop": _one_per_row}
 
 
@@ -83,58 +126,61 @@ class _ConcatIterator(grain.DatasetIterator):
     self._parent.set_state({**state, "remainder_slices": slices})
 
 
-def _rename(packed: Row, fields: Sequence[str] = ()) -> Row:
-  return {"tokens": packed["tokens"], "segment_ids": packed["tokens_segment_ids"],
-          "positions": packed["tokens_positions"], **{k: packed[k] for k in fields}}
+def _rename(packed: Row, form: Form) -> Row:
+  return {**{k: packed[k] for k in form.document if k in packed},
+          "segment_ids": packed[f"{form.first}_segment_ids"],
+          "positions": packed[f"{form.first}_positions"]}
 
 
-def row_of(document: Row, length: int) -> Row:
-  """A document {"tokens", ...} as one row, cut to the length or padded."""
-  tokens = document["tokens"]
-  if len(tokens) > length:
+def row_of(document: Row, form: Form) -> Row:
+  """A document as one row, cut to the length or padded."""
+  length, num = form.length, len(document[form.first])
+  if num > length:
     # One text for all documents, so that Python shows it once.
-    warnings.warn(f"documents of more than {length} tokens are cut; packing='concat' keeps "
-                  "all of their tokens.", stacklevel=2)
-    tokens = tokens[:length]
-  padding = (0, length - len(tokens))
-  return {"tokens": np.pad(tokens, padding),
-          "segment_ids": np.pad(np.ones(len(tokens), np.int32), padding),
-          "positions": np.pad(np.arange(len(tokens), dtype=np.int32), padding),
-          **{k: np.pad(v[:length], padding) for k, v in document.items() if k != "tokens"}}
+    warnings.warn(f"documents of more than {length} {form.first} are cut; raise data.length, or "
+                  "use a packing that keeps all of them.", stacklevel=2)
+  fit = lambda x, pad=0: np.pad(
+      x[:length], [(0, max(length - len(x), 0))] + [(0, 0)] * (x.ndim - 1), constant_values=pad)
+  num = min(num, length)
+  return {**{name: fit(document[name], field.pad) if "length" in field.shape else document[name]
+             for name, field in form.document.items()},
+          "segment_ids": fit(np.ones(num, np.int32)),
+          "positions": fit(np.arange(num, dtype=np.int32))}
 
 
-def finish_row(row: Row, *, pad_id: int, isolate_documents: bool) -> Row:
-  """Adds loss_mask and writes pad_id on padding.
+def finish_row(row: Row, form: Form) -> Row:
+  """Adds loss_mask and writes padding into the first field.
 
   Args:
-    row: as a packer emits it; where `is_given` (bool [length], optional) it has no targets,
-      tokens that are `is_shared` (likewise) are masked together, and places that are `is_empty`
-      are padding inside of a text. `labels`, `spans` and `token_types` are
-      numbers.
-    pad_id: token of padding.
-    isolate_documents: if False, the row is one segment with positions 0..length-1.
+    row: as a packer emits it; positions that are `is_given` (bool [length], optional) are no
+      targets, those that are `is_empty` (likewise) are padding inside of a document.
+    form: of the rows; where documents are not isolated, the row is one segment with positions
+      0 .. length - 1.
 
   Returns:
-    tokens, segment_ids, positions: int32 [length]; loss_mask bool [length]; and, if given,
-    is_shared, token_types, labels and spans.
+    The fields of the form.
   """
   segment_ids, positions = row["segment_ids"], row["positions"]
   if "is_empty" in row:
     segment_ids = np.where(row["is_empty"], 0, segment_ids)
-  is_text = segment_ids > 0
-  if not isolate_documents:
-    segment_ids = is_text.astype(np.int32)
-    positions = np.arange(len(is_text), dtype=np.int32)
-  is_target = is_text & ~row.get("is_given", np.zeros_like(is_text))
-  return {"tokens": np.where(is_text, row["tokens"], np.int32(pad_id)), "loss_mask": is_target,
-          "segment_ids": segment_ids, "positions": positions,
-          **{k: row[k] for k in ("is_shared", "token_types", "labels", "spans")
-             if k in row}}
+  is_real = segment_ids > 0
+  if not form.isolate_documents:
+    segment_ids = is_real.astype(np.int32)
+    positions = np.arange(len(is_real), dtype=np.int32)
+  x = row[form.first]
+  found = row | {
+      form.first: np.where(is_real.reshape(-1, *[1] * (x.ndim - 1)), x,
+                           np.asarray(form.fields[form.first].pad, x.dtype)),
+      "segment_ids": segment_ids, "positions": positions,
+      "loss_mask": is_real & ~row.get("is_given", np.zeros_like(is_real))}
+  return {name: np.asarray(found[name], field.dtype) for name, field in form.fields.items()}
 
 
-def stack_rows(rows: Sequence[Row], *, batch_size: int, pad_id: int) -> Row:
+def stack_rows(rows: Sequence[Row], *, batch_size: int, form: Form) -> Row:
   """Stacks rows and fills up to batch_size with rows of padding only."""
-  batch = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
-  fill = {"tokens": pad_id}
-  missing = ((0, batch_size - len(rows)), (0, 0))
-  return {k: np.pad(v, missing, constant_values=fill.get(k, 0)) for k, v in batch.items()}
+  batch = {}
+  for name, field in form.fields.items():
+    stacked = np.stack([row[name] for row in rows])
+    missing = [(0, batch_size - len(rows))] + [(0, 0)] * (stacked.ndim - 1)
+    batch[name] = np.pad(stacked, missing, constant_values=field.pad)
+  return batch

@@ -1,14 +1,15 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, shapes, check, texts, labels, date_range, labelled_records, read_config, Config
-(the keys of a data config).
+Contents: build, form, shapes, check, texts, labelled_records, read_config, Config (the keys of a
+data config).
 
-Convention: a batch has tokens, segment_ids, positions int32 [rows, length] and loss_mask bool. A
-global batch is cut from `num_shards` streams, which share the documents, and a process reads the
-streams that its rows come from: batches depend on the seed, num_shards and num_workers, and not
-on the number of processes. State is saved and restored with the iterator's get_state and
-set_state; it is that of each stream, {"shards": {number: state}}, so processes of any number
-find theirs among those of others.
+Convention: a batch has the fields of its layout (`mdx.data.layouts`): loss_mask bool, segment_ids
+and positions int32 [rows, length] with tokens, or what stands in their stead. A global batch is cut
+from `num_shards` streams, which share the documents, and a process reads the streams that its rows
+come from: batches depend on the seed, num_shards and num_workers, and not on the number of
+processes. State is saved and restored with the iterator's get_state and set_state; it is that of
+each stream, {"shards": {number: state}}, so processes of any number find theirs among those of
+others.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ import grain
 import numpy as np
 
 from mdx import config as config_lib
+from mdx import types
+from mdx.data import layouts as layouts_lib
 from mdx.data import pack
+from mdx.data import source as source_lib
+from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.layouts import text as text_lib
 from mdx.data.sources import documents as documents_lib
-from mdx.data.sources import files
-from mdx.data.sources import labelled
-from mdx.data.sources import records as sources
 
-SPLITS, LABELLED_SPLITS = files.SPLITS, labelled.LABELLED_SPLITS
-_CHECKED_RECORDS = 1000
+SPLITS, LABELLED_SPLITS = source_lib.SPLITS, source_lib.LABELLED_SPLITS
 _FEW_DOCUMENTS = 256
 
 
@@ -44,9 +46,12 @@ class Config:
     mixture: several {"source": {...}, "weight": ...}; documents are drawn in
       proportion to the weights. Without repetition (evaluation) the weights have no
       meaning and the sources are read one after another, so that nothing is left out.
+    layout: form of the rows, of `mdx.data.layouts`; "" = the source's. "views" makes two views of
+      texts, "patches" patches of arrays.
+    channels: values of a frame or a patch, of sources of arrays.
     packing: concat, first_fit, pad or crop; see `mdx.data.pack`. Records with answers
       (conversations, prompts) need whole documents: first_fit or pad.
-    fill: what follows an answer at the end of a record, see `mdx.data.sources.documents`: "pad",
+    fill: what follows an answer at the end of a record, see `mdx.data.layouts.text`: "pad",
       "eos", "eos_together" or "eos_multiple".
     fill_multiple: of "eos_multiple", in tokens (the block length).
     too_long: what becomes of a record with answers that has more than `length` tokens:
@@ -69,6 +74,8 @@ class Config:
   length: int
   source: Mapping[str, Any] | None = None
   mixture: Sequence[Mapping[str, Any]] | None = None
+  layout: str = ""
+  channels: int = 0
   packing: str = "concat"
   fill: str = "pad"
   fill_multiple: int = 32
@@ -85,26 +92,15 @@ class Config:
   def __post_init__(self):
     if (self.source is None) == (self.mixture is None):
       raise ValueError("data config: give exactly one of source and mixture.")
-    if self.packing not in pack.PACKINGS:
-      raise ValueError(f"data config: unknown packing {self.packing!r}; choose from "
-                       f"{', '.join(pack.PACKINGS)}.")
-    for name, choices in (("fill", documents_lib.FILLS), ("too_long", documents_lib.TOO_LONG)):
-      if getattr(self, name) not in choices:
-        raise ValueError(f"data config: {name} is {getattr(self, name)!r}; choose from "
-                         f"{', '.join(choices)}.")
-    if self.fill in documents_lib.FILLS_ROW and self.packing != "pad":
+    config_lib.check(
+        self, "data", choices=dict(packing=pack.PACKINGS, fill=text_lib.FILLS,
+                                   too_long=text_lib.TOO_LONG)
+        | ({"layout": layouts_lib.LAYOUTS} if self.layout else {}),
+        at_least=dict(length=1, fill_multiple=1, num_shards=1, separators=1, num_workers=0,
+                      num_threads=0, read_buffer=0, channels=0))
+    if self.fill in text_lib.FILLS_ROW and self.packing != "pad":
       raise ValueError(f"data config: fill {self.fill!r} goes up to the row's end, so a row has "
                        f"one record; set packing='pad', not {self.packing!r}, or another fill.")
-    if self.labels is not None and (self.packing != "pad" or self.too_long == "skip"):
-      raise ValueError("data config: a labelled record has a row of its own, and each must have "
-                       "one; set packing='pad' and too_long='cut' or 'error', not "
-                       f"{self.packing!r} and {self.too_long!r}.")
-    for name in ("length", "fill_multiple", "num_shards", "separators"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"data config: {name} must be positive, got {getattr(self, name)}.")
-    for name in ("num_workers", "num_threads", "read_buffer"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"data config: {name} must not be negative, got {getattr(self, name)}.")
     if self.mixture is not None and not self.mixture:
       raise ValueError("data config: the mixture is empty; give at least one part.")
     for part in self.mixture or ():
@@ -112,65 +108,70 @@ class Config:
         raise ValueError("data config: a part of a mixture is {\"source\": {...}, \"weight\": "
                          f"positive number}}, got {dict(part)!r:.120}.")
 
-  def parts(self) -> list[tuple[Any, float]]:
-    """Builds the (source, weight) pairs."""
-    if self.source is not None:
-      found = [(sources.build(self.source), 1.0)]
-    else:
-      found = [(sources.build(part["source"]), float(part["weight"])) for part in self.mixture]
-    for source, _ in found:
-      if is_labelled(source) != (self.labels is not None):
-        raise ValueError(
-            f"data source {type(source).__name__.lower()} is labelled; train it with an objective "
-            "for labels (configs/finetune.py)." if is_labelled(source) else
-            f"data source {type(source).__name__.lower()} has no labels; use table, conll, conllu, "
-            "tfds_labelled or packaged.")
-    return found
+  def source_configs(self) -> list[Mapping[str, Any]]:
+    """The configs of its sources."""
+    return [self.source] if self.source is not None else [p["source"] for p in self.mixture]
+
+  def parts(self) -> list[tuple[source_lib.Source, types.Layout, float]]:
+    """Builds (source, layout of its rows, weight); ValueError for a layout that does not fit."""
+    weights = [1.0] if self.source is not None else [float(p["weight"]) for p in self.mixture]
+    built = [sources.build(fields) for fields in self.source_configs()]
+    return [(source, self.layout_of(source.layout, source.title), weight)
+            for source, weight in zip(built, weights)]
+
+  def layout_of(self, name: str, title: str) -> types.Layout:
+    """The layout of the rows of a source whose own layout has this name."""
+    layout, where = layouts_lib.LAYOUTS[self.layout or name], f"data source {title}"
+    if self.layout and name not in (self.layout, *layout.takes):
+      raise ValueError(f"data.layout is {self.layout!r}, but {where} has records of layout "
+                       f"{name!r}; use one of {', '.join((self.layout, *layout.takes))}.")
+    for field in dataclasses.fields(self):
+      if (field.name in _OWN_KEYS and field.name not in layout.reads
+          and getattr(self, field.name) != field.default):
+        fitting = [k for k, v in layouts_lib.LAYOUTS.items() if field.name in v.reads]
+        raise ValueError(f"{where} has rows of layout {self.layout or name!r}, which have no "
+                         f"{field.name}; use one of {', '.join(fitting)}.")
+    try:
+      layout = layout.under(self)
+    except ValueError as e:
+      raise ValueError(f"{where}: {e}") from None
+    if self.packing not in layout.packings:
+      raise ValueError(f"{where}: rows of layout {self.layout or name!r} need packing="
+                       f"{' or '.join(map(repr, layout.packings))}, not {self.packing!r}.")
+    return layout
 
 
-def is_labelled(source: Any) -> bool:
-  """Whether the records of a source have labels."""
-  return getattr(source, "is_labelled", False)
+_OWN_KEYS = {key for layout in layouts_lib.LAYOUTS.values() for key in layout.reads}
 
 
-def labels(cfg: Mapping[str, Any], kind: str) -> tuple[str, ...]:
-  """The labels of the training records, sorted, with "O" (no entity) first.
+def form(cfg: Config, layouts: Sequence[types.Layout],
+         tokenizer: tokenizer_lib.Tokenizer | None = None) -> pack.Form:
+  """The form of the rows of layouts, which must have equal fields.
 
   Args:
-    cfg: mapping with the fields of `Config`.
-    kind: of `labelled.KINDS`, what must be labelled.
+    cfg: of the data.
+    layouts: of its sources.
+    tokenizer: has the ids of padding; None leaves them open.
 
   Raises:
-    ValueError: the source labels something else, or nothing.
+    ValueError: sources that do not mix.
   """
-  cfg = {k: v for k, v in config_lib.to_dict(cfg).items() if k != "labels"}
-  found = set()
-  for source, _ in read_config({**cfg, "labels": ()}).parts():
-    if source.kind != kind:
-      raise ValueError(f"this objective is for labels of {kind}, but data source "
-                       f"{type(source).__name__.lower()} labels {source.kind}; use another.")
-    for record in source.records("train"):
-      found.update(record["tags"] if kind == "words" else [record["label"]])
-  return tuple(sorted(found, key=lambda label: (label != "O", label)))
-
-
-def date_range(cfg: Mapping[str, Any]) -> dict[str, str]:
-  """{"first_date", "last_date"} of dated documents; {} of others.
-
-  Raises:
-    ValueError: sources of different dates.
-  """
-  found = [{name: getattr(source, name) for name in ("first_date", "last_date")
-            if hasattr(source, name)} for source, _ in read_config(cfg).parts()]
-  if any(dates != found[0] for dates in found):
-    raise ValueError("data config: the sources of a mixture must have one first_date and "
-                     f"last_date; got {found[0]} and {next(d for d in found if d != found[0])}.")
-  return found[0]
+  fields = layouts[0].fields
+  if other := next((x for x in layouts if x.fields != fields), None):
+    raise ValueError("data config: sources mix with others whose rows have the same fields only; "
+                     f"got {', '.join(fields)} and {', '.join(other.fields)}.")
+  size = lambda n: getattr(cfg, n) if isinstance(n, str) and n != "length" else n
+  pad = lambda value: getattr(tokenizer, value) if tokenizer and isinstance(value, str) else value
+  return pack.Form(
+      fields={name: field._replace(shape=tuple(map(size, field.shape)), pad=pad(field.pad))
+              for name, field in fields.items()},
+      marks=tuple(dict.fromkeys(mark for layout in layouts for mark in layout.marks)),
+      length=cfg.length, isolate_documents=cfg.isolate_documents)
 
 
 def labelled_records(cfg: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
   """The records of a labelled data config, in the order of `build` without shuffling."""
-  return [record for source, _ in read_config(cfg).parts() for record in source.records(split)]
+  return [record for source, *_ in read_config(cfg).parts() for record in source.records(split)]
 
 
 def read_config(cfg: Mapping[str, Any]) -> Config:
@@ -253,20 +254,16 @@ def _shard(cfg: Config, tokenizer: tokenizer_lib.Tokenizer, split: str, batch_si
   parts = cfg.parts()
   order_seed, bins_seed, *part_seeds = _seeds(seed, 2 + len(parts))
   share = slice(number, None, cfg.num_shards)
-  has_answers = any(source.has_answers for source, _ in parts)
-  layout, *others = {getattr(source, "layout", "") for source, _ in parts}
-  if others:
-    raise ValueError("data config: sources with dates, or with premises and candidates, mix with "
-                     "others of their kind only.")
+  shape = form(cfg, [layout for _, layout, _ in parts], tokenizer)
   documents = [grain.MapDataset.source(
-      documents_lib.Documents(cfg, source, split, tokenizer, has_answers, layout))
-               for source, _ in parts]
+      documents_lib.Documents(cfg, source, split, tokenizer, layout, shape))
+               for source, layout, _ in parts]
   if repeat:
     for i, document_set in enumerate(documents):
       if shuffle:
         document_set = _shuffle(document_set, part_seeds[i])
       documents[i] = _not_empty(document_set[share], len(document_set), cfg.num_shards).repeat()
-    documents = grain.MapDataset.mix(documents, [weight for _, weight in parts])
+    documents = grain.MapDataset.mix(documents, [weight for *_, weight in parts])
   else:
     documents = grain.MapDataset.concatenate(documents)
     if shuffle:
@@ -274,13 +271,10 @@ def _shard(cfg: Config, tokenizer: tokenizer_lib.Tokenizer, split: str, batch_si
     documents = _not_empty(documents[share], len(documents), cfg.num_shards)
   read_options = grain.ReadOptions(
       num_threads=cfg.num_threads, prefetch_buffer_size=cfg.read_buffer)
-  fields = documents_lib.fields(cfg, has_answers, layout)
-  rows = pack.PACKINGS[cfg.packing](
-      documents, cfg.length, read_options, bins_seed if shuffle else None, fields)
-  rows = rows.map(functools.partial(pack.finish_row, pad_id=tokenizer.pad_id,
-                                    isolate_documents=cfg.isolate_documents))
+  rows = pack.PACKINGS[cfg.packing](documents, shape, read_options, bins_seed if shuffle else None)
+  rows = rows.map(functools.partial(pack.finish_row, form=shape))
   batches = rows.batch(batch_size, drop_remainder=drop_remainder, batch_fn=functools.partial(
-      pack.stack_rows, batch_size=batch_size, pad_id=tokenizer.pad_id))
+      pack.stack_rows, batch_size=batch_size, form=shape))
   if cfg.num_workers:
     batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=cfg.num_workers))
   return batches
@@ -308,8 +302,8 @@ class _ShuffledFew(grain.MapDataset):
   def __getitem__(self, index):
     if isinstance(index, slice):
       return self.slice(index)
-    epoch, place = divmod(index, len(self))
-    return self._parent[epoch * len(self) + _permutation(self._seed, epoch, len(self))[place]]
+    epoch, i = divmod(index, len(self))
+    return self._parent[epoch * len(self) + _permutation(self._seed, epoch, len(self))[i]]
 
 
 @functools.lru_cache(maxsize=64)
@@ -332,18 +326,12 @@ def _not_empty(share: grain.MapDataset, num_documents: int, num_shards: int):
 
 
 def shapes(cfg: Mapping[str, Any], batch_size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-  """Shape and dtype of the fields of a global batch as a step gets it; reads no data."""
+  """Shape and dtype of the fields of a global batch as a step gets it; reads no records."""
   cfg = read_config(cfg)
-  rows = (batch_size, cfg.length)
-  fields = dict.fromkeys(("tokens", "segment_ids", "positions"), np.int32) | {"loss_mask": np.bool_}
-  first = cfg.source or cfg.mixture[0]["source"]
-  layout = getattr(sources.SOURCES[first["name"]], "layout", "")
-  kept = {"is_shared": np.bool_, "token_types": np.int32, "spans": np.int32,
-          "labels": np.int32 if cfg.labels is None else np.float32}
-  more = documents_lib.fields(cfg, has_answers=True, layout=layout)
-  fields |= {name: kept[name] for name in more if name in kept}
-  return {k: (rows, dtype) for k, dtype in fields.items()} | {
-      "example_index": ((batch_size,), np.int32)}
+  shape = form(cfg, [cfg.layout_of(sources.layout_of(x), x["name"]) for x in cfg.source_configs()])
+  return {name: ((batch_size, *shape.shape(name)), np.dtype(field.dtype))
+          for name, field in shape.fields.items()} | {
+              "example_index": ((batch_size,), np.dtype(np.int32))}
 
 
 def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
@@ -354,18 +342,10 @@ def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
     ValueError: as `build` and its iterator, or if no record has any token.
   """
   cfg = read_config(cfg)
-  for source, _ in cfg.parts():
-    documents = documents_lib.Documents(cfg, source, split, tokenizer, source.has_answers,
-                                        getattr(source, "layout", ""))
-    num_checked = min(len(documents), _CHECKED_RECORDS)
-    if cfg.labels is not None:
-      documents.check_labels()
-      continue
-    documents.check_template(num_checked)
-    num_empty = sum(documents[i] is None for i in range(num_checked))
-    if num_empty == num_checked:
-      raise ValueError(f"the first {num_checked} records of {documents.where} are all "
-                       "empty; check the file and `field`.")
+  parts = cfg.parts()
+  shape = form(cfg, [layout for _, layout, _ in parts], tokenizer)
+  for source, layout, _ in parts:
+    documents_lib.Documents(cfg, source, split, tokenizer, layout, shape).check()
 
 
 def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
@@ -381,22 +361,7 @@ def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
   Raises:
     ValueError: records are token ids and there is no tokenizer.
   """
-  for source, _ in read_config(cfg).parts():
+  for source, layout, _ in read_config(cfg).parts():
     records = source.records(split)
     for i in range(len(records) if limit is None else min(limit, len(records))):
-      record = records[i]
-      if "prompt" in record:
-        yield record["answer"]
-      elif "texts" in record or "words" in record:
-        yield "\n".join(record.get("texts") or [" ".join(record["words"])])
-      elif "parts" in record:
-        yield from (part if isinstance(part, str) else tokenizer.decode(part)
-                    for part in record["parts"])
-      elif "messages" in record:
-        yield "\n".join(m["content"] for m in record["messages"] if m["role"] == "assistant")
-      elif "text" in record:
-        yield record["text"]
-      elif tokenizer is None:
-        raise ValueError("the records are token ids; pass the tokenizer that decodes them.")
-      else:
-        yield tokenizer.decode(record["tokens"])
+      yield from layout.texts(records[i], tokenizer)

@@ -27,12 +27,15 @@ from typing import Any
 import numpy as np
 
 from mdx.data import codecs
+from mdx.data import layouts
+from mdx.data import source as source_lib
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.data.prepared import clusters
 from mdx.data.prepared import ngrams
 from mdx.data.prepared import persons
 from mdx.data.sources import dated
-from mdx.data.sources import records as sources
+from mdx.data.sources import records as records_lib
+from mdx.data.sources import text as text_lib
 from mdx.utils import readers
 
 
@@ -60,28 +63,24 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()
   return backend
 
 
-def _records(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-  """The training records of the input files, in order."""
-  paths = sources.Text(path=tuple(args.input)).path
+def _source(args: argparse.Namespace) -> source_lib.Source:
+  """The source that reads the input files."""
+  paths = source_lib.find(args.input)
   kinds = [path for path in paths if path.endswith(".jsonl")]
   if kinds and len(kinds) < len(paths):
     raise ValueError(f"{kinds[0]} is jsonl and other files are text; run once for each kind.")
-  if not kinds:
-    found = sources.Text(path=paths, holdout_every=args.holdout_every,
-                         document_chars=args.document_chars)
-  elif args.field == "messages":
-    found = sources.Chat(path=paths, holdout_every=args.holdout_every)
-  else:
-    found = sources.Jsonl(path=paths, holdout_every=args.holdout_every, field=args.field)
-  yield from found.records("train")
+  if kinds:
+    return records_lib.Jsonl(path=paths, holdout_every=args.holdout_every, field=args.field)
+  return text_lib.Text(path=paths, holdout_every=args.holdout_every,
+                       document_chars=args.document_chars)
 
 
-def _texts(records: Iterable[dict[str, Any]]) -> Iterator[str]:
-  for record in records:
-    if "tokens" in record:
-      raise ValueError("a record is a list of token ids already; give text.")
-    yield from ([m["content"] for m in record["messages"]] if "messages" in record
-                else [record["text"]])
+def _texts(args: argparse.Namespace) -> Iterator[str]:
+  """The texts of the training records, in order."""
+  source = _source(args)
+  layout = layouts.LAYOUTS[source.layout]
+  for record in source.records("train"):
+    yield from layout.texts(record, targets=False)
 
 
 def write_records(records: Iterable[dict[str, Any]], path: str, field: str) -> int:
@@ -92,10 +91,7 @@ def write_records(records: Iterable[dict[str, Any]], path: str, field: str) -> i
   writer = array_record_module.ArrayRecordWriter(temporary, "group_size:1")
   try:
     for record in records:
-      if "messages" in record:
-        raise ValueError("conversations are not written as array_record; jsonl has random access.")
-      value = record["text"] if "text" in record else record["tokens"].tolist()
-      writer.write(json.dumps({field: value}, ensure_ascii=False).encode("utf-8"))
+      writer.write(json.dumps({field: readers.raw(record)}, ensure_ascii=False).encode("utf-8"))
       count += 1
     writer.close()
     if not count:
@@ -110,7 +106,7 @@ def write_records(records: Iterable[dict[str, Any]], path: str, field: str) -> i
 
 
 def _tokenizer(args: argparse.Namespace) -> str:
-  backend = train_bpe(_texts(_records(args)), args.vocab_size, args.special)
+  backend = train_bpe(_texts(args), args.vocab_size, args.special)
   with open(args.output, "w", encoding="utf-8") as f:
     f.write(backend.to_str(pretty=True))
   if backend.get_vocab_size() < args.vocab_size:
@@ -119,10 +115,14 @@ def _tokenizer(args: argparse.Namespace) -> str:
 
 
 def _array_record(args: argparse.Namespace) -> str:
-  records = _records(args)
+  source = _source(args)
+  if source.layout != "text":
+    raise ValueError(f"records of layout {source.layout!r} are not written as array_record, which "
+                     "has texts; jsonl has random access too.")
+  records = source.records("train")
   if args.tokenizer:
     tokenizer = tokenizer_lib.build(args.tokenizer)
-    records = ({"tokens": tokenizer.encode(text)} for text in _texts(records))
+    records = ({"tokens": tokenizer.encode(text)} for text in _texts(args))
   field = "tokens" if args.tokenizer else args.field
   count = write_records(records, args.output, field)
   return (f"{count} records; read them with --config.data.source.name=array_record "
@@ -131,7 +131,7 @@ def _array_record(args: argparse.Namespace) -> str:
 
 def _clusters(args: argparse.Namespace) -> str:
   tokenizer = tokenizer_lib.build(args.tokenizer)
-  texts = (np.asarray(tokenizer.encode(text), np.int32) for text in _texts(_records(args)))
+  texts = (np.asarray(tokenizer.encode(text), np.int32) for text in _texts(args))
   of_token, occurs = clusters.cluster(texts, tokenizer.vocab_size, args.num_clusters)
   excluded = sorted({int(i) for i in (*tokenizer.special_ids, tokenizer.mask_id,
                                       *np.flatnonzero(~occurs))})
@@ -143,7 +143,7 @@ def _clusters(args: argparse.Namespace) -> str:
 
 def _lexicon(args: argparse.Namespace) -> str:
   tokenizer = tokenizer_lib.build(args.tokenizer)
-  texts = (np.asarray(tokenizer.encode(text), np.int32) for text in _texts(_records(args)))
+  texts = (np.asarray(tokenizer.encode(text), np.int32) for text in _texts(args))
   found = ngrams.lexicon(texts, tokenizer.vocab_size, {2: args.num_bigrams, 3: args.num_trigrams},
                          {*tokenizer.special_ids, tokenizer.mask_id})
   with open(args.output, "w", encoding="utf-8") as f:

@@ -22,7 +22,7 @@ import numpy as np
 
 from mdx import assets
 from mdx.data import codecs
-from mdx.data.sources import records as sources
+from mdx.data.sources import text as text_lib
 from mdx.data.toys import grammar
 from mdx.data.toys import news
 from mdx.utils import readers
@@ -230,7 +230,7 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
     raise ValueError(f"tokenizer {spec!r} has special ids of its own; leave out "
                      f"{', '.join(given)}.")
   if spec.startswith("char:"):
-    source = sources.Text(path=spec.removeprefix("char:"), holdout_every=0)
+    source = text_lib.Text(path=spec.removeprefix("char:"), holdout_every=0)
     texts = [record["text"] for record in source.records("train")]
   if spec.startswith("symbols:"):
     return _with_appended_specials(codecs.Symbols(spec.removeprefix("symbols:").split()), spec)

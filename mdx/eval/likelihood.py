@@ -98,7 +98,7 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
       new = {name: total[name] + share * rows[name] for name in names}
       return new | {"count": total["count"] + rows["count"] / num_samples}, None
 
-    zeros = jnp.zeros(batch["tokens"].shape[0], jnp.float32)
+    zeros = jnp.zeros(len(batch["example_index"]), jnp.float32)
     return jax.lax.scan(one, dict.fromkeys((*names, "count"), zeros), jnp.arange(num_samples))[0]
 
   return row_nll
@@ -169,7 +169,7 @@ def run_batches(fn: Callable, params: types.Params, batches: Iterable[Mapping[st
   """
   results, seen, index = [], [], 0
   for batch in batches:
-    num_rows = len(batch["tokens"])
+    num_rows = sharding.num_rows(batch)
     seen.append(batch)
     batch = dict(batch, example_index=np.arange(index, index + num_rows, dtype=np.int32))
     index += num_rows

@@ -43,9 +43,9 @@ def read_prompts(prompts: str) -> list[Any]:
   if not prompts.endswith(".jsonl"):
     return [prompts]
   try:
-    lines = pathlib.Path(prompts).read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"config.prompts {prompts} cannot be read ({error}); give a .jsonl file "
+    lines = readers.lines(readers.read_text(prompts))
+  except ValueError as error:
+    raise ValueError(f"config.prompts: {error} Give a .jsonl file "
                      "whose lines have `text`, `tokens` or `messages`, or a text.") from None
   found = []
   for number, line in enumerate(lines, 1):

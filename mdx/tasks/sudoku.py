@@ -223,7 +223,7 @@ def _read_puzzles(path: str) -> list[tuple[str, str, str]]:
             for where, row in problems.read_rows(path)]
   else:
     rows = []
-    for number, line in enumerate(readers.read_text(path).splitlines(), 1):
+    for number, line in enumerate(readers.lines(readers.read_text(path)), 1):
       words = re.split(r"[\s,;]+", line.strip())
       is_header = number == 1 and not re.fullmatch(r"[.\d]+", words[0])
       if line.strip() and not is_header:

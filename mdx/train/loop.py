@@ -105,7 +105,7 @@ def place(batch: dict[str, np.ndarray], step: int, mesh: jax.sharding.Mesh,
     mesh: where it goes.
     num_rows: of the global batch.
   """
-  rows = len(batch["tokens"])
+  rows = sharding.num_rows(batch)
   first = step * (num_rows or rows)
   if num_rows:
     first += sharding.local_rows(mesh, num_rows).start
@@ -192,7 +192,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
         batch = next_batch(state, step)
       with profile.step(step):
         state, metrics = step_fn(state, batch, {} if frozen is None else frozen)
-      meter.add(step, metrics, batch["tokens"].size)
+      meter.add(step, metrics, sharding.num_positions(batch))
       progress.update(step + 1)
     if start < intervals.steps:
       save(intervals.steps, is_last=True)

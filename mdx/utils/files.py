@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from mdx.utils import readers
+
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a file that is never seen half-written."""
@@ -51,7 +53,7 @@ class PartialRows:
 
   def _read(self, identity: str) -> None:
     try:
-      lines = self._partial.read_text(encoding="utf-8").splitlines()
+      lines = readers.lines(self._partial.read_text(encoding="utf-8"))
       if not lines or json.loads(lines[0]).get("identity") != identity:
         return
       for line in lines[1:]:

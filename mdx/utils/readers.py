@@ -1,20 +1,21 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
-Contents: Subset (hold-out), Concatenated, Mapped, JsonLines, ParquetRows; read_text, cut,
-record, messages, json_record, reason; ROLES.
+Contents: Subset (hold-out), Concatenated, Mapped, JsonLines, ParquetRows; read_text, lines, cut,
+record, raw, messages, two_texts, prompt, json_record, first_value, reason; ROLES.
 
 Convention: an error names the file and the line, row or record, in one line.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import lzma
 import os
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,27 +65,27 @@ class Concatenated(_Records):
 
 
 class JsonLines(_Records):
-  """The lines of one jsonl file, by offset; `convert` makes a record of the field's value."""
+  """The lines of one jsonl file, by offset; `convert` makes a record of the fields' values."""
 
-  def __init__(self, path: str, field: str, convert: Callable | None = None):
+  def __init__(self, path: str, fields: Sequence[str], convert: Callable):
+    """Finds the lines that are not blank."""
     if path.endswith((".gz", ".xz")):
       raise ValueError(f"{path}: a compressed jsonl file has no random access; unpack it.")
-    self._path, self._field, self._convert = path, field, convert or record
+    self._path, self._fields, self._convert = path, fields, convert
     is_checked = os.path.getsize(path) < _CHECKED_JSONL_BYTES
-    ends = [0]
-    with open(path, "rb") as f:
-      for number, line in enumerate(f, 1):
-        if is_checked or not line.strip():
-          json_record(line, field, f"{path}, line {number}", self._convert)
-        ends.append(ends[-1] + len(line))
-    self._starts = np.asarray(ends[:-1], np.int64)
-    self._length = len(self._starts)
+    found = []
+    for number, start, line in _json_lines(path):
+      if is_checked:
+        json_record(line, fields, f"{path}, line {number}", convert)
+      found.append((number, start))
+    self._lines = np.asarray(found, np.int64).reshape(-1, 2)
+    self._length = len(self._lines)
 
   def _get(self, index):
+    number, start = self._lines[index].tolist()
     with open(self._path, "rb") as f:
-      f.seek(int(self._starts[index]))
-      return json_record(f.readline(), self._field, f"{self._path}, line {index + 1}",
-                         self._convert)
+      f.seek(start)
+      return json_record(f.readline(), self._fields, f"{self._path}, line {number}", self._convert)
 
 
 class ParquetRows(_Records):
@@ -150,6 +151,9 @@ def reason(error: Exception) -> str:
 def record(value: Any, where: str) -> dict[str, Any]:
   """Makes {"text": str} or {"tokens": int32 [n]} of a raw value."""
   if isinstance(value, bytes):
+    if _is_example(value):
+      raise ValueError(f"{where}: it is a tf.train.Example, no text; write the texts themselves, "
+                       "with python -m mdx.data.prepare records.")
     try:
       return {"text": value.decode("utf-8")}
     except UnicodeDecodeError as e:
@@ -171,6 +175,38 @@ def record(value: Any, where: str) -> dict[str, Any]:
   raise ValueError(f"{where}: expected text or a flat list of token ids, got {shown:.60}.")
 
 
+def _is_example(value: bytes) -> bool:
+  """Whether bytes are a serialized tf.train.Example: a message of entries, to the last byte."""
+  features = _message(value, 0)
+  if not features or features[1] != len(value):
+    return False
+  start, end = features
+  while start < end:
+    entry = _message(value, start)
+    if not entry or entry[1] > end or not _message(value, entry[0]):
+      return False
+    start = entry[1]
+  return features[0] < end
+
+
+def _message(value: bytes, start: int) -> tuple[int, int] | None:
+  """Begin and end of a protocol buffer's field 1 of bytes that starts here, or None."""
+  if value[start:start + 1] != b"\n":
+    return None
+  size = shift = 0
+  for i in range(start + 1, min(start + 11, len(value))):
+    size |= (value[i] & 127) << shift
+    shift += 7
+    if value[i] < 128:
+      return (i + 1, i + 1 + size) if i + 1 + size <= len(value) else None
+  return None
+
+
+def raw(found: Mapping[str, Any]) -> str | list[int]:
+  """The value that `record` made a record of."""
+  return found["text"] if "text" in found else found["tokens"].tolist()
+
+
 def messages(value: Any, where: str) -> dict[str, Any]:
   """Makes {"messages": [{"role", "content"}, ...]} of a raw value; ValueError names `where`."""
   if not isinstance(value, Sequence) or isinstance(value, str) or not value:
@@ -188,33 +224,75 @@ def messages(value: Any, where: str) -> dict[str, Any]:
   return {"messages": list(value)}
 
 
-def json_record(line: bytes, field: str, where: str,
+def two_texts(value: Any, where: str) -> dict[str, Any]:
+  """Makes {"texts": [str, str]} of a raw value, a list of two texts or one text that is both."""
+  found = [value, value] if isinstance(value, str) else value
+  if not isinstance(found, list) or len(found) != 2 or not all(isinstance(x, str) for x in found):
+    raise ValueError(f"{where}: expected a list of two texts, or a text, got {value!r:.60}.")
+  return {"texts": found}
+
+
+def prompt(value: Any, answer: Any, where: str) -> dict[str, Any]:
+  """Makes {"prompt", "answer", "blank"} of two texts, the answer one that follows its prompt."""
+  for x in (value, answer):
+    if not isinstance(x, str):
+      raise ValueError(f"{where}: expected texts as prompt and answer, got {x!r:.60}.")
+  return {"prompt": value, "answer": answer, "blank": ""}
+
+
+def json_record(line: bytes, fields: Sequence[str], where: str,
                 convert: Callable = record) -> dict[str, Any]:
-  """Makes a record of one field of a JSON object; ValueError names `where` it stands."""
+  """Makes a record of the values of fields of a JSON object; ValueError names `where` it stands."""
   try:
     item = json.loads(line)
   except ValueError as e:
     raise ValueError(f"{where}: not JSON ({e}): {line!r:.60}. Write one object a line, such "
-                     f"as {{\"{field}\": ...}}, without blank lines.") from e
-  if not isinstance(item, dict) or field not in item:
-    found = ", ".join(item) if isinstance(item, dict) else f"no fields, it is {item!r:.40}"
-    raise ValueError(f"{where}: no field {field!r} but {found}. Set `field` of the source.")
-  return convert(item[field], where)
+                     f"as {{\"{fields[0]}\": ...}}.") from e
+  for field in fields:
+    if not isinstance(item, dict) or field not in item:
+      found = ", ".join(item) if isinstance(item, dict) else f"no fields, it is {item!r:.40}"
+      raise ValueError(f"{where}: no field {field!r} but {found}. Set `field` of the source.")
+  return convert(*(item[field] for field in fields), where=where)
+
+
+def first_value(path: str, field: str) -> Any:
+  """The value of a field of the first object of a jsonl file; None if there is none."""
+  try:
+    return next(json.loads(line)[field] for _, _, line in _json_lines(path))
+  except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    return None  # readers of records say what is wrong
+
+
+def _json_lines(path: str) -> Iterator[tuple[int, int, bytes]]:
+  """(number, offset, line) of the lines of a file that are not blank, without a BOM."""
+  start = 0
+  with open(path, "rb") as f:
+    for number, line in enumerate(f, 1):
+      mark = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
+      if line[mark:].strip(b" \t\r\n"):
+        yield number, start + mark, line[mark:]
+      start += len(line)
 
 
 def read_text(path: str) -> str:
-  """Reads a UTF-8 file, plain, .xz or .gz; ValueError names the file and the line."""
+  """Reads a UTF-8 file, plain, .xz or .gz, without a BOM; ValueError names file and line."""
   opener = {".xz": lzma.open, ".gz": gzip.open}.get(os.path.splitext(path)[1], open)
   try:
     with opener(path, "rb") as f:
       data = f.read()
-    return data.decode("utf-8")
+    return data.decode("utf-8").removeprefix("\ufeff")
   except UnicodeDecodeError as e:
     line = data.count(b"\n", 0, e.start) + 1
     raise ValueError(f"{path}, line {line}: not UTF-8 text ({e.reason}); re-encode the file, "
                      "for instance with iconv.") from e
   except (OSError, EOFError, lzma.LZMAError, zlib.error) as e:
     raise ValueError(f"{path}: cannot be read ({e}); is the file complete?") from e
+
+
+def lines(text: str) -> list[str]:
+  r"""Lines of a text; they end at \n or \r\n alone, as those of files of lines do."""
+  found = text.split("\n")
+  return [line.removesuffix("\r") for line in (found if found[-1] else found[:-1])]
 
 
 def cut(text: str, document_chars: int) -> list[str]:

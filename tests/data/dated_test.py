@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from mdx.corruption import temporal
+from mdx.data import facts
 from mdx.data import pipeline
+from mdx.data import sources
 from mdx.data import prepare
 from mdx.data import tokenizer as tokenizer_lib
-from mdx.data.layouts import dated_rows
+from mdx.data.layouts import dated as dated_layout
 from mdx.data.prepared import persons
+from mdx.data.prepared import tagger
 from mdx.data.sources import dated
-from mdx.data.sources import documents
-from mdx.data.sources import records as sources
 from mdx.data.toys import news
 from mdx.utils import dates
 
@@ -76,7 +77,7 @@ def test_a_wrong_date_is_named_with_file_and_line(line, message, tmp_path):
 @pytest.mark.parametrize("fields, message", [
     (dict(keep="some"), "data.source.keep is 'some'"),
     (dict(granularity="hour"), "choose from day"),
-    (dict(document_chars=0), "document_chars must be positive")])
+    (dict(document_chars=0), "data.source.document_chars must be at least 1")])
 def test_wrong_fields_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     _source(**fields)
@@ -89,8 +90,8 @@ def test_spans_of_tokens_are_those_of_their_characters(spec):
   offsets = tokenizer.offsets(text)
   assert len(offsets) == len(tokenizer.encode(text)) and offsets.min() == 0
   assert offsets.max() == len(text) and (np.diff(offsets[:, 0]) >= 0).all()
-  record = dated.record(text, 5, 0, dated.tagger.Gazetteer(["Stalin"]))
-  row = dated_rows.row(record, _cfg(200), tokenizer)
+  record = tagger.record(text, 5, 0, tagger.Gazetteer(["Stalin"]))
+  row = dated_layout.Dated().row(record, _cfg(200), tokenizer)
   kinds, begins = np.asarray(temporal.kinds(row["spans"])), row["spans"] % 2 == 1
   assert row["tokens"][0] == row["tokens"][-1] == tokenizer.eos_id
   assert list(np.flatnonzero(row["is_given"])) == [0, len(row["tokens"]) - 1]
@@ -115,15 +116,16 @@ def test_a_special_token_that_stands_in_a_text_keeps_its_characters():
 
 def test_what_does_not_fit_is_cut_with_all_of_its_span():
   tokenizer = tokenizer_lib.build("byte")
-  record = dated.record("In July 1945.", 5, 0, None)
+  record = tagger.record("In July 1945.", 5, 0, None)
   for length, num_marked in ((15, 2), (13, 2), (12, 1), (9, 1), (2, 0)):
-    row = dated_rows.row(record, _cfg(length, append_eos=False), tokenizer)
+    row = dated_layout.Dated().row(record, _cfg(length, append_eos=False), tokenizer)
     assert len(row["tokens"]) == min(length, 14)
     assert (row["spans"] % 2 == 1).sum() == num_marked, length
   with pytest.raises(ValueError, match="13 tokens, of which 8 fit into data.length 10; raise it"):
-    dated_rows.row(record, _cfg(10, "pad"), tokenizer)
-  with pytest.raises(ValueError, match="set packing='pad' or 'crop', not 'concat'"):
-    dated_rows.row(record, _cfg(10, "concat"), tokenizer)
+    dated_layout.Dated().row(record, _cfg(10, "pad"), tokenizer)
+  concat = dict(length=10, packing="concat", source=dict(name="news"))
+  with pytest.raises(ValueError, match="need packing='pad' or 'crop', not 'concat'"):
+    pipeline.check(concat, tokenizer)
 
 
 def test_batches_have_the_spans_and_days_and_kinds_of_rows_do_not_mix():
@@ -133,14 +135,14 @@ def test_batches_have_the_spans_and_days_and_kinds_of_rows_do_not_mix():
   assert batch["spans"].shape == batch["labels"].shape == (8, 40)
   assert (batch["labels"][:, 0] > 0).all() and not batch["labels"][:, 1:].any()
   assert not batch["spans"][batch["segment_ids"] == 0].any() and not batch["loss_mask"][:, 0].any()
-  assert pipeline.date_range(cfg) == dict(first_date="2004-01-01", last_date="2005-12-31")
+  assert facts.Facts(cfg).dates() == dict(first_date="2004-01-01", last_date="2005-12-31")
   mixed = dict(length=40, packing="crop", mixture=[
       dict(source=dict(name="news"), weight=1.0),
       dict(source=dict(name="memory", documents=("a",) * 9, holdout_every=3), weight=1.0)])
-  with pytest.raises(ValueError, match="mix with others of their kind only"):
+  with pytest.raises(ValueError, match="mix with others whose rows have the same fields only"):
     pipeline.build(mixed, tokenizer, split="train", batch_size=8, seed=0)
   with pytest.raises(ValueError, match="must have one first_date and last_date"):
-    pipeline.date_range(mixed)
+    facts.Facts(mixed).dates()
 
 
 def test_toy_news_are_about_the_persons_of_their_month_and_dates_are_true():
@@ -149,7 +151,7 @@ def test_toy_news_are_about_the_persons_of_their_month_and_dates_are_true():
   for record in source.records("train"):
     text, month = record["text"], record["label"]
     assert (tokenizer.encode(text) < len(news.WORDS)).all()
-    named = [n for *_, n in dated.tagger.Gazetteer(news.NAMES).persons(text)]
+    named = [n for *_, n in tagger.Gazetteer(news.NAMES).persons(text)]
     assert {news.NAMES.index(n) for n in named} <= set(news.active(month))
     assert len(news.active(month)) == 4
     for sentence in text.split("."):
@@ -164,7 +166,7 @@ def test_toy_news_are_about_the_persons_of_their_month_and_dates_are_true():
         of_event = news._event_months()[news._EVENTS.index(event)]
         assert (of_event < of_date) == (relation == "before") and of_event != of_date
   assert 0.75 < np.mean(in_month) < 0.85 and max(off) <= 6
-  probed = source.probed.records("validation")
+  probed = source.probed().records("validation")
   assert not any("200" in r["text"] for r in probed)
   assert source.records("train")[7] == news.News(num_documents=8).records("train")[7]
   with pytest.raises(ValueError, match="date_rate must lie in"):
@@ -173,8 +175,8 @@ def test_toy_news_are_about_the_persons_of_their_month_and_dates_are_true():
 
 def test_the_law_of_the_toy_news_gives_the_best_accuracy_of_dating():
   """0.53 of 24 months, from three sentences without a date; the drawn ones agree with the law."""
-  gazetteer, right, scores = dated.tagger.Gazetteer(news.NAMES), [], []
-  for record in news.News(num_validation=600).probed.records("validation"):
+  gazetteer, right, scores = tagger.Gazetteer(news.NAMES), [], []
+  for record in news.News(num_validation=600).probed().records("validation"):
     total = np.zeros(news.NUM_MONTHS)
     for sentence in record["text"].split(".")[:-1]:
       (*_, name), = gazetteer.persons(sentence)
@@ -219,7 +221,3 @@ def test_the_command_lists_the_persons_of_every_month(tmp_path, capsys):
                                      first_date="2004-01-01", last_date="2004-12-31",
                                      persons=str(tmp_path / "names.txt"))).records("train"),
                   tokenizer_lib.build("byte"), dates.Calendar("2004-01-01", "2004-12-31"), 1)
-
-
-def test_rows_of_dated_documents_have_the_fields_of_their_layout():
-  assert documents.fields(_cfg(10), False, "dated") == dated_rows.FIELDS

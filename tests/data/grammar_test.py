@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mdx.data import tokenizer as tokenizer_lib
-from mdx.data.sources import records as sources
+from mdx.data import sources
 from mdx.data.toys import grammar
 
 import oracle
@@ -92,5 +92,5 @@ def test_documents_depend_on_seed_and_split_and_have_the_topic_as_label():
   tokenizer = tokenizer_lib.build("grammar")
   assert tokenizer.vocab_size == len(grammar.WORDS) + 3
   assert tokenizer.decode(train[0]["tokens"][-1:]) == "end0"
-  with pytest.raises(ValueError, match="num_sentences must be positive"):
+  with pytest.raises(ValueError, match="num_sentences must be at least 1"):
     sources.build(dict(name="grammar", num_sentences=0))

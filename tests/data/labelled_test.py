@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from mdx.data import facts
 from mdx.data import pipeline
+from mdx.data import source
+from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
-from mdx.data.layouts import labelled_rows
+from mdx.data.layouts import labelled as labelled_layout
 from mdx.data.sources import labelled
-from mdx.data.sources import records as sources
 from mdx.data.toys import grammar_tags
 from mdx.data.toys import packaged
 from mdx.data.toys import recall
@@ -145,7 +147,7 @@ def _data(source, labels=(), **fields):
      "b.tsv, line 2: the score 'high' is no number"),
     ("b.tsv", "text\tlabel\na\tnan\n", {}, "number", "b.tsv, line 2: the score 'nan' is no number"),
     ("b.conll", "w O\n\nw O\nw B-X\n", dict(name="conll"), "words",
-     "b.conll, line 4: the label 'B-X' is none of")])
+     "b.conll, line 3: the label 'B-X' of the word 'w' is none of")])
 def test_a_label_outside_the_set_is_named_before_training(tmp_path, name, text, fields, kind,
                                                           message):
   source = dict(name="table", path=str(_file(tmp_path, name, text)), holdout_every=0) | fields
@@ -157,7 +159,7 @@ def test_a_label_outside_the_set_is_named_before_training(tmp_path, name, text, 
 def test_texts_and_words_become_rows():
   tokenizer = tokenizer_lib.build("char")
   cfg = pipeline.read_config(_data(dict(name="packaged"), ("O", "B-X")))
-  encode = labelled_rows.Encoder(tokenizer, cfg)
+  encode = lambda record: labelled_layout.Labelled().row(record, cfg, tokenizer)
   ids = lambda text: tokenizer.encode(text).tolist()
   end = tokenizer.eos_id
   row = encode({"texts": ["ab", "c"], "label": "B-X", "where": "w"})
@@ -174,18 +176,18 @@ def test_texts_and_words_become_rows():
   assert row["labels"].tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
   row = encode({"words": ["abcdef", "ghijkl", "m"], "tags": ["O", "B-X", "O"], "where": "w"})
   assert np.flatnonzero(~row["is_given"]).tolist() == [0, 7]  # "m" is cut off
-  with pytest.raises(ValueError, match="w: 13 tokens are more than data.length 12"):
-    labelled_rows.Encoder(tokenizer, pipeline.read_config(
-        _data(dict(name="packaged"), ("O",), too_long="error")))(
-            {"texts": ["a" * 12], "label": "O", "where": "w"})
+  strict = pipeline.read_config(_data(dict(name="packaged"), ("O",), too_long="error"))
+  with pytest.raises(ValueError, match="13 tokens are more than data.length 12"):
+    labelled_layout.Labelled().row({"texts": ["a" * 12], "label": "O", "where": "w"}, strict,
+                                   tokenizer)
 
 
 def test_subwords_of_a_byte_level_vocabulary_keep_their_words():
   tokenizer = tokenizer_lib.build("asset:holmes_bpe512.json")
   cfg = pipeline.read_config(_data(dict(name="packaged"), ("O",), length=64))
   words = ["Holmes", ",", "the", "photograph", "Zq"]
-  row = labelled_rows.Encoder(tokenizer, cfg)(
-      {"words": words, "tags": ["O"] * 5, "where": "w"})
+  row = labelled_layout.Labelled().row({"words": words, "tags": ["O"] * 5, "where": "w"}, cfg,
+                                       tokenizer)
   assert tokenizer.decode(row["tokens"]) == " ".join(words)
   places = np.flatnonzero(~row["is_given"])
   parts = np.split(row["tokens"], places[1:])
@@ -202,23 +204,23 @@ def test_a_labelled_batch_keeps_the_order_and_marks_the_labels():
   labels = np.concatenate([b["labels"][:, 0] for b in batches])[:40]
   assert [cfg["labels"][int(i)] for i in labels] == [r["label"] for r in records]
   assert all((b["loss_mask"].sum(axis=1) == (b["segment_ids"][:, 0] > 0)).all() for b in batches)
-  assert pipeline.labels(cfg, "text") == cfg["labels"]
+  assert facts.Facts(cfg).labels("text") == cfg["labels"]
   with pytest.raises(ValueError, match="labels of words, but data source packaged labels text"):
-    pipeline.labels(cfg, "words")
-  with pytest.raises(ValueError, match="packaged is labelled; train it with an objective for"):
+    facts.Facts(cfg).labels("words")
+  with pytest.raises(ValueError, match="packaged: its records are labelled; train it with"):
     pipeline.check({k: v for k, v in cfg.items() if k != "labels"}, tokenizer)
 
 
 @pytest.mark.parametrize("task", packaged.TASKS)
 def test_packaged_tasks_are_the_same_every_time_and_share_no_text_between_splits(task):
-  source = packaged.Packaged(task=task)
-  splits = {s: source.records(s) for s in labelled.LABELLED_SPLITS}
+  drawn = packaged.Packaged(task=task)
+  splits = {s: drawn.records(s) for s in source.LABELLED_SPLITS}
   assert min(map(len, splits.values())) > 300
   firsts = {s: {str(r.get("texts", r.get("words"))) for r in records}
             for s, records in splits.items()}
   if task != "speech":  # short exclamations recur
     assert len(firsts["train"] & firsts["test"]) <= 0.02 * len(firsts["test"])
-  if source.kind == "words":
+  if drawn.kind == "words":
     assert all(len(r["words"]) == len(r["tags"]) for r in splits["train"])
     labelled._to_iob2(splits["test"][0]["tags"], ["w"] * 40, "iob2")
   if task == "overlap":
@@ -242,10 +244,46 @@ def test_tags_of_the_grammar_follow_their_noun():
 
 
 def test_the_answer_of_a_recall_text_is_the_value_of_its_key():
-  source = recall.Recall(length=24, num_pairs=3, num_train=30, num_validation=5)
-  for record in source.records("train"):
-    text = record["text"]
+  drawn = recall.Recall(length=24, num_pairs=3, num_train=30, num_validation=5)
+  for record in drawn.records("train"):
+    text = record["answer"]
+    assert not record["prompt"]
     assert len(text) == 24 and text[-3] == "?"
     assert text[text.index(text[-2]) + 1] == text[-1] and text.count(text[-2]) == 2
   row = sources.build(dict(name="recall", length=24, num_pairs=3)).records("validation")[0]
   assert len(row["prompt"]) == 23 and len(row["answer"]) == 1
+
+
+def test_a_bom_is_no_name_of_a_column_and_no_sentence(tmp_path):
+  path = _file(tmp_path, "a.tsv", "\ufefftext\tlabel\none\tx\n")
+  found = list(labelled.table_records(str(path), fields=("text",), label="label"))
+  assert [r["texts"] for r in found] == [["one"]]
+  path = _file(tmp_path, "a.conll", "\ufeff-DOCSTART- O\n\nw O\n")
+  found = list(labelled.conll_records(str(path), word_column=0, tag_column=-1, scheme="iob2"))
+  assert [r["words"] for r in found] == [["w"]]
+
+
+@pytest.mark.parametrize("char", list("\u00a0\u2003\u3000\x85\u2028\v"))
+def test_columns_are_parted_by_blanks_and_tabs_alone(char, tmp_path):
+  for blank in (" ", "\t", "  "):
+    path = _file(tmp_path, "a.conll", f"10{char}000{blank}B-X\n{char}{blank}O\n \t\nw{blank}O\n")
+    found = list(labelled.conll_records(str(path), word_column=0, tag_column=-1, scheme="iob2"))
+    assert [r["words"] for r in found] == [[f"10{char}000", char], ["w"]]
+
+
+def test_json_rows_keep_separators_pass_over_blank_lines_and_refuse_lists(tmp_path):
+  read = lambda text: list(labelled.table_records(
+      str(_file(tmp_path, "a.jsonl", text)), fields=("text",), label="label"))
+  found = read('{"text": "a\u2028b\x85c", "label": "x"}\r\n\n  \n{"text": 7, "label": true}\n\n')
+  assert [(r["texts"], r["label"]) for r in found] == [(["a\u2028b\x85c"], "x"), (["7"], "True")]
+  for value in ('["a", "b"]', '{"a": 1}', "[]"):
+    for row in (f'{{"text": {value}, "label": "x"}}', f'{{"text": "a", "label": {value}}}'):
+      with pytest.raises(ValueError, match="a.jsonl, line 2, column '(text|label)': .* is no text"):
+        read('{"text": "a", "label": "x"}\n' + row + "\n")
+
+
+def test_a_field_of_csv_may_be_long(tmp_path):
+  text = "word " * 40_000
+  path = _file(tmp_path, "a.csv", f'text,label\n"{text}",x\n')
+  found, = labelled.table_records(str(path), fields=("text",), label="label")
+  assert found["texts"] == [text]

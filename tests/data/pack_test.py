@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mdx.data import pack
+from mdx.data.layouts import text
 
 LENGTH = 16
 WHOLE = [5, 16, 1, 9, 3, 12, 7, 7, 2, 15, 4, 4, 4, 11, 1, 1, 8, 6, 13, 10] * 5
@@ -23,7 +24,12 @@ def _documents(lengths) -> list[np.ndarray]:
 
 def _rows(packing, lengths, seed=None, read_options=THREADS):
   items = [{"tokens": tokens} for tokens in _documents(lengths)]
-  return pack.PACKINGS[packing](grain.MapDataset.source(items), LENGTH, read_options, seed)
+  return pack.PACKINGS[packing](grain.MapDataset.source(items), _form(), read_options, seed)
+
+
+def _form(**options):
+  fields = text.FIELDS | {"tokens": text.FIELDS["tokens"]._replace(pad=99)}
+  return pack.Form(fields=fields, length=LENGTH, **options)
 
 
 def _segments(row) -> list[np.ndarray]:
@@ -103,7 +109,8 @@ def test_crop_keeps_the_beginning_and_warns():
   for row, document in zip(rows, _documents(CUT), strict=True):
     np.testing.assert_array_equal(np.concatenate(_segments(row)), document[:LENGTH])
   assert {str(w.message) for w in caught} == {
-      "documents of more than 16 tokens are cut; packing='concat' keeps all of their tokens."}
+      "documents of more than 16 tokens are cut; raise data.length, or use a packing that keeps "
+      "all of them."}
 
 
 def test_only_packings_of_whole_documents_say_so():
@@ -129,8 +136,8 @@ def test_a_state_that_went_through_json_continues_with_the_next_row(packing, len
 def test_finish_row_marks_text_and_writes_the_padding():
   row = list(_rows("concat", [5, 4]))[0]
   row["tokens"][9:] = 77  # a packer may leave anything there
-  isolated = pack.finish_row(row, pad_id=99, isolate_documents=True)
-  joined = pack.finish_row(row, pad_id=99, isolate_documents=False)
+  isolated = pack.finish_row(row, _form())
+  joined = pack.finish_row(row, _form(isolate_documents=False))
   for finished in (isolated, joined):
     assert finished["tokens"].tolist() == [*range(1, 10), *[99] * 7]
     assert finished["loss_mask"].tolist() == [True] * 9 + [False] * 7
@@ -143,9 +150,8 @@ def test_finish_row_marks_text_and_writes_the_padding():
 
 
 def test_stack_rows_fills_up_with_rows_of_padding():
-  rows = [pack.finish_row(row, pad_id=99, isolate_documents=True)
-          for row in _rows("pad", [5, 16, 3])]
-  batch = pack.stack_rows(rows, batch_size=5, pad_id=99)
+  rows = [pack.finish_row(row, _form()) for row in _rows("pad", [5, 16, 3])]
+  batch = pack.stack_rows(rows, batch_size=5, form=_form())
   assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
       k: ((5, LENGTH), v.dtype) for k, v in rows[0].items()}
   for k, v in batch.items():

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mdx.data import pipeline
+from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
-from mdx.data.sources import documents
+from mdx.data.layouts import parts as parts_lib
 from mdx.data.sources import pairs
-from mdx.data.sources import records as sources
 
 # Every id says where it stands: document, paragraph, sentence.
 DOCUMENTS = [[[np.array([100 * d + 10 * p + s] * 2, np.int32) for s in range(4)]
@@ -80,7 +80,7 @@ TOKENIZER = tokenizer_lib.build("char")
 
 def _row(parts, labels, length):
   cfg = pipeline.Config(length=length, source={}, packing="pad", append_eos=False)
-  return documents.parts_row({"parts": parts, "labels": labels}, cfg, TOKENIZER)
+  return parts_lib.Parts().row({"parts": parts, "labels": labels}, cfg, TOKENIZER)
 
 
 def test_a_pair_is_two_texts_between_special_tokens():
@@ -130,7 +130,7 @@ def test_batches_have_labels_types_and_padding_that_nobody_sees():
     (dict(task="nsp"), "task is 'nsp'; choose from ssp, sp, psd"),
     (dict(hard_rate=2.0), "hard_rate must lie in"),
     (dict(num_candidates=2, right_min=2, right_max=1), "must be ordered numbers"),
-    (dict(documents=dict(name="memory", documents=("a",))), "'memory' has no paragraphs")])
+    (dict(documents=dict(name="memory", documents=("a",))), "unknown source of documents with paragraphs name 'memory'; choose from grammar, text")])
 def test_sources_that_cannot_be_drawn_from_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     sources.build(_config(**fields)["source"])

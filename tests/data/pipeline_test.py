@@ -318,8 +318,8 @@ def test_ids_outside_the_vocabulary_are_an_error(packing, num_threads):
   cfg = _cfg([[1, 2], [3, TOKENIZER.vocab_size - 1], [4, TOKENIZER.vocab_size]],
              packing=packing, num_threads=num_threads)
   message = _message(lambda: _take(_build(cfg, batch_size=1), 9))
-  assert "record 2 of the train split of memory source has token id 4003" in message
-  assert "4003 ids" in message and "use its tokenizer" in message
+  assert "record 2 of the train split of memory source: token id 4003 is none" in message
+  assert "the 4003 ids" in message and "use its tokenizer" in message
   assert _message(pipeline.check, cfg, TOKENIZER) == message
 
 
@@ -330,7 +330,7 @@ def test_a_document_longer_than_the_row_is_an_error(packing):
                          ({"documents": _documents([2, 16]), "append_eos": True}, 17)):
     cfg = _cfg(packing=packing, **fields)
     message = _message(_evaluation, cfg)
-    assert f"record 1 of the train split of memory source has {length} tokens" in message
+    assert f"record 1 of the train split of memory source: {length} tokens, but" in message
     assert f"packing='{packing}'" in message and "'concat' or 'crop'" in message
 
 
@@ -364,9 +364,9 @@ def test_check_reads_every_part_of_a_mixture():
     ({"mixture": []}, "mixture is empty"),
     ({"mixture": [_part([[1]], 0.0)]}, "positive number"),
     ({"mixture": [{"source": {"name": "memory"}}]}, "\"weight\": positive number"),
-    ({"packing": "tight"}, "unknown packing 'tight'; choose from concat, first_fit, pad, crop"),
-    ({"length": 0}, "length must be positive, got 0"),
-    ({"num_threads": -1}, "num_threads must not be negative"),
+    ({"packing": "tight"}, "data.packing is 'tight'; choose from concat, first_fit, pad, crop"),
+    ({"length": 0}, "data.length must be at least 1, got 0"),
+    ({"num_threads": -1}, "data.num_threads must be at least 0"),
     ({"lenth": 3}, "has no field 'lenth'.*Did you mean 'length'"),
     ({"source": {"name": "memori"}}, "unknown data source name 'memori'"),
 ], ids=range(10))
@@ -391,7 +391,7 @@ def test_texts_are_the_raw_documents():
   assert list(pipeline.texts(cfg, "train", 2)) == ["\u4e00\u4e01", "x", "z"]
   tokens = _cfg([[0, 1]])
   assert list(pipeline.texts(tokens, "train", tokenizer=TOKENIZER)) == ["\u4e00\u4e01"]
-  assert "pass the tokenizer" in _message(lambda: list(pipeline.texts(tokens, "train")))
+  assert "give text, or the tokenizer" in _message(lambda: list(pipeline.texts(tokens, "train")))
 
 
 @pytest.mark.slow
@@ -437,7 +437,7 @@ def test_a_prompt_is_visible_and_only_its_answer_is_a_target(fill):
 
 def test_pairs_that_do_not_fit_are_named():
   for changes, message in (({"length": 32}, "have 33 tokens, more than length 32"),
-                           ({"packing": "concat"}, "need packing='pad'"),
+                           ({"packing": "concat"}, "need packing='first_fit' or 'pad'"),
                            ({"fill": "mask"}, "choose from pad, eos")):
     with pytest.raises(ValueError, match=message):
       pipeline.check(_pairs_cfg(**changes), SYMBOLS)

@@ -9,7 +9,7 @@ import pytest
 from mdx import assets
 from mdx.data import prepare
 from mdx.data import tokenizer as tokenizer_lib
-from mdx.data.sources import records as sources
+from mdx.data import sources
 
 UNICODE = "  Héllo, wörld!\r\n\t漢字 🙂👩‍🚀 [MASK] <mask> [PAD] \0 naïve\n\n"
 DOCUMENTS = [f"document {i}, naïve 🙂" for i in range(45)]
@@ -89,7 +89,7 @@ def test_records_of_text_files_joined_are_the_text_as_ids_of_a_tokenizer(tmp_pat
     (["tokenizer", "--input=asset:holmes.txt.xz", "--special=[EOS]"], "must be distinct"),
     (["records", "--input=asset:chat.jsonl"], "no field 'text' but messages. Set `field`"),
     (["records", "--input=asset:chat.jsonl", "--input=asset:holmes.txt.xz"], "run once for each"),
-    (["records", "--input=asset:chat.jsonl", "--field=messages"], "conversations are not"),
+    (["records", "--input=asset:chat.jsonl", "--field=messages"], "layout 'chat' are not"),
     (["records", "--input=asset:holmes.txt.xz", "--tokenizer=nothing.json"],
      "no tokenizer file 'nothing.json'"),
 ])

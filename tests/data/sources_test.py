@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
-from mdx.data.sources import records as sources
+from mdx.data import sources
+from mdx.data.sources import records as records_lib
 from mdx.utils import readers
 
 DOCUMENTS = [f"document {i}, naïve 🙂" for i in range(45)]
@@ -188,7 +189,6 @@ def _bad_files(folder):
   write("field.jsonl", b'{"text": "a"}\n{"words": "b", "n": 1}\n')
   write("list.jsonl", b'{"text": "a"}\n[1]\n')
   write("latin.jsonl", b'{"text": "a"}\n{"text": "a"}\n{"text": "\xe9"}\n')
-  write("blank.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n')
   write("type.jsonl", b'{"text": "a"}\n{"text": {"b": 1}}\n')
   write("packed.jsonl.gz", gzip.compress(b'{"text": "a"}\n'))
   write("bad.parquet", text)
@@ -214,7 +214,6 @@ def _bad_files(folder):
       "field.jsonl": ("jsonl", {}, "line 2: no field 'text' but words, n. Set `field`"),
       "list.jsonl": ("jsonl", {}, "line 2: no field 'text'.*Set `field`"),
       "latin.jsonl": ("jsonl", {}, "line 3: not JSON .*utf-8"),
-      "blank.jsonl": ("jsonl", {}, "line 2: not JSON.*without blank lines"),
       "type.jsonl": ("jsonl", {}, "line 2: expected text or a flat list of token ids"),
       "packed.jsonl.gz": ("jsonl", {}, "unpack it"),
       "bad.parquet": ("parquet", {}, "not a parquet file"),
@@ -316,7 +315,7 @@ def test_tfds_is_read_by_directory_or_name_without_tensorflow(tfds_dir):
   assert sorted(r["tokens"].tolist() for r in ids) == [[i, i + 1] for i in range(30)]
   part = sources.build({"name": "tfds", "data_dir": str(tfds_dir), "builder": "tiny",
                         "train_split": "train[:50%]", "validation_split": "train[50%:]"})
-  assert sorted(r["text"] for split in sources.SPLITS for r in part.records(split)) == sorted(
+  assert sorted(r["text"] for split in ("train", "validation") for r in part.records(split)) == sorted(
       DOCUMENTS[:30])
   assert "tensorflow" not in sys.modules
 
@@ -340,6 +339,27 @@ def test_empty_fields_are_left_at_their_defaults(tmp_path):
   path.write_text('{"text": "one"}\n{"text": "two"}\n')
   cfg = dict(name="jsonl", path=str(path), validation_path="", field="", data_dir="", builder="",
              holdout_every=-1)
-  assert sources.build(cfg) == sources.Jsonl(path=str(path))
+  assert sources.build(cfg) == records_lib.Jsonl(path=str(path))
   with pytest.raises(ValueError, match="no field 'builder'"):
     sources.build(cfg | {"builder": "lm1b"})
+
+
+def test_a_jsonl_says_its_layout_by_its_first_line(tmp_path):
+  message = {"role": "user", "content": "a"}
+  cases = {"text": {"it": "one"}, "ids": {"it": [1, 2]}, "chat": {"it": [message]},
+           "views": {"it": ["one", "two"]}, "answered": {"it": "ask", "reply": "say"}}
+  for name, item in cases.items():
+    _write_jsonl(tmp_path / "a.jsonl", [item] * 2)
+    source = sources.build({"name": "jsonl", "path": str(tmp_path / "a.jsonl"), "field": "it",
+                            "answer": "reply" if name == "answered" else "", "holdout_every": 0})
+    assert source.layout == name.replace("ids", "text")
+    record = source.records("train")[1]
+    assert set(record) == {"text": {"text"}, "ids": {"tokens"}, "chat": {"messages"},
+                           "views": {"texts"}, "answered": {"prompt", "answer", "blank"}}[name]
+  _write_jsonl(tmp_path / "a.jsonl", [{"it": "ask", "reply": 3}])
+  assert "line 1: expected texts as prompt and answer, got 3" in _error(source.records, "train")
+
+
+def test_the_layout_of_files_that_are_not_here_is_that_of_their_kind():
+  for name, layout in (("jsonl", "text"), ("chat", "chat"), ("arrays", "frames")):
+    assert sources.layout_of({"name": name, "path": "nowhere"}) == layout

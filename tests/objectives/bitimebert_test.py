@@ -20,7 +20,7 @@ from mdx.corruption import temporal
 from mdx.data import pack
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
-from mdx.data.layouts import dated_rows
+from mdx.data.layouts import dated
 from mdx.data.toys import news
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
@@ -62,8 +62,8 @@ def _objective(**fields):
 def _rows():
   cfg = pipeline.read_config(dict(length=LENGTH, packing="crop", source=dict(name="news")))
   source = news.News(num_documents=NUM_ROWS, date_rate=0.7)
-  rows = [pack.finish_row(pack.row_of(dated_rows.row(record, cfg, TOKENIZER), LENGTH),
-                          pad_id=TOKENIZER.pad_id, isolate_documents=True)
+  form = pipeline.form(cfg, [dated.Dated()], TOKENIZER)
+  rows = [pack.finish_row(pack.row_of(dated.Dated().row(record, cfg, TOKENIZER), form), form)
           for record in source.records("train")]
   return {k: np.stack([row[k] for row in rows]) for k in rows[0]} | {
       "example_index": np.arange(NUM_ROWS, dtype=np.int32)}

@@ -1,1 +1,23 @@
-"""Layouts: what a row of data is."""
+"""Layouts: forms of rows. Everything about a kind of row is said by its `types.Layout`.
+
+Contents: LAYOUTS, by the name that a source gives. A layout is one entry here.
+"""
+
+from mdx.data.layouts import dated
+from mdx.data.layouts import labelled
+from mdx.data.layouts import parts
+from mdx.data.layouts import signals
+from mdx.data.layouts import text
+from mdx.data.layouts import views
+
+LAYOUTS = {
+    "text": text.Text(),
+    "answered": text.Answered(text.encode_pair, text.pair_texts),
+    "chat": text.Answered(text.encode_chat, text.chat_texts, text.check_chat),
+    "parts": parts.Parts(),
+    "labelled": labelled.Labelled(),
+    "dated": dated.Dated(),
+    "views": views.Views(),
+    "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
+    "patches": signals.Signal("patches", "patch_mask", takes=("frames",)),
+}

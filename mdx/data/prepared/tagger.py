@@ -18,10 +18,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mdx.corruption import temporal
-from mdx.data.sources import files
+from mdx.data import source
 from mdx.utils import readers
 
 _REACH = 10  # characters between a signal and the date that it is of
@@ -117,8 +117,8 @@ class Gazetteer:
       ValueError: a line that is no name, with file and line.
     """
     names = []
-    for file in files.find(path):
-      for number, line in enumerate(readers.read_text(file).splitlines(), 1):
+    for file in source.find(path):
+      for number, line in enumerate(readers.lines(readers.read_text(file)), 1):
         if not _NAME.fullmatch(line.strip()):
           raise ValueError(f"{file}, line {number}: {line!r:.40} is no name; write one a line, of "
                            "letters, spaces, points, apostrophes and hyphens.")
@@ -155,3 +155,8 @@ def spans(text: str, gazetteer: Gazetteer | None = None) -> list[tuple[int, int,
     if all(span[1] <= other[0] or other[1] <= span[0] for other in kept):
       kept.append(span)
   return sorted(kept)
+
+
+def record(text: str, day: int, label: int, names: Gazetteer | None) -> dict[str, Any]:
+  """A record of the layout "dated": a tagged text, its day and its period."""
+  return {"text": text, "spans": spans(text, names), "day": day, "label": int(label)}

@@ -1,6 +1,6 @@
 """Dated documents: texts with a date, and what a tagger finds in them.
 
-Contents: Dated, record, pieces.
+Contents: Dated, pieces.
 
 Convention: a record is {"text", "spans", "day", "label"}: `spans` as `prepared.tagger` gives them,
 the day as `mdx.utils.dates` counts, the label is the period that it is in.
@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mdx.data.prepared import tagger
+from mdx import config as config_lib
+from mdx.data import source
 from mdx.data.sources import files
 from mdx.data.sources import labelled
 from mdx.data.sources import pairs
@@ -41,8 +43,8 @@ class Dated(files.Files):
     document_chars: most characters of a piece, unless a sentence has more.
   """
 
-  in_memory = True
   layout = "dated"
+  in_memory = True
   first_date: str
   last_date: str
   field: str = "text"
@@ -55,17 +57,18 @@ class Dated(files.Files):
   def __post_init__(self):
     super().__post_init__()
     if self.persons is not None:
-      object.__setattr__(self, "persons", files.find(self.persons))
-    if self.keep not in KEEP:
-      raise ValueError(f"data.source.keep is {self.keep!r}; choose from {', '.join(KEEP)}.")
-    if self.document_chars < 1:
-      raise ValueError(f"document_chars must be positive, got {self.document_chars}.")
+      object.__setattr__(self, "persons", source.find(self.persons))
+    config_lib.check(self, "data.source", choices=dict(keep=KEEP), at_least=dict(document_chars=1))
     self.calendar.periods(self.granularity)
 
   @property
   def calendar(self) -> dates.Calendar:
     """From the first to the last date."""
     return dates.Calendar(self.first_date, self.last_date)
+
+  def dates(self):
+    """The range."""
+    return {"first_date": self.first_date, "last_date": self.last_date}
 
   @functools.lru_cache(maxsize=4)  # pylint: disable=method-cache-max-size-none  (few sources)
   def records(self, split: str) -> Sequence[dict[str, Any]]:
@@ -91,14 +94,9 @@ class Dated(files.Files):
     return {"text": row["texts"][0], "day": day}
 
 
-def record(text: str, day: int, label: int, names: tagger.Gazetteer | None) -> dict[str, Any]:
-  """A tagged text."""
-  return {"text": text, "spans": tagger.spans(text, names), "day": day, "label": int(label)}
-
-
 def _tagged(item, where, names):
   del where
-  return record(*item, names)
+  return tagger.record(*item, names)
 
 
 def pieces(text: str, keep: str, document_chars: int) -> list[str]:

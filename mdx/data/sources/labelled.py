@@ -1,6 +1,6 @@
 """Labelled records: sentences, pairs, scores and tagged words, from the files they come in.
 
-Contents: KINDS, LABELLED_SPLITS, Labelled; Table (GLUE-style tsv, csv, jsonl), Conll, Conllu
+Contents: KINDS, Labelled; Table (GLUE-style tsv, csv, jsonl), Conll, Conllu
 (Universal Dependencies), TfdsLabelled; table_records, conll_records.
 
 Convention: a record is {"texts": [str, ...], "label": str, "group": str} or {"words": [str],
@@ -18,16 +18,23 @@ import dataclasses
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
+from mdx import config as config_lib
+from mdx.data import source
 from mdx.data.sources import files
+from mdx.data.sources import tfds
 from mdx.utils import readers
 
 KINDS = ("text", "words")  # what a label is about
-LABELLED_SPLITS = (*files.SPLITS, "test")
 SCHEMES = ("iob2", "iob1", "bioes", "none")
 _DELIMITERS = {".tsv": "\t", ".csv": ",", ".txt": "\t"}
+_MAX_FIELD_CHARS = 2**31 - 1
+_BLANKS = " \t"  # what separates columns; other white space, such as U+00A0, is text
 _UD_COLUMNS = {"upos": 3, "xpos": 4, "deprel": 7}
 Record = dict[str, Any]
 
@@ -40,19 +47,23 @@ class Labelled(files.Files):
     test_path: files of the test split; None = there is none.
   """
 
+  layout = "labelled"
   in_memory = True
-  is_labelled = True
   kind = "text"
   test_path: str | Sequence[str] | None = None
 
   def __post_init__(self):
     super().__post_init__()
     if self.test_path is not None:
-      object.__setattr__(self, "test_path", files.find(self.test_path))
+      object.__setattr__(self, "test_path", source.find(self.test_path))
       trained = set(self.path) | set(self.validation_path or ())
       if shared := sorted(trained & set(self.test_path)):
         raise ValueError(f"{shared[0]} is in test_path and also in path or validation_path; take "
                          "it out of one of them.")
+
+  def paths(self, split):
+    """The files."""
+    return self.test_path if split == "test" else super().paths(split)
 
   def records(self, split: str) -> Sequence:
     """Returns the records of "train", "validation" or "test"."""
@@ -60,7 +71,7 @@ class Labelled(files.Files):
       return super().records(split)
     if self.test_path is None:
       raise ValueError("there is no test split; set data.source.test_path.")
-    return files.hold_out(self._read(self.test_path), 0, "train", ", ".join(self.test_path))
+    return source.hold_out(self._read(self.test_path), 0, "train", ", ".join(self.test_path))
 
   def _read(self, paths):
     return tuple(record for path in paths for record in self._records(path))
@@ -112,8 +123,7 @@ class Conll(Labelled):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.scheme not in SCHEMES:
-      raise ValueError(f"data.source.scheme is {self.scheme!r}; choose from {', '.join(SCHEMES)}.")
+    config_lib.check(self, "data.source", choices=dict(scheme=SCHEMES))
 
   def _records(self, path):
     return conll_records(path, word_column=self.word_column, tag_column=self.tag_column,
@@ -133,9 +143,7 @@ class Conllu(Labelled):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.field not in _UD_COLUMNS:
-      raise ValueError(f"data.source.field is {self.field!r}; choose from "
-                       f"{', '.join(_UD_COLUMNS)}.")
+    config_lib.check(self, "data.source", choices=dict(field=_UD_COLUMNS))
 
   def _records(self, path):
     return conll_records(path, word_column=1, tag_column=_UD_COLUMNS[self.field], scheme="none",
@@ -143,7 +151,7 @@ class Conllu(Labelled):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsLabelled:
+class TfdsLabelled(source.Source):
   """A prepared TensorFlow Dataset with labels, in array_record files; needs no TensorFlow.
 
   Attributes:
@@ -155,8 +163,8 @@ class TfdsLabelled:
     train_split, validation_split, test_split: split names or slices.
   """
 
-  in_memory = is_labelled = True
-  has_answers = False
+  layout = "labelled"
+  in_memory = True
   data_dir: str
   builder: str | None = None
   fields: Sequence[str] = ("text",)
@@ -168,11 +176,13 @@ class TfdsLabelled:
   test_split: str = "test"
 
   def __post_init__(self):
-    if not os.path.isdir(self.data_dir):
-      raise ValueError(f"tfds data_dir {self.data_dir!r} is not a directory; prepare the "
-                       "dataset there with file_format='array_record'.")
-    if self.scheme not in SCHEMES:
-      raise ValueError(f"data.source.scheme is {self.scheme!r}; choose from {', '.join(SCHEMES)}.")
+    tfds.check_directory(self.data_dir)
+    config_lib.check(self, "data.source", choices=dict(scheme=SCHEMES))
+
+  def paths(self, split):
+    """The directory."""
+    del split
+    return (self.data_dir,)
 
   @property
   def kind(self) -> str:
@@ -181,9 +191,8 @@ class TfdsLabelled:
 
   def records(self, split: str) -> Sequence:
     """Returns the records of "train", "validation" or "test"."""
-    if split not in LABELLED_SPLITS:
-      raise ValueError(f"split must be one of {', '.join(LABELLED_SPLITS)}; got {split!r}.")
-    found, items, where = files.open_tfds(self.data_dir, self.builder,
+    source.check_split(split)
+    found, items, where = tfds.open_tfds(self.data_dir, self.builder,
                                           getattr(self, f"{split}_split"))
     features = found.info.features
     for name in (*self.fields, self.label, *([self.group] if self.group else [])):
@@ -195,21 +204,25 @@ class TfdsLabelled:
     return tuple(self._record(items[i], names, f"{where}, record {i}") for i in range(len(items)))
 
   def _record(self, item, names, where) -> Record:
-    write = lambda value: str(names[value]) if names else _text(value)
+    text = lambda value: _text(value, where)
+    write = lambda value: str(names[value]) if names else text(value)
     if getattr(item[self.label], "shape", ()) or isinstance(item[self.label], (list, tuple)):
-      words = [_text(word) for word in item[self.fields[0]]]
+      words = [text(word) for word in item[self.fields[0]]]
       tags = [write(tag) for tag in item[self.label]]
       if len(words) != len(tags) or not words:
         raise ValueError(f"{where}: {len(words)} words have {len(tags)} tags; expected one each.")
       return _sentence(words, tags, [where] * len(tags), self.scheme)
-    record = {"texts": [_text(item[name]) for name in self.fields],
+    record = {"texts": [text(item[name]) for name in self.fields],
               "label": write(item[self.label]), "where": where}
-    return record | ({"group": _text(item[self.group])} if self.group else {})
+    return record | ({"group": text(item[self.group])} if self.group else {})
 
 
-def _text(value: Any) -> str:
-  """A value of an array or of JSON as text."""
-  value = value.item() if hasattr(value, "item") else value
+def _text(value: Any, where: str) -> str:
+  """A value of JSON or of numpy as text; ValueError for a list or an object."""
+  if isinstance(value, (np.ndarray, np.generic)):
+    value = value.tolist()
+  if isinstance(value, (list, tuple, dict)):
+    raise ValueError(f"{where}: {value!r:.40} is no text; write one text there.")
   return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
@@ -234,26 +247,31 @@ def table_records(path: str, *, fields: Sequence[str], label: str, group: str = 
       if row.get(name) is None:
         raise ValueError(f"{where}: no column {name!r}; it has {', '.join(row)}. Set fields, label "
                          "and group of data.source.")
-    record = {"texts": [row[name] for name in fields], "label": row[label].strip(), "where": where}
+    value = {name: _text(row[name], f"{where}, column {name!r}") for name in wanted}
+    record = {"texts": [value[name] for name in fields], "label": value[label].strip(),
+              "where": where}
     if not record["label"]:
       raise ValueError(f"{where}: the column {label!r} is empty; every row needs a label.")
-    yield record | ({"group": row[group]} if group else {})
+    yield record | ({"group": value[group]} if group else {})
 
 
-def _json_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
-  for line, text in enumerate(readers.read_text(path).splitlines(), 1):
+def _json_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  for line, text in enumerate(readers.lines(readers.read_text(path)), 1):
+    if not text.strip(" \t"):
+      continue
     try:
       row = json.loads(text)
     except ValueError as e:
       raise ValueError(f"{path}, line {line}: not JSON ({e}); write one object a line.") from None
     if not isinstance(row, dict):
       raise ValueError(f"{path}, line {line}: expected an object, got {text!r:.40}.")
-    yield line, {k: None if v is None else _text(v) for k, v in row.items()}
+    yield line, row
 
 
 def _delimited_rows(path: str, delimiter: str,
                     has_header: bool) -> Iterator[tuple[int, dict[str, str]]]:
   quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # GLUE quotes nothing
+  csv.field_size_limit(_MAX_FIELD_CHARS)  # of the process; Python's own is 131,072
   reader = csv.reader(io.StringIO(readers.read_text(path), newline=""), delimiter=delimiter,
                       quoting=quoting)
   names, before = None, 0
@@ -288,9 +306,9 @@ def conll_records(path: str, *, word_column: int, tag_column: int, scheme: str,
     ValueError: too few columns, or a tag that breaks the scheme, named with file and line.
   """
   words, tags, places = [], [], []
-  lines = readers.read_text(path).split("\n")
+  lines = readers.lines(readers.read_text(path))
   for number, line in enumerate([*lines, ""], 1):
-    if not line.strip():
+    if not line.strip(_BLANKS):
       if words:
         yield _sentence(words, tags, places, scheme)
         words, tags, places = [], [], []
@@ -298,7 +316,8 @@ def conll_records(path: str, *, word_column: int, tag_column: int, scheme: str,
     if line.startswith("-DOCSTART-") or (is_ud and line.startswith("#")):
       continue
     where = f"{path}, line {number}"
-    columns = line.rstrip("\r").split("\t") if is_ud or "\t" in line else line.split()
+    columns = (line.split("\t") if is_ud or "\t" in line
+               else re.split(" +", line.strip(_BLANKS)))
     needed = 10 if is_ud else max(word_column, tag_column, 1) + 1
     if len(columns) < needed or is_ud and len(columns) > needed:
       raise ValueError(f"{where}: {len(columns)} columns, expected {needed}"
@@ -307,8 +326,8 @@ def conll_records(path: str, *, word_column: int, tag_column: int, scheme: str,
       if not all(part.isdigit() for part in columns[0].replace("-", ".").split(".")):
         raise ValueError(f"{where}: the id {columns[0]!r} is no number, range or empty word.")
       continue
-    words.append(columns[word_column].strip())
-    tags.append(columns[tag_column].strip())
+    words.append(columns[word_column].strip(_BLANKS))
+    tags.append(columns[tag_column].strip(_BLANKS))
     places.append(where)
     if not words[-1] or not tags[-1]:
       raise ValueError(f"{where}: the word or its tag is empty: {line!r:.60}.")
@@ -317,7 +336,7 @@ def conll_records(path: str, *, word_column: int, tag_column: int, scheme: str,
 def _sentence(words: list[str], tags: list[str], places: list[str], scheme: str) -> Record:
   if scheme != "none":
     tags = _to_iob2(tags, places, scheme)
-  return {"words": words, "tags": tags, "where": places[0], "places": places}
+  return {"words": words, "tags": tags, "where": places[0]}
 
 
 def _to_iob2(tags: Sequence[str], places: Sequence[str], scheme: str) -> list[str]:

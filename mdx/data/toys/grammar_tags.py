@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from mdx.data.sources import labelled
+from mdx import config as config_lib
+from mdx.data import source
 from mdx.data.toys import grammar
 
 _KINDS = np.array([word.rstrip("0123456789") for word in grammar.WORDS])
@@ -47,7 +48,7 @@ TAGS = {"agreement": ("det", 1), "subject": ("verb", -1)}  # kind of word, way t
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GrammarTags:
+class GrammarTags(source.Source):
   """Tagged documents of the tokenizer "grammar".
 
   Attributes:
@@ -56,9 +57,8 @@ class GrammarTags:
     num_sentences: of a document.
   """
 
-  in_memory = is_labelled = True
-  has_answers = False
-  path = ()
+  layout = "labelled"
+  in_memory = True
   kind = "words"
   task: str = "agreement"
   num_train: int = 200
@@ -66,23 +66,18 @@ class GrammarTags:
   num_sentences: int = 2
 
   def __post_init__(self):
-    if self.task not in TAGS:
-      raise ValueError(f"data.source.task is {self.task!r}; choose from {', '.join(TAGS)}.")
-    for name in ("num_train", "num_held_out", "num_sentences"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"data.source.{name} must be positive, got {getattr(self, name)}.")
+    config_lib.check(self, "data.source", choices=dict(task=TAGS),
+                     at_least=dict(num_train=1, num_held_out=1, num_sentences=1))
 
   def records(self, split: str) -> Sequence[dict[str, Any]]:
     """Returns the records of "train", "validation" or "test"."""
-    if split not in labelled.LABELLED_SPLITS:
-      raise ValueError(f"split must be one of {', '.join(labelled.LABELLED_SPLITS)}; got "
-                       f"{split!r}.")
+    source.check_split(split)
     return self._drawn(split)
 
   @functools.lru_cache(maxsize=8)  # pylint: disable=method-cache-max-size-none  (few sources)
   def _drawn(self, split):
     # Documents of their own: those of pre-training have the first numbers 0 and 1.
-    number = 10 + labelled.LABELLED_SPLITS.index(split)
+    number = 10 + source.LABELLED_SPLITS.index(split)
     drawn, found = grammar.Grammar(), []
     for i in range(self.num_train if split == "train" else self.num_held_out):
       _, (sentences,) = drawn.document([0, number, i], 1, self.num_sentences)

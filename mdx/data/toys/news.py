@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from mdx import config as config_lib
+from mdx.data import source
 from mdx.data.prepared import tagger
-from mdx.data.sources import dated
-from mdx.data.sources import files
 from mdx.utils import dates
 
 FIRST_DATE, LAST_DATE, NUM_MONTHS = "2004-01-01", "2005-12-31", 24
@@ -118,7 +118,7 @@ def _sentence(draw: np.random.Generator, month: int, date_rate: float) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class News:
+class News(source.Source):
   """Dated documents in the words of the tokenizer "news"; the label is the month, from 0.
 
   Attributes:
@@ -128,11 +128,8 @@ class News:
     seed: of the documents.
   """
 
-  in_memory = True
-  has_answers = False
-  path = ()
   layout = "dated"
-  first_date, last_date = FIRST_DATE, LAST_DATE
+  in_memory = True
   num_documents: int = 4000
   num_validation: int = 400
   num_sentences: int = 3
@@ -140,21 +137,21 @@ class News:
   seed: int = 0
 
   def __post_init__(self):
-    for name in ("num_documents", "num_validation", "num_sentences"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"news source: {name} must be positive, got {getattr(self, name)}.")
-    if not 0 <= self.date_rate <= 1:
-      raise ValueError(f"news source: date_rate must lie in [0, 1], got {self.date_rate}.")
+    config_lib.check(self, "data.source", between=dict(date_rate="[0, 1]"),
+                     at_least=dict(num_documents=1, num_validation=1, num_sentences=1))
 
-  @property
-  def probed(self) -> News:
+  def dates(self):
+    """The range."""
+    return {"first_date": FIRST_DATE, "last_date": LAST_DATE}
+
+  def probed(self):
     """The source whose documents are to be dated: none of its sentences has a date."""
     return dataclasses.replace(self, date_rate=0.0)
 
   @functools.lru_cache(maxsize=8)  # pylint: disable=method-cache-max-size-none  (few sources)
   def records(self, split: str) -> Sequence[dict[str, Any]]:
     """Returns the records (see `mdx.data.sources.dated`) of "train" or "validation"."""
-    is_validation = files.is_validation(split)
+    is_validation = source.is_validation(split)
     calendar, names = dates.Calendar(FIRST_DATE, LAST_DATE), tagger.Gazetteer(NAMES)
     firsts = np.searchsorted(calendar.periods("month"), np.arange(NUM_MONTHS)) + calendar.first
     found = []
@@ -162,5 +159,5 @@ class News:
       draw = np.random.default_rng([self.seed, int(is_validation), i])
       month = int(draw.integers(NUM_MONTHS))
       text = "".join(_sentence(draw, month, self.date_rate) for _ in range(self.num_sentences))
-      found.append(dated.record(text, int(firsts[month]), month, names))
+      found.append(tagger.record(text, int(firsts[month]), month, names))
     return tuple(found)

@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mdx import assets
-from mdx.data.sources import labelled
+from mdx import config as config_lib
+from mdx.data import source
 from mdx.utils import readers
 
 _TEXT, _REQUESTS = "asset:holmes.txt.xz", "asset:snips.txt.xz"
@@ -41,7 +42,7 @@ _CHARS = 240  # of a text, at most
 def _stretches(split: str) -> list[list[tuple[str, str]]]:
   """(book, paragraph) of each stretch of a split."""
   book, paragraphs = "", []
-  for line in readers.read_text(assets.resolve(_TEXT)).splitlines():
+  for line in readers.lines(readers.read_text(assets.resolve(_TEXT))):
     found = _TITLE.match(line)
     if found:
       book = found[1].lower()
@@ -127,7 +128,7 @@ def _reply(draw, stretches):
 
 def _intent(draw, split):
   intent, requests = "", []
-  for line in readers.read_text(assets.resolve(_REQUESTS)).splitlines():
+  for line in readers.lines(readers.read_text(assets.resolve(_REQUESTS))):
     intent = intent if line.islower() else line
     requests.append((intent, line))
   found = [{"texts": [text], "label": intent}
@@ -145,7 +146,7 @@ TASKS = {"book": _of_books(_book), "next": _of_books(_next), "overlap": _of_book
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Packaged:
+class Packaged(source.Source):
   """A task of TASKS.
 
   Attributes:
@@ -153,21 +154,17 @@ class Packaged:
     num_train: so many training examples, evenly spread; 0 = all.
   """
 
-  in_memory = is_labelled = True
-  has_answers = False
+  layout = "labelled"
+  in_memory = True
   task: str = "book"
   num_train: int = 0
 
   def __post_init__(self):
-    if self.task not in TASKS:
-      raise ValueError(f"data.source.task is {self.task!r}; choose from {', '.join(TASKS)}.")
-    if self.num_train < 0:
-      raise ValueError(f"data.source.num_train must be positive, or 0 for all; got "
-                       f"{self.num_train}.")
+    config_lib.check(self, "data.source", choices=dict(task=TASKS), at_least=dict(num_train=0))
 
-  @property
-  def path(self) -> tuple[str, ...]:
+  def paths(self, split):
     """The file that it reads."""
+    del split
     return (_REQUESTS if self.task == "intent" else _TEXT,)
 
   @property
@@ -177,9 +174,7 @@ class Packaged:
 
   def records(self, split: str) -> Sequence[dict[str, Any]]:
     """Returns the records of "train", "validation" or "test"."""
-    if split not in labelled.LABELLED_SPLITS:
-      raise ValueError(f"split must be one of {', '.join(labelled.LABELLED_SPLITS)}; got "
-                       f"{split!r}.")
+    source.check_split(split)
     records, wanted = _drawn(self.task, split), self.num_train
     if split == "train" and 0 < wanted < len(records):
       return tuple(records[i * len(records) // wanted] for i in range(wanted))

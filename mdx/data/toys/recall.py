@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mdx.data.sources import files
+from mdx import config as config_lib
+from mdx.data import source
 
 _KEYS, _VALUES, _FILLER = string.ascii_uppercase[:16], string.ascii_lowercase[:16], "01234567"
 _STAY = 0.7  # probability that the filler goes on as its most likely successor
@@ -28,7 +29,7 @@ TOKENIZER = "symbols:" + " ".join(_KEYS + _VALUES + _FILLER + "?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recall:
+class Recall(source.Source):
   """Texts of one length.
 
   Attributes:
@@ -38,8 +39,8 @@ class Recall:
     seed: of the texts.
   """
 
-  in_memory = has_answers = True
-  path = ()
+  layout = "answered"
+  in_memory = True
   length: int = 48
   num_pairs: int = 6
   num_train: int = 20_000
@@ -53,19 +54,17 @@ class Recall:
     if self.length < 2 * self.num_pairs + 4:
       raise ValueError(f"data.source.length {self.length} has no room for {self.num_pairs} pairs "
                        f"and a query; use {2 * self.num_pairs + 4} or more.")
-    for name in ("num_train", "num_validation"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"data.source.{name} must be positive, got {getattr(self, name)}.")
+    config_lib.check(self, "data.source", at_least=dict(num_train=1, num_validation=1))
 
   @functools.lru_cache(maxsize=4)  # pylint: disable=method-cache-max-size-none  (few sources)
   def records(self, split: str) -> Sequence[dict[str, Any]]:
-    """Returns {"text"} of "train", {"prompt", "answer"} of "validation"."""
-    is_validation = files.is_validation(split)
+    """Returns records of which "train" has no prompt, and "validation" one that is all but last."""
+    is_validation = source.is_validation(split)
     texts = [self._text(np.random.default_rng([self.seed, int(is_validation), i]))
              for i in range(self.num_validation if is_validation else self.num_train)]
     if is_validation:
-      return tuple({"prompt": text[:-1], "answer": text[-1]} for text in texts)
-    return tuple({"text": text} for text in texts)
+      return tuple({"prompt": text[:-1], "answer": text[-1], "blank": ""} for text in texts)
+    return tuple({"prompt": "", "answer": text, "blank": ""} for text in texts)
 
   def _text(self, draw: np.random.Generator) -> str:
     num_filler = self.length - 3 - 2 * self.num_pairs

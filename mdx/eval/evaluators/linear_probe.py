@@ -120,13 +120,13 @@ class LinearProbe(types.Evaluator):
     self._probe = probe_of(config)
     self._mesh, self._batch_size = parts.mesh, config["batch_size"]
     data = pipeline.read_config(config["data"])
-    (source, _), *others = data.parts()
+    (source, layout, _), *others = data.parts()
     if others:
       raise ValueError("eval.probe reads data.source; leave out data.mixture.")
-    source = getattr(source, "probed", source)
-    self._is_pairs = getattr(source, "layout", "") == "parts"
+    source, self._is_pairs = source.probed(), source.has_questions
     read = self._questions if self._is_pairs else self._texts
-    self._pools = {split: read(data, source, tokenizer, split) for split in ("train", "validation")}
+    self._pools = {split: read(data, source, layout, tokenizer, split)
+                   for split in pipeline.SPLITS}
     self._features = jax.jit(_pair_features(parts.objective) if self._is_pairs else
                              _text_features(parts.objective))
 
@@ -136,29 +136,30 @@ class LinearProbe(types.Evaluator):
     del objective
     probe_of(config)
 
-  def _texts(self, data, source, tokenizer, split):
+  def _texts(self, data, source, layout, tokenizer, split):
     """Rows and labels of texts spread evenly over the split."""
     records = source.records(split)
     index = np.unique(np.linspace(0, len(records) - 1, self._probe.pool).astype(int))
     if "label" not in records[int(index[0])]:
       raise ValueError(f"eval.probe needs records with labels, which the source "
-                       f"{type(source).__name__.lower()} has not as it is set; use grammar, "
+                       f"{source.title} has not as it is set; use grammar, "
                        "structure, dated, news, or text with section_marks.")
-    cut = dataclasses.replace(data, packing="crop", append_eos=False)
-    documents = documents_lib.Documents(cut, source, split, tokenizer, False)
-    rows = [_row(documents[int(i)], data.length, tokenizer) for i in index]
+    cut = dataclasses.replace(data, packing="crop", append_eos=False, isolate_documents=True)
+    form = pipeline.form(cut, [layout], tokenizer)
+    documents = documents_lib.Documents(cut, source, split, tokenizer, layout, form)
+    rows = [pack.finish_row(pack.row_of(documents[int(i)], form), form) for i in index]
     return rows, np.array([records[int(i)]["label"] for i in index])
 
-  def _questions(self, data, source, tokenizer, split):
+  def _questions(self, data, source, layout, tokenizer, split):
     """Rows of a question and one candidate each, and which are right, bool [N, k]."""
-    questions = source.questions(split, self._probe.pool)
+    form = pipeline.form(dataclasses.replace(data, isolate_documents=True), [layout], tokenizer)
     rows, labels = [], []
-    for question in questions:
+    for question in source.questions(split, self._probe.pool):
       premise, *candidates = question["parts"]
-      rows += [_row(documents_lib.parts_row(
-          {"parts": [premise, candidate], "labels": [is_right]}, data, tokenizer),
-                    data.length, tokenizer)
-               for candidate, is_right in zip(candidates, question["labels"])]
+      for candidate, is_right in zip(candidates, question["labels"]):
+        pair = {"parts": [premise, candidate], "labels": [is_right]}
+        document = form.complete(layout.row(pair, data, tokenizer))
+        rows.append(pack.finish_row(pack.row_of(document, form), form))
       labels.append(question["labels"])
     return rows, np.array(labels)
 
@@ -191,11 +192,6 @@ class LinearProbe(types.Evaluator):
       batch = sharding.place_batch(batch, self._mesh)
       features.append(processes.fetch(self._features(params["model"], batch)))
     return np.concatenate(features)[:len(rows)]
-
-
-def _row(document: pack.Row, length: int, tokenizer: Any) -> pack.Row:
-  return pack.finish_row(pack.row_of(document, length), pad_id=tokenizer.pad_id,
-                         isolate_documents=True)
 
 
 def _hidden(objective, params, batch):

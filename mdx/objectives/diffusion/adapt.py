@@ -74,7 +74,7 @@ class Adaptation(types.Objective):
     """As masked diffusion; the key of this step's attention goes along with every row."""
     batch, weights = self.final.prepare(params, batch, key, context)
     data = jax.random.key_data(rng.stream(key, "anneal"))
-    rows = batch["tokens"].shape[0]
+    rows = len(batch["example_index"])
     return batch | {"anneal_key": jnp.broadcast_to(data, (rows,) + data.shape)}, weights
 
   def __call__(self, params, batch, context):

@@ -1,0 +1,68 @@
+"""Arrays of vectors: frames of sound, patches of images.
+
+Contents: Arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mdx.data.sources import files
+from mdx.utils import readers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arrays(files.Files):
+  """.npz files of numbers, which are read into memory.
+
+  A file has `x` [N, n, channels], as `np.savez(path, x=x, y=y)` writes it, or one array [n,
+  channels] a record, of any n, as `np.savez(path, *arrays, y=y)` does; and, if wanted, `y` int [N],
+  the labels.
+  """
+
+  layout = "frames"
+
+  def _read(self, paths):
+    return readers.Concatenated([_records(path) for path in paths])
+
+
+def _records(path: str) -> Sequence[dict[str, Any]]:
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      found = {name: file[name] for name in file.files}
+  except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as e:
+    raise ValueError(f"{path}: not an .npz file of plain arrays ({readers.reason(e)}); write it "
+                     "with numpy.savez.") from e
+  arrays = _arrays(found, path)
+  for i, x in enumerate(arrays):
+    if x.ndim != 2 or x.dtype.kind not in "fiub" or x.shape[1] != arrays[0].shape[1]:
+      raise ValueError(f"{path}, record {i}: {x.dtype} of shape {x.shape}; expected numbers of "
+                       "shape [n, channels], with the channels of all others.")
+    if not np.isfinite(x).all():
+      raise ValueError(f"{path}, record {i}: a value is nan or infinite; correct it, or leave the "
+                       "record out.")
+  labels = found.get("y")
+  if labels is None:
+    return tuple({"x": np.asarray(x, np.float32)} for x in arrays)
+  if labels.shape != (len(arrays),) or labels.dtype.kind not in "iu":
+    raise ValueError(f"{path}: y is {labels.dtype} of shape {labels.shape}; expected an int for "
+                     f"each of the {len(arrays)} records.")
+  return tuple({"x": np.asarray(x, np.float32), "label": int(y)} for x, y in zip(arrays, labels))
+
+
+def _arrays(found: Mapping[str, np.ndarray], path: str) -> list[np.ndarray]:
+  """The arrays of a file, one a record."""
+  if "x" in found:
+    if found["x"].ndim != 3:
+      raise ValueError(f"{path}: x has shape {found['x'].shape}; expected [records, n, channels].")
+    return list(found["x"])
+  names = [f"arr_{i}" for i in range(len(found) - ("y" in found))]
+  if not names or set(names) != set(found) - {"y"}:
+    raise ValueError(f"{path}: it has {', '.join(found) or 'nothing'}; expected x [records, n, "
+                     "channels], or arr_0, arr_1, ... [n, channels], and y.")
+  return [found[name] for name in names]
