@@ -7,6 +7,8 @@ Li & Liang 2021, arXiv:2101.00190 (prefix tuning).
 
 import dataclasses
 import functools
+import importlib
+import re
 from typing import Any, ClassVar
 
 import jax
@@ -18,6 +20,7 @@ import pytest
 from mdx import objectives
 from mdx import sharding
 from mdx import types
+from mdx.build import programs
 from mdx.build import source as source_lib
 from mdx.networks import adaptation
 from mdx.networks import attention
@@ -284,6 +287,34 @@ def test_a_config_names_further_adaptations_which_are_trained_alone(monkeypatch)
   assert source_lib.adapted(config["network"], config, "") == config["network"]
   pattern = source_lib.trained(config)["trainable"]
   paths = ("layers/attention/q/lora_a", "layers/attention/k/factor")
-  import re
   assert all(re.fullmatch(pattern, f"model/{path}") for path in paths)
   assert not re.fullmatch(pattern, "model/layers/attention/q/kernel")
+
+
+# objective -> (config, its argument).
+CONFIGS = {name: (name, None) for name in (
+    "ar", "mlm", "bitimebert", "electra", "ernie_gram", "rts", "structural", "diffusion", "d3pm",
+    "sedd", "genmd4", "block_diffusion", "adapt", "meap")} | {
+        "decoded_mlm": ("drbert", None), "cluster_rts": ("rts", "clusters"),
+        "meap_sft": ("meap", "sft"), "classification": ("finetune", "next"),
+        "regression": ("finetune", "overlap"), "tagging": ("finetune", "speech")}
+
+
+@pytest.mark.parametrize("name", tiny.mostly_slow(list(objectives.OBJECTIVES), [
+    "ar", "bitimebert", "ernie_gram"]))
+def test_lora_sets_up_and_traces_with_every_objective(name, tmp_path):
+  module, arg = CONFIGS[name]
+  config = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
+  config.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
+  if "base" in config.init:
+    config.init.base = None
+  config.lora.rank = 2
+  assert config.objective.name == name
+  program, = programs.of_config(config, str(tmp_path / "run"),
+                                sharding.make_mesh({"data": -1}))
+  state, batch, frozen = program.arguments
+  trained = state.opt_state
+  assert any("lora_b" in path for path in tree.flatten(trained))
+  assert not any(path.endswith("model/layers/mlp/up/kernel") for path in tree.flatten(trained))
+  gradient = jax.eval_shape(program.plain, state, batch, frozen)
+  assert any(path.endswith("attention/q/lora_a") for path in tree.flatten(gradient))
