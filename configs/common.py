@@ -74,10 +74,11 @@ def _small() -> config_dict.ConfigDict:
           weights=""),  # int8: weights of one byte, where adapters alone are trained
       # Models that are read and not trained: name -> dict(checkpoint=..., params="ema" or "raw").
       frozen=dict(),
-      lora=dict(  # new adapters (networks.lora), which alone are trained if nothing else is said
+      lora=dict(  # new adapters, which alone are trained if nothing else is said
           rank=0,  # 0 = none
           alpha=0.0,  # their factor is alpha / rank; 0 = rank
           targets=("q", "k", "v", "o", "gate", "up", "down")),
+      adaptations=(),  # further ones, dict(name=..., **fields) each (networks.adaptation)
 
       tokenizer=dict(
           path="asset:holmes_bpe512.json",  # byte, char, char:FILE, asset:NAME, tokenizer.json

@@ -83,6 +83,7 @@ def _small(task):
           base=_base(task, built)),
       lora=dict(  # new adapters, which alone are trained if nothing else is said; rank 0 = none
           rank=0, alpha=0.0, targets=("q", "k", "v", "o", "gate", "up", "down")),
+      adaptations=(),  # further ones, dict(name=..., **fields) each
       objective=dict(  # mdpo, diffu_grpo, wd1 or coupled_grpo, and its fields
           name="mdpo", num_steps=2, kl=0.1, clip=0.2, drop_dead=True),
       rollout=dict(

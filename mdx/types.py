@@ -426,7 +426,7 @@ class Leaf(NamedTuple):
 
   Attributes:
     shape: without the axis of stacked layers.
-    init: (key, shape, dtype) -> values.
+    init: (key, shape, dtype) -> values; the shape may have a leading axis of stacked layers.
     axes: logical axis of each dimension.
     dtype: of the values.
     decays: whether weight decay applies.
@@ -439,22 +439,39 @@ class Leaf(NamedTuple):
 
 
 class Adaptation(Protocol):
-  """Changes of a frozen network's linear maps, inside the scanned block.
+  """Changes of a network, inside the scanned block.
 
-  A frozen dataclass; the defaults change nothing. `own` are the leaves of one kernel, by name.
+  A frozen dataclass; the defaults change nothing. `own` are the leaves of one site, by name.
 
   Attributes:
-    targets: names of the projections that are adapted, of q, k, v, o, gate, up, down.
+    targets: names of the sites that are adapted: projections, of q, k, v, o, gate, up, down; or
+      branches, of attention and mlp; or memory.
+    replaces: name of the leaf, of the kernel's shape, that a projection has in the place of its
+      kernel; "" = the kernel stays.
+    is_trained: whether its parameters, alone, are trained if a config says nothing else.
+    has_noise: whether `kernel` is told noise in training.
   """
   targets: tuple[str, ...]
+  replaces: ClassVar[str] = ""
+  is_trained: ClassVar[bool] = True
+  has_noise: ClassVar[bool] = False
 
   def leaves(self, shape: tuple[int, int], axes: tuple[str | None, ...]) -> Mapping[str, Leaf]:
-    """Returns the parameters beside a kernel [in, out] of these logical axes."""
+    """Returns the parameters of a site; their names depend on neither argument.
+
+    Args:
+      shape: [in, out] of a projection's kernel, [D, D] of a branch, [K, H] of memory.
+      axes: logical axis of each dimension.
+    """
     del shape, axes
     return {}
 
-  def kernel(self, own: Mapping[str, jax.Array], kernel: jax.Array, noise: jax.Array | None
-             ) -> jax.Array:
+  def replacing(self, kernel: jax.Array) -> Mapping[str, jax.Array]:
+    """Returns the leaves that replace a kernel [layers, in, out], which is given up."""
+    raise TypeError(f"{type(self).__name__} replaces no kernel")
+
+  def kernel(self, own: Mapping[str, jax.Array], kernel: jax.Array | None,
+             noise: jax.Array | None) -> jax.Array:
     """Returns the kernel that is applied; `noise` is a typed key [], None at evaluation."""
     del own, noise
     return kernel
@@ -465,7 +482,7 @@ class Adaptation(Protocol):
     return y
 
   def branch(self, own: Mapping[str, jax.Array], hidden: jax.Array) -> jax.Array:
-    """Returns the hidden states [B, L, D] behind a block's attention or MLP."""
+    """Returns what a block's attention or MLP adds, of its plain output [B, L, D]."""
     del own
     return hidden
 

@@ -8,14 +8,16 @@ the type that it is stored in, sharded like any model, and has neither gradient 
 
 from __future__ import annotations
 
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 import jax
 
 from mdx import config as config_lib
 from mdx import types
 from mdx.build import load as load_lib
+from mdx.build import source as source_lib
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.networks import adaptation
 
 _FIELDS = {"checkpoint": "", "params": "ema"}
 
@@ -28,11 +30,13 @@ class Frozen(NamedTuple):
     shapes: shape structs of its parameters, with shardings.
     source: where its weights are.
     which: "ema" or "raw".
+    adaptations: of its network.
   """
   objective: types.Objective
   shapes: types.Params
   source: str
   which: str
+  adaptations: Sequence[types.Adaptation]
 
 
 def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
@@ -66,13 +70,16 @@ def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
       raise ValueError(f"{where} {fields['checkpoint']} was trained with another tokenizer "
                        f"({own.name!r:.40}) than this run has ({tokenizer.name!r:.40}); ids would "
                        "mean other tokens. Train it with the same tokenizer.")
-    model = load_lib.assemble(described, own, mesh, fields["checkpoint"])
-    shapes = load_lib.stored_shapes(fields["checkpoint"], model.params)
-    found[name] = Frozen(model.objective, shapes, fields["checkpoint"], fields["params"])
+    source = fields["checkpoint"]
+    model = load_lib.assemble(described, own, mesh, source)
+    put = adaptation.build(described["network"].get("adaptations", ()))
+    shapes = source_lib.stored_types(source, model.params, put, lambda path: True)
+    found[name] = Frozen(model.objective, shapes, source, fields["params"], put)
   return found
 
 
 def load(frozen: Mapping[str, Frozen]) -> dict[str, types.Params]:
   """Loads the parameters of frozen models, sharded; the mesh is in context."""
-  return {name: load_lib.load_weights(one.source, one.shapes, one.which)
+  return {name: source_lib.load_params(one.source, one.shapes, one.which,
+                                       adaptations=one.adaptations)
           for name, one in frozen.items()}

@@ -1,6 +1,6 @@
 """A model from what describes it: a run, an export, or a Hugging Face directory.
 
-Contents: Loaded, load, check_exists, stored_shapes, load_weights, describe, assemble.
+Contents: Loaded, load, check_exists, describe, assemble.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -79,7 +79,8 @@ class Loaded:
 
 def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,
          dtype: str = "", remat: str = "", init: Mapping[str, Any] | None = None,
-         adapters: Mapping[str, Any] | None = None, seed: int = 0,
+         adapters: Mapping[str, Any] | None = None,
+         adaptations: Sequence[Mapping[str, Any]] = (), seed: int = 0,
          trains: Callable[[str], bool] = lambda path: False) -> Loaded:
   """Loads a model.
 
@@ -92,6 +93,7 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     init: `adapter`, the directory of a PEFT adapter for this model; `weights`, "int8" for weights
       of one byte (the extra `int8`).
     adapters: `rank`, `alpha` and `targets` of new adapters.
+    adaptations: tables of further ones, as in `networks.adaptation`.
     seed: of their values.
     trains: path -> whether a parameter will be trained, and is float32; the others keep the type
       that a Hugging Face directory stores them in.
@@ -103,8 +105,8 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
   init = dict(init or {})
   config, tokenizer = describe(path, dtype=dtype, remat=remat)
-  extra = pretrained.variant({"init": init, "lora": dict(adapters or {})}, str(path))
-  config = {**config, "network": {**config["network"], **extra}}
+  put_on = {"init": init, "lora": dict(adapters or {}), "adaptations": adaptations}
+  config = {**config, "network": pretrained.adapted(config["network"], put_on, str(path))}
   return assemble(config, tokenizer, devices, str(path), functools.partial(
       pretrained.load_params, str(path), which=params, seed=seed,
       adapter=init.get("adapter", "")), trains)
@@ -115,16 +117,6 @@ def check_exists(path: str) -> None:
   if not pathlib.Path(path).exists():
     raise ValueError(f"checkpoint {path} does not exist; give a run's workdir, an Orbax "
                      "checkpoint, an export or a Hugging Face directory.")
-
-
-def stored_shapes(path: str, shapes: types.Params) -> types.Params:
-  """Shape structs of parameters in the types that they are stored in."""
-  return pretrained.stored_types(path, shapes, lambda name: True)
-
-
-def load_weights(path: str, shapes: types.Params, which: str) -> types.Params:
-  """Loads parameters of these shapes, types and shardings; `which` is "ema" or "raw"."""
-  return pretrained.load_params(path, shapes, which)
 
 
 def describe(path: str, *, dtype: str = "",
@@ -144,6 +136,7 @@ def describe(path: str, *, dtype: str = "",
       raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}"
                        ").") from None
     config = config.get("model", config) | changed  # of a run that fine-tuned a model
+    config["network"] = pretrained.translated(config["network"])
     tokenizer = tokenizer_lib.load(file.parent)
   if remat:
     config = {**config, "network": {**config["network"], "remat": remat}}
@@ -161,7 +154,7 @@ def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
     tokenizer: its tokenizer.
     mesh: where the parameters go.
     source: where it came from, for people.
-    load_params: (shapes=tree of shape structs) -> parameters.
+    load_params: (shapes=tree of shape structs, adaptations=of the network) -> parameters.
     trains: path -> whether a parameter will be trained, see `load`.
   """
   # Caches and short rows need masks, whatever kernel the model was trained with.
@@ -170,13 +163,14 @@ def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
   shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)),
                                    objective.parts(), mesh, config["sharding"])
   if load_params is not None:
-    shapes = pretrained.stored_types(source, shapes, lambda path: not trains(path))
+    shapes = pretrained.stored_types(source, shapes, spec.adaptations,
+                                     lambda path: not trains(path))
     memory.announce(source, shapes)
   names = ("network", "objective", "tokenizer", "dtype", "sharding")
   origin, params = pretrained.origin(source), shapes
   if load_params is not None:
     with jax.set_mesh(mesh):
-      params = load_params(shapes=shapes)
+      params = load_params(shapes=shapes, adaptations=spec.adaptations)
   return Loaded(objective=objective, params=params, tokenizer=tokenizer, mesh=mesh,
                max_length=spec.max_length, source=source,
                config={k: config[k] for k in names},

@@ -160,7 +160,7 @@ def _rl_model(config: Mapping[str, Any], mesh, *, plain: bool) -> load_lib.Loade
   else:
     raise ValueError(f"config.init.checkpoint {source!r} is not here; name a model's size with "
                      "config.compile.preset, or give a checkpoint.")
-  network = described["network"] | pretrained.variant(config, source or options["preset"])
+  network = pretrained.adapted(described["network"], config, source or options["preset"])
   if config.get("remat"):
     network = {**network, "remat": config["remat"]}
   model = load_lib.assemble({**described, "network": _plain(network) if plain else network},
@@ -187,7 +187,8 @@ def _prompts(run: plan_lib.Plan) -> task_eval.Prompts:
 
 def _of_rl(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> list[Program]:
   plan_lib.check(config)
-  config["optimizer"] = pretrained.trained(config)
+  config["optimizer"] = pretrained.trained(
+      config, config["init"]["checkpoint"] or config["compile"]["preset"])
   run, plain = (plan_lib.plan(config, workdir, _rl_model(config, mesh, plain=p), None)
                 for p in (False, True))
   prompts, sampler = _prompts(run), run.sampler

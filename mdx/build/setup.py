@@ -121,9 +121,10 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
   if config["init"]["checkpoint"]:
     source, trains = config["init"]["checkpoint"], run.optimizer.trains
-    pretrained.check_params(source, run.shapes.params, fresh_parts(run.objective))
+    adaptations = run.spec.adaptations
+    pretrained.check_params(source, run.shapes.params, adaptations, fresh_parts(run.objective))
     run = dataclasses.replace(run, shapes=run.shapes._replace(params=pretrained.stored_types(
-        source, run.shapes.params, lambda path: not trains(path))))
+        source, run.shapes.params, adaptations, lambda path: not trains(path))))
   splits = pipeline.LABELLED_SPLITS if config["eval"].get("test") else pipeline.SPLITS
   for split in splits:
     pipeline.check(config["data"], tokenizer, split=split)
@@ -233,8 +234,8 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
                                config["sharding"])
   fresh = fresh_parts(run.objective)
   params = pretrained.load_params(source, run.shapes.params, which, seed=config["seed"],
-                                  adapter=config["init"].get("adapter", ""),
-                                  fresh=fresh)
+                                  adaptations=run.spec.adaptations,
+                                  adapter=config["init"].get("adapter", ""), fresh=fresh)
   if fresh:
     params |= _fresh(run)
   console.say(f"starting from the {which} weights of {source}")
@@ -259,6 +260,8 @@ def fresh_parts(objective: Any) -> tuple[str, ...]:
 def load_weights(run: Setup) -> tuple[str, Any]:
   """Weights of `init.checkpoint`, or of the workdir's own run, and their source."""
   source = run.config["init"]["checkpoint"] or str(run.workdir)
-  shapes = pretrained.stored_types(source, run.shapes.params, state_lib.everything)
+  shapes = pretrained.stored_types(source, run.shapes.params, run.spec.adaptations,
+                                   state_lib.everything)
   return source, pretrained.load_params(source, shapes, run.config["init"]["params"],
+                                        adaptations=run.spec.adaptations,
                                         adapter=run.config["init"].get("adapter", ""))

@@ -36,6 +36,8 @@ from mdx.interop import peft
 from mdx.interop import safetensors
 from mdx.interop import weights
 from mdx.networks import transformer
+from mdx.networks.adaptation import sites
+from mdx.utils import tree
 
 FAMILIES = {f.model_type: f for f in (
     hf_llada.FAMILY, hf_dream.FAMILY, hf_sdar.FAMILY, hf_llama.FAMILY, hf_qwen.QWEN2, hf_qwen.QWEN3,
@@ -228,14 +230,14 @@ def load(path: str | pathlib.Path, shapes: Any,
 
 
 def adapter_fields(adapter: str, path: str | pathlib.Path) -> dict[str, Any]:
-  """Fields `lora_rank`, `lora_alpha` and `lora_targets` of a PEFT adapter for a directory."""
+  """Returns the adaptation of a PEFT adapter for a directory, as a table of a config."""
   _, family, spec = _describe(path)
   return peft.fields(adapter, family, spec)
 
 
 def _adapter(adapter: str, path: str | pathlib.Path):
   _, family, spec = _describe(path)
-  spec = dataclasses.replace(spec, **peft.fields(adapter, family, spec))
+  spec = dataclasses.replace(spec, adaptations=(peft.fields(adapter, family, spec),))
   return peft.family_of(family), spec
 
 
@@ -269,7 +271,7 @@ def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transf
 
   Args:
     path: a new directory; appears under its name when it is complete.
-    params: the adapters of one network. Every process of a job must call.
+    params: of one network, with its adapters. Every process of a job must call.
     spec: the network's hyper-parameters.
     like: the Hugging Face directory of the model that they are for.
 
@@ -280,6 +282,10 @@ def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transf
   path = pathlib.Path(path).absolute()
   if path.exists() and not (path.is_dir() and not any(path.iterdir())):
     raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  if peft.adapter_of(spec) is None:
+    raise ValueError("the model has no adapters that the format peft holds; train some with "
+                     "config.lora.rank, or use export.format=huggingface.")
+  params = tree.part(params, lambda path: sites.owner(path, (peft.adapter_of(spec),)) is not None)
   config, family, _ = _describe(like)
   is_causal = family.objective(config).get("name") == "ar"
   table = weights.entries(peft.family_of(family), spec, params)

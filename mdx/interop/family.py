@@ -18,7 +18,7 @@ from mdx.networks import transformer
 _SIZES = ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "mlp_width", "norm_eps",
           "rope_theta", "max_length", "vocab_size", "tied")
 _HOW_COMPUTED = ("vocab_multiple", "dtype", "scan_layers", "remat", "init_std", "attention_backend",
-                 "weights",                 "lora_rank", "lora_alpha", "lora_targets")
+                 "dropout", "attention_dropout", "drophead")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Adapters in the format of the library PEFT: adapter_config.json and adapter_model.safetensors.
 
-Contents: CONFIG, FILE, fields, family_of, config_of.
+Contents: CONFIG, FILE, fields, adapter_of, family_of, config_of.
 
 Convention: names of modules are those of the family of the model that is adapted, so one table
 serves models and their adapters. PEFT's A is our `lora_a` transposed, its B our `lora_b`; a
@@ -20,6 +20,7 @@ from typing import Any
 from mdx.interop import family as family_lib
 from mdx.networks import transformer
 from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import sites
 
 CONFIG = "adapter_config.json"
 FILE = "adapter_model.safetensors"
@@ -38,7 +39,7 @@ def _modules(family: family_lib.Family, spec: transformer.Transformer) -> dict[s
   for path, tensor in family.tensors(spec).items():
     above, _, last = path.rpartition("/")
     name = above.rpartition("/")[2]
-    if last == "kernel" and path.startswith("layers/") and name in lora.PROJECTIONS:
+    if last == "kernel" and path.startswith("layers/") and name in sites.PROJECTIONS:
       found[name] = (above, tensor)
   return found
 
@@ -48,7 +49,7 @@ def _module_name(tensor: family_lib.Tensor, layer: Any = "{layer}") -> str:
 
 
 def fields(path: str, family: family_lib.Family, spec: transformer.Transformer) -> dict[str, Any]:
-  """`lora_rank`, `lora_alpha` and `lora_targets` of an adapter.
+  """Returns the adaptation "lora" of an adapter, as a table of a config.
 
   Args:
     path: its directory.
@@ -82,8 +83,13 @@ def fields(path: str, family: family_lib.Family, spec: transformer.Transformer) 
     raise ValueError(f"{file}: target_modules {wanted!r} match none of the projections of a "
                      f"{family.model_type!r} model, such as "
                      f"{_module_name(next(iter(_modules(family, spec).values()))[1], 0)}.")
-  return dict(lora_rank=rank, lora_targets=targets,
-              lora_alpha=float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0))
+  return dict(name="lora", rank=rank, targets=targets,
+              alpha=float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0))
+
+
+def adapter_of(spec: transformer.Transformer) -> lora.LoRA | None:
+  """Returns the adaptation of a model that the format holds."""
+  return next((one for one in spec.adaptations if isinstance(one, lora.LoRA)), None)
 
 
 def _is_target(module: str, wanted: Any) -> bool:
@@ -97,7 +103,7 @@ def family_of(family: family_lib.Family) -> family_lib.Family:
 
   def tensors(spec):
     table, modules = {}, _modules(family, spec)
-    for name in spec.lora_targets:
+    for name in adapter_of(spec).targets:
       if name not in modules:
         raise ValueError(f"a {family.model_type!r} model has no projection {name!r}; leave it out "
                          "of lora.targets.")
@@ -116,16 +122,16 @@ def family_of(family: family_lib.Family) -> family_lib.Family:
 def config_of(family: family_lib.Family, spec: transformer.Transformer, base: str,
               is_causal: bool) -> dict[str, Any]:
   """adapter_config.json of the adapters of `spec`, for the model `base`."""
-  modules = _modules(family, spec)
-  names = [_module_name(modules[name][1]) for name in spec.lora_targets]
+  modules, adapter = _modules(family, spec), adapter_of(spec)
+  names = [_module_name(modules[name][1]) for name in adapter.targets]
   # Every linear module of theirs, the head too: a bare last name may be that of others.
   linear = {_module_name(t) for path, t in family.tensors(spec).items() if path.endswith("/kernel")}
   last = sorted({name.rpartition(".")[2] for name in names})
   is_exact = {name for name in linear if _is_target(name, last)} == set(names)
   pattern = "|".join(re.escape(name).replace(re.escape("{layer}"), r"\d+") for name in names)
-  alpha = spec.lora_alpha or spec.lora_rank
+  alpha = adapter.alpha or adapter.rank
   return dict(
-      peft_type="LORA", base_model_name_or_path=base, r=spec.lora_rank,
+      peft_type="LORA", base_model_name_or_path=base, r=adapter.rank,
       lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
       target_modules=last if is_exact else f"({pattern})", bias="none", lora_dropout=0.0,
       fan_in_fan_out=False, inference_mode=True, init_lora_weights=True, use_rslora=False,

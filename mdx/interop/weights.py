@@ -22,6 +22,7 @@ from mdx.interop import family as family_lib
 from mdx.interop import safetensors
 from mdx.networks import axes as axes_lib
 from mdx.networks import transformer
+from mdx.networks.adaptation import sites
 from mdx.utils import tree
 
 _COLUMNS = 64  # of a transposed copy: three times faster than all at once
@@ -73,13 +74,13 @@ def entries(family: family_lib.Family, spec: transformer.Transformer, params: An
   for path in [p for p in leaves if p not in table]:
     raise ValueError(f"parameter {path} has no tensor in models of type {family.model_type!r}; "
                      "check the fields of config.network.")
-  found, present = {}, set(present)
+  found, present, adapted = {}, set(present), sites.leaves(spec)
   for path, tensor in table.items():
     if path not in leaves:
       raise ValueError(f"tensor {tensor.name!r} has no parameter {path} in this model; check the "
                        "fields of config.network.")
     stacked = "{layer}" in tensor.name
-    axes = axes_lib.axes(path, leaves[path].shape)
+    axes = axes_lib.axes(path, leaves[path].shape, adapted)
     shape = [spec.vocab_size if axis == "vocab" else size
              for axis, size in zip(axes, leaves[path].shape)][1 if stacked else 0:]
     layers = range(tensor.first, leaves[path].shape[0]) if stacked else (0,)

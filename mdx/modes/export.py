@@ -22,12 +22,11 @@ from mdx.build import model_parts
 from mdx.build import source as pretrained
 from mdx.build import workdir as workdir_lib
 from mdx.networks import transformer
-from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import sites
 from mdx.train import state as state_lib
 from mdx.utils import console
 from mdx.utils import files
 from mdx.utils import rng
-from mdx.utils import tree
 
 FORMATS = ("orbax", "huggingface", "peft")
 
@@ -88,12 +87,11 @@ def _peft(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"])
   spec, _ = model_parts.build_objective(model.config, model.tokenizer, model.mesh)
   like = pretrained.origin(source)
-  if not spec.lora_rank or not like:
+  if not like:
     raise ValueError(f"{source} has no adapters of a model of Hugging Face, so none can be written "
-                     "as export.format peft; train some with config.lora.rank, or use huggingface.")
-  adapters = tree.part(model.params["model"], lora.is_adapter)
+                     "as export.format peft; use huggingface.")
   with jax.set_mesh(model.mesh):
-    interop.save_adapter(path, adapters, spec, like=like)
+    interop.save_adapter(path, model.params["model"], spec, like=like)
 
 
 def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
@@ -117,12 +115,9 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
   wanted, like = config["export"], pretrained.origin(model.source)
   spec, _ = model_parts.build_objective(model.config, model.tokenizer, model.mesh)
   params, objective = model.params["model"], model.config["objective"]
-  if spec.weights != "float":
-    raise ValueError(f"{model.source} has {spec.weights} weights, which are not exported; train "
-                     "its adapters without init.weights, or export them alone (format peft).")
-  if spec.lora_rank:
-    with jax.set_mesh(model.mesh):
-      params, spec = lora.merge(params, spec), dataclasses.replace(spec, lora_rank=0)
+  with jax.set_mesh(model.mesh):
+    params = sites.merge(params, spec.adaptations)
+  spec = dataclasses.replace(spec, adaptations=())
   objective = model.objective.served(objective)
   model_type = wanted["model_type"]
   if not model_type and like and interop.is_read_with(like, objective):

@@ -60,7 +60,8 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     config["optimizer"] = pretrained.trained(config, source)
     model = load_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                            dtype=config["dtype"], remat=config.get("remat", ""),
-                           init=config["init"], adapters=config.get("lora"), seed=config["seed"],
+                           init=config["init"], adapters=config.get("lora"),
+                           adaptations=config.get("adaptations", ()), seed=config["seed"],
                            trains=plan.optimizer_of(config).trains)
     parts = plan.plan(config, workdir, model, task)
     plan.check_data(parts)

@@ -10,6 +10,9 @@ exactly one rule; there is no catch-all, so a typo cannot pass.
 from __future__ import annotations
 
 import re
+from typing import Mapping
+
+from mdx import types
 
 # (path pattern, logical axis of each dimension).
 RULES = (
@@ -21,25 +24,14 @@ RULES = (
     (r"time_embed/(in|out)/bias", (None,)),
     (r"layers/modulation/kernel", (None, "embed", None)),
     (r"layers/modulation/bias", (None, None)),
-    (r"layers/attention/(q|k|v)/kernel(_int8)?", (None, "embed", "heads")),
+    (r"layers/attention/(q|k|v)/kernel", (None, "embed", "heads")),
     (r"layers/attention/(q|k|v)/bias", (None, "heads")),
-    (r"layers/attention/o/kernel(_int8)?", (None, "heads", "embed")),
+    (r"layers/attention/o/kernel", (None, "heads", "embed")),
     (r"layers/attention/o/bias", (None, None)),
-    (r"layers/mlp/(gate|up)/kernel(_int8)?", (None, "embed", "mlp")),
+    (r"layers/mlp/(gate|up)/kernel", (None, "embed", "mlp")),
     (r"layers/mlp/(gate|up)/bias", (None, "mlp")),
-    (r"layers/mlp/down/kernel(_int8)?", (None, "mlp", "embed")),
+    (r"layers/mlp/down/kernel", (None, "mlp", "embed")),
     (r"layers/mlp/down/bias", (None, None)),
-    (r"layers/attention/(q|k|v)/kernel_scale", (None, None, "heads")),
-    (r"layers/mlp/(gate|up)/kernel_scale", (None, None, "mlp")),
-    (r"layers/(attention/o|mlp/down)/kernel_scale", (None, None, "embed")),
-    (r"layers/attention/(q|k|v)/lora_a", (None, "embed", None)),
-    (r"layers/attention/(q|k|v)/lora_b", (None, None, "heads")),
-    (r"layers/attention/o/lora_a", (None, "heads", None)),
-    (r"layers/attention/o/lora_b", (None, None, "embed")),
-    (r"layers/mlp/(gate|up)/lora_a", (None, "embed", None)),
-    (r"layers/mlp/(gate|up)/lora_b", (None, None, "mlp")),
-    (r"layers/mlp/down/lora_a", (None, "mlp", None)),
-    (r"layers/mlp/down/lora_b", (None, None, "embed")),
     (r"layers/attention/(q_norm|k_norm)/scale", (None, None)),
     (r"layers/(attention_norm|mlp_norm)/(scale|bias)", (None, None)),
     (r"(embed|head|final)_norm/(scale|bias)", (None,)),
@@ -50,13 +42,20 @@ RULES = (
 )
 
 
-def axes(path: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
-  """Logical axes of one parameter.
+def axes(path: str, shape: tuple[int, ...],
+         adapted: Mapping[str, types.Leaf] = {}) -> tuple[str | None, ...]:
+  """Returns the logical axes of one parameter.
+
+  Args:
+    path: within the network.
+    shape: its shape.
+    adapted: path -> Leaf of the parameters of adaptations, which say their axes themselves.
 
   Raises:
     ValueError: no rule or more than one matches, or the rank is another.
   """
   found = [axes for pattern, axes in RULES if re.fullmatch(pattern, path)]
+  found += [(None, *adapted[path].axes)] if path in adapted else []
   if len(found) != 1:
     raise ValueError(f"parameter {path} matches {len(found)} rules of networks.axes.RULES; "
                      "add or narrow a rule so that exactly one matches.")
@@ -65,6 +64,8 @@ def axes(path: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
   return found[0]
 
 
-def decays(path: str) -> bool:
-  """Whether weight decay applies: to matrices and the embeddings of tokens."""
-  return path == "embed/embedding" or path.rpartition("/")[2] in ("kernel", "lora_a", "lora_b")
+def decays(path: str, adapted: Mapping[str, types.Leaf] = {}) -> bool:
+  """Whether weight decay applies: to matrices, the embeddings of tokens, and what a Leaf says."""
+  if path in adapted:
+    return adapted[path].decays
+  return path == "embed/embedding" or path.rpartition("/")[2] == "kernel"

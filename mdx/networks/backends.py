@@ -61,8 +61,8 @@ def uses_masks(name: str) -> bool:
 
 
 def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
-           sight: attention_lib.Sight, which: jax.Array | None, noise: types.Noise | None = None,
-           dropout: float = 0.0) -> jax.Array:
+           sight: attention_lib.Sight, which: jax.Array | None, memory: list = (),
+           noise: types.Noise | None = None, dropout: float = 0.0) -> jax.Array:
   """Scaled dot-product attention of one layer.
 
   Args:
@@ -72,6 +72,8 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
     value: [B, S, K, H].
     sight: what the layers of the network see.
     which: int32 [], the layer's value among those of `sight`; None if there is one.
+    memory: pairs of keys and values [B, P, K, H] that every query sees before those of the row;
+      back end xla alone has it.
     noise: of the layer's probabilities; None = no dropout.
     dropout: share of the probabilities that is dropped; back end xla alone has it.
 
@@ -80,20 +82,28 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
   """
   if name != "splash":  # which keeps them as its kernel takes them
     query, key, value = map(attention_lib.saved, (query, key, value))
-  runs = [functools.partial(_attend_one, name, sight=sight, i=i, noise=noise, dropout=dropout)
+  for pair in memory:
+    key, value = (jnp.concatenate([old.astype(new.dtype), new], axis=1)
+                  for old, new in zip(pair, (key, value)))
+  num_memory = sum(pair[0].shape[1] for pair in memory)
+  runs = [functools.partial(_attend_one, name, sight=sight, i=i, num_memory=num_memory, noise=noise,
+                            dropout=dropout)
           for i in range(len(sight.values))]
   if which is None:
     return runs[0](query, key, value)
   return jax.lax.switch(which, runs, query, key, value)
 
 
-def _attend_one(name, query, key, value, *, sight, i, noise, dropout):
+def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout):
   if name == "splash":
     return _sharded_splash(query, key, value, sight, sight.values[i])
   if name == "cudnn":
     mask = sight.masks[i]
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-  return attention_lib.attend(query, key, value, sight.masks[i], noise, dropout)
+  mask = sight.masks[i]
+  if num_memory and mask is not None:
+    mask = jnp.pad(mask, ((0, 0),) * 3 + ((num_memory, 0),), constant_values=True)
+  return attention_lib.attend(query, key, value, mask, noise, dropout)
 
 
 def _sharded_splash(query, key, value, sight, attention):

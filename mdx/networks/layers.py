@@ -1,6 +1,6 @@
 """The blocks of the transformer.
 
-Contents: REMAT, ACTIVATIONS, GATED, OfLayer, Block, TimeEmbedding, linear, norm.
+Contents: REMAT, ACTIVATIONS, GATED, OfLayer, Block, TimeEmbedding, linear, own, norm.
 
 Convention: `spec` is a `transformer.Transformer`. Blocks are pre-norm, x + f(norm(x)), or
 post-norm, norm(x + f(x)). Norms are computed in float32.
@@ -23,12 +23,13 @@ from jax import ad_checkpoint
 import jax.numpy as jnp
 
 from mdx import sharding
+from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import dense
 from mdx.networks import noise as noise_lib
 from mdx.networks import positions as positions_lib
-from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import sites
 
 _MLP = "mlp"  # name of what some rematerialisation policies keep of the MLP
 _policies = jax.checkpoint_policies
@@ -61,14 +62,20 @@ class OfLayer(NamedTuple):
 
 def linear(spec: Any, features: int, name: str, *, use_bias: bool | None = None,
            scale: float = 1.0) -> dense.Dense:
-  """A linear map with the spec's bias and dtype, and its adapter if it is to have one."""
+  """A linear map with the spec's bias and dtype, and the adaptations that target its name."""
   init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
-  adapter = dict(is_int8=spec.weights == "int8" and name in lora.PROJECTIONS)
-  if spec.lora_rank and name in spec.lora_targets:
-    adapter |= dict(lora_rank=spec.lora_rank, lora_scale=lora.scale(spec))
+  put = sites.at(spec.adaptations, name)
+  adapted = dict(adaptations=put, axes=sites.of_spec(spec)[name].axes) if put else {}
   return dense.Dense(features, use_bias=spec.use_bias if use_bias is None else use_bias,
                      dtype=jnp.dtype(spec.dtype), name=name,
-                     kernel_init=init if scale else nn.initializers.zeros, **adapter)
+                     kernel_init=init if scale else nn.initializers.zeros, **adapted)
+
+
+def own(spec: Any, name: str) -> list[tuple[types.Adaptation, dict[str, jax.Array]]]:
+  """The adaptations of a site beside the linear maps, each with its parameters."""
+  put = sites.at(spec.adaptations, name)
+  module = name if name == "memory" else f"{name}_branch"
+  return dense.Own(put, sites.of_spec(spec)[name], name=module)() if put else []
 
 
 def norm(spec: Any, name: str | None, *, kind: str = "") -> nn.Module:
@@ -90,7 +97,7 @@ class _Attention(nn.Module):
 
     def project(name, heads, normed):
       bias = spec.use_bias or spec.qkv_bias
-      y = linear(spec, heads * head, name, use_bias=bias)(x)
+      y = linear(spec, heads * head, name, use_bias=bias)(x, noise)
       y = y.reshape(batch, length, heads, head)
       if normed:  # whose gradient needs what goes in; nothing else is computed again from it
         y = norm(spec, f"{name}_norm", kind="rms")(attention_lib.saved(y)).astype(y.dtype)
@@ -104,10 +111,11 @@ class _Attention(nn.Module):
     if cache:
       key, value = (attention_lib.write(old, slots, new)
                     for old, new in zip(cache, (key, value)))
-    mixed = backends.attend(spec.attention_backend, query, key, value, sight, which,
+    memory = [one.memory(leaves, batch) for one, leaves in own(spec, "memory")]
+    mixed = backends.attend(spec.attention_backend, query, key, value, sight, which, memory,
                             noise_lib.named(noise, "attention"), spec.attention_dropout)
     mixed = noise_lib.drop_heads(mixed, noise, spec.drophead).reshape(batch, length, -1)
-    out = linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed)
+    out = linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed, noise)
     return attention_lib.saved(backends.ordered(spec.attention_backend, out)), (key, value)
 
 
@@ -116,17 +124,17 @@ class _Mlp(nn.Module):
   spec: Any
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, noise):
     spec = self.spec
     saved = functools.partial(ad_checkpoint.checkpoint_name, name=_MLP)
-    up = saved(linear(spec, spec.hidden_width, "up")(x))
-    if spec.mlp in GATED:
-      gate = saved(linear(spec, spec.hidden_width, "gate")(x))
+    up = saved(linear(spec, spec.hidden_width, "up")(x, noise))
+    if spec.is_gated:
+      gate = saved(linear(spec, spec.hidden_width, "gate")(x, noise))
       hidden = ACTIVATIONS[spec.mlp](gate) * up
     else:
       hidden = ACTIVATIONS[spec.mlp](up)
     hidden = sharding.constrain(hidden, "batch", "sequence", "tensor")
-    return linear(spec, spec.width, "down", scale=spec.residual_scale)(hidden)
+    return linear(spec, spec.width, "down", scale=spec.residual_scale)(hidden, noise)
 
 
 class Block(nn.Module):
@@ -151,23 +159,28 @@ class Block(nn.Module):
     if of_layer.is_local is not None and len(ropes) > 1:
       rope = jax.tree.map(lambda *y: jnp.where(of_layer.is_local, *y), ropes[1], ropes[0])
 
+    def finished(name, y):
+      for one, leaves in own(spec, name):
+        y = one.branch(leaves, y)
+      return noise_lib.dropout(y, noise, spec.dropout, name)
+
     def branch(name, layer, x, shift, scale, gate, *, is_bare=None):
       if spec.post_norm:
         y, *rest = layer(x)
-        y = noise_lib.dropout(y, noise, spec.dropout, name)
+        y = finished(name, y)
         return norm(spec, f"{name}_norm")(x + y).astype(dtype), *rest
       y = norm(spec, f"{name}_norm")(x)
       y = y if is_bare is None else jnp.where(is_bare, x, y)
       y, *rest = layer((y * (1 + scale) + shift).astype(dtype) if condition is not None
                        else y.astype(dtype))
-      y = noise_lib.dropout(y, noise, spec.dropout, name)
+      y = finished(name, y)
       return x + (gate * y).astype(dtype) if condition is not None else x + y, *rest
 
     x, memory = branch(
         "attention", lambda y: _Attention(spec, name="attention")(
             y, sight, of_layer.which, rope, cache, slots, noise), x, *modulation[0],
         is_bare=of_layer.is_first)
-    x, = branch("mlp", lambda y: (_Mlp(spec, name="mlp")(y),), x, *modulation[1])
+    x, = branch("mlp", lambda y: (_Mlp(spec, name="mlp")(y, noise),), x, *modulation[1])
     x = sharding.constrain(x, "batch", "sequence", None)
     return x, (memory if cache is not None else None, x if kept == () else None)
 

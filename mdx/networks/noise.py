@@ -35,9 +35,9 @@ def of_layer(noise: types.Noise | None, layer: jax.Array) -> types.Noise | None:
   return types.Noise(fold(noise.shared, layer), jax.vmap(fold, (0, None))(noise.rows, layer))
 
 
-def shared_key(noise: types.Noise | None) -> jax.Array | None:
-  """Returns the key [] of noise that all rows share."""
-  return None if noise is None else noise.shared
+def shared_key(noise: types.Noise | None, name: str) -> jax.Array | None:
+  """Returns the key [] of noise that all rows share, of a named use."""
+  return None if noise is None else rng.stream(noise.shared, name)
 
 
 def keep(noise: types.Noise, rate: float, shape: tuple[int, ...]) -> jax.Array:

@@ -19,13 +19,15 @@ import jax.numpy as jnp
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.networks import adaptation
 from mdx.networks import attention as attention_lib
 from mdx.networks import axes
 from mdx.networks import backends
 from mdx.networks import layers
 from mdx.networks import module as module_lib
 from mdx.networks import positions as positions_lib
-from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import sites
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transformer:
@@ -76,11 +78,8 @@ class Transformer:
       dropped in training.
     attention_dropout: share of the attention probabilities that is; back end xla alone has it.
     drophead: share of whole heads that is (Zhou et al. 2020, arXiv:2004.13342).
-    weights: "float", or "int8": those of the blocks' linear maps (networks.quantized), for models
-      that are loaded and not trained.
-    lora_rank: rank of the adapters of the blocks' linear maps (networks.lora); 0 = none.
-    lora_alpha: their factor is lora_alpha / lora_rank; 0 = lora_rank.
-    lora_targets: the maps that have one, of q, k, v, o, gate, up, down.
+    adaptations: changes of the blocks, `networks.adaptation` values or tables of them,
+      dict(name=..., **fields) each.
   """
   num_layers: int
   width: int
@@ -123,16 +122,12 @@ class Transformer:
   dropout: float = 0.0
   attention_dropout: float = 0.0
   drophead: float = 0.0
-  weights: str = "float"
-  lora_rank: int = 0
-  lora_alpha: float = 0.0
-  lora_targets: tuple[str, ...] = lora.PROJECTIONS
+  adaptations: tuple[Any, ...] = ()
 
   def __post_init__(self):
     for field, choices in (("mlp", layers.ACTIVATIONS), ("norm", ("rms", "layer")),
                            ("remat", layers.REMAT), ("position", ("rope", "learned", "none")),
                            ("dtype", ("float32", "bfloat16")), ("head", ("lm", "rtd")),
-                           ("weights", ("float", "int8")),
                            ("attention_backend", backends.BACKENDS)):
       if getattr(self, field) not in choices:
         raise ValueError(f"network.{field} is {getattr(self, field)!r}; choose from "
@@ -141,8 +136,7 @@ class Transformer:
       if getattr(self, field) < 1:
         raise ValueError(f"network.{field} must be positive, got {getattr(self, field)}.")
     for field in ("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width", "token_types",
-                  "position_offset", "local_radius", "global_every", "local_rope_theta",
-                  "lora_rank", "lora_alpha"):
+                  "position_offset", "local_radius", "global_every", "local_rope_theta"):
       if getattr(self, field) < 0:
         raise ValueError(f"network.{field} must not be negative, got {getattr(self, field)}.")
     if not self.head_dim and self.width % self.num_heads:
@@ -154,17 +148,15 @@ class Transformer:
     if self.position == "rope" and self.per_head % 2:
       raise ValueError(f"rotary positions need an even head width, got {self.per_head}.")
     object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
-    object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
-    unknown = [name for name in self.lora_targets if name not in lora.PROJECTIONS]
-    if unknown or not self.lora_targets:
-      raise ValueError(f"network.lora_targets is {self.lora_targets}; choose some of "
-                       f"{', '.join(lora.PROJECTIONS)}.")
+    object.__setattr__(self, "adaptations", adaptation.build(self.adaptations))
     positions_lib.check_scaling(self.rope_scaling)
     config_lib.check(self, "network", between=dict.fromkeys(
         ("dropout", "attention_dropout", "drophead"), "[0, 1)"))
     for is_wrong, message in (
         (self.attention_dropout and self.attention_backend != "xla", "attention_dropout needs the "
          f"attention_backend xla, {self.attention_backend} has none; use xla, or drophead."),
+        (sites.at(self.adaptations, "memory") and self.attention_backend != "xla", "adaptations "
+         f"of memory need the attention_backend xla, not {self.attention_backend}."),
         (self.post_norm and self.time_conditioning, "post_norm and time_conditioning exclude each "
          "other; modulation by time is of pre-norm blocks."),
         (self.post_norm and not self.first_norm, "first_norm=False is of pre-norm blocks; leave "
@@ -179,7 +171,13 @@ class Transformer:
   @property
   def has_noise(self) -> bool:
     """Whether a reading in training is told any noise."""
-    return bool(self.dropout or self.attention_dropout or self.drophead)
+    return bool(self.dropout or self.attention_dropout or self.drophead
+                or any(one.has_noise for one in self.adaptations))
+
+  @property
+  def is_gated(self) -> bool:
+    """Whether the MLP has a gate."""
+    return self.mlp in layers.GATED
 
   @property
   def per_head(self) -> int:
@@ -194,7 +192,7 @@ class Transformer:
   @property
   def hidden_width(self) -> int:
     """Hidden width of the MLP."""
-    default = -(-8 * self.width // 3 // 64) * 64 if self.mlp in layers.GATED else 4 * self.width
+    default = -(-8 * self.width // 3 // 64) * 64 if self.is_gated else 4 * self.width
     return self.mlp_width or default
 
   @property
@@ -220,7 +218,7 @@ class Transformer:
   def matmul_params(self) -> int:
     """Parameters of a block's matrices times layers, for counting FLOPs."""
     attention = self.width * self.per_head * 2 * (self.num_heads + self.kv_heads)
-    mlp = (3 if self.mlp in layers.GATED else 2) * self.width * self.hidden_width
+    mlp = (3 if self.is_gated else 2) * self.width * self.hidden_width
     return self.num_layers * (attention + mlp)
 
   def scaled(self, width: float = 1.0, depth: float = 1.0, **fields: Any) -> Transformer:
@@ -253,6 +251,7 @@ class Transformer:
       ValueError: an attention back end that this machine does not have.
     """
     backends.check(self.attention_backend, self.dtype)
+    adapted = sites.leaves(self)
     module, flat_module = (module_lib.Module(self, is_unstacked) for is_unstacked in (False, True))
     module_of = lambda params: module if "layers" in params else flat_module
     # The one token that shapes the parameters is too short a row for a kernel.
@@ -281,7 +280,8 @@ class Transformer:
 
     return types.Network(init=init, encode=encode, head=head, vocab_size=self.vocab_size,
                          width=self.width, num_layers=self.num_layers, unstack=unstack,
-                         part=types.Part(init, axes.axes, axes.decays),
+                         part=types.Part(init, functools.partial(axes.axes, adapted=adapted),
+                                         functools.partial(axes.decays, adapted=adapted)),
                          vary=lambda *shares, **fields: self.scaled(*shares, **fields).network())
 
 

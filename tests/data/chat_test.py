@@ -12,8 +12,8 @@ from mdx import assets
 from mdx.data import chat
 from mdx.data import chat_template
 from mdx.data import pipeline
-from mdx.data import tokenizer as tokenizer_lib
 from mdx.data import sources
+from mdx.data import tokenizer as tokenizer_lib
 from mdx.utils import readers
 
 TOKENIZER = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")

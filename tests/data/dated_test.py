@@ -10,8 +10,8 @@ import pytest
 from mdx.corruption import temporal
 from mdx.data import facts
 from mdx.data import pipeline
-from mdx.data import sources
 from mdx.data import prepare
+from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.data.layouts import dated as dated_layout
 from mdx.data.prepared import persons

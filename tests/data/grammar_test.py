@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mdx.data import tokenizer as tokenizer_lib
 from mdx.data import sources
+from mdx.data import tokenizer as tokenizer_lib
 from mdx.data.toys import grammar
 
 import oracle

@@ -8,8 +8,8 @@ import pytest
 
 from mdx import assets
 from mdx.data import prepare
-from mdx.data import tokenizer as tokenizer_lib
 from mdx.data import sources
+from mdx.data import tokenizer as tokenizer_lib
 
 UNICODE = "  Héllo, wörld!\r\n\t漢字 🙂👩‍🚀 [MASK] <mask> [PAD] \0 naïve\n\n"
 DOCUMENTS = [f"document {i}, naïve 🙂" for i in range(45)]

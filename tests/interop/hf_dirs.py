@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors_numpy
-import tiny
 
 from mdx import interop
 from mdx import sharding
@@ -35,7 +34,7 @@ def shapes(spec, mesh=None, dtype=None):
   return jax.tree.map(
       lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype,
                                         sharding=jax.sharding.NamedSharding(mesh, p)),
-      tree, sharding.specs({"model": tree}, tiny.PARTS, mesh)["model"])
+      tree, sharding.specs({"model": tree}, {"model": spec.network().part}, mesh)["model"])
 
 
 def spec_of(path=GOLDEN, **fields):

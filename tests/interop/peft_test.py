@@ -22,6 +22,7 @@ from mdx.configs import sample as sample_config
 from mdx.interop import peft
 from mdx.networks import attention
 from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import sites
 from mdx.utils import tree
 import hf_dirs
 import tiny
@@ -31,13 +32,17 @@ BASE, ADAPTER = ROOT / "llama-tiny", ROOT / "llama-lora-tiny"
 
 
 def _spec(adapter=ADAPTER, base=BASE):
-  return hf_dirs.spec_of(base, **interop.adapter_fields(str(adapter), base))
+  return hf_dirs.spec_of(base, adaptations=(interop.adapter_fields(str(adapter), base),))
 
 
 def _params(spec, base=BASE, adapter=ADAPTER):
   shapes = hf_dirs.shapes(spec)
   return tree.merge(hf_dirs.loaded(base), interop.load_adapter(
-      str(adapter), base, tree.part(shapes, lora.is_adapter)))
+      str(adapter), base, tree.part(shapes, _is_adapter)))
+
+
+def _is_adapter(path):
+  return sites.owner(path, (lora.LoRA(),)) is not None
 
 
 def _scores(model):
@@ -51,20 +56,20 @@ def _scores(model):
 @pytest.mark.slow
 def test_logits_are_those_of_peft_and_of_the_merged_model():
   spec = _spec()
-  assert (spec.lora_rank, spec.lora_alpha, spec.lora_targets) == (3, 5.0, ("q", "v", "down"))
+  assert spec.adaptations == (lora.LoRA(rank=3, alpha=5.0, targets=("q", "v", "down")),)
   params, tokens = _params(spec), np.load(BASE / "logits.npz")["input_ids"]
   want = np.load(ADAPTER / "logits.npz")["logits"]
   score = lambda spec, params: np.asarray(spec.network().head(params, spec.network().encode(
       params, types.Inputs(tokens), attention=attention.Causal()).last))[..., :spec.vocab_size]
   np.testing.assert_allclose(score(spec, params), want, atol=1e-4)
-  merged = lora.merge(params, spec)
-  np.testing.assert_allclose(score(dataclasses.replace(spec, lora_rank=0), merged), want, atol=1e-4)
+  merged = sites.merge(params, spec.adaptations)
+  np.testing.assert_allclose(score(dataclasses.replace(spec, adaptations=()), merged), want, atol=1e-4)
   assert np.abs(score(hf_dirs.spec_of(BASE), hf_dirs.loaded(BASE)) - want).max() > 1
 
 
 def test_an_adapter_comes_out_as_it_went_in(tmp_path):
   spec = _spec()
-  interop.save_adapter(tmp_path / "out", tree.part(_params(spec), lora.is_adapter), spec, like=BASE)
+  interop.save_adapter(tmp_path / "out", _params(spec), spec, like=BASE)
   one, other = (hf_dirs.tensors_of(path / peft.FILE) for path in (ADAPTER, tmp_path / "out"))
   assert one.keys() == other.keys()
   for name in one:
@@ -96,12 +101,12 @@ def test_rslora_is_another_alpha(tmp_path):
   shutil.copytree(ADAPTER, tmp_path / "a")
   config = json.loads((ADAPTER / peft.CONFIG).read_text()) | dict(use_rslora=True)
   (tmp_path / "a" / peft.CONFIG).write_text(json.dumps(config))
-  assert lora.scale(_spec(tmp_path / "a")) == pytest.approx(5 / 3 ** 0.5)
+  assert _spec(tmp_path / "a").adaptations[0].scale == pytest.approx(5 / 3 ** 0.5)
 
 
 def test_ambiguous_last_names_are_written_as_a_pattern():
   family, spec = interop.FAMILIES["llada"], hf_dirs.spec_of(
-      lora_rank=2, lora_targets=("q", "down"))
+      adaptations=(lora.LoRA(rank=2, targets=("q", "down")),))
   written = peft.config_of(family, spec, "x", False)["target_modules"]  # the head is ff_out too
   assert isinstance(written, str)
   assert peft._is_target("model.transformer.blocks.1.ff_out", written)
@@ -121,7 +126,7 @@ def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
     params = model.params["model"]
     base = hf_dirs.loaded(hf_dirs.GOLDEN)
     for path, leaf in tree.flatten(params).items():
-      if not lora.is_adapter(path):
+      if not _is_adapter(path):
         np.testing.assert_array_equal(leaf, tree.flatten(base)[path])
       elif path.endswith("lora_b"):
         assert np.abs(leaf).max() > 0
@@ -136,7 +141,7 @@ def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
   np.testing.assert_allclose(two, one, atol=1e-5)
   np.testing.assert_allclose(three, one, atol=1e-6)
   assert np.abs(one - old).max() > 1e-3
-  with pytest.raises(ValueError, match="has adapters of rank 2") as error:
+  with pytest.raises(ValueError, match=r"has the adaptation LoRA\(rank=2") as error:
     modes.run("train", tiny.changed(config, {"init.checkpoint": str(tmp_path / "run"), "lora.rank": 0}),
                 str(tmp_path / "more"))
   assert "\n" not in str(error.value)

@@ -17,13 +17,17 @@ NETWORKS = {name: presets.preset(name) for name in presets.PRESETS} | {
     "encoder": dict(num_layers=2, width=16, num_heads=2, qk_norm=True, token_types=2, embed_width=8,
                     embed_norm=True, head_transform=True, use_bias=True),
     "discriminator": dict(num_layers=2, width=16, num_heads=2, use_bias=True, head="rtd"),
-    "adapted": dict(num_layers=2, width=16, num_heads=2, lora_rank=2, weights="int8"),
+    "adapted": dict(num_layers=2, width=16, num_heads=2,
+                    adaptations=(dict(name="lora", rank=2), dict(name="int8"))),
     "plain_mlp": dict(num_layers=2, width=16, num_heads=2, mlp="relu", head_bias=True)}
 
 
+def _network(fields):
+  return transformer.Transformer(**dict(mlp_width=32) | fields, vocab_size=64).network()
+
+
 def _shapes(fields):
-  spec = transformer.Transformer(**dict(mlp_width=32) | fields, vocab_size=64)
-  return tree.flatten(jax.eval_shape(spec.network().init, rng.root(0)))
+  return tree.flatten(jax.eval_shape(_network(fields).init, rng.root(0)))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -31,7 +35,7 @@ def test_every_parameter_of_every_network_matches_exactly_one_rule(name):
   shapes = _shapes(NETWORKS[name])
   assert shapes
   for path, leaf in shapes.items():
-    assert len(axes.axes(path, leaf.shape)) == len(leaf.shape)
+    assert len(_network(NETWORKS[name]).part.axes(path, leaf.shape)) == len(leaf.shape)
 
 
 def test_every_rule_is_used():
@@ -54,4 +58,5 @@ def test_a_parameter_without_a_rule_with_two_rules_or_of_another_rank_is_refused
 def test_matrices_and_the_embeddings_of_tokens_alone_decay(name):
   for path in _shapes(NETWORKS[name]):
     is_matrix = path.rpartition("/")[2] in ("kernel", "lora_a", "lora_b")
-    assert axes.decays(path) == (is_matrix or path == "embed/embedding"), path
+    decays = _network(NETWORKS[name]).part.decays(path)
+    assert decays == (is_matrix or path == "embed/embedding"), path

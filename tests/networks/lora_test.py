@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from mdx import sharding
 from mdx import types
@@ -14,13 +13,19 @@ from mdx.networks import attention
 from mdx.networks import transformer
 from mdx.networks.adaptation import int8 as quantized
 from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import sites
 from mdx.utils import rng
 from mdx.utils import tree
 
 SPEC = transformer.Transformer(num_layers=2, width=16, num_heads=2, mlp_width=24, vocab_size=11,
-                               lora_rank=3, lora_alpha=5.0, lora_targets=("q", "o", "up", "down"))
-PLAIN = dataclasses.replace(SPEC, lora_rank=0)
+                               adaptations=(lora.LoRA(rank=3, alpha=5.0, targets=(
+                                   "q", "o", "up", "down")),))
+PLAIN = dataclasses.replace(SPEC, adaptations=())
 TOKENS = jnp.arange(10).reshape(2, 5) % 11
+
+
+def _is_adapter(path):
+  return sites.owner(path, SPEC.adaptations) is not None
 
 
 def _logits(spec, params):
@@ -49,16 +54,16 @@ def _params():
 @pytest.mark.slow
 def test_a_new_adapter_changes_nothing_and_a_is_drawn_within_its_bound(params):
   fresh = SPEC.network().init(rng.root(0))
-  base = tree.part(fresh, lambda path: not lora.is_adapter(path))
+  base = tree.part(fresh, lambda path: not _is_adapter(path))
   np.testing.assert_array_equal(_logits(SPEC, fresh), _logits(PLAIN, base))
   assert np.abs(_logits(SPEC, params) - _logits(PLAIN, base)).max() > 0.1
   mesh = sharding.make_mesh({"data": -1})
   shapes = sharding.with_shardings(
-      {"model": tree.part(jax.eval_shape(lambda: fresh), lora.is_adapter)}, tiny.PARTS,
-      mesh)["model"]
+      {"model": tree.part(jax.eval_shape(lambda: fresh), _is_adapter)},
+      {"model": SPEC.network().part}, mesh)["model"]
   with jax.set_mesh(mesh):
-    drawn = tree.flatten(jax.device_get(lora.fresh(shapes, seed=3)))
-  assert set(drawn) == {path for path in tree.flatten(fresh) if lora.is_adapter(path)}
+    drawn = tree.flatten(jax.device_get(sites.fresh(shapes, SPEC.adaptations, seed=3)))
+  assert set(drawn) == {path for path in tree.flatten(fresh) if _is_adapter(path)}
   for path, leaf in drawn.items():
     if path.endswith("lora_b"):
       assert not leaf.any()
@@ -68,32 +73,32 @@ def test_a_new_adapter_changes_nothing_and_a_is_drawn_within_its_bound(params):
       assert abs(leaf.var() / (bound ** 2 / 3) - 1) < 0.5
 
 
-def test_merging_gives_the_same_function_and_unmerging_the_kernels_back(params):
-  merged = lora.merge(params, SPEC)
-  assert not any(map(lora.is_adapter, tree.flatten(merged)))
+def test_merging_gives_the_same_function(params):
+  merged = sites.merge(params, SPEC.adaptations)
+  assert not any(map(_is_adapter, tree.flatten(merged)))
   np.testing.assert_allclose(_logits(PLAIN, merged), _logits(SPEC, params), atol=2e-6)
   kernel, q = (x["layers"]["attention"]["q"] for x in (merged, params))
   want = np.asarray(q["kernel"], np.float64) + 5 / 3 * (
       np.asarray(q["lora_a"], np.float64) @ np.asarray(q["lora_b"], np.float64))
   np.testing.assert_allclose(kernel["kernel"], want, rtol=1e-6, atol=1e-7)
-  back = tree.flatten(lora.unmerge(merged, tree.part(params, lora.is_adapter), SPEC))
-  for path, leaf in back.items():
-    np.testing.assert_allclose(leaf, tree.flatten(params)[path], rtol=0, atol=3e-7)
 
 
 @pytest.mark.parametrize("fields, message", [
-    (dict(lora_targets=("q", "head")), "lora_targets"), (dict(lora_targets=()), "lora_targets"),
-    (dict(lora_rank=-1), "lora_rank"), (dict(weights="int4"), "network.weights is 'int4'")])
-def test_what_cannot_be_is_one_line(fields, message):
+    (dict(targets=("q", "head")), "targets of LoRA are .*'head'.*; choose some of q, k, v, o, gate"),
+    (dict(targets=()), "targets of LoRA"), (dict(targets=("q", "mlp")), "targets of LoRA"),
+    (dict(rank=0), "lora.rank must be at least 1, got 0"),
+    (dict(ranks=3), "adaptation 'lora' has no field 'ranks'; its fields are alpha, rank, targets"),
+    (dict(name="loro"), "unknown adaptation name 'loro'; choose from int8, lora")])
+def test_an_adaptation_that_cannot_be_is_one_line(fields, message):
   with pytest.raises(ValueError, match=message) as error:
-    dataclasses.replace(SPEC, **fields)
+    dataclasses.replace(SPEC, adaptations=(dict(name="lora") | fields,))
   assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
 def test_int8_kernels_are_within_half_a_step_and_computed_with_as_they_are_stored(params):
   pytest.importorskip("qwix")
-  spec = dataclasses.replace(SPEC, weights="int8")
+  spec = dataclasses.replace(SPEC, adaptations=(*SPEC.adaptations, quantized.Int8()))
   leaves, dequantised = {}, {}
   for path, leaf in tree.flatten(params).items():
     if f"{path}_int8" in tree.flatten(jax.eval_shape(spec.network().init, rng.root(0))):

@@ -15,9 +15,9 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from mdx.data.prepared import tagger
 from mdx import config as config_lib
 from mdx.data import source
+from mdx.data.prepared import tagger
 from mdx.data.sources import files
 from mdx.data.sources import labelled
 from mdx.data.sources import pairs

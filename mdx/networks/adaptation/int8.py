@@ -1,21 +1,24 @@
 """Weights of one byte: int8 kernels with a factor for each column.
 
-Contents: quantize, check, float_paths.
+Contents: Int8, quantize, check.
 
 Convention: the `kernel` [in, out] of a linear map becomes `kernel_int8`, and `kernel_scale`
-[1, out] float32, with the leading axis of layers that it has; kernel = kernel_int8 * kernel_scale
-to within half a step of `kernel_scale`. Activations stay as they are (weight-only). Needs the
-extra `int8`.
+[1, out] float32; kernel = kernel_int8 * kernel_scale to within half a step of `kernel_scale`.
+Activations stay as they are (weight-only). Needs the extra `int8`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+
+from mdx import types
+from mdx.networks.adaptation import sites
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -27,7 +30,7 @@ def _quantize(kernel):
 
 
 def quantize(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """`kernel_int8` and `kernel_scale` of a kernel [..., in, out], which is given up.
+  """Returns `kernel_int8` and `kernel_scale` of a kernel [..., in, out], which is given up.
 
   Raises:
     ValueError: the extra `int8` is not installed.
@@ -42,13 +45,37 @@ def check() -> None:
     raise ValueError("int8 weights need the package qwix; pip install -e '.[int8]'.")
 
 
-def float_paths(leaves: dict[str, Any]) -> dict[str, Any]:
-  """{path: shape struct} with each quantised kernel as the float32 `kernel` that it comes from."""
-  found = {}
-  for path, leaf in leaves.items():
-    if path.endswith("/kernel_int8"):
-      found[path.removesuffix("_int8")] = jax.ShapeDtypeStruct(leaf.shape, jnp.float32,
-                                                               sharding=leaf.sharding)
-    elif not path.endswith("/kernel_scale"):
-      found[path] = leaf
-  return found
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Int8(types.Adaptation):
+  """Int8 kernels, for models that are loaded and whose kernels are not trained.
+
+  Attributes:
+    targets: projections that have one.
+  """
+  targets: tuple[str, ...] = tuple(sites.PROJECTIONS)
+  replaces: ClassVar[str] = "kernel_int8"
+  is_trained: ClassVar[bool] = False
+
+  def leaves(self, shape, axes):
+    """The integers, and a factor for each column."""
+    zeros = lambda key, shape, dtype: jnp.zeros(shape, dtype)
+    ones = lambda key, shape, dtype: jnp.ones(shape, dtype)
+    return {"kernel_int8": types.Leaf(shape, zeros, axes, "int8", decays=False),
+            "kernel_scale": types.Leaf((1, shape[1]), ones, (None, axes[1]), decays=False)}
+
+  def replacing(self, kernel):
+    """The nearest integers."""
+    return dict(zip(("kernel_int8", "kernel_scale"), quantize(kernel)))
+
+  def kernel(self, own, kernel, noise):
+    """The integers."""
+    return own["kernel_int8"]
+
+  def output(self, own, x, y):
+    """Times the factors, in the type of x."""
+    return (y * jnp.expand_dims(own["kernel_scale"][0], tuple(range(y.ndim - 1)))).astype(x.dtype)
+
+  def merged(self, own, kernel):
+    """Refused: the kernel that was rounded is no longer known."""
+    raise ValueError("int8 weights are not exported; train the adapters without init.weights, or "
+                     "export them alone (format peft).")

@@ -1,10 +1,9 @@
-"""Low-rank adapters of the transformer's linear maps: y = x W + (alpha / rank) (x A) B.
+"""Low-rank adapters of linear maps: y = x W + (alpha / rank) (x A) B.
 
-Contents: PROJECTIONS, init_a, is_adapter, scale, fresh, merge, unmerge.
+Contents: LoRA, init_a.
 
-Convention: A is `lora_a` [in, rank], B is `lora_b` [rank, out], beside the `kernel` [in, out] of
-the map, float32, with the leading axis of layers that it has. A new adapter has B = 0 and changes
-nothing.
+Convention: A is `lora_a` [in, rank], B is `lora_b` [rank, out], float32. A new adapter has B = 0
+and changes nothing.
 
 Reference: Hu et al. 2021, arXiv:2106.09685; A is drawn as the authors' code does,
 U(-1/sqrt(in), 1/sqrt(in)).
@@ -12,87 +11,57 @@ U(-1/sqrt(in), 1/sqrt(in)).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mdx.utils import rng
-from mdx.utils import tree
-
-PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+from mdx import config as config_lib
+from mdx import types
+from mdx.networks.adaptation import sites
 
 
 def init_a(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-  """Values of an A [..., in, rank]."""
+  """Draws an A [..., in, rank]."""
   bound = shape[-2] ** -0.5
   return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def is_adapter(path: str) -> bool:
-  """Whether the parameter of a path belongs to an adapter."""
-  return path.endswith(("/lora_a", "/lora_b"))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA(types.Adaptation):
+  """A low-rank product beside each kernel.
 
-
-def scale(spec: Any) -> float:
-  """Factor of the low-rank product; alpha = 0 means alpha = rank."""
-  return (spec.lora_alpha or spec.lora_rank) / spec.lora_rank
-
-
-def fresh(shapes: Any, seed: int) -> Any:
-  """New adapters, float32.
-
-  Args:
-    shapes: tree of shape structs of adapters alone, with shardings where there is a mesh.
-    seed: of the run.
+  Attributes:
+    rank: columns of A.
+    alpha: the factor of the product is alpha / rank; 0 = rank.
+    targets: projections that have one.
   """
-  if not tree.flatten(shapes):
-    return {}
+  rank: int = 8
+  alpha: float = 0.0
+  targets: tuple[str, ...] = tuple(sites.PROJECTIONS)
 
-  def one(path, leaf):
-    if path.endswith("lora_b"):
-      return jnp.zeros(leaf.shape, leaf.dtype)
-    return init_a(rng.stream(rng.root(seed), path), leaf.shape, leaf.dtype)
+  def __post_init__(self):
+    config_lib.check(self, "lora", at_least=dict(rank=1, alpha=0))
 
-  make = lambda: tree.map_with_path(one, shapes)
-  return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
+  @property
+  def scale(self) -> float:
+    """Factor of the product."""
+    return (self.alpha or self.rank) / self.rank
 
+  def leaves(self, shape, axes):
+    """A and B."""
+    zeros = lambda key, shape, dtype: jnp.zeros(shape, dtype)
+    return {"lora_a": types.Leaf((shape[0], self.rank), init_a, (axes[0], None)),
+            "lora_b": types.Leaf((self.rank, shape[1]), zeros, (None, axes[1]))}
 
-def merge(params: Any, spec: Any) -> Any:
-  """Adds each adapter to its kernel, in float32, and leaves it out.
+  def output(self, own, x, y):
+    """With the product, in the type of x."""
+    low = jnp.matmul(x, own["lora_a"].astype(x.dtype))
+    return y + self.scale * jnp.matmul(low, own["lora_b"].astype(x.dtype))
 
-  Args:
-    params: of one network, or of several, as nested dicts.
-    spec: hyper-parameters of the network, with `lora_rank` and `lora_alpha`.
-
-  Returns:
-    Parameters of the network without adapters, of the types that the kernels had.
-  """
-  return unmerge(params, tree.part(params, is_adapter), spec, sign=1.0)
-
-
-def unmerge(params: Any, adapter: Any, spec: Any, *, sign: float = -1.0) -> Any:
-  """Takes an adapter out of merged kernels again: to a rounding in their type what they were.
-
-  Args:
-    params: parameters that hold it.
-    adapter: tree of `lora_a` and `lora_b` alone.
-    spec: as of `merge`.
-    sign: 1 to put it in.
-  """
-  factors = tree.flatten(adapter)
-
-  @jax.jit
-  def add(kernel, a, b):
-    delta = jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32),
-                       precision=jax.lax.Precision.HIGHEST)
-    return (kernel.astype(jnp.float32) + sign * scale(spec) * delta).astype(kernel.dtype)
-
-  def one(path, leaf):
-    above, _, last = path.rpartition("/")
-    name = f"{above}/lora_a"
-    if last != "kernel" or name not in factors:
-      return leaf
-    return add(leaf, factors[name], factors[f"{above}/lora_b"])
-
-  return tree.map_with_path(one, tree.part(params, lambda path: not is_adapter(path)))
+  def merged(self, own, kernel):
+    """The sum, computed in float32, in the kernel's type."""
+    a, b = (own[name].astype(jnp.float32) for name in ("lora_a", "lora_b"))
+    delta = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return (kernel.astype(jnp.float32) + self.scale * delta).astype(kernel.dtype)

@@ -221,4 +221,5 @@ class Tagging(Labelled):
     return {"out": dense(keys[1], self.num_outputs)}
 
   def _scores(self, params, batch, noise):
-    return heads.affine(params["task"]["out"], self._encode(params, batch).astype(jnp.float32))
+    hidden = self._encode(params, batch, noise)
+    return heads.affine(params["task"]["out"], hidden.astype(jnp.float32))

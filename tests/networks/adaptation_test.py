@@ -1,0 +1,320 @@
+"""The door of adaptations: methods that mdx does not have, under the scan and on a mesh.
+
+References: Liu et al. 2024, arXiv:2402.09353 (DoRA); Liu et al. 2022, arXiv:2205.05638 ((IA)^3);
+Fang et al. 2024, arXiv:2409.17481 (MaskLLM); Houlsby et al. 2019, arXiv:1902.00751 (adapters);
+Li & Liang 2021, arXiv:2101.00190 (prefix tuning).
+"""
+
+import dataclasses
+import functools
+import importlib
+import re
+from typing import Any, ClassVar
+
+import jax
+from jax.sharding import PartitionSpec as P
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdx import objectives
+from mdx import sharding
+from mdx import types
+from mdx.build import programs
+from mdx.build import source as source_lib
+from mdx.networks import adaptation
+from mdx.networks import attention
+from mdx.networks import transformer
+from mdx.networks.adaptation import int8
+from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import sites
+from mdx.objectives import reading
+from mdx.objectives.tokens import mlm
+from mdx.train import step as step_lib
+from mdx.utils import rng
+from mdx.utils import tree
+
+import tiny
+
+_ZEROS = lambda key, shape, dtype: jnp.zeros(shape, dtype)
+_ONES = lambda key, shape, dtype: jnp.ones(shape, dtype)
+_NORMAL = lambda key, shape, dtype: 0.5 * jax.random.normal(key, shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoRA(lora.LoRA):
+  """A low-rank change of the direction of each column, and a size of its own."""
+
+  def leaves(self, shape, axes):
+    return super().leaves(shape, axes) | {
+        "lora_size": types.Leaf((shape[1],), _ZEROS, (axes[1],), decays=False)}
+
+  def kernel(self, own, kernel, noise):
+    moved = super().merged(own, kernel)
+    size = jnp.linalg.norm(kernel, axis=0) + own["lora_size"]
+    return moved * (size / jax.lax.stop_gradient(jnp.linalg.norm(moved, axis=0)))[None]
+
+  def output(self, own, x, y):
+    return y
+
+  def merged(self, own, kernel):
+    return self.kernel(own, kernel, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IA3(types.Adaptation):
+  """A factor for each output."""
+  targets: tuple[str, ...] = ("k", "v", "up")
+
+  def leaves(self, shape, axes):
+    return {"factor": types.Leaf((shape[1],), _ONES, (axes[1],), decays=False)}
+
+  def output(self, own, x, y):
+    return y * jnp.expand_dims(own["factor"].astype(y.dtype), tuple(range(y.ndim - 1)))
+
+  def merged(self, own, kernel):
+    return kernel * own["factor"][None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mask24(types.Adaptation):
+  """A learned 2:4 mask; the distribution of a group's six patterns is sampled in training."""
+  targets: tuple[str, ...] = ("q", "down")
+  has_noise: ClassVar[bool] = True
+  patterns: ClassVar[Any] = np.array([[i in pair for i in range(4)] for pair in (
+      (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))], np.float32)
+
+  def leaves(self, shape, axes):
+    return {"patterns": types.Leaf((shape[0] // 4, 6, shape[1]), _NORMAL, (axes[0], None, axes[1]))}
+
+  def kernel(self, own, kernel, noise):
+    logits = own["patterns"]
+    if noise is None:
+      choice = jax.nn.one_hot(logits.argmax(axis=1), 6, axis=1)
+    else:
+      choice = jax.nn.softmax(logits + jax.random.gumbel(noise, logits.shape), axis=1)
+    return kernel * jnp.einsum("gco,ci->gio", choice, self.patterns).reshape(kernel.shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bottleneck(types.Adaptation):
+  """A small MLP behind each branch."""
+  width: int = 4
+  targets: tuple[str, ...] = ("attention", "mlp")
+
+  def leaves(self, shape, axes):
+    return {"down": types.Leaf((shape[0], self.width), _NORMAL, (axes[0], None)),
+            "up": types.Leaf((self.width, shape[1]), _ZEROS, (None, axes[1]))}
+
+  def branch(self, own, hidden):
+    return hidden + jnp.tanh(hidden @ own["down"]) @ own["up"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prefix(types.Adaptation):
+  """Keys and values that all queries see."""
+  length: int = 3
+  targets: tuple[str, ...] = ("memory",)
+
+  def leaves(self, shape, axes):
+    return {name: types.Leaf((self.length, *shape), _NORMAL, (None, *axes))
+            for name in ("keys", "values")}
+
+  def memory(self, own, batch):
+    return tuple(jnp.broadcast_to(own[name], (batch, *own[name].shape))
+                 for name in ("keys", "values"))
+
+
+METHODS = {"lora": lora.LoRA(rank=2), "dora": DoRA(rank=2), "ia3": IA3(), "mask": Mask24(),
+           "bottleneck": Bottleneck(), "prefix": Prefix()}
+AT_START = ("lora", "dora", "ia3", "bottleneck")  # those that change nothing at first
+MERGEABLE = ("lora", "dora", "ia3", "mask")
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 10, (8, 8)), jnp.int32)
+SEGMENTS = jnp.asarray(np.repeat([[1, 1, 1, 1, 2, 2, 2, 0]], 8, axis=0), jnp.int32)
+
+
+def _spec(*adaptations, **fields):
+  return transformer.Transformer(**dict(
+      num_layers=2, width=16, num_heads=4, num_kv_heads=2, mlp_width=24, vocab_size=11,
+      vocab_multiple=16, max_length=8, adaptations=adaptations) | fields)
+
+
+def _is_own(path, *adaptations):
+  return sites.owner(path, adaptations) is not None
+
+
+@functools.cache
+def _params(name):
+  """Of an adapted network: new, and with every parameter of the method moved."""
+  put = METHODS[name]
+  new = _spec(put).network().init(rng.root(0))
+  move = lambda path, leaf: leaf + 0.3 * jax.random.normal(
+      rng.stream(rng.root(1), path), leaf.shape) if _is_own(path, put) else leaf
+  return new, tree.map_with_path(move, new)
+
+
+def _hidden(spec, params, noise=None):
+  run = jax.jit(lambda params: spec.network().encode(
+      params, types.Inputs(TOKENS, segment_ids=SEGMENTS), attention=attention.Full(),
+      noise=noise).last)
+  return np.asarray(run(params))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_changes_nothing_at_first_where_it_says_so_and_the_same_as_its_merge(name):
+  put, (new, moved) = METHODS[name], _params(name)
+  base = tree.part(new, lambda path: not _is_own(path, put))
+  assert base.keys() and len(tree.flatten(base)) < len(tree.flatten(new))
+  plain = _hidden(_spec(), base)
+  gap = np.abs(_hidden(_spec(put), new) - plain).max()
+  assert gap < 1e-5 if name in AT_START else gap > 0.01
+  changed = _hidden(_spec(put), moved)
+  assert np.abs(changed - plain).max() > 0.01
+  if name in MERGEABLE:
+    merged = sites.merge(moved, (put,))
+    assert tree.flatten(merged).keys() == tree.flatten(base).keys()
+    np.testing.assert_allclose(_hidden(_spec(), merged), changed, atol=5e-6)
+  else:
+    with pytest.raises(ValueError, match="cannot be merged") as error:
+      sites.merge(moved, (put,))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scanned_and_unstacked_layers_are_adapted_alike(name):
+  spec = _spec(METHODS[name], scan_layers=False)
+  moved = _params(name)[1]
+  flat = spec.network().unstack(moved)
+  assert "layers_1" in flat
+  np.testing.assert_allclose(_hidden(spec, flat), _hidden(_spec(METHODS[name]), moved), atol=1e-5)
+
+
+def _loss_and_gradient(name, mesh, num_microbatches=1):
+  put = METHODS[name]
+  objective = mlm.MaskedLM(network=_spec(put, dropout=0.1).network(), mask_id=10, mask_rate=0.4)
+  params = {"model": _params(name)[1]}
+  trains = lambda path: _is_own(path, put)
+  with jax.set_mesh(mesh):
+    shapes = sharding.with_shardings(jax.eval_shape(lambda: params), objective.parts(), mesh)
+    placed = jax.device_put(params, jax.tree.map(lambda x: x.sharding, shapes))
+    batch = sharding.place_batch({
+        "tokens": np.asarray(TOKENS), "segment_ids": np.asarray(SEGMENTS),
+        "example_index": np.arange(8, dtype=np.int32)}, mesh)
+
+    @jax.jit
+    def run(params, batch):
+      key = rng.root(5)
+      context = types.context(0, key=key)
+      batch, weights = objective.prepare(params, batch, key, context)
+      loss, _, grads = step_lib.loss_and_grad(objective, params, batch, weights, context,
+                                              num_microbatches, trains)
+      return loss, grads
+
+    return jax.device_get(run(placed, batch)), shapes
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_on_a_mesh_and_by_microbatch_it_is_the_same_and_its_own_leaves_alone_have_gradients(name):
+  one = sharding.make_mesh({}, devices=jax.devices()[:1])
+  (loss, grads), _ = _loss_and_gradient(name, one)
+  assert tree.flatten(grads) and all(_is_own(path, METHODS[name]) for path in tree.flatten(grads))
+  assert all(np.any(leaf != 0) for leaf in tree.flatten(grads).values())
+  for mesh, microbatches in ((sharding.make_mesh(dict(fsdp=4, tensor=2)), 1),
+                             (sharding.make_mesh(dict(fsdp=4, tensor=2)), 2)):
+    (other, others), shapes = _loss_and_gradient(name, mesh, microbatches)
+    np.testing.assert_allclose(other, loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), others, grads)
+  cut = {leaf.sharding.spec for path, leaf in tree.flatten(shapes).items()
+         if _is_own(path, METHODS[name])}
+  assert any(any(axis is not None for axis in spec) for spec in cut), cut
+
+
+def test_noise_in_the_weights_is_shared_by_the_rows_and_drawn_anew_for_each_key():
+  put = METHODS["mask"]
+  same = {"tokens": jnp.zeros((4, 8), jnp.int32), "example_index": jnp.arange(4)}
+  run = jax.jit(lambda key: reading.encode(
+      _spec(put).network(), _params("mask")[0], same, attention=attention.Full(), noise=key))
+  one, other = np.asarray(run(rng.root(0))), np.asarray(run(rng.root(1)))
+  np.testing.assert_allclose(one, np.broadcast_to(one[:1], one.shape), atol=1e-6)
+  assert np.abs(one - other).max() > 1e-3
+
+
+def test_axes_and_decay_are_those_of_the_leaf():
+  part = _spec(DoRA(rank=2), Prefix()).network().part
+  assert part.axes("layers/attention/q/lora_size", (2, 16)) == (None, "heads")
+  assert part.axes("layers/attention/memory/keys", (2, 3, 2, 4)) == (None, None, "heads", None)
+  assert not part.decays("layers/attention/q/lora_size") and part.decays(
+      "layers/attention/q/lora_a")
+  mesh = sharding.make_mesh(dict(fsdp=4, tensor=2))
+  network = _spec(DoRA(rank=2)).network()
+  specs = sharding.specs({"model": jax.eval_shape(network.init, rng.root(0))},
+                         {"model": network.part}, mesh)["model"]["layers"]
+  assert specs["mlp"]["down"]["lora_a"] == P(None, "tensor", None)
+
+
+@pytest.mark.parametrize("values, message", [
+    ((lora.LoRA(), DoRA()), "two adaptations of q have parameters of one name, lora_a"),
+    ((int8.Int8(), int8.Int8()), "two adaptations of q have parameters of one name"),
+    ((Prefix(targets=("memory", "q")),), "targets of Prefix"),
+    ((Prefix(), dict(name="prefix")), "unknown adaptation name 'prefix'; choose from int8, lora")])
+def test_adaptations_that_exclude_each_other_are_one_line(values, message):
+  with pytest.raises(ValueError, match=message) as error:
+    _spec(*values)
+  assert "\n" not in str(error.value)
+  with pytest.raises(ValueError, match="memory need the attention_backend xla"):
+    _spec(Prefix(), attention_backend="splash")
+
+
+def test_a_stored_network_of_before_is_read_as_adaptations():
+  old = dict(name="transformer", width=16, weights="int8", lora_rank=3, lora_alpha=5.0,
+             lora_targets=["q", "v"])
+  new = source_lib.translated(old)
+  assert new == dict(name="transformer", width=16, adaptations=(
+      dict(name="int8"), dict(name="lora", rank=3, alpha=5.0, targets=("q", "v"))))
+  assert source_lib.translated(new) == new
+  plain = dict(width=16, weights="float", lora_rank=0, lora_alpha=0.0, lora_targets=["q"])
+  assert source_lib.translated(plain) == dict(width=16)
+  built = adaptation.build(new["adaptations"])
+  assert built == (int8.Int8(), lora.LoRA(rank=3, alpha=5.0, targets=("q", "v")))
+
+
+def test_a_config_names_further_adaptations_which_are_trained_alone(monkeypatch):
+  monkeypatch.setitem(adaptation.ADAPTATIONS, "ia3", IA3)
+  config = dict(init=dict(checkpoint=""), lora=dict(rank=2, targets=("q",)), optimizer={},
+                network=dict(name="transformer"), adaptations=[dict(name="ia3", targets=["k"])])
+  config["network"] = source_lib.adapted(config["network"], config, "")
+  assert [one["name"] for one in config["network"]["adaptations"]] == ["lora", "ia3"]
+  assert source_lib.adapted(config["network"], config, "") == config["network"]
+  pattern = source_lib.trained(config)["trainable"]
+  paths = ("layers/attention/q/lora_a", "layers/attention/k/factor")
+  assert all(re.fullmatch(pattern, f"model/{path}") for path in paths)
+  assert not re.fullmatch(pattern, "model/layers/attention/q/kernel")
+
+
+# objective -> (config, its argument).
+CONFIGS = {name: (name, None) for name in (
+    "ar", "mlm", "bitimebert", "electra", "ernie_gram", "rts", "structural", "diffusion", "d3pm",
+    "sedd", "genmd4", "block_diffusion", "adapt", "meap")} | {
+        "decoded_mlm": ("drbert", None), "cluster_rts": ("rts", "clusters"),
+        "meap_sft": ("meap", "sft"), "classification": ("finetune", "next"),
+        "regression": ("finetune", "overlap"), "tagging": ("finetune", "speech")}
+
+
+@pytest.mark.parametrize("name", tiny.mostly_slow(list(objectives.OBJECTIVES), [
+    "ar", "bitimebert", "ernie_gram"]))
+def test_lora_sets_up_and_traces_with_every_objective(name, tmp_path):
+  module, arg = CONFIGS[name]
+  config = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
+  config.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
+  if "base" in config.init:
+    config.init.base = None
+  config.lora.rank = 2
+  assert config.objective.name == name
+  program, = programs.of_config(config, str(tmp_path / "run"),
+                                sharding.make_mesh({"data": -1}))
+  state, batch, frozen = program.arguments
+  trained = state.opt_state
+  assert any("lora_b" in path for path in tree.flatten(trained))
+  assert not any(path.endswith("model/layers/mlp/up/kernel") for path in tree.flatten(trained))
+  gradient = jax.eval_shape(program.plain, state, batch, frozen)
+  assert any(path.endswith("attention/q/lora_a") for path in tree.flatten(gradient))
