@@ -243,7 +243,8 @@ class World(NamedTuple):
     tokenizer: special ids, edges of words, fingerprint, `encode`.
     data: facts of the training data, read when asked for: `labels(kind)`, `dates()`, `layout`;
       None where there is none (a model that is loaded to be read).
-    frozen: name -> objective of each model of `config.frozen`: how it is read.
+    frozen: name -> objective of each model of `config.frozen`: how it is read; {} where a model
+      is loaded to be read.
     objective: config -> another objective in this world, for one that is made of others.
   """
   network: Network

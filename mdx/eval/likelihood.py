@@ -79,6 +79,7 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
   def row_nll(params, batch, frozen=None):
     key = rng.stream(rng.root(seed), "likelihood")
     context = types.context(_LAST_STEP, frozen)
+    batch = objective.look(context.frozen, batch, context)
 
     def one(total, draw):
       # The points of a lattice have one offset a row.
