@@ -97,6 +97,9 @@ def test_a_schedule_comes_from_the_model():
 class _Classifier:
   """An objective that predicts no tokens."""
 
+  def reader(self):
+    """Nothing reads it."""
+
 
 def test_models_that_cannot_be_decoded_so_are_refused():
   with pytest.raises(ValueError, match="trained with _Classifier does not predict masked tokens"):
