@@ -25,9 +25,9 @@ import dataclasses
 from ml_collections import config_dict
 
 from mdx import objectives
+from mdx import samplers
 from mdx import tasks
 from mdx.configs import common
-from mdx.samplers import decoder
 
 _VARIANTS = ("sudoku", "countdown", "llada_8b")
 _GIVEN = ("model", "mask_id", "eos_id", "group_size", "temperature")  # by model and rollouts
@@ -64,8 +64,7 @@ def _method(name):
 def _small(task):
   """What the tasks that train a base model of their own have in common."""
   built = tasks.build(task)
-  sampler = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)
-             if f.name not in ("mask_id", "eos_id", "noise", "top_k", "top_p")}
+  sampler = {k: v for k, v in samplers.defaults().items() if k not in ("top_k", "top_p")}
   return config_dict.ConfigDict(dict(
       mode="rl",  # or compile
       seed=0,

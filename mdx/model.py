@@ -96,7 +96,7 @@ class Model(load_lib.Loaded):
       seed: rows of the same index and seed are the same in every batch.
       batch_size: rows decoded together.
       record: "none", or "canvas" for a `trace` of each row.
-      **fields: `name` and fields of `samplers.decoder.Decoder`: gen_length, steps, temperature, ...
+      **fields: `name` and fields of a rule of `samplers`: gen_length, steps, temperature, ...
 
     Returns:
       Rows in the order of the prompts, `num_samples` each.

@@ -82,9 +82,10 @@ class Plan(NamedTuple):
     if remasking not in REMASKING:
       raise ValueError(f"config.eval.remasking has {remasking!r}; choose from "
                        f"{', '.join(REMASKING)}.")
-    fields = dict(self.config["rollout"]["sampler"], name=REMASKING[remasking], steps=nfe,
-                  temperature=0.0, block_length=self.config["eval"]["block_length"], mixture=())
-    return self.model.sampler(**fields)
+    given = self.config["rollout"]["sampler"]
+    fields = dict(given, name=REMASKING[remasking], steps=nfe, temperature=0.0,
+                  block_length=self.config["eval"]["block_length"], mixture=())
+    return self.model.sampler(**samplers.select(fields, also=(given["name"], *REMASKING.values())))
 
   @property
   def reference(self) -> types.Params:
@@ -149,7 +150,7 @@ def check(config: dict[str, Any]) -> None:
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
-  sampler = samplers.check_fields(rollout["sampler"])
+  sampler = samplers.check_fields(samplers.select(rollout["sampler"], also=REMASKING.values()))
   objectives.check_policy(config["objective"], group_size=rollout["group_size"],
                           temperature=sampler.temperature)
 
@@ -166,7 +167,7 @@ def plan(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Lo
   """
   config = config | {"model": dict(model.config)}
   rollout = config["rollout"]
-  sampler = model.sampler(**rollout["sampler"])
+  sampler = model.sampler(**samplers.select(rollout["sampler"], also=REMASKING.values()))
   policy = objectives.build_policy(config["objective"], model.objective, model.tokenizer,
                                    group_size=rollout["group_size"],
                                    temperature=sampler.temperature)

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from mdx import config as config_lib
 from mdx.corruption import schedule as schedule_lib
 from mdx.networks import heads
-from mdx.samplers import counts
 from mdx.samplers import logits as logits_lib
 from mdx.utils import rng
 
@@ -89,7 +88,7 @@ def ranks(score: jax.Array, among: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-  """Fields of all decoding rules; a rule reads those it needs.
+  """Base of the decoding rules, with the fields that each of them reads.
 
   Attributes:
     mask_id: id of the mask token; it is never drawn.
@@ -109,7 +108,6 @@ class Decoder:
     confidence: "probability", "margin", "entropy" or "random".
     confidence_filtered: take it from the tempered and filtered law that tokens are drawn
       from, instead of the model's own.
-    schedule: tokens committed a step: one of counts.SCHEDULES.
     cache: "none"; "prefix" or "dual": keys and values outside the active block (and what
       follows it) are those of the block's first step, an approximation for models that
       see both ways (Wu et al. 2025, arXiv:2505.22618); "block": exact, for block-causal
@@ -118,19 +116,6 @@ class Decoder:
       commit it only where nothing else is left.
     eos_stop: "never"; after an EOS with nothing masked before it, fill with EOS and end
       the "block" or the "row".
-    threshold: confidence above which a token is committed.
-    low_threshold: confidence above which a run of masks commits its best token.
-    factor: f of factor decoding.
-    entropy_bound: nats that tokens committed together may share.
-    kl_threshold: nats below which a prediction counts as stable.
-    kl_steps: steps for which it must have been stable.
-    kl_top_k: tokens remembered to measure this; the rest counts as one.
-    remdm: "cap", "rescale", "confidence" or "loop".
-    eta: remasking strength of ReMDM.
-    loop_on, loop_off, loop_alpha: times between which "loop" holds alpha, and its value.
-    rcr_stat: "latest" or "max", the confidence that tokens compete with.
-    edit_threshold: probability above which a committed token is replaced.
-    edit_steps: most steps spent on replacing after a block has no masks.
   """
   mask_id: int
   eos_id: int = -1
@@ -145,53 +130,22 @@ class Decoder:
   guidance_scale: float = 0.0
   confidence: str = "probability"
   confidence_filtered: bool = False
-  schedule: str = "even"
   cache: str = "none"
   eos: str = "allow"
   eos_stop: str = "never"
-  threshold: float = 0.9
-  low_threshold: float = 0.4
-  factor: float = 1.0
-  entropy_bound: float = 0.1
-  kl_threshold: float = 0.01
-  kl_steps: int = 2
-  kl_top_k: int = 32
-  remdm: str = "cap"
-  eta: float = 0.02
-  loop_on: float = 0.55
-  loop_off: float = 0.05
-  loop_alpha: float = 0.9
-  rcr_stat: str = "latest"
-  edit_threshold: float = 0.9
-  edit_steps: int = 16
 
   counts_steps = True  # whether `steps` is what the rule takes
   mixes = True  # whether rows may differ in blocks and steps
   revises = False  # whether written tokens may be masked again or replaced
 
   def __post_init__(self):
-    for field, choices in (("confidence", logits_lib.CONFIDENCES), ("schedule", counts.SCHEDULES),
-                           ("cache", CACHES), ("eos", EOS_RULES), ("eos_stop", EOS_STOPS),
-                           ("remdm", ("cap", "rescale", "confidence", "loop")),
-                           ("rcr_stat", ("latest", "max"))):
-      if getattr(self, field) not in choices:
-        raise ValueError(f"sampler.{field} is {getattr(self, field)!r}; choose from "
-                         f"{', '.join(choices)}.")
-    for field in ("gen_length", "steps", "kl_steps", "kl_top_k", "factor"):
-      if getattr(self, field) <= 0:
-        raise ValueError(f"sampler.{field} must be positive, got {getattr(self, field)}.")
-    for field in ("temperature", "block_length", "top_k", "guidance_scale", "edit_steps",
-                  "entropy_bound", "kl_threshold"):
-      if getattr(self, field) < 0:
-        raise ValueError(f"sampler.{field} must be >= 0, got {getattr(self, field)}.")
-    for field in ("threshold", "low_threshold", "edit_threshold", "eta", "loop_on", "loop_off",
-                  "loop_alpha"):
-      if not 0 <= getattr(self, field) <= 1:
-        raise ValueError(f"sampler.{field} must lie in [0, 1], got {getattr(self, field)}.")
-    if self.remdm == "loop" and self.loop_off >= self.loop_on:
-      raise ValueError(f"sampler.loop_off {self.loop_off} must lie below loop_on {self.loop_on}.")
-    if not 0 < self.top_p <= 1:
-      raise ValueError(f"sampler.top_p must lie in (0, 1], got {self.top_p}.")
+    config_lib.check(
+        self, "sampler",
+        choices={"confidence": logits_lib.CONFIDENCES, "cache": CACHES, "eos": EOS_RULES,
+                 "eos_stop": EOS_STOPS},
+        at_least={"gen_length": 1, "steps": 1, "temperature": 0, "block_length": 0, "top_k": 0,
+                  "guidance_scale": 0},
+        between={"top_p": "(0, 1]"})
     object.__setattr__(self, "mixture", tuple(self._pair(pair) for pair in self.mixture))
     if self.mixture and (self.cache != "none" or not self.mixes):
       raise ValueError("sampler.mixture needs cache none and a rule that counts tokens, not "

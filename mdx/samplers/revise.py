@@ -9,7 +9,9 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx.samplers import confidence
+from mdx.samplers import counts
 from mdx.samplers import decoder
 from mdx.samplers import logits as logits_lib
 
@@ -25,10 +27,21 @@ class RunningConfidence(decoder.Decoder):
   is what the schedule leaves for later steps. As many network calls as `Confidence`.
   Only decoded places compete: no tie can mask a prompt or a later block.
 
+  Attributes:
+    schedule: tokens left to later steps: one of counts.SCHEDULES.
+    rcr_stat: "latest" or "max", the confidence that tokens compete with.
+
   Reference: He et al. 2025, arXiv:2508.13148 (MDPO).
   """
+  schedule: str = "even"
+  rcr_stat: str = "latest"
 
   revises = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", choices={"schedule": counts.SCHEDULES,
+                                             "rcr_stat": ("latest", "max")})
 
   def extras(self, state, keys):
     """The confidence each token competes with."""
@@ -63,11 +76,29 @@ class Remdm(decoder.Decoder):
   written); "loop": alpha rises to `loop_alpha` until t = `loop_on`, stays there with "cap"
   until `loop_off`, and then goes on to 1. The last step reveals everything.
 
+  Attributes:
+    remdm: "cap", "rescale", "confidence" or "loop".
+    eta: remasking strength.
+    loop_on, loop_off, loop_alpha: times between which "loop" holds alpha, and its value.
+
   Reference: Wang et al. 2025, arXiv:2503.00307.
   """
+  remdm: str = "cap"
+  eta: float = 0.02
+  loop_on: float = 0.55
+  loop_off: float = 0.05
+  loop_alpha: float = 0.9
 
   revises = True
   mixes = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler",
+                     choices={"remdm": ("cap", "rescale", "confidence", "loop")},
+                     between=dict.fromkeys(("eta", "loop_on", "loop_off", "loop_alpha"), "[0, 1]"))
+    if self.remdm == "loop" and self.loop_off >= self.loop_on:
+      raise ValueError(f"sampler.loop_off {self.loop_off} must lie below loop_on {self.loop_on}.")
 
   def extras(self, state, keys):
     """Probability of each token when it was written; what this step masks again."""
@@ -130,11 +161,24 @@ class TokenEditing(decoder.Decoder):
   `edit_threshold`. When a block has no masks left, up to `edit_steps` steps go on
   replacing until one changes nothing.
 
+  Attributes:
+    threshold: confidence from which a token is committed.
+    edit_threshold: probability above which a committed token is replaced.
+    edit_steps: most steps spent on replacing after a block has no masks.
+
   Reference: LLaDA 2.1 technical report (Bie et al. 2026).
   """
+  threshold: float = 0.9
+  edit_threshold: float = 0.9
+  edit_steps: int = 16
 
   counts_steps = False
   revises = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", at_least={"edit_steps": 0},
+                     between={"threshold": "[0, 1]", "edit_threshold": "[0, 1]"})
 
   def max_steps(self, num_free):
     """A step a token, and the steps that only replace."""
@@ -160,7 +204,7 @@ class TokenEditing(decoder.Decoder):
                 & (proposal.current != self.mask_id) & (proposal.tokens != proposal.current)
                 & (proposal.probability > self.edit_threshold))
     has_masks = jnp.any(proposal.is_open, axis=1)
-    return sure | confidence.surest(proposal) | replaced, {
+    return sure | confidence.most_confident(proposal) | replaced, {
         "idle": jnp.where(has_masks, 0, state["idle"] + 1), "edited": jnp.any(replaced, axis=1)}
 
   def block_done(self, state, old_canvas):
