@@ -55,11 +55,11 @@ class Confidence(decoder.Decoder):
     super().__post_init__()
     config_lib.check(self, "sampler", choices={"schedule": counts.SCHEDULES})
 
-  def commit(self, state, proposal, keys):
+  def commit(self, params, state, proposal, keys):
     """The n most confident positions."""
-    del keys
+    del params, keys
     count, _ = planned(self, state)
-    return decoder.best_of(proposal.confidence, proposal.is_open, count), {}
+    return decoder.Commit(decoder.best_of(proposal.confidence, proposal.is_open, count))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,11 @@ class Threshold(decoder.Decoder):
     super().__post_init__()
     config_lib.check(self, "sampler", between={"threshold": "[0, 1]"})
 
-  def commit(self, state, proposal, keys):
+  def commit(self, params, state, proposal, keys):
     """All confident positions."""
-    del state, keys
+    del params, state, keys
     sure = proposal.is_open & (proposal.confidence >= self.threshold)
-    return sure | most_confident(proposal), {}
+    return decoder.Commit(sure | most_confident(proposal))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,14 +101,14 @@ class Factor(decoder.Decoder):
     super().__post_init__()
     config_lib.check(self, "sampler", between={"factor": "(0, inf)"})
 
-  def commit(self, state, proposal, keys):
+  def commit(self, params, state, proposal, keys):
     """The longest prefix of the positions, most confident first, that keeps the bound."""
-    del state, keys
+    del params, state, keys
     ranked, _, rank = _ranked(proposal)
     number = jnp.arange(1, ranked.shape[1] + 1)[None]
     passes = (number + 1) * (1 - ranked) < self.factor
     count = jnp.max(jnp.where(passes, number, 1), axis=1)
-    return proposal.is_open & (rank < count[:, None]), {}
+    return decoder.Commit(proposal.is_open & (rank < count[:, None]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,16 +129,16 @@ class EntropyBounded(decoder.Decoder):
     super().__post_init__()
     config_lib.check(self, "sampler", at_least={"entropy_bound": 0})
 
-  def commit(self, state, proposal, keys):
+  def commit(self, params, state, proposal, keys):
     """The longest prefix within the bound."""
-    del state, keys
+    del params, state, keys
     ranked, order, rank = _ranked(proposal)
     entropy = jnp.where(proposal.is_open, logits_lib.entropy(proposal.logits), 0.0)
     entropy = jnp.take_along_axis(entropy, order, axis=1)
     shared = jnp.cumsum(entropy, axis=1) - jax.lax.cummax(entropy, axis=1)
     within = (shared <= self.entropy_bound) & (ranked > -decoder.LAST / 2)  # a prefix of both
     count = 1 + within[:, 1:].sum(axis=1)
-    return proposal.is_open & (rank < count[:, None]), {}
+    return decoder.Commit(proposal.is_open & (rank < count[:, None]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,9 +177,9 @@ class Klass(decoder.Decoder):
             "known_probs": jnp.zeros((rows, length, self.kl_top_k), jnp.float32),
             "stable": jnp.full((rows, length), -1, jnp.int32)}
 
-  def commit(self, state, proposal, keys):
+  def commit(self, params, state, proposal, keys):
     """Confident and stable positions."""
-    del keys
+    del params, keys
     places = jnp.minimum(proposal.index, state["canvas"].shape[1] - 1)
     at_places = lambda x: jnp.take_along_axis(x, places[..., None], axis=1)
     known, before = at_places(state["known"]), at_places(state["known_probs"])
@@ -198,9 +198,9 @@ class Klass(decoder.Decoder):
     pad = ((0, 0), (0, 0), (0, self.kl_top_k - kept.shape[-1]))
     ids, kept = jnp.pad(ids, pad, constant_values=-1), jnp.pad(kept, pad)
     put = lambda name, new: decoder.put(state[name], proposal.index, proposal.is_open, new)
-    return sure | (none & most_confident(proposal)), {
+    return decoder.Commit(sure | (none & most_confident(proposal)), {
         "known": put("known", ids.astype(jnp.int32)), "known_probs": put("known_probs", kept),
-        "stable": put("stable", stable)}
+        "stable": put("stable", stable)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,9 +223,9 @@ class Hierarchical(decoder.Decoder):
     super().__post_init__()
     config_lib.check(self, "sampler", between={"threshold": "[0, 1]", "low_threshold": "[0, 1]"})
 
-  def commit(self, state, proposal, keys):
+  def commit(self, params, state, proposal, keys):
     """Confident positions, the best of each run, the best of all."""
-    del state, keys
+    del params, state, keys
     score, is_open = proposal.confidence, proposal.is_open
     follows = jnp.pad(is_open[:, :-1] & (jnp.diff(proposal.index, axis=1) == 1), ((0, 0), (1, 0)))
     run = jnp.cumsum(~(follows & is_open), axis=1)
@@ -235,7 +235,7 @@ class Hierarchical(decoder.Decoder):
         (score[:, None, :] == score[:, :, None]) & (place[None, :] < place[:, None])[None])
     best = is_open & ~jnp.any(same & better, axis=2)
     high = (is_open & (score >= self.threshold)) | (best & (score > self.low_threshold))
-    return high | most_confident(proposal), {}
+    return decoder.Commit(high | most_confident(proposal))
 
 
 def _ranked(proposal):

@@ -48,14 +48,14 @@ class RunningConfidence(decoder.Decoder):
     del keys
     return {"running": jnp.full(state["canvas"].shape, -jnp.inf, jnp.float32)}
 
-  def commit(self, state, proposal, keys):
-    """All open places."""
-    del keys
+  def commit(self, params, state, proposal, keys):
+    """All open positions."""
+    del params, keys
     new = proposal.confidence
     if self.rcr_stat == "max":
       new = jnp.maximum(new, decoder.at(state["running"], proposal.index))
-    return proposal.is_open, {
-        "running": decoder.put(state["running"], proposal.index, proposal.is_open, new)}
+    return decoder.Commit(proposal.is_open, {
+        "running": decoder.put(state["running"], proposal.index, proposal.is_open, new)})
 
   def revoke(self, state, proposal, is_written, keys):
     """Masks the least sure places again."""
@@ -106,18 +106,19 @@ class Remdm(decoder.Decoder):
     shape = state["canvas"].shape
     return {"running": jnp.zeros(shape, jnp.float32), "again": jnp.zeros(shape, bool)}
 
-  def commit(self, state, proposal, keys):
-    """Reveals masked places at random, and chooses what is masked again."""
+  def commit(self, params, state, proposal, keys):
+    """Reveals masked positions at random, and chooses what is masked again."""
+    del params
     now, then, sigma, again = self._transition(state)
     reveal = (then - (1 - sigma) * now) / jnp.maximum(1 - now, _TINY)
     is_last = state["step"][:, None] >= self.block_steps - 1
     draw = logits_lib.uniforms(keys, state["positions"])  # of either kind, no place is both
     is_written = proposal.is_open & (
         (decoder.at(draw, proposal.index) < reveal) | is_last)
-    return is_written, {
+    return decoder.Commit(is_written, {
         "again": (draw < again) & ~is_last,
         "running": decoder.put(state["running"], proposal.index, is_written,
-                               proposal.probability)}
+                               proposal.probability)})
 
   def revoke(self, state, proposal, is_written, keys):
     """Masks the chosen places."""
@@ -195,17 +196,17 @@ class TokenEditing(decoder.Decoder):
     rows = len(state["canvas"])
     return {"idle": jnp.zeros(rows, jnp.int32), "edited": jnp.zeros(rows, bool)}
 
-  def commit(self, state, proposal, keys):
-    """Sure places, and tokens to replace."""
-    del keys
+  def commit(self, params, state, proposal, keys):
+    """Confident positions, and tokens to replace."""
+    del params, keys
     sure = proposal.is_open & (proposal.confidence >= self.threshold)
     exists = proposal.index < state["canvas"].shape[1]
     replaced = (exists & decoder.at(self.wanted(state), proposal.index)
                 & (proposal.current != self.mask_id) & (proposal.tokens != proposal.current)
                 & (proposal.probability > self.edit_threshold))
     has_masks = jnp.any(proposal.is_open, axis=1)
-    return sure | confidence.most_confident(proposal) | replaced, {
-        "idle": jnp.where(has_masks, 0, state["idle"] + 1), "edited": jnp.any(replaced, axis=1)}
+    return decoder.Commit(sure | confidence.most_confident(proposal) | replaced, {
+        "idle": jnp.where(has_masks, 0, state["idle"] + 1), "edited": jnp.any(replaced, axis=1)})
 
   def block_done(self, state, old_canvas):
     """No masks, and nothing left to replace."""

@@ -246,7 +246,8 @@ def test_the_temperature_stays_one_over_1024_steps():
     _, index = jax.lax.top_k(jnp.where(sampler.wanted(state), state["hit"], -1.0), narrow)
     index = jnp.sort(index, axis=1)
     keys = jax.vmap(jax.random.fold_in)(driving.keys(2), state["nfe"])
-    new, _ = sampler.update(state, index, jnp.broadcast_to(table, (2, narrow, vocab + 1)), keys)
+    logits = jnp.broadcast_to(table, (2, narrow, vocab + 1))
+    new, _ = sampler.update({}, state, index, types.Answer(logits), keys)
     return jax.tree.map(lambda old, new: jnp.where(
         sampler.active(state).reshape((-1,) + (1,) * (new.ndim - 1)), new, old), state, new)
 

@@ -58,7 +58,7 @@ def test_every_rule_ends_fills_what_is_free_and_nothing_else(name, cache):
   objective = BLOCKS if cache == "block" else BOTH
   if name == "autoregressive" and cache == "block":
     objective = driving.Memory(attention_lib.Causal())
-  sampler = _sampler(objective, name, cache=cache, threshold=0.5)
+  sampler = _sampler(objective, name, cache=cache, threshold=0.5, also=samplers.SAMPLERS)
   decoded = _decode(sampler, objective)
   np.testing.assert_array_equal(decoded.tokens[~IS_FREE], CANVAS[~IS_FREE])
   assert np.all(decoded.tokens[IS_FREE] != MASK)
@@ -201,7 +201,7 @@ def _eos(eos="allow", eos_stop="never", name="confidence", steps=8, block_length
          tokens=(2, 3, EOS, 4, 5, 6, 2, 3), probs=(.6, .7, .9, .5, .55, .45, .8, .4)):
   sampler = driving.build(BOTH, name=name, gen_length=8, steps=steps, block_length=block_length,
                           temperature=0.0, eos=eos, eos_stop=eos_stop, threshold=0.42,
-                          entropy_bound=5.0)
+                          entropy_bound=5.0, also=samplers.SAMPLERS)
   decoded = driving.decode(_scripted(tokens, probs), sampler, np.zeros((1, 8)), record=record)
   return decoded.tokens[0], decoded.nfe[0], decoded.trajectory
 

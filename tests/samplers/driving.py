@@ -107,8 +107,9 @@ class Memory:
     return types.Answer(logits, cache=None if request.cache is None else (memory,))
 
 
-def build(objective, **fields):
-  """`samplers.build` with the ids of this module."""
+def build(objective, also=(), **fields):
+  """`samplers.build` with the ids of this module; fields of rules `also` may be set."""
+  fields = samplers.select(fields, also)
   return samplers.build(fields, objective, mask_id=MASK_ID, eos_id=EOS_ID)
 
 

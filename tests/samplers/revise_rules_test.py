@@ -28,7 +28,7 @@ def _update(sampler):
     scores = jnp.clip(scores, 1e-6, 1 - 1e-6)[..., None]
     others = jnp.log((1 - scores) / (driving.VOCAB - 1))
     logits = jnp.where(jax.nn.one_hot(tokens, driving.VOCAB, dtype=bool), jnp.log(scores), others)
-    return sampler.update(state, where, logits, keys)
+    return sampler.update({}, state, where, types.Answer(logits), keys)
 
   return _UPDATES.setdefault(repr(sampler), jax.jit(update, compiler_options=driving.QUICK))
 
