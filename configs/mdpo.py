@@ -94,6 +94,10 @@ def _small(task):
           max_prompt_length=0,  # tokens; 0 = any
           filter="none",  # or over_denoising: problems right on the way and wrong at the end
           filter_examples=0,  # problems decoded to find them, 0 = all
+          # Transforms of rl.rewards, in their order: identity, calibrated, length_penalty.
+          rewards=("identity",),
+          dynamic_sampling=False,  # replace groups whose rewards do not vary, by further decodes,
+          max_refills=3,  # at most so many an iteration
           mixture_draw="per_group",  # of sampler.mixture: one pair a group, or per_rollout
           sampler=dict(sampler, name="confidence", steps=3, temperature=1.0,
                        gen_length=built.answer_length)),
