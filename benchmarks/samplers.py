@@ -93,15 +93,16 @@ def measure(num_rows: int, seed: int) -> list[tuple[str, str, float, float, floa
   import jax.numpy as jnp
 
   from mdx import samplers
+  from mdx import types
   from mdx.samplers import loop
   from mdx.utils import rng
   probs = joint()
   logits = jnp.asarray(conditionals(probs))
   probs, powers = probs.reshape(-1), VOCAB ** np.arange(LENGTH)[::-1]
 
-  def denoise(table, request):
+  def answer(table, request):
     number = request.tokens @ jnp.asarray((VOCAB + 1) ** np.arange(LENGTH)[::-1], jnp.int32)
-    return table[number[:, None], jnp.minimum(request.targets, LENGTH - 1)]
+    return types.Answer(table[number[:, None], jnp.minimum(request.targets, LENGTH - 1)])
 
   canvas = jnp.full((num_rows, LENGTH), MASK_ID, jnp.int32)
   exact = np.random.default_rng(seed).multinomial(num_rows, probs)
@@ -110,7 +111,7 @@ def measure(num_rows: int, seed: int) -> list[tuple[str, str, float, float, floa
     sampler = samplers.SAMPLERS[name](mask_id=MASK_ID, gen_length=LENGTH, noise=dict(
         name="linear", eps=0.0), **dict(steps=LENGTH) | fields)
     decode = jax.jit(lambda table, key, sampler=sampler: loop.decode(
-        functools.partial(denoise, table), sampler, canvas, key=key,
+        functools.partial(answer, table), sampler, canvas, key=key,
         row_index=jnp.arange(num_rows)))
     decoded = jax.device_get(decode(logits, rng.root(seed)))
     counts = np.bincount(decoded.tokens @ powers, minlength=VOCAB ** LENGTH)

@@ -14,12 +14,10 @@ Papers: mdpo (the default, arXiv:2508.13148), d1 (arXiv:2504.12216), llada (arXi
 that was cut short goes on where it stopped.
 """
 
-import dataclasses
-
 from ml_collections import config_dict
 
+from mdx import samplers
 from mdx.configs import mdpo
-from mdx.samplers import decoder
 
 _TASKS = {
     "gsm8k": dict(name="gsm8k", path="", test_path=""),
@@ -41,9 +39,7 @@ _LLADA_MATH = dict(gen_length=512, steps=512, block_length=64)
 def get_config(arg=None):
   """TASK[,PAPER]; without them, the small Sudoku model of configs/mdpo.py."""
   run = mdpo.get_config()
-  sampler = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)
-             if f.name not in ("mask_id", "eos_id", "noise")}
-  sampler.update(name="confidence", temperature=0.0)
+  sampler = samplers.defaults() | dict(name="confidence", temperature=0.0)
   config = config_dict.ConfigDict(dict(
       mode="eval",
       seed=0,

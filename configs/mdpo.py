@@ -25,9 +25,9 @@ import dataclasses
 from ml_collections import config_dict
 
 from mdx import objectives
+from mdx import samplers
 from mdx import tasks
 from mdx.configs import common
-from mdx.samplers import decoder
 
 _VARIANTS = ("sudoku", "countdown", "llada_8b")
 _GIVEN = ("model", "mask_id", "eos_id", "group_size", "temperature")  # by model and rollouts
@@ -64,8 +64,7 @@ def _method(name):
 def _small(task):
   """What the tasks that train a base model of their own have in common."""
   built = tasks.build(task)
-  sampler = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)
-             if f.name not in ("mask_id", "eos_id", "noise", "top_k", "top_p")}
+  sampler = {k: v for k, v in samplers.defaults().items() if k not in ("top_k", "top_p")}
   return config_dict.ConfigDict(dict(
       mode="rl",  # or compile
       seed=0,
@@ -95,6 +94,10 @@ def _small(task):
           max_prompt_length=0,  # tokens; 0 = any
           filter="none",  # or over_denoising: problems right on the way and wrong at the end
           filter_examples=0,  # problems decoded to find them, 0 = all
+          # Transforms of rl.rewards, in their order: identity, calibrated, length_penalty.
+          rewards=("identity",),
+          dynamic_sampling=False,  # replace groups whose rewards do not vary, by further decodes,
+          max_refills=3,  # at most so many an iteration
           mixture_draw="per_group",  # of sampler.mixture: one pair a group, or per_rollout
           sampler=dict(sampler, name="confidence", steps=3, temperature=1.0,
                        gen_length=built.answer_length)),

@@ -12,19 +12,15 @@ a second model as judge, how likely and how varied the texts are.
     --config.init.checkpoint=runs/diffusion --config.quality.scorer=runs/ar
 """
 
-import dataclasses
-
 from ml_collections import config_dict
 
+from mdx import samplers
 from mdx.configs import diffusion
-from mdx.samplers import decoder
 
 
 def get_config(arg=None):
-  """Every field of the samplers with its default; what it means: --help, samplers.decoder."""
+  """Every field of the samplers with its default; what it means: mdx/samplers."""
   base = diffusion.get_config(arg)
-  sampler = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)
-             if f.name not in ("mask_id", "eos_id", "noise")}
   return config_dict.ConfigDict(dict(
       mode="sample",
       seed=0,
@@ -37,7 +33,9 @@ def get_config(arg=None):
       prompts="",  # a .jsonl file with `text` or `tokens` a line, or a text; "" = no prompt
       num_samples=4,  # rows of each prompt
       batch_size=8,  # rows decoded together
-      sampler=dict(sampler, name=""),  # "" = as its authors do, or as suits how it was trained
+      # Fields of other rules than `name` stay at their defaults. "" = the rule of the model's
+      # authors, or the one that suits how it was trained.
+      sampler=dict(samplers.defaults(), name=""),
       quality=dict(  # of the texts, by a second model; see eval.generative
           scorer="",  # a run, checkpoint or export; hf:DIRECTORY or hf:NAME; "" = not scored
           params="ema",  # which weights of a run: ema or raw

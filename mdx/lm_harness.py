@@ -7,7 +7,7 @@ The harness's own command line, with a model `mdx` added:
 
 Model arguments: `checkpoint` (all that `mdx.load` takes), `params`, `dtype`, `adapter` (a PEFT
 adapter's directory), `weights` (int8), `num_samples` (draws
-of a likelihood bound), `seed`, and the fields of `samplers.decoder.Decoder` with `name` for
+of a likelihood bound), `seed`, and the fields of a rule of `samplers` with `name` for
 generation, where `gen_length=0` is what the request asks for and `steps=0` one step a token.
 """
 

@@ -22,7 +22,6 @@ from mdx.build import load as load_lib
 from mdx.data import chat
 from mdx.eval import generative
 from mdx.eval import likelihood
-from mdx.objectives import reading
 from mdx.report import denoising
 from mdx.samplers import batching
 from mdx.samplers import loop
@@ -96,7 +95,7 @@ class Model(load_lib.Loaded):
       seed: rows of the same index and seed are the same in every batch.
       batch_size: rows decoded together.
       record: "none", or "canvas" for a `trace` of each row.
-      **fields: `name` and fields of `samplers.decoder.Decoder`: gen_length, steps, temperature, ...
+      **fields: `name` and fields of a rule of `samplers`: gen_length, steps, temperature, ...
 
     Returns:
       Rows in the order of the prompts, `num_samples` each.
@@ -156,12 +155,8 @@ class Model(load_lib.Loaded):
     arrays = sharding.place_batch(rows, self.mesh)
 
     def run(params, key, arrays):
-      canvas = arrays["canvas"]
-      out = loop.decode(reading.answerer(self.objective, params), sampler,
-                        canvas, key=key, row_index=arrays["row_index"],
-                        positions=arrays.get("positions"), segment_ids=arrays.get("segment_ids"),
-                        start=batch.start, record=record)
-      return out
+      return loop.decode_rows(self.objective, sampler, params, key, arrays, start=batch.start,
+                              record=record)
 
     with jax.set_mesh(self.mesh):
       name = (repr(sampler), batch.canvas.shape, batch.start, batch.positions is None, record)

@@ -506,8 +506,10 @@ class Sampler(Protocol):
 
   Attributes:
     asks: fields of `Answer` that a step reads: "logits", or "hidden" too.
+    acts: whether a step draws actions from a distribution of the rule's own, which are recorded.
   """
   asks: ClassVar[tuple[str, ...]] = ("logits",)
+  acts: ClassVar[bool] = False
 
   def parts(self) -> Mapping[str, Part]:
     """Returns the parameters of a learned rule, by name; {} of a rule without any."""

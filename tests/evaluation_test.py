@@ -59,6 +59,19 @@ def test_every_generation_is_kept_with_the_score_that_the_task_gives_it(base, tm
   assert json.loads((tmp_path / "results.json").read_text()) == results
 
 
+def test_a_cache_measures_final_answers_only_and_says_so(base, tmp_path, capsys):
+  fields = dict(sampler__block_length=4, sampler__steps=4)  # a step a block: the cache is exact
+  found = {cache: modes.run("eval", _config(base, sampler__cache=cache, **fields),
+                            str(tmp_path / cache)) for cache in ("none", "dual")}
+  assert set(found["none"]) == set(found["dual"]) and found["none"]["over_denoising"] is not None
+  assert found["dual"]["over_denoising"] is None
+  assert "over-denoising is not measured" in capsys.readouterr().out
+  none, dual = (_lines(tmp_path / cache) for cache in ("none", "dual"))
+  for a, b in zip(none, dual):
+    assert b.pop("best_of_steps") is None and a.pop("best_of_steps") is not None
+    assert a == b
+
+
 @pytest.mark.slow
 def test_an_evaluation_cut_short_decodes_only_what_is_left(base, tmp_path, monkeypatch):
   cfg = _config(base, sampler__temperature=1.0)

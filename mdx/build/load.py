@@ -37,7 +37,7 @@ class Loaded:
     max_length: longest row.
     source: where it came from, for people.
     config: what it was built from: network, objective, tokenizer, dtype, sharding.
-    decoding: fields of `samplers.decoder.Decoder` that the authors of a Hugging Face model, which
+    decoding: fields of a rule of `samplers` that the authors of a Hugging Face model, which
       this one is or began from, decode it with.
   """
   objective: types.Objective
@@ -50,7 +50,7 @@ class Loaded:
   decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def sampler(self, **fields: Any) -> Any:
-    """The decoding rule of some fields of `samplers.decoder.Decoder` and a `name`.
+    """The decoding rule of some fields of a rule of `samplers` and a `name`.
 
     Without a name, that of `decoding`, whose fields are then the defaults; without this, the one
     that suits how the model was trained.

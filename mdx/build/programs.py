@@ -205,8 +205,7 @@ def _of_rl(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> lis
                     {"parameters": run.shapes.params, "batch": rows}, steps, run.num_rows // size)
   record = jax.eval_shape(decoder.run, *arguments).trajectory
   batch = jax.eval_shape(lambda *x: rollout_lib.make_batch(*x, decoder.start), record, rows)
-  batch |= {"reward": jax.ShapeDtypeStruct((size, steps), jnp.float32),
-            "example_index": jax.ShapeDtypeStruct((size,), jnp.int32)}
+  batch |= rollout_lib.reward_shapes(batch)
   whole = lambda x: jax.ShapeDtypeStruct((run.num_rows, *x.shape[1:]), x.dtype)
   batch = jax.tree.map(lambda x: with_rows(whole(x)), batch)
   update = Program("rl_update", run.step(), (run.shapes, batch, run.reference),

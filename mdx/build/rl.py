@@ -22,6 +22,9 @@ from mdx import types
 from mdx.build import load as load_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
+from mdx.rl import rewards as rewards_lib
+from mdx.rl import rollout as rollout_lib
+from mdx.samplers import trajectory
 from mdx.train import loop as loop_lib
 from mdx.train import optimizer as optimizer_lib
 from mdx.train import state as state_lib
@@ -75,16 +78,18 @@ class Plan(NamedTuple):
     group_size = rollout["group_size"] if rollout["mixture_draw"] == "per_group" else 1
     return task_decoder.TaskDecoder(self.model.objective, self.sampler, prompts,
                                     self.model.mesh, name="rollout",
-                                    seed=self.config["seed"], group_size=group_size)
+                                    seed=self.config["seed"], record=self.policy.record,
+                                    group_size=group_size)
 
   def eval_sampler(self, remasking: str, nfe: int) -> Any:
-    """The greedy decoding of a cell of the table."""
+    """The greedy decoding of a cell of the table, without a cache: every step is scored."""
     if remasking not in REMASKING:
       raise ValueError(f"config.eval.remasking has {remasking!r}; choose from "
                        f"{', '.join(REMASKING)}.")
-    fields = dict(self.config["rollout"]["sampler"], name=REMASKING[remasking], steps=nfe,
-                  temperature=0.0, block_length=self.config["eval"]["block_length"], mixture=())
-    return self.model.sampler(**fields)
+    given = self.config["rollout"]["sampler"]
+    fields = dict(given, name=REMASKING[remasking], steps=nfe, temperature=0.0,
+                  block_length=self.config["eval"]["block_length"], mixture=(), cache="none")
+    return self.model.sampler(**samplers.select(fields, also=(given["name"], *REMASKING.values())))
 
   @property
   def reference(self) -> types.Params:
@@ -149,9 +154,22 @@ def check(config: dict[str, Any]) -> None:
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   if config["init"]["params"] not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
-  sampler = samplers.check_fields(rollout["sampler"])
+  sampler = samplers.check_fields(samplers.select(rollout["sampler"], also=REMASKING.values()))
   objectives.check_policy(config["objective"], group_size=rollout["group_size"],
                           temperature=sampler.temperature)
+  policy = objectives.POLICIES[config["objective"]["name"]]
+  for name in rollout["rewards"]:
+    if name not in rewards_lib.REWARDS:
+      raise ValueError(f"config.rollout.rewards has {name!r}; choose from "
+                       f"{', '.join(rewards_lib.REWARDS)}.")
+    if name != "identity" and policy.record == "full":
+      raise ValueError(f"config.rollout.rewards {name} is of final answers, and objective "
+                       f"{config['objective']['name']} reads that of every step; use identity.")
+  config_lib.check_positive(config, "rollout.max_refills")
+  if policy.record == "full" and sampler.cache != "none":
+    raise ValueError(f"objective {config['objective']['name']} reads the prediction of every step, "
+                     f"which rollout.sampler.cache {sampler.cache} leaves out; use cache none, or "
+                     "an objective that reads final answers, such as diffu_grpo.")
 
 
 def plan(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Loaded,
@@ -166,7 +184,7 @@ def plan(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Lo
   """
   config = config | {"model": dict(model.config)}
   rollout = config["rollout"]
-  sampler = model.sampler(**rollout["sampler"])
+  sampler = model.sampler(**samplers.select(rollout["sampler"], also=REMASKING.values()))
   policy = objectives.build_policy(config["objective"], model.objective, model.tokenizer,
                                    group_size=rollout["group_size"],
                                    temperature=sampler.temperature)
@@ -203,14 +221,13 @@ def _check_rows(run: Plan) -> None:
 
 def _rows_of_update(run: Plan) -> int:
   """Rows that the loss scores: several of each rollout, where it has several steps."""
-  rows, length = run.num_rows, run.sampler.gen_length
-  steps = run.sampler.max_steps(length)
-  array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype)
-  each = lambda dtype: array(dtype, steps, length)
-  batch = {"tokens": array(jnp.int32, length), "example_index": array(jnp.int32),
-           "reward": array(jnp.float32, steps), "nfe": array(jnp.int32),
-           "canvas": each(jnp.int32), "prediction": each(jnp.int32),
-           "step_confidence": each(jnp.float32), "step_log_prob": each(jnp.float32)}
+  length = run.sampler.gen_length
+  recorder = trajectory.Recorder(level=run.policy.record, start=0, mask_id=run.sampler.mask_id,
+                                 max_steps=run.sampler.max_steps(length))
+  canvas = jax.ShapeDtypeStruct((run.num_rows, length), jnp.int32)
+  batch = jax.eval_shape(
+      lambda canvas: rollout_lib.make_batch(recorder.init(canvas), {"canvas": canvas}, 0), canvas)
+  batch |= rollout_lib.reward_shapes(batch)
   prepared = jax.eval_shape(
       lambda batch: run.policy.prepare({}, batch, rng.root(0), types.context(0))[0], batch)
   return len(prepared["noisy_tokens"])

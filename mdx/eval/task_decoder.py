@@ -13,7 +13,6 @@ import numpy as np
 from mdx import sharding
 from mdx import types
 from mdx.eval import tasks as task_eval
-from mdx.objectives import reading
 from mdx.samplers import loop
 from mdx.samplers import trajectory
 from mdx.utils import processes
@@ -24,7 +23,7 @@ class TaskDecoder:
   """Decodes the prompts of a task with one compiled program."""
 
   def __init__(self, objective: types.Objective, sampler: Any, prompts: task_eval.Prompts,
-               mesh: jax.sharding.Mesh, *, name: str, seed: int, group_size: int = 1):
+               mesh: jax.sharding.Mesh, *, name: str, seed: int, record: str, group_size: int = 1):
     """Compiles nothing yet.
 
     Args:
@@ -34,18 +33,17 @@ class TaskDecoder:
       mesh: where rows are put.
       name: of the use, part of the key of every draw.
       seed: of the run.
+      record: one of `samplers.trajectory.RECORDS`: "full" for the predictions of every step, which
+        allows no cache; "commits" for final answers.
       group_size: rows that follow the same one of a sampler's plans.
     """
-    self._group = group_size
     self._sampler, self._prompts, self.mesh = sampler, prompts, mesh
     self._key = rng.stream(rng.root(seed), name)
     self.start = prompts.start
 
     def run(params, key, rows):
-      return loop.decode(reading.answerer(objective, params), sampler, rows["canvas"],
-                         key=key, row_index=rows["row_index"], start=self.start, record="full",
-                         plan_index=rows["row_index"] // self._group,
-                         positions=rows.get("positions"), segment_ids=rows.get("segment_ids"))
+      return loop.decode_rows(objective, sampler, params, key, rows, start=self.start,
+                              record=record, group_size=group_size)
 
     self.run = processes.Jitted(run)  # (params, key, rows) -> loop.Decoded
 
@@ -58,7 +56,7 @@ class TaskDecoder:
       params: weights.
       examples: int32 [N].
       iteration: of the run, part of the key of every draw.
-      row_index: int32 [N], likewise of each row; None = its place among these.
+      row_index: int32 [N], likewise of each row; None = its number among these.
     """
     rows = self._prompts.canvas(examples, self._sampler.gen_length, self._sampler.mask_id)
     index = np.arange(len(examples)) if row_index is None else row_index

@@ -1,10 +1,11 @@
 """Task accuracy of a decoder, and what it had right on the way.
 
-Contents: FORMATS, Prompts, encode_prompts, completions, score_steps,
+Contents: FORMATS, Prompts, encode_prompts, completions, Answers, answers_of, score_steps,
 Scored, scored_batches, Result, summarize, evaluate.
 
 An example is *over-denoised* if the prediction of some denoising step is correct and the
-final answer is not (He et al. 2025, arXiv:2508.13148).
+final answer is not (He et al. 2025, arXiv:2508.13148); that is known where every prediction was
+recorded.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Prompts(NamedTuple):
 
   @property
   def start(self) -> int:
-    """The place at which answers begin."""
+    """The index at which answers begin."""
     return self.tokens.shape[1] if self.blank_id < 0 else 0
 
   def select(self, chosen: np.ndarray) -> Prompts:
@@ -115,6 +116,30 @@ def completions(tokens: np.ndarray, tokenizer: tokenizer_lib.Tokenizer) -> list[
   return [tokenizer.decode(row[:end]) for row, end in zip(tokens, ends)]
 
 
+class Answers(NamedTuple):
+  """Decoded examples, on the host.
+
+  Attributes:
+    tokens: int32 [N, G], the final answers.
+    nfe: int32 [N], network calls.
+    texts: N texts that are scored.
+    predictions: int32 [N, T, G], of every step, or None where only commits were recorded.
+  """
+  tokens: np.ndarray
+  nfe: np.ndarray
+  texts: list[str]
+  predictions: np.ndarray | None = None
+
+
+def answers_of(record: Any, tokenizer: tokenizer_lib.Tokenizer) -> Answers:
+  """The answers in a `samplers.trajectory.Trajectory` on the host."""
+  if record.prediction is None:
+    return Answers(record.tokens, record.nfe, completions(record.tokens, tokenizer))
+  last = np.maximum(record.nfe - 1, 0)[:, None, None]
+  tokens = np.take_along_axis(record.prediction, last, axis=1)[:, 0]
+  return Answers(tokens, record.nfe, completions(tokens, tokenizer), record.prediction)
+
+
 def score_steps(task: types.Task, examples: Sequence[dict[str, Any]],
                 tokenizer: tokenizer_lib.Tokenizer, predictions: np.ndarray,
                 nfe: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -152,26 +177,25 @@ class Scored(NamedTuple):
     tokens: int32 [n, G], the final answers.
     reward: float32, of the final answers.
     correct: bool, whether they are right.
-    best: bool, whether the prediction of any step is.
+    best: bool, whether the prediction of any step is; None where they were not recorded.
     nfe: int32, network calls.
   """
   index: np.ndarray
   tokens: np.ndarray
   reward: np.ndarray
   correct: np.ndarray
-  best: np.ndarray
+  best: np.ndarray | None
   nfe: np.ndarray
 
 
-def scored_batches(decode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], task: types.Task,
+def scored_batches(decode: Callable[[np.ndarray], Answers], task: types.Task,
                    examples: Sequence[dict[str, Any]], tokenizer: tokenizer_lib.Tokenizer,
                    batch_size: int, skip: Callable[[int], bool] = lambda index: False
                    ) -> Iterator[Scored]:
-  """Decodes every example once and scores every step.
+  """Decodes every example once and scores it, every step where all were recorded.
 
   Args:
-    decode: indices int32 [batch_size] of examples -> predictions int32 [batch_size, T, G] of
-      every step and nfe int32 [batch_size].
+    decode: indices int32 [batch_size] of examples -> their answers.
     task, examples, tokenizer: as in `score_steps`.
     batch_size: examples decoded together; the last batch repeats the last example.
     skip: examples that are known; their batch is left out when all are.
@@ -181,12 +205,17 @@ def scored_batches(decode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     kept = min(batch_size, len(examples) - first)
     if all(skip(int(i)) for i in index[:kept]):
       continue
-    predictions, nfe = decode(index)
-    index, predictions, nfe = index[:kept], predictions[:kept], nfe[:kept]
-    reward, correct = score_steps(task, [examples[i] for i in index], tokenizer, predictions, nfe)
-    last = np.maximum(nfe - 1, 0)[:, None]
-    final = lambda x: np.take_along_axis(x, last.reshape((-1,) + (1,) * (x.ndim - 1)), axis=1)[:, 0]
-    yield Scored(index, final(predictions), final(reward), final(correct), correct.any(axis=1), nfe)
+    found = decode(index)
+    index, tokens, nfe = index[:kept], found.tokens[:kept], found.nfe[:kept]
+    chosen = [examples[i] for i in index]
+    if found.predictions is None:
+      scored = task.score(chosen, found.texts[:kept])
+      yield Scored(index, tokens, np.asarray(scored["reward"], np.float32),
+                   np.asarray(scored["correct"], bool), None, nfe)
+      continue
+    reward, correct = score_steps(task, chosen, tokenizer, found.predictions[:kept], nfe)
+    final = lambda x: np.take_along_axis(x, np.maximum(nfe - 1, 0)[:, None], axis=1)[:, 0]
+    yield Scored(index, tokens, final(reward), final(correct), correct.any(axis=1), nfe)
 
 
 class Result(NamedTuple):
@@ -195,34 +224,36 @@ class Result(NamedTuple):
   Attributes:
     accuracy: share of correct final answers.
     stderr: its standard error.
-    over_denoising: share of the examples that are over-denoised.
+    over_denoising: share of the examples that are over-denoised; None where it is not known.
     reward: mean reward of the final answers.
     nfe: mean network calls of an example.
     num_examples: how many.
-    over_denoised: bool [num_examples], which.
+    over_denoised: bool [num_examples], which, or None.
   """
   accuracy: float
   stderr: float
-  over_denoising: float
+  over_denoising: float | None
   reward: float
   nfe: float
   num_examples: int
-  over_denoised: np.ndarray
+  over_denoised: np.ndarray | None
 
 
-def summarize(correct: np.ndarray, best: np.ndarray, reward: np.ndarray,
+def summarize(correct: np.ndarray, best: np.ndarray | None, reward: np.ndarray,
               nfe: np.ndarray) -> Result:
-  """What `Scored` says of a set of examples, [N] each."""
+  """The figures of a set of examples, of the fields of `Scored` [N] each."""
   accuracy = float(correct.mean())
+  over = None if best is None else best & ~correct
   return Result(accuracy=accuracy, stderr=math.sqrt(accuracy * (1 - accuracy) / len(correct)),
-                over_denoising=float((best & ~correct).mean()), reward=float(reward.mean()),
-                nfe=float(nfe.mean()), num_examples=len(correct), over_denoised=best & ~correct)
+                over_denoising=None if over is None else float(over.mean()),
+                reward=float(reward.mean()), nfe=float(nfe.mean()), num_examples=len(correct),
+                over_denoised=over)
 
 
-def evaluate(decode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], task: types.Task,
+def evaluate(decode: Callable[[np.ndarray], Answers], task: types.Task,
              examples: Sequence[dict[str, Any]], tokenizer: tokenizer_lib.Tokenizer,
              batch_size: int) -> Result:
   """The accuracy on some examples; arguments as of `scored_batches`."""
   parts = list(scored_batches(decode, task, examples, tokenizer, batch_size))
-  joined = Scored(*(np.concatenate(x) for x in zip(*parts)))
+  joined = Scored(*(None if x[0] is None else np.concatenate(x) for x in zip(*parts)))
   return summarize(joined.correct, joined.best, joined.reward, joined.nfe)

@@ -296,7 +296,7 @@ def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transf
 
 
 def decoding(path: str | pathlib.Path) -> dict[str, Any]:
-  """Fields of `samplers.decoder.Decoder` that the authors of such a model decode it with."""
+  """Fields of a rule of `samplers` that the authors of such a model decode it with."""
   config, family, _ = _describe(path)
   return family.decoding(config)
 

@@ -61,7 +61,7 @@ class Family:
       it does not write text.
     beside: patterns of names of tensors that are no part of the network (a pooler, buffers).
       They are left alone on import, and copied by an export that knows where they came from.
-    decoding: config.json -> fields of `samplers.decoder.Decoder` of its authors' decoder; {} where
+    decoding: config.json -> fields of a rule of `samplers` of its authors' decoder; {} where
       they have none of their own.
   """
   model_type: str

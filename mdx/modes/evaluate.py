@@ -79,7 +79,7 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
 
   Returns:
     accuracy, stderr and reward as fractions, the 95 % interval of the accuracy (Wilson's),
-    over_denoising, nfe, num_examples, seconds.
+    over_denoising (None with a cache), nfe, num_examples, seconds.
   """
   _check(config := config_lib.to_dict(config))
   task, path = tasks.build(config["task"]), pathlib.Path(workdir)
@@ -107,14 +107,17 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   console.say(f"{type(sampler).__name__}: {len(examples)} problems, answers of "
                 f"{sampler.gen_length} tokens in {sampler.steps} steps, from {source}, "
                 f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
+  if sampler.cache != "none":
+    console.say("with a cache only final answers are recorded: over-denoising is not measured.")
   table = files.PartialRows(path / "generations.jsonl", identity)
   with jax.set_mesh(model.mesh):
     seconds = _decode(model, sampler, prompts, task, examples, config, table)
   table.finish()
   rows = [table.rows[i] for i in range(len(examples))]
   column = lambda name, dtype: np.array([row[name] for row in rows], dtype)
-  found = task_eval.summarize(column("correct", bool), column("best_of_steps", bool),
-                              column("score", np.float64), column("nfe", np.float64))
+  best = column("best_of_steps", bool) if sampler.cache == "none" else None
+  found = task_eval.summarize(column("correct", bool), best, column("score", np.float64),
+                              column("nfe", np.float64))
   interval = stats.binomtest(sum(row["correct"] for row in rows), len(rows)).proportion_ci(
       method="wilson")
   results = {k: v for k, v in found._asdict().items() if k != "over_denoised"} | {
@@ -129,7 +132,8 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
 def _decode(model, sampler, prompts, task, examples, config, table) -> float:
   """Decodes what is not in the table, adding to it; returns the seconds it took."""
   decoder = task_decoder.TaskDecoder(model.objective, sampler, prompts, model.mesh,
-                                     name="eval", seed=config["seed"])
+                                     name="eval", seed=config["seed"],
+                                     record="full" if sampler.cache == "none" else "commits")
   size, shards = config["batch_size"], sharding.num_batch_shards(model.mesh)
   progress = progress_lib.Progress(len(examples), enabled=jax.process_index() == 0,
                                    what="decoding")
@@ -137,7 +141,7 @@ def _decode(model, sampler, prompts, task, examples, config, table) -> float:
 
   def decode(index):
     record, _ = decoder(model.params, index, 0, row_index=index)
-    return processes.fetch((record.prediction, record.nfe))
+    return task_eval.answers_of(processes.fetch(record), model.tokenizer)
 
   for part in task_eval.scored_batches(
       decode, task, examples, model.tokenizer, -(-min(size, len(examples)) // shards) * shards,
@@ -147,7 +151,8 @@ def _decode(model, sampler, prompts, task, examples, config, table) -> float:
       if i not in table.rows:
         table.add(i, {"id": i, "prompt": task.prompt(examples[i]), "completion": texts[row],
                       "reference": examples[i]["answer"], "score": float(part.reward[row]),
-                      "correct": bool(part.correct[row]), "best_of_steps": bool(part.best[row]),
+                      "correct": bool(part.correct[row]),
+                      "best_of_steps": None if part.best is None else bool(part.best[row]),
                       "nfe": int(part.nfe[row])})
     progress.update(len(table.rows))
   progress.close()
@@ -156,8 +161,10 @@ def _decode(model, sampler, prompts, task, examples, config, table) -> float:
 
 def _print_results(results, path) -> None:
   low, high = 100 * results["interval_low"], 100 * results["interval_high"]
+  over = results["over_denoising"]
   console.say(
       f"\naccuracy {100 * results['accuracy']:.1f} % of {results['num_examples']} problems "
-      f"(95 % interval {low:.1f} to {high:.1f}), {100 * results['over_denoising']:.1f} % "
-      f"over-denoised, {results['nfe']:.1f} network calls a problem\n"
+      f"(95 % interval {low:.1f} to {high:.1f}), "
+      + ("" if over is None else f"{100 * over:.1f} % over-denoised, ")
+      + f"{results['nfe']:.1f} network calls a problem\n"
       f"see {path}/generations.jsonl and results.json")

@@ -167,6 +167,8 @@ def _rollouts(run: plan.Plan, writers) -> rollout_lib.Rollouts:
     choose = lambda params, epoch: _over_denoised(run, params, epoch)
   return rollout_lib.Rollouts(
       run.decoder(run.prompts("train")), run.task, run.examples("train"), run.model.tokenizer,
+      mesh=run.model.mesh, rewards=config["rollout"]["rewards"],
+      max_refills=config["rollout"]["max_refills"] * config["rollout"]["dynamic_sampling"],
       num_prompts=config["rollout"]["num_prompts"], group_size=config["rollout"]["group_size"],
       batch_size=run.rows_together, epochs=config["rollout"]["epochs"], seed=config["seed"],
       writers=writers, score=score, choose=choose, say=console.say)
@@ -204,7 +206,7 @@ def _arm(run: plan.Plan, sampler: Any, prompts: task_eval.Prompts, examples) -> 
   shards = sharding.num_batch_shards(run.model.mesh)
   size = -(-min(size, len(examples)) // shards) * shards
   decoder = task_decoder.TaskDecoder(run.model.objective, sampler, prompts, run.model.mesh,
-                                     name="eval", seed=0)
+                                     name="eval", seed=0, record="full")
 
   def evaluate(params):
     records = []
@@ -214,7 +216,7 @@ def _arm(run: plan.Plan, sampler: Any, prompts: task_eval.Prompts, examples) -> 
       record = processes.fetch(record)
       if not records:
         records.append(record)
-      return record.prediction, record.nfe
+      return task_eval.answers_of(record, run.model.tokenizer)
 
     return task_eval.evaluate(decode, run.task, examples, run.model.tokenizer, size), records[0]
 

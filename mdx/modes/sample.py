@@ -5,7 +5,6 @@ Contents: run, read_prompts, build_scorer.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
@@ -27,7 +26,6 @@ from mdx.modes import train as train_mode
 from mdx.report import denoising
 from mdx.report import denoising_pictures
 from mdx.report import denoising_terminal
-from mdx.samplers import decoder
 from mdx.train import progress as progress_lib
 from mdx.utils import console
 from mdx.utils import files
@@ -73,7 +71,7 @@ def read_prompts(prompts: str) -> list[Any]:
 
 def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
   """The fields of a sampler; without a name those that are set, so that the model has its say."""
-  defaults = {f.name: f.default for f in dataclasses.fields(decoder.Decoder)}
+  defaults = samplers.defaults()
   return {k: v for k, v in given.items() if given["name"] or v != defaults.get(k, "")}
 
 

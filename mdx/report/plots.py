@@ -67,6 +67,8 @@ def rl_curve(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike, *,
     for name, label in (("reward", "final answer"), ("best_of_steps", "best step"),
                         ("dead_groups", "groups without variance")):
       points = _last_of_each_step(lines, "rollout", name)
+      if not points:  # only final answers are recorded
+        continue
       axes[0].plot([x["step"] for x in points], [x[name] for x in points], lw=1, label=label)
     axes[0].set(xlabel="update", ylabel="share of rollouts, mean reward", title=title, ylim=(0, 1))
     points = _last_of_each_step(lines, "eval", "accuracy")

@@ -1,17 +1,21 @@
 """Rollouts: sample, score, and hand a batch to the train step.
 
-Contents: make_batch, Rollouts.
+Contents: make_batch, reward_shapes, Rolled, Rollouts.
 
 Convention: an iteration is one rollout of `num_prompts` prompts, `group_size` rows each,
-and `epochs` updates on it. All of its draws are functions of (seed, iteration, row), so an
+and `epochs` updates on it. All of its draws are functions of (seed, iteration, refill, row), so an
 iteration that was cut short is repeated exactly.
+
+Dynamic sampling (Yu et al. 2025, arXiv:2503.14476): groups whose rewards do not vary teach nothing;
+they are replaced by those that vary of a further decode of as many prompts, up to `max_refills`
+times. Groups that are left then stay.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +26,7 @@ from mdx import sharding
 from mdx import types
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
+from mdx.rl import rewards as rewards_lib
 from mdx.samplers import trajectory
 from mdx.utils import processes
 
@@ -29,56 +34,95 @@ from mdx.utils import processes
 def make_batch(record: trajectory.Trajectory, rows: Mapping[str, jax.Array],
                start: int) -> dict[str, jax.Array]:
   """The batch of an update, without rewards: the record and the prompts before `start`."""
-  tokens = jnp.concatenate([rows["canvas"][:, :start], record.tokens], axis=1)
-  fields = ("canvas", "prediction", "step_confidence", "step_log_prob", "nfe")
-  return {"tokens": tokens} | {k: getattr(record, k) for k in fields} | {
-      k: rows[k] for k in ("positions", "segment_ids") if k in rows}
+  fields = {k: v for k, v in record._asdict().items() if v is not None}
+  return fields | {
+      "tokens": jnp.concatenate([rows["canvas"][:, :start], record.tokens], axis=1)} | {
+          k: rows[k] for k in ("positions", "segment_ids", "is_action") if k in rows}
+
+
+def reward_shapes(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of the fields that a scored batch has beside those of `make_batch`."""
+  rows = len(batch["tokens"])
+  found = {"example_index": jax.ShapeDtypeStruct((rows,), jnp.int32),
+           "reward": jax.ShapeDtypeStruct((rows,), jnp.float32)}
+  if "prediction" in batch:
+    found["step_reward"] = jax.ShapeDtypeStruct(batch["prediction"].shape[:2], jnp.float32)
+  return found
+
+
+class Rolled(NamedTuple):
+  """One scored decode of the prompts of an iteration.
+
+  Attributes:
+    batch: of `make_batch`, with `step_reward` where it has predictions; on the device.
+    reward: float32 [N], the verifier's, of the final answers.
+    best: float32 [N], the largest of any step's; None where only commits are recorded.
+    length: int32 [N], tokens that the model wrote, up to its ends of text.
+    nfe: int32 [N], network calls.
+  """
+  batch: dict[str, jax.Array]
+  reward: np.ndarray
+  best: np.ndarray | None
+  length: np.ndarray
+  nfe: np.ndarray
 
 
 class Rollouts:
   """Makes the batches of an RL run, for `train.loop.fit`."""
 
-  def __init__(self, decoder: task_decoder.TaskDecoder, task: types.Task,
-               examples: Sequence[dict[str, Any]], tokenizer: Any, *, num_prompts: int,
-               group_size: int, batch_size: int, epochs: int, seed: int,
-               writers: metrics_lib.Writers, score: Callable | None = None,
+  def __init__(self, decoder: Callable, task: types.Task,
+               examples: Sequence[dict[str, Any]], tokenizer: Any, *, mesh: jax.sharding.Mesh,
+               num_prompts: int, group_size: int, batch_size: int, epochs: int, seed: int,
+               writers: metrics_lib.Writers, rewards: Sequence[str] = ("identity",),
+               max_refills: int = 0, score: Callable | None = None,
                choose: Callable[[types.Params, int], np.ndarray] | None = None,
                say: Callable[[str], None] = print):
     """Takes what an iteration needs.
 
     Args:
-      decoder: of the training examples.
+      decoder: `eval.task_decoder.TaskDecoder` of the training examples, or `rl.episodes.Episodes`.
       task, examples, tokenizer: the verifier, the problems and the model's tokenizer.
+      mesh: where rows are put.
       num_prompts: prompts of an iteration.
       group_size: rollouts of each.
       batch_size: rows decoded together; divides the rows of an iteration. It changes none.
       epochs: updates on each rollout.
       seed: of the run.
       writers: get the figures of every rollout.
+      rewards: names of transforms in `rl.rewards.REWARDS`, applied in their order.
+      max_refills: most further decodes of an iteration that replace groups without variance.
       score: (params, batch, step) -> log-probabilities of an objective's own canvases.
       choose: (params, epoch) -> the examples an epoch goes through; None = all.
       say: prints a warning.
     """
-    self._decoder, self._task, self._examples = decoder, task, examples
+    self._decoder, self._task, self._examples, self._mesh = decoder, task, examples, mesh
     self._tokenizer, self._writers, self._score, self._say = tokenizer, writers, score, say
     self._num_prompts, self._group, self._epochs = num_prompts, group_size, epochs
     self._size, self._seed, self._choose, self._chosen = batch_size, seed, choose, {}
+    self._rewards, self._max_refills = rewards, max_refills
     self._batch, self._scores, self._ended, self._silent = None, None, None, 0
     self._reward = float("nan")
+    self._replaced = jax.jit(_replace_rows)
 
   def latest(self) -> dict[str, float]:
-    """What the console shows of the latest rollouts."""
+    """The latest rollouts' figures for the console."""
     return {"reward": self._reward}
 
-  def examples_of(self, params: types.Params, iteration: int) -> np.ndarray:
-    """The examples of an iteration's rows, int32 [N], a group together."""
-    found = []
-    for place in range(iteration * self._num_prompts, (iteration + 1) * self._num_prompts):
+  def examples_of(self, params: types.Params, iteration: int, refill: int = 0) -> np.ndarray:
+    """The examples of an iteration's rows, int32 [N], a group together.
+
+    Those of a refill are drawn anew from the examples of the iteration's epoch.
+    """
+    found, first = [], iteration * self._num_prompts
+    for number in range(first, first + self._num_prompts):
       # Epochs differ in size where `choose` filters, so their order is walked through.
-      epoch, rest = 0, place
+      epoch, rest = 0, number
       while rest >= len(order := self._order(params, epoch)):
         epoch, rest = epoch + 1, rest - len(order)
       found.append(order[rest])
+    if refill:
+      draw = np.random.default_rng([self._seed, iteration, refill, 2])
+      found = np.resize(order[draw.permutation(len(order))], self._num_prompts)
     return np.repeat(np.array(found, np.int32), self._group)
 
   def _order(self, params, epoch):
@@ -104,43 +148,105 @@ class Rollouts:
     jax.block_until_ready(state.params)
     began = time.monotonic()
     spent = {"update": began - self._ended if self._ended else 0.0}
-    examples = self.examples_of(state.params, iteration)
-    record, rows = self._decode(state.params, examples, iteration)
-    predictions, nfe = processes.fetch((record.prediction, record.nfe))
-    rolled = time.monotonic()
-    mine = sharding.local_rows(self._decoder.mesh, len(examples))
-    reward, _ = task_eval.score_steps(self._task, [self._examples[i] for i in examples[mine]],
-                                      self._tokenizer, predictions[mine], nfe[mine])
-    index = (iteration * len(examples) + np.arange(len(examples))[mine]) % 2 ** 31
-    placed = sharding.place_batch({"reward": reward, "example_index": index.astype(np.int32)},
-                                  self._decoder.mesh, num_rows=len(examples))
-    self._batch = make_batch(record, rows, self._decoder.start) | placed
+    kept = self._roll(state.params, iteration, 0, spent)
+    rolled = [kept]
+    while len(rolled) <= self._max_refills and not (varies := self._varies(kept)).all():
+      rolled.append(more := self._roll(state.params, iteration, len(rolled), spent))
+      kept = self._refilled(kept, more, varies)
+    began = time.monotonic()
+    mine = sharding.local_rows(self._mesh, num_rows := len(kept.reward))
+    grouped = lambda x: x.reshape(-1, self._group)
+    reward = rewards_lib.transform(self._rewards, grouped(kept.reward), rewards_lib.Facts(
+        grouped(kept.length), kept.batch["is_free"].shape[1])).reshape(-1)
+    index = (iteration * num_rows + np.arange(num_rows)) % 2 ** 31
+    self._batch = kept.batch | sharding.place_batch(
+        {"reward": reward[mine], "example_index": index[mine].astype(np.int32)}, self._mesh,
+        num_rows=num_rows)
     if self._score is not None:
       self._scores = [self._score(state.params, self._batch, jnp.int32(step + i))
                       for i in range(self._epochs)]
       jax.block_until_ready(self._scores)
-    spent |= {"rollout": rolled - began, "score": time.monotonic() - rolled}
-    self._report(step, processes.fetch(placed["reward"]), nfe, spent)
+    spent["score"] += time.monotonic() - began
+    self._report(step, kept, rolled, spent)
 
-  def _decode(self, params, examples, iteration):
-    """The record and the rows of an iteration, decoded in parts."""
+  def _roll(self, params, iteration, refill, spent) -> Rolled:
+    """Decodes and scores the prompts of an iteration, or of one of its refills."""
+    began = time.monotonic()
+    examples = self.examples_of(params, iteration, refill)
     parts = np.split(np.arange(len(examples)), len(examples) // self._size)
-    decoded = [self._decoder(params, examples[i], iteration, row_index=i) for i in parts]
-    return decoded[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *decoded)
+    decoded = [self._decoder(params, examples[i], iteration,
+                             row_index=refill * len(examples) + i) for i in parts]
+    record, rows = decoded[0] if len(parts) == 1 else jax.tree.map(
+        lambda *x: jnp.concatenate(x), *decoded)
+    batch = make_batch(record, rows, self._decoder.start)
+    host = processes.fetch({k: getattr(record, k) for k in ("tokens", "nfe", "prediction")})
+    is_action = np.asarray(processes.fetch(rows["is_action"])) if "is_action" in rows else None
+    spent["rollout"] = spent.get("rollout", 0.0) + time.monotonic() - began
+    began = time.monotonic()
+    mine = sharding.local_rows(self._mesh, len(examples))
+    chosen = [self._examples[i] for i in examples[mine]]
+    best = None
+    if host["prediction"] is None:
+      texts = task_eval.completions(host["tokens"][mine], self._tokenizer)
+      scored = {"reward": np.asarray(self._task.score(chosen, texts)["reward"], np.float32)}
+    else:
+      steps, _ = task_eval.score_steps(self._task, chosen, self._tokenizer,
+                                       host["prediction"][mine], host["nfe"][mine])
+      last = np.maximum(host["nfe"][mine] - 1, 0)[:, None]
+      scored = {"step_reward": steps, "reward": np.take_along_axis(steps, last, axis=1)[:, 0]}
+    placed = sharding.place_batch(scored, self._mesh, num_rows=len(examples))
+    reward = np.asarray(processes.fetch(placed.pop("reward")))
+    if placed:
+      best = np.asarray(processes.fetch(placed["step_reward"])).max(axis=1)
+    if is_action is None:
+      ended = host["tokens"] == self._tokenizer.eos_id
+      length = np.where(ended.any(axis=1), ended.argmax(axis=1), ended.shape[1])
+    else:
+      length = is_action.sum(axis=1)
+    spent["score"] = spent.get("score", 0.0) + time.monotonic() - began
+    return Rolled(batch | placed, reward, best, length.astype(np.int32), host["nfe"])
 
-  def _report(self, step, reward, nfe, spent):
-    """Writes the figures of a rollout; warns where there is nothing to learn from."""
-    final = np.take_along_axis(reward, np.maximum(nfe - 1, 0)[:, None], axis=1)[:, 0]
-    groups = final.reshape(-1, self._group)
-    self._reward = float(final.mean())
-    dead = float((groups.max(axis=1) == groups.min(axis=1)).mean())
+  def _varies(self, rolled: Rolled) -> np.ndarray:
+    """Groups whose rewards differ, bool [P]."""
+    groups = rolled.reward.reshape(-1, self._group)
+    return groups.max(axis=1) > groups.min(axis=1)
+
+  def _refilled(self, kept: Rolled, more: Rolled, varies: np.ndarray) -> Rolled:
+    """`kept` with groups that do not vary replaced by those of `more` that do."""
+    free, found = np.flatnonzero(~varies), np.flatnonzero(self._varies(more))
+    count = min(len(free), len(found))
+    source = np.full(len(varies), -1)
+    source[free[:count]] = found[:count]
+    rows = source[:, None] * self._group + np.arange(self._group)
+    rows = np.where(source[:, None] < 0, -1, rows).reshape(-1)
+    pick = lambda old, new: None if old is None else np.where(rows < 0, old, new[rows])
+    host = [pick(old, new) for old, new in zip(kept[1:], more[1:])]
+    return Rolled(self._replaced(kept.batch, more.batch, rows), *host)
+
+  def _report(self, step, kept, rolled, spent):
+    """Writes the figures of an iteration; warns where there is nothing to learn from."""
+    first, nfe = rolled[0], np.concatenate([x.nfe for x in rolled])
+    self._reward = float(first.reward.mean())
+    figures = {"reward": self._reward}
+    if first.best is not None:
+      figures["best_of_steps"] = float(first.best.mean())
+    figures |= {"dead_groups": float(1 - self._varies(first).mean()), "nfe": float(nfe.mean()),
+                "num_rollouts": len(nfe), **{f"{k}_seconds": v for k, v in spent.items()}}
+    if self._max_refills:
+      figures |= {"refills": len(rolled) - 1,
+                  "dead_groups_left": float(1 - self._varies(kept).mean())}
     # Named by the update that uses it, so that a restart at `step` writes it again.
-    self._writers.write(step + 1, "rollout", {
-        "reward": self._reward, "best_of_steps": float(reward.max(axis=1).mean()),
-        "dead_groups": dead, "nfe": float(nfe.mean()), "num_rollouts": len(nfe),
-        **{f"{k}_seconds": v for k, v in spent.items()}})
-    self._silent = self._silent + 1 if reward.max() == reward.min() else 0
+    self._writers.write(step + 1, "rollout", figures)
+    seen = first.reward if first.best is None else np.concatenate([first.reward, first.best])
+    self._silent = self._silent + 1 if seen.max() == seen.min() else 0
     if self._silent == 3:
       self._say(f"warning: in 3 rollouts the verifier gave every prediction the reward "
-                f"{reward.max():g}: there is no signal to learn from. Check the task, or train "
+                f"{seen.max():g}: there is no signal to learn from. Check the task, or train "
                 "the base model further.")
+
+
+def _replace_rows(old, new, rows):
+  """Fields of a batch with row i replaced by row `rows[i]` of another, where that is not -1."""
+  one = lambda a, b: jnp.where((rows < 0).reshape((-1,) + (1,) * (a.ndim - 1)), a,
+                               b[jnp.maximum(rows, 0)])
+  return jax.tree.map(one, old, new)

@@ -1,11 +1,16 @@
 """Samplers: one compiled loop and the rules that plug into it.
 
-Contents: SAMPLERS, build, check, check_fields.
+Contents: SAMPLERS, defaults, select, build, check, check_fields.
+
+Convention: a rule has the fields that it reads. A table of a config may have those of other rules
+too, at their defaults, so that `--config.sampler.name` alone changes the rule; one that is set and
+not read is refused.
 """
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+import dataclasses
+from typing import Any, Mapping, Sequence
 
 from mdx import config as config_lib
 from mdx import types
@@ -30,12 +35,47 @@ SAMPLERS = {
 }
 
 
+_GIVEN = ("mask_id", "eos_id", "noise")  # by the model
+
+
+def defaults() -> dict[str, Any]:
+  """Returns every field of every rule with its default, for tables of configs."""
+  return {f.name: f.default for rule in SAMPLERS.values() for f in dataclasses.fields(rule)
+          if f.name not in _GIVEN}
+
+
+def select(cfg: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
+  """Returns a table of a sampler without the fields that its rule does not read.
+
+  Args:
+    cfg: `name` and fields.
+    also: names of other rules that the table serves, whose fields may be set.
+
+  Raises:
+    ValueError: a field that is set and that none of these rules reads.
+  """
+  name = cfg.get("name")
+  if name not in SAMPLERS:
+    return dict(cfg)
+  own = {f.name for f in dataclasses.fields(SAMPLERS[name])} | {"name"}
+  found, usual = {}, defaults()
+  for field, value in cfg.items():
+    readers = [other for other, rule in SAMPLERS.items()
+               if field in (f.name for f in dataclasses.fields(rule))]
+    if field in own or not readers:
+      found[field] = value
+    elif value != usual[field] and not set(readers) & set(also):
+      raise ValueError(f"sampler {name!r} has no field {field!r}; it is a field of "
+                       f"{', '.join(readers)}.")
+  return found
+
+
 def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
           eos_id: int = -1) -> Any:
   """Builds the sampler of a config for a model.
 
   Args:
-    cfg: `config.sampler`: `name` and fields of `decoder.Decoder`.
+    cfg: `config.sampler`: `name` and fields of its rule.
     objective: what the model was trained with: how it is read.
     mask_id: id of the mask token.
     eos_id: id that ends a text, -1 = none.
@@ -46,7 +86,7 @@ def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
   """
   reader = objective.reader()
   noise = dict((reader and reader.noise) or {"name": "linear"})
-  sampler = config_lib.build(SAMPLERS, cfg, what="sampler", mask_id=mask_id, eos_id=eos_id,
+  sampler = config_lib.build(SAMPLERS, select(cfg), what="sampler", mask_id=mask_id, eos_id=eos_id,
                              noise=noise)
   check(sampler, objective)
   return sampler
@@ -80,4 +120,4 @@ def check_fields(cfg: Mapping[str, Any]) -> Any:
 
   Returns the sampler, as it would be for a tokenizer whose mask and end have the id 0.
   """
-  return config_lib.build(SAMPLERS, cfg, what="sampler", mask_id=0, eos_id=0)
+  return config_lib.build(SAMPLERS, select(cfg), what="sampler", mask_id=0, eos_id=0)

@@ -5,8 +5,8 @@ Contents: Ancestral, FirstHitting, LeftToRight.
 In absorbing-state diffusion each place is revealed at a time of its own,
 independent of all tokens: it is masked at time t with probability 1 - alpha(t),
 so it is revealed when that falls below a uniform. Drawing the uniforms first and
-visiting only the steps at which something is revealed has the law of the
-process, without the fused categorical that loses rare tokens to float32 noise,
+visiting only the steps at which something is revealed has the distribution of
+the process, without the fused categorical that loses rare tokens to float32 noise,
 and without calls that change nothing.
 
 References: Austin et al. 2021, arXiv:2107.03006; Shi et al. 2024,
@@ -34,10 +34,11 @@ class FirstHitting(decoder.Decoder):
     """`hit`: the mask probability at which a place is revealed."""
     return {"hit": logits_lib.uniforms(keys, state["positions"])}
 
-  def commit(self, state, proposal, keys):
-    """The place whose time comes next."""
-    del keys
-    return self._is_next(decoder.at(state["hit"], proposal.index), proposal.is_open), {}
+  def commit(self, params, state, proposal, keys):
+    """The position whose time comes next."""
+    del params, keys
+    return decoder.Commit(self._is_next(decoder.at(state["hit"], proposal.index),
+                                        proposal.is_open))
 
   def noise_level(self, state):
     """The time of the event, float32 [B]."""
@@ -86,7 +87,7 @@ class LeftToRight(decoder.Decoder):
     """Every place is a block, whatever `block_length` says."""
     return 1
 
-  def commit(self, state, proposal, keys):
-    """The only place."""
-    del state, keys
-    return proposal.is_open, {}
+  def commit(self, params, state, proposal, keys):
+    """The only position."""
+    del params, state, keys
+    return decoder.Commit(proposal.is_open)

@@ -1,7 +1,7 @@
-"""Rules that commit the surest places; what is committed stays.
+"""Rules that commit the most confident positions; what is committed stays.
 
 Contents: Confidence, Threshold, Factor, EntropyBounded, Klass, Hierarchical.
-Every rule commits at least one place a step.
+Every rule commits at least one position a step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdx import config as config_lib
 from mdx.samplers import counts
 from mdx.samplers import decoder
 from mdx.samplers import logits as logits_lib
@@ -31,94 +32,142 @@ def planned(sampler, state):
   return jnp.asarray(table)[at], jnp.asarray(left.astype(np.int32))[at]
 
 
-def surest(proposal):
-  """The surest open place of each row, bool [B, W]."""
+def most_confident(proposal):
+  """The most confident open position of each row, bool [B, W]."""
   return decoder.best_of(proposal.confidence, proposal.is_open,
                          jnp.ones(len(proposal.index), jnp.int32))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Confidence(decoder.Decoder):
-  """Commits the surest places, as many as the schedule says.
+  """Commits the most confident positions, as many as the schedule says.
 
-  Called low-confidence remasking where it comes from: "remasked" are the places that
+  Called low-confidence remasking where it comes from: "remasked" are the positions that
   are not committed. References: Nie et al. 2025, arXiv:2502.09992; Chang et al. 2022,
   arXiv:2202.04200.
-  """
 
-  def commit(self, state, proposal, keys):
-    """The n surest places."""
-    del keys
+  Attributes:
+    schedule: tokens committed a step: one of counts.SCHEDULES.
+  """
+  schedule: str = "even"
+
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", choices={"schedule": counts.SCHEDULES})
+
+  def commit(self, params, state, proposal, keys):
+    """The n most confident positions."""
+    del params, keys
     count, _ = planned(self, state)
-    return decoder.best_of(proposal.confidence, proposal.is_open, count), {}
+    return decoder.Commit(decoder.best_of(proposal.confidence, proposal.is_open, count))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Threshold(decoder.Decoder):
-  """Commits every place of at least `threshold`, and the surest (arXiv:2505.22618)."""
+  """Commits every position of at least `threshold`, and the most confident (arXiv:2505.22618).
+
+  Attributes:
+    threshold: confidence from which a token is committed.
+  """
+  threshold: float = 0.9
 
   counts_steps = False
 
-  def commit(self, state, proposal, keys):
-    """All sure places."""
-    del state, keys
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", between={"threshold": "[0, 1]"})
+
+  def commit(self, params, state, proposal, keys):
+    """All confident positions."""
+    del params, state, keys
     sure = proposal.is_open & (proposal.confidence >= self.threshold)
-    return sure | surest(proposal), {}
+    return decoder.Commit(sure | most_confident(proposal))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Factor(decoder.Decoder):
-  """Commits the n surest places with the largest n such that (n + 1)(1 - c_n) < factor.
+  """Commits the n most confident positions, with the largest n: (n + 1)(1 - c_n) < factor.
 
   With factor 1, greedy tokens that agree with decoding one by one (arXiv:2505.22618).
+
+  Attributes:
+    factor: bound of (n + 1)(1 - c_n).
   """
+  factor: float = 1.0
 
   counts_steps = False
 
-  def commit(self, state, proposal, keys):
-    """The longest prefix of the places, surest first, that keeps the bound."""
-    del state, keys
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", between={"factor": "(0, inf)"})
+
+  def commit(self, params, state, proposal, keys):
+    """The longest prefix of the positions, most confident first, that keeps the bound."""
+    del params, state, keys
     ranked, _, rank = _ranked(proposal)
     number = jnp.arange(1, ranked.shape[1] + 1)[None]
     passes = (number + 1) * (1 - ranked) < self.factor
     count = jnp.max(jnp.where(passes, number, 1), axis=1)
-    return proposal.is_open & (rank < count[:, None]), {}
+    return decoder.Commit(proposal.is_open & (rank < count[:, None]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EntropyBounded(decoder.Decoder):
-  """Commits the longest prefix whose places share at most `entropy_bound` nats.
+  """Commits the longest prefix whose positions share at most `entropy_bound` nats.
 
-  Surest first, sum of H - max of H <= bound: the left side bounds the joint mutual
+  Most confident first, sum of H - max of H <= bound: the left side bounds the joint mutual
   information of the set. Reference: Ben-Hamu et al. 2025, arXiv:2505.24857.
+
+  Attributes:
+    entropy_bound: nats that tokens committed together may share.
   """
+  entropy_bound: float = 0.1
 
   counts_steps = False
 
-  def commit(self, state, proposal, keys):
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", at_least={"entropy_bound": 0})
+
+  def commit(self, params, state, proposal, keys):
     """The longest prefix within the bound."""
-    del state, keys
+    del params, state, keys
     ranked, order, rank = _ranked(proposal)
     entropy = jnp.where(proposal.is_open, logits_lib.entropy(proposal.logits), 0.0)
     entropy = jnp.take_along_axis(entropy, order, axis=1)
     shared = jnp.cumsum(entropy, axis=1) - jax.lax.cummax(entropy, axis=1)
     within = (shared <= self.entropy_bound) & (ranked > -decoder.LAST / 2)  # a prefix of both
     count = 1 + within[:, 1:].sum(axis=1)
-    return proposal.is_open & (rank < count[:, None]), {}
+    return decoder.Commit(proposal.is_open & (rank < count[:, None]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Klass(decoder.Decoder):
-  """Commits places that are sure and whose prediction has been stable.
+  """Commits confident positions whose prediction has been stable.
 
   Stable: KL(p_t || p_{t-1}) < kl_threshold for `kl_steps` steps. Of a prediction the
   `kl_top_k` likeliest tokens are remembered and the rest as one event, which bounds the
-  divergence from below. If no place qualifies, the surest is committed.
+  divergence from below. If no position qualifies, the most confident is committed.
+
+  Attributes:
+    threshold: confidence from which a token is committed.
+    kl_threshold: nats below which a prediction counts as stable.
+    kl_steps: steps for which it must have been stable.
+    kl_top_k: tokens remembered to measure this.
 
   Reference: Kim et al. 2025, arXiv:2511.05664.
   """
+  threshold: float = 0.9
+  kl_threshold: float = 0.01
+  kl_steps: int = 2
+  kl_top_k: int = 32
 
   counts_steps = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", at_least={"kl_threshold": 0, "kl_steps": 1, "kl_top_k": 1},
+                     between={"threshold": "[0, 1]"})
 
   def extras(self, state, keys):
     """The last prediction of each place, and for how long it has been stable."""
@@ -128,9 +177,9 @@ class Klass(decoder.Decoder):
             "known_probs": jnp.zeros((rows, length, self.kl_top_k), jnp.float32),
             "stable": jnp.full((rows, length), -1, jnp.int32)}
 
-  def commit(self, state, proposal, keys):
-    """Sure and stable places."""
-    del keys
+  def commit(self, params, state, proposal, keys):
+    """Confident and stable positions."""
+    del params, keys
     places = jnp.minimum(proposal.index, state["canvas"].shape[1] - 1)
     at_places = lambda x: jnp.take_along_axis(x, places[..., None], axis=1)
     known, before = at_places(state["known"]), at_places(state["known_probs"])
@@ -149,24 +198,34 @@ class Klass(decoder.Decoder):
     pad = ((0, 0), (0, 0), (0, self.kl_top_k - kept.shape[-1]))
     ids, kept = jnp.pad(ids, pad, constant_values=-1), jnp.pad(kept, pad)
     put = lambda name, new: decoder.put(state[name], proposal.index, proposal.is_open, new)
-    return sure | (none & surest(proposal)), {
+    return decoder.Commit(sure | (none & most_confident(proposal)), {
         "known": put("known", ids.astype(jnp.int32)), "known_probs": put("known_probs", kept),
-        "stable": put("stable", stable)}
+        "stable": put("stable", stable)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hierarchical(decoder.Decoder):
-  """Also commits the best place of every run of masks, if above `low_threshold`.
+  """Also commits the best position of every run of masks, if above `low_threshold`.
 
   This spreads what is committed together, and shortens the chains that depend on one
   another. Reference: Ma et al. 2025, arXiv:2510.08666 (dInfer).
+
+  Attributes:
+    threshold: confidence from which a token is committed.
+    low_threshold: confidence above which a run of masks commits its best token.
   """
+  threshold: float = 0.9
+  low_threshold: float = 0.4
 
   counts_steps = False
 
-  def commit(self, state, proposal, keys):
-    """Sure places, the best of each run, the best of all."""
-    del state, keys
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", between={"threshold": "[0, 1]", "low_threshold": "[0, 1]"})
+
+  def commit(self, params, state, proposal, keys):
+    """Confident positions, the best of each run, the best of all."""
+    del params, state, keys
     score, is_open = proposal.confidence, proposal.is_open
     follows = jnp.pad(is_open[:, :-1] & (jnp.diff(proposal.index, axis=1) == 1), ((0, 0), (1, 0)))
     run = jnp.cumsum(~(follows & is_open), axis=1)
@@ -175,8 +234,8 @@ class Hierarchical(decoder.Decoder):
     better = (score[:, None, :] > score[:, :, None]) | (
         (score[:, None, :] == score[:, :, None]) & (place[None, :] < place[:, None])[None])
     best = is_open & ~jnp.any(same & better, axis=2)
-    return (is_open & (score >= self.threshold)) | (best & (score > self.low_threshold)) | surest(
-        proposal), {}
+    high = (is_open & (score >= self.threshold)) | (best & (score > self.low_threshold))
+    return decoder.Commit(high | most_confident(proposal))
 
 
 def _ranked(proposal):

@@ -1,6 +1,6 @@
 """What all decoding rules share: fields, proposals, writing, stopping.
 
-Contents: Decoder (the base of every sampler), Proposal, Step, END, LAST, put, at, best_of,
+Contents: Decoder (the base of every sampler), Proposal, Commit, Step, END, LAST, put, at, best_of,
 ranks.
 
 Convention: a row's masked places at the start are *free*; all others (prompt,
@@ -14,15 +14,15 @@ which written ones to mask again.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mdx import config as config_lib
+from mdx import types
 from mdx.corruption import schedule as schedule_lib
 from mdx.networks import heads
-from mdx.samplers import counts
 from mdx.samplers import logits as logits_lib
 from mdx.utils import rng
 
@@ -35,17 +35,21 @@ State = dict[str, jax.Array]
 
 
 class Proposal(NamedTuple):
-  """What a step offers, at W places of each row.
+  """Tokens that a step may write, at W indices into each row.
 
   Attributes:
-    index: int32 [B, W], places of the row, ascending; S where there is none.
-    positions: int32 [B, W], positions of these places.
+    index: int32 [B, W], ascending; S where there is none.
+    positions: int32 [B, W], positions at these indices.
     is_open: bool [B, W], masked, and in the blocks being decoded.
     current: int32 [B, W], tokens of the canvas.
     tokens: int32 [B, W], tokens drawn.
     confidence: float32 [B, W], less LAST for an EOS that is to come last.
     probability: float32 [B, W], of `tokens`, untempered.
     logits: float32 [B, W, V].
+    certainty: float32 [B, W], the confidence without LAST, for the record; None: `confidence`.
+    log_prob: float32 [B, W], of `tokens` under the distribution they were drawn from, for the
+      record; None: 0.
+    hidden: [B, W, D], hidden states, of a rule that asks for them.
   """
   index: jax.Array
   positions: jax.Array
@@ -55,15 +59,35 @@ class Proposal(NamedTuple):
   confidence: jax.Array
   probability: jax.Array
   logits: jax.Array
+  certainty: jax.Array | None = None
+  log_prob: jax.Array | None = None
+  hidden: jax.Array | None = None
+
+
+class Commit(NamedTuple):
+  """A rule's choice among proposed tokens.
+
+  Attributes:
+    is_written: bool [B, W], tokens to write.
+    changes: new values of fields of the state that are the rule's own.
+    action: int32 [B, W], what a learned rule drew at each index, of a rule that `acts`.
+    action_log_prob: float32 [B, W], its log-probability; 0 where nothing was to be drawn.
+  """
+  is_written: jax.Array
+  changes: State = {}
+  action: jax.Array | None = None
+  action_log_prob: jax.Array | None = None
 
 
 class Step(NamedTuple):
-  """What a step did, for a recorder: [B, W] each, as in Proposal."""
+  """One step for a recorder: [B, W] each, as in Proposal and Commit."""
   index: jax.Array
   is_written: jax.Array  # and not masked again at once
   tokens: jax.Array
   confidence: jax.Array
-  log_prob: jax.Array  # of `tokens` under the law they were drawn from
+  log_prob: jax.Array  # of `tokens` under the distribution they were drawn from
+  action: jax.Array | None = None
+  action_log_prob: jax.Array | None = None
 
 
 def put(row: jax.Array, index: jax.Array, where: jax.Array, values: jax.Array) -> jax.Array:
@@ -87,9 +111,14 @@ def ranks(score: jax.Array, among: jax.Array) -> jax.Array:
   return jnp.argsort(jnp.lexsort((-score, ~among), axis=1), axis=1)
 
 
+def _stream(keys, name):
+  """Keys [B] of one use, of those of a step."""
+  return jax.vmap(lambda key: rng.stream(key, name))(keys)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
-  """Fields of all decoding rules; a rule reads those it needs.
+  """Base of the decoding rules, with the fields that each of them reads.
 
   Attributes:
     mask_id: id of the mask token; it is never drawn.
@@ -109,7 +138,6 @@ class Decoder:
     confidence: "probability", "margin", "entropy" or "random".
     confidence_filtered: take it from the tempered and filtered law that tokens are drawn
       from, instead of the model's own.
-    schedule: tokens committed a step: one of counts.SCHEDULES.
     cache: "none"; "prefix" or "dual": keys and values outside the active block (and what
       follows it) are those of the block's first step, an approximation for models that
       see both ways (Wu et al. 2025, arXiv:2505.22618); "block": exact, for block-causal
@@ -118,19 +146,6 @@ class Decoder:
       commit it only where nothing else is left.
     eos_stop: "never"; after an EOS with nothing masked before it, fill with EOS and end
       the "block" or the "row".
-    threshold: confidence above which a token is committed.
-    low_threshold: confidence above which a run of masks commits its best token.
-    factor: f of factor decoding.
-    entropy_bound: nats that tokens committed together may share.
-    kl_threshold: nats below which a prediction counts as stable.
-    kl_steps: steps for which it must have been stable.
-    kl_top_k: tokens remembered to measure this; the rest counts as one.
-    remdm: "cap", "rescale", "confidence" or "loop".
-    eta: remasking strength of ReMDM.
-    loop_on, loop_off, loop_alpha: times between which "loop" holds alpha, and its value.
-    rcr_stat: "latest" or "max", the confidence that tokens compete with.
-    edit_threshold: probability above which a committed token is replaced.
-    edit_steps: most steps spent on replacing after a block has no masks.
   """
   mask_id: int
   eos_id: int = -1
@@ -145,53 +160,24 @@ class Decoder:
   guidance_scale: float = 0.0
   confidence: str = "probability"
   confidence_filtered: bool = False
-  schedule: str = "even"
   cache: str = "none"
   eos: str = "allow"
   eos_stop: str = "never"
-  threshold: float = 0.9
-  low_threshold: float = 0.4
-  factor: float = 1.0
-  entropy_bound: float = 0.1
-  kl_threshold: float = 0.01
-  kl_steps: int = 2
-  kl_top_k: int = 32
-  remdm: str = "cap"
-  eta: float = 0.02
-  loop_on: float = 0.55
-  loop_off: float = 0.05
-  loop_alpha: float = 0.9
-  rcr_stat: str = "latest"
-  edit_threshold: float = 0.9
-  edit_steps: int = 16
 
   counts_steps = True  # whether `steps` is what the rule takes
   mixes = True  # whether rows may differ in blocks and steps
   revises = False  # whether written tokens may be masked again or replaced
+  acts = False  # whether commits have actions, drawn from a distribution of the rule's own
+  asks: ClassVar[tuple[str, ...]] = ("logits",)  # "hidden": proposals have hidden states
 
   def __post_init__(self):
-    for field, choices in (("confidence", logits_lib.CONFIDENCES), ("schedule", counts.SCHEDULES),
-                           ("cache", CACHES), ("eos", EOS_RULES), ("eos_stop", EOS_STOPS),
-                           ("remdm", ("cap", "rescale", "confidence", "loop")),
-                           ("rcr_stat", ("latest", "max"))):
-      if getattr(self, field) not in choices:
-        raise ValueError(f"sampler.{field} is {getattr(self, field)!r}; choose from "
-                         f"{', '.join(choices)}.")
-    for field in ("gen_length", "steps", "kl_steps", "kl_top_k", "factor"):
-      if getattr(self, field) <= 0:
-        raise ValueError(f"sampler.{field} must be positive, got {getattr(self, field)}.")
-    for field in ("temperature", "block_length", "top_k", "guidance_scale", "edit_steps",
-                  "entropy_bound", "kl_threshold"):
-      if getattr(self, field) < 0:
-        raise ValueError(f"sampler.{field} must be >= 0, got {getattr(self, field)}.")
-    for field in ("threshold", "low_threshold", "edit_threshold", "eta", "loop_on", "loop_off",
-                  "loop_alpha"):
-      if not 0 <= getattr(self, field) <= 1:
-        raise ValueError(f"sampler.{field} must lie in [0, 1], got {getattr(self, field)}.")
-    if self.remdm == "loop" and self.loop_off >= self.loop_on:
-      raise ValueError(f"sampler.loop_off {self.loop_off} must lie below loop_on {self.loop_on}.")
-    if not 0 < self.top_p <= 1:
-      raise ValueError(f"sampler.top_p must lie in (0, 1], got {self.top_p}.")
+    config_lib.check(
+        self, "sampler",
+        choices={"confidence": logits_lib.CONFIDENCES, "cache": CACHES, "eos": EOS_RULES,
+                 "eos_stop": EOS_STOPS},
+        at_least={"gen_length": 1, "steps": 1, "temperature": 0, "block_length": 0, "top_k": 0,
+                  "guidance_scale": 0},
+        between={"top_p": "(0, 1]"})
     object.__setattr__(self, "mixture", tuple(self._pair(pair) for pair in self.mixture))
     if self.mixture and (self.cache != "none" or not self.mixes):
       raise ValueError("sampler.mixture needs cache none and a rule that counts tokens, not "
@@ -207,6 +193,10 @@ class Decoder:
     if (self.eos != "allow" or self.eos_stop != "never") and self.eos_id < 0:
       raise ValueError("sampler.eos and eos_stop need a tokenizer with an end-of-text id.")
     self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
+
+  def parts(self) -> Mapping[str, types.Part]:
+    """Returns the parameters of a learned rule, by name; of this one none."""
+    return {}
 
   @property
   def alpha(self):
@@ -304,24 +294,22 @@ class Decoder:
     """Places whose logits the rule needs, bool [B, S], at most `width` a row."""
     return self.in_blocks(state) & (state["canvas"] == self.mask_id)
 
-  def update(self, state: State, index: jax.Array, logits: jax.Array,
+  def update(self, params: types.Params, state: State, index: jax.Array, answer: types.Answer,
              keys: jax.Array) -> tuple[State, Step]:
     """One step: propose, commit, revoke, stop.
 
     Args:
+      params: of the rule, as `parts` describes them.
       state: as `init` gives it.
-      index: int32 [B, W], places of the logits.
-      logits: float32 [B, W, V].
+      index: int32 [B, W], where the answer is read.
+      answer: of the model: logits float32 [B, W, V], and hidden states if the rule asks for them.
       keys: typed PRNG keys [B] of (seed, row, step).
     """
-    draw_key, score_key, rule_key, revoke_key = (
-        jax.vmap(lambda key: rng.stream(key, name))(keys)  # pylint: disable=cell-var-from-loop
-        for name in ("draw", "score", "rule", "revoke"))
-    proposal, law, confidence = self._propose(state, index, logits, draw_key, score_key)
-    is_written, changes = self.commit(state, proposal, rule_key)
-    old = state["canvas"]
-    state = state | changes | {"canvas": put(old, index, is_written, proposal.tokens)}
-    state = self.revoke(state, proposal, is_written, revoke_key)
+    proposal = self.propose(params, state, index, answer, keys)
+    commit = self.commit(params, state, proposal, _stream(keys, "rule"))
+    old, is_written = state["canvas"], commit.is_written
+    state = state | commit.changes | {"canvas": put(old, index, is_written, proposal.tokens)}
+    state = self.revoke(state, proposal, is_written, _stream(keys, "revoke"))
     is_written &= at(state["canvas"], index) == proposal.tokens  # and stands
     filled = self._stop(state)
     is_stopped = jnp.any(filled != state["canvas"], axis=1)
@@ -330,12 +318,40 @@ class Decoder:
     following = self._enter_next_block(state)
     state = {k: jnp.where(is_done.reshape((-1,) + (1,) * (v.ndim - 1)), following[k], v)
              for k, v in state.items()}
-    log_prob = jnp.take_along_axis(law, proposal.tokens[..., None], axis=-1)[..., 0]
-    log_prob -= jax.nn.logsumexp(law, axis=-1)
-    return state, Step(index, is_written, proposal.tokens, confidence, log_prob)
+    certainty = proposal.confidence if proposal.certainty is None else proposal.certainty
+    log_prob = jnp.zeros_like(certainty) if proposal.log_prob is None else proposal.log_prob
+    return state, Step(index, is_written, proposal.tokens, certainty, log_prob, commit.action,
+                       commit.action_log_prob)
 
-  def commit(self, state: State, proposal: Proposal, keys: jax.Array) -> tuple[jax.Array, State]:
-    """Chooses what is written, bool [B, W], and changes fields of its own."""
+  def propose(self, params: types.Params, state: State, index: jax.Array, answer: types.Answer,
+              keys: jax.Array) -> Proposal:
+    """Draws tokens from the model's distribution; arguments as of `update`."""
+    del params
+    draw_key, score_key = _stream(keys, "draw"), _stream(keys, "score")
+    current, positions = at(state["canvas"], index), at(state["positions"], index)
+    exists = index < state["canvas"].shape[1]
+    is_open = exists & (current == self.mask_id) & at(self.in_blocks(state), index)
+    logits = heads.block_columns(answer.logits, self.eos_id if self.eos == "forbid" else None)
+    drawn = heads.block_columns(logits, self.mask_id) / (self.temperature or 1.0)
+    drawn = logits_lib.keep_likely(drawn, self.top_k, self.top_p)
+    tokens = logits_lib.draw(draw_key, positions, drawn, is_greedy=not self.temperature)
+    certainty = logits_lib.confidence(
+        self.confidence, drawn if self.confidence_filtered else logits, tokens, score_key,
+        positions)
+    probability = certainty
+    if self.confidence != "probability" or self.confidence_filtered:
+      probability = logits_lib.confidence("probability", logits, tokens, score_key, positions)
+    order = certainty
+    if self.eos == "last":
+      order = jnp.where(tokens == self.eos_id, certainty - LAST, certainty)
+    log_prob = jnp.take_along_axis(drawn, tokens[..., None], axis=-1)[..., 0]
+    log_prob -= jax.nn.logsumexp(drawn, axis=-1)
+    return Proposal(index, positions, is_open, current, tokens, order, probability, logits,
+                    certainty, log_prob, answer.hidden)
+
+  def commit(self, params: types.Params, state: State, proposal: Proposal, keys: jax.Array
+             ) -> Commit:
+    """Chooses what is written; `keys` are typed keys [B] of (seed, row, step)."""
     raise TypeError("a decoding rule defines commit")
 
   def revoke(self, state: State, proposal: Proposal, is_written: jax.Array,
@@ -352,25 +368,6 @@ class Decoder:
   def finalize(self, state: State) -> jax.Array:
     """The decoded canvas, int32 [B, S]."""
     return state["canvas"]
-
-  def _propose(self, state, index, logits, draw_key, score_key):
-    current, positions = at(state["canvas"], index), at(state["positions"], index)
-    exists = index < state["canvas"].shape[1]
-    is_open = exists & (current == self.mask_id) & at(self.in_blocks(state), index)
-    logits = heads.block_columns(logits, self.eos_id if self.eos == "forbid" else None)
-    law = heads.block_columns(logits, self.mask_id) / (self.temperature or 1.0)
-    law = logits_lib.keep_likely(law, self.top_k, self.top_p)
-    tokens = logits_lib.draw(draw_key, positions, law, is_greedy=not self.temperature)
-    confidence = logits_lib.confidence(self.confidence, law if self.confidence_filtered else logits,
-                                       tokens, score_key, positions)
-    probability = confidence
-    if self.confidence != "probability" or self.confidence_filtered:
-      probability = logits_lib.confidence("probability", logits, tokens, score_key, positions)
-    order = confidence
-    if self.eos == "last":
-      order = jnp.where(tokens == self.eos_id, confidence - LAST, confidence)
-    return Proposal(index, positions, is_open, current, tokens, order, probability,
-                    logits), law, confidence
 
   def _stop(self, state):
     """Fills what follows a settled EOS."""

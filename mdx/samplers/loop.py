@@ -1,6 +1,6 @@
 """The one sampling loop.
 
-Contents: Decoded, decode.
+Contents: Decoded, decode, decode_rows.
 
 Convention: the key of a draw depends on (seed, row, step, position) alone, so a row's
 text is the same in any batch, at any place of it and behind any padding. Everything
@@ -15,12 +15,14 @@ to decode, for later blocks read them.
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from types import MappingProxyType
+from typing import Any, Callable, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mdx import types
+from mdx.objectives import reading
 from mdx.samplers import decoder
 from mdx.samplers import trajectory as trajectory_lib
 from mdx.utils import rng
@@ -42,21 +44,23 @@ class Decoded(NamedTuple):
 
 
 def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
-           row_index: jax.Array, positions: jax.Array | None = None,
-           segment_ids: jax.Array | None = None, start: int = 0, record: str = "none",
+           row_index: jax.Array, params: types.Params = MappingProxyType({}),
+           positions: jax.Array | None = None, segment_ids: jax.Array | None = None,
+           start: int = 0, record: str = "none",
            plan_index: jax.Array | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
     answer: request -> Answer, as `objectives.reading.answerer` gives it.
-    sampler: a `decoder.Decoder`.
+    sampler: a `types.Sampler`, such as a `decoder.Decoder`.
     canvas: int32 [B, S]; the sampler's mask id marks what is to be filled.
     key: typed key of the run.
     row_index: int32 [B], the identity of each row.
+    params: of the rule, as `sampler.parts` describes them.
     positions: int32 [B, S] or None (0 .. S - 1); those of left-padded rows count from
       the first token.
     segment_ids: int32 [B, S], 0 on padding, or None.
-    start: a place at or before the first masked one of every row.
+    start: an index at or before the first masked position of every row.
     record: one of `trajectory.RECORDS`.
     plan_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
       None: every row its own.
@@ -77,18 +81,39 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   state = sampler.init(canvas, at_positions,
                        jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys), plan_keys)
   num_free = canvas.shape[1] - start
-  run = _Run(answer=answer, sampler=sampler, keys=row_keys, positions=positions,
+  run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free,
              width=num_free if record == "full" else sampler.width(num_free),
              looks_everywhere=record == "full", recorder=None if record == "none" else
              trajectory_lib.Recorder(level=record, start=start, mask_id=sampler.mask_id,
-                                     max_steps=sampler.max_steps(num_free)))
+                                     max_steps=sampler.max_steps(num_free), acts=sampler.acts))
   carry = (state, None if run.recorder is None else run.recorder.init(canvas))
   state, recorded = run.without_cache(carry) if sampler.cache == "none" else run.by_blocks(carry)
   if recorded is not None:
     recorded = recorded._replace(tokens=state["canvas"][:, start:], nfe=state["nfe"])
   calls = state["nfe"] * (2 if sampler.guidance_scale else 1)
   return Decoded(sampler.finalize(state), calls, recorded)
+
+
+def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, key: jax.Array,
+                rows: Mapping[str, jax.Array], *, start: int, record: str, group_size: int = 1
+                ) -> Decoded:
+  """Decodes rows by a model, for a compiled program; see `decode`.
+
+  Args:
+    objective: what the model was trained with.
+    sampler: the rule; its parts are read from `params`.
+    params: of the model.
+    key: typed key of the run.
+    rows: `canvas`, `row_index`, and `positions` and `segment_ids` where rows are padded.
+    start, record: as in `decode`.
+    group_size: consecutive rows that draw the same pair of `sampler.mixture`.
+  """
+  return decode(reading.answerer(objective, params), sampler, rows["canvas"],
+                params={name: params[name] for name in sampler.parts()}, key=key,
+                row_index=rows["row_index"], positions=rows.get("positions"),
+                segment_ids=rows.get("segment_ids"), start=start, record=record,
+                plan_index=rows["row_index"] // group_size)
 
 
 def _places(size: int, *chosen: jax.Array) -> jax.Array:
@@ -111,6 +136,7 @@ class _Run(NamedTuple):
   """What does not change during a decode."""
   answer: Ask
   sampler: Any
+  params: types.Params
   keys: jax.Array
   positions: jax.Array | None
   segment_ids: jax.Array | None
@@ -139,8 +165,8 @@ class _Run(NamedTuple):
       active, index = state["block"] == current, self._index(state)
       slots = self._window(state, self.sampler.active(state), 2 * self.sampler.block, current - 1,
                            current) if exact else None
-      logits, cache = self._ask(state, index, cache, slots)
-      carry = self._step(pair, index, logits, active), cache, state["canvas"]
+      answer = self._ask(state, index, cache, slots)
+      carry = self._step(pair, index, answer, active), answer.cache, state["canvas"]
       sizes = self._sizes()
       runs = [lambda carry, size=size: self._rest_of_block(carry, current, size) for size in sizes]
       needed = jnp.max(jnp.where(active, self._tail(state, current).sum(axis=1), 0))
@@ -158,18 +184,18 @@ class _Run(NamedTuple):
       state = pair[0]
       active, index = state["block"] == current, self._index(state)
       slots = self._window(state, active, size, current, current, state["canvas"] != cached)
-      logits, cache = self._ask(state, index, cache, slots)
+      answer = self._ask(state, index, cache, slots)
       cached = decoder.put(cached, slots, slots < cached.shape[1],
                            decoder.at(state["canvas"], slots))
-      return self._step(pair, index, logits, active), cache, cached
+      return self._step(pair, index, answer, active), answer.cache, cached
 
     return jax.lax.while_loop(lambda c: jnp.any(c[0][0]["block"] == current), body, carry)
 
-  def _step(self, carry, index, logits, active):
+  def _step(self, carry, index, answer, active):
     """Updates the active rows, and the record."""
     state, recorded = carry
     keys = jax.vmap(jax.random.fold_in)(self.keys, state["nfe"])
-    new, step = self.sampler.update(state, index, logits, keys)
+    new, step = self.sampler.update(self.params, state, index, answer, keys)
     keep = lambda old, new: jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
     new = jax.tree.map(keep, state, new)
     if recorded is not None:
@@ -184,7 +210,7 @@ class _Run(NamedTuple):
     return _places(self.width, wanted)
 
   def _ask(self, state, index, cache=None, slots=None):
-    """Logits [B, W, V] at `index` (and the cache), with guidance if there is any."""
+    """The model's answer at `index` [B, W], with guidance if there is any."""
     sampler, canvas = self.sampler, state["canvas"]
     targets = index if slots is None else jax.vmap(jnp.searchsorted)(slots, index)
     rows = dict(tokens=canvas, noise_level=sampler.noise_level(state), positions=self.positions,
@@ -194,21 +220,23 @@ class _Run(NamedTuple):
       rows = {k: None if v is None else jnp.concatenate([v, blank if k == "tokens" else v])
               for k, v in rows.items()}
     num_targets = jnp.max((index < canvas.shape[1]).sum(axis=1))
-    answer = self.answer(types.Request(num_targets=num_targets, cache=cache, **rows))
-    has_cache, logits, cache = cache is not None, answer.logits, answer.cache
+    answer = self.answer(types.Request(num_targets=num_targets, cache=cache,
+                                       with_hidden="hidden" in sampler.asks, **rows))
     if sampler.guidance_scale:
-      given, free = jnp.split(logits, 2)
-      logits = free + (1 + sampler.guidance_scale) * (given - free)
-    return (logits, cache) if has_cache else logits
+      given, free = jnp.split(answer.logits, 2)
+      answer = answer._replace(
+          logits=free + (1 + sampler.guidance_scale) * (given - free),
+          hidden=None if answer.hidden is None else answer.hidden[:len(canvas)])
+    return answer
 
   def _prefill(self, state):
     """Keys and values of the prompts, for an exact cache; of whole rows if they are infilled."""
     index = self._index(state)
     cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
-                         jax.eval_shape(lambda: self._ask(state, index, ()))[1])
+                         jax.eval_shape(lambda: self._ask(state, index, ()).cache))
     end = self.start or state["canvas"].shape[1]
     slots = jnp.broadcast_to(jnp.arange(end)[None], (len(index), end))
-    return self._ask(state, jnp.zeros((len(index), 1), jnp.int32), cache, slots)[1]
+    return self._ask(state, jnp.zeros((len(index), 1), jnp.int32), cache, slots).cache
 
   def _window(self, state, rows, size, since, current, stale=None):
     """Places to run against the cache, int32 [B, size]; none but in some `rows` [B].

@@ -9,7 +9,9 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx.samplers import confidence
+from mdx.samplers import counts
 from mdx.samplers import decoder
 from mdx.samplers import logits as logits_lib
 
@@ -25,24 +27,35 @@ class RunningConfidence(decoder.Decoder):
   is what the schedule leaves for later steps. As many network calls as `Confidence`.
   Only decoded places compete: no tie can mask a prompt or a later block.
 
+  Attributes:
+    schedule: tokens left to later steps: one of counts.SCHEDULES.
+    rcr_stat: "latest" or "max", the confidence that tokens compete with.
+
   Reference: He et al. 2025, arXiv:2508.13148 (MDPO).
   """
+  schedule: str = "even"
+  rcr_stat: str = "latest"
 
   revises = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", choices={"schedule": counts.SCHEDULES,
+                                             "rcr_stat": ("latest", "max")})
 
   def extras(self, state, keys):
     """The confidence each token competes with."""
     del keys
     return {"running": jnp.full(state["canvas"].shape, -jnp.inf, jnp.float32)}
 
-  def commit(self, state, proposal, keys):
-    """All open places."""
-    del keys
+  def commit(self, params, state, proposal, keys):
+    """All open positions."""
+    del params, keys
     new = proposal.confidence
     if self.rcr_stat == "max":
       new = jnp.maximum(new, decoder.at(state["running"], proposal.index))
-    return proposal.is_open, {
-        "running": decoder.put(state["running"], proposal.index, proposal.is_open, new)}
+    return decoder.Commit(proposal.is_open, {
+        "running": decoder.put(state["running"], proposal.index, proposal.is_open, new)})
 
   def revoke(self, state, proposal, is_written, keys):
     """Masks the least sure places again."""
@@ -63,11 +76,29 @@ class Remdm(decoder.Decoder):
   written); "loop": alpha rises to `loop_alpha` until t = `loop_on`, stays there with "cap"
   until `loop_off`, and then goes on to 1. The last step reveals everything.
 
+  Attributes:
+    remdm: "cap", "rescale", "confidence" or "loop".
+    eta: remasking strength.
+    loop_on, loop_off, loop_alpha: times between which "loop" holds alpha, and its value.
+
   Reference: Wang et al. 2025, arXiv:2503.00307.
   """
+  remdm: str = "cap"
+  eta: float = 0.02
+  loop_on: float = 0.55
+  loop_off: float = 0.05
+  loop_alpha: float = 0.9
 
   revises = True
   mixes = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler",
+                     choices={"remdm": ("cap", "rescale", "confidence", "loop")},
+                     between=dict.fromkeys(("eta", "loop_on", "loop_off", "loop_alpha"), "[0, 1]"))
+    if self.remdm == "loop" and self.loop_off >= self.loop_on:
+      raise ValueError(f"sampler.loop_off {self.loop_off} must lie below loop_on {self.loop_on}.")
 
   def extras(self, state, keys):
     """Probability of each token when it was written; what this step masks again."""
@@ -75,18 +106,19 @@ class Remdm(decoder.Decoder):
     shape = state["canvas"].shape
     return {"running": jnp.zeros(shape, jnp.float32), "again": jnp.zeros(shape, bool)}
 
-  def commit(self, state, proposal, keys):
-    """Reveals masked places at random, and chooses what is masked again."""
+  def commit(self, params, state, proposal, keys):
+    """Reveals masked positions at random, and chooses what is masked again."""
+    del params
     now, then, sigma, again = self._transition(state)
     reveal = (then - (1 - sigma) * now) / jnp.maximum(1 - now, _TINY)
     is_last = state["step"][:, None] >= self.block_steps - 1
     draw = logits_lib.uniforms(keys, state["positions"])  # of either kind, no place is both
     is_written = proposal.is_open & (
         (decoder.at(draw, proposal.index) < reveal) | is_last)
-    return is_written, {
+    return decoder.Commit(is_written, {
         "again": (draw < again) & ~is_last,
         "running": decoder.put(state["running"], proposal.index, is_written,
-                               proposal.probability)}
+                               proposal.probability)})
 
   def revoke(self, state, proposal, is_written, keys):
     """Masks the chosen places."""
@@ -130,11 +162,24 @@ class TokenEditing(decoder.Decoder):
   `edit_threshold`. When a block has no masks left, up to `edit_steps` steps go on
   replacing until one changes nothing.
 
+  Attributes:
+    threshold: confidence from which a token is committed.
+    edit_threshold: probability above which a committed token is replaced.
+    edit_steps: most steps spent on replacing after a block has no masks.
+
   Reference: LLaDA 2.1 technical report (Bie et al. 2026).
   """
+  threshold: float = 0.9
+  edit_threshold: float = 0.9
+  edit_steps: int = 16
 
   counts_steps = False
   revises = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "sampler", at_least={"edit_steps": 0},
+                     between={"threshold": "[0, 1]", "edit_threshold": "[0, 1]"})
 
   def max_steps(self, num_free):
     """A step a token, and the steps that only replace."""
@@ -151,17 +196,17 @@ class TokenEditing(decoder.Decoder):
     rows = len(state["canvas"])
     return {"idle": jnp.zeros(rows, jnp.int32), "edited": jnp.zeros(rows, bool)}
 
-  def commit(self, state, proposal, keys):
-    """Sure places, and tokens to replace."""
-    del keys
+  def commit(self, params, state, proposal, keys):
+    """Confident positions, and tokens to replace."""
+    del params, keys
     sure = proposal.is_open & (proposal.confidence >= self.threshold)
     exists = proposal.index < state["canvas"].shape[1]
     replaced = (exists & decoder.at(self.wanted(state), proposal.index)
                 & (proposal.current != self.mask_id) & (proposal.tokens != proposal.current)
                 & (proposal.probability > self.edit_threshold))
     has_masks = jnp.any(proposal.is_open, axis=1)
-    return sure | confidence.surest(proposal) | replaced, {
-        "idle": jnp.where(has_masks, 0, state["idle"] + 1), "edited": jnp.any(replaced, axis=1)}
+    return decoder.Commit(sure | confidence.most_confident(proposal) | replaced, {
+        "idle": jnp.where(has_masks, 0, state["idle"] + 1), "edited": jnp.any(replaced, axis=1)})
 
   def block_done(self, state, old_canvas):
     """No masks, and nothing left to replace."""

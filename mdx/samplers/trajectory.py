@@ -31,7 +31,7 @@ class Trajectory(NamedTuple):
     step: int32 [B, G], the step after which each has stood; -1 where given.
     confidence: float32 [B, G], with which it was written; 0 if not drawn (filled
       after an end of text, or given).
-    log_prob: float32 [B, G], its log-probability under the law it was drawn from (tempered
+    log_prob: float32 [B, G], its log-probability under the distribution it was drawn from (tempered
       and filtered; at temperature 0 the untempered one).
     nfe: int32 [B], steps of the row.
     is_free: bool [B, G], places that were decoded, not given.
@@ -41,6 +41,9 @@ class Trajectory(NamedTuple):
     prediction: int32 [B, T, G], the full clean prediction: what was drawn where the
       canvas is masked, the canvas elsewhere; or None.
     step_log_prob: float32 [B, T, G], likewise of `prediction`; or None.
+    action: int32 [B, T, G], what a learned rule drew at each step, at any level; 0 where it drew
+      nothing; None of a rule without actions.
+    action_log_prob: float32 [B, T, G], its log-probability, likewise.
   """
   tokens: jax.Array
   step: jax.Array
@@ -52,6 +55,8 @@ class Trajectory(NamedTuple):
   step_confidence: jax.Array | None = None
   prediction: jax.Array | None = None
   step_log_prob: jax.Array | None = None
+  action: jax.Array | None = None
+  action_log_prob: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,11 +68,13 @@ class Recorder:
     start: first recorded place of a row.
     max_steps: T.
     mask_id: id of the mask token.
+    acts: whether the rule has actions.
   """
   level: str
   start: int
   max_steps: int
   mask_id: int
+  acts: bool = False
 
   def init(self, canvas: jax.Array) -> Trajectory:
     """An empty record of canvases int32 [B, S]."""
@@ -76,6 +83,8 @@ class Recorder:
     each = lambda dtype: jnp.zeros((rows, self.max_steps, num_places), dtype)
     record = Trajectory(one(jnp.int32), one(jnp.int32, -1), one(jnp.float32), one(jnp.float32),
                         jnp.zeros(rows, jnp.int32), canvas[:, self.start:] == self.mask_id)
+    if self.acts:
+      record = record._replace(action=each(jnp.int32), action_log_prob=each(jnp.float32))
     if self.level in ("canvas", "full"):
       record = record._replace(canvas=each(jnp.int32), step_confidence=each(jnp.float32))
     if self.level == "full":
@@ -95,14 +104,19 @@ class Recorder:
     record = record._replace(step=jnp.where(stands, before["nfe"][:, None], record.step),
                              confidence=write(record.confidence, step.confidence),
                              log_prob=write(record.log_prob, step.log_prob))
-    if record.canvas is None:
-      return record
-    place = jnp.where(active, before["nfe"], self.max_steps)
-    store = lambda old, values: old.at[rows, place].set(values, mode="drop")
-    is_masked = (step.index < num_places) & (
-        decoder.at(before["canvas"], step.index) == self.mask_id)
+    number = jnp.where(active, before["nfe"], self.max_steps)
+    store = lambda old, values: old.at[rows, number].set(values, mode="drop")
+    exists = step.index < num_places
+    is_masked = exists & (decoder.at(before["canvas"], step.index) == self.mask_id)
     spread = lambda base, values, where=is_masked: decoder.put(base, index, where, values)
     zeros = jnp.zeros(shown.shape, jnp.float32)
+    if self.acts:
+      fill = lambda values: spread(jnp.zeros(shown.shape, values.dtype), values, exists)
+      record = record._replace(
+          action=store(record.action, fill(step.action)),
+          action_log_prob=store(record.action_log_prob, fill(step.action_log_prob)))
+    if record.canvas is None:
+      return record
     record = record._replace(
         canvas=store(record.canvas, shown),
         step_confidence=store(record.step_confidence,

@@ -1,5 +1,7 @@
 """Task accuracy: every step is scored as its text, once."""
 
+import collections
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,18 @@ PREDICTIONS = np.array([
     [[0, 1, EOS], [2, 3, EOS], [9, 9, 9]],  # wrong, right; two steps only
     [[1, 1, 1], [0, 3, EOS], [0, 1, EOS]]], np.int32)
 NFE = np.array([3, 2, 3], np.int32)
+RECORD = collections.namedtuple("RECORD", "prediction nfe")
+
+
+def test_of_commits_the_verifier_is_asked_once_a_row_and_over_denoising_is_not_known():
+  record = collections.namedtuple("Commits", "tokens nfe prediction")
+  final = PREDICTIONS[np.arange(3), NFE - 1]
+  task = _Spell()
+  decode = lambda index: tasks.answers_of(record(final[index], NFE[index], None), TOKENIZER)
+  result = tasks.evaluate(decode, task, EXAMPLES, TOKENIZER, 2)
+  assert (result.accuracy, result.reward) == (pytest.approx(2 / 3), pytest.approx(2.5 / 3))
+  assert result.over_denoising is None and result.over_denoised is None
+  assert len(task.scored) == 3
 
 
 def test_every_step_is_scored_up_to_its_end_of_text_and_equal_ones_once():
@@ -43,7 +57,7 @@ def test_every_step_is_scored_up_to_its_end_of_text_and_equal_ones_once():
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_accuracy_and_over_denoising_do_not_depend_on_the_batches(batch_size):
-  decode = lambda index: (PREDICTIONS[index], NFE[index])
+  decode = lambda index: tasks.answers_of(RECORD(PREDICTIONS[index], NFE[index]), TOKENIZER)
   result = tasks.evaluate(decode, _Spell(), EXAMPLES, TOKENIZER, batch_size)
   assert result.accuracy == pytest.approx(2 / 3) and result.num_examples == 3
   assert result.over_denoising == pytest.approx(1 / 3) and result.nfe == pytest.approx(8 / 3)

@@ -58,9 +58,10 @@ def _rollout(temperature=1.0, steps=2, num_prompts=3, confidence="probability", 
                 "positions": jnp.asarray(np.maximum(place - begin, 0), jnp.int32)}
   record = _decoder(temperature, steps, confidence, padded)(params, canvas, optional,
                                                            rng.root(seed))
-  fields = ("canvas", "prediction", "step_confidence", "step_log_prob", "nfe")
+  fields = ("canvas", "prediction", "step_confidence", "step_log_prob", "nfe", "is_free")
+  reward = jnp.asarray(draw.integers(0, 2, record.step_confidence.shape[:2]), jnp.float32)
   return {"tokens": jnp.concatenate([canvas[:, :PROMPT], record.tokens], axis=1),
-          "reward": jnp.asarray(draw.integers(0, 2, record.step_confidence.shape[:2]), jnp.float32),
+          "step_reward": reward, "reward": reward[jnp.arange(rows), record.nfe - 1],
           "example_index": jnp.arange(rows, dtype=jnp.int32),
           **{k: getattr(record, k) for k in fields}, **optional}
 
@@ -113,13 +114,13 @@ def _masked_log_probs(params, canvas, prompt):
                          ids=lambda f: "-".join(f) or "default")
 def test_mdpo_is_its_formula(fields):
   batch = _rollout(steps=2, seed=3)
-  batch["reward"] = batch["reward"].at[:GROUP].set(1.0)  # a dead group
+  batch["step_reward"] = batch["step_reward"].at[:GROUP].set(1.0)  # a dead group
   policy = _policy(mdpo.MDPO, **({"num_steps": 2} | fields))
   moved = jax.tree.map(lambda a, b: 0.8 * a + 0.2 * b, PARAMS, OTHER)
   found = _loss(policy, moved, batch, reference=OTHER)
 
   host = jax.tree.map(np.asarray, batch)
-  reward = host["reward"].reshape(3, GROUP, 2)
+  reward = host["step_reward"].reshape(3, GROUP, 2)
   gain = np.diff(reward, axis=2, prepend=0)
   tail = np.stack([reward[..., 1], reward[..., 1]], axis=2)
   credit = reward[..., 1:].repeat(2, 2) if policy.advantage == "final" else gain + tail
@@ -201,10 +202,10 @@ def test_the_gradient_of_random_order_decoding_is_the_exact_policy_gradient():
     record = loop.decode(lambda r: model.answer(params, r), sampler, canvas, key=key,
                          row_index=jnp.arange(rows), record="full").trajectory
     reward = values[record.tokens[:, 0], record.tokens[:, 1]]
-    batch = {"tokens": record.tokens, "reward": jnp.repeat(reward[:, None], length, 1),
+    batch = {"tokens": record.tokens, "step_reward": jnp.repeat(reward[:, None], length, 1),
              "example_index": jnp.arange(rows), **{
                  k: getattr(record, k) for k in ("canvas", "prediction", "step_confidence",
-                                                 "step_log_prob", "nfe")}}
+                                                 "step_log_prob", "nfe", "is_free")}}
     context = types.context(0)
     prepared, _ = policy.prepare(params, batch, key, context)
     # The reward itself instead of the group's z-score, which is a biased baseline.
@@ -236,7 +237,7 @@ def test_diffu_grpo_masks_prompts_scores_up_to_eos_and_averages_over_tokens():
   np.testing.assert_array_equal(np.asarray(prepared["token_weight"]) > 0, keep)
   assert weights["policy"] == keep.sum()
   # One epoch: the gradient is -A grad log p, averaged over tokens.
-  reward = np.asarray(batch["reward"])[:, -1].reshape(-1, GROUP)
+  reward = np.asarray(batch["reward"]).reshape(-1, GROUP)
   advantage = (reward - reward.mean(1, keepdims=True)).reshape(-1)
   grad = jax.grad(lambda p: _loss(policy, p, batch, rng.root(0)))(PARAMS)
 
@@ -289,7 +290,7 @@ def test_wd1_weighs_log_likelihoods_and_is_silent_where_rewards_are_equal():
   batch = _rollout(num_prompts=2)
   policy = _policy(grpo.WeightedLikelihood, prompt_mask_rate=0.0)
   loss, grads = jax.value_and_grad(lambda p: _loss(policy, p, batch))(PARAMS)
-  reward = np.asarray(batch["reward"])[:, -1].reshape(2, GROUP)
+  reward = np.asarray(batch["reward"]).reshape(2, GROUP)
   centred = reward - reward.mean(1, keepdims=True)
   softmax = lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True)
   coefficient = (softmax(-centred) - softmax(centred)).reshape(-1)

@@ -149,6 +149,64 @@ def test_baselines_run_on_the_same_machinery(objective, base, rewarding, tmp_pat
   assert all(np.isfinite(x["loss"]) and x["grad_norm"] > 0 for x in _lines(tmp_path, "train"))
 
 
+def _grpo(base, **changes):
+  cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",), **changes)
+  cfg.objective = dict(name="diffu_grpo")
+  return cfg
+
+
+def test_policies_of_final_answers_learn_the_same_from_commits_as_from_full_records(
+    base, rewarding, tmp_path, monkeypatch):
+  lines = []
+  for record in ("commits", "full"):
+    monkeypatch.setattr(objectives.POLICIES["diffu_grpo"], "record", record)
+    modes.run("rl", _grpo(base), str(tmp_path / record))
+    lines.append([x for kind in ("train", "rollout") for x in _lines(tmp_path / record, kind)])
+  assert len(lines[0]) == 4
+  for short, full in zip(*lines):
+    for name in ("loss", "grad_norm", "reward", "dead_groups", "nfe"):
+      assert short.get(name) == pytest.approx(full.get(name), abs=1e-6)
+  assert "best_of_steps" in lines[1][2] and "best_of_steps" not in lines[0][2]
+
+
+@pytest.mark.parametrize("cache", ["dual", pytest.param("prefix", marks=pytest.mark.slow)])
+def test_rollouts_may_have_a_cache_where_final_answers_are_read(cache, base, rewarding, tmp_path):
+  results = modes.run("rl", _grpo(base, rollout__sampler__cache=cache,
+                                  rollout__sampler__block_length=4, rollout__sampler__steps=8),
+                      str(tmp_path))
+  assert all(np.isfinite(x["loss"]) and x["grad_norm"] > 0 for x in _lines(tmp_path, "train"))
+  assert 4 < _lines(tmp_path, "rollout")[0]["nfe"] <= 8
+  assert results["table"][0]["over_denoising"] >= 0  # measured without a cache
+
+
+@pytest.mark.slow
+def test_refills_replace_groups_without_variance_and_resume_bitwise(base, tmp_path, monkeypatch):
+  def rare(self, examples, completions):
+    del self
+    hit = np.array([zlib.crc32((e["prompt"] + c).encode()) % 8 == 0
+                    for e, c in zip(examples, completions)])
+    return {"reward": hit.astype(np.float32), "correct": hit}
+
+  monkeypatch.setattr(sudoku.Sudoku, "score", rare)
+  cfg = _config(base, rollout__dynamic_sampling=True, rollout__max_refills=2, eval__nfe=(2,),
+                eval__remasking=("rcr",))
+  cfg.objective = dict(name="diffu_grpo")
+  modes.run("rl", cfg, str(tmp_path / "whole"))
+  rollouts = _lines(tmp_path / "whole", "rollout")
+  assert any(x["refills"] for x in rollouts)
+  assert all(x["num_rollouts"] == 8 * (1 + x["refills"]) for x in rollouts)
+  assert all(x["dead_groups_left"] <= x["dead_groups"] for x in rollouts)
+  assert any(x["dead_groups_left"] < x["dead_groups"] for x in rollouts)
+  shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+  shutil.rmtree(tmp_path / "killed" / "checkpoints" / "4")
+  (tmp_path / "killed" / "results.json").unlink()
+  modes.run("rl", cfg, str(tmp_path / "killed"))
+  (_, a), (_, b) = (tiny.stored(tmp_path / run) for run in ("whole", "killed"))
+  assert a.pop("data") == b.pop("data") == []
+  assert {k: tree.fingerprint(v) for k, v in a.items()} == {
+      k: tree.fingerprint(v) for k, v in b.items()}
+
+
 @pytest.mark.slow
 def test_over_denoised_problems_are_kept_and_gone_through_again_after_a_restart(
     base, tmp_path, capsys, monkeypatch):
@@ -167,8 +225,8 @@ def test_over_denoised_problems_are_kept_and_gone_through_again_after_a_restart(
 
 
 def test_an_iteration_has_whole_groups_and_every_example_once_an_epoch():
-  produce = rollout_lib.Rollouts(None, None, list(range(10)), None, num_prompts=4, group_size=3,
-                                 batch_size=12, epochs=1, seed=0, writers=None)
+  produce = rollout_lib.Rollouts(None, None, list(range(10)), None, mesh=None, num_prompts=4,
+                                 group_size=3, batch_size=12, epochs=1, seed=0, writers=None)
   rows = [produce.examples_of(None, i) for i in range(5)]
   for row in rows:
     assert row.shape == (12,) and np.all(row.reshape(4, 3) == row.reshape(4, 3)[:, :1])
@@ -192,6 +250,11 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
     ({"rollout.group_size": 1}, "group_size must be at least 2"),
     ({"rollout.epochs": 3}, "updates 4 is not a multiple of rollout.epochs 3"),
     ({"rollout.num_prompts": 3}, "3 prompts x 2 rollouts are not divisible by 8 batch shards"),
+    ({"rollout.sampler.cache": "dual"}, "objective mdpo reads the prediction of every step, which "
+     "rollout.sampler.cache dual leaves out"),
+    ({"rollout.rewards": ("rank",)}, "rewards has 'rank'; choose from identity, calibrated"),
+    ({"rollout.rewards": ("calibrated",)}, "objective mdpo reads that of every step"),
+    ({"rollout.sampler.eta": 0.5}, "'confidence' has no field 'eta'; it is a field of remdm"),
     ({"rollout.filter": "hard"}, "choose from none, over_denoising"),
     ({"rollout.sampler.temperature": 0.0}, "positive temperature"),
     ({"rollout.sampler.gen_length": 60, "rollout.sampler.steps": 60}, "fill in have 16 tokens"),

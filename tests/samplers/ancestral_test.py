@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mdx import samplers
+from mdx import types
 from mdx.corruption import schedule as schedule_lib
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.samplers import ancestral
@@ -26,7 +27,7 @@ def _objective(**fields):
   return diffusion.MaskedDiffusion(network=JOINT.network(), mask_id=JOINT.mask_id, **fields)
 
 
-DENOISE = driving.on_joint(_objective())
+ANSWER = driving.on_joint(_objective())
 
 
 def _sampler(name="ancestral", schedule=None, **fields):
@@ -35,9 +36,9 @@ def _sampler(name="ancestral", schedule=None, **fields):
                         mask_id=JOINT.mask_id)
 
 
-def _decode(canvas, name="ancestral", schedule=None, denoise=DENOISE, seed=0, row_index=None,
+def _decode(canvas, name="ancestral", schedule=None, answer=ANSWER, seed=0, row_index=None,
             **fields):
-  return driving.decode(denoise, _sampler(name, schedule, **fields), canvas, seed=seed,
+  return driving.decode(answer, _sampler(name, schedule, **fields), canvas, seed=seed,
                         row_index=row_index)
 
 
@@ -132,13 +133,13 @@ def test_any_given_tokens_stay_and_the_rest_follows_its_conditional(name, fields
 def _flat(params, request):
   """The same logits everywhere, whatever is given."""
   del params
-  return jnp.zeros(request.targets.shape + (JOINT.vocab_size,))
+  return types.Answer(jnp.zeros(request.targets.shape + (JOINT.vocab_size,)))
 
 
 def test_given_tokens_stay_whatever_the_model_says_of_them():
   # The true conditionals are point masses there; a real model's are not.
   canvas = np.where(np.arange(4)[None] < 2, JOINT.sequences, JOINT.mask_id)
-  decoded = _decode(canvas, denoise=_flat)
+  decoded = _decode(canvas, answer=_flat)
   np.testing.assert_array_equal(decoded.tokens[:, :2], JOINT.sequences[:, :2])
   assert np.isin(decoded.tokens, JOINT.real + (JOINT.pad_id,)).all()
 
@@ -175,9 +176,9 @@ def test_a_nucleus_is_that_of_the_tempered_law():
 
   def fixed(params, request):
     del params
-    return jnp.broadcast_to(logits, request.targets.shape + (5,))
+    return types.Answer(jnp.broadcast_to(logits, request.targets.shape + (5,)))
 
-  decoded = _decode(_masked(200), denoise=fixed, temperature=0.5, top_p=0.7)
+  decoded = _decode(_masked(200), answer=fixed, temperature=0.5, top_p=0.7)
   assert np.all(decoded.tokens == 0)
 
 
@@ -245,7 +246,8 @@ def test_the_temperature_stays_one_over_1024_steps():
     _, index = jax.lax.top_k(jnp.where(sampler.wanted(state), state["hit"], -1.0), narrow)
     index = jnp.sort(index, axis=1)
     keys = jax.vmap(jax.random.fold_in)(driving.keys(2), state["nfe"])
-    new, _ = sampler.update(state, index, jnp.broadcast_to(table, (2, narrow, vocab + 1)), keys)
+    logits = jnp.broadcast_to(table, (2, narrow, vocab + 1))
+    new, _ = sampler.update({}, state, index, types.Answer(logits), keys)
     return jax.tree.map(lambda old, new: jnp.where(
         sampler.active(state).reshape((-1,) + (1,) * (new.ndim - 1)), new, old), state, new)
 

@@ -11,12 +11,12 @@ import oracle
 
 JOINT = oracle.random_joint()
 OBJECTIVE = ar.AutoRegressive(network=JOINT.causal_network(), mask_id=JOINT.mask_id)
-DENOISE = driving.on_joint(OBJECTIVE)
+ANSWER = driving.on_joint(OBJECTIVE)
 
 
 def _decode(canvas, row_index=None, **fields):
   sampler = samplers.build(dict(name="autoregressive", **fields), OBJECTIVE, mask_id=JOINT.mask_id)
-  return driving.decode(DENOISE, sampler, canvas, row_index=row_index)
+  return driving.decode(ANSWER, sampler, canvas, row_index=row_index)
 
 
 def test_samples_follow_the_joint():

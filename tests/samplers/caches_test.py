@@ -177,11 +177,11 @@ def test_tokens_that_changed_since_the_block_began_are_run_again(name, given):
     """Compares the memory with the canvas outside the active block."""
 
     @staticmethod
-    def denoise(params, request):
+    def answer(params, request):
       """As Memory, and tells how many places before the last masked one are stale."""
-      out = model.answer(params, request).logits
+      out = model.answer(params, request)
       if request.slots is not None:
-        old = (out[1][0] != request.tokens) & (request.tokens != MASK)
+        old = (out.cache[0] != request.tokens) & (request.tokens != MASK)
         jax.debug.callback(lambda n: stale.append(int(n)), old.sum(axis=1).max())
       return out
 
@@ -199,7 +199,7 @@ def test_a_call_against_the_cache_runs_a_part_of_the_row(cache, widest):
   model, widths = driving.Memory(attention_lib.BlockCausal(4) if cache == "block" else
                                  attention_lib.Full()), []
 
-  def denoise(params, request):
+  def answer(params, request):
     if request.slots is not None:
       widths.append(request.slots.shape[1])
       assert request.targets.shape[1] <= 4
@@ -209,7 +209,7 @@ def test_a_call_against_the_cache_runs_a_part_of_the_row(cache, widest):
                           cache=cache)
   canvas = np.concatenate([np.full((2, 20), 3), np.zeros((2, 12))], axis=1)
   jax.eval_shape(lambda canvas: loop.decode(
-      lambda request: denoise(None, request), sampler, canvas, key=rng.root(0),
+      lambda request: answer(None, request), sampler, canvas, key=rng.root(0),
       row_index=jnp.arange(2), start=20), jnp.asarray(canvas, jnp.int32))
   steps = [w for w in widths if w != 20]  # but for the call that reads the prompts
   assert max(steps) == widest and len(steps) + 1 >= len(widths)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mdx import types
 from mdx.samplers import confidence as confidence_lib
 from mdx.samplers import decoder
 
@@ -23,7 +24,7 @@ def _commit(rule, state=None, scores=SCORES, is_open=OPEN, logits=None, **fields
                  **{k: v for k, v in fields.items() if k not in ("index", "probability")})
   proposal = driving.proposal(scores, is_open, logits,
                               **{k: v for k, v in fields.items() if k == "index"})
-  written, changes = jax.jit(lambda s, p: sampler.commit(s, p, None))(state or {}, proposal)
+  written, changes, *_ = jax.jit(lambda s, p: sampler.commit({}, s, p, None))(state or {}, proposal)
   return np.asarray(written), changes
 
 
@@ -41,7 +42,7 @@ def test_the_schedule_says_how_many_of_the_surest_are_committed():
   sampler = confidence_lib.Confidence(mask_id=0, gen_length=WIDTH, steps=4, schedule="cosine")
   state = {"count": jnp.asarray(OPEN.sum(axis=1)), "step": jnp.asarray(np.arange(300) % 4),
            "plan": jnp.zeros(300, jnp.int32)}
-  written, _ = sampler.commit(state, driving.proposal(SCORES, OPEN), None)
+  written, *_ = sampler.commit({}, state, driving.proposal(SCORES, OPEN), None)
 
   def choose(places, row):
     n, step = len(places), row % 4
@@ -54,14 +55,14 @@ def test_the_schedule_says_how_many_of_the_surest_are_committed():
 
 @pytest.mark.parametrize("threshold", [0.0, 0.7, 0.95, 1.0])
 def test_threshold_commits_the_sure_places_and_the_surest(threshold):
-  written, _ = _commit(confidence_lib.Threshold, threshold=threshold)
+  written, *_ = _commit(confidence_lib.Threshold, threshold=threshold)
   np.testing.assert_array_equal(written, _by_rows(lambda places, row: [
       p for i, p in enumerate(places) if i == 0 or np.float32(SCORES[row, p]) >= threshold]))
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0, 20.0])
 def test_factor_commits_the_largest_n_within_the_bound(factor):
-  written, _ = _commit(confidence_lib.Factor, factor=factor)
+  written, *_ = _commit(confidence_lib.Factor, factor=factor)
 
   def choose(places, row):
     passing = [n for n in range(1, len(places) + 1)
@@ -77,7 +78,7 @@ def test_entropy_bounded_commits_the_longest_prefix_within_the_bound(bound):
   logits = np.random.default_rng(1).normal(size=(300, WIDTH, 5)) * 3
   probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   entropy = -(probs * np.log(probs)).sum(-1)
-  written, _ = _commit(confidence_lib.EntropyBounded, logits=logits, entropy_bound=bound)
+  written, *_ = _commit(confidence_lib.EntropyBounded, logits=logits, entropy_bound=bound)
 
   def choose(places, row):
     n = 1
@@ -94,7 +95,7 @@ def test_entropy_bounded_commits_the_longest_prefix_within_the_bound(bound):
 def test_hierarchical_also_commits_the_best_of_every_run(threshold, low):
   # Places 0..8 of the window are these of the row: runs end at gaps and at closed places.
   index = np.broadcast_to([0, 1, 2, 4, 5, 8, 9, 10, 11], OPEN.shape)
-  written, _ = _commit(confidence_lib.Hierarchical, index=jnp.asarray(index), threshold=threshold,
+  written, *_ = _commit(confidence_lib.Hierarchical, index=jnp.asarray(index), threshold=threshold,
                        low_threshold=low)
 
   def choose(places, row):
@@ -115,7 +116,7 @@ def test_hierarchical_also_commits_the_best_of_every_run(threshold, low):
 def test_the_best_of_a_run_with_ties_is_the_first():
   scores, is_open = np.full((1, WIDTH), 0.6), np.ones((1, WIDTH), bool)
   is_open[0, 4] = False
-  written, _ = _commit(confidence_lib.Hierarchical, scores=scores, is_open=is_open)
+  written, *_ = _commit(confidence_lib.Hierarchical, scores=scores, is_open=is_open)
   np.testing.assert_array_equal(np.flatnonzero(written), [0, 5])
 
 
@@ -159,9 +160,9 @@ def test_klass_commits_what_is_sure_and_has_been_stable(top_k, kl_steps):
   sampler = confidence_lib.Klass(mask_id=0, gen_length=WIDTH, kl_top_k=top_k, **fields)
   state = {"canvas": jnp.zeros((rows, WIDTH), jnp.int32)}
   state |= sampler.extras(state, None)
-  commit = jax.jit(lambda s, p: sampler.commit(s, p, None))
+  commit = jax.jit(lambda s, p: sampler.commit({}, s, p, None))
   for step in range(steps):
-    written, changes = commit(state, driving.proposal(scores[:, step], is_open[:, step],
+    written, changes, *_ = commit(state, driving.proposal(scores[:, step], is_open[:, step],
                                                       logits[:, step]))
     state |= changes
     np.testing.assert_array_equal(written, expected[:, step], err_msg=str(step))
@@ -180,7 +181,8 @@ def _propose(logits, **fields):
   positions = jnp.broadcast_to(jnp.arange(4), (rows, 4))
   state = sampler.init(jnp.zeros((rows, 4), jnp.int32), positions, driving.keys(rows))
   update = jax.jit(sampler.update, compiler_options=driving.QUICK)
-  _, step = update(state, positions, jnp.asarray(logits, jnp.float32), driving.keys(rows))
+  answer = types.Answer(jnp.asarray(logits, jnp.float32))
+  _, step = update({}, state, positions, answer, driving.keys(rows))
   return jax.device_get(step)
 
 
@@ -265,7 +267,7 @@ def test_greedy_parallel_equals_greedy_sequential_where_all_marginals_are_sure(s
   scores = marginals.max(axis=1)
   assert np.all(scores > 0.8)
   sampler = confidence_lib.Factor(mask_id=9, gen_length=4, factor=1.0)
-  written, _ = sampler.commit({}, driving.proposal(scores[None]), None)
+  written, *_ = sampler.commit({}, {}, driving.proposal(scores[None]), None)
   assert np.all(written)
   order = np.random.default_rng(seed).permutation(4)
   known = np.ones(len(probs), bool)
@@ -282,7 +284,7 @@ def test_parallel_samples_keep_the_bound_of_total_variation(eps):
     sequences, probs = _sharp_joint(eps, seed=seed)
     marginals = np.array([[probs[sequences[:, i] == v].sum() for v in range(3)] for i in range(4)])
     sampler = confidence_lib.Threshold(mask_id=9, gen_length=4, threshold=1 - eps)
-    written, _ = sampler.commit({}, driving.proposal(marginals.max(axis=1)[None]), None)
+    written, *_ = sampler.commit({}, {}, driving.proposal(marginals.max(axis=1)[None]), None)
     assert np.all(written)  # so the sampler's law is the product of the marginals
     product = np.prod([marginals[i][sequences[:, i]] for i in range(4)], axis=0)
     from_joint.append(0.5 * np.abs(product - probs).sum())

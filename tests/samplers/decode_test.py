@@ -58,7 +58,7 @@ def test_every_rule_ends_fills_what_is_free_and_nothing_else(name, cache):
   objective = BLOCKS if cache == "block" else BOTH
   if name == "autoregressive" and cache == "block":
     objective = driving.Memory(attention_lib.Causal())
-  sampler = _sampler(objective, name, cache=cache, threshold=0.5)
+  sampler = _sampler(objective, name, cache=cache, threshold=0.5, also=samplers.SAMPLERS)
   decoded = _decode(sampler, objective)
   np.testing.assert_array_equal(decoded.tokens[~IS_FREE], CANVAS[~IS_FREE])
   assert np.all(decoded.tokens[IS_FREE] != MASK)
@@ -97,25 +97,25 @@ def test_rows_and_seeds_differ():
 def test_decoding_is_one_while_loop_and_the_network_is_traced_once():
   traces = []
 
-  def denoise(request):
+  def answer(request):
     traces.append(1)
     return BOTH.answer(None, request)
 
   sampler = _sampler()
   decode = jax.jit(lambda canvas, index: loop.decode(
-      denoise, sampler, canvas, key=rng.root(0), row_index=index).tokens)
+      answer, sampler, canvas, key=rng.root(0), row_index=index).tokens)
   for first in (0, 40):
     decode(jnp.asarray(CANVAS), first + jnp.arange(6))
   assert decode._cache_size() == 1 and len(traces) == 1
   jaxpr = jax.make_jaxpr(lambda canvas: loop.decode(
-      denoise, sampler, canvas, key=rng.root(0), row_index=jnp.arange(6)).tokens)(CANVAS)
+      answer, sampler, canvas, key=rng.root(0), row_index=jnp.arange(6)).tokens)(CANVAS)
   assert [e.primitive.name for e in jaxpr.eqns].count("while") == 1
 
 
 def test_the_network_is_told_the_time_at_which_so_many_tokens_are_masked():
   told = []
 
-  def denoise(params, request):
+  def answer(params, request):
     jax.debug.callback(lambda t, n: told.append((t, n)), request.noise_level,
                        (request.tokens == MASK).sum(axis=1))
     return BOTH.answer(params, request)
@@ -123,7 +123,7 @@ def test_the_network_is_told_the_time_at_which_so_many_tokens_are_masked():
   sampler = confidence.Confidence(mask_id=MASK, gen_length=12, steps=4,
                                   noise={"name": "polynomial", "power": 2.0, "eps": 0.0})
   canvas = np.where(np.arange(16) < 4, 3, np.zeros((2, 16)))
-  driving.decode(denoise, sampler, canvas)
+  driving.decode(answer, sampler, canvas)
   jax.effects_barrier()
   times, masked = (np.stack(x) for x in zip(*told))
   np.testing.assert_allclose(times, np.sqrt(masked / 12), rtol=1e-6)
@@ -131,7 +131,8 @@ def test_the_network_is_told_the_time_at_which_so_many_tokens_are_masked():
 
 
 def test_coarse_logits_are_refused():
-  coarse = lambda request: BOTH.answer(None, request).astype(jnp.bfloat16)
+  coarse = lambda request: BOTH.answer(None, request)._replace(
+      logits=jnp.zeros((6, 8, driving.VOCAB), jnp.bfloat16))
   with pytest.raises(ValueError, match="float32 logits, got bfloat16"):
     loop.decode(coarse, _sampler(), jnp.asarray(CANVAS), key=rng.root(0), row_index=jnp.arange(6))
 
@@ -148,9 +149,9 @@ class _Broken:
   """A model that has diverged."""
 
   @staticmethod
-  def denoise(params, request):
+  def answer(params, request):
     """NaN."""
-    return BOTH.answer(params, request) * jnp.nan
+    return types.Answer(BOTH.answer(params, request).logits * jnp.nan)
 
 
 def test_guidance_is_u_plus_one_plus_w_times_c_minus_u():
@@ -193,14 +194,14 @@ def _scripted(tokens, probs, length=8):
   rest = np.log((1 - np.asarray(probs)) / (driving.VOCAB - 2))
   logits[:, 1:] = rest[:, None]
   logits[np.arange(length), tokens] = np.log(probs)
-  return lambda params, request: jnp.asarray(logits)[request.targets]
+  return lambda params, request: types.Answer(jnp.asarray(logits)[request.targets])
 
 
 def _eos(eos="allow", eos_stop="never", name="confidence", steps=8, block_length=0, record="canvas",
          tokens=(2, 3, EOS, 4, 5, 6, 2, 3), probs=(.6, .7, .9, .5, .55, .45, .8, .4)):
   sampler = driving.build(BOTH, name=name, gen_length=8, steps=steps, block_length=block_length,
                           temperature=0.0, eos=eos, eos_stop=eos_stop, threshold=0.42,
-                          entropy_bound=5.0)
+                          entropy_bound=5.0, also=samplers.SAMPLERS)
   decoded = driving.decode(_scripted(tokens, probs), sampler, np.zeros((1, 8)), record=record)
   return decoded.tokens[0], decoded.nfe[0], decoded.trajectory
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import samplers
+from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.objectives.diffusion import masked as diffusion
@@ -29,26 +30,26 @@ def keys(num_rows, seed=0):
   return rng.per_example(rng.root(seed), jnp.arange(num_rows))
 
 
-def decode(denoise, sampler, canvas, *, row_index=None, seed=0, start=0, record="none",
+def decode(answer, sampler, canvas, *, row_index=None, seed=0, start=0, record="none",
            params=None, options=QUICK, **rows):
   """`loop.decode` in a jit that is kept; `rows`: positions, segment_ids.
 
-  `denoise` takes (params, request); it is kept by identity.
+  `answer` takes (params, request); it is kept by identity.
   """
   canvas = jnp.asarray(canvas, jnp.int32)
   row_index = jnp.arange(len(canvas)) if row_index is None else jnp.asarray(row_index)
   rows = {k: jnp.asarray(v) for k, v in rows.items() if v is not None}
-  name = (denoise, repr(sampler), start, record)
+  name = (answer, repr(sampler), start, record)
   if name not in _COMPILED:
     _COMPILED[name] = jax.jit(
         lambda params, canvas, key, row_index, rows: loop.decode(
-            functools.partial(denoise, params), sampler, canvas, key=key, row_index=row_index,
+            functools.partial(answer, params), sampler, canvas, key=key, row_index=row_index,
             start=start, record=record, **rows), compiler_options=options)
   return jax.device_get(_COMPILED[name](params, canvas, rng.root(seed), row_index, rows))
 
 
 def on_joint(objective):
-  """The `denoise` of an objective on an oracle's network, which has no parameters."""
+  """The `answer` of an objective on an oracle's network, which has no parameters."""
   return _On(objective)
 
 
@@ -72,19 +73,17 @@ class Memory:
   """
   attention: object = attention_lib.Full()
   scale: float = 1.0
-  generates = "ancestral"
 
-  @property
-  def visibility(self):
+  def reader(self):
     """For `samplers.check`."""
-    return self.attention
+    return types.Reader(self.answer, self.attention, sampler="ancestral")
 
   def tables(self):
     """What a token says of tokens, [V, V], and how loudly from each distance, [128]."""
     draw = np.random.default_rng(4)
     return draw.normal(size=(VOCAB, VOCAB)), draw.normal(size=128)
 
-  def denoise(self, params, request):
+  def answer(self, params, request):
     """Logits of the targets, and the memory [1, 1, B, S]."""
     del params
     tokens, slots = request.tokens, request.slots
@@ -105,11 +104,12 @@ class Memory:
     weight = loud[distance + 64] * (1.0 if mask is None else mask[:, 0])
     logits = self.scale * jnp.einsum("bws,bsv->bwv", weight, said[memory])
     logits = jnp.where(jnp.arange(VOCAB) == MASK_ID, 5.0, logits)
-    return logits if request.cache is None else (logits, (memory,))
+    return types.Answer(logits, cache=None if request.cache is None else (memory,))
 
 
-def build(objective, **fields):
-  """`samplers.build` with the ids of this module."""
+def build(objective, also=(), **fields):
+  """`samplers.build` with the ids of this module; fields of rules `also` may be set."""
+  fields = samplers.select(fields, also)
   return samplers.build(fields, objective, mask_id=MASK_ID, eos_id=EOS_ID)
 
 

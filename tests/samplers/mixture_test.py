@@ -15,7 +15,7 @@ CANVAS = np.zeros((12, 8), np.int32)
 MODEL = driving.Memory(scale=2.0)
 
 
-def _denoise(params, request):
+def _answer(params, request):
   del params
   return MODEL.answer({}, request)
 
@@ -27,8 +27,8 @@ def _sampler(rule, **fields):
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", [confidence.Confidence, revise.RunningConfidence])
 def test_every_row_is_decoded_by_the_plan_it_drew(rule):
-  mixed = driving.decode(_denoise, _sampler(rule, mixture=PLANS), CANVAS)
-  alone = [driving.decode(_denoise, _sampler(rule, block_length=b, steps=s), CANVAS)
+  mixed = driving.decode(_answer, _sampler(rule, mixture=PLANS), CANVAS)
+  alone = [driving.decode(_answer, _sampler(rule, block_length=b, steps=s), CANVAS)
            for b, s in PLANS]
   plan = np.where(mixed.nfe == 4, 0, 1)
   assert set(mixed.nfe) == {2, 4}

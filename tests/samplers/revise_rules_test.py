@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdx import types
 from mdx.corruption import schedule as schedule_lib
 from mdx.samplers import confidence as confidence_lib
 from mdx.samplers import revise
@@ -27,7 +28,7 @@ def _update(sampler):
     scores = jnp.clip(scores, 1e-6, 1 - 1e-6)[..., None]
     others = jnp.log((1 - scores) / (driving.VOCAB - 1))
     logits = jnp.where(jax.nn.one_hot(tokens, driving.VOCAB, dtype=bool), jnp.log(scores), others)
-    return sampler.update(state, where, logits, keys)
+    return sampler.update({}, state, where, types.Answer(logits), keys)
 
   return _UPDATES.setdefault(repr(sampler), jax.jit(update, compiler_options=driving.QUICK))
 
@@ -203,12 +204,12 @@ def test_remasking_samples_the_model_where_tokens_are_independent():
   law = np.array([0.0, 0.5, 0.3, 0.15, 0.05])
   logits = jnp.log(jnp.asarray(np.maximum(law, 1e-30), jnp.float32))
 
-  def denoise(params, request):
+  def answer(params, request):
     del params
-    return jnp.broadcast_to(logits, request.targets.shape + (5,))
+    return types.Answer(jnp.broadcast_to(logits, request.targets.shape + (5,)))
 
   sampler = revise.Remdm(mask_id=0, gen_length=4, steps=12, eta=0.5)
-  decoded = driving.decode(denoise, sampler, np.zeros((3000, 4)))
+  decoded = driving.decode(answer, sampler, np.zeros((3000, 4)))
   number = (decoded.tokens - 1) @ 4 ** np.arange(4)
   joint = np.array([np.prod(law[1:][list(d)]) for d in itertools.product(range(4), repeat=4)])
   assert oracle.chi_square(np.bincount(number, minlength=256), joint) > 1e-4

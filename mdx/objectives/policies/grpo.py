@@ -52,20 +52,21 @@ class DiffuGRPO(policy.Policy):
   def prepare(self, params, batch, key, context):
     """Draws the canvases."""
     del params, context
-    answer = batch["canvas"].shape[-1]
-    final = batch["tokens"][:, -answer:]
-    free = policy.is_free(batch, self.mask_id)
+    free = batch["is_free"]
+    final = batch["tokens"][:, -free.shape[1]:]
     hidden, mix = self._canvases(batch, final, rng.stream(key, "answer"))
     canvas = jnp.where(hidden & free[:, None], self.mask_id, final[:, None])
     noisy = self._mask_prompt(batch, policy.joined(batch, canvas), free, rng.stream(key, "prompt"))
     counts = free
-    if self.until_eos:
+    if "is_action" in batch:  # up to the end of each turn
+      counts = batch["is_action"][:, -free.shape[1]:]
+    elif self.until_eos:
       ended = jnp.cumsum(final == self.eos_id, axis=1) - (final == self.eos_id)
       counts &= ended == 0
     weight, total = self._token_weight(counts)
     prepared = policy.optional_fields(batch) | {
         "noisy_tokens": noisy, "targets": final, "mix": mix * counts[:, None],
-        "token_weight": weight, "advantage": self._advantage(policy.final_reward(batch)),
+        "token_weight": weight, "advantage": self._advantage(batch["reward"]),
         "policy_scale": jnp.ones(len(final))}
     if "old_log_prob" in batch:
       prepared["old_log_prob"] = batch["old_log_prob"]

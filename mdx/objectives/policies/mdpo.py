@@ -43,6 +43,8 @@ class MDPO(policy.Policy):
     drop_dead: leave steps out whose group has equal credits (advantage 0), which otherwise
       still have a divergence term and count in the average.
   """
+  record = "full"
+
   kl: float = 0.02
   advantage: str = "improvement_and_tail"
   num_steps: int = 8
@@ -67,8 +69,8 @@ class MDPO(policy.Policy):
     rows, max_steps, length = batch["canvas"].shape
     valid = jnp.arange(max_steps)[None] < batch["nfe"][:, None]
     advantage = advantage_lib.step_advantage(
-        policy.by_group(batch["reward"], self.group_size), policy.by_group(valid, self.group_size),
-        self.advantage).reshape(rows, max_steps)
+        policy.by_group(batch["step_reward"], self.group_size),
+        policy.by_group(valid, self.group_size), self.advantage).reshape(rows, max_steps)
     number = max_steps if self.step_choice == "all" else min(self.num_steps, max_steps)
     if self.step_choice == "uniform":
       keys = rng.per_example(rng.stream(key, "steps"), batch["example_index"])
@@ -95,7 +97,7 @@ class MDPO(policy.Policy):
     live = each(valid[..., None])[:, 0]
     if self.drop_dead:
       live &= chosen != 0
-    free = jnp.repeat(policy.is_free(batch, self.mask_id).sum(axis=1), number)
+    free = jnp.repeat(batch["is_free"].sum(axis=1), number)
     scale = free / count if self.length_weight else jnp.ones_like(count)
     prepared = policy.optional_fields(batch, number) | {
         "noisy_tokens": policy.joined(batch, canvas)[:, None], "targets": targets,

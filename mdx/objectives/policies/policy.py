@@ -1,11 +1,12 @@
 """What all policy-gradient losses of diffusion models share.
 
-Contents: Policy, final_reward, is_free, by_group, joined, optional_fields.
+Contents: Policy, by_group, joined, optional_fields.
 
 A batch of rollouts has, beside `tokens` [N, S] (prompt and final answer), the fields of
-a `samplers.trajectory.Trajectory` of level "full" over the last G places, and `reward`
-[N, T], the verifier's verdict on the prediction of every step. Rows of one prompt stand
-together, `group_size` of them. `prepare` turns this into R rows to score: `noisy_tokens`
+a `samplers.trajectory.Trajectory` of level `Policy.record` over the last G positions, and
+`reward` [N], the verifier's verdict on the final answer; with the level "full" also `step_reward` [N, T], on
+the prediction of every step. `is_action` bool [N, S], where a batch has it, says which tokens the
+model wrote, in several turns with replies between them. Rows of one prompt stand together, `group_size` of them. `prepare` turns this into R rows to score: `noisy_tokens`
 [R, C, S], C canvases whose log-probabilities are added up with the factors `mix` [R, C, G];
 `targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G].
 
@@ -55,6 +56,7 @@ class Policy(types.Objective):
   kl: float = 0.0
   kl_form: str = "k2"
 
+  record: ClassVar[str] = "commits"  # level of the rollouts' records
   needs_scores: ClassVar[bool] = False  # log-probabilities of its own canvases, before updates
   uses_ratio: ClassVar[bool] = True
 
@@ -140,17 +142,6 @@ class Policy(types.Objective):
       totals["kl"] = (weight * divergence).sum()
       metrics["kl"] = (jnp.where(is_target, divergence, 0.0).sum(), number)
     return totals, types.Aux(metrics, {}, {})
-
-
-def final_reward(batch: types.Batch) -> jax.Array:
-  """The reward of each rollout's last step, float32 [N]."""
-  last = jnp.maximum(batch["nfe"] - 1, 0)
-  return jnp.take_along_axis(batch["reward"], last[:, None], axis=1)[:, 0]
-
-
-def is_free(batch: types.Batch, mask_id: int) -> jax.Array:
-  """Places of the answer that were decoded, not given: bool [N, G]."""
-  return batch["canvas"][:, 0] == mask_id
 
 
 def by_group(values: jax.Array, group_size: int) -> jax.Array:

@@ -128,7 +128,7 @@ def test_wrong_tasks_are_refused_before_anything_is_written(tmp_path):
       (dict(objective__labels=("up", "sideways")), "train.tsv, line 6: the label 'down' is none"),
       (dict(data__source__label="kind"), "train.tsv, line 2: no column 'kind'"),
       (dict(objective=dict(name="tagging")), "labels of words, but data source table labels text"),
-      (dict(objective=dict(name="mlm")), "is labelled; train it with an objective for labels")):
+      (dict(objective=dict(name="mlm")), "records are labelled; train it with an objective for labels")):
     with pytest.raises(ValueError, match=message) as error:
       modes.run("train", _config(tmp_path, **changes), str(tmp_path / "run"))
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ from mdx.data.toys import grammar_tags
 from mdx.data.toys import packaged
 from mdx.data.toys import recall
 
-_EXTRACTS = pathlib.Path(__file__).parent / "extracts"
+_EXTRACTS = pathlib.Path(__file__).parents[1] / "extracts"
 
 
 def _read(cls, path, **fields):

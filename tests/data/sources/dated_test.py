@@ -20,7 +20,7 @@ from mdx.data.sources import dated
 from mdx.data.toys import news
 from mdx.utils import dates
 
-_EXTRACTS = pathlib.Path(__file__).parent / "extracts"
+_EXTRACTS = pathlib.Path(__file__).parents[1] / "extracts"
 RANGE = dict(first_date="1940-01-01", last_date="2009-12-31")
 
 
