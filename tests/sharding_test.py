@@ -11,7 +11,6 @@ import tiny
 
 from mdx import sharding
 from mdx import types
-from mdx.networks import presets
 from mdx.networks import transformer
 from mdx.train import state as state_lib
 from mdx.utils import rng
@@ -19,13 +18,6 @@ from mdx.utils import tree
 
 EVERYTHING = dict(use_bias=True, norm="layer", position="learned", tied=False, head_bias=True,
                   time_conditioning=True)
-NETWORKS = {name: presets.preset(name) for name in presets.PRESETS} | {
-    "everything": dict(num_layers=2, width=16, num_heads=2) | EVERYTHING,
-    "encoder": dict(num_layers=2, width=16, num_heads=2, qk_norm=True, token_types=2, embed_width=8,
-                    embed_norm=True, head_transform=True, use_bias=True),
-    "discriminator": dict(num_layers=2, width=16, num_heads=2, use_bias=True, head="rtd"),
-    "adapted": dict(num_layers=2, width=16, num_heads=2, lora_rank=2, weights="int8"),
-    "plain_mlp": dict(num_layers=2, width=16, num_heads=2, mlp="relu", head_bias=True)}
 
 
 def _shapes(vocab_size=64, **fields):

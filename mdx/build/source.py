@@ -1,7 +1,7 @@
 """Models to start from: checkpoints of ours, and Hugging Face directories.
 
-Contents: tokenizer_of, network_of, translated, adapted, trained, resolve, stored_types,
-check_params, load_params, find_config, origin.
+Contents: tokenizer_of, network_of, translated, translated_run, adapted, trained, resolve,
+stored_types, check_params, load_params, find_config, origin.
 
 Convention: what a Hugging Face directory says of itself (network, tokenizer, how its model is
 read) is taken from there, whatever the config has; how it is computed is the config's.
@@ -66,6 +66,18 @@ def translated(network: Mapping[str, Any]) -> dict[str, Any]:
                       targets=tuple(given["lora_targets"])))
   rest = {k: v for k, v in network.items() if k not in old}
   return rest | ({"adaptations": tuple(found)} if found else {})
+
+
+def translated_run(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the stored config of a run in today's words: also of what is trained of adapters."""
+  if "network" in config:
+    config = {**config, "network": translated(config["network"])}
+  *fresh, last = config.get("optimizer", {}).get("trainable", "").split("|")
+  if last != ".*/lora_[ab]":
+    return dict(config)
+  optimizer = {**config["optimizer"], "trainable": ""}
+  return {**config, "optimizer": trained({**config, "optimizer": optimizer}, fresh=[
+      pattern.removesuffix("/.*") for pattern in fresh])}
 
 
 def adapted(network: Mapping[str, Any], config: Mapping[str, Any], source: str) -> dict[str, Any]:

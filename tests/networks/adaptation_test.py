@@ -20,6 +20,7 @@ import pytest
 from mdx import objectives
 from mdx import sharding
 from mdx import types
+from mdx.build import identity
 from mdx.build import programs
 from mdx.build import source as source_lib
 from mdx.networks import adaptation
@@ -276,6 +277,19 @@ def test_a_stored_network_of_before_is_read_as_adaptations():
   assert source_lib.translated(plain) == dict(width=16)
   built = adaptation.build(new["adaptations"])
   assert built == (int8.Int8(), lora.LoRA(rank=3, alpha=5.0, targets=("q", "v")))
+
+
+def test_a_run_with_adapters_of_before_is_the_same_run():
+  config = dict(init=dict(checkpoint=""), lora=dict(rank=2, alpha=0.0, targets=["q", "v"]),
+                optimizer=dict(name="adamw", trainable=""), network=dict(name="transformer"))
+  old = config | {
+      "network": config["network"] | dict(lora_rank=2, lora_alpha=0.0, lora_targets=["q", "v"]),
+      "optimizer": config["optimizer"] | dict(trainable="task/.*|.*/lora_[ab]")}
+  new = config | {"network": source_lib.adapted(config["network"], config, "")}
+  new |= {"optimizer": source_lib.trained(new, fresh=("task",))}
+  assert identity.run_hash(old) != identity.run_hash(new)
+  assert identity.run_hash(source_lib.translated_run(old)) == identity.run_hash(new)
+  assert source_lib.translated_run(new) == new
 
 
 def test_a_config_names_further_adaptations_which_are_trained_alone(monkeypatch):

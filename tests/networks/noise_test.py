@@ -4,6 +4,7 @@ Reference: Srivastava et al. 2014; Zhou et al. 2020, arXiv:2004.13342 (DropHead)
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -145,9 +146,9 @@ def _objective(**fields):
   return mlm.MaskedLM(network=_spec(**fields).network(), mask_id=10, mask_rate=0.3)
 
 
-def _loss_and_gradient(num_microbatches, devices, **fields):
-  objective, mesh = _objective(**fields), sharding.make_mesh(
-      dict(data=2, fsdp=2, tensor=2) if devices == 8 else {}, devices=jax.devices()[:devices])
+def _loss_and_gradient(num_microbatches, sizes, **fields):
+  devices = jax.devices()[:math.prod(sizes.values())]
+  objective, mesh = _objective(**fields), sharding.make_mesh(sizes, devices=devices)
   with jax.set_mesh(mesh):
     params = {"model": jax.device_put(_params(), jax.tree.map(
         lambda x: x.sharding, sharding.with_shardings(
@@ -168,14 +169,16 @@ def _loss_and_gradient(num_microbatches, devices, **fields):
 
 def test_devices_and_microbatches_do_not_change_the_noise():
   fields = dict(vocab_multiple=16, **RATES)
-  wanted = _loss_and_gradient(1, 1, **fields)
-  for found in (_loss_and_gradient(2, 1, **fields), _loss_and_gradient(1, 8, **fields),
-                _loss_and_gradient(2, 8, **fields)):
+  wanted = _loss_and_gradient(1, {}, **fields)
+  for num_microbatches, sizes in ((2, {}), (1, dict(data=2, fsdp=2, tensor=2)),
+                                  (2, dict(data=2, fsdp=2, tensor=2)),
+                                  (2, dict(fsdp=2, tensor=2, sequence=2))):
+    found = _loss_and_gradient(num_microbatches, sizes, **fields)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), found, wanted)
 
 
 def test_dropout_changes_the_loss_of_training_but_not_that_of_evaluation():
-  plain, noisy = _loss_and_gradient(1, 1)[0], _loss_and_gradient(1, 1, dropout=0.2)[0]
+  plain, noisy = _loss_and_gradient(1, {})[0], _loss_and_gradient(1, {}, dropout=0.2)[0]
   assert abs(plain - noisy) > 1e-3
   rows = [likelihood.make_row_nll(_objective(**fields), num_samples=2, seed=0)(
       {"model": _params()}, _batch())["nll"] for fields in ({}, RATES)]
