@@ -129,7 +129,7 @@ def test_no_row_of_the_embedding_is_suppressed_or_cut(tmp_path):
   assert model.tokenizer.decode([4, 42, 43, 5]) == "w0_w1"
   with jax.set_mesh(model.mesh):
     logits = jax.jit(model.objective.answer)(
-        model.params, types.Request(jnp.array([[1, 2, 3]]), jnp.zeros(1)))
+        model.params, types.Request(jnp.array([[1, 2, 3]]), jnp.zeros(1))).logits
   logits = np.asarray(logits)
   assert (logits[..., :43] > -1e3).all() and (logits[..., 43:] < -1e29).all()
   again = tokenizer_lib.from_json(model.tokenizer.to_json())

@@ -220,8 +220,7 @@ class _Run(NamedTuple):
       rows = {k: None if v is None else jnp.concatenate([v, blank if k == "tokens" else v])
               for k, v in rows.items()}
     num_targets = jnp.max((index < canvas.shape[1]).sum(axis=1))
-    answer = self.answer(types.Request(num_targets=num_targets, cache=cache,
-                                       with_hidden="hidden" in sampler.asks, **rows))
+    answer = self.answer(types.Request(num_targets=num_targets, cache=cache, **rows))
     if sampler.guidance_scale:
       given, free = jnp.split(answer.logits, 2)
       answer = answer._replace(
