@@ -19,27 +19,28 @@ from mdx.configs import mdpo
 from mdx.configs import report
 from mdx.configs import sample
 from mdx.configs import sft
+from mdx.eval import evaluators
 
 _README = (pathlib.Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
 @pytest.mark.slow
-def test_the_worked_objective_trains_and_is_short(tmp_path, monkeypatch):
-  code = re.search(r"```python\n(# mdx/objectives/denoise.*?)```", _README, re.S)[1]
-  assert len(code.splitlines()) < 60
-  module = python_types.ModuleType("denoise")
-  monkeypatch.setitem(sys.modules, "denoise", module)
+def test_the_worked_extension_trains_and_is_short(tmp_path, monkeypatch):
+  code = re.search(r"```python\n(# mdx/objectives/tokens/confident.*?)```", _README, re.S)[1]
+  assert len(code.splitlines()) < 75
+  module = python_types.ModuleType("confident")
+  monkeypatch.setitem(sys.modules, "confident", module)
   exec(compile(code, "README.md", "exec"), module.__dict__)  # pylint: disable=exec-used
-  monkeypatch.setitem(objectives.OBJECTIVES, "denoise", module.Denoise)
-  cfg = tiny.config("mlm", log_steps=1)
-  cfg.objective = dict(name="denoise")
+  monkeypatch.setitem(objectives.OBJECTIVES, "confident", module.Confident)
+  monkeypatch.setitem(evaluators.EVALUATORS, "calibration", module.Calibration)
   losses = []
   for microbatches, mesh in ((1, 8), (2, 4)):
-    cfg.microbatches = microbatches
+    cfg = tiny.config("mlm", log_steps=1, batch_size=16, microbatches=microbatches)
+    cfg.objective = dict(name="confident")
     cfg.mesh.data, cfg.mesh.fsdp = mesh, 8 // mesh
-    cfg.batch_size = 16
     workdir = tmp_path / str(microbatches)
-    modes.run("train", cfg, str(workdir))
+    results = modes.run("train", cfg, str(workdir))
+    assert -1 < results["calibration"] < 1 and results["calibration"]
     lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses.append([x["loss"] for x in lines if x["kind"] == "train"])
   assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -24,7 +24,6 @@ import numpy as np
 from mdx import metrics as metrics_lib
 from mdx import sharding
 from mdx import types
-from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
 from mdx.rl import rewards as rewards_lib
 from mdx.samplers import trajectory

@@ -289,7 +289,7 @@ def test_evaluate_draws_anew_for_every_batch():
   one = {"tokens": np.tile(JOINT.sequences[17:18], (4, 1)), "loss_mask": np.ones((4, 4), bool)}
   row_nll = likelihood.make_row_nll(_bound(), num_samples=1)
   seen = []
-  likelihood.evaluate(lambda p, b: seen.append(b["example_index"]) or row_nll(p, b), PARAMS,
+  likelihood.evaluate(lambda p, b, frozen: seen.append(b["example_index"]) or row_nll(p, b), PARAMS,
                       [one, one], mesh=mesh, chars_per_token=None)
   np.testing.assert_array_equal(np.concatenate(seen), np.arange(8))
 
