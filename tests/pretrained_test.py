@@ -18,7 +18,7 @@ from mdx import interop
 from mdx import modes
 from mdx import types
 from mdx.build import setup as setup_lib
-from mdx.build import source as pretrained
+from mdx.build import source as source_lib
 from mdx.build import workdir as workdir_lib
 from mdx.configs import eval as eval_config
 from mdx.configs import mdpo
@@ -81,7 +81,7 @@ def _hardly_trained(config, workdir):
   run = setup_lib.setup(config, str(workdir))
   workdir_lib.claim_workdir(run.workdir, run.config, run.tokenizer, run.shapes)
   source = run.config["init"]["checkpoint"]
-  params = (pretrained.load_params(source, run.shapes.params, "") if source
+  params = (source_lib.open_source(source).load(run.shapes.params, "") if source
             else jax.jit(run.objective.init)(rng.root(0)))
   params = jax.tree.map(lambda x, shape: jax.device_put(np.asarray(x) + 1, shape.sharding), params,
                         run.shapes.params)

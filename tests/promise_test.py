@@ -23,8 +23,8 @@ from mdx import sharding
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.data import layouts
-from mdx.data import sources
 from mdx.data import source as source_lib
+from mdx.data import sources
 from mdx.eval import evaluators
 from mdx.networks import adaptation
 from mdx.networks import attention

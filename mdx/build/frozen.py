@@ -73,13 +73,13 @@ def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
     source = fields["checkpoint"]
     model = load_lib.assemble(described, own, mesh, source)
     put = adaptation.build(described["network"].get("adaptations", ()))
-    shapes = source_lib.stored_types(source, model.params, put, lambda path: True)
+    shapes = source_lib.open_source(source).stored_types(model.params, put)
     found[name] = Frozen(model.objective, shapes, source, fields["params"], put)
   return found
 
 
 def load(frozen: Mapping[str, Frozen]) -> dict[str, types.Params]:
   """Loads the parameters of frozen models, sharded; the mesh is in context."""
-  return {name: source_lib.load_params(one.source, one.shapes, one.which,
-                                       adaptations=one.adaptations)
+  return {name: source_lib.open_source(one.source).load(one.shapes, one.which,
+                                                        adaptations=one.adaptations)
           for name, one in frozen.items()}

@@ -10,7 +10,7 @@ from typing import Any, Mapping
 
 from mdx import config as config_lib
 from mdx import objectives
-from mdx.build import source
+from mdx.build import resolve
 from mdx.data import pipeline
 from mdx.networks import transformer
 from mdx.train import optimizer as optimizer_lib
@@ -38,20 +38,11 @@ def _fields(key: str, cls: type) -> dict[str, Any]:
 
 def run_hash(config: Mapping[str, Any]) -> str:
   """The identity of a run; its workdir belongs to it."""
-  config = _today(config)
+  config = resolve.translated_run(config)
   return config_lib.run_hash(config, defaults_of(config))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Names the keys in which two runs differ, and both values."""
-  return config_lib.differences(_today(old), _today(new), defaults_of(new))
-
-
-def _today(config: Mapping[str, Any]) -> dict[str, Any]:
-  """A config with its network in today's words."""
-  config = dict(config)
-  if "network" in config:
-    config["network"] = source.translated(config["network"])
-  if "model" in config:
-    config["model"] = _today(config["model"])
-  return config
+  old, new = map(resolve.translated_run, (old, new))
+  return config_lib.differences(old, new, defaults_of(new))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +18,8 @@ from mdx import samplers
 from mdx import sharding
 from mdx import types
 from mdx.build import model_parts
-from mdx.build import source as pretrained
+from mdx.build import resolve as resolve_lib
+from mdx.build import source as source_lib
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.utils import memory
 from mdx.utils import rng
@@ -106,9 +106,9 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
   init = dict(init or {})
   config, tokenizer = describe(path, dtype=dtype, remat=remat)
   put_on = {"init": init, "lora": dict(adapters or {}), "adaptations": adaptations}
-  config = {**config, "network": pretrained.adapted(config["network"], put_on, str(path))}
+  config = {**config, "network": resolve_lib.adapted(config["network"], put_on, str(path))}
   return assemble(config, tokenizer, devices, str(path), functools.partial(
-      pretrained.load_params, str(path), which=params, seed=seed,
+      source_lib.open_source(path).load, which=params, seed=seed,
       adapter=init.get("adapter", "")), trains)
 
 
@@ -121,23 +121,8 @@ def check_exists(path: str) -> None:
 
 def describe(path: str, *, dtype: str = "",
              remat: str = "") -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
-  """`Model.config` and the tokenizer of a model; ValueError if nothing there describes one."""
-  changed = {"dtype": dtype} if dtype else {}
-  if interop.is_hf_dir(path):
-    config, tokenizer = _describe_hf(path, dtype)
-  else:
-    file = pretrained.find_config(path)
-    if file is None:
-      raise ValueError(f"{path} has no config.json, nor the directories above it; give a run's "
-                       "workdir, one of its checkpoints, or an export.")
-    try:
-      config = json.loads(file.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}"
-                       ").") from None
-    config = config.get("model", config) | changed  # of a run that fine-tuned a model
-    config["network"] = pretrained.translated(config["network"])
-    tokenizer = tokenizer_lib.load(file.parent)
+  """`Loaded.config` and the tokenizer of a model; ValueError if nothing there describes one."""
+  config, tokenizer = source_lib.open_source(path).describe(dtype)
   if remat:
     config = {**config, "network": {**config["network"], "remat": remat}}
   return config, tokenizer
@@ -163,11 +148,11 @@ def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
   shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)),
                                    objective.parts(), mesh, config["sharding"])
   if load_params is not None:
-    shapes = pretrained.stored_types(source, shapes, spec.adaptations,
-                                     lambda path: not trains(path))
+    shapes = source_lib.open_source(source).stored_types(shapes, spec.adaptations,
+                                                         lambda path: not trains(path))
     memory.announce(source, shapes)
   names = ("network", "objective", "tokenizer", "dtype", "sharding")
-  origin, params = pretrained.origin(source), shapes
+  origin, params = source_lib.open_source(source).origin, shapes
   if load_params is not None:
     with jax.set_mesh(mesh):
       params = load_params(shapes=shapes, adaptations=spec.adaptations)
@@ -175,20 +160,3 @@ def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
                max_length=spec.max_length, source=source,
                config={k: config[k] for k in names},
                decoding=interop.decoding(origin) if origin else {})
-
-
-def _describe_hf(path: str, dtype: str) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
-  """Of a Hugging Face directory (config.json, safetensors, tokenizer.json)."""
-  objective = interop.objective_fields(path)
-  if not objective:
-    raise ValueError(f"{path} holds a discriminator, which tells replaced tokens from others and "
-                     "writes none; give a model that does, or use mdx.interop.load.")
-  rows, tokenizer = interop.network_fields(path)["vocab_size"], pretrained.tokenizer_of(path)
-  if tokenizer.mask_id >= rows and objective["name"] != "ar":
-    raise ValueError(f"{path} has no mask token among its {rows} ids, so there is nothing to "
-                     "unmask; give a masked diffusion model, with `mask_token_id` in its "
-                     "config.json.")
-  dtype = dtype or interop.compute_dtype(path)
-  network = {"name": "transformer", "dtype": dtype} | pretrained.network_of(path, tokenizer)
-  return {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
-          "objective": objective, "tokenizer": {"path": str(path)}}, tokenizer

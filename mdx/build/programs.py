@@ -24,9 +24,9 @@ from mdx import tasks
 from mdx import types
 from mdx.build import load as load_lib
 from mdx.build import model_parts
+from mdx.build import resolve
 from mdx.build import rl as plan_lib
 from mdx.build import setup as setup_lib
-from mdx.build import source as pretrained
 from mdx.data import facts as facts_lib
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
@@ -98,7 +98,7 @@ def _tokenizer_of_ids(vocab_size: int, where: str) -> tokenizer_lib.Tokenizer:
 def _train_step(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> Program:
   setup_lib.check(config)
   try:
-    config, tokenizer = pretrained.resolve(config)
+    config, tokenizer = resolve.resolve(config)
   except ValueError:
     path = config["tokenizer"]["path"]
     if os.path.exists(path) or not config["compile"]["vocab_size"]:
@@ -150,7 +150,7 @@ def _rl_model(config: Mapping[str, Any], mesh, *, plain: bool) -> load_lib.Loade
     described, tokenizer = load_lib.describe(source, dtype=config["dtype"],
                                               remat=config.get("remat", ""))
   elif not source and config["init"].get("base"):
-    described, tokenizer = pretrained.resolve(config["init"]["base"])
+    described, tokenizer = resolve.resolve(config["init"]["base"])
     described = {**described, "dtype": config["dtype"] or described["dtype"]}
   elif options["preset"]:
     tokenizer = _tokenizer_of_ids(options["vocab_size"], options["preset"])
@@ -160,7 +160,7 @@ def _rl_model(config: Mapping[str, Any], mesh, *, plain: bool) -> load_lib.Loade
   else:
     raise ValueError(f"config.init.checkpoint {source!r} is not here; name a model's size with "
                      "config.compile.preset, or give a checkpoint.")
-  network = pretrained.adapted(described["network"], config, source or options["preset"])
+  network = resolve.adapted(described["network"], config, source or options["preset"])
   if config.get("remat"):
     network = {**network, "remat": config["remat"]}
   model = load_lib.assemble({**described, "network": _plain(network) if plain else network},
@@ -187,7 +187,7 @@ def _prompts(run: plan_lib.Plan) -> task_eval.Prompts:
 
 def _of_rl(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> list[Program]:
   plan_lib.check(config)
-  config["optimizer"] = pretrained.trained(
+  config["optimizer"] = resolve.trained(
       config, config["init"]["checkpoint"] or config["compile"]["preset"])
   run, plain = (plan_lib.plan(config, workdir, _rl_model(config, mesh, plain=p), None)
                 for p in (False, True))

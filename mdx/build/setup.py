@@ -23,7 +23,8 @@ from mdx import samplers
 from mdx import sharding
 from mdx.build import frozen as frozen_lib
 from mdx.build import model_parts
-from mdx.build import source as pretrained
+from mdx.build import resolve
+from mdx.build import source as source_lib
 from mdx.build import workdir as workdir_lib
 from mdx.data import facts as facts_lib
 from mdx.data import pipeline
@@ -115,16 +116,16 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   """
   config = config_lib.to_dict(config)
   check(config)
-  config, tokenizer = pretrained.resolve(config)
+  config, tokenizer = resolve.resolve(config)
   facts = facts_lib.Facts(config["data"])
   config = objectives.complete(config, facts)
   run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
   if config["init"]["checkpoint"]:
-    source, trains = config["init"]["checkpoint"], run.optimizer.trains
-    adaptations = run.spec.adaptations
-    pretrained.check_params(source, run.shapes.params, adaptations, fresh_parts(run.objective))
-    run = dataclasses.replace(run, shapes=run.shapes._replace(params=pretrained.stored_types(
-        source, run.shapes.params, adaptations, lambda path: not trains(path))))
+    source = source_lib.open_source(config["init"]["checkpoint"])
+    adaptations, trains = run.spec.adaptations, run.optimizer.trains
+    source.check(run.shapes.params, adaptations, fresh_parts(run.objective))
+    run = dataclasses.replace(run, shapes=run.shapes._replace(params=source.stored_types(
+        run.shapes.params, adaptations, lambda path: not trains(path))))
   splits = pipeline.LABELLED_SPLITS if config["eval"].get("test") else pipeline.SPLITS
   for split in splits:
     pipeline.check(config["data"], tokenizer, split=split)
@@ -174,7 +175,7 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
     raise ValueError(f"a microbatch has {rows} rows a device, but {config['objective']['name']} "
                      f"keeps {objective.rows_per_unit} rows together; change batch_size or "
                      "microbatches.")
-  config = {**config, "optimizer": pretrained.trained(config, fresh=fresh_parts(objective))}
+  config = {**config, "optimizer": resolve.trained(config, fresh=fresh_parts(objective))}
   optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
   intervals = loop_lib.Intervals(**{f.name: config[f.name]
                                     for f in dataclasses.fields(loop_lib.Intervals)})
@@ -233,9 +234,9 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
     return 0, state_lib.create(init, rng.root(config["seed"]), run.objective.parts(), run.mesh,
                                config["sharding"])
   fresh = fresh_parts(run.objective)
-  params = pretrained.load_params(source, run.shapes.params, which, seed=config["seed"],
-                                  adaptations=run.spec.adaptations,
-                                  adapter=config["init"].get("adapter", ""), fresh=fresh)
+  params = source_lib.open_source(source).load(
+      run.shapes.params, which, seed=config["seed"], adaptations=run.spec.adaptations,
+      adapter=config["init"].get("adapter", ""), fresh=fresh)
   if fresh:
     params |= _fresh(run)
   console.say(f"starting from the {which} weights of {source}")
@@ -259,9 +260,8 @@ def fresh_parts(objective: Any) -> tuple[str, ...]:
 
 def load_weights(run: Setup) -> tuple[str, Any]:
   """Weights of `init.checkpoint`, or of the workdir's own run, and their source."""
-  source = run.config["init"]["checkpoint"] or str(run.workdir)
-  shapes = pretrained.stored_types(source, run.shapes.params, run.spec.adaptations,
-                                   state_lib.everything)
-  return source, pretrained.load_params(source, shapes, run.config["init"]["params"],
-                                        adaptations=run.spec.adaptations,
-                                        adapter=run.config["init"].get("adapter", ""))
+  source = source_lib.open_source(run.config["init"]["checkpoint"] or run.workdir)
+  put = run.spec.adaptations
+  return source.path, source.load(
+      source.stored_types(run.shapes.params, put), run.config["init"]["params"], adaptations=put,
+      adapter=run.config["init"].get("adapter", ""))

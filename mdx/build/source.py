@@ -1,59 +1,258 @@
-"""Models to start from: checkpoints of ours, and Hugging Face directories.
+"""Sources of weights: runs of mdx, and Hugging Face directories.
 
-Contents: tokenizer_of, network_of, translated, translated_run, adapted, trained, resolve,
-stored_types, check_params, load_params, find_config, origin.
+Contents: Source, Run, HuggingFace, open_source, translated.
 
 Convention: what a Hugging Face directory says of itself (network, tokenizer, how its model is
-read) is taken from there, whatever the config has; how it is computed is the config's.
-Adaptations (networks.adaptation) that a checkpoint does not have are put on while it is loaded.
+read) is taken from there, whatever a config has; how it is computed is the config's. Adaptations
+(networks.adaptation) that a source does not have are put on while it is loaded.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
-import re
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import interop
+from mdx import sharding
 from mdx import types
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import adaptation
-from mdx.networks import transformer
-from mdx.networks.adaptation import int8
 from mdx.networks.adaptation import sites
 from mdx.utils import tree
 
-_ARCHITECTURE = frozenset(f.name for f in dataclasses.fields(transformer.Transformer)) - {
-    "vocab_multiple", "dtype", "scan_layers", "remat", "init_std", "attention_backend", "dropout",
-    "attention_dropout", "drophead", "adaptations"}
+Adaptations = Sequence[types.Adaptation]
 
 
-def tokenizer_of(path: str, *, chat_template: str = "", **ids: int) -> tokenizer_lib.Tokenizer:
-  """The tokenizer of a Hugging Face directory; one of bare ids where there is none.
+class Source(Protocol):
+  """A place that weights come from.
 
-  Args:
-    path: the directory.
-    chat_template: as `tokenizer.build` takes it.
-    **ids: special ids, over those of the directory.
-
-  Every row of the embedding is an id. A mask that the directory does not have is one more.
+  Attributes:
+    path: where it is.
+    network: the stored network table, with its adaptations; {} if nothing there says it.
+    origin: the Hugging Face directory that its model began from; "" if none.
   """
-  if (pathlib.Path(path) / tokenizer_lib.FILE_NAME).is_file():
-    return tokenizer_lib.load(path)
-  rows = interop.network_fields(path)["vocab_size"]
-  ids = interop.special_ids(path) | ids
-  if not (pathlib.Path(path) / "tokenizer.json").is_file():
-    return tokenizer_lib.of_ids(rows, str(path), **ids)
-  return tokenizer_lib.build(str(path), None, chat_template=chat_template, num_ids=rows, **ids)
+  path: str
+  network: Mapping[str, Any]
+  origin: str
+
+  def describe(self, dtype: str = "") -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
+    """Returns network, objective, tokenizer, dtype and sharding of its model, and the tokenizer.
+
+    Args:
+      dtype: of activations; "" = that of training, or that of the stored weights.
+
+    Raises:
+      ValueError: nothing there describes a model.
+    """
+
+  def check(self, shapes: types.Params, adaptations: Adaptations, fresh: Sequence[str] = ()
+            ) -> None:
+    """Raises ValueError unless it has parameters of these shapes; reads no weights.
+
+    Args:
+      shapes: tree of shape structs.
+      adaptations: those of the model.
+      fresh: parts that it need not have; it may then have others.
+    """
+
+  def stored_types(self, shapes: types.Params, adaptations: Adaptations,
+                   keep: Callable[[str], bool] = lambda path: True) -> types.Params:
+    """Returns `shapes` with the types that are stored where `keep(path)`.
+
+    Kernels that `adaptations` replace are as they are.
+    """
+
+  def load(self, shapes: types.Params, which: str, *, adaptations: Adaptations = (),
+           adapter: str = "", seed: int = 0, fresh: Sequence[str] = ()) -> types.Params:
+    """Returns the parameters of an objective, but for `fresh` parts.
+
+    Args:
+      shapes: tree of shape structs with shardings; values are cast to their types.
+      which: "ema" or "raw", of a run.
+      adaptations: those of the model.
+      adapter: directory of a PEFT adapter for the source.
+      seed: of new parameters of adaptations, where neither source nor adapter gives them.
+      fresh: as in `check`.
+    """
 
 
-def network_of(path: str, tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
-  """Fields of the transformer of a directory, with a row for every id of the tokenizer."""
-  fields = interop.network_fields(path)
-  return fields | {"vocab_size": max(fields["vocab_size"], tokenizer.vocab_size)}
+class _Source:
+  """The part of sources that does not depend on how weights are stored."""
+
+  def _base_form(self, shapes, adaptations):
+    """The parameters that are stored of a model: without what is put on it while it is loaded."""
+    stored = adaptation.build(self.network.get("adaptations", ()))
+    for one in stored:
+      if type(one) not in map(type, adaptations):
+        raise ValueError(f"{self.path} has the adaptation {one}, which the config does not name; "
+                         "put it on with config.lora, init.weights or config.adaptations, or merge "
+                         "it first (mode export).")
+    return sites.base_form(shapes, [one for one in adaptations
+                                    if type(one) not in map(type, stored)])
+
+  def check(self, shapes, adaptations, fresh=()):
+    shapes = {k: v for k, v in shapes.items() if k not in fresh}
+    self._check(self._base_form(shapes, adaptations), is_part=bool(fresh))
+
+  def load(self, shapes, which, *, adaptations=(), adapter="", seed=0, fresh=()):
+    shapes = {k: v for k, v in shapes.items() if k not in fresh}
+    base, wanted = self._base_form(shapes, adaptations), tree.flatten(shapes)
+    # Kernels that are replaced are read in the types that are stored.
+    base = self.stored_types(base, (), lambda path: path not in wanted)
+    loaded = self._load(base, which, lambda path, leaf: sites.start(
+        path, leaf, wanted, adaptations), is_part=bool(fresh))
+    leaves = {path.replace("/kernel/", "/"): leaf for path, leaf in tree.flatten(loaded).items()}
+    rest = tree.nest({path: leaf for path, leaf in wanted.items() if path not in leaves})
+    given = {}
+    if adapter and rest:
+      of_adapter = adaptation.build([interop.adapter_fields(adapter, self.origin)])
+      is_given = lambda path: sites.owner(path, of_adapter) is not None
+      given = {"model": interop.load_adapter(adapter, self.origin,
+                                             tree.part(rest["model"], is_given))}
+      rest = tree.part(rest, lambda path: not is_given(path))
+    return tree.merge(tree.nest(leaves), given, sites.fresh(rest, adaptations, seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(_Source):
+  """A run of mdx: its workdir, one of its checkpoints, or an export."""
+  path: str
+
+  @functools.cached_property
+  def file(self) -> pathlib.Path | None:
+    """The config.json of the run, if there is one."""
+    path = pathlib.Path(self.path)
+    return next((p / "config.json" for p in (path, *list(path.absolute().parents)[:2])
+                 if (p / "config.json").is_file()), None)
+
+  @functools.cached_property
+  def config(self) -> dict[str, Any]:
+    """The stored config of the run; ValueError if there is none or it is none."""
+    if self.file is None:
+      raise ValueError(f"{self.path} has no config.json, nor the directories above it; give a "
+                       "run's workdir, one of its checkpoints, or an export.")
+    try:
+      config = json.loads(self.file.read_text(encoding="utf-8"))["config"]
+      model = config.get("model", config)  # of a run that fine-tuned a model
+      return {**model, "network": translated(model["network"]), "init": config.get("init", {})}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise ValueError(f"{self.file} is not the config of an mdx run "
+                       f"({type(error).__name__}).") from None
+
+  @property
+  def network(self):
+    return self.config["network"] if self.file else {}
+
+  @property
+  def origin(self):
+    seen, source = set(), self
+    while isinstance(source, Run):
+      before = source.config["init"].get("checkpoint", "") if source.file else ""
+      if not before or before in seen:
+        return ""
+      seen.add(before)
+      source = open_source(before)
+    return source.path
+
+  def describe(self, dtype=""):
+    """As `Source`."""
+    config = {**self.config, **({"dtype": dtype} if dtype else {})}
+    return config, tokenizer_lib.load(self.file.parent)
+
+  def stored_types(self, shapes, adaptations, keep=lambda path: True):
+    """As `Source`: a run stores parameters as they are trained."""
+    del adaptations, keep
+    return dict(shapes)
+
+  def _check(self, base, *, is_part):
+    checkpoint_lib.check_params(self.path, base, is_part=is_part)
+
+  def _load(self, base, which, put_on, *, is_part):
+    return tree.map_with_path(put_on, checkpoint_lib.load_params(self.path, base, which,
+                                                                 is_part=is_part))
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFace(_Source):
+  """A directory of config.json, safetensors and, if wanted, tokenizer.json."""
+  path: str
+  network = {}
+
+  @property
+  def origin(self):
+    return self.path
+
+  def tokenizer(self, *, chat_template: str = "", **ids: int) -> tokenizer_lib.Tokenizer:
+    """Returns the tokenizer of the directory; one of bare ids where there is none.
+
+    Every row of the embedding is an id. A mask that the directory does not have is one more.
+
+    Args:
+      chat_template: as `tokenizer.build` takes it.
+      **ids: special ids, over those of the directory.
+    """
+    path = self.path
+    if (pathlib.Path(path) / tokenizer_lib.FILE_NAME).is_file():
+      return tokenizer_lib.load(path)
+    rows = interop.network_fields(path)["vocab_size"]
+    ids = interop.special_ids(path) | ids
+    if not (pathlib.Path(path) / "tokenizer.json").is_file():
+      return tokenizer_lib.of_ids(rows, path, **ids)
+    return tokenizer_lib.build(path, None, chat_template=chat_template, num_ids=rows, **ids)
+
+  def network_of(self, tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
+    """Returns fields of the transformer, with a row for every id of the tokenizer."""
+    fields = interop.network_fields(self.path)
+    return fields | {"vocab_size": max(fields["vocab_size"], tokenizer.vocab_size)}
+
+  def describe(self, dtype=""):
+    """As `Source`."""
+    objective = interop.objective_fields(self.path)
+    if not objective:
+      raise ValueError(f"{self.path} holds a discriminator, which tells replaced tokens from "
+                       "others and writes none; give a model that does, or use mdx.interop.load.")
+    rows, tokenizer = interop.network_fields(self.path)["vocab_size"], self.tokenizer()
+    if tokenizer.mask_id >= rows and objective["name"] != "ar":
+      raise ValueError(f"{self.path} has no mask token among its {rows} ids, so there is nothing "
+                       "to unmask; give a masked diffusion model, with `mask_token_id` in its "
+                       "config.json.")
+    dtype = dtype or interop.compute_dtype(self.path)
+    network = {"name": "transformer", "dtype": dtype} | self.network_of(tokenizer)
+    return {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
+            "objective": objective, "tokenizer": {"path": self.path}}, tokenizer
+
+  def stored_types(self, shapes, adaptations, keep=lambda path: True):
+    """As `Source`."""
+    base = self._base_form({"model": shapes["model"]}, adaptations)["model"]
+    stored = {f"model/{path}": leaf for path, leaf in
+              tree.flatten(interop.stored_types(self.path, base)).items()}
+    return tree.map_with_path(
+        lambda path, leaf: stored[path] if path in stored and keep(path) else leaf, shapes)
+
+  def _check(self, base, *, is_part):
+    del is_part
+    interop.check(self.path, self._model_of(base))
+
+  def _load(self, base, which, put_on, *, is_part):
+    del which, is_part
+    return {"model": interop.load(self.path, self._model_of(base),
+                                  lambda path, leaf: put_on(f"model/{path}", leaf))}
+
+  def _model_of(self, shapes):
+    others = sorted(set(shapes) - {"model"})
+    if others:
+      raise ValueError(f"this objective has parameters {others[0]!r}, which the Hugging Face "
+                       f"directory {self.path} has not; use another objective.")
+    return shapes["model"]
+
+
+def open_source(path: str | pathlib.Path) -> Run | HuggingFace:
+  """The source at a path, which need not exist yet."""
+  return HuggingFace(str(path)) if interop.is_hf_dir(path) else Run(str(path))
 
 
 def translated(network: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,247 +265,3 @@ def translated(network: Mapping[str, Any]) -> dict[str, Any]:
                       targets=tuple(given["lora_targets"])))
   rest = {k: v for k, v in network.items() if k not in old}
   return rest | ({"adaptations": tuple(found)} if found else {})
-
-
-def translated_run(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the stored config of a run in today's words: also of what is trained of adapters."""
-  if "network" in config:
-    config = {**config, "network": translated(config["network"])}
-  *fresh, last = config.get("optimizer", {}).get("trainable", "").split("|")
-  if last != ".*/lora_[ab]":
-    return dict(config)
-  optimizer = {**config["optimizer"], "trainable": ""}
-  return {**config, "optimizer": trained({**config, "optimizer": optimizer}, fresh=[
-      pattern.removesuffix("/.*") for pattern in fresh])}
-
-
-def adapted(network: Mapping[str, Any], config: Mapping[str, Any], source: str) -> dict[str, Any]:
-  """Returns a network table with the adaptations that a config puts on a model.
-
-  Args:
-    network: the table; an adaptation of its own gives way to one of the same name.
-    config: with `init` (`adapter`, `weights`) and, where it trains, `lora` (`rank`, `alpha`,
-      `targets`) and `adaptations`.
-    source: the model, or "" for a new one.
-
-  Raises:
-    ValueError: an adapter that is none or is for another model, or weights of an unknown kind.
-  """
-  init, wanted, found = config["init"], config.get("lora", {}), []
-  adapter, kind = init.get("adapter", ""), init.get("weights", "")
-  if kind not in ("", "int8"):
-    raise ValueError(f"config.init.weights is {kind!r}; choose int8, or '' for those stored.")
-  if kind:
-    int8.check()
-    if not source:
-      raise ValueError("config.init.weights int8 is for a model that is loaded; give "
-                       "init.checkpoint.")
-    found.append(dict(name="int8"))
-  if adapter:
-    like = origin(source)
-    if not like:
-      raise ValueError("config.init.adapter is for a model of Hugging Face; give its directory as "
-                       "init.checkpoint.")
-    found.append(interop.adapter_fields(adapter, like))
-    if wanted.get("rank", 0) not in (0, found[-1]["rank"]):
-      raise ValueError(f"config.lora.rank {wanted['rank']} is not the rank {found[-1]['rank']} of "
-                       f"{adapter}; use 0, the adapter's.")
-  elif wanted.get("rank"):
-    targets = tuple(wanted.get("targets", ()) or sites.PROJECTIONS)
-    found.append(dict(name="lora", rank=wanted["rank"], alpha=wanted.get("alpha", 0.0),
-                      targets=targets))
-  found += config.get("adaptations", ())
-  names = {one["name"] for one in found}
-  found = [one for one in network.get("adaptations", ()) if one["name"] not in names] + found
-  return {**network, "adaptations": tuple(found)} if found else dict(network)
-
-
-def trained(config: Mapping[str, Any], source: str = "",
-            fresh: Sequence[str] = ()) -> dict[str, Any]:
-  """Returns `config.optimizer`; where there are adaptations and it says nothing, of these alone.
-
-  With them the parts that are new with the objective (the layers of a fine-tuning task).
-
-  Args:
-    config: the config.
-    source: a model whose network is taken, with its adaptations; "": `init.checkpoint`.
-    fresh: parts of the parameters that are new with the objective.
-
-  Raises:
-    ValueError: parameters that cannot be trained would be.
-  """
-  optimizer, source = dict(config["optimizer"]), source or config["init"]["checkpoint"]
-  network = config["network"] if "network" in config else _own_network(source)
-  put = adaptation.build(adapted(network, config, source).get("adaptations", ()))
-  patterns = [sites.pattern(one) for one in put if one.is_trained]
-  if patterns and not optimizer.get("trainable"):
-    optimizer["trainable"] = "|".join([*(f"{name}/.*" for name in fresh), *patterns])
-  is_training = config.get("mode") not in ("eval", "export")
-  for one in put if is_training else ():
-    path = f"model/{sites.SITES[one.targets[0]]}/{one.replaces}"
-    if not one.is_trained and re.fullmatch(optimizer.get("trainable") or ".*", path):
-      raise ValueError(f"{type(one).__name__.lower()} weights (init.weights) cannot be trained; "
-                       "train adapters on them with config.lora.rank, or leave them out.")
-  return optimizer
-
-
-def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
-  """The config and tokenizer of a run, from `init.checkpoint` if that is a directory of others."""
-  config = {**config, "network": adapted(config["network"], config, config["init"]["checkpoint"])}
-  given = {k: v for k, v in config["tokenizer"].items() if v not in (-1, "")}
-  source = config["init"]["checkpoint"]
-  if source and config["init"].get("network") and not interop.is_hf_dir(source):
-    config, given["path"] = _of_run(config, source)
-    given = {"path": given["path"]}  # its special ids are there
-  if not source or not interop.is_hf_dir(source):
-    tokenizer = tokenizer_lib.build(given.pop("path"), **given)
-    return {**config, "dtype": config["dtype"] or "float32"}, tokenizer
-  given.pop("path", None)
-  tokenizer = tokenizer_of(source, **given)
-  network = {k: v for k, v in config["network"].items() if k not in _ARCHITECTURE}
-  objective, reads = config["objective"], interop.objective_fields(source)
-  if reads.get("name") == objective["name"]:
-    objective = {**objective, **{k: v for k, v in reads.items() if k != "attention"}}
-  return {**config, "network": network | network_of(source, tokenizer), "objective": objective,
-          "tokenizer": {**config["tokenizer"], "path": source},
-          "dtype": config["dtype"] or interop.compute_dtype(source)}, tokenizer
-
-
-def _of_run(config: Mapping[str, Any], source: str) -> tuple[dict[str, Any], str]:
-  """The config with the network of a run of ours, and the directory of its tokenizer."""
-  file = find_config(source)
-  if file is None:
-    raise ValueError(f"init.checkpoint {source} has no config.json, nor the directories above it; "
-                     "give a run's workdir, one of its checkpoints, or an export.")
-  try:
-    stored = json.loads(file.read_text(encoding="utf-8"))["config"]
-    stored = translated(stored.get("model", stored)["network"])
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"{file} is not the config of an mdx run ({type(error).__name__}).") from None
-  network = {k: v for k, v in config["network"].items() if k not in _ARCHITECTURE}
-  wanted = {"init": {}, "adaptations": network.pop("adaptations", ())}
-  own = {k: v for k, v in stored.items() if k in _ARCHITECTURE or k not in network}
-  path = str(file.parent)
-  return {**config, "network": adapted(network | own, wanted, source),
-          "tokenizer": {**config["tokenizer"], "path": path, "chat_template": ""}}, path
-
-
-def _model_shapes(source: str, shapes: Mapping[str, Any]) -> Any:
-  others = sorted(set(shapes) - {"model"})
-  if others:
-    raise ValueError(f"this objective has parameters {others[0]!r}, which the Hugging Face "
-                     f"directory {source} has not; use another objective.")
-  return shapes["model"]
-
-
-def check_params(source: str, shapes: Mapping[str, Any], adaptations: Sequence[types.Adaptation],
-                 fresh: Sequence[str] = ()) -> None:
-  """Raises ValueError unless `source` has parameters of these shapes; reads no weights.
-
-  Args:
-    source: a Hugging Face directory or a checkpoint of ours.
-    shapes: tree of shape structs.
-    adaptations: those of the model.
-    fresh: parts that it need not have; it may then have others.
-  """
-  shapes = {k: v for k, v in shapes.items() if k not in fresh}
-  base = _stored_form(source, shapes, adaptations)
-  if interop.is_hf_dir(source):
-    interop.check(source, _model_shapes(source, base))
-  else:
-    checkpoint_lib.check_params(source, base, is_part=bool(fresh))
-
-
-def _stored_form(source: str, shapes: Mapping[str, Any],
-                 adaptations: Sequence[types.Adaptation]) -> dict[str, Any]:
-  """The parameters that `source` has of a model: without what is put on it while it is loaded."""
-  stored = adaptation.build(_own_network(source).get("adaptations", ()))
-  for one in stored:
-    if type(one) not in map(type, adaptations):
-      raise ValueError(f"{source} has the adaptation {one}, which the config does not name; put it "
-                       "on with config.lora, init.weights or config.adaptations, or merge it first "
-                       "(mode export).")
-  return sites.base_form(shapes, [one for one in adaptations if type(one) not in map(type, stored)])
-
-
-def _own_network(source: str) -> dict[str, Any]:
-  """`config.network` of the run that a checkpoint of ours belongs to."""
-  file = None if not source or interop.is_hf_dir(source) else find_config(source)
-  if file is None:
-    return {}
-  config = json.loads(file.read_text(encoding="utf-8")).get("config", {})
-  return translated(config.get("model", config).get("network", {}))
-
-
-def stored_types(source: str, shapes: Mapping[str, Any], adaptations: Sequence[types.Adaptation],
-                 keep: Callable[[str], bool]) -> dict[str, Any]:
-  """`shapes` with bfloat16 where a Hugging Face directory stores parameters so, and `keep(path)`.
-
-  Kernels that `adaptations` replace are as they are.
-  """
-  if not interop.is_hf_dir(source):
-    return dict(shapes)
-  base = _stored_form(source, {"model": shapes["model"]}, adaptations)["model"]
-  stored = {f"model/{path}": leaf for path, leaf in
-            tree.flatten(interop.stored_types(source, base)).items()}
-  return tree.map_with_path(
-      lambda path, leaf: stored[path] if path in stored and keep(path) else leaf, shapes)
-
-
-def load_params(source: str, shapes: Mapping[str, Any], which: str, *,
-                adaptations: Sequence[types.Adaptation] = (), adapter: str = "", seed: int = 0,
-                fresh: Sequence[str] = ()) -> dict[str, Any]:
-  """Loads the parameters of an objective, but for `fresh` parts.
-
-  Args:
-    source: a Hugging Face directory, or what `checkpoint.load_params` takes.
-    shapes: tree of shape structs with shardings; values are cast to their types.
-    which: "ema" or "raw", of a checkpoint of ours.
-    adaptations: those of the model.
-    adapter: directory of a PEFT adapter for `source`.
-    seed: of new parameters of adaptations, where neither source nor adapter gives them.
-    fresh: as in `check_params`.
-  """
-  shapes = {k: v for k, v in shapes.items() if k not in fresh}
-  base, wanted = _stored_form(source, shapes, adaptations), tree.flatten(shapes)
-  put_on = lambda path, leaf: sites.start(path, leaf, wanted, adaptations)
-  if interop.is_hf_dir(source):
-    # The stored types of kernels that are replaced.
-    base = stored_types(source, base, (), lambda path: path not in wanted)
-    finish = lambda path, leaf: put_on(f"model/{path}", leaf)
-    loaded = {"model": interop.load(source, _model_shapes(source, base), finish)}
-  else:
-    loaded = tree.map_with_path(put_on, checkpoint_lib.load_params(source, base, which,
-                                                                   is_part=bool(fresh)))
-  leaves = {path.replace("/kernel/", "/"): leaf for path, leaf in tree.flatten(loaded).items()}
-  rest = tree.nest({path: leaf for path, leaf in wanted.items() if path not in leaves})
-  given = {}
-  if adapter and rest:
-    like = origin(source)
-    of_adapter = adaptation.build([interop.adapter_fields(adapter, like)])
-    given = {"model": interop.load_adapter(adapter, like, tree.part(
-        rest["model"], lambda path: sites.owner(path, of_adapter) is not None))}
-    rest = tree.part(rest, lambda path: sites.owner(path, of_adapter) is None)
-  return tree.merge(tree.nest(leaves), given, sites.fresh(rest, adaptations, seed))
-
-
-def find_config(path: str | pathlib.Path) -> pathlib.Path | None:
-  """The config.json of a run that a workdir, an export or one checkpoint of it belongs to."""
-  path = pathlib.Path(path)
-  return next((p / "config.json" for p in (path, *list(path.absolute().parents)[:2])
-               if (p / "config.json").is_file()), None)
-
-
-def origin(source: str) -> str:
-  """The Hugging Face directory that a run began from, also by way of other runs; "" if none."""
-  seen = set()
-  while source and source not in seen:
-    if interop.is_hf_dir(source):
-      return source
-    seen.add(source)
-    file = find_config(source)
-    if file is None:
-      return ""
-    config = json.loads(file.read_text(encoding="utf-8")).get("config", {})
-    source = config.get("init", {}).get("checkpoint", "")
-  return ""

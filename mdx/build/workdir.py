@@ -14,7 +14,6 @@ from typing import Any, Mapping
 import jax
 
 from mdx.build import identity
-from mdx.build import source as source_lib
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.utils import files
 from mdx.utils import tree
@@ -48,7 +47,6 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
     except (ValueError, KeyError, TypeError, OSError):
       raise ValueError(f"{config_path} is not readable as a config; use another --workdir, or "
                        "remove that file.") from None
-    old = source_lib.translated_run(old)
     if identity.run_hash(old) != identity.run_hash(config):
       changes = identity.differences(old, config)
       raise ValueError(f"workdir {path} holds a run of another config ({'; '.join(changes[:3])}); "

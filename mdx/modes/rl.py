@@ -24,8 +24,8 @@ from mdx import tasks
 from mdx import types
 from mdx.build import base as base_lib
 from mdx.build import load as load_lib
+from mdx.build import resolve
 from mdx.build import rl as plan
-from mdx.build import source as pretrained
 from mdx.build import workdir as workdir_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
@@ -57,7 +57,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   base_seconds = time.monotonic() - began
   stop = progress_lib.StopSignal()
   try:
-    config["optimizer"] = pretrained.trained(config, source)
+    config["optimizer"] = resolve.trained(config, source)
     model = load_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                            dtype=config["dtype"], remat=config.get("remat", ""),
                            init=config["init"], adapters=config.get("lora"),

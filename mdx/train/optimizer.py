@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules, as optax chains.
 
-Contents: Optimizer (AdamW), Muon, OPTIMIZERS, decay_mask, is_matrix, layer_factors.
+Contents: Optimizer (AdamW), Muon, OPTIMIZERS, SELECTIONS, decay_mask, is_matrix, layer_factors.
 
 Convention: a step is -rate * factor of the layer * (direction + weight_decay * parameter); an
 optimizer says what the direction is. A parameter's part (`types.Part`) says whether it is decayed.
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.utils import tree
 
@@ -84,6 +85,17 @@ def layer_factors(params: Any, decay: float) -> Any:
   return tree.map_with_path(factor, params)
 
 
+def _everything(path: str, leaf: Any, step: jax.Array) -> jax.Array:
+  """Trains all of every parameter, at every step."""
+  del path, leaf, step
+  return jnp.float32(1)
+
+
+# Name -> (path, leaf, step) -> share of a parameter that is trained, float32 [] or, of stacked
+# layers, [layers, 1, ...] or of the shape of the leaf.
+SELECTIONS = {"all": _everything}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
   """AdamW with global-norm clipping, warm-up and a decay.
@@ -100,6 +112,7 @@ class Optimizer:
     clip_norm: global gradient norm; 0 = no clipping.
     trainable: pattern of the paths of the parameters that are trained, such as ".*/lora_[ab]"; the
       others keep their values, and have neither gradients nor moments. "" = all.
+    selection: name in SELECTIONS: which of these are trained at a step, also by layer.
     layer_decay: what a layer's rate is of that of the layer above it, in (0, 1]; see
       `layer_factors`. It multiplies the whole step, weight decay included.
   """
@@ -114,8 +127,10 @@ class Optimizer:
   clip_norm: float = 1.0
   layer_decay: float = 1.0
   trainable: str = ""
+  selection: str = "all"
 
   def __post_init__(self):
+    config_lib.check(self, "optimizer", choices={"selection": SELECTIONS})
     try:
       re.compile(self.trainable)
     except re.error as error:
@@ -138,6 +153,19 @@ class Optimizer:
   def trains(self, path: str) -> bool:
     """Whether the parameter of a path is trained."""
     return not self.trainable or bool(re.fullmatch(self.trainable, path))
+
+  def share(self, path: str, leaf: Any, step: jax.Array) -> jax.Array:
+    """Share of a parameter that is trained at a step.
+
+    Args:
+      path: of the parameter.
+      leaf: its value or shape struct.
+      step: int32 scalar.
+
+    Returns:
+      float32 [], of stacked layers [layers, 1, ...], or of the shape of the leaf; in [0, 1].
+    """
+    return SELECTIONS[self.selection](path, leaf, step) * jnp.float32(self.trains(path))
 
   def check(self, params: Any) -> None:
     """Raises ValueError if nothing of `params` is trained."""
@@ -170,10 +198,11 @@ class Optimizer:
     """The gradient transformation of a run of `steps` over the parameters of `parts`."""
     clip = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
     by_layer = [_scale(lambda x: layer_factors(x, self.layer_decay))] * (self.layer_decay < 1)
-    return optax.chain(*clip, optax.chain(
+    selected = [] if self.selection == "all" else [_by_step(self.share)]
+    return optax.chain(*selected, *clip, optax.chain(
         self.direction(), optax.add_decayed_weights(
             self.weight_decay, mask=lambda params: decay_mask(params, parts)), *by_layer,
-        optax.scale_by_learning_rate(self.rate(steps))))
+        optax.scale_by_learning_rate(self.rate(steps))), *selected)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,6 +237,19 @@ class Muon(Optimizer):
 def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
   """Multiplies updates by a tree that depends on their paths and shapes."""
   return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors(updates)))
+
+
+def _by_step(share: Callable[..., jax.Array]) -> optax.GradientTransformation:
+  """Multiplies updates by their shares, which depend on path, leaf and step."""
+
+  def update(updates, state, params=None):
+    del params
+    updates = tree.map_with_path(
+        lambda path, x: x * share(path, x, state.count).astype(x.dtype), updates)
+    return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+  return optax.GradientTransformation(
+      lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
 
 def _orthogonal(momentum: float) -> optax.GradientTransformation:

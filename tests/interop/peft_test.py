@@ -16,7 +16,7 @@ from mdx import config as config_lib
 from mdx import interop
 from mdx import modes
 from mdx import types
-from mdx.build import source as pretrained
+from mdx.build import resolve
 from mdx.configs import finetune as finetune_config
 from mdx.configs import sample as sample_config
 from mdx.interop import peft
@@ -150,7 +150,7 @@ def test_adapters_are_trained_on_a_directory_merged_and_exported(tmp_path):
 def test_adapters_and_the_new_layers_of_a_task_are_trained_and_nothing_else():
   config = finetune_config.get_config()
   config.lora.rank = 2
-  pattern = pretrained.trained(config_lib.to_dict(config), fresh=("task",))["trainable"]
+  pattern = resolve.trained(config_lib.to_dict(config), fresh=("task",))["trainable"]
   trained = ["task/out/kernel", "model/layers/mlp/up/lora_a"]
   for path in [*trained, "model/layers/mlp/up/kernel", "model/embed/embedding"]:
     assert bool(re.fullmatch(pattern, path)) == (path in trained)

@@ -270,3 +270,24 @@ def test_a_wrong_field_is_refused_in_one_line(fields, message):
   with pytest.raises(ValueError, match=re.escape(message)) as error:
     config_lib.build(optimizer_lib.OPTIMIZERS, {"name": "adamw"} | fields)
   assert "\n" not in str(error.value)
+
+
+def test_a_selection_trains_some_layers_at_some_steps(monkeypatch):
+  def turns(path, leaf, step):
+    layers = jnp.arange(leaf.shape[0]) % 2 == step % 2
+    return layers.astype(jnp.float32).reshape((-1,) + (1,) * (leaf.ndim - 1))
+
+  monkeypatch.setitem(optimizer_lib.SELECTIONS, "turns", turns)
+  spec = optimizer_lib.Optimizer(selection="turns", clip_norm=0.0, weight_decay=0.1,
+                                 schedule="constant", warmup_steps=0)
+  params = {"model": {"layers": {"mlp": {"up": {"kernel": jnp.ones((4, 2, 3))}}}}}
+  transform = spec.build(10, tiny.PARTS)
+  state, moved = transform.init(params), []
+  for _ in range(2):
+    updates, state = transform.update(params, state, params)
+    moved.append(np.any(updates["model"]["layers"]["mlp"]["up"]["kernel"] != 0, axis=(1, 2)))
+  np.testing.assert_array_equal(moved, [[True, False, True, False], [False, True, False, True]])
+  with pytest.raises(ValueError, match="optimizer.selection is 'turn'; choose from all, turns"):
+    optimizer_lib.Optimizer(selection="turn")
+  frozen = optimizer_lib.Optimizer(trainable="model/a")
+  assert frozen.share("model/b", jnp.ones(2), 0) == 0 and frozen.share("model/a", None, 0) == 1

@@ -14,13 +14,14 @@ import tokenizers
 from mdx import checkpoint as checkpoint_lib
 from mdx import modes
 from mdx.build import setup as setup_lib
+from mdx.build import source as source_lib
 from mdx.configs import finetune
 from mdx.eval import best as best_lib
 from mdx.eval import measures
 from mdx.modes import table
 from mdx.utils import tree
 
-_BERT = pathlib.Path(__file__).parent / "golden" / "bert-tiny"
+_BERT = pathlib.Path(__file__).parents[2] / "golden" / "bert-tiny"
 
 
 def _files(folder):
@@ -117,7 +118,7 @@ def test_a_model_of_hugging_face_is_started_from(bert, tmp_path):
   jax.set_mesh(run.mesh)
   assert run.config["network"]["post_norm"] and run.tokenizer.encode("good tea").tolist() == [5, 9]
   state = setup_lib.start_state(run, checkpoint_lib.Checkpoints(tmp_path / "run", keep=1), None)[1]
-  wanted = setup_lib.pretrained.load_params(str(bert), {"model": run.shapes.params["model"]}, "raw")
+  wanted = source_lib.open_source(bert).load({"model": run.shapes.params["model"]}, "raw")
   assert tree.fingerprint(state.params["model"]) == tree.fingerprint(wanted["model"])
   assert set(state.params["task"]) == {"dense", "out"}
 
