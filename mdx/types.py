@@ -227,12 +227,15 @@ class Reader(NamedTuple):
       the share of masks.
     sampler: name of the decoding rule that suits the model.
     caches: caches that samplers may use with the model, "none" always being one.
+    is_shifted: whether a position is read from the state of the one before it, which a window over
+      a cache must then include.
   """
   answer: Callable[[Params, Request], Answer]
   attention: Any
   noise: Mapping[str, Any] | None = None
   sampler: str = "confidence"
   caches: tuple[str, ...] = ("prefix", "dual")
+  is_shifted: bool = False
 
 
 class World(NamedTuple):
@@ -505,10 +508,8 @@ class Sampler(Protocol):
   `samplers.decoder.Decoder` is the base of those that mdx has.
 
   Attributes:
-    asks: fields of `Answer` that a step reads: "logits", or "hidden" too.
     acts: whether a step draws actions from a distribution of the rule's own, which are recorded.
   """
-  asks: ClassVar[tuple[str, ...]] = ("logits",)
   acts: ClassVar[bool] = False
 
   def parts(self) -> Mapping[str, Part]:

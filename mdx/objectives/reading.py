@@ -98,13 +98,7 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
     time: float32 [B], or None.
     blocked: an id that gets probability 0, or None.
     shift: whether a place is predicted from the place before it.
-
-  Raises:
-    ValueError: a shifted model with a cache.
   """
-  if shift and request.cache is not None:
-    raise ValueError("a shifted model reads each place from the one before it, which a window over "
-                     "a cache may leave out; use sampler.cache=none.")
   memory = {} if request.cache is None else {"cache": request.cache, "slots": request.slots}
   inputs = types.Inputs(attention_lib.at_slots(tokens, request.slots), request.positions,
                         request.segment_ids)
@@ -113,7 +107,11 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
   if shift:
     starts = segment_starts(request.segment_ids, tokens.shape)
     before = jnp.maximum(jnp.arange(tokens.shape[1])[None] - ~starts, 0)
-    targets = before if targets is None else attention_lib.at_slots(before, targets)
+    if request.slots is None:
+      targets = before if targets is None else attention_lib.at_slots(before, targets)
+    else:  # the window includes the position before each target
+      asked = request.slots if targets is None else attention_lib.at_slots(request.slots, targets)
+      targets = jax.vmap(jnp.searchsorted)(request.slots, attention_lib.at_slots(before, asked))
   if targets is not None:
     hidden = jnp.take_along_axis(hidden, targets[..., None], axis=1, mode="clip")
   logits = _head(network, params, hidden, request.num_targets)

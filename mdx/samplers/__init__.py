@@ -102,9 +102,12 @@ def check(sampler: Any, objective: types.Objective) -> None:
   is_causal = isinstance(attention, attention_lib.Causal)
   if reader.sampler == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
-  if sampler.cache != "none" and not reader.caches and not is_causal:
-    raise ValueError("a shifted model reads each place from the one before it, which a window over "
-                     "a cache may leave out; use sampler.cache=none.")
+  if sampler.cache in ("prefix", "dual") and sampler.cache not in reader.caches and not is_causal:
+    raise ValueError(f"sampler.cache {sampler.cache} is not for this model; choose from "
+                     f"{', '.join(('none', *reader.caches))}.")
+  if sampler.cache == "block" and reader.is_shifted:
+    raise ValueError("sampler.cache block runs whole blocks, and a shifted model reads a block's "
+                     "first position from the block before it; use prefix, dual or none.")
   if sampler.cache == "block" and not is_causal:
     if not isinstance(attention, attention_lib.BlockCausal):
       raise ValueError("sampler.cache block needs a block-causal or causal model; this one sees "

@@ -14,7 +14,7 @@ which written ones to mask again.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class Proposal(NamedTuple):
     certainty: float32 [B, W], the confidence without LAST, for the record; None: `confidence`.
     log_prob: float32 [B, W], of `tokens` under the distribution they were drawn from, for the
       record; None: 0.
-    hidden: [B, W, D], hidden states, of a rule that asks for them.
+    hidden: [B, W, D], hidden states.
   """
   index: jax.Array
   positions: jax.Array
@@ -168,7 +168,6 @@ class Decoder:
   mixes = True  # whether rows may differ in blocks and steps
   revises = False  # whether written tokens may be masked again or replaced
   acts = False  # whether commits have actions, drawn from a distribution of the rule's own
-  asks: ClassVar[tuple[str, ...]] = ("logits",)  # "hidden": proposals have hidden states
 
   def __post_init__(self):
     config_lib.check(
@@ -302,7 +301,7 @@ class Decoder:
       params: of the rule, as `parts` describes them.
       state: as `init` gives it.
       index: int32 [B, W], where the answer is read.
-      answer: of the model: logits float32 [B, W, V], and hidden states if the rule asks for them.
+      answer: of the model: logits float32 [B, W, V] and hidden states [B, W, D].
       keys: typed PRNG keys [B] of (seed, row, step).
     """
     proposal = self.propose(params, state, index, answer, keys)

@@ -47,7 +47,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            row_index: jax.Array, params: types.Params = MappingProxyType({}),
            positions: jax.Array | None = None, segment_ids: jax.Array | None = None,
            start: int = 0, record: str = "none",
-           plan_index: jax.Array | None = None) -> Decoded:
+           plan_index: jax.Array | None = None, is_shifted: bool = False) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
@@ -64,6 +64,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     record: one of `trajectory.RECORDS`.
     plan_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
       None: every row its own.
+    is_shifted: as `types.Reader.is_shifted`.
 
   Raises:
     ValueError: a record that cannot be made.
@@ -82,7 +83,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
                        jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys), plan_keys)
   num_free = canvas.shape[1] - start
   run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, positions=positions,
-             segment_ids=segment_ids, start=start, num_free=num_free,
+             segment_ids=segment_ids, start=start, num_free=num_free, is_shifted=is_shifted,
              width=num_free if record == "full" else sampler.width(num_free),
              looks_everywhere=record == "full", recorder=None if record == "none" else
              trajectory_lib.Recorder(level=record, start=start, mask_id=sampler.mask_id,
@@ -113,7 +114,8 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
                 params={name: params[name] for name in sampler.parts()}, key=key,
                 row_index=rows["row_index"], positions=rows.get("positions"),
                 segment_ids=rows.get("segment_ids"), start=start, record=record,
-                plan_index=rows["row_index"] // group_size)
+                plan_index=rows["row_index"] // group_size,
+                is_shifted=objective.reader().is_shifted)
 
 
 def _places(size: int, *chosen: jax.Array) -> jax.Array:
@@ -142,6 +144,7 @@ class _Run(NamedTuple):
   segment_ids: jax.Array | None
   start: int
   num_free: int
+  is_shifted: bool
   width: int
   looks_everywhere: bool
   recorder: trajectory_lib.Recorder | None
@@ -169,7 +172,8 @@ class _Run(NamedTuple):
       carry = self._step(pair, index, answer, active), answer.cache, state["canvas"]
       sizes = self._sizes()
       runs = [lambda carry, size=size: self._rest_of_block(carry, current, size) for size in sizes]
-      needed = jnp.max(jnp.where(active, self._tail(state, current).sum(axis=1), 0))
+      near = self._near(state, current, current)
+      needed = jnp.max(jnp.where(active, near.sum(axis=1), 0))
       pair, cache, _ = jax.lax.switch(jnp.searchsorted(jnp.asarray(sizes), needed), runs, carry)
       return (pair, cache, current + 1) if exact else (pair, (), jnp.min(pair[0]["block"]))
 
@@ -238,11 +242,20 @@ class _Run(NamedTuple):
     return self._ask(state, jnp.zeros((len(index), 1), jnp.int32), cache, slots).cache
 
   def _window(self, state, rows, size, since, current, stale=None):
-    """Places to run against the cache, int32 [B, size]; none but in some `rows` [B].
+    """Indices to run against the cache, int32 [B, size]; none but in some `rows` [B].
 
-    Those whose logits are wanted, then those of the blocks from `since` on (or all that
-    follow, for a prefix cache), then `stale` ones: changed since they were run.
+    First those whose logits are wanted, then `_near`, then `stale` ones: changed since they were
+    run.
     """
+    size, num_places = min(size, state["canvas"].shape[1]), state["canvas"].shape[1]
+    wanted = self.sampler.wanted(state) & (state["block"] == current)[:, None]
+    chosen = [self._with_previous(wanted), self._near(state, since, current)]
+    if self.sampler.revises and self.sampler.cache != "block":
+      chosen.append(stale)
+    return jnp.where(rows[:, None], _places(size, *chosen), num_places)
+
+  def _near(self, state, since, current):
+    """Positions of the blocks from `since` on, or all that follow for a prefix cache, [B, S]."""
     block_of = state["block_of"]
     if self.sampler.cache == "prefix":
       near = self._tail(state, current)
@@ -252,11 +265,14 @@ class _Run(NamedTuple):
         near &= state["free"]
       elif self.segment_ids is not None:  # padding has the first position
         near &= self.segment_ids != 0
-    chosen = [self.sampler.wanted(state) & (state["block"] == current)[:, None], near]
-    if self.sampler.revises and self.sampler.cache != "block":
-      chosen.append(stale)
-    slots = _places(min(size, block_of.shape[1]), *chosen)
-    return jnp.where(rows[:, None], slots, block_of.shape[1])
+    return self._with_previous(near)
+
+  def _with_previous(self, chosen):
+    """Some positions [B, S], and those from whose states a shifted model reads them."""
+    if not self.is_shifted:
+      return chosen
+    read = chosen & ~reading.segment_starts(self.segment_ids, chosen.shape)
+    return chosen | jnp.pad(read[:, 1:], ((0, 0), (0, 1)))
 
   def _tail(self, state, current):
     """Places from the first of the active block on, bool [B, S]."""
@@ -266,6 +282,11 @@ class _Run(NamedTuple):
     """Window sizes to compile, ascending."""
     sampler, num_free = self.sampler, self.num_free
     more = sampler.block if sampler.revises and sampler.cache != "block" else 0
-    if sampler.cache != "prefix":
-      return [sampler.block + more]
-    return sorted({-(-num_free * quarter // 4) + more for quarter in range(1, 5)})
+    whole = [-(-num_free * quarter // 4) for quarter in range(1, 5)] if (
+        sampler.cache == "prefix") else [sampler.block]
+    if not self.is_shifted:
+      return sorted({size + more for size in whole})
+    # One position before each run of masks: mostly there is one, but each may be a run.
+    if more:  # and which are run changes from step to step
+      return [2 * (whole[-1] + more)]
+    return sorted({size + 1 for size in whole} | {2 * whole[-1]})

@@ -341,6 +341,7 @@ def test_what_was_given_inside_an_answer_is_no_target_and_stays_visible(kind):
   batch = _rollout(num_prompts=3)
   given = np.asarray(batch["tokens"])[:, PROMPT]
   batch["canvas"] = batch["canvas"].at[:, :, 0].set(given[:, None])
+  batch["is_free"] = batch["is_free"].at[:, 0].set(False)
   fields = {} if kind is mdpo.MDPO else {"prompt_mask_rate": 0.0}
   policy = _policy(kind, **fields)
   prepared, _ = policy.prepare(PARAMS, batch, rng.root(0), _context())

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdx import samplers
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.objectives.causal import ar
@@ -28,7 +29,8 @@ def _decode_all(model, sampler, prompts, batch_size=8, gen_length=12):
                                 mask_id=MASK, pad_id=2):
     decoded = driving.decode(objective.answer, sampler, batch.canvas, params=params,
                              row_index=batch.row_index, start=batch.start,
-                             positions=batch.positions, segment_ids=batch.segment_ids)
+                             positions=batch.positions, segment_ids=batch.segment_ids,
+                             is_shifted=objective.reader().is_shifted)
     for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
       found[i] = decoded.tokens[row, -length:].tolist(), int(decoded.nfe[row])
   return [found[i] for i in range(len(prompts))]
@@ -57,7 +59,7 @@ def _plain_twin(sampler):
 def test_the_block_cache_is_exact_wherever_prompts_end_and_holes_are(seen, block, name, prompts):
   model = driving.model(seen)
   sampler = driving.build(model[0], name=name, threshold=0.3, block_length=block, gen_length=12,
-                          steps=12 // block * 2, cache="block")
+                          steps=12 // block * 2, cache="block", also=samplers.SAMPLERS)
   cached = _decode_all(model, sampler, prompts)
   plain = _decode_all(model, _plain_twin(sampler), prompts)
   assert plain == cached and len({nfe for _, nfe in plain}) > 1
@@ -126,8 +128,11 @@ def _logits(params, tokens, places, memory):
   return logits
 
 
-def _frozen_loop(params, prompt, cache, threshold, num_blocks=3, block=4):
-  """Greedy threshold decoding of blocks, with the keys of other places frozen at its start."""
+def _frozen_loop(params, prompt, cache, threshold, num_blocks=3, block=4, shift=False):
+  """Greedy threshold decoding of blocks, with the keys of other positions frozen at its start.
+
+  A shifted model's window has the position before the block too, unless the block begins the text.
+  """
   length = len(prompt) + num_blocks * block
   tokens = np.concatenate([prompt, np.full(num_blocks * block, MASK)])
   nfe, run = 0, []
@@ -137,6 +142,8 @@ def _frozen_loop(params, prompt, cache, threshold, num_blocks=3, block=4):
     while (tokens[begin:begin + block] == MASK).any():
       logits = np.zeros((length, driving.VOCAB))
       logits[places] = _logits(params, tokens, places, memory)
+      if shift:
+        logits = logits[np.maximum(np.arange(length) - 1, 0)]
       run.append(len(places))
       nfe += 1
       probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -145,7 +152,7 @@ def _frozen_loop(params, prompt, cache, threshold, num_blocks=3, block=4):
       for i in masked:
         if probs[i].max() >= threshold or i == best:
           tokens[i] = probs[i].argmax()
-      places = np.arange(begin, length if cache == "prefix" else begin + block)
+      places = np.arange(max(begin - shift, 0), length if cache == "prefix" else begin + block)
   return tokens, nfe
 
 
@@ -164,6 +171,40 @@ def test_an_approximate_cache_freezes_what_lies_outside_the_block(cache):
   others = [[_frozen_loop(params, p, other, 0.6)[0].tolist() for p in prompts]
             for other in ("prefix", "dual")]
   assert others[0] != others[1]
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_the_window_of_a_shifted_model_has_the_position_before_the_block(cache):
+  # As Dream; rows of several lengths are padded on the left, and empty prompts begin with a block.
+  objective, params = model = driving.model(**SPEC, shift=True)
+  assert objective.reader().is_shifted and cache in objective.reader().caches
+  lengths = [0, 1, 2, 3, 5, 6, 0, 4] if cache == "dual" else [0, 2, 5, 0]
+  prompts = [DRAW.integers(2, 7, n).astype(np.int32) for n in lengths]
+  sampler = driving.build(objective, name="threshold", threshold=0.6, block_length=4,
+                          gen_length=12, temperature=0.0, cache=cache)
+  for batch_size in (len(prompts), 1):  # padded together, and each alone
+    found = _decode_all(model, sampler, prompts[:4 if batch_size == 1 else None], batch_size)
+    for prompt, (tokens, nfe) in zip(prompts, found):
+      expected, calls = _frozen_loop(params, prompt, cache, 0.6, shift=True)
+      assert tokens == expected.tolist() and nfe == calls
+  more = DRAW.integers(2, 7, (40, 5)).astype(np.int32)
+  others = [[_frozen_loop(params, p, other, 0.6, shift=s)[0].tolist() for p in more]
+            for other, s in (("prefix", True), ("dual", True), (cache, False))]
+  assert others[0] != others[1] and others[2] not in others[:2]
+
+
+@pytest.mark.parametrize("name,cache", [("rcr", "dual"), ("token_editing", "prefix"),
+                                        ("confidence", "dual")])
+def test_with_one_step_a_block_a_cache_of_a_shifted_model_changes_nothing(name, cache):
+  # Given tokens inside the answer make several runs of masks, each with a position before it.
+  model = driving.model(**SPEC, shift=True)
+  canvas = np.where(np.isin(np.arange(14), [0, 1, 4, 7, 8]), 3, np.zeros((4, 14)))
+  fields = dict(name=name, gen_length=12, block_length=4, steps=3, temperature=0.0, threshold=0.0,
+                also=samplers.SAMPLERS)
+  plain, cached = (driving.decode(
+      model[0].answer, driving.build(model[0], cache=c, **fields), canvas, params=model[1],
+      is_shifted=True) for c in ("none", cache))
+  np.testing.assert_array_equal(plain.tokens, cached.tokens)
 
 
 @pytest.mark.parametrize("name,given", [("rcr", []), ("confidence", [1, 2, 6, 7, 11])])

@@ -31,7 +31,7 @@ def keys(num_rows, seed=0):
 
 
 def decode(answer, sampler, canvas, *, row_index=None, seed=0, start=0, record="none",
-           params=None, options=QUICK, **rows):
+           params=None, options=QUICK, is_shifted=False, **rows):
   """`loop.decode` in a jit that is kept; `rows`: positions, segment_ids.
 
   `answer` takes (params, request); it is kept by identity.
@@ -39,12 +39,12 @@ def decode(answer, sampler, canvas, *, row_index=None, seed=0, start=0, record="
   canvas = jnp.asarray(canvas, jnp.int32)
   row_index = jnp.arange(len(canvas)) if row_index is None else jnp.asarray(row_index)
   rows = {k: jnp.asarray(v) for k, v in rows.items() if v is not None}
-  name = (answer, repr(sampler), start, record)
+  name = (answer, repr(sampler), start, record, is_shifted)
   if name not in _COMPILED:
     _COMPILED[name] = jax.jit(
         lambda params, canvas, key, row_index, rows: loop.decode(
             functools.partial(answer, params), sampler, canvas, key=key, row_index=row_index,
-            start=start, record=record, **rows), compiler_options=options)
+            start=start, record=record, is_shifted=is_shifted, **rows), compiler_options=options)
   return jax.device_get(_COMPILED[name](params, canvas, rng.root(seed), row_index, rows))
 
 
@@ -127,7 +127,7 @@ def proposal(confidence, is_open=None, logits=None, **fields):
 
 
 @functools.cache
-def model(attention=attention_lib.Full(), seed=0, **fields):
+def model(attention=attention_lib.Full(), seed=0, shift=False, **fields):
   """A transformer of two layers with random parameters, and its objective."""
   spec = transformer.Transformer(**dict(
       num_layers=2, width=16, num_heads=2, mlp_width=24, vocab_size=VOCAB, vocab_multiple=1,
@@ -135,7 +135,7 @@ def model(attention=attention_lib.Full(), seed=0, **fields):
   name = {"Full": "full", "BlockCausal": "block_causal", "Causal": "causal"}[
       type(attention).__name__]
   objective = diffusion.MaskedDiffusion(
-      network=spec.network(), mask_id=MASK_ID,
+      network=spec.network(), mask_id=MASK_ID, shift=shift,
       attention=dict(name=name, **dataclasses.asdict(attention)))
   draw = np.random.default_rng(seed)
   params = tree.map_with_path(

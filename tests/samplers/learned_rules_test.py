@@ -95,7 +95,6 @@ class Joint(decoder.Decoder):
   token drawn before it.
   """
   counts_steps = False
-  asks = ("logits", "hidden")
 
   def parts(self):
     """What a token says of the next one, [V, D, V]."""
@@ -123,7 +122,6 @@ class Joint(decoder.Decoder):
 
 def _with_hidden(params, request):
   answer = MODEL.answer(params, request)
-  assert request.with_hidden
   index = jnp.minimum(request.targets, 11).astype(jnp.float32)
   return answer._replace(hidden=jnp.stack([jnp.ones_like(index), index, jnp.sin(index)], axis=-1))
 

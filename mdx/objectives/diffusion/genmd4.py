@@ -161,7 +161,7 @@ class GenMD4(types.Objective):
 
   def reader(self):
     """Any rule but the ancestral one: the order of tokens depends on what they are."""
-    return types.Reader(self.answer, self.visibility)
+    return types.Reader(self.answer, self.visibility, is_shifted=self.shift)
 
   def answer(self, params, request):
     """Logits of the clean tokens; see `types.Request`."""

@@ -249,7 +249,7 @@ class MaskedDiffusion(types.Objective):
   def reader(self):
     """Any rule; the ancestral one follows the process that the loss bounds."""
     return types.Reader(self.answer, self.visibility, self.schedule, "ancestral",
-                        () if self.shift else ("prefix", "dual"))
+                        is_shifted=self.shift)
 
   def answer(self, params, request):
     """Logits of the clean tokens; see `types.Request`."""

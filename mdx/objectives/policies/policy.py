@@ -4,11 +4,12 @@ Contents: Policy, by_group, joined, optional_fields.
 
 A batch of rollouts has, beside `tokens` [N, S] (prompt and final answer), the fields of
 a `samplers.trajectory.Trajectory` of level `Policy.record` over the last G positions, and
-`reward` [N], the verifier's verdict on the final answer; with the level "full" also `step_reward` [N, T], on
-the prediction of every step. `is_action` bool [N, S], where a batch has it, says which tokens the
-model wrote, in several turns with replies between them. Rows of one prompt stand together, `group_size` of them. `prepare` turns this into R rows to score: `noisy_tokens`
-[R, C, S], C canvases whose log-probabilities are added up with the factors `mix` [R, C, G];
-`targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G].
+`reward` [N], the verifier's verdict on the final answer; with the level "full" also
+`step_reward` [N, T], on the prediction of every step. `is_action` bool [N, S], where a batch has
+it, says which tokens the model wrote, in several turns with replies between them. Rows of one
+prompt stand together, `group_size` of them. `prepare` turns this into R rows to score:
+`noisy_tokens` [R, C, S], C canvases whose log-probabilities are added up with the factors `mix`
+[R, C, G]; `targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G].
 
 The surrogate of a token is -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), plus kl times an
 estimate of the divergence from the reference policy, `context.frozen["reference"]` (those of its
