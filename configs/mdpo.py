@@ -98,6 +98,8 @@ def _small(task):
           rewards=("identity",),
           dynamic_sampling=False,  # replace groups whose rewards do not vary, by further decodes,
           max_refills=3,  # at most so many an iteration
+          max_turns=1,  # of an episode, where the task is an environment that replies
+          max_reply_length=64,  # tokens of a reply that are read
           mixture_draw="per_group",  # of sampler.mixture: one pair a group, or per_rollout
           sampler=dict(sampler, name="confidence", steps=3, temperature=1.0,
                        gen_length=built.answer_length)),

@@ -15,7 +15,8 @@ of the hidden states, E width of the embeddings.
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Mapping, NamedTuple, Protocol, Sequence
+from typing import (
+    Any, Callable, ClassVar, Mapping, NamedTuple, Protocol, Sequence, runtime_checkable)
 
 import jax
 import jax.numpy as jnp
@@ -568,8 +569,12 @@ class Task(Protocol):
     """Returns {"reward": float32 [N], "correct": bool [N]}."""
 
 
+@runtime_checkable
 class Environment(Task, Protocol):
-  """A task of several turns: a tool or a user answers what the model writes."""
+  """A task of several turns: a tool or a user answers what the model writes.
+
+  A transcript is the text that follows a prompt: all turns and replies, which `score` is given too.
+  """
 
   def reply(self, examples: Sequence[dict[str, Any]], transcripts: Sequence[str]
             ) -> list[str | None]:

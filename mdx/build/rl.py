@@ -17,11 +17,11 @@ from mdx import config as config_lib
 from mdx import objectives
 from mdx import samplers
 from mdx import sharding
-from mdx import tasks
 from mdx import types
 from mdx.build import load as load_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
+from mdx.rl import episodes as episodes_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.rl import rollout as rollout_lib
 from mdx.samplers import trajectory
@@ -70,10 +70,20 @@ class Plan(NamedTuple):
                                     self.model.tokenizer,
                                     max_length=self.config["rollout"]["max_prompt_length"],
                                     prompt_format=self.config["rollout"]["prompt_format"],
-                                    blank=tasks.blank_of(self.task))
+                                    blank=self.task.blank)
+
+  def turns(self, decoder: task_decoder.TaskDecoder, prompts: task_eval.Prompts, sampler: Any,
+            examples: list[dict[str, Any]]) -> task_decoder.TaskDecoder | episodes_lib.Episodes:
+    """Returns a decoder of single turns, or episodes made of it where a task has several."""
+    rollout = self.config["rollout"]
+    if rollout["max_turns"] == 1:
+      return decoder
+    return episodes_lib.Episodes(decoder, prompts, sampler, self.task, examples,
+                                 self.model.tokenizer, max_turns=rollout["max_turns"],
+                                 max_reply_length=rollout["max_reply_length"])
 
   def decoder(self, prompts: task_eval.Prompts) -> task_decoder.TaskDecoder:
-    """What samples the rollouts."""
+    """Returns the decoder of the rollouts, a turn of them where there are several."""
     rollout = self.config["rollout"]
     group_size = rollout["group_size"] if rollout["mixture_draw"] == "per_group" else 1
     return task_decoder.TaskDecoder(self.model.objective, self.sampler, prompts,
@@ -165,7 +175,11 @@ def check(config: dict[str, Any]) -> None:
     if name != "identity" and policy.record == "full":
       raise ValueError(f"config.rollout.rewards {name} is of final answers, and objective "
                        f"{config['objective']['name']} reads that of every step; use identity.")
-  config_lib.check_positive(config, "rollout.max_refills")
+  config_lib.check_positive(config, "rollout.max_refills", "rollout.max_turns",
+                            "rollout.max_reply_length")
+  if rollout["max_turns"] > 1 and policy.record == "full":
+    raise ValueError(f"config.rollout.max_turns is for objectives that read final answers, not "
+                     f"{config['objective']['name']}; use 1, or an objective such as diffu_grpo.")
   if policy.record == "full" and sampler.cache != "none":
     raise ValueError(f"objective {config['objective']['name']} reads the prediction of every step, "
                      f"which rollout.sampler.cache {sampler.cache} leaves out; use cache none, or "
@@ -238,5 +252,11 @@ def check_data(run: Plan) -> None:
   for nfe in run.config["eval"]["nfe"]:
     for remasking in run.config["eval"]["remasking"]:
       run.eval_sampler(remasking, nfe)
+  rollout, room = run.config["rollout"], 0
+  if rollout["max_turns"] > 1:
+    if not isinstance(run.task, types.Environment) or run.task.blank:
+      raise ValueError(f"config.rollout.max_turns {rollout['max_turns']} needs a task that replies "
+                       f"to answers, which {type(run.task).__name__} does not; use 1.")
+    room = (rollout["max_turns"] - 1) * (run.sampler.gen_length + rollout["max_reply_length"])
   for split in ("train", "test"):
-    task_decoder.check_prompts(run.prompts(split), run.sampler, run.model.max_length)
+    task_decoder.check_prompts(run.prompts(split), run.sampler, run.model.max_length - room)

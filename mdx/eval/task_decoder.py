@@ -41,11 +41,16 @@ class TaskDecoder:
     self._key = rng.stream(rng.root(seed), name)
     self.start = prompts.start
 
-    def run(params, key, rows):
-      return loop.decode_rows(objective, sampler, params, key, rows, start=self.start,
-                              record=record, group_size=group_size)
+    self._programs = {}
 
-    self.run = processes.Jitted(run)  # (params, key, rows) -> loop.Decoded
+    def program(start):
+      if start not in self._programs:
+        self._programs[start] = processes.Jitted(lambda params, key, rows: loop.decode_rows(
+            objective, sampler, params, key, rows, start=start, record=record,
+            group_size=group_size))
+      return self._programs[start]
+
+    self._program, self.run = program, program(self.start)  # (params, key, rows) -> loop.Decoded
 
   def __call__(self, params: types.Params, examples: np.ndarray, iteration: int, *,
                row_index: np.ndarray | None = None
@@ -62,8 +67,22 @@ class TaskDecoder:
     index = np.arange(len(examples)) if row_index is None else row_index
     rows["row_index"] = index.astype(np.int32)
     rows = sharding.place_batch(rows, self.mesh)
-    record = self.run(params, jax.random.fold_in(self._key, iteration), rows).trajectory
-    return record, rows
+    return self.decode(params, rows, iteration, start=self.start), rows
+
+  def decode(self, params: types.Params, rows: dict[str, jax.Array], iteration: int, *, start: int,
+             turn: int = 0) -> trajectory.Trajectory:
+    """Returns the record of rows on the device, from index `start` on.
+
+    Args:
+      params: weights.
+      rows: `canvas`, `row_index`, and `positions` and `segment_ids` where rows are padded.
+      iteration: as of a call.
+      start: first index that is decoded; each has a program of its own.
+      turn: of an episode, part of the key of every draw.
+    """
+    key = jax.random.fold_in(self._key, iteration)
+    key = rng.stream(key, "turn", turn) if turn else key
+    return self._program(start)(params, key, rows).trajectory
 
 
 def check_prompts(prompts: task_eval.Prompts, sampler: Any, max_length: int) -> None:

@@ -90,7 +90,7 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   sampler = model.sampler(**config["sampler"])
   prompts = task_eval.encode_prompts(
       [task.prompt(e) for e in examples], model.tokenizer, max_length=config["max_prompt_length"],
-      blank=tasks.blank_of(task), prompt_format=config["prompt_format"], system=config["system"])
+      blank=task.blank, prompt_format=config["prompt_format"], system=config["system"])
   task_decoder.check_prompts(prompts, sampler, model.max_length)
   identity = config_lib.run_hash({
       "source": os.path.abspath(source), "init": base_lib.loading(config["init"]),

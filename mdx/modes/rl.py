@@ -165,8 +165,10 @@ def _rollouts(run: plan.Plan, writers) -> rollout_lib.Rollouts:
   choose = None
   if config["rollout"]["filter"] == "over_denoising":
     choose = lambda params, epoch: _over_denoised(run, params, epoch)
+  prompts, examples = run.prompts("train"), run.examples("train")
   return rollout_lib.Rollouts(
-      run.decoder(run.prompts("train")), run.task, run.examples("train"), run.model.tokenizer,
+      run.turns(run.decoder(prompts), prompts, run.sampler, examples), run.task, examples,
+      run.model.tokenizer,
       mesh=run.model.mesh, rewards=config["rollout"]["rewards"],
       max_refills=config["rollout"]["max_refills"] * config["rollout"]["dynamic_sampling"],
       num_prompts=config["rollout"]["num_prompts"], group_size=config["rollout"]["group_size"],
@@ -205,18 +207,24 @@ def _arm(run: plan.Plan, sampler: Any, prompts: task_eval.Prompts, examples) -> 
   size = run.config["eval"]["batch_size"]
   shards = sharding.num_batch_shards(run.model.mesh)
   size = -(-min(size, len(examples)) // shards) * shards
+  record = "full" if run.config["rollout"]["max_turns"] == 1 else "commits"
   decoder = task_decoder.TaskDecoder(run.model.objective, sampler, prompts, run.model.mesh,
-                                     name="eval", seed=0, record="full")
+                                     name="eval", seed=0, record=record)
+  decoder = run.turns(decoder, prompts, sampler, examples)
 
   def evaluate(params):
     records = []
 
     def decode(index):
-      record, _ = decoder(params, index, 0)
+      record, rows = decoder(params, index, 0)
       record = processes.fetch(record)
       if not records:
         records.append(record)
-      return task_eval.answers_of(record, run.model.tokenizer)
+      found = task_eval.answers_of(record, run.model.tokenizer)
+      if "is_action" in rows:
+        segments = processes.fetch(rows["segment_ids"])
+        found = found._replace(texts=decoder.texts(record.tokens, segments))
+      return found
 
     return task_eval.evaluate(decode, run.task, examples, run.model.tokenizer, size), records[0]
 
@@ -231,8 +239,10 @@ def _quick_evaluator(run: plan.Plan) -> Callable:
 
   def evaluate(params):
     result = arm(params)[0]
-    return {"accuracy": result.accuracy, "accuracy_stderr": result.stderr,
-            "over_denoising": result.over_denoising}
+    figures = {"accuracy": result.accuracy, "accuracy_stderr": result.stderr}
+    if result.over_denoising is not None:
+      figures["over_denoising"] = result.over_denoising
+    return figures
 
   return evaluate
 
@@ -255,7 +265,8 @@ def _evaluate(run: plan.Plan, models: Mapping[str, Any]):
                       "over_denoising": result.over_denoising,
                       "num_examples": result.num_examples})
         progress.update(len(table))
-        if nfe == shown and remasking == config["remasking"][0]:
+        if (nfe == shown and remasking == config["remasking"][0]
+            and record.prediction is not None):
           traces += _traces(run, record, examples, f"{name}, {nfe} steps")
   progress.close()
   order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
@@ -308,7 +319,8 @@ def _curve(lines) -> list[dict[str, float]]:
     found.append({"updates": step, "rollouts": sum(x["num_rollouts"] for x in before),
                   "nfe_rollout": round(sum(x["nfe"] * x["num_rollouts"] for x in before)),
                   "seconds": pace * len(before), "accuracy": point["accuracy"],
-                  "stderr": point["accuracy_stderr"], "over_denoising": point["over_denoising"]})
+                  "stderr": point["accuracy_stderr"],
+                  "over_denoising": point.get("over_denoising")})
   return found
 
 
@@ -318,7 +330,8 @@ def _table_text(table) -> str:
   lines = [f"{'accuracy, % (over-denoised)':<30}" + "".join(f"{f'{n} steps':>16}" for n in steps)]
   arms = list(dict.fromkeys((row["model"], row["remasking"]) for row in table))
   for model, remasking in arms:
-    cells = {row["nfe"]: f"{100 * row['accuracy']:.1f} ({100 * row['over_denoising']:.1f})"
+    cells = {row["nfe"]: f"{100 * row['accuracy']:.1f}" + (
+        "" if row["over_denoising"] is None else f" ({100 * row['over_denoising']:.1f})")
              for row in table if (row["model"], row["remasking"]) == (model, remasking)}
     name = model + (" + RCR" if remasking == "rcr" else "")
     lines.append(f"{name:<30}" + "".join(f"{cells[n]:>16}" for n in steps))
@@ -334,12 +347,14 @@ def _report(run: plan.Plan, results, lines, traces) -> None:
   plots.accuracy(results["table"], run.workdir / "accuracy.png", title=name)
   if lines:
     plots.rl_curve(lines, run.workdir / "learning_curve.png", title=name)
-  denoising.write_html(run.workdir / "trajectories.html", traces,
-                       lambda i: run.model.tokenizer.decode([i]), run.model.tokenizer.mask_id,
-                       heading=f"before and after {name}")
+  if traces:  # of every step; there are none of several turns
+    denoising.write_html(run.workdir / "trajectories.html", traces,
+                         lambda i: run.model.tokenizer.decode([i]), run.model.tokenizer.mask_id,
+                         heading=f"before and after {name}")
   console.say("\n" + _table_text(results["table"]))
   seconds = "  ".join(f"{k} {v:.0f} s" for k, v in results["seconds"].items())
   console.say(f"{results['updates']} updates, {results['rollouts']} rollouts, "
                 f"{results['nfe_rollout']} network calls of rollouts; {seconds}\n"
-                f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png, "
-                f"{'learning_curve.png, ' if lines else ''}trajectories.html")
+                f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png"
+                f"{', learning_curve.png' if lines else ''}"
+                f"{', trajectories.html' if traces else ''}")

@@ -136,8 +136,8 @@ def _accuracies(results: Mapping[str, Any]) -> str:
   arms = dict.fromkeys((row["model"], row["remasking"]) for row in table)
   rows = []
   for model, remasking in arms:
-    cells = {row["nfe"]: f"{100 * row['accuracy']:.1f} ± {100 * row['stderr']:.1f} "
-                         f"({100 * row['over_denoising']:.1f})"
+    cells = {row["nfe"]: f"{100 * row['accuracy']:.1f} ± {100 * row['stderr']:.1f}" + (
+        "" if row["over_denoising"] is None else f" ({100 * row['over_denoising']:.1f})")
              for row in table if (row["model"], row["remasking"]) == (model, remasking)}
     rows.append([model, remasking.replace("_", " "), *(cells.get(step, "") for step in steps)])
   head = ["model", "remasking", *(f"{step} steps" for step in steps)]

@@ -75,8 +75,10 @@ def rl_curve(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike, *,
     axes[1].errorbar([x["step"] for x in points], [x["accuracy"] for x in points],
                      yerr=[2 * x["accuracy_stderr"] for x in points], marker="o", ms=4,
                      color="tab:red", label="accuracy (2 s.e.)")
-    axes[1].plot([x["step"] for x in points], [x["over_denoising"] for x in points], ls="--",
-                 color="tab:orange", label="over-denoised")
+    known = [x for x in points if "over_denoising" in x]
+    if known:
+      axes[1].plot([x["step"] for x in known], [x["over_denoising"] for x in known], ls="--",
+                   color="tab:orange", label="over-denoised")
     axes[1].set(xlabel="update", ylabel="share of held-out problems", ylim=(0, 1))
     for axis in axes:
       axis.legend()
@@ -100,7 +102,8 @@ def accuracy(table: Sequence[Mapping[str, Any]], path: str | os.PathLike, *,
       steps = [x["nfe"] for x in rows]
       axes[0].errorbar(steps, [100 * x["accuracy"] for x in rows],
                        yerr=[200 * x["stderr"] for x in rows], **style)
-      axes[1].plot(steps, [100 * x["over_denoising"] for x in rows], **style)
+      if rows[0]["over_denoising"] is not None:
+        axes[1].plot(steps, [100 * x["over_denoising"] for x in rows], **style)
     axes[0].set(ylabel="right answers, % (bars: 2 standard errors)", title=title, ylim=(0, 103))
     axes[1].set(ylabel="%", title="right on the way, wrong at the end", ylim=(0, None))
     steps = sorted({x["nfe"] for x in table})

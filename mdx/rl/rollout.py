@@ -187,6 +187,9 @@ class Rollouts:
     best = None
     if host["prediction"] is None:
       texts = task_eval.completions(host["tokens"][mine], self._tokenizer)
+      if is_action is not None:
+        texts = self._decoder.texts(host["tokens"][mine],
+                                    np.asarray(processes.fetch(rows["segment_ids"]))[mine])
       scored = {"reward": np.asarray(self._task.score(chosen, texts)["reward"], np.float32)}
     else:
       steps, _ = task_eval.score_steps(self._task, chosen, self._tokenizer,

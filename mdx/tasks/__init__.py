@@ -1,6 +1,6 @@
 """Tasks: problem sets with an exact checker, for RL and evaluation.
 
-Contents: TASKS, build, blank_of.
+Contents: TASKS, build.
 
 Convention: a task is a frozen dataclass with `examples(split)`, `prompt(example)`,
 `score(examples, completions)` and `training_pairs(split)`; the splits are "train", "validation"
@@ -27,8 +27,3 @@ TASKS = {"countdown": countdown.Countdown, "gsm8k": gsm8k.Gsm8k, "math": math_ta
 def build(cfg: Mapping[str, Any]) -> types.Task:
   """Builds a task of `name` and its fields; ValueError if unknown or of bad values."""
   return config_lib.build(TASKS, cfg, what="task")
-
-
-def blank_of(task: types.Task) -> str:
-  """What stands for a token to fill in; "" for a task whose answers follow its prompts."""
-  return getattr(task, "blank", "")

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -68,6 +68,8 @@ class Countdown:
   seed: int = 0
   path: str = ""
   test_path: str = ""
+
+  blank: ClassVar[str] = ""
 
   def __post_init__(self):
     if self.format not in FORMATS:

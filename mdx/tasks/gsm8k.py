@@ -15,7 +15,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class Gsm8k:
   path: str
   test_path: str = ""
   instruction: str = INSTRUCTION
+
+  blank: ClassVar[str] = ""
 
   def __post_init__(self):
     problems.check_files(self, "{\"question\": ..., \"answer\": \"... #### 42\"}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class Math:
   test_path: str = ""
   instruction: str = INSTRUCTION
   time_limit: float = 5.0
+
+  blank: ClassVar[str] = ""
 
   def __post_init__(self):
     problems.check_files(self, "{\"problem\": ..., \"answer\": ...}")

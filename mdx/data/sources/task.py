@@ -33,5 +33,5 @@ class Task(source.Source):
     """Returns {"prompt", "answer", "blank"} of "train" or "validation"."""
     source.is_validation(split)
     task = tasks.build(self.task)
-    return tuple({"prompt": prompt, "answer": answer, "blank": tasks.blank_of(task)}
+    return tuple({"prompt": prompt, "answer": answer, "blank": task.blank}
                  for prompt, answer in task.training_pairs(split))
