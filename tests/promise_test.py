@@ -17,10 +17,14 @@ import numpy as np
 import pytest
 import tiny
 
+import mdx
 from mdx import modes
 from mdx import objectives
+from mdx import samplers
 from mdx import sharding
+from mdx import tasks
 from mdx import types
+from mdx.configs import mdpo
 from mdx.corruption import mask as mask_lib
 from mdx.data import layouts
 from mdx.data import source as source_lib
@@ -31,6 +35,9 @@ from mdx.networks import attention
 from mdx.networks import heads
 from mdx.objectives import reading
 from mdx.objectives.tokens import mlm
+from mdx.samplers import decoder
+from mdx.samplers import logits as logits_lib
+from mdx.samplers import loop
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -260,6 +267,92 @@ class MaskedFrames(types.Objective):
                                             {"nll": rows, "count": count}, {})
 
 
+# A decoding rule with parameters, and the objective that trains them beside a frozen model.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unmasking(decoder.Decoder):
+  """Writes each open position with probability sigmoid(bias + slope * confidence), or the first."""
+  counts_steps = False
+  acts = True
+
+  def parts(self):
+    return {"unmasking": types.Part(lambda key: {"bias": jnp.zeros(()), "slope": jnp.ones(())})}
+
+  def score(self, own, confidence):
+    return own["bias"] + own["slope"] * confidence
+
+  def commit(self, params, state, proposal, keys):
+    score = self.score(params["unmasking"], proposal.confidence)
+    draw = logits_lib.uniforms(keys, proposal.positions) < jax.nn.sigmoid(score)
+    first = decoder.best_of(-proposal.positions, proposal.is_open, jnp.ones(len(score), jnp.int32))
+    none = ~jnp.any(draw & proposal.is_open, axis=1, keepdims=True)
+    log_prob = jnp.where(draw, jax.nn.log_sigmoid(score), jax.nn.log_sigmoid(-score))
+    return decoder.Commit(proposal.is_open & (draw | (first & none)),
+                          action=(draw & proposal.is_open).astype(jnp.int32),
+                          action_log_prob=jnp.where(proposal.is_open, log_prob, 0.0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Imitate(types.Objective):
+  """Cross-entropy of writing a masked position where the frozen model is right; no other part."""
+  network: types.Network
+  mask_id: int
+  teacher: Any = dataclasses.field(default=None, repr=False)
+  scales = {"right": 1.0}
+
+  @classmethod
+  def build(cls, fields, world):
+    return cls(network=world.network, mask_id=world.tokenizer.mask_id,
+               teacher=world.frozen.get("teacher"))
+
+  @property
+  def rule(self):
+    return Unmasking(mask_id=self.mask_id)
+
+  def parts(self):
+    return {name: part._replace(is_served=True) for name, part in self.rule.parts().items()}
+
+  def prepare(self, params, batch, key, context):
+    keys = rng.per_example(rng.stream(key, "mask"), batch["example_index"])
+    is_masked = mask_lib.bernoulli(keys, 0.5, mask_lib.allowed_positions(batch))
+    return batch | {"is_masked": is_masked}, {"right": is_masked.sum(dtype=jnp.float32)}
+
+  def __call__(self, params, batch, context):
+    noisy = jnp.where(batch["is_masked"], self.mask_id, batch["tokens"])
+    answer = self.teacher.reader().answer(context.frozen["teacher"], types.Request(noisy, None))
+    scores = self.rule.score(params["unmasking"], jax.nn.softmax(answer.logits).max(axis=-1))
+    is_right = answer.logits.argmax(axis=-1) == batch["tokens"]
+    nats = jnp.where(batch["is_masked"], heads.binary_cross_entropy(scores, is_right), 0.0)
+    count = batch["is_masked"].sum(axis=1, dtype=jnp.float32)
+    return {"right": nats.sum()}, types.Aux({"right": (nats.sum(), count.sum())},
+                                            {"nll": nats.sum(axis=1), "count": count}, {})
+
+
+# A task of several turns with a tool.
+
+
+@dataclasses.dataclass(frozen=True)
+class Calculator(types.Environment):
+  """The tool says the sum of the digits of a turn, modulo 4; a turn that repeats it is right."""
+
+  def examples(self, split):
+    return [{"prompt": "12"[:1 + i % 2] + "3", "answer": ""} for i in range(16)]
+
+  def prompt(self, example):
+    return example["prompt"]
+
+  def reply(self, examples, transcripts):
+    return [None if text.startswith("4") else f"{self._sum(text)}." for text in transcripts]
+
+  def _sum(self, text):
+    return str(sum(int(c) for c in text if c.isdigit()) % 4 + 1)
+
+  def score(self, examples, completions):
+    share = [sum(c == text[-1] for c in text) / 20 if text else 0 for text in completions]
+    return {"reward": np.array(share, np.float32), "correct": np.array(share) > 0.2}
+
+
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
   """The one line of each extension."""
@@ -271,7 +364,10 @@ def _registered(monkeypatch):
       (adaptation.ADAPTATIONS, "scale", Scale),
       (layouts.LAYOUTS, "spectra", Spectra()),
       (sources.SOURCES, "waves", Waves),
-      (objectives.OBJECTIVES, "masked_frames", MaskedFrames)):
+      (objectives.OBJECTIVES, "masked_frames", MaskedFrames),
+      (samplers.SAMPLERS, "unmasking", Unmasking),
+      (objectives.OBJECTIVES, "imitate", Imitate),
+      (tasks.TASKS, "calculator", Calculator)):
     monkeypatch.setitem(table, name, value)
 
 
@@ -286,7 +382,7 @@ def _config(name, tmp_path, **changes):
   config.objective = dict(name=name)
   if name == "contrast":
     config.network.dropout = 0.1
-  if name == "distil":
+  if name in ("distil", "imitate"):
     config.frozen = dict(teacher=dict(checkpoint=_base(tmp_path)))
   if name == "masked_frames":
     config.data = dict(length=16, packing="pad", append_eos=False, source=dict(name="waves"))
@@ -302,16 +398,16 @@ def _base(tmp_path):
   return str(tmp_path / "base")
 
 
-EXTENSIONS = ("with_value", "contrast", "distil", "scale", "masked_frames")
+EXTENSIONS = ("with_value", "contrast", "distil", "scale", "masked_frames", "imitate")
 
 
-def _train(config, workdir, monkeypatch, num_devices):
+def _train(config, workdir, monkeypatch, num_devices, mode="train"):
   """Losses of the steps, and the final parameters."""
   make = sharding.make_mesh
   with monkeypatch.context() as patch:
     patch.setattr(sharding, "make_mesh", lambda sizes, devices=None: make(
         sizes, jax.devices()[:num_devices] if devices is None else devices))
-    modes.run("train", config, str(workdir))
+    modes.run(mode, config, str(workdir))
   lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
   return [x["loss"] for x in lines if x["kind"] == "train"], tree.flatten(
       tiny.stored(workdir)[1]["params"])
@@ -352,6 +448,57 @@ def test_an_extension_is_exported_and_compiled_for_a_machine_that_is_not_there(n
                                                   "mesh.data": 2, "mesh.fsdp": 2})
   programs = modes.run("compile", config, str(tmp_path / "compile"))["programs"]
   assert [one["name"] for one in programs] == ["train_step"]
+
+
+@pytest.mark.slow
+def test_a_rule_with_parameters_decodes_with_those_that_were_trained(tmp_path):
+  modes.run("train", _config("imitate", tmp_path), str(tmp_path / "run"))
+  params = tiny.stored(tmp_path / "run")[1]["params"]
+  model = mdx.load(_base(tmp_path))
+  sampler = samplers.build(dict(name="unmasking", gen_length=8), model.objective,
+                           mask_id=model.tokenizer.mask_id)
+  run = jax.jit(lambda weights, params: loop.decode(
+      reading.answerer(model.objective, weights), sampler, jnp.full((4, 8), sampler.mask_id),
+      params=params, key=rng.root(0), row_index=jnp.arange(4), record="commits"))
+  eager = {"unmasking": {"bias": jnp.float32(99), "slope": jnp.float32(0)}}
+  found, at_once = (run(model.params, x) for x in (params, eager))
+  assert np.all(np.asarray(found.tokens) != sampler.mask_id)
+  assert found.nfe.max() > 1 and at_once.nfe.max() == 1
+  assert np.all(np.asarray(found.trajectory.action_log_prob) <= 0)
+
+
+@pytest.mark.slow
+def test_an_environment_with_a_tool_trains_alike_on_devices_and_microbatches_and_resumes(
+    tmp_path, monkeypatch):
+  base = tiny.changed(mdpo.get_config().init.base, {
+      "steps": 2, "batch_size": 8, "network.num_layers": 1, "network.width": 16,
+      "network.num_heads": 2, "network.mlp_width": 16, "eval.final_samples": 1,
+      "data.source.task.num_train": 40, "data.source.task.num_validation": 8,
+      "data.source.task.num_test": 8})
+  modes.run("train", base, str(tmp_path / "base"))
+  config = mdpo.get_config("diffu_grpo")
+  with config.unlocked():
+    config.task = dict(name="calculator")
+  tiny.changed(config, {
+      "init.checkpoint": str(tmp_path / "base"), "updates": 2, "rollout.num_prompts": 8,
+      "rollout.group_size": 2, "eval.num_examples": 8, "eval.batch_size": 8, "eval.nfe": (2,),
+      "eval.remasking": ("low_confidence",), "eval.curve_nfe": 2, "rollout.sampler.steps": 2,
+      "rollout.sampler.gen_length": 6, "log_steps": 1, "eval_steps": 2, "checkpoint_steps": 1,
+      "rollout.max_turns": 2, "rollout.max_reply_length": 3})
+  losses, params = _train(config, tmp_path / "one", monkeypatch, 1, "rl")
+  assert len(losses) == 2 and np.isfinite(losses).all()
+  config.microbatches = 2
+  found, others = _train(config, tmp_path / "other", monkeypatch, 8, "rl")
+  assert found == pytest.approx(losses, rel=1e-4, abs=1e-5)
+  for path, leaf in params.items():
+    np.testing.assert_allclose(others[path], leaf, atol=2e-5, err_msg=path)
+  shutil.rmtree(tmp_path / "one" / "checkpoints" / "2")
+  (tmp_path / "one" / "results.json").unlink()
+  config.microbatches = 1
+  again, resumed = _train(config, tmp_path / "one", monkeypatch, 1, "rl")
+  assert again == losses
+  for path, leaf in params.items():
+    np.testing.assert_array_equal(resumed[path], leaf, err_msg=path)
 
 
 def test_an_evaluator_of_ones_own_is_in_the_results(tmp_path):
