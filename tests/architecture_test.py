@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+from mdx import objectives
+from mdx.networks import adaptation
+
 # A file imports only from rows above its own, and from files of its own folder. The first match
 # counts.
 _ROWS = (
@@ -84,6 +87,23 @@ def test_flax_stays_inside_networks_and_orbax_inside_checkpoint():
                [a.name for a in node.names] if isinstance(node, ast.Import) else [])
       for name in names:
         assert file.startswith(owners.get(name.split(".")[0], "mdx/")), f"{file} imports {name}"
+
+
+_METHODS = {*objectives.OBJECTIVES, *objectives.POLICIES, *adaptation.ADAPTATIONS}
+# Folders and files that know no method by name.
+_NAMELESS = ("mdx/types.py", "mdx/config.py", "mdx/sharding.py", "mdx/checkpoint.py", "mdx/data/",
+             "mdx/samplers/", "mdx/eval/", "mdx/train/", "mdx/rl/", "mdx/build/setup.py",
+             "mdx/build/frozen.py", "mdx/build/model_parts.py", "mdx/networks/transformer.py",
+             "mdx/networks/module.py", "mdx/networks/layers.py", "mdx/networks/dense.py",
+             "mdx/networks/axes.py", "mdx/modes/train.py", "mdx/modes/evaluate.py")
+
+
+@pytest.mark.parametrize("file", [file for file in _FILES if file.startswith(_NAMELESS)])
+def test_no_file_but_its_own_and_its_table_knows_a_method_by_name(file):
+  named = [node.value for node in ast.walk(ast.parse((_ROOT / file).read_text()))
+           if isinstance(node, ast.Constant) and isinstance(node.value, str)
+           and node.value in _METHODS]
+  assert not named, f"{file} knows {named[0]!r}; let it say what is needed at its own door"
 
 
 def test_every_package_is_in_the_wheel():
