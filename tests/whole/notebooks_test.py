@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _NOTEBOOKS = sorted((_ROOT / "colabs").glob("*.ipynb"))
 _OPTIONAL = {"huggingface_hub"}  # imported where its absence is handled
 _MACHINE_PATH = re.compile(r"(?<![\w.])/(tmp|home|root|work|Users|content|mnt)/")

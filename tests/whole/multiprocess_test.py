@@ -21,7 +21,7 @@ from mdx import sharding
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _STEPS, _SHARDS = 120, 4
 _SMALL = ["--config=configs/diffusion.py", "--config.network.num_layers=1",
           "--config.network.width=16", "--config.network.num_heads=2",

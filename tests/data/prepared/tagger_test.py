@@ -8,7 +8,7 @@ import pytest
 from mdx.corruption import temporal
 from mdx.data.prepared import tagger
 
-_EXTRACTS = pathlib.Path(__file__).parent / "extracts"
+_EXTRACTS = pathlib.Path(__file__).parents[1] / "extracts"
 # Of every document of extracts/dated.jsonl, read and tagged by hand.
 _BY_HAND = {
     "State of the Union 1945": [("1943", "year"), ("1944", "year"), ("October", "month"),

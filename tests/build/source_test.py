@@ -27,7 +27,7 @@ from mdx.data import tokenizer as tokenizer_lib
 from mdx.utils import rng
 from mdx.utils import tree
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 IDS = tuple(" ".join(map(str, np.random.default_rng(i).integers(4, 43, 20))) for i in range(30))
 
 
