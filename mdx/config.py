@@ -174,8 +174,10 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
 def identity(cfg: Any, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
   """The values of a config that say what a run computes, by dotted key.
 
-  A value that is neutral ("", 0, False, None, an empty list or table) or its default is left out,
-  so that a key which a later release adds with such a value changes no identity.
+  A value that is its default is left out, and of keys without a known one what is neutral: "",
+  None, an empty list or table, and also 0 and False but in tables with a `name`, which are built
+  by classes with defaults of their own. So a key that a later release adds with such a value
+  changes no identity.
 
   Args:
     cfg: the config.
@@ -183,8 +185,17 @@ def identity(cfg: Any, defaults: Mapping[str, Any] | None = None) -> dict[str, A
   """
   defaults = to_dict(defaults or {})
   kept = {k: v for k, v in to_dict(cfg).items() if k not in _NOT_IDENTITY}
-  return {k: v for k, v in flatten(kept).items()
-          if v and not (k in defaults and defaults[k] == v and type(defaults[k]) is type(v))}
+  flat, found = flatten(kept), {}
+  for key, value in flat.items():
+    above = key.split(".")[:-1]
+    is_built = any(".".join((*above[:i + 1], "name")) in flat for i in range(len(above)))
+    if key in defaults:
+      is_neutral = defaults[key] == value and type(defaults[key]) is type(value)
+    else:
+      is_neutral = not value and not (is_built and isinstance(value, (bool, int, float)))
+    if not is_neutral:
+      found[key] = value
+  return found
 
 
 def run_hash(cfg: Any, defaults: Mapping[str, Any] | None = None) -> str:

@@ -20,9 +20,14 @@ _TABLES = {"network": transformer.NETWORKS, "optimizer": optimizer_lib.OPTIMIZER
            "objective": objectives.OBJECTIVES | objectives.POLICIES}
 
 
+# Keys of rollouts that release 0.1 did not have, with the values at which they change nothing.
+_ROLLOUT = {"rollout.rewards": ("identity",), "rollout.max_refills": 3, "rollout.max_turns": 1,
+            "rollout.max_reply_length": 64}
+
+
 def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """Dotted key -> default, of the fields of what a config builds."""
-  found = _fields("data", pipeline.Config)
+  found = _fields("data", pipeline.Config) | _ROLLOUT
   for key, table in _TABLES.items():
     name = (config.get(key) or {}).get("name")
     if name in table:
