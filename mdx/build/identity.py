@@ -1,11 +1,12 @@
 """Identity of a run: a hash over the built values that differ from their defaults.
 
-Contents: defaults_of, run_hash, differences.
+Contents: defaults_of, anywhere, run_hash, differences.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, Mapping
 
 from mdx import config as config_lib
@@ -41,13 +42,26 @@ def _fields(key: str, cls: type) -> dict[str, Any]:
           if isinstance(field.default, (bool, int, float, str, tuple))}
 
 
+def anywhere(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with the paths of its models absolute, so that they are found from anywhere."""
+  whole = lambda path: os.path.abspath(path) if path and os.path.exists(path) else path
+  config = dict(config)
+  if "init" in config:
+    config["init"] = {k: whole(v) if k in ("checkpoint", "adapter") else v
+                      for k, v in config["init"].items()}
+  if config.get("frozen"):
+    config["frozen"] = {name: {**one, "checkpoint": whole(one.get("checkpoint", ""))}
+                        for name, one in config["frozen"].items()}
+  return config
+
+
 def run_hash(config: Mapping[str, Any]) -> str:
   """The identity of a run; its workdir belongs to it."""
-  config = resolve.translated_run(config)
+  config = anywhere(resolve.translated_run(config))
   return config_lib.run_hash(config, defaults_of(config))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Names the keys in which two runs differ, and both values."""
-  old, new = map(resolve.translated_run, (old, new))
+  old, new = (anywhere(resolve.translated_run(config)) for config in (old, new))
   return config_lib.differences(old, new, defaults_of(new))

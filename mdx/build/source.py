@@ -33,7 +33,7 @@ class Source(Protocol):
   Attributes:
     path: where it is.
     network: the stored network table, with its adaptations; {} if nothing there says it.
-    origin: the Hugging Face directory that its model began from; "" if none.
+    origin: the Hugging Face directory that its model began from; "" if none is there.
   """
   path: str
   network: Mapping[str, Any]
@@ -149,14 +149,27 @@ class Run(_Source):
 
   @property
   def origin(self):
+    last = self._first()
+    return last.path if isinstance(last, HuggingFace) else ""
+
+  def found_origin(self) -> str:
+    """Returns `origin`; ValueError if the run began from weights that are not there any more."""
+    last = self._first()
+    if isinstance(last, Run) and not pathlib.Path(last.path).exists():
+      raise ValueError(f"{self.path} began from {last.path}, which is not there, so its form is not "
+                       "known; put it back, or start from the folder that it is relative to.")
+    return self.origin
+
+  def _first(self) -> Run | HuggingFace:
+    """The source that the run began from, also by way of other runs; itself if it has none."""
     seen, source = set(), self
     while isinstance(source, Run):
       before = source.config["init"].get("checkpoint", "") if source.file else ""
       if not before or before in seen:
-        return ""
+        return source
       seen.add(before)
       source = open_source(before)
-    return source.path
+    return source
 
   def describe(self, dtype=""):
     """As `Source`."""
@@ -184,6 +197,10 @@ class HuggingFace(_Source):
 
   @property
   def origin(self):
+    return self.path
+
+  def found_origin(self) -> str:
+    """Returns `origin`."""
     return self.path
 
   def tokenizer(self, *, chat_template: str = "", **ids: int) -> tokenizer_lib.Tokenizer:

@@ -73,7 +73,8 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
                      f"{need / 2 ** 20:,.0f} MiB; free some space or use another --workdir.")
   if not config_path.exists():
     tokenizer.save(path)
-    files.write_json(config_path, {"hash": identity.run_hash(config), "config": config})
+    files.write_json(config_path, {"hash": identity.run_hash(config),
+                                   "config": identity.anywhere(config)})
 
 
 def meta(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _orbax(model: model_lib.Model, path: pathlib.Path) -> None:
 def _peft(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"])
   spec, _ = model_parts.build_objective(model.config, model.tokenizer, model.mesh)
-  like = source_lib.open_source(source).origin
+  like = source_lib.open_source(source).found_origin()
   if not like:
     raise ValueError(f"{source} has no adapters of a model of Hugging Face, so none can be written "
                      "as export.format peft; use huggingface.")
@@ -112,7 +112,7 @@ def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
 
 def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathlib.Path) -> None:
   """A model of ours; as the directory that it began from, where its family holds it still."""
-  wanted, like = config["export"], source_lib.open_source(model.source).origin
+  wanted, like = config["export"], source_lib.open_source(model.source).found_origin()
   spec, _ = model_parts.build_objective(model.config, model.tokenizer, model.mesh)
   params, objective = model.params["model"], model.config["objective"]
   with jax.set_mesh(model.mesh):

@@ -276,3 +276,26 @@ def test_a_discriminator_and_a_model_without_a_mask_write_nothing():
     mdx.load(_path("electra-discriminator"))
   with pytest.raises(ValueError, match="no mask token among its 43 ids"):
     mdx.load(_path("bert"))
+
+
+@pytest.mark.slow
+def test_a_run_from_a_relative_directory_is_exported_the_same_from_anywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  shutil.copytree(_path("llada"), "base")
+  config = tiny.config("diffusion", **{
+      "init.checkpoint": "base", "steps": 1, "tokenizer.path": "byte", "sampler.num_samples": 0})
+  config.data.source = dict(name="memory", documents=IDS, holdout_every=5)
+  modes.run("train", config, "run")
+  (tmp_path / "elsewhere").mkdir()
+  monkeypatch.chdir(tmp_path / "elsewhere")
+  tiny.changed(config, {"export.format": "huggingface", "export.path": str(tmp_path / "out"),
+                        "init.checkpoint": str(tmp_path / "run")})
+  modes.run("export", config, str(tmp_path / "run"))
+  written, base = (json.loads((tmp_path / name / "config.json").read_text())
+                   for name in ("out", "base"))
+  assert written["model_type"] == base["model_type"] and written["d_model"] == base["d_model"]
+  shutil.rmtree(tmp_path / "base")
+  tiny.changed(config, {"export.path": str(tmp_path / "other")})
+  with pytest.raises(ValueError, match="began from .*base, which is not there"):
+    modes.run("export", config, str(tmp_path / "run"))
+  assert not (tmp_path / "other").exists()
