@@ -220,7 +220,7 @@ def test_exports_and_single_checkpoints_can_be_loaded(runs, tmp_path):
      "steps 6 is not divisible by the 4 blocks"),
     ({"sampler.name": "confidence", "sampler.block_length": 3}, "does not divide gen_length 8"),
     ({"sampler.cache": "block"}, "needs a block-causal or causal model"),
-    ({"sampler.schedule": "fast"}, "choose from even"),
+    ({"sampler.name": "confidence", "sampler.schedule": "fast"}, "choose from even"),
     ({"num_samples": 0}, "config.num_samples must be positive"),
     ({"init.checkpoint": "nowhere"}, "nowhere does not exist"),
     ({"init.params": "best"}, "choose from ema, raw")])

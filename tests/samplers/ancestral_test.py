@@ -208,7 +208,7 @@ def _time_told(schedule, name, num=300, **fields):
     hit = np.where(sampler.wanted(state), state["hit"], -1).max(axis=1)
     told += [(h, t) for h, t in zip(hit, np.asarray(sampler.noise_level(state))) if h >= 0]
     index = jnp.broadcast_to(jnp.arange(4), (num, 4))
-    state, _ = update(state, index, jnp.zeros((num, 4, 5)), driving.keys(num))
+    state, _ = update({}, state, index, types.Answer(jnp.zeros((num, 4, 5))), driving.keys(num))
   return np.array(told).T
 
 

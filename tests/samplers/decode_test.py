@@ -272,7 +272,7 @@ def _tokens_on(mesh_axes, sampler, objective, params, canvas, index):
     ({"data": 2, "fsdp": 2, "tensor": 2}, dict(name="rcr", cache="dual"))])
 def test_eight_devices_decode_what_one_does(axes, fields):
   objective, params = driving.model(vocab_multiple=8)
-  sampler = _sampler(objective, **fields, threshold=0.3)
+  sampler = _sampler(objective, **fields, threshold=0.3, also=samplers.SAMPLERS)
   canvas = np.concatenate([np.random.default_rng(0).integers(2, 7, (16, 4)),
                            np.full((16, 12), MASK)], axis=1).astype(np.int32)
   index = np.arange(16, dtype=np.int32)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdx import samplers
 from mdx import types
 from mdx.samplers import decoder
 from mdx.samplers import loop
@@ -22,7 +23,7 @@ FIELDS = dict(name="confidence", gen_length=12, block_length=6, steps=6, tempera
 
 
 def _decode(record, **fields):
-  sampler = driving.build(MODEL, **FIELDS | fields)
+  sampler = driving.build(MODEL, **FIELDS | fields, also=samplers.SAMPLERS)
   return driving.decode(MODEL.answer, sampler, CANVAS, start=4, record=record)
 
 
