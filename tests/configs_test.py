@@ -151,7 +151,7 @@ def test_layers_may_have_attentions_of_their_own_which_must_divide_them(tmp_path
 
 
 def test_two_papers_at_once_are_refused():
-  with pytest.raises(ValueError, match="takes one paper, got mdlm and md4"):
+  with pytest.raises(ValueError, match="takes one variant, got mdlm and md4"):
     diffusion.get_config("md4,mdlm")
   with pytest.raises(ValueError, match="takes one variant, got whole_word and span"):
     mlm.get_config("span,whole_word")

@@ -20,6 +20,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
+
 _TINY = 1e-37  # above float32's denormals
 
 
@@ -33,8 +35,7 @@ class _Schedule:
   eps: float = 1e-4
 
   def __post_init__(self):
-    if not 0 <= self.eps < 0.5:
-      raise ValueError(f"schedule eps must lie in [0, 0.5), got {self.eps}.")
+    config_lib.check(self, "schedule", between=dict(eps="[0, 0.5)"))
 
   def _mask_prob(self, t):
     raise TypeError("a schedule defines _mask_prob")
@@ -130,8 +131,7 @@ class Polynomial(_Schedule):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.power <= 0:
-      raise ValueError(f"polynomial power must be positive, got {self.power}.")
+    config_lib.check(self, "schedule", between=dict(power="(0, inf)"))
 
   def _mask_prob(self, t):
     return t ** self.power

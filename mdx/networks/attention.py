@@ -22,10 +22,10 @@ import jax.numpy as jnp
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.networks import heads as heads_lib
 from mdx.networks import noise as noise_lib
 
 SAVED = "attention"  # name of what some rematerialisation policies keep of attention
-_NEVER = -1e30  # finite, so that a row that sees nothing has no NaN
 
 
 def saved(x: jax.Array) -> jax.Array:
@@ -100,8 +100,7 @@ class BlockCausal(Attention):
   block_length: int
 
   def __post_init__(self):
-    if self.block_length < 1:
-      raise ValueError(f"attention block_length must be positive, got {self.block_length}.")
+    config_lib.check(self, "attention", at_least=dict(block_length=1))
 
   @property
   def period(self):
@@ -151,8 +150,7 @@ class Prefix(Attention):
   period: ClassVar[int | None] = 0
 
   def __post_init__(self):
-    if self.length < 0:
-      raise ValueError(f"attention length must not be negative, got {self.length}.")
+    config_lib.check(self, "attention", at_least=dict(length=0))
 
   def sees(self, query, key, size):
     """By index, or by position for keys of the prefix."""
@@ -173,8 +171,7 @@ class Local(Attention):
   radius: int
 
   def __post_init__(self):
-    if self.radius < 0:
-      raise ValueError(f"attention radius must not be negative, got {self.radius}.")
+    config_lib.check(self, "attention", at_least=dict(radius=0))
 
   def sees(self, query, key, size):
     """By distance."""
@@ -364,7 +361,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
   if mask is not None:
     split = scores.reshape(batch, -1, groups, length, keys)
     mask = mask.reshape(mask.shape[:1] + (-1, groups if mask.shape[1] > 1 else 1) + mask.shape[2:])
-    scores = jnp.where(mask, split, _NEVER).reshape(scores.shape)
+    scores = jnp.where(mask, split, heads_lib.NEVER).reshape(scores.shape)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   weights = noise_lib.dropout(weights, noise, dropout, "probabilities")
   mixed = jnp.einsum("bkls,bksh->bklh", weights, value)

@@ -1,7 +1,7 @@
-"""What every task needs: splits, files, and examples that are made once.
+"""Tasks: splits, files, and examples that are made once.
 
-Contents: SPLITS, check_split, split_of, cached, read_rows, check_files, field, Draws, divide,
-same_length, check_at_least.
+Contents: SPLITS, INSTRUCTION, check_split, split_of, cached, read_rows, check_files, field, Draws,
+divide, read, same_length, check_at_least.
 
 Convention: which split a problem belongs to depends on its identity (`key`) alone, not on a seed,
 a size or a file, so that the test problems of one run are never training problems of another. Of
@@ -19,6 +19,7 @@ from typing import Any
 from mdx.utils import readers
 
 SPLITS = ("train", "validation", "test")
+INSTRUCTION = "Think step by step and write the final answer inside \\boxed{}."
 _BUCKETS = ("test", "test", "validation") + 17 * ("train",)
 
 
@@ -148,6 +149,19 @@ def divide(examples: Iterable[dict[str, Any]], tests: Sequence[dict[str, Any]] |
     if split == "train":
       return _distinct(e for e in examples if split_of(e["key"]) != "validation")
   return _distinct(e for e in examples if split_of(e["key"]) == split)
+
+
+def read(task: Any, read_file: Callable[[str], list[dict[str, Any]]],
+         split: str) -> list[dict[str, Any]]:
+  """Returns a split of the files `path` and `test_path` of a task, at most its `num_*`.
+
+  Args:
+    task: the task.
+    read_file: path -> examples of a file.
+    split: one of SPLITS.
+  """
+  tests = read_file(task.test_path) if task.test_path else None
+  return divide(read_file(task.path), tests, split)[:getattr(task, f"num_{split}", None)]
 
 
 def _distinct(examples: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

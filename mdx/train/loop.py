@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
 from mdx import metrics as metrics_lib
 from mdx import sharding
 from mdx.eval import measures
@@ -43,11 +44,8 @@ class Intervals:
   eval_steps: int
 
   def __post_init__(self):
-    for name in ("steps", "log_steps", "checkpoint_steps"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"config.{name} must be positive, got {getattr(self, name)}.")
-    if self.eval_steps < 0:
-      raise ValueError(f"config.eval_steps must not be negative, got {self.eval_steps}.")
+    config_lib.check(self, "config", at_least=dict(steps=1, log_steps=1, checkpoint_steps=1,
+                                                   eval_steps=0))
     # A short run still logs, saves and evaluates.
     for name in ("log_steps", "checkpoint_steps", "eval_steps"):
       object.__setattr__(self, name, min(getattr(self, name), self.steps))

@@ -186,9 +186,9 @@ def test_layers_share_the_masks_of_equal_values():
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: attention.BlockCausal(0), "attention block_length must be positive, got 0"),
-    (lambda: attention.Prefix(-1), "length must not be negative, got -1"),
-    (lambda: attention.Local(-1), "radius must not be negative, got -1"),
+    (lambda: attention.BlockCausal(0), "attention.block_length must be at least 1, got 0"),
+    (lambda: attention.Prefix(-1), "length must be at least 0, got -1"),
+    (lambda: attention.Local(-1), "radius must be at least 0, got -1"),
     (lambda: attention.PerLayer(()), "must be a sequence of attentions"),
     (lambda: attention.PerLayer((attention.PerLayer((attention.Full(),)),)), "must be a sequence"),
     (lambda: attention.PerLayer((dict(name="loca"),)), "Did you mean 'local'"),

@@ -252,7 +252,7 @@ def test_documents_of_other_dates_are_neither_dated_nor_changed(rows):
     (dict(masking="tam"), "objective.masking is 'tam'; choose from plain, tamlm, etamlm"),
     (dict(granularity="hour"), "choose from day, week, month, year"),
     (dict(tser_pool="week"), "objective.tser_pool is 'week'"),
-    (dict(tser_rate=1.5), "tser_rate must lie in"), (dict(dating_weight=-1.0), "not be negative"),
+    (dict(tser_rate=1.5), "tser_rate must lie in"), (dict(dating_weight=-1.0), "dating_weight must be at least 0"),
     (dict(mask_draw="bernoulli"), "selects an exact share of single tokens"),
     (dict(replace_together=True), "leave unit, mask_draw, span_max and replace_together"),
     (dict(predict_rate=0.3), "reads a row once"), (dict(first_date=""), "first_date and last_date"),

@@ -148,7 +148,7 @@ def test_the_enhanced_mask_decoder_reads_the_encoder_at_every_step():
 @pytest.mark.parametrize("fields, message", [
     (dict(decoder="other"), "decoder is 'other'"), (dict(mix="rows"), "mix is 'rows'"),
     (dict(decoder_rate=1.5), "decoder_rate must lie"),
-    (dict(decoder_layers=1), "at least 2 with gua"),
+    (dict(decoder_layers=1), "decoder_layers must be at least 2"),
     (dict(mask_rate=0.1, predict_rate=0.2), "predict_rate above mask_rate")])
 def test_values_that_cannot_be_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):

@@ -197,7 +197,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch():
     (dict(tie="all"), "tie all needs a generator \"model\" of the model's size"),
     (dict(keep_rate=1.0), "keep_rate must lie in"),
     (dict(generator="two_tower", loss_on="masked"), "has its loss on all tokens"),
-    (dict(generator="two_tower", disallow_correct=True), "samples from another law")])
+    (dict(generator="two_tower", disallow_correct=True), "samples from another distribution")])
 def test_options_that_exclude_each_other_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     _objective(**fields)

@@ -51,10 +51,8 @@ class Probe:
   seed: int = 0
 
   def __post_init__(self):
-    if self.num_labels < 0 or self.num_draws < 1 or self.pool < 2 or self.ridge <= 0:
-      raise ValueError("eval.probe: num_labels must not be negative, num_draws, pool and ridge be "
-                       f"positive, got {self.num_labels}, {self.num_draws}, {self.pool} and "
-                       f"{self.ridge}.")
+    config_lib.check(self, "eval.probe", at_least=dict(num_labels=0, num_draws=1, pool=2),
+                     between=dict(ridge="(0, inf)"))
     if self.num_labels > self.pool:
       raise ValueError(f"eval.probe.num_labels {self.num_labels} exceeds its pool {self.pool}.")
 

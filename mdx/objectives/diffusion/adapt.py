@@ -43,8 +43,7 @@ class Adaptation(types.Objective):
   diffusion: Any = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    if self.anneal_steps < 0:
-      raise ValueError(f"objective.anneal_steps must not be negative, got {self.anneal_steps}.")
+    config_lib.check(self, "objective", at_least=dict(anneal_steps=0))
     self.final  # pylint: disable=pointless-statement  (checks it)
 
   @property

@@ -14,6 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx.objectives.diffusion import masked as diffusion
 
 
@@ -42,7 +43,7 @@ class SEDD(diffusion.MaskedDiffusion):
 
   def __post_init__(self):
     super().__post_init__()
-    diffusion.check_choices(self, score=("free", "posterior"))
+    config_lib.check(self, "objective", choices=dict(score=("free", "posterior")))
     if self.mask_column:
       raise ValueError("objective sedd has no score of the mask itself; leave mask_column False.")
     if not self.carry_over:

@@ -18,6 +18,7 @@ from typing import Any, Mapping
 import jax.numpy as jnp
 
 from mdx import assets
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import temporal
@@ -75,13 +76,10 @@ class BiTimeBERT(mlm.MaskedLM):
 
   def __post_init__(self):
     super().__post_init__()
-    selection.check_choice(self, masking=MASKINGS, tser_pool=("month", "all"),
-                           granularity=dates.GRANULARITIES)
-    rates = (self.temporal_rate, self.signal_rate, self.tser_rate)
-    if not all(0 <= rate <= 1 for rate in rates) or min(self.dating_weight, self.tser_weight) < 0:
-      raise ValueError("objective.temporal_rate, signal_rate and tser_rate must lie in [0, 1], "
-                       f"dating_weight and tser_weight not be negative; got {rates} and "
-                       f"{self.dating_weight}, {self.tser_weight}.")
+    config_lib.check(
+        self, "objective", at_least=dict(dating_weight=0, tser_weight=0),
+        choices=dict(masking=MASKINGS, tser_pool=("month", "all"), granularity=dates.GRANULARITIES),
+        between=dict.fromkeys(("temporal_rate", "signal_rate", "tser_rate"), "[0, 1]"))
     if self.num_copies > 1:
       raise ValueError("objective.name bitimebert reads a row once; set predict_rate to at most "
                        f"mask_rate {self.mask_rate}, not {self.predict_rate}.")

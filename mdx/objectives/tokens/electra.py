@@ -19,6 +19,7 @@ from typing import Mapping
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
@@ -79,18 +80,18 @@ class Electra(selection.Selection):
 
   def __post_init__(self):
     super().__post_init__()
-    selection.check_choice(self, generator=("model", "two_tower", "uniform"),
-                           tie=("none", "embeddings", "all"), loss_on=("all", "masked"))
-    if not 0 <= self.keep_rate < 1 or not self.temperature > 0 or not self.rtd_weight > 0:
-      raise ValueError("objective.keep_rate must lie in [0, 1), temperature and rtd_weight be "
-                       f"positive; got {self.keep_rate}, {self.temperature}, {self.rtd_weight}.")
+    config_lib.check(
+        self, "objective",
+        choices=dict(generator=("model", "two_tower", "uniform"),
+                     tie=("none", "embeddings", "all"), loss_on=("all", "masked")),
+        between=dict(keep_rate="[0, 1)", temperature="(0, inf)", rtd_weight="(0, inf)"))
     if self.tie == "all" and (self.generator != "model" or
                               (self.generator_width, self.generator_depth) != (1.0, 1.0)):
       raise ValueError("objective.tie all needs a generator \"model\" of the model's size; set "
                        "generator_width and generator_depth to 1.")
     if self.generator == "two_tower" and self.disallow_correct:
-      raise ValueError("objective.disallow_correct samples from another law than the one that a "
-                       "two_tower generator adds to the scores; use generator \"model\".")
+      raise ValueError("objective.disallow_correct samples from another distribution than the one "
+                       "that a two_tower generator adds to the scores; use generator \"model\".")
     if self.generator == "two_tower" and (
         self.loss_on == "masked" or max(self.mask_rate, self.final_mask_rate) == 1):
       raise ValueError("a two_tower generator has its loss on all tokens, some of them not "

@@ -15,6 +15,7 @@ from typing import Mapping
 
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import replace as replace_lib
 from mdx.objectives import reading
@@ -45,13 +46,10 @@ class MaskedLM(selection.Selection):
 
   def __post_init__(self):
     super().__post_init__()
-    if not 0 <= self.predict_rate <= 1:
-      raise ValueError("objective.predict_rate must lie in (0, 1], or be 0 for that of mask_rate, "
-                       f"got {self.predict_rate}.")
-    rates = (self.replace_mask_rate, self.replace_random_rate)
-    if min(rates) < 0 or sum(rates) > 1 + 1e-6:
-      raise ValueError(f"objective.replace_mask_rate and replace_random_rate must be >= 0 and sum "
-                       f"to at most 1, got {rates}.")
+    rates = ("replace_mask_rate", "replace_random_rate")
+    config_lib.check(self, "objective", between=dict.fromkeys(("predict_rate", *rates), "[0, 1]"))
+    if (total := sum(getattr(self, name) for name in rates)) > 1 + 1e-6:
+      raise ValueError(f"objective.{' and objective.'.join(rates)} must sum to at most 1, got {total}.")
     self._check_copies()
 
   def _check_copies(self):

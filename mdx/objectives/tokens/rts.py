@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import assets
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
@@ -97,9 +98,7 @@ class ClusterReplacedTokens(ReplacedTokens):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.num_clusters < 1 or self.sharpness < 0:
-      raise ValueError("objective.num_clusters must be positive and sharpness not negative, got "
-                       f"{self.num_clusters} and {self.sharpness}.")
+    config_lib.check(self, "objective", at_least=dict(num_clusters=1, sharpness=0))
     self.partition  # pylint: disable=pointless-statement  (checks it)
 
   @functools.cached_property

@@ -90,12 +90,11 @@ class Structural(types.Objective):
   pair_weight: float = 1.0
 
   def __post_init__(self):
-    selection.check_choice(self, head=HEADS)
-    if (self.head == "pair") != (self.num_candidates == 1) or self.num_candidates < 1:
+    config_lib.check(self, "objective", choices=dict(head=HEADS),
+                     at_least=dict(num_candidates=1, pair_weight=0))
+    if (self.head == "pair") != (self.num_candidates == 1):
       raise ValueError(f"objective.head {self.head} does not fit {self.num_candidates} candidates; "
                        "use pair for one, another head for several.")
-    if self.pair_weight < 0:
-      raise ValueError(f"objective.pair_weight must not be negative, got {self.pair_weight}.")
     if not isinstance(self.token, selection.Selection) or self.token.num_copies > 1:
       raise ValueError("objective.token must be a token-level objective that reads a row once "
                        "(mlm, rts, cluster_rts, electra, without copies).")
