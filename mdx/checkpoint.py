@@ -96,7 +96,7 @@ def check_directory(directory: str) -> None:
 
 
 def _root(workdir: str | os.PathLike, directory: str = "") -> epath.Path:
-  """Where the checkpoints of a run are."""
+  """Folder of the checkpoints of a run."""
   return _absolute(directory) if directory else _absolute(workdir) / "checkpoints"
 
 
@@ -148,7 +148,7 @@ def abstract(items: Any) -> Any:
 
 
 def _averaged(directory: epath.Path, wanted: Any) -> Any:
-  """Those of the wanted parameters that have a moving average; the others were not trained."""
+  """The part of the wanted parameters that has a moving average; the rest was not trained."""
   _quieten_orbax()
   stored = ocp.checkpointables_metadata(directory).metadata.get("ema")
   if stored is None:

@@ -58,7 +58,7 @@ class Source(Protocol):
 
   @property
   def title(self) -> str:
-    """Its name, for messages."""
+    """Name of the source, for messages."""
     return type(self).__name__.lower()
 
 

@@ -238,7 +238,6 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
   found = []
   for first in range(0, num_rows, batch_size):
     batch = {k: v[first:first + batch_size] for k, v in rows.items()}
-    batch = sharding.place_batch(batch, mesh) if mesh else (
-        jax.tree.map(jnp.asarray, batch))
+    batch = sharding.place_batch(batch, mesh) if mesh else (jax.tree.map(jnp.asarray, batch))
     found.append(processes.fetch(row_nll(params, batch)["nll"]))
   return np.concatenate(found)[:len(pairs)]

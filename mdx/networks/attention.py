@@ -176,8 +176,7 @@ class Local(Attention):
   def sees(self, query, key, size):
     """By distance."""
     del size
-    return ((key.index - query.index) <= self.radius) & (
-        (query.index - key.index) <= self.radius)
+    return ((key.index - query.index) <= self.radius) & ((query.index - key.index) <= self.radius)
 
 
 @jax.tree_util.register_static
@@ -245,7 +244,7 @@ ATTENTIONS = _ONE | {"per_layer": PerLayer, "groups": Groups}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Narrowed(Attention):
-  """What another value shows, but nothing more than `radius` places away.
+  """Shows what another value does, at most `radius` positions away.
 
   Attributes:
     inner: the other value.
@@ -256,12 +255,12 @@ class Narrowed(Attention):
 
   @property
   def streams(self):
-    """Those of the other value."""
+    """Streams of the inner value."""
     return self.inner.streams
 
   @property
   def period(self):
-    """That of the other value."""
+    """Period of the inner value."""
     return self.inner.period
 
   def sees(self, query, key, size):
@@ -280,7 +279,7 @@ def narrowed(layers: tuple[Any, ...], radius: int, global_every: int) -> tuple[A
 
 
 class Sight(NamedTuple):
-  """What the layers of a network see, given to all of them.
+  """Visibility in the layers of a network, given to all of them.
 
   Attributes:
     values: the different values among the layers.
@@ -296,7 +295,7 @@ class Sight(NamedTuple):
 
 def sight(layers: tuple[Any, ...], positions: jax.Array, segment_ids: jax.Array | None,
           slots: jax.Array | None, *, with_masks: bool) -> tuple[Sight, jax.Array | None]:
-  """What layers of some values see, and which value each has, int32 [layers] (None: all one)."""
+  """Visibility in layers, and the number of the value of each, int32 [layers] (None: all one)."""
   values = tuple(dict.fromkeys(layers))
   masks = tuple(visible(value, positions, segment_ids, slots) for value in values if with_masks)
   which = None if len(values) == 1 else jnp.array([values.index(v) for v in layers], jnp.int32)

@@ -254,7 +254,7 @@ def _grade_steps(numbers: tuple[int, ...], target: int, answer: str) -> int:
 
 @functools.lru_cache(maxsize=2**15)
 def _grade_expression(numbers: tuple[int, ...], target: int, answer: str) -> int:
-  """As `_grade_steps`, for an expression."""
+  """Grades an expression like `_grade_steps`."""
   parsed = parsing.expression(answer)
   if parsed is None or sorted(parsed[1]) != sorted(numbers):
     return 0

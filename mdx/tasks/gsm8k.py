@@ -46,8 +46,7 @@ class Gsm8k:
 
   def examples(self, split: str) -> list[dict[str, Any]]:
     """Returns [{"prompt", "answer", "key", "gold"}]; gold is the number as it stands."""
-    return problems.cached(
-        self, split, functools.partial(problems.read, self, self._read_file))
+    return problems.cached(self, split, functools.partial(problems.read, self, self._read_file))
 
   def prompt(self, example: dict[str, Any]) -> str:
     """Returns the text to complete."""

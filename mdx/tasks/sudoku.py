@@ -91,7 +91,7 @@ class Sudoku:
 
   @property
   def blank(self) -> str:
-    """What is filled in: an empty cell, or "" if the answer follows the prompt."""
+    """Symbol of a cell to fill in, or "" if the answer follows the prompt."""
     return "." if self.in_place else ""
 
   @property

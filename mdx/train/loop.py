@@ -30,7 +30,7 @@ from mdx.train import state as state_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Intervals:
-  """How often what happens, in steps.
+  """Intervals between logs, evaluations and checkpoints, in steps.
 
   Attributes:
     steps: length of the run.
@@ -81,7 +81,7 @@ class Profile:
       self.close()
 
   def step(self, step: int) -> contextlib.AbstractContextManager:
-    """What a step is run in, so that the trace has its number."""
+    """Context in which a step runs, so that the trace has its number."""
     if not self._is_running:
       return contextlib.nullcontext()
     return jax.profiler.StepTraceAnnotation("train", step_num=step)
@@ -154,10 +154,8 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
     OSError: a checkpoint could not be written.
   """
   profile = profile or Profile()
-  next_batch = next_batch or (lambda state, step: place(next(data), step, mesh,
-                                                              batch_size))
-  progress = progress_lib.Progress(intervals.steps, start=start,
-                                   enabled=jax.process_index() == 0)
+  next_batch = next_batch or (lambda state, step: place(next(data), step, mesh, batch_size))
+  progress = progress_lib.Progress(intervals.steps, start=start, enabled=jax.process_index() == 0)
   meter = meter_lib.Meter(writers, progress, steps=intervals.steps,
                           log_steps=intervals.log_steps, clock=clock, also=also)
 

@@ -144,7 +144,7 @@ class Mapped(_Records):
 
 
 def reason(error: Exception) -> str:
-  """What an exception of another library says, in one line of moderate length."""
+  """Message of an exception of another library, in one line of moderate length."""
   return " ".join(str(error).split())[:200] or type(error).__name__
 
 

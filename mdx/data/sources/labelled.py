@@ -316,8 +316,7 @@ def conll_records(path: str, *, word_column: int, tag_column: int, scheme: str,
     if line.startswith("-DOCSTART-") or (is_ud and line.startswith("#")):
       continue
     where = f"{path}, line {number}"
-    columns = (line.split("\t") if is_ud or "\t" in line
-               else re.split(" +", line.strip(_BLANKS)))
+    columns = (line.split("\t") if is_ud or "\t" in line else re.split(" +", line.strip(_BLANKS)))
     needed = 10 if is_ud else max(word_column, tag_column, 1) + 1
     if len(columns) < needed or is_ud and len(columns) > needed:
       raise ValueError(f"{where}: {len(columns)} columns, expected {needed}"

@@ -75,7 +75,7 @@ class MEAP(ar.AutoRegressive):
     """Masks inputs; the weight is the number of supervised tokens."""
     batch, weights = super().prepare(params, batch, key, context)
     is_text = _is_text(batch)
-    left = is_text[:, ::-1].cumsum(axis=1)[:, ::-1]  # text from a place to the end of the row
+    left = is_text[:, ::-1].cumsum(axis=1)[:, ::-1]  # text from a position to the end of the row
     candidates = is_text & ~_is_last(batch) & (left > self.protect_last)
     selected = _selected(key, batch, self.mask_rate, candidates)
     return batch | {"inputs": replace_lib.mask_all(batch["tokens"], selected,

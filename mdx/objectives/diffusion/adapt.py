@@ -57,11 +57,11 @@ class Adaptation(types.Objective):
     return self.final.scales
 
   def check_length(self, length):
-    """As masked diffusion."""
+    """Checks the length as masked diffusion does."""
     self.final.check_length(length)
 
   def check_fields(self, fields):
-    """As masked diffusion."""
+    """Checks the fields as masked diffusion does."""
     self.final.check_fields(fields)
 
   @property
@@ -70,7 +70,7 @@ class Adaptation(types.Objective):
     return self.final.visibility
 
   def prepare(self, params, batch, key, context):
-    """As masked diffusion; the key of this step's attention goes along with every row."""
+    """Prepares masked diffusion; the key of this step's attention goes along with every row."""
     batch, weights = self.final.prepare(params, batch, key, context)
     data = jax.random.key_data(rng.stream(key, "anneal"))
     rows = len(batch["example_index"])
@@ -90,11 +90,11 @@ class Adaptation(types.Objective):
     return self._with(encode)(params, batch, context)
 
   def bound(self, estimator):
-    """That of masked diffusion, with full attention."""
+    """Bound of masked diffusion, with full attention."""
     return self.final.bound(estimator)
 
   def reader(self):
-    """That of masked diffusion, with full attention."""
+    """Reader of masked diffusion, with full attention."""
     return self.final.reader()
 
   def served(self, config):

@@ -22,7 +22,7 @@ from mdx.objectives.diffusion import masked as diffusion
 class SEDD(diffusion.MaskedDiffusion):
   """Denoising score entropy, in nats: a bound of -log p(x) as that of `MaskedDiffusion` is.
 
-  The network gives the ratios s_y = p_t(y at place i) / p_t(x_t) of a masked place. With
+  The network gives the ratios s_y = p_t(y at position i) / p_t(x_t) of a masked position. With
   r = alpha / (1 - alpha) a masked token costs -alpha'/alpha times
 
     sum over y of s_y - r log s_{x_i} + r (log r - 1).

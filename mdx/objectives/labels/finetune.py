@@ -47,7 +47,7 @@ POOLINGS = {"first": _first, "last": _last, "mean": _mean}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled(types.Objective):
-  """What fine-tuning on labels shares; sums are over the labelled texts or words.
+  """Base of fine-tuning on labels; sums are over the labelled texts or words.
 
   Attributes:
     network: the encoder, or decoder.

@@ -87,7 +87,7 @@ class DecodedLM(mlm.MaskedLM):
     return {"name": "mlm"}
 
   def prepare(self, params, batch, key, context):
-    """As MaskedLM, with what the decoder's first block does not see, and m [B, L]."""
+    """Prepares MaskedLM, with what the decoder's first block does not see, and m [B, L]."""
     batch, weights = super().prepare(params, batch, key, context)
     draws, shape = self.draws(batch, key), batch["tokens"].shape
     uniform = lambda name: jax.vmap(lambda k: jax.random.uniform(k, shape[1:]))(draws(name))

@@ -41,13 +41,13 @@ _HEADS = ("head_dense", "head_norm", "lm_head", "rtd_head")
 class Electra(selection.Selection):
   """Masked language modelling of a generator + rtd_weight * detection of its samples.
 
-  At every selected place the generator's sample is written into the original text. A sample that
+  At every selected position the generator's sample is written into the original text. A sample that
   is the original is not replaced. No gradient goes through the sampling. The weight of the first
   term is the number of selected tokens, that of the second the number of tokens, special ones
   included (of selected ones, with `loss_on` "masked").
 
-  The released code draws places with replacement, counts a place that was drawn twice twice, and
-  writes a third token there; here places differ.
+  The released code draws positions with replacement, counts a position that was drawn twice twice,
+  and writes a third token there; here positions differ.
 
   Attributes (more in `Selection`):
     generator: "model", a masked language model; "two_tower" (Electric): one network reads from the
@@ -119,7 +119,7 @@ class Electra(selection.Selection):
         is_fresh=False)}
 
   def init(self, key):
-    """As `types.Objective`, all parts from the key itself."""
+    """Initializes all parts, from the key itself."""
     return {name: part.init(key) for name, part in self.parts().items()}
 
   def _init_generator(self, key):
@@ -189,12 +189,12 @@ class Electra(selection.Selection):
     return batch, {k: weights[k].sum(dtype=jnp.float32) for k in self.scales}
 
   def _predicted(self, batch):
-    """Where the generator has a loss."""
+    """Positions at which the generator has a loss."""
     is_cloze = self.generator == "two_tower"
     return mask_lib.allowed_positions(batch) if is_cloze else batch["is_selected"]
 
   def _counted(self, batch):
-    """Where the model has one: q is a law of tokens of the text, not of special ones."""
+    """Positions at which the model has a loss; q is over tokens of the text, not special ones."""
     if self.generator == "two_tower":
       return mask_lib.allowed_positions(batch)
     return batch["is_selected"] if self.loss_on == "masked" else mask_lib.text_positions(batch)
@@ -232,7 +232,7 @@ class Electra(selection.Selection):
       is_right = picked[..., 0] >= law.max(axis=-1)
       if self.disallow_correct:
         ids = jax.lax.broadcasted_iota(jnp.int32, law.shape, law.ndim - 1)
-        law = jnp.where(ids == original[..., None], -1e30, law)
+        law = jnp.where(ids == original[..., None], heads.NEVER, law)
       sample = heads.sample(law, uniform)
       found = {"nats": nats, "sample": sample, "is_right": is_right.astype(jnp.float32)}
       if self.generator == "two_tower":
@@ -245,7 +245,7 @@ class Electra(selection.Selection):
                            blocked=self.mask_id, score=score)
 
   def _towers(self, params, left, batch, noise):
-    """States [B, L, W] that have seen what is to the left and to the right of each place."""
+    """States [B, L, W] that have seen what is to the left and to the right of each position."""
     right = self._whole(params, params["generator"]["right"])
     names = ("positions", "segment_ids", "token_types")
     rows = {k: batch[k] for k in (*names, "example_index") if k in batch}

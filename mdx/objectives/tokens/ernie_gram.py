@@ -137,7 +137,7 @@ class ErnieGram(selection.Selection):
     return parts
 
   def init(self, key):
-    """As `types.Objective`, all parts from the key itself."""
+    """Initializes all parts, from the key itself."""
     return {name: part.init(key) for name, part in self.parts().items()}
 
   def _projection(self, key, name, network, columns):
@@ -261,7 +261,7 @@ class ErnieGram(selection.Selection):
     return positions - (removed - _take(removed - is_removed, start))
 
   def _detected(self, batch):
-    """Where the model tells what was replaced: not at the [MASK]s that are left."""
+    """Positions at which the model detects replacements: not the [MASK]s that are left."""
     return batch["is_counted"] & (~batch["is_coarse"] | batch["is_sampled"])
 
   def _encode(self, network, params, batch, tokens, attention, noise, added=None):

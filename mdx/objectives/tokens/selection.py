@@ -75,7 +75,7 @@ class Selection(types.Objective):
     span_max: longest span, in units; 1 selects no spans. Spans need "exact_count": lengths are
       drawn until they sum to the count, the last one is cut, and every arrangement without
       overlap is equally likely. (SpanBERT redraws spans that overlap, and counts tokens.)
-    span_rate: p of the geometric law of the lengths up to `span_max`.
+    span_rate: p of the geometric distribution of the lengths up to `span_max`.
     final_mask_rate: to which the rate of corruption goes over `anneal_steps`; 0: it is constant.
     rate_schedule: how it goes there: "linear" or "cosine".
     anneal_steps: steps after which the rate is the final one, with which models are scored.
@@ -183,7 +183,7 @@ class Selection(types.Objective):
     return lexicon_lib.Lexicon.of(grams, num_ids)
 
   def select(self, keys, rate, batch, words, nth=0):
-    """What is corrupted, bool [B, L], and the units that were selected as one, or None."""
+    """Corrupted positions, bool [B, L], and the units that were selected as one, or None."""
     allowed = mask_lib.allowed_positions(batch)
     if self.span_max == 1:
       return self.draw(keys, rate, allowed, words, nth), words
@@ -199,7 +199,7 @@ class Selection(types.Objective):
 
   def at_targets(self, network: types.Network, params: types.PyTree, hidden: jax.Array,
                  targets: Any, is_target: jax.Array, *, rate: float = 0.0, **options: Any) -> Any:
-    """`targets.target_losses` with room for what is selected, or for a share `rate` of places."""
+    """`targets.target_losses` with room for the selected positions, or a share `rate` of all."""
     length = hidden.shape[1]
     # The number of tokens of so many words varies more than that of so many tokens.
     spread = lambda rows, shards: 2 / math.sqrt(rows * length) * (self.unit != "token")
