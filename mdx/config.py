@@ -3,8 +3,7 @@
 Contents: build, construct, check, did_you_mean, parse_arg, parse_variant, to_dict, flatten,
 identity, run_hash, first_hash, differences, check_positive.
 
-Convention: every error here is a ValueError of one line, raised before any
-device is touched.
+Convention: every error here is a ValueError of one line, raised before any device is touched.
 """
 
 from __future__ import annotations

@@ -2,14 +2,12 @@
 
 Contents: Linear, Cosine, Polynomial, SCHEDULES.
 
-Convention: t = 0 is clean, t = 1 fully masked; alpha(t) is the probability
-that a token is still clean. Everything is computed from the mask probability
-m(t) = 1 - alpha(t), which stays accurate in float32 where m is small. All
-schedules are squashed to m(t) = (1 - eps) * m0(t) + eps: alpha(1) = 0 exactly,
-so there is no prior term, and m(0) = eps keeps the loss weight finite.
+Convention: t = 0 is clean, t = 1 fully masked; alpha(t) is the probability that a token is still
+clean. Everything is computed from the mask probability m(t) = 1 - alpha(t), which stays accurate in
+float32 where m is small. All schedules are squashed to m(t) = (1 - eps) * m0(t) + eps: alpha(1) = 0
+exactly, so there is no prior term, and m(0) = eps keeps the loss weight finite.
 
-Reference: Shi et al. 2024, arXiv:2406.04329, section 3; Sahoo et al. 2024,
-arXiv:2406.07524.
+Reference: Shi et al. 2024, arXiv:2406.04329, section 3; Sahoo et al. 2024, arXiv:2406.07524.
 """
 
 from __future__ import annotations

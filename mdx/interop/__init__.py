@@ -316,8 +316,7 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
     like: the directory that the model came from. It gives the config.json (except what
       `spec` changes), the stored type of every tensor, and the tokenizer, chat template and
       code beside them. A `model_type` of another family takes only the last.
-    dtype: "float32", "bfloat16" or "float16" for all tensors; "" = as in `like`, else as
-      `params`.
+    dtype: "float32", "bfloat16" or "float16" for all tensors; "" = as in `like`, else as `params`.
     ids: special ids as `special_ids` gives them; these too replace those of `like`.
     entries: further entries of config.json, over all others.
     files: name -> text of further files (tokenizer.json), over those of `like`.

@@ -40,8 +40,7 @@ class DecodedLM(mlm.MaskedLM):
     mix: what has an m of its own: an "example" or a "token", m being 1 with probability
       `decoder_rate`, else 0; or "convex": each example has m = decoder_rate * u, u uniform in
       [0, 1].
-    decoder_rate: 1 (with example or token) = the decoder alone, 0 = MLM. An evaluation draws m
-      too.
+    decoder_rate: 1 (with example or token) = the decoder alone, 0 = MLM. An evaluation draws m too.
 
   Raises:
     ValueError: values out of range, or more than one reading of a row.
