@@ -4,7 +4,7 @@ Contents: SIGNALS, TEMPORAL, SIGNAL, person_kind, is_person, code, kinds, units,
 last_places, time_aware, other_signals, Persons, replace_persons.
 
 Convention: `spans` int32 [B, L] marks what a tagger found: 0 outside, 2 k - 1 at the first position
-of a span of kind k, and 2 k within. Kinds are TEMPORAL, SIGNAL + class, and a number of each person.
+of a span of kind k, and 2 k within. Kinds are TEMPORAL, SIGNAL + class, and a number for a person.
 
 Reference: Wang et al., BiTimeBERT (SIGIR 2023, arXiv:2204.13032) and BiTimeBERT 2.0
 (arXiv:2406.01863).

@@ -3,8 +3,8 @@
 Contents: text_begins, from_begins, words, joined.
 
 Convention: a unit is a run of positions; its id is its first position, so `units` int32 [B, L] is
-both a label and an index. A draw for a unit is the draw of its first position. None means that every
-position is a unit. Units never reach across the edge of a text, of a prompt or of padding.
+both a label and an index. A draw for a unit is the draw of its first position. None means that
+every position is a unit. Units never reach across the edge of a text, of a prompt or of padding.
 """
 
 from __future__ import annotations

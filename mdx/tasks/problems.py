@@ -11,7 +11,6 @@ a size or a file, so that the test problems of one run are never training proble
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -93,18 +92,7 @@ class Draws:
 
 def read_rows(path: str) -> list[tuple[str, dict[str, Any]]]:
   """Reads JSON objects, one a line; returns (where it stands, object), for `field`."""
-  rows = []
-  for number, line in enumerate(readers.read_text(path).split("\n"), 1):
-    if not line.strip():
-      continue
-    where = f"{path}, line {number}"
-    try:
-      row = json.loads(line)
-    except (ValueError, RecursionError) as e:
-      raise ValueError(f"{where}: not JSON ({readers.reason(e)}); write one object a line.") from e
-    if not isinstance(row, dict):
-      raise ValueError(f"{where}: expected a JSON object, got {line!r:.60}.")
-    rows.append((where, row))
+  rows = list(readers.json_rows(path))
   if not rows:
     raise ValueError(f"{path}: no problems; write one JSON object a line.")
   return rows

@@ -114,7 +114,7 @@ def test_the_budget_is_never_exceeded_and_times_are_masked_whole_or_not_at_all(r
     is_kind = (lambda k: k == temporal.TEMPORAL) if kind else (
         lambda k: k >= temporal.SIGNAL and not temporal.is_person(k))
     units = _units(rows, is_kind)
-    assert all(len(set(hidden[b, first:last + 1])) == 1 for b, first, last in units)
+    assert len(units) and all(len(set(hidden[b, first:last + 1])) == 1 for b, first, last in units)
     number, masked = np.zeros(NUM_ROWS), np.zeros(NUM_ROWS)
     for b, first, _ in units:
       number[b] += 1

@@ -179,7 +179,7 @@ def test_electric_adds_the_log_odds_of_the_noise_to_its_scores():
   np.testing.assert_allclose(read["score_offset"][counted],
                              (noisy + np.log(0.3 / 0.7))[counted], rtol=1e-4)
   gradient = _gradient(objective, params, rows, {"rtd": 1.0}, "rtd")
-  assert all((x == 0).all() for x in jax.tree.leaves(gradient["generator"]))
+  assert len(jax.tree.leaves(gradient["generator"])) and all((x == 0).all() for x in jax.tree.leaves(gradient["generator"]))
 
 
 @pytest.mark.slow

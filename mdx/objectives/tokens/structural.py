@@ -75,8 +75,8 @@ class Structural(types.Objective):
     token: the token-level objective (in a config its `name` and fields): mlm, rts, cluster_rts,
       electra.
     head: "pair" for one candidate. For several: "ie_k" each from its own first position, "ae_k"
-      from that and the premise's, "re_k" all from the premise's; "ie_1" (from the premise's) and "ae_1"
-      (from the sum of the candidates') decide once, whether any is right.
+      from that and the premise's, "re_k" all from the premise's; "ie_1" (from the premise's) and
+      "ae_1" (from the sum of the candidates') decide once, whether any is right.
     num_candidates: candidates of a row, those of the data.
     pair_weight: factor of the second term; 0 leaves it out of the loss.
 
