@@ -35,12 +35,8 @@ _PAPERS = {
 
 def get_config(arg=None):
   """The config of the README's first command, or the loss of a paper."""
-  values = config_lib.parse_arg(arg, preset="", **dict.fromkeys(_PAPERS, False))
-  preset = values.pop("preset")
-  papers = [name for name, is_chosen in values.items() if is_chosen]
-  if len(papers) > 1:
-    raise ValueError(f"configs/diffusion.py takes one paper, got {' and '.join(papers)}.")
-  config = common.get_config(f"preset={preset}" if preset else None)
+  paper, values = config_lib.parse_variant(arg, _PAPERS, preset="")
+  config = common.get_config(f"preset={values['preset']}")
   config.objective = dict(
       name="diffusion",
       schedule=dict(name="linear", eps=1e-4),  # linear, cosine or polynomial (with `power`)
@@ -50,12 +46,11 @@ def get_config(arg=None):
       weighting="elbo",  # elbo, uniform or cart
       normalizer="per_supervised_token",  # elbo, per_supervised_token, per_masked_token, per_row
       shift=False)  # predict each place from the one before it
-  for paper in papers:
-    config.objective.update(_PAPERS[paper])
-    if paper == "md4":
-      config.network.time_conditioning = True
-    if paper == "llada_sft":
-      _answers(config)
+  config.objective.update(_PAPERS.get(paper, {}))
+  if paper == "md4":
+    config.network.time_conditioning = True
+  if paper == "llada_sft":
+    _answers(config)
   return config
 
 

@@ -14,16 +14,13 @@ from mdx.configs import mlm
 
 def get_config(arg=None):
   """Gradual unmasking and mixed states, or a variant."""
-  values = config_lib.parse_arg(arg, plain=False, emd=False)
-  chosen = [name for name, is_chosen in values.items() if is_chosen]
-  if len(chosen) > 1:
-    raise ValueError(f"configs/drbert.py takes one variant, got {' and '.join(chosen)}.")
+  variant, _ = config_lib.parse_variant(arg, ("plain", "emd"))
   config = mlm.get_config()
   config.objective.update(
       name="decoded_mlm",
       decoder="gua", decoder_layers=2,  # or plain, emd
       reveal_rate=0.5,  # of gua: the masks that its first block sees
       mix="example", decoder_rate=0.5)  # or token, convex; how often the decoder's states are taken
-  if chosen:
-    config.objective.update(decoder=chosen[0], decoder_rate=1.0)
+  if variant:
+    config.objective.update(decoder=variant, decoder_rate=1.0)
   return config

@@ -14,9 +14,7 @@ from mdx.configs import common
 
 def get_config(arg=None):
   """All terms, or n-grams alone, or n-grams and tokens."""
-  values = config_lib.parse_arg(arg, explicit=False, comprehensive=False)
-  if all(values.values()):
-    raise ValueError("configs/ernie_gram.py takes one variant, got explicit and comprehensive.")
+  variant, _ = config_lib.parse_variant(arg, ("explicit", "comprehensive"))
   config = common.get_config()
   config.objective = dict(
       name="ernie_gram",
@@ -28,8 +26,8 @@ def get_config(arg=None):
       sampled_rate=0.25,  # of the masks, where the model reads samples; 0: no generator
       rtd_weight=1.0,  # of finding them
       generator_width=0.25, generator_depth=1.0)  # shares of the model's
-  if any(values.values()):
+  if variant:
     config.objective.sampled_rate = 0.0
-  if values["explicit"]:
+  if variant == "explicit":
     config.objective.fine_weight = 0.0
   return config

@@ -29,31 +29,27 @@ _VARIANTS = {
 
 def get_config(arg=None):
   """Dynamic token masking, 80/10/10, or a variant of it."""
-  values = config_lib.parse_arg(arg, preset="", **dict.fromkeys(_VARIANTS, False))
-  preset = values.pop("preset")
-  chosen = [name for name, is_chosen in values.items() if is_chosen]
-  if len(chosen) > 1:
-    raise ValueError(f"configs/mlm.py takes one variant, got {' and '.join(chosen)}.")
-  config = common.get_config(f"preset={preset}" if preset else None)
+  variant, values = config_lib.parse_variant(arg, _VARIANTS, preset="")
+  preset = values["preset"]
+  config = common.get_config(f"preset={preset}")
   config.objective = dict(
       name="mlm",
       unit="token",  # token, whole_word or ngram: what rates and lengths count, never split
       lexicon="",  # of ngram: a file of python -m mdx.data.prepare lexicon
       mask_rate=0.15,  # share of the units that is corrupted
       mask_draw="exact_count",  # or bernoulli
-      span_max=1, span_rate=0.2,  # longest span (1: none), and p of its geometric law
+      span_max=1, span_rate=0.2,  # longest span (1: none), and p of its geometric distribution
       replace_mask_rate=0.8, replace_random_rate=0.1,  # [MASK], random token; the rest is kept
       replace_together=False,  # one such fate for a whole unit or span
       predict_rate=0.0,  # 0: all that is corrupted; below or a multiple of mask_rate
       final_mask_rate=0.0, rate_schedule="linear", anneal_steps=0,  # a rate that changes
       num_masks=0)  # fixed masks of a row; 0: a new one at every step
-  for name in chosen:
-    config.objective.update(_VARIANTS[name])
-    if name in ("span", "static") and not preset:  # 15 % of 64 tokens has no room for long spans
-      config.data.length, config.batch_size = 256, 16
-    if name == "static":  # rows that come again in every epoch, most paragraphs uncut
-      config.data.packing = "crop"
-      config.data.source.document_chars = -1 if preset else 500
-    if name == "rate_decay":
-      config.objective.anneal_steps = config.get_ref("steps")
+  config.objective.update(_VARIANTS.get(variant, {}))
+  if variant in ("span", "static") and not preset:  # 15 % of 64 tokens has no room for long spans
+    config.data.length, config.batch_size = 256, 16
+  if variant == "static":  # rows that come again in every epoch, most paragraphs uncut
+    config.data.packing = "crop"
+    config.data.source.document_chars = -1 if preset else 500
+  if variant == "rate_decay":
+    config.objective.anneal_steps = config.get_ref("steps")
   return config

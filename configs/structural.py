@@ -13,12 +13,9 @@ from mdx.configs import common
 
 def get_config(arg=None):
   """SSP with MLM, or another structural or token-level objective."""
-  values = config_lib.parse_arg(arg, sp=False, psd=False, joint=False, rts=False)
-  chosen = [name for name in ("sp", "psd", "joint") if values[name]]
-  if len(chosen) > 1:
-    raise ValueError(f"configs/structural.py takes one of them, got {' and '.join(chosen)}.")
+  variant, values = config_lib.parse_variant(arg, ("sp", "psd", "joint"), rts=False)
   config = common.get_config()
-  task = chosen[0] if chosen and not values["joint"] else "ssp"
+  task = variant if variant in ("sp", "psd") else "ssp"
   config.objective = dict(
       name="structural",
       token=dict(name="mlm", mask_rate=0.15, mask_draw="exact_count"),  # fields: see its config
@@ -38,7 +35,7 @@ def get_config(arg=None):
   if values["rts"]:
     config.network.head = "rtd"
     config.objective.token = dict(name="rts", mask_rate=0.15)
-  if values["joint"]:
+  if variant == "joint":
     config.objective.update(head="ae_k", num_candidates=5)
     config.network.token_types = 6
     config.data.length = 192

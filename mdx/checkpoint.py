@@ -17,13 +17,14 @@ import json
 import logging as std_logging
 import os
 import re
-from typing import Any, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 from absl import logging
 from etils import epath
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from mdx.utils import files
 from mdx.utils import tree
 
 
@@ -96,7 +97,7 @@ def check_directory(directory: str) -> None:
 
 
 def _root(workdir: str | os.PathLike, directory: str = "") -> epath.Path:
-  """Where the checkpoints of a run are."""
+  """Folder of the checkpoints of a run."""
   return _absolute(directory) if directory else _absolute(workdir) / "checkpoints"
 
 
@@ -148,7 +149,7 @@ def abstract(items: Any) -> Any:
 
 
 def _averaged(directory: epath.Path, wanted: Any) -> Any:
-  """Those of the wanted parameters that have a moving average; the others were not trained."""
+  """The part of the wanted parameters that has a moving average; the rest was not trained."""
   _quieten_orbax()
   stored = ocp.checkpointables_metadata(directory).metadata.get("ema")
   if stored is None:
@@ -223,15 +224,21 @@ def check_params(path: str, wanted: Any, *, is_part: bool = False) -> None:
     wanted: tree of shape structs.
     is_part: it may have more parts (first keys) than are wanted.
   """
+  _newest(path, lambda directory: _check_shapes(directory, {"params": wanted}, is_part=is_part),
+          logging.debug)
+
+
+def _newest(path: str, read: Callable[[epath.Path], Any], log: Callable[..., None]) -> Any:
+  """Returns `read` of the newest checkpoint that is not damaged; ValueError if there is none."""
   errors = []
   for directory in step_directories(path):
     try:
-      _check_shapes(directory, {"params": wanted}, is_part=is_part)
-      return
+      return read(directory)
     except _Misfit:
       raise
     except Exception as error:  # pylint: disable=broad-except  (damaged files raise many kinds)
       errors.append(f"{directory.name}: {_first_line(error)}")
+    log("checkpoint %s is damaged; trying the one before it.", directory)
   raise ValueError(f"no checkpoint under {path} can be read ({errors[0]}).")
 
 
@@ -250,26 +257,20 @@ def load_params(path: str, wanted: Any, which: str = "ema", *, is_part: bool = F
   """
   if which not in ("ema", "raw"):
     raise ValueError(f"config.init.params is {which!r}; choose from ema, raw.")
-  errors = []
-  for directory in step_directories(path):
+
+  def read(directory):
     item = "ema" if which == "ema" and (directory / "ema").is_dir() else "params"
     if item == "params" and which == "ema":
       logging.info("%s keeps no moving average; using the raw weights.", directory)
-    try:
-      averaged = _averaged(directory, wanted) if item == "ema" else wanted
-      trees = {item: wanted}
-      if set(tree.flatten(averaged)) != set(tree.flatten(wanted)):
-        trees = {"params": wanted, "ema": averaged}
-      loaded = _load(directory, trees, is_part=is_part)
-      loaded = tree.overlay(loaded["ema"], loaded["params"]) if "params" in trees and (
-          "ema" in trees) else loaded[item]
-      return {k: loaded[k] for k in wanted} if is_part else loaded
-    except _Misfit:
-      raise
-    except Exception as error:  # pylint: disable=broad-except  (damaged files raise many kinds)
-      errors.append(f"{directory.name}: {_first_line(error)}")
-    logging.warning("checkpoint %s is damaged; trying the one before it.", directory)
-  raise ValueError(f"no checkpoint under {path} can be read ({errors[0]}).")
+    averaged = _averaged(directory, wanted) if item == "ema" else wanted
+    trees = {item: wanted}
+    if set(tree.flatten(averaged)) != set(tree.flatten(wanted)):
+      trees = {"params": wanted, "ema": averaged}
+    loaded = _load(directory, trees, is_part=is_part)
+    loaded = tree.overlay(loaded["ema"], loaded["params"]) if len(trees) > 1 else loaded[item]
+    return {k: loaded[k] for k in wanted} if is_part else loaded
+
+  return _newest(path, read, logging.warning)
 
 
 def save_params(path: str, params: Any, meta: dict[str, Any]) -> None:
@@ -280,8 +281,7 @@ def save_params(path: str, params: Any, meta: dict[str, Any]) -> None:
     OSError: it cannot be written.
   """
   directory = _absolute(path)
-  if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  files.check_new(directory)
   with _writing(directory), _saving():
     ocp.save_checkpointables(directory, {"params": params, "meta": meta}, overwrite=True)
 

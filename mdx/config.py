@@ -1,10 +1,9 @@
 """Configs: from a literal table to a frozen dataclass; checks, dump and hash.
 
-Contents: build, construct, check, did_you_mean, parse_arg, to_dict, flatten, identity, run_hash,
-first_hash, differences, check_positive.
+Contents: build, construct, check, did_you_mean, parse_arg, parse_variant, to_dict, flatten,
+identity, run_hash, first_hash, differences, check_positive.
 
-Convention: every error here is a ValueError of one line, raised before any
-device is touched.
+Convention: every error here is a ValueError of one line, raised before any device is touched.
 """
 
 from __future__ import annotations
@@ -147,6 +146,19 @@ def parse_arg(arg: str | None, **defaults) -> dict[str, Any]:
       raise ValueError(f"config argument {key}: expected {type(default).__name__}, "
                        f"got {text!r}.") from None
   return values
+
+
+def parse_variant(arg: str | None, variants, **defaults) -> tuple[str, dict[str, Any]]:
+  """Parses `file.py:VARIANT,key=value` into the variant ("": none) and the values of the keys.
+
+  Raises:
+    ValueError: several variants, or as `parse_arg`.
+  """
+  values = parse_arg(arg, **defaults, **dict.fromkeys(variants, False))
+  chosen = [name for name in variants if values.pop(name)]
+  if len(chosen) > 1:
+    raise ValueError(f"this config takes one variant, got {' and '.join(chosen)}.")
+  return (chosen or [""])[0], values
 
 
 def to_dict(cfg: Any) -> Any:

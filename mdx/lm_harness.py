@@ -44,7 +44,7 @@ class HarnessModel(lm_model.TemplateLM):
 
   The log-likelihood of a continuation is exact for autoregressive models, and otherwise a lower
   bound by `num_samples` draws, with the context kept clean (Nie et al. 2025, arXiv:2502.09992). It
-  is greedy if decoding the most confident place first, one at a time, gives it.
+  is greedy if decoding the most confident position first, one at a time, gives it.
   """
 
   def __init__(self, checkpoint: str, *, params: str = "ema", dtype: str = "",

@@ -64,7 +64,7 @@ everything saved, 1 anything else
 
 
 def _config_dir() -> pathlib.Path:
-  """Where the configs are, in a checkout and in an installed wheel."""
+  """Folder of the configs, in a checkout and in an installed wheel."""
   from mdx import configs  # pylint: disable=g-import-not-at-top
   return pathlib.Path(configs.__path__[0])
 

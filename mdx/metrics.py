@@ -4,7 +4,7 @@ Contents: Window, Writer, JsonLines, TensorBoard, WandB, Writers, open_writers, 
 last.
 
 Convention: `workdir/metrics.jsonl` is the truth: one object a line with
-`step`, `kind` ("train", "eval", "rl") and flat names. TensorBoard and wandb are optional.
+`step`, `kind` ("train", "eval", "rollout") and flat names. TensorBoard and wandb are optional.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Window:
 
 
 class Writer(Protocol):
-  """Where metrics go."""
+  """Destination of metrics."""
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """Records named numbers of a step."""
@@ -101,7 +101,7 @@ class TensorBoard:
 
 
 class WandB:
-  """A run of Weights & Biases (extra `wandb`); that of the workdir goes on where it is resumed."""
+  """A run of Weights & Biases (extra `wandb`), one a workdir, also over resumptions."""
 
   def __init__(self, workdir: str | os.PathLike, project: str, config: Mapping[str, Any]):
     """Joins the project.

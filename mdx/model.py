@@ -64,7 +64,7 @@ class Model(load_lib.Loaded):
             f"rows of {self.max_length} tokens, from {self.source})")
 
   def encode(self, prompt: str | Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Ids of a prompt: text, where "[MASK]" is a place to fill, ids, or chat messages.
+    """Ids of a prompt: text, where "[MASK]" is a position to fill, ids, or chat messages.
 
     Raises:
       ValueError: an id the model does not have, or messages without a chat template.
@@ -144,8 +144,7 @@ class Model(load_lib.Loaded):
         continue
       result, seconds = self._run(batch, sampler, seed, record)
       for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
-        yield i, self._sample(rows[i], batch, result, row, length,
-                              seconds / len(batch.members))
+        yield i, self._sample(rows[i], batch, result, row, length, seconds / len(batch.members))
 
   def _run(self, batch: batching.Rows, sampler: Any, seed: int, record: str):
     """Decodes one batch; returns host arrays and the seconds it took."""

@@ -103,7 +103,7 @@ def test_the_harness_runs_on_a_local_task(adapter, tmp_path):
   assert results["results"]["choose"]["acc,none"] == 0.5
   assert results["results"]["write"]["exact_match,none"] == 0.0
   outs = [sample["resps"][0][0] for sample in results["samples"]["write"]]
-  assert all(isinstance(out, str) and " " not in out for out in outs)
+  assert len(outs) and all(isinstance(out, str) and " " not in out for out in outs)
 
 
 def test_a_chat_keeps_its_special_tokens_and_quotes_none(adapter, monkeypatch):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 def block_index(positions: jax.Array, segment_ids: jax.Array | None,
                 block_length: int) -> jax.Array:
-  """Number of each place's block in its row, int32 [B, L], ascending from 0.
+  """Number of each position's block in its row, int32 [B, L], ascending from 0.
 
   Args:
     positions: int32 [B, L], counted from the beginning of each document.
@@ -26,7 +26,7 @@ def block_index(positions: jax.Array, segment_ids: jax.Array | None,
 
 
 def count_in_block(blocks: jax.Array, chosen: jax.Array) -> jax.Array:
-  """Number of chosen places of each place's block, int32 [B, L]."""
+  """Number of chosen positions of each position's block, int32 [B, L]."""
   size = blocks.shape[1]
 
   def row(block, chosen):
@@ -37,11 +37,11 @@ def count_in_block(blocks: jax.Array, chosen: jax.Array) -> jax.Array:
 
 def exact_count(keys: jax.Array, count: jax.Array, blocks: jax.Array,
                 allowed: jax.Array) -> jax.Array:
-  """Selects exactly `count` of the allowed places of every block, uniformly.
+  """Selects exactly `count` of the allowed positions of every block, uniformly.
 
   Args:
     keys: typed PRNG keys [B], consumed.
-    count: int32 [B, L], the same at all places of a block.
+    count: int32 [B, L], the same at all positions of a block.
     blocks: int32 [B, L], as `block_index` gives them.
     allowed: bool [B, L].
 

@@ -1,4 +1,4 @@
-"""How much of its context each place has: the weights of context-adaptive noise.
+"""Weights of context-adaptive noise: the share of its context that each position has.
 
 Contents: context_weights.
 
@@ -18,7 +18,7 @@ def context_weights(is_clean: jax.Array, segment_ids: jax.Array | None, rate: fl
   Args:
     is_clean: bool [B, L], the tokens that are not masked.
     segment_ids: int32 [B, L] or None; only tokens of the same segment count.
-    rate: of the geometric law of distances, in (0, 1).
+    rate: of the geometric distribution of distances, in (0, 1).
   """
   clean = is_clean.astype(jnp.float32)
   segments = jnp.zeros(clean.shape, jnp.int32) if segment_ids is None else segment_ids

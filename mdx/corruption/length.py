@@ -14,7 +14,7 @@ from mdx.corruption import mask as mask_lib
 
 
 def cut_rows(keys: jax.Array, batch: dict[str, jax.Array], rate: float) -> dict[str, jax.Array]:
-  """Keeps a uniform number 1 .. L of the first places of some rows.
+  """Keeps a uniform number 1 .. L of the first positions of some rows.
 
   Args:
     keys: typed PRNG keys [B], consumed.
@@ -34,5 +34,4 @@ def cut_rows(keys: jax.Array, batch: dict[str, jax.Array], rate: float) -> dict[
 
   kept = jnp.arange(length)[None] < jax.vmap(draw)(keys)[:, None]
   segments = batch.get("segment_ids", jnp.ones(kept.shape, jnp.int32))
-  return batch | {"loss_mask": allowed & kept,
-                  "segment_ids": jnp.where(kept, segments, 0)}
+  return batch | {"loss_mask": allowed & kept, "segment_ids": jnp.where(kept, segments, 0)}

@@ -43,7 +43,7 @@ class Lexicon(NamedTuple):
 
   @classmethod
   def of(cls, grams: Sequence[Sequence[int]], vocab_size: int) -> Lexicon:
-    """From the n-grams, whose numbers are their places in `grams`.
+    """From the n-grams, whose numbers are their positions in `grams`.
 
     Raises:
       ValueError: an n-gram that comes twice, has fewer than two ids, or ids out of range.
@@ -85,7 +85,7 @@ def _step(lexicon: Lexicon, node: jax.Array, token: jax.Array) -> jax.Array:
 
 
 def lookup(lexicon: Lexicon, tokens: jax.Array) -> jax.Array:
-  """Number of the n-gram of each size that begins at each place, or -1: int32 [longest, B, L].
+  """Number of the n-gram of each size that begins at each position, or -1: int32 [longest, B, L].
 
   [0] is that of a single id, -1 everywhere.
   """
@@ -111,7 +111,7 @@ def units(batch: dict[str, jax.Array], lexicon: Lexicon) -> tuple[jax.Array, jax
 
   Returns:
     units: int32 [B, L] of `mdx.corruption.unit`.
-    grams: int32 [B, L], the number of the n-gram that begins at a place; -1 at single ids and
+    grams: int32 [B, L], the number of the n-gram that begins at a position; -1 at single ids and
       within n-grams.
   """
   begins = unit_lib.text_begins(batch)
@@ -125,7 +125,7 @@ def units(batch: dict[str, jax.Array], lexicon: Lexicon) -> tuple[jax.Array, jax
     fits.append(inside & (found[size - 1] >= 0))
   fits = jnp.stack(fits)  # [size - 1, B, L]
 
-  def count(ahead, fits):  # ahead [num_sizes, B]: units from the next places on
+  def count(ahead, fits):  # ahead [num_sizes, B]: units from the next positions on
     costs = jnp.where(fits, 1 + ahead, length + 1)
     best = costs.min(axis=0)
     # The longest of the best: the last one.

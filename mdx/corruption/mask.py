@@ -5,7 +5,7 @@ text_positions.
 
 Convention: uniforms are drawn per example from keys [B], so a row's mask is
 the same in any batch; `allowed` is False on prompt and padding. `units` int32 [B, L] are those of
-`mdx.corruption.unit`, whose places are selected together; None: each place by itself.
+`mdx.corruption.unit`, whose positions are selected together; None: each position by itself.
 
 Reference: Joshi et al. 2020, arXiv:1907.10529 (spans of geometric length).
 """
@@ -28,7 +28,7 @@ def text_positions(batch: dict[str, jax.Array]) -> jax.Array:
 
 
 def heads(allowed: jax.Array, units: jax.Array | None) -> jax.Array:
-  """First places of the allowed units, bool [B, L]; their number is that of the units."""
+  """First positions of the allowed units, bool [B, L]; their number is that of the units."""
   return allowed if units is None else allowed & (units == jnp.arange(units.shape[1])[None])
 
 
@@ -78,7 +78,7 @@ def exact_count(keys: jax.Array, count: jax.Array, allowed: jax.Array,
 
 def lowest(draws: jax.Array, count: jax.Array, allowed: jax.Array,
            units: jax.Array | None = None, nth: int = 0) -> jax.Array:
-  """As `exact_count`: the units whose first places have the lowest of uniforms [B, L]."""
+  """Selects units like `exact_count`: those with the lowest uniforms [B, L] at their first."""
   candidates = heads(allowed, units)
   noise = jnp.where(candidates, draws, 2.0)
   order = jnp.argsort(noise, axis=1)
@@ -111,7 +111,7 @@ def spans(keys: jax.Array, count: jax.Array, allowed: jax.Array, units: jax.Arra
 
   Returns:
     selected: bool [B, L].
-    begins: bool [B, L]; True on the first place of every span, and where nothing is selected.
+    begins: bool [B, L]; True on the first position of every span, and where nothing is selected.
   """
   length = allowed.shape[1]
   longest = np.cumsum(probs)[:-1].astype(np.float32)
@@ -130,7 +130,7 @@ def spans(keys: jax.Array, count: jax.Array, allowed: jax.Array, units: jax.Arra
     is_thing = things < num_spans + num_units - count
     order = jnp.argsort(jnp.where(is_thing, jax.random.uniform(order_key, (length,)), 2.0))
     size = jnp.where(order < num_spans, lengths[order], 1) * is_thing
-    # Number of the allowed unit that a place belongs to, and the thing that has this unit.
+    # Number of the allowed unit that a position belongs to, and the thing that has this unit.
     number = jnp.cumsum(candidates) - 1
     place = jnp.minimum(jnp.searchsorted(jnp.cumsum(size), number, side="right"), length - 1)
     selected = allowed & (order[place] < num_spans)

@@ -46,7 +46,7 @@ def mask_random_keep(keys: jax.Array, tokens: jax.Array, selected: jax.Array, *,
     vocab_size: random tokens are uniform over [0, vocab_size) without `mask_id`.
     mask_rate: share of selected tokens that become [MASK].
     random_rate: share that become a random token; the rest is kept.
-    units: int32 [B, L] of `mdx.corruption.unit`, whose places have the same of these fates
+    units: int32 [B, L] of `mdx.corruption.unit`, whose positions have the same of these fates
       (random tokens differ); or None.
     others: int32 [B, L], what is written for a random token where it is not negative; or None.
 
@@ -95,7 +95,7 @@ class Clusters(NamedTuple):
 
 
 def cluster_law(confusion: jax.Array, sharpness: float, size: np.ndarray) -> jax.Array:
-  """Law of the cluster that replaces each cluster, float32 [n, n], rows sum to 1.
+  """Distribution of the cluster that replaces each cluster, float32 [n, n], rows sum to 1.
 
   softmax over b of sharpness * (C[a, b] - min_b C) / (max_b C - min_b C), over the clusters that
   have members; uniform where a row of C is constant.

@@ -2,14 +2,12 @@
 
 Contents: Linear, Cosine, Polynomial, SCHEDULES.
 
-Convention: t = 0 is clean, t = 1 fully masked; alpha(t) is the probability
-that a token is still clean. Everything is computed from the mask probability
-m(t) = 1 - alpha(t), which stays accurate in float32 where m is small. All
-schedules are squashed to m(t) = (1 - eps) * m0(t) + eps: alpha(1) = 0 exactly,
-so there is no prior term, and m(0) = eps keeps the loss weight finite.
+Convention: t = 0 is clean, t = 1 fully masked; alpha(t) is the probability that a token is still
+clean. Everything is computed from the mask probability m(t) = 1 - alpha(t), which stays accurate in
+float32 where m is small. All schedules are squashed to m(t) = (1 - eps) * m0(t) + eps: alpha(1) = 0
+exactly, so there is no prior term, and m(0) = eps keeps the loss weight finite.
 
-Reference: Shi et al. 2024, arXiv:2406.04329, section 3; Sahoo et al. 2024,
-arXiv:2406.07524.
+Reference: Shi et al. 2024, arXiv:2406.04329, section 3; Sahoo et al. 2024, arXiv:2406.07524.
 """
 
 from __future__ import annotations
@@ -19,6 +17,8 @@ import math
 
 import jax
 import jax.numpy as jnp
+
+from mdx import config as config_lib
 
 _TINY = 1e-37  # above float32's denormals
 
@@ -33,8 +33,7 @@ class _Schedule:
   eps: float = 1e-4
 
   def __post_init__(self):
-    if not 0 <= self.eps < 0.5:
-      raise ValueError(f"schedule eps must lie in [0, 0.5), got {self.eps}.")
+    config_lib.check(self, "schedule", between=dict(eps="[0, 0.5)"))
 
   def _mask_prob(self, t):
     raise TypeError("a schedule defines _mask_prob")
@@ -130,8 +129,7 @@ class Polynomial(_Schedule):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.power <= 0:
-      raise ValueError(f"polynomial power must be positive, got {self.power}.")
+    config_lib.check(self, "schedule", between=dict(power="(0, inf)"))
 
   def _mask_prob(self, t):
     return t ** self.power

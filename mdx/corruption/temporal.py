@@ -3,8 +3,8 @@
 Contents: SIGNALS, TEMPORAL, SIGNAL, person_kind, is_person, code, kinds, units,
 last_places, time_aware, other_signals, Persons, replace_persons.
 
-Convention: `spans` int32 [B, L] marks what a tagger found: 0 outside, 2 k - 1 at the first place of
-a span of kind k, and 2 k within. Kinds are TEMPORAL, SIGNAL + class, and a number of each person.
+Convention: `spans` int32 [B, L] marks what a tagger found: 0 outside, 2 k - 1 at the first position
+of a span of kind k, and 2 k within. Kinds are TEMPORAL, SIGNAL + class, and a number for a person.
 
 Reference: Wang et al., BiTimeBERT (SIGIR 2023, arXiv:2204.13032) and BiTimeBERT 2.0
 (arXiv:2406.01863).
@@ -44,17 +44,17 @@ def is_person(kind: jax.Array | int) -> jax.Array | bool:
 
 
 def code(kind: int, is_first: bool) -> int:
-  """What `spans` has at a place of a span."""
+  """Value of `spans` at a position of a span."""
   return 2 * kind - is_first
 
 
 def kinds(spans: jax.Array) -> jax.Array:
-  """Kind of the span of each place, int32 [B, L]; 0 outside."""
+  """Kind of the span of each position, int32 [B, L]; 0 outside."""
   return (spans + 1) // 2
 
 
 def units(batch: dict[str, jax.Array]) -> jax.Array:
-  """Each span a unit, and each place outside: int32 [B, L] of `mdx.corruption.unit`."""
+  """Each span a unit, and each position outside: int32 [B, L] of `mdx.corruption.unit`."""
   spans = batch["spans"]
   before = jnp.pad(kinds(spans)[:, :-1], ((0, 0), (1, 0)))
   inside = (spans > 0) & (spans % 2 == 0) & (kinds(spans) == before)
@@ -62,13 +62,13 @@ def units(batch: dict[str, jax.Array]) -> jax.Array:
 
 
 def _sizes(chosen, of_place):
-  """Chosen places of each unit, int32 [B, L], at its first place; 0 elsewhere."""
+  """Chosen positions of each unit, int32 [B, L], at its first position; 0 elsewhere."""
   count = jnp.zeros(of_place.shape, jnp.int32)
   return jax.vmap(lambda c, u, x: c.at[u].add(x))(count, of_place, chosen.astype(jnp.int32))
 
 
 def last_places(of_place: jax.Array) -> jax.Array:
-  """Last place of the unit of each place, int32 [B, L], from `units`."""
+  """Last position of the unit of each position, int32 [B, L], from `units`."""
   size = _sizes(jnp.ones(of_place.shape, bool), of_place)
   return of_place + jnp.take_along_axis(size, of_place, axis=1) - 1
 
@@ -209,7 +209,7 @@ def replace_persons(keys: jax.Array, batch: dict[str, jax.Array], pool: jax.Arra
 
   Returns:
     tokens int32 [B, L]; whether a mention is replaced, and whether there is another person for it,
-    bool [B, L], True at first places of mentions alone.
+    bool [B, L], True at first positions of mentions alone.
   """
   tokens, spans, of_place = batch["tokens"], batch["spans"], units(batch)
   length, longest = tokens.shape[1], persons.ids.shape[1]
@@ -241,7 +241,7 @@ def replace_persons(keys: jax.Array, batch: dict[str, jax.Array], pool: jax.Arra
 
 
 def _before(draw: jax.Array, heads: jax.Array) -> jax.Array:
-  """What the mention before has drawn; 2 if there is none."""
+  """Draw of the mention before; 2 if there is none."""
   places = jnp.where(heads, jnp.arange(heads.shape[1])[None], -1)
   last = jnp.pad(jax.lax.cummax(places, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
   return jnp.where(last >= 0, jnp.take_along_axis(draw, jnp.maximum(last, 0), axis=1), 2.0)

@@ -2,10 +2,9 @@
 
 Contents: independent, stratified, lattice, TIMES, of_blocks.
 
-Convention: every scheme is a function of (key, example_index) alone. The slot
-of an example is `example_index` modulo the batch size, scattered by a stride
-near the golden ratio, so that any run of consecutive rows (a shard, a
-microbatch) covers (0, 1] almost evenly too.
+Convention: every scheme is a function of (key, example_index) alone. The slot of an example is
+`example_index` modulo the batch size, scattered by a stride near the golden ratio, so that any run
+of consecutive rows (a shard, a microbatch) covers (0, 1] almost evenly too.
 
 Reference: Kingma et al. 2021, arXiv:2107.00630 (the single-offset lattice);
 Sahoo et al. 2024, arXiv:2406.07524 (stratified).

@@ -2,9 +2,9 @@
 
 Contents: text_begins, from_begins, words, joined.
 
-Convention: a unit is a run of places; its id is its first place, so `units` int32 [B, L] is both
-a label and an index. A draw for a unit is the draw of its first place. None means that every
-place is a unit. Units never reach across the edge of a text, of a prompt or of padding.
+Convention: a unit is a run of positions; its id is its first position, so `units` int32 [B, L] is
+both a label and an index. A draw for a unit is the draw of its first position. None means that
+every position is a unit. Units never reach across the edge of a text, of a prompt or of padding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FIRST = ((0, 0), (1, 0))
 
 
 def text_begins(batch: dict[str, jax.Array]) -> jax.Array:
-  """Places before which a unit must end, bool [B, L]: row, document, or what counts in the loss."""
+  """Positions before which a unit must end, bool [B, L]: row, document, or end of what counts."""
   allowed = mask_lib.allowed_positions(batch)
   begins = allowed != jnp.pad(allowed[:, :-1], _FIRST)
   if "segment_ids" in batch:
@@ -28,7 +28,7 @@ def text_begins(batch: dict[str, jax.Array]) -> jax.Array:
 
 
 def from_begins(begins: jax.Array) -> jax.Array:
-  """Units int32 [B, L] that begin where `begins` bool [B, L] says, and at the first place."""
+  """Units int32 [B, L] that begin where `begins` bool [B, L] says, and at the first position."""
   places = jnp.arange(begins.shape[1], dtype=jnp.int32)[None]
   return jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
 
@@ -46,6 +46,6 @@ def words(batch: dict[str, jax.Array], word_edges: jax.Array) -> jax.Array:
 
 
 def joined(is_shared: jax.Array) -> jax.Array:
-  """One unit of the places of each row that are shared, bool [B, L]; the others by themselves."""
+  """One unit of the positions of each row that are shared, bool [B, L]; each other alone."""
   places = jnp.arange(is_shared.shape[1], dtype=jnp.int32)[None]
   return jnp.where(is_shared, jnp.argmax(is_shared, axis=1)[:, None].astype(jnp.int32), places)

@@ -1,1 +1,1 @@
-"""What a compiled program costs: its text, its FLOPs, and the chips it is for."""
+"""Costs of a compiled program: its text, its FLOPs, and the chips it is for."""

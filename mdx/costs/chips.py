@@ -30,7 +30,7 @@ class TooLarge(Exception):
 
 
 class Chip(NamedTuple):
-  """What is known of a kind of chip.
+  """Properties of a kind of chip.
 
   Attributes:
     hbm: bytes of memory.
@@ -65,7 +65,7 @@ _WITHOUT_TPU = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost",
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """What a program is compiled for.
+  """Devices that a program is compiled for.
 
   Attributes:
     name: of the topology, with the number of slices if there are several.
@@ -155,8 +155,7 @@ def transfer_seconds(collective: hlo.Collective, devices: np.ndarray, chip: Chip
     far = any(_slice(devices[a]) != _slice(devices[b]) for a, b in collective.groups)
     # Of a matmul's operand, half goes round each way at the same time.
     return collective.size / (chip.slow if far else chip.link * (2 if collective.in_ring else 1))
-  group = [devices[i] for i in (collective.groups[0] if collective.groups
-                                else range(len(devices)))]
+  group = [devices[i] for i in (collective.groups[0] if collective.groups else range(len(devices)))]
   slices = len({_slice(d) for d in group})
   near = [d for d in group if _slice(d) == _slice(group[0])]
   seconds = 0.0
@@ -187,6 +186,6 @@ def _bandwidth(group, devices, chip: Chip) -> float:
 
 
 def _mean_hops(group) -> float:
-  """How many links a message crosses on the way, of a ring a quarter of its length."""
+  """Number of links that a message crosses; in a ring, a quarter of its length."""
   inside = np.array([d.coords for d in group])
   return max(1.0, max(len(set(column)) for column in inside.T) / 4)

@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its text: cycles and collectives, loops counted through.
+"""Work of a compiled program, read from its text: cycles and collectives, loops counted through.
 
 Contents: Collective, Costs, read.
 
@@ -49,7 +49,7 @@ class Collective(NamedTuple):
 
 
 class Costs(NamedTuple):
-  """What a run of a program takes on one device.
+  """Costs of a run of a program on one device.
 
   Attributes:
     cycles: estimated by the compiler; 0 where it gives no estimate.
@@ -137,8 +137,7 @@ class _Reader:
 
   def costs(self) -> Costs:
     self._visit(self._entry, 1.0)
-    found = tuple(Collective(*key[:2], count, *key[2:])
-                  for key, count in self._collectives.items())
+    found = tuple(Collective(*key[:2], count, *key[2:]) for key, count in self._collectives.items())
     return Costs(self._cycles, found, self._kernels)
 
   def _visit(self, name: str, times: float) -> None:
@@ -196,7 +195,7 @@ class _Reader:
                for x in self._computations.get(branch, {}).values())
 
   def _trips(self, parent: str, one: _Instruction, body: str, condition: str) -> float:
-    """How often a loop runs: what the compiler says, or counter, bound and increment."""
+    """Iterations of a loop, as the compiler says, or from counter, bound and increment."""
     if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', one.rest):
       return float(known[1])
     inside = self._computations.get(condition, {})

@@ -134,8 +134,7 @@ def _encode_own(tokenizer, text: str) -> np.ndarray:
   ids = [np.zeros(0, np.int32)]
   longest_first = sorted(specials, key=len, reverse=True)
   for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text):
-    ids.append(np.array([specials[part]], np.int32) if part in specials
-               else tokenizer.encode(part))
+    ids.append(np.array([specials[part]], np.int32) if part in specials else tokenizer.encode(part))
   ids = np.concatenate(ids)
   if (ids == tokenizer.mask_id).any():
     raise ValueError("the chat template writes the mask token, which stands for what is hidden; "

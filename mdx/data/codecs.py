@@ -279,7 +279,7 @@ class HuggingFace:
       raise
 
   def encode_apart(self, text: str, markers: Sequence[int]) -> list[int]:
-    """As `encode`, but writes text that became one of `markers` character by character.
+    """Encodes like `encode`, but text that became one of `markers` character by character.
 
     A model whose own vocabulary has "[MASK]" (Unigram, WordLevel), or an added token not
     flagged as special, finds it in text in spite of `encode_special_tokens`.

@@ -1,7 +1,6 @@
 """The base of data sources, and the splits of their records.
 
-Contents: SPLITS, LABELLED_SPLITS, Source, build, is_validation, check_split,
-hold_out, find.
+Contents: SPLITS, LABELLED_SPLITS, Source, build, is_validation, check_split, hold_out, find.
 
 Convention: in a source without splits of its own, record i belongs to validation if
 i % holdout_every == holdout_every - 1, unless `validation_path` names other files.
@@ -58,7 +57,7 @@ class Source(Protocol):
 
   @property
   def title(self) -> str:
-    """Its name, for messages."""
+    """Name of the source, for messages."""
     return type(self).__name__.lower()
 
 

@@ -1,4 +1,4 @@
-"""How good samples are as texts: perplexity under a second model, and how varied they are.
+"""Quality of samples as texts: perplexity under a second model, and diversity.
 
 Contents: Scores, evaluate, unigram_entropy, distinct, self_bleu.
 
@@ -27,7 +27,7 @@ _SMOOTHED = 0.1  # matches of an order that has none, Chen and Cherry's first me
 
 
 class Scores(NamedTuple):
-  """What a scorer says about texts.
+  """Scores of texts.
 
   Attributes:
     nll: float64 [N], nats of the scored tokens (a bound if the scorer has no better).

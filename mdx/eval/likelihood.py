@@ -7,9 +7,8 @@ Convention: the unit is a row. Each row's bound is averaged over `num_samples`
 times of its own draw, so rows are independent and the standard error over rows
 covers both the choice of text and the choice of times and masks.
 
-References: Nie et al. 2025, arXiv:2502.09992, appendix B (conditional
-likelihood of answers, counts of masks on a lattice); Rojas et al. 2025,
-arXiv:2510.08554 (quadrature over the time).
+References: Nie et al. 2025, arXiv:2502.09992, appendix B (conditional likelihood of answers, counts
+of masks on a lattice); Rojas et al. 2025, arXiv:2510.08554 (quadrature over the time).
 """
 
 from __future__ import annotations
@@ -108,8 +107,7 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
 def ratio(totals: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
   """sum(totals) / sum(counts) and its standard error over rows.
 
-  The error is the linearised (delta-method) one of a ratio of means; infinite
-  for a single row.
+  The error is the linearised (delta-method) one of a ratio of means; infinite for a single row.
   """
   totals, counts = np.asarray(totals, np.float64), np.asarray(counts, np.float64)
   value = totals.sum() / counts.sum()
@@ -238,7 +236,6 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
   found = []
   for first in range(0, num_rows, batch_size):
     batch = {k: v[first:first + batch_size] for k, v in rows.items()}
-    batch = sharding.place_batch(batch, mesh) if mesh else (
-        jax.tree.map(jnp.asarray, batch))
+    batch = sharding.place_batch(batch, mesh) if mesh else (jax.tree.map(jnp.asarray, batch))
     found.append(processes.fetch(row_nll(params, batch)["nll"]))
   return np.concatenate(found)[:len(pairs)]

@@ -24,7 +24,7 @@ from scipy import stats
 
 
 class Predictions(NamedTuple):
-  """What a model says of the records of a split, in their order.
+  """Predictions of a model for the records of a split, in their order.
 
   Attributes:
     labels: the labels by number; () for scores.

@@ -37,6 +37,7 @@ from mdx.interop import safetensors
 from mdx.interop import weights
 from mdx.networks import transformer
 from mdx.networks.adaptation import sites
+from mdx.utils import files as files_lib
 from mdx.utils import tree
 
 FAMILIES = {f.model_type: f for f in (
@@ -195,17 +196,22 @@ def special_ids(path: str | pathlib.Path) -> dict[str, int]:
 
 def check(path: str | pathlib.Path, shapes: Any) -> None:
   """Raises ValueError unless `path` has weights of these shapes; reads no weights."""
-  _, family, spec = _describe(path)
-  with safetensors.Reader(path) as reader:
-    weights.check(family, reader, weights.entries(family, spec, shapes, reader.names))
+  with _opened(path, *_describe(path)[1:], shapes):
+    pass
+
+
+@contextlib.contextmanager
+def _opened(path, family, spec, shapes, file=safetensors.FILE):
+  """Yields the reader of a directory and the entries of some parameters, which are checked."""
+  with safetensors.Reader(path, file) as reader:
+    table = weights.entries(family, spec, shapes, reader.names)
+    weights.check(family, reader, table)
+    yield reader, table
 
 
 def stored_types(path: str | pathlib.Path, shapes: Any) -> Any:
   """`shapes` with bfloat16 where the directory stores a parameter so."""
-  _, family, spec = _describe(path)
-  with safetensors.Reader(path) as reader:
-    table = weights.entries(family, spec, shapes, reader.names)
-    weights.check(family, reader, table)
+  with _opened(path, *_describe(path)[1:], shapes) as (reader, table):
     return weights.stored_types(reader, table, shapes)
 
 
@@ -222,10 +228,7 @@ def load(path: str | pathlib.Path, shapes: Any,
   Raises:
     ValueError: see `check`.
   """
-  _, family, spec = _describe(path)
-  with safetensors.Reader(path) as reader:
-    table = weights.entries(family, spec, shapes, reader.names)
-    weights.check(family, reader, table)
+  with _opened(path, *_describe(path)[1:], shapes) as (reader, table):
     return weights.load(reader, table, shapes, finish)
 
 
@@ -243,9 +246,8 @@ def _adapter(adapter: str, path: str | pathlib.Path):
 
 def check_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> None:
   """Raises ValueError unless `adapter` has adapters of these shapes; reads no weights."""
-  family, spec = _adapter(adapter, path)
-  with safetensors.Reader(adapter, peft.FILE) as reader:
-    weights.check(family, reader, weights.entries(family, spec, shapes, reader.names))
+  with _opened(adapter, *_adapter(adapter, path), shapes, peft.FILE):
+    pass
 
 
 def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
@@ -259,10 +261,8 @@ def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
   Raises:
     ValueError: it is for another model.
   """
-  check_adapter(adapter, path, shapes)
-  family, spec = _adapter(adapter, path)
-  with safetensors.Reader(adapter, peft.FILE) as reader:
-    return weights.load(reader, weights.entries(family, spec, shapes, reader.names), shapes)
+  with _opened(adapter, *_adapter(adapter, path), shapes, peft.FILE) as (reader, table):
+    return weights.load(reader, table, shapes)
 
 
 def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
@@ -280,8 +280,7 @@ def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transf
     OSError: it cannot be written.
   """
   path = pathlib.Path(path).absolute()
-  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  files_lib.check_new(path)
   if peft.adapter_of(spec) is None:
     raise ValueError("the model has no adapters that the format peft holds; train some with "
                      "config.lora.rank, or use export.format=huggingface.")
@@ -316,8 +315,7 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
     like: the directory that the model came from. It gives the config.json (except what
       `spec` changes), the stored type of every tensor, and the tokenizer, chat template and
       code beside them. A `model_type` of another family takes only the last.
-    dtype: "float32", "bfloat16" or "float16" for all tensors; "" = as in `like`, else as
-      `params`.
+    dtype: "float32", "bfloat16" or "float16" for all tensors; "" = as in `like`, else as `params`.
     ids: special ids as `special_ids` gives them; these too replace those of `like`.
     entries: further entries of config.json, over all others.
     files: name -> text of further files (tokenizer.json), over those of `like`.
@@ -328,8 +326,7 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
     OSError: it cannot be written.
   """
   path = pathlib.Path(path).absolute()
-  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  files_lib.check_new(path)
   if dtype not in ("", "float32", "bfloat16", "float16"):
     raise ValueError(f"dtype is {dtype!r}; choose from float32, bfloat16, float16.")
   old, family, _ = _describe(like) if like else ({}, None, None)

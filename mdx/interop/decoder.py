@@ -1,4 +1,4 @@
-"""What LLaMA and the families that copied its names share: options and tensor names.
+"""Options and tensor names of LLaMA and of the families that copied its names.
 
 Contents: read, write, tensors, causal.
 
@@ -114,7 +114,7 @@ def tensors(spec: transformer.Transformer) -> dict[str, family.Tensor]:
 
 
 def causal(config: Mapping[str, Any]) -> dict[str, Any]:
-  """How a causal model is read: after its first token, or after its last if it names no first."""
+  """Objective of a causal model: it reads after its first token, or its last if it has no first."""
   ids = (family.first_id(config.get(name)) for name in ("bos_token_id", "eos_token_id"))
   start = next((i for i in ids if isinstance(i, int) and i >= 0), None)
   return {"name": "ar"} if start is None else {"name": "ar", "start_id": start}

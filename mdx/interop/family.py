@@ -1,4 +1,4 @@
-"""What a model family of Hugging Face is to mdx: names, options, both directions.
+"""Model families of Hugging Face: names, options, both directions.
 
 Contents: Tensor, linear, Family, read_options, check_fields, first_id.
 
@@ -23,7 +23,7 @@ _HOW_COMPUTED = ("vocab_multiple", "dtype", "scan_layers", "remat", "init_std", 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """Where a parameter lies in the files.
+  """Location of a parameter in the files.
 
   Attributes:
     name: its name there; "{layer}" stands for the number of the block in the names of
@@ -48,7 +48,7 @@ def linear(path: str, name: str, *, has_bias: bool = False, **fields: Any) -> di
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-  """A kind of model.
+  """A model family.
 
   Attributes:
     model_type: `model_type` of its config.json.

@@ -19,8 +19,7 @@ _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermedia
 _DEFAULTS = dict(hidden_act="gelu", max_position_embeddings=512, type_vocab_size=2,
                  layer_norm_eps=1e-12, position_embedding_type="absolute", is_decoder=False,
                  add_cross_attention=False, tie_word_embeddings=True)
-_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu",
-                "relu": "relu"}
+_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
 _ALLOWED = dict(position_embedding_type=("absolute", None), is_decoder=(False, None),
                 add_cross_attention=(False, None), tie_word_embeddings=(True, False))
 FIXED = dict(norm="layer", post_norm=True, embed_norm=True, position="learned", use_bias=True)

@@ -142,7 +142,7 @@ def _read_index(path: pathlib.Path) -> dict[str, str]:
 
 
 def _damage(path: pathlib.Path, error: Exception) -> str:
-  """What is wrong with a file that does not open."""
+  """Says what is wrong with a file that does not open."""
   size = path.stat().st_size
   with path.open("rb") as f:
     start = f.read(8)

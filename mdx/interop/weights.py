@@ -109,8 +109,7 @@ def check(family: family_lib.Family, reader: safetensors.Reader,
   if missing:
     raise ValueError(f"{reader.path} lacks tensor {missing[0]!r}{_more(missing)}, which its "
                      "config.json asks for.")
-  extra = [name for name in reader.names
-           if name not in expected and not is_beside(family, name)]
+  extra = [name for name in reader.names if name not in expected and not is_beside(family, name)]
   if extra:
     raise ValueError(f"{reader.where(extra[0])}{_more(extra)} has no place in the model that "
                      "config.json describes.")

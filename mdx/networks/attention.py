@@ -22,10 +22,10 @@ import jax.numpy as jnp
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.networks import heads as heads_lib
 from mdx.networks import noise as noise_lib
 
 SAVED = "attention"  # name of what some rematerialisation policies keep of attention
-_NEVER = -1e30  # finite, so that a row that sees nothing has no NaN
 
 
 def saved(x: jax.Array) -> jax.Array:
@@ -100,8 +100,7 @@ class BlockCausal(Attention):
   block_length: int
 
   def __post_init__(self):
-    if self.block_length < 1:
-      raise ValueError(f"attention block_length must be positive, got {self.block_length}.")
+    config_lib.check(self, "attention", at_least=dict(block_length=1))
 
   @property
   def period(self):
@@ -151,8 +150,7 @@ class Prefix(Attention):
   period: ClassVar[int | None] = 0
 
   def __post_init__(self):
-    if self.length < 0:
-      raise ValueError(f"attention length must not be negative, got {self.length}.")
+    config_lib.check(self, "attention", at_least=dict(length=0))
 
   def sees(self, query, key, size):
     """By index, or by position for keys of the prefix."""
@@ -173,14 +171,12 @@ class Local(Attention):
   radius: int
 
   def __post_init__(self):
-    if self.radius < 0:
-      raise ValueError(f"attention radius must not be negative, got {self.radius}.")
+    config_lib.check(self, "attention", at_least=dict(radius=0))
 
   def sees(self, query, key, size):
     """By distance."""
     del size
-    return ((key.index - query.index) <= self.radius) & (
-        (query.index - key.index) <= self.radius)
+    return ((key.index - query.index) <= self.radius) & ((query.index - key.index) <= self.radius)
 
 
 @jax.tree_util.register_static
@@ -248,7 +244,7 @@ ATTENTIONS = _ONE | {"per_layer": PerLayer, "groups": Groups}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Narrowed(Attention):
-  """What another value shows, but nothing more than `radius` places away.
+  """Shows what another value does, at most `radius` positions away.
 
   Attributes:
     inner: the other value.
@@ -259,12 +255,12 @@ class Narrowed(Attention):
 
   @property
   def streams(self):
-    """Those of the other value."""
+    """Streams of the inner value."""
     return self.inner.streams
 
   @property
   def period(self):
-    """That of the other value."""
+    """Period of the inner value."""
     return self.inner.period
 
   def sees(self, query, key, size):
@@ -283,7 +279,7 @@ def narrowed(layers: tuple[Any, ...], radius: int, global_every: int) -> tuple[A
 
 
 class Sight(NamedTuple):
-  """What the layers of a network see, given to all of them.
+  """Visibility in the layers of a network, given to all of them.
 
   Attributes:
     values: the different values among the layers.
@@ -299,7 +295,7 @@ class Sight(NamedTuple):
 
 def sight(layers: tuple[Any, ...], positions: jax.Array, segment_ids: jax.Array | None,
           slots: jax.Array | None, *, with_masks: bool) -> tuple[Sight, jax.Array | None]:
-  """What layers of some values see, and which value each has, int32 [layers] (None: all one)."""
+  """Visibility in layers, and the number of the value of each, int32 [layers] (None: all one)."""
   values = tuple(dict.fromkeys(layers))
   masks = tuple(visible(value, positions, segment_ids, slots) for value in values if with_masks)
   which = None if len(values) == 1 else jnp.array([values.index(v) for v in layers], jnp.int32)
@@ -364,7 +360,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
   if mask is not None:
     split = scores.reshape(batch, -1, groups, length, keys)
     mask = mask.reshape(mask.shape[:1] + (-1, groups if mask.shape[1] > 1 else 1) + mask.shape[2:])
-    scores = jnp.where(mask, split, _NEVER).reshape(scores.shape)
+    scores = jnp.where(mask, split, heads_lib.NEVER).reshape(scores.shape)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   weights = noise_lib.dropout(weights, noise, dropout, "probabilities")
   mixed = jnp.einsum("bkls,bksh->bklh", weights, value)

@@ -1,4 +1,4 @@
-"""What computes attention: XLA with a mask, cuDNN on GPUs, the splash kernel on TPUs.
+"""Backends of attention: XLA with a mask, cuDNN on GPUs, the splash kernel on TPUs.
 
 Contents: BACKENDS, compiling_for, check, check_slots, uses_masks, attend, ordered.
 
@@ -130,7 +130,7 @@ def _sharded_splash(query, key, value, sight, attention):
 
 
 def ordered(name: str, x: jax.Array) -> jax.Array:
-  """What follows attention, [B, L, D], with its axes in this order in memory.
+  """Keeps the axes of [B, L, D] in this order in memory, for what follows attention.
 
   The splash kernel gives head after head, and XLA would lay out all that follows like it.
   """

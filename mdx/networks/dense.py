@@ -37,9 +37,8 @@ class Own(nn.Module):
 class Dense(nn.Module):
   """A linear map whose matmuls are two-dimensional, forwards and backwards.
 
-  XLA's CPU compiler copies the operands of a contraction over two axes, which
-  doubled the time of the kernel's gradient. Positions that are sharded over
-  the mesh stay an axis of their own.
+  XLA's CPU compiler copies the operands of a contraction over two axes, which doubled the time of
+  the kernel's gradient. Positions that are sharded over the mesh stay an axis of their own.
   """
   features: int
   use_bias: bool

@@ -1,7 +1,7 @@
 """Heads: from hidden states to logits, and losses and draws of logits.
 
-Contents: block_columns, log_probs, cross_entropy, binary_cross_entropy, sample, mlp_part, mlp,
-affine.
+Contents: NEVER, block_columns, log_probs, cross_entropy, binary_cross_entropy, sample, mlp_part,
+mlp, affine.
 
 Convention: logits are float32 [..., V]; bfloat16 logits are refused, for
 their softmax and noise are wrong in the third digit.
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from mdx import types
 
-_NEVER = -1e30
+NEVER = -1e30  # logit of probability exactly 0; finite, so that no row has nan
 
 
 def _check(logits: jax.Array) -> None:
@@ -30,7 +30,7 @@ def block_columns(logits: jax.Array, *ids: int | None) -> jax.Array:
   column = jnp.arange(logits.shape[-1])
   for index in ids:
     if index is not None:
-      logits = jnp.where(column == index, _NEVER, logits)
+      logits = jnp.where(column == index, NEVER, logits)
   return logits
 
 

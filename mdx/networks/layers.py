@@ -46,7 +46,7 @@ GATED = ("swiglu", "geglu", "geglu_erf")
 
 
 class OfLayer(NamedTuple):
-  """What differs between the layers of a network; arrays [] (stacked: [layers]) or None.
+  """Values that differ between layers; arrays [] (stacked: [layers]) or None.
 
   Attributes:
     which: int32, the layer's value among those of `Sight`.
@@ -109,8 +109,7 @@ class _Attention(nn.Module):
     if rope is not None:
       query, key = (positions_lib.rotate(y, *rope) for y in (query, key))
     if cache:
-      key, value = (attention_lib.write(old, slots, new)
-                    for old, new in zip(cache, (key, value)))
+      key, value = (attention_lib.write(old, slots, new) for old, new in zip(cache, (key, value)))
     memory = [one.memory(leaves, batch) for one, leaves in own(spec, "memory")]
     mixed = backends.attend(spec.attention_backend, query, key, value, sight, which, memory,
                             noise_lib.named(noise, "attention"), spec.attention_dropout)

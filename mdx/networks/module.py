@@ -21,11 +21,10 @@ from mdx import sharding
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
+from mdx.networks import heads
 from mdx.networks import layers as layers_lib
 from mdx.networks import noise as noise_lib
 from mdx.networks import positions as positions_lib
-
-_NEVER = -1e30  # logit of a padding column: probability exactly 0
 
 
 class Module(nn.Module):
@@ -144,8 +143,7 @@ class Module(nn.Module):
     memory, layers = [], []
     for i, layer in enumerate(self.layers):
       of_layer = jax.tree.map(lambda kinds, i=i: kinds[i], of_layers)
-      x, (new, own) = layer(x, *shared, of_layer, cache[i] if cache else cache, slots, noise,
-                            kept)
+      x, (new, own) = layer(x, *shared, of_layer, cache[i] if cache else cache, slots, noise, kept)
       memory.append(new)
       layers.append(own)
     return x, (None if cache is None else tuple(memory), jnp.stack(layers) if kept == () else None)
@@ -174,7 +172,7 @@ class Module(nn.Module):
     if spec.head_bias:
       scores = scores + jnp.expand_dims(self.lm_head.bias, tuple(range(scores.ndim - 1)))
     if spec.padded_vocab > spec.vocab_size:
-      scores = jnp.where(jnp.arange(spec.padded_vocab) < spec.vocab_size, scores, _NEVER)
+      scores = jnp.where(jnp.arange(spec.padded_vocab) < spec.vocab_size, scores, heads.NEVER)
     return scores
 
   def init_all(self, tokens, *, attention) -> Any:

@@ -125,20 +125,17 @@ class Transformer:
   adaptations: tuple[Any, ...] = ()
 
   def __post_init__(self):
-    for field, choices in (("mlp", layers.ACTIVATIONS), ("norm", ("rms", "layer")),
-                           ("remat", layers.REMAT), ("position", ("rope", "learned", "none")),
-                           ("dtype", ("float32", "bfloat16")), ("head", ("lm", "rtd")),
-                           ("attention_backend", backends.BACKENDS)):
-      if getattr(self, field) not in choices:
-        raise ValueError(f"network.{field} is {getattr(self, field)!r}; choose from "
-                         f"{', '.join(choices)}.")
-    for field in ("num_layers", "width", "num_heads", "vocab_size", "max_length", "vocab_multiple"):
-      if getattr(self, field) < 1:
-        raise ValueError(f"network.{field} must be positive, got {getattr(self, field)}.")
-    for field in ("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width", "token_types",
-                  "position_offset", "local_radius", "global_every", "local_rope_theta"):
-      if getattr(self, field) < 0:
-        raise ValueError(f"network.{field} must not be negative, got {getattr(self, field)}.")
+    config_lib.check(
+        self, "network", choices=dict(
+            mlp=layers.ACTIVATIONS, norm=("rms", "layer"), remat=layers.REMAT,
+            position=("rope", "learned", "none"), dtype=("float32", "bfloat16"),
+            head=("lm", "rtd"), attention_backend=backends.BACKENDS),
+        at_least=dict.fromkeys(("num_layers", "width", "num_heads", "vocab_size", "max_length",
+                                "vocab_multiple"), 1)
+        | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",
+                         "token_types", "position_offset", "local_radius", "global_every",
+                         "local_rope_theta"), 0),
+        between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)"))
     if not self.head_dim and self.width % self.num_heads:
       raise ValueError(f"network.num_heads {self.num_heads} does not divide width {self.width}; "
                        "use a divisor, or set network.head_dim.")
@@ -150,8 +147,6 @@ class Transformer:
     object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
     object.__setattr__(self, "adaptations", adaptation.build(self.adaptations))
     positions_lib.check_scaling(self.rope_scaling)
-    config_lib.check(self, "network", between=dict.fromkeys(
-        ("dropout", "attention_dropout", "drophead"), "[0, 1)"))
     for is_wrong, message in (
         (self.attention_dropout and self.attention_backend != "xla", "attention_dropout needs the "
          f"attention_backend xla, {self.attention_backend} has none; use xla, or drophead."),

@@ -76,7 +76,7 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
   safe = jnp.minimum(index, rows - 1)
   gathered = scores(jnp.take_along_axis(flat_hidden, safe[..., None], axis=1),
                     jax.tree.map(lambda x: jnp.take_along_axis(x, safe, axis=1), flat_targets))
-  # Unused places hold index `rows`, out of bounds: they are dropped.
+  # Unused positions hold index `rows`, out of bounds: they are dropped.
   scatter = jax.vmap(lambda i, x: jnp.zeros(rows, x.dtype).at[i].add(x, mode="drop"))
   first = jax.tree.map(lambda x: scatter(index, x).reshape(batch, length), gathered)
 

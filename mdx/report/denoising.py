@@ -5,7 +5,7 @@ Contents: Trace, Changes, changes, from_trajectory, even, visible, scale, write_
 Convention: frame f of a trace is the canvas after f steps, so frame 0 is what the
 decoder was given and the last frame is the text. A token is *written* in step f if it
 stands in frame f where frame f - 1 had a mask, *replaced* if another token stood there,
-and a place is *masked again* if a token did. Pages show at most `max_bytes` of data; what
+and a position is *masked again* if a token did. Pages show at most `max_bytes` of data; what
 is cut is said on the page and returned.
 """
 
@@ -30,17 +30,17 @@ _LONGEST = {"prompt": 4000, "title": 200, "note": 200, "setting": 500}  # charac
 
 
 class Trace(NamedTuple):
-  """One decoded row: F frames of G places.
+  """One decoded row: F frames of G positions.
 
   Attributes:
-    prompt: text before the generated places.
+    prompt: text before the generated positions.
     frames: int32 [F, G], the canvas before each step, then the final text.
     confidence: float32 [F, G], with which each token shown was last decoded; NaN where
       masked, given or not known.
     title: of the row.
     notes: one line a frame, or none.
     is_given: bool [G], tokens fixed by the user, or None.
-    predictions: int32 [F - 1, G], what the model said at each masked place of a frame
+    predictions: int32 [F - 1, G], what the model said at each masked position of a frame
       (other entries are not read), or None.
   """
   prompt: str
@@ -53,12 +53,12 @@ class Trace(NamedTuple):
 
 
 class Changes(NamedTuple):
-  """What the step before each frame did; bool or int32 [F, G], nothing in frame 0.
+  """Changes by the step before each frame; bool or int32 [F, G], nothing in frame 0.
 
   Attributes:
     is_written, is_replaced, is_remasked: see the module.
     step: after which the token shown has stood; 0 from the start, -1 if masked.
-    revisions: times a token of this place was replaced or masked again so far.
+    revisions: times a token of this position was replaced or masked again so far.
   """
   is_written: np.ndarray
   is_replaced: np.ndarray
@@ -144,7 +144,7 @@ def _script_json(value: Any) -> str:
 
 
 def _deltas(tokens: np.ndarray, confidence: np.ndarray | None = None) -> list[list[int | None]]:
-  """Changes of each frame: gap to the last changed place, token, confidence if not masked.
+  """Changes of each frame: gap to the last changed position, token, confidence if not masked.
 
   The frame before the first is all masks (0).
   """

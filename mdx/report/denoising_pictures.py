@@ -3,7 +3,7 @@
 Contents: colour, write_gif, write_strip.
 
 Convention: the marks of the web page: a token written in the last step has an outline,
-one that replaced another a double outline, a place masked again a dashed one; colour
+one that replaced another a double outline, a position masked again a dashed one; colour
 is confidence, from orange (unsure) to pale blue (sure). Text is set in the DejaVu fonts
 that matplotlib ships, one column a character.
 """
@@ -24,7 +24,7 @@ _MOST_LINES = 60  # of text in a frame
 
 
 class _Cell(NamedTuple):
-  """A place of a frame: where it stands, in columns and lines, and what is drawn."""
+  """A position of a frame: where it stands, in columns and lines, and what is drawn."""
   place: int
   column: int
   line: int

@@ -2,9 +2,8 @@
 
 Contents: plain, replay.
 
-Convention: the canvas fills in place where the console is a terminal, one line a frame
-elsewhere. Model text cannot move the cursor or change colours: control characters are
-replaced.
+Convention: the canvas fills in place where the console is a terminal, one line a frame elsewhere.
+Model text cannot move the cursor or change colours: control characters are replaced.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ _TEXT = 4000  # characters of one of them
 
 
 class _Run(NamedTuple):
-  """What a workdir holds."""
+  """Contents of a workdir."""
   name: str
   path: pathlib.Path
   config: dict[str, Any]

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mdx import config as config_lib
 from mdx.tasks import parsing
 from mdx.tasks import problems
 
@@ -72,17 +73,14 @@ class Countdown:
   blank: ClassVar[str] = ""
 
   def __post_init__(self):
-    if self.format not in FORMATS:
-      raise ValueError(f"Countdown format must be one of {', '.join(FORMATS)}, got "
-                       f"{self.format!r}.")
+    config_lib.check(self, "task", choices=dict(format=FORMATS),
+                     between=dict(number_reward="[0, 1)"))
     problems.check_at_least(self, num_numbers=2, min_number=1, max_number=self.min_number,
                             max_value=self.max_number, num_train=0, num_validation=0, num_test=0,
                             seed=0)
     if self.num_numbers > 6 or self.max_value > 999_999:
       raise ValueError(f"Countdown takes at most 6 numbers and a max_value below a million, got "
                        f"{self.num_numbers} and {self.max_value}.")
-    if not 0 <= self.number_reward < 1:
-      raise ValueError(f"number_reward must be in [0, 1), got {self.number_reward}.")
     if self.path or self.test_path:
       problems.check_files(self, "{\"nums\": [3, 5, 7], \"target\": 56}")
 
@@ -111,7 +109,8 @@ class Countdown:
 
   def examples(self, split: str) -> list[dict[str, Any]]:
     """Returns [{"prompt", "answer", "answers", "key", "numbers", "target"}]."""
-    return problems.cached(self, split, self._read if self.path else self._draw)
+    make = functools.partial(problems.read, self, self._read_file) if self.path else self._draw
+    return problems.cached(self, split, make)
 
   def prompt(self, example: dict[str, Any]) -> str:
     """Returns the text to complete."""
@@ -166,11 +165,6 @@ class Countdown:
               _PROMPT.format(numbers=listed.replace(",", ", "), target=target))
     return {"prompt": prompt, "answer": "", "answers": [], "key": key, "numbers": tuple(numbers),
             "target": target}
-
-  def _read(self, split: str) -> list[dict[str, Any]]:
-    examples = self._read_file(self.path)
-    tests = self._read_file(self.test_path) if self.test_path else None
-    return problems.divide(examples, tests, split)[:getattr(self, f"num_{split}")]
 
   def _read_file(self, path: str) -> list[dict[str, Any]]:
     examples = []
@@ -260,7 +254,7 @@ def _grade_steps(numbers: tuple[int, ...], target: int, answer: str) -> int:
 
 @functools.lru_cache(maxsize=2**15)
 def _grade_expression(numbers: tuple[int, ...], target: int, answer: str) -> int:
-  """As `_grade_steps`, for an expression."""
+  """Grades an expression like `_grade_steps`."""
   parsed = parsing.expression(answer)
   if parsed is None or sorted(parsed[1]) != sorted(numbers):
     return 0

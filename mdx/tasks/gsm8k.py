@@ -12,6 +12,7 @@ the problem, a newline, one sentence of instruction, no system role.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import warnings
 from collections.abc import Sequence
@@ -21,8 +22,6 @@ import numpy as np
 
 from mdx.tasks import parsing
 from mdx.tasks import problems
-
-INSTRUCTION = "Think step by step and write the final answer inside \\boxed{}."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class Gsm8k:
 
   path: str
   test_path: str = ""
-  instruction: str = INSTRUCTION
+  instruction: str = problems.INSTRUCTION
 
   blank: ClassVar[str] = ""
 
@@ -47,7 +46,7 @@ class Gsm8k:
 
   def examples(self, split: str) -> list[dict[str, Any]]:
     """Returns [{"prompt", "answer", "key", "gold"}]; gold is the number as it stands."""
-    return problems.cached(self, split, self._read)
+    return problems.cached(self, split, functools.partial(problems.read, self, self._read_file))
 
   def prompt(self, example: dict[str, Any]) -> str:
     """Returns the text to complete."""
@@ -62,10 +61,6 @@ class Gsm8k:
     problems.same_length(examples, completions)
     correct = np.array([_is_right(e["gold"], c) for e, c in zip(examples, completions)], bool)
     return {"reward": correct.astype(np.float32), "correct": correct}
-
-  def _read(self, split: str) -> list[dict[str, Any]]:
-    tests = self._read_file(self.test_path) if self.test_path else None
-    return problems.divide(self._read_file(self.path), tests, split)
 
   def _read_file(self, path: str) -> list[dict[str, Any]]:
     examples, dropped = [], 0

@@ -17,11 +17,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mdx import config as config_lib
 from mdx.tasks import algebra
 from mdx.tasks import parsing
 from mdx.tasks import problems
-
-INSTRUCTION = "Think step by step and write the final answer inside \\boxed{}."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,15 +41,14 @@ class Math:
 
   path: str
   test_path: str = ""
-  instruction: str = INSTRUCTION
+  instruction: str = problems.INSTRUCTION
   time_limit: float = 5.0
 
   blank: ClassVar[str] = ""
 
   def __post_init__(self):
     problems.check_files(self, "{\"problem\": ..., \"answer\": ...}")
-    if not self.time_limit > 0:
-      raise ValueError(f"time_limit must be positive seconds, got {self.time_limit}.")
+    config_lib.check(self, "task", between=dict(time_limit="(0, inf)"))
     algebra.check_installed()
 
   def examples(self, split: str) -> list[dict[str, Any]]:
@@ -75,8 +73,7 @@ class Math:
     return {"reward": correct.astype(np.float32), "correct": correct}
 
   def _read(self, split: str) -> list[dict[str, Any]]:
-    tests = self._read_file(self.test_path) if self.test_path else None
-    examples = problems.divide(self._read_file(self.path), tests, split)
+    examples = problems.read(self, self._read_file, split)
     checker = algebra.checker(self.time_limit)
     kept = [e for e in examples if checker.is_readable(e["gold"])]
     if len(kept) < len(examples):

@@ -47,7 +47,7 @@ def last_tag(text: str) -> str | None:
 
 
 def final_answer(text: str) -> str | None:
-  r"""What the model gives as its answer: the last \boxed{}, else the last <answer>, else None."""
+  r"""Answer of a model: the last \boxed{}, else the last <answer>, else None."""
   boxed = last_boxed(text)
   return last_tag(text) if boxed is None else boxed
 

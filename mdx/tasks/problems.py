@@ -1,7 +1,7 @@
-"""What every task needs: splits, files, and examples that are made once.
+"""Tasks: splits, files, and examples that are made once.
 
-Contents: SPLITS, check_split, split_of, cached, read_rows, check_files, field, Draws, divide,
-same_length, check_at_least.
+Contents: SPLITS, INSTRUCTION, check_split, split_of, cached, read_rows, check_files, field, Draws,
+divide, read, same_length, check_at_least.
 
 Convention: which split a problem belongs to depends on its identity (`key`) alone, not on a seed,
 a size or a file, so that the test problems of one run are never training problems of another. Of
@@ -11,7 +11,6 @@ a size or a file, so that the test problems of one run are never training proble
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from mdx.utils import readers
 
 SPLITS = ("train", "validation", "test")
+INSTRUCTION = "Think step by step and write the final answer inside \\boxed{}."
 _BUCKETS = ("test", "test", "validation") + 17 * ("train",)
 
 
@@ -92,18 +92,7 @@ class Draws:
 
 def read_rows(path: str) -> list[tuple[str, dict[str, Any]]]:
   """Reads JSON objects, one a line; returns (where it stands, object), for `field`."""
-  rows = []
-  for number, line in enumerate(readers.read_text(path).split("\n"), 1):
-    if not line.strip():
-      continue
-    where = f"{path}, line {number}"
-    try:
-      row = json.loads(line)
-    except (ValueError, RecursionError) as e:
-      raise ValueError(f"{where}: not JSON ({readers.reason(e)}); write one object a line.") from e
-    if not isinstance(row, dict):
-      raise ValueError(f"{where}: expected a JSON object, got {line!r:.60}.")
-    rows.append((where, row))
+  rows = list(readers.json_rows(path))
   if not rows:
     raise ValueError(f"{path}: no problems; write one JSON object a line.")
   return rows
@@ -148,6 +137,19 @@ def divide(examples: Iterable[dict[str, Any]], tests: Sequence[dict[str, Any]] |
     if split == "train":
       return _distinct(e for e in examples if split_of(e["key"]) != "validation")
   return _distinct(e for e in examples if split_of(e["key"]) == split)
+
+
+def read(task: Any, read_file: Callable[[str], list[dict[str, Any]]],
+         split: str) -> list[dict[str, Any]]:
+  """Returns a split of the files `path` and `test_path` of a task, at most its `num_*`.
+
+  Args:
+    task: the task.
+    read_file: path -> examples of a file.
+    split: one of SPLITS.
+  """
+  tests = read_file(task.test_path) if task.test_path else None
+  return divide(read_file(task.path), tests, split)[:getattr(task, f"num_{split}", None)]
 
 
 def _distinct(examples: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,12 +13,14 @@ grids exist for size 4, hence the split by grid.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from mdx import config as config_lib
 from mdx.tasks import grids as grids_lib
 from mdx.tasks import problems
 from mdx.utils import readers
@@ -63,8 +65,7 @@ class Sudoku:
   test_path: str = ""
 
   def __post_init__(self):
-    if self.size not in _FEWEST:
-      raise ValueError(f"Sudoku size must be 4 or 9, got {self.size!r}.")
+    config_lib.check(self, "task", choices=dict(size=_FEWEST))
     problems.check_at_least(self, num_train=0, num_validation=0, num_test=0, seed=0,
                             min_givens=1, max_givens=self.min_givens)
     if self.max_givens >= self.cells:
@@ -90,7 +91,7 @@ class Sudoku:
 
   @property
   def blank(self) -> str:
-    """What is filled in: an empty cell, or "" if the answer follows the prompt."""
+    """Symbol of a cell to fill in, or "" if the answer follows the prompt."""
     return "." if self.in_place else ""
 
   @property
@@ -105,7 +106,8 @@ class Sudoku:
 
   def examples(self, split: str) -> list[dict[str, Any]]:
     """Returns [{"prompt", "answer", "key"}]; drawn or read once."""
-    return problems.cached(self, split, self._read if self.path else self._draw)
+    make = functools.partial(problems.read, self, self._read_file) if self.path else self._draw
+    return problems.cached(self, split, make)
 
   def prompt(self, example: dict[str, Any]) -> str:
     """Returns the text to complete."""
@@ -174,11 +176,6 @@ class Sudoku:
         example = self._example(puzzle.replace("0", "."), answer)
         draws.offer(example["key"], puzzle, example)
     return list(draws.found.values())
-
-  def _read(self, split: str) -> list[dict[str, Any]]:
-    examples = self._read_file(self.path)
-    tests = self._read_file(self.test_path) if self.test_path else None
-    return problems.divide(examples, tests, split)[:getattr(self, f"num_{split}")]
 
   def _read_file(self, path: str) -> list[dict[str, Any]]:
     rows = _read_puzzles(path)

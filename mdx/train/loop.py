@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
 from mdx import metrics as metrics_lib
 from mdx import sharding
 from mdx.eval import measures
@@ -29,7 +30,7 @@ from mdx.train import state as state_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Intervals:
-  """How often what happens, in steps.
+  """Intervals between logs, evaluations and checkpoints, in steps.
 
   Attributes:
     steps: length of the run.
@@ -43,11 +44,8 @@ class Intervals:
   eval_steps: int
 
   def __post_init__(self):
-    for name in ("steps", "log_steps", "checkpoint_steps"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"config.{name} must be positive, got {getattr(self, name)}.")
-    if self.eval_steps < 0:
-      raise ValueError(f"config.eval_steps must not be negative, got {self.eval_steps}.")
+    config_lib.check(self, "config", at_least=dict(steps=1, log_steps=1, checkpoint_steps=1,
+                                                   eval_steps=0))
     # A short run still logs, saves and evaluates.
     for name in ("log_steps", "checkpoint_steps", "eval_steps"):
       object.__setattr__(self, name, min(getattr(self, name), self.steps))
@@ -83,7 +81,7 @@ class Profile:
       self.close()
 
   def step(self, step: int) -> contextlib.AbstractContextManager:
-    """What a step is run in, so that the trace has its number."""
+    """Context in which a step runs, so that the trace has its number."""
     if not self._is_running:
       return contextlib.nullcontext()
     return jax.profiler.StepTraceAnnotation("train", step_num=step)
@@ -156,10 +154,8 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
     OSError: a checkpoint could not be written.
   """
   profile = profile or Profile()
-  next_batch = next_batch or (lambda state, step: place(next(data), step, mesh,
-                                                              batch_size))
-  progress = progress_lib.Progress(intervals.steps, start=start,
-                                   enabled=jax.process_index() == 0)
+  next_batch = next_batch or (lambda state, step: place(next(data), step, mesh, batch_size))
+  progress = progress_lib.Progress(intervals.steps, start=start, enabled=jax.process_index() == 0)
   meter = meter_lib.Meter(writers, progress, steps=intervals.steps,
                           log_steps=intervals.log_steps, clock=clock, also=also)
 

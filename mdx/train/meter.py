@@ -1,4 +1,4 @@
-"""What a run spends its time on, and its metrics, read one step late.
+"""Time of a run by what it is spent on, and metrics, read one step late.
 
 Contents: Clock, Meter, NonFinite.
 

@@ -1,4 +1,4 @@
-"""How noisy the gradient is: its variance over the draws of an objective.
+"""Noise of the gradient: its variance over the draws of an objective.
 
 Contents: check_draws, make_noise.
 

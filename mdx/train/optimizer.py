@@ -136,19 +136,10 @@ class Optimizer:
     except re.error as error:
       raise ValueError(f"optimizer.trainable {self.trainable!r} is no pattern ({error}); a path is "
                        "written model/layers/attention/q/kernel.") from None
-    if self.schedule not in ("constant", "linear", "cosine"):
-      raise ValueError(f"optimizer.schedule is {self.schedule!r}; choose from constant, linear, "
-                       "cosine.")
-    if self.learning_rate <= 0:
-      raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}.")
-    for name in ("warmup_steps", "final_rate", "weight_decay", "eps", "clip_norm"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"optimizer.{name} must not be negative, got {getattr(self, name)}.")
-    if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
-      raise ValueError(f"optimizer.b1 and b2 must lie in [0, 1), got {self.b1}, {self.b2}.")
-    if not 0 < self.layer_decay <= 1:
-      raise ValueError("optimizer.layer_decay must lie in (0, 1], 1 for none, got "
-                       f"{self.layer_decay}.")
+    config_lib.check(
+        self, "optimizer", choices=dict(schedule=("constant", "linear", "cosine")),
+        at_least=dict(warmup_steps=0, final_rate=0, weight_decay=0, eps=0, clip_norm=0),
+        between=dict(learning_rate="(0, inf)", b1="[0, 1)", b2="[0, 1)", layer_decay="(0, 1]"))
 
   def trains(self, path: str) -> bool:
     """Whether the parameter of a path is trained."""
@@ -222,9 +213,7 @@ class Muon(Optimizer):
 
   def __post_init__(self):
     super().__post_init__()
-    if not (0 <= self.momentum < 1 and self.rms > 0):
-      raise ValueError("optimizer.momentum must lie in [0, 1) and rms be positive, got "
-                       f"{self.momentum}, {self.rms}.")
+    config_lib.check(self, "optimizer", between=dict(momentum="[0, 1)", rms="(0, inf)"))
 
   def direction(self) -> optax.GradientTransformation:
     """Orthogonal momentum for matrices, AdamW's for the rest."""

@@ -58,8 +58,7 @@ def begin_fn(objective: types.Objective, optimizer: optax.GradientTransformation
   def begin(params):
     trained = tree.part(params, trains)
     ema = jax.tree.map(jnp.copy, trained) if keep_ema else {}
-    return State(jnp.int32(0), params, ema, optimizer.init(trained),
-                 objective.init_state())
+    return State(jnp.int32(0), params, ema, optimizer.init(trained), objective.init_state())
 
   return begin
 

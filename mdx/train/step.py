@@ -94,7 +94,7 @@ def loss_and_grad(objective: types.Objective, params: types.Params, batch: types
 
 
 def _coupled_loss_and_grad(objective, params, fixed, batch, context, num_microbatches, scaled):
-  """As `loss_and_grad`, at the memory of a microbatch, for a loss that compares all rows.
+  """`loss_and_grad` at the memory of a microbatch, for a loss that compares all rows.
 
   Representations are computed without gradient by microbatch; the loss of all of them gives
   each its cotangent, which one backward pass a microbatch takes to the parameters (gradient
@@ -202,7 +202,7 @@ class Compiled:
     return moving._replace(params=tree.merge(moving.params, fixed)), metrics
 
   def lower(self, state, batch, frozen):
-    """As of a jitted function."""
+    """Lowers like a jitted function."""
     return self._jitted.lower(*self._split(state), batch, frozen)
 
 

@@ -86,7 +86,7 @@ class Calendar:
     return found - found[0]
 
   def num_periods(self, granularity: str) -> int:
-    """How many periods there are: the classes of dating."""
+    """Number of periods: the classes of dating."""
     return int(self.periods(granularity)[-1]) + 1
 
   def period(self, day: int, granularity: str) -> int:

@@ -1,6 +1,6 @@
 """Files that are never seen half-written, and tables that a restarted run goes on with.
 
-Contents: write_json, PartialRows.
+Contents: write_json, check_new, PartialRows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
   temporary.replace(path)
+
+
+def check_new(path: Any) -> None:
+  """Raises ValueError unless `config.export.path` is an empty directory or does not exist."""
+  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
 
 
 class PartialRows:

@@ -1,4 +1,4 @@
-"""What parameters need of a device's memory, and what it has.
+"""Memory of a device: what parameters need, and what it has.
 
 Contents: per_device, limit, announce.
 """

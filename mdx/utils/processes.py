@@ -37,7 +37,7 @@ class Jitted:
     return self._jitted(*args)
 
   def lower(self, *args: Any) -> Any:
-    """As of a jitted function."""
+    """Lowers like a jitted function."""
     return self._jitted.lower(*args)
 
 

@@ -1,7 +1,7 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
 Contents: Subset (hold-out), Concatenated, Mapped, JsonLines, ParquetRows; read_text, lines, cut,
-record, raw, messages, two_texts, prompt, json_record, first_value, reason; ROLES.
+record, raw, messages, two_texts, prompt, json_record, json_rows, first_value, reason; ROLES.
 
 Convention: an error names the file and the line, row or record, in one line.
 """
@@ -144,7 +144,7 @@ class Mapped(_Records):
 
 
 def reason(error: Exception) -> str:
-  """What an exception of another library says, in one line of moderate length."""
+  """Message of an exception of another library, in one line of moderate length."""
   return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -253,6 +253,21 @@ def json_record(line: bytes, fields: Sequence[str], where: str,
       found = ", ".join(item) if isinstance(item, dict) else f"no fields, it is {item!r:.40}"
       raise ValueError(f"{where}: no field {field!r} but {found}. Set `field` of the source.")
   return convert(*(item[field] for field in fields), where=where)
+
+
+def json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+  """(file and line, object) of the lines of a text file that are not blank; may be compressed."""
+  for number, line in enumerate(lines(read_text(path)), 1):
+    if not line.strip(" \t"):
+      continue
+    where = f"{path}, line {number}"
+    try:
+      row = json.loads(line)
+    except (ValueError, RecursionError) as e:
+      raise ValueError(f"{where}: not JSON ({reason(e)}); write one object a line.") from e
+    if not isinstance(row, dict):
+      raise ValueError(f"{where}: expected an object, got {line!r:.60}.")
+    yield where, row
 
 
 def first_value(path: str, field: str) -> Any:

@@ -17,8 +17,7 @@ import numpy as np
 
 def path_str(path) -> str:
   """Writes a jax key path as "a/b/c"."""
-  return "/".join(
-      str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+  return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -129,8 +129,8 @@ def test_nth_selections_are_disjoint_and_alike(select, value):
   if select == "exact_count":  # of five units, one is left for the third selection
     assert counts == [10000, 10000, 5000]
   else:
-    assert all(abs(count / 25000 - 0.3) < 0.012 for count in counts)
-  assert all(oracle.chi_square(part.sum(axis=0), np.ones(5)) > 1e-4 for part in parts)
+    assert len(counts) and all(abs(count / 25000 - 0.3) < 0.012 for count in counts)
+  assert len(parts) and all(oracle.chi_square(part.sum(axis=0), np.ones(5)) > 1e-4 for part in parts)
 
 
 def _spans(keys, count, allowed, units, probs):

@@ -89,5 +89,5 @@ def test_mean_mask_prob_is_the_integral_and_is_known_while_tracing(schedule):
     lambda: schedule_lib.Linear(eps=0.5), lambda: schedule_lib.Cosine(eps=-1e-3),
     lambda: schedule_lib.Polynomial(power=0.0)])
 def test_values_without_meaning_are_refused(make):
-  with pytest.raises(ValueError, match="schedule eps|power"):
+  with pytest.raises(ValueError, match="schedule.eps|power"):
     make()

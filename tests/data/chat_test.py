@@ -48,8 +48,8 @@ def test_the_targets_are_all_answers_with_the_token_that_ends_them():
   assert [TOKENIZER.decode(p) for p in pieces] == [
       "\nBe brief.\nWhat is one plus two?\n", "It is three.", "\nThank you.\n",
       "You are welcome."]
-  assert all(p[-1] == EOS for p in pieces[1::2]) and is_given[0]
-  assert all(p[-2] == ASSISTANT for p in pieces[0::2])  # then a line feed
+  assert len(pieces[1::2]) and all(p[-1] == EOS for p in pieces[1::2]) and is_given[0]
+  assert len(pieces[0::2]) and all(p[-2] == ASSISTANT for p in pieces[0::2])  # then a line feed
 
 
 def test_a_prompt_ends_where_the_assistant_answers():

@@ -35,7 +35,7 @@ def _form(**options):
 def _segments(row) -> list[np.ndarray]:
   """Checks a row's segment ids and positions; returns the tokens of its segments."""
   assert set(row) == {"tokens", "segment_ids", "positions"}
-  assert all(v.shape == (LENGTH,) and v.dtype == np.int32 for v in row.values())
+  assert len(row) and all(v.shape == (LENGTH,) and v.dtype == np.int32 for v in row.values())
   ids, num_text = row["segment_ids"], (row["segment_ids"] > 0).sum()
   assert (ids[:num_text] > 0).all() and num_text > 0  # padding comes last
   assert (ids[num_text:] == 0).all() and (row["positions"][num_text:] == 0).all()

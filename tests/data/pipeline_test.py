@@ -147,7 +147,7 @@ def test_every_epoch_of_every_stream_has_its_share_of_the_documents(num_shards, 
     share = len(range(shard, num, num_shards))
     for epoch in range(3):
       seen[epoch].update(order[epoch * share:(epoch + 1) * share])
-  assert all(counts == collections.Counter(d[0] for d in _documents()) for counts in seen)
+  assert len(seen) and all(counts == collections.Counter(d[0] for d in _documents()) for counts in seen)
 
 
 def test_a_process_reads_only_the_streams_of_its_rows(monkeypatch):
@@ -188,7 +188,7 @@ def test_evaluation_yields_every_token_once(cfg):
     is_padding = ~batch["loss_mask"]
     assert (batch["tokens"][is_padding] == TOKENIZER.pad_id).all()
     assert (batch["segment_ids"][is_padding] == 0).all()
-  assert all(batch["loss_mask"].any(1).all() for batch in batches[:-1])
+  assert len(batches[:-1]) and all(batch["loss_mask"].any(1).all() for batch in batches[:-1])
   assert sorted(_tokens(batches)) == sorted(expected)
 
 
@@ -432,7 +432,7 @@ def test_a_prompt_is_visible_and_only_its_answer_is_a_target(fill):
     text = SYMBOLS.decode(row[:33])
     prompt, answer = text[:17], text[17:]
     assert prompt[16] == "=" and set(answer) == set("1234")
-    assert all(p in (".", a) for p, a in zip(prompt, answer))
+    assert len(answer) and all(p in (".", a) for p, a in zip(prompt, answer))
 
 
 def test_pairs_that_do_not_fit_are_named():

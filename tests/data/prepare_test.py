@@ -122,7 +122,7 @@ def test_ids_in_like_contexts_share_a_cluster(tmp_path, capsys):
   assert len(found["of_token"]) == tokenizer.vocab_size
   groups = [{found["of_token"][i] for i in tokenizer.encode(letters)}
             for letters in ("aeo", "bcd", "fgh", "123", "+-")]
-  assert all(len(group) == 1 for group in groups) and len(set.union(*groups)) == 5
+  assert len(groups) and all(len(group) == 1 for group in groups) and len(set.union(*groups)) == 5
   assert {tokenizer.mask_id, tokenizer.encode("z")[0]} <= set(found["excluded"])
   with pytest.raises(SystemExit):
     prepare.main([*arguments, "--num_clusters=50"])

@@ -105,7 +105,7 @@ def test_special_ids_are_distinct_and_stand_for_no_text(spec):
   tokenizer = tokenizer_lib.build(spec)
   specials = [tokenizer.pad_id, tokenizer.eos_id, tokenizer.mask_id]
   assert len(set(specials)) == 3 and set(specials) == tokenizer.special_ids
-  assert all(0 <= i < tokenizer.vocab_size for i in specials)
+  assert len(specials) and all(0 <= i < tokenizer.vocab_size for i in specials)
   assert (tokenizer.chars_per_token[specials] == 0).all()
   assert tokenizer.chars_per_token.shape == (tokenizer.vocab_size,)
 

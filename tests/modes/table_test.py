@@ -59,7 +59,7 @@ def _faked(monkeypatch):
 def test_cells_are_chosen_on_validation_and_only_they_are_tested(faked, tmp_path):
   results = table.run.__wrapped__(_config(num_resamples=2000), str(tmp_path))
   assert len(faked["train"]) == 3 * 2 * 2 * 2 and len(faked["test"]) == 3 * 2 * 2
-  assert all(("0.0001" in w) == ("/b/" in w) for w in faked["test"])
+  assert len(faked["test"]) and all(("0.0001" in w) == ("/b/" in w) for w in faked["test"])
   assert results["selection"]["b/t"] == {"cell": {"optimizer.learning_rate": 1e-4},
                                          "validation": pytest.approx(0.8)}
   lines = [json.loads(x) for x in (tmp_path / "cells.jsonl").read_text().splitlines()]

@@ -158,7 +158,7 @@ def test_results_do_not_depend_on_the_number_of_devices(tmp_path):
     (dict(eval__gradient_draws=1), "gradient_draws must be 2 or more"),
     (dict(eval__estimator="exact"), "choose from stratified, monte_carlo"),
     (dict(optimizer__schedule="step"), "choose from constant, linear, cosine"),
-    (dict(sampler__steps=0), "sampler.steps must be positive"),
+    (dict(sampler__steps=0), "sampler.steps must be at least 1"),
 ])
 def test_bad_input_is_one_line_before_anything_is_written(changes, message, tmp_path):
   with pytest.raises(ValueError) as error:

@@ -65,7 +65,7 @@ def test_a_row_that_sees_nothing_averages_the_values_and_has_finite_gradients():
   np.testing.assert_allclose(out[:, 3], value.mean(axis=1), rtol=1e-5, atol=1e-6)
   grads = jax.grad(lambda *x: jnp.square(attention.attend(*x, mask)).sum(), (0, 1, 2))(
       query, key, value)
-  assert all(np.isfinite(g).all() for g in grads)
+  assert len(grads) and all(np.isfinite(g).all() for g in grads)
 
 
 def test_bfloat16_inputs_keep_their_dtype_and_have_float32_scores_and_softmax():
@@ -186,9 +186,9 @@ def test_layers_share_the_masks_of_equal_values():
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: attention.BlockCausal(0), "attention block_length must be positive, got 0"),
-    (lambda: attention.Prefix(-1), "length must not be negative, got -1"),
-    (lambda: attention.Local(-1), "radius must not be negative, got -1"),
+    (lambda: attention.BlockCausal(0), "attention.block_length must be at least 1, got 0"),
+    (lambda: attention.Prefix(-1), "length must be at least 0, got -1"),
+    (lambda: attention.Local(-1), "radius must be at least 0, got -1"),
     (lambda: attention.PerLayer(()), "must be a sequence of attentions"),
     (lambda: attention.PerLayer((attention.PerLayer((attention.Full(),)),)), "must be a sequence"),
     (lambda: attention.PerLayer((dict(name="loca"),)), "Did you mean 'local'"),

@@ -8,6 +8,7 @@ import pytest
 
 from mdx import tasks
 from mdx.tasks import gsm8k
+from mdx.tasks import problems
 
 _EXTRACT = os.path.join(os.path.dirname(__file__), "data", "gsm8k_extract.jsonl")
 
@@ -26,7 +27,7 @@ def test_the_extract_is_read_with_prompt_solution_and_gold(task):
   examples = task.examples("test")
   assert [e["gold"] for e in examples] == ["72", "10", "42", "624", "35", "48"]
   question = json.loads(open(_EXTRACT, encoding="utf-8").readline())["question"]
-  assert task.prompt(examples[0]) == f"{question}\n{gsm8k.INSTRUCTION}"
+  assert task.prompt(examples[0]) == f"{question}\n{problems.INSTRUCTION}"
   assert task.training_pairs("test")[0] == (
       examples[0]["prompt"],
       "Natalia sold 48/2 = 24 clips in May.\nNatalia sold 48+24 = 72 clips altogether in April and "

@@ -14,6 +14,7 @@ import pytest
 from mdx import tasks
 from mdx.tasks import algebra
 from mdx.tasks import math_task
+from mdx.tasks import problems
 
 _EXTRACT = os.path.join(os.path.dirname(__file__), "data", "math_extract.jsonl")
 _HANG = "9^{9^{9^{9}}}"
@@ -50,7 +51,7 @@ def test_the_extract_is_read_with_prompt_solution_and_gold(task):
       "2", r"-\frac{1}{8}", r"(-\infty,-8)\cup (8,\infty)", r"\sqrt{x}", r"575\text{ students}",
       "x = 4"]
   first = json.loads(open(_EXTRACT, encoding="utf-8").readline())
-  assert task.prompt(examples[0]) == f"{first['problem']}\n{math_task.INSTRUCTION}"
+  assert task.prompt(examples[0]) == f"{first['problem']}\n{problems.INSTRUCTION}"
   assert task.training_pairs("test")[0] == (examples[0]["prompt"], first["solution"])
 
 

@@ -197,7 +197,7 @@ def test_a_bad_line_of_a_file_is_named(tmp_path, line, message):
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"size": 6}, "size must be 4 or 9"), ({"min_givens": 0}, "min_givens"),
+    ({"size": 6}, "task.size is 6; choose from 4, 9"), ({"min_givens": 0}, "min_givens"),
     ({"max_givens": 1}, "max_givens"), ({"max_givens": 16}, "below the 16 cells"),
     ({"unique": True}, "single solution"),
     ({"unique": True, "size": 9, "min_givens": 16, "max_givens": 30}, "fewer than 17"),

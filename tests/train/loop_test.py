@@ -224,7 +224,7 @@ def test_goodput_is_the_share_of_time_in_steps_that_count_since_the_first_start(
       one.finish(6)
     clock.close()
     lines = metrics_lib.read(tmp_path / "goodput.jsonl")
-    assert all(line.pop("cpu_seconds") >= 0 for line in lines)
+    assert len(lines) and all(line.pop("cpu_seconds") >= 0 for line in lines)
     return lines
 
   first, second = run(0)
@@ -251,9 +251,9 @@ def test_intervals_shrink_with_the_run_and_must_be_positive():
   short = loop.Intervals(steps=3, log_steps=50, checkpoint_steps=250, eval_steps=250)
   assert (short.log_steps, short.checkpoint_steps, short.eval_steps) == (3, 3, 3)
   for field in ("steps", "log_steps", "checkpoint_steps"):
-    with pytest.raises(ValueError, match=f"config.{field} must be positive, got 0"):
+    with pytest.raises(ValueError, match=f"config.{field} must be at least 1, got 0"):
       loop.Intervals(**dict(steps=1, log_steps=1, checkpoint_steps=1, eval_steps=1) | {field: 0})
-  with pytest.raises(ValueError, match="config.eval_steps must not be negative, got -1"):
+  with pytest.raises(ValueError, match="config.eval_steps must be at least 0, got -1"):
     loop.Intervals(steps=1, log_steps=1, checkpoint_steps=1, eval_steps=-1)
 
 

@@ -257,14 +257,14 @@ def test_sharded_parameters_and_moments_get_the_steps_of_one_device(spec):
 
 @pytest.mark.parametrize("fields,message", [
     (dict(schedule="step"), "optimizer.schedule is 'step'; choose from constant, linear, cosine"),
-    (dict(learning_rate=0.0), "learning_rate must be positive, got 0.0"),
-    (dict(b2=1.0), "must lie in [0, 1), got 0.9, 1.0"),
-    (dict(clip_norm=-1.0), "optimizer.clip_norm must not be negative, got -1.0"),
-    (dict(warmup_steps=-5), "optimizer.warmup_steps must not be negative, got -5"),
-    (dict(layer_decay=0.0), "layer_decay must lie in (0, 1], 1 for none, got 0.0"),
-    (dict(layer_decay=1.5), "layer_decay must lie in (0, 1], 1 for none, got 1.5"),
-    (dict(name="muon", momentum=1.0), "momentum must lie in [0, 1) and rms be positive, got 1.0"),
-    (dict(name="muon", rms=0.0), "momentum must lie in [0, 1) and rms be positive, got 0.95, 0.0"),
+    (dict(learning_rate=0.0), "learning_rate must lie in (0, inf), got 0.0"),
+    (dict(b2=1.0), "b2 must lie in [0, 1), got 1.0"),
+    (dict(clip_norm=-1.0), "optimizer.clip_norm must be at least 0, got -1.0"),
+    (dict(warmup_steps=-5), "optimizer.warmup_steps must be at least 0, got -5"),
+    (dict(layer_decay=0.0), "layer_decay must lie in (0, 1], got 0.0"),
+    (dict(layer_decay=1.5), "layer_decay must lie in (0, 1], got 1.5"),
+    (dict(name="muon", momentum=1.0), "momentum must lie in [0, 1), got 1.0"),
+    (dict(name="muon", rms=0.0), "rms must lie in (0, inf), got 0.0"),
 ])
 def test_a_wrong_field_is_refused_in_one_line(fields, message):
   with pytest.raises(ValueError, match=re.escape(message)) as error:

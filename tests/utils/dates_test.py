@@ -24,7 +24,7 @@ def test_every_day_is_of_the_period_that_its_date_says():
     assert found["day"][i] == i and found["week"][i] == i // 7
     assert found["month"][i] == 12 * (day.year - 1987) + day.month - 1
     assert found["year"][i] == day.year - 1987
-  assert all(x.dtype == np.int32 for x in found.values())
+  assert len(found) and all(x.dtype == np.int32 for x in found.values())
   # A first day within a month, and before the year 1970.
   early = dates.Calendar("1899-12-15", "1900-02-01")
   assert early.num_periods("month") == 3 and early.num_periods("year") == 2

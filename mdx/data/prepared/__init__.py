@@ -1,1 +1,1 @@
-"""What is computed from a corpus before training: lexica, clusters, taggers."""
+"""Lexica, clusters and taggers, computed from a corpus before training."""

@@ -2,7 +2,7 @@
 
 Contents: cluster.
 
-Each id is described by positive pointwise mutual information with the ids one and two places to
+Each id is described by positive pointwise mutual information with the ids one and two positions to
 its left and right, reduced by a truncated SVD; rows of unit length are grouped by k-means.
 
 Reference: Levy & Goldberg 2014 (factorised PPMI as embeddings); Di Liello et al. 2022,

@@ -87,7 +87,7 @@ def signals(text: str, dates: Sequence[Expression]) -> list[tuple[int, int, int]
 
 
 def _apart(found):
-  """Those, of spans in order of preference at each place, that do not overlap an earlier one."""
+  """Spans, in order of preference at each position, without those that overlap an earlier one."""
   kept, end = [], 0
   for span in found:
     if span[0] >= end:
@@ -128,7 +128,7 @@ class Gazetteer:
     return cls(names)
 
   def persons(self, text: str) -> list[tuple[int, int, str]]:
-    """Mentions (start, end, name), the longest name at each place."""
+    """Mentions (start, end, name), the longest name at each position."""
     found = []
     for match in _LETTERS.finditer(text):
       for name in self._by_word.get(match.group(), ()):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -238,11 +237,10 @@ def table_records(path: str, *, fields: Sequence[str], label: str, group: str = 
   if ending not in (".jsonl", *_DELIMITERS):
     raise ValueError(f"{path}: a table ends in {', '.join(('.jsonl', *_DELIMITERS))} (or .xz, .gz "
                      "after it); rename it.")
-  rows = (_json_rows if ending == ".jsonl" else _delimited_rows)(
-      path, *([] if ending == ".jsonl" else [_DELIMITERS[ending], has_header]))
+  rows = (readers.json_rows(path) if ending == ".jsonl"
+          else _delimited_rows(path, _DELIMITERS[ending], has_header))
   wanted = (*fields, label, *([group] if group else []))
-  for line, row in rows:
-    where = f"{path}, line {line}"
+  for where, row in rows:
     for name in wanted:
       if row.get(name) is None:
         raise ValueError(f"{where}: no column {name!r}; it has {', '.join(row)}. Set fields, label "
@@ -255,21 +253,8 @@ def table_records(path: str, *, fields: Sequence[str], label: str, group: str = 
     yield record | ({"group": value[group]} if group else {})
 
 
-def _json_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-  for line, text in enumerate(readers.lines(readers.read_text(path)), 1):
-    if not text.strip(" \t"):
-      continue
-    try:
-      row = json.loads(text)
-    except ValueError as e:
-      raise ValueError(f"{path}, line {line}: not JSON ({e}); write one object a line.") from None
-    if not isinstance(row, dict):
-      raise ValueError(f"{path}, line {line}: expected an object, got {text!r:.40}.")
-    yield line, row
-
-
 def _delimited_rows(path: str, delimiter: str,
-                    has_header: bool) -> Iterator[tuple[int, dict[str, str]]]:
+                    has_header: bool) -> Iterator[tuple[str, dict[str, str]]]:
   quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # GLUE quotes nothing
   csv.field_size_limit(_MAX_FIELD_CHARS)  # of the process; Python's own is 131,072
   reader = csv.reader(io.StringIO(readers.read_text(path), newline=""), delimiter=delimiter,
@@ -277,7 +262,7 @@ def _delimited_rows(path: str, delimiter: str,
   names, before = None, 0
   try:
     for row in reader:
-      line, before = before + 1, reader.line_num
+      where, before = f"{path}, line {before + 1}", reader.line_num
       if not row:
         continue
       if names is None:
@@ -285,9 +270,9 @@ def _delimited_rows(path: str, delimiter: str,
         if has_header:
           continue
       if len(row) != len(names):
-        raise ValueError(f"{path}, line {line}: {len(row)} columns, expected the {len(names)} of "
-                         f"the first line ({', '.join(names)}).")
-      yield line, dict(zip(names, row))
+        raise ValueError(f"{where}: {len(row)} columns, expected the {len(names)} of the "
+                         f"first line ({', '.join(names)}).")
+      yield where, dict(zip(names, row))
   except csv.Error as e:
     raise ValueError(f"{path}, line {reader.line_num}: not a table ({e}).") from None
 
@@ -316,8 +301,7 @@ def conll_records(path: str, *, word_column: int, tag_column: int, scheme: str,
     if line.startswith("-DOCSTART-") or (is_ud and line.startswith("#")):
       continue
     where = f"{path}, line {number}"
-    columns = (line.split("\t") if is_ud or "\t" in line
-               else re.split(" +", line.strip(_BLANKS)))
+    columns = (line.split("\t") if is_ud or "\t" in line else re.split(" +", line.strip(_BLANKS)))
     needed = 10 if is_ud else max(word_column, tag_column, 1) + 1
     if len(columns) < needed or is_ud and len(columns) > needed:
       raise ValueError(f"{where}: {len(columns)} columns, expected {needed}"

@@ -65,7 +65,7 @@ def _words(sentence: Sentence) -> list:
 
 
 def word_counts(documents: Sequence[Document]) -> collections.Counter:
-  """How often each word, or id, occurs."""
+  """Counts of each word, or id."""
   return collections.Counter(word for document in documents for paragraph in document
                              for sentence in paragraph for word in _words(sentence))
 

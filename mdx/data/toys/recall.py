@@ -48,13 +48,11 @@ class Recall(source.Source):
   seed: int = 0
 
   def __post_init__(self):
-    if not 1 <= self.num_pairs <= len(_KEYS):
-      raise ValueError(f"data.source.num_pairs must lie in 1 .. {len(_KEYS)}, got "
-                       f"{self.num_pairs}.")
+    config_lib.check(self, "data.source", at_least=dict(num_train=1, num_validation=1),
+                     between=dict(num_pairs=f"[1, {len(_KEYS)}]"))
     if self.length < 2 * self.num_pairs + 4:
       raise ValueError(f"data.source.length {self.length} has no room for {self.num_pairs} pairs "
                        f"and a query; use {2 * self.num_pairs + 4} or more.")
-    config_lib.check(self, "data.source", at_least=dict(num_train=1, num_validation=1))
 
   @functools.lru_cache(maxsize=4)  # pylint: disable=method-cache-max-size-none  (few sources)
   def records(self, split: str) -> Sequence[dict[str, Any]]:

@@ -4,7 +4,7 @@ Contents: Probe, ridge_scores, average_precision, probe_of, LinearProbe.
 
 A text is the mean of its last hidden states, and its label is found by ridge regression onto the
 one-hot labels of a few texts. A premise with candidates (`sources.pairs`) is described by the
-state of its first place, and by the product and the absolute difference of the means of the two
+state of its first position, and by the product and the absolute difference of the means of the two
 parts; the same regression onto right or wrong ranks the candidates of a question.
 
 Convention: pools of texts are spread evenly over the splits of the source, or of the one that it
@@ -51,10 +51,8 @@ class Probe:
   seed: int = 0
 
   def __post_init__(self):
-    if self.num_labels < 0 or self.num_draws < 1 or self.pool < 2 or self.ridge <= 0:
-      raise ValueError("eval.probe: num_labels must not be negative, num_draws, pool and ridge be "
-                       f"positive, got {self.num_labels}, {self.num_draws}, {self.pool} and "
-                       f"{self.ridge}.")
+    config_lib.check(self, "eval.probe", at_least=dict(num_labels=0, num_draws=1, pool=2),
+                     between=dict(ridge="(0, inf)"))
     if self.num_labels > self.pool:
       raise ValueError(f"eval.probe.num_labels {self.num_labels} exceeds its pool {self.pool}.")
 
@@ -125,8 +123,7 @@ class LinearProbe(types.Evaluator):
       raise ValueError("eval.probe reads data.source; leave out data.mixture.")
     source, self._is_pairs = source.probed(), source.has_questions
     read = self._questions if self._is_pairs else self._texts
-    self._pools = {split: read(data, source, layout, tokenizer, split)
-                   for split in pipeline.SPLITS}
+    self._pools = {split: read(data, source, layout, tokenizer, split) for split in pipeline.SPLITS}
     self._features = jax.jit(_pair_features(parts.objective) if self._is_pairs else
                              _text_features(parts.objective))
 

@@ -1,4 +1,4 @@
-"""How well a model labels a held-out split.
+"""Measures of how well a model labels a held-out split.
 
 Contents: make_scorer, predict, figures.
 

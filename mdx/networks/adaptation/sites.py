@@ -32,7 +32,7 @@ _NAME = {path: name for name, path in SITES.items()}
 
 
 class Site(NamedTuple):
-  """What `Adaptation.leaves` is told of a site.
+  """Description of a site for `Adaptation.leaves`.
 
   Attributes:
     shape: [in, out] of a projection, [D, D] of a branch, [heads, head width] of keys and values.

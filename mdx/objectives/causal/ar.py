@@ -88,7 +88,7 @@ class AutoRegressive(types.Objective):
     return attention_lib.Causal()
 
   def _inputs(self, batch):
-    """What each place is shown: `previous` if `prepare` gave it, else the token before it."""
+    """Input of each position: `previous` if `prepare` gave it, else the token before it."""
     if "previous" in batch:
       return batch["previous"]
     return self._previous(batch.get("inputs", batch["tokens"]), batch.get("segment_ids"))

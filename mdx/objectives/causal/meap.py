@@ -15,6 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
 from mdx.objectives.causal import ar
@@ -60,10 +61,8 @@ class MEAP(ar.AutoRegressive):
 
   def __post_init__(self):
     super().__post_init__()
-    if not 0 <= self.mask_rate < 1:
-      raise ValueError(f"objective.mask_rate must lie in [0, 1), got {self.mask_rate}.")
-    if self.protect_last < 0:
-      raise ValueError(f"objective.protect_last must not be negative, got {self.protect_last}.")
+    config_lib.check(self, "objective", at_least=dict(protect_last=0),
+                     between=dict(mask_rate="[0, 1)"))
 
   def check_length(self, length: int) -> None:
     """Raises ValueError if nothing could be masked in rows of `length` tokens."""
@@ -76,7 +75,7 @@ class MEAP(ar.AutoRegressive):
     """Masks inputs; the weight is the number of supervised tokens."""
     batch, weights = super().prepare(params, batch, key, context)
     is_text = _is_text(batch)
-    left = is_text[:, ::-1].cumsum(axis=1)[:, ::-1]  # text from a place to the end of the row
+    left = is_text[:, ::-1].cumsum(axis=1)[:, ::-1]  # text from a position to the end of the row
     candidates = is_text & ~_is_last(batch) & (left > self.protect_last)
     selected = _selected(key, batch, self.mask_rate, candidates)
     return batch | {"inputs": replace_lib.mask_all(batch["tokens"], selected,
@@ -104,12 +103,8 @@ class MEAPFineTuning(ar.AutoRegressive):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.form not in _FORMS:
-      raise ValueError(f"objective.form is {self.form!r}; choose from {', '.join(_FORMS)}.")
-    if not 0 < self.mask_rate < 1:
-      raise ValueError(f"objective.mask_rate must lie in (0, 1), got {self.mask_rate}.")
-    if self.min_answer < 0:
-      raise ValueError(f"objective.min_answer must not be negative, got {self.min_answer}.")
+    config_lib.check(self, "objective", choices=dict(form=_FORMS), at_least=dict(min_answer=0),
+                     between=dict(mask_rate="(0, 1)"))
 
   def prepare(self, params, batch, key, context):
     """Draws the masks of the second reading; the weight counts the targets of both."""

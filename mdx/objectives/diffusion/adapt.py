@@ -43,8 +43,7 @@ class Adaptation(types.Objective):
   diffusion: Any = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    if self.anneal_steps < 0:
-      raise ValueError(f"objective.anneal_steps must not be negative, got {self.anneal_steps}.")
+    config_lib.check(self, "objective", at_least=dict(anneal_steps=0))
     self.final  # pylint: disable=pointless-statement  (checks it)
 
   @property
@@ -58,11 +57,11 @@ class Adaptation(types.Objective):
     return self.final.scales
 
   def check_length(self, length):
-    """As masked diffusion."""
+    """Checks the length as masked diffusion does."""
     self.final.check_length(length)
 
   def check_fields(self, fields):
-    """As masked diffusion."""
+    """Checks the fields as masked diffusion does."""
     self.final.check_fields(fields)
 
   @property
@@ -71,7 +70,7 @@ class Adaptation(types.Objective):
     return self.final.visibility
 
   def prepare(self, params, batch, key, context):
-    """As masked diffusion; the key of this step's attention goes along with every row."""
+    """Prepares masked diffusion; the key of this step's attention goes along with every row."""
     batch, weights = self.final.prepare(params, batch, key, context)
     data = jax.random.key_data(rng.stream(key, "anneal"))
     rows = len(batch["example_index"])
@@ -91,11 +90,11 @@ class Adaptation(types.Objective):
     return self._with(encode)(params, batch, context)
 
   def bound(self, estimator):
-    """That of masked diffusion, with full attention."""
+    """Bound of masked diffusion, with full attention."""
     return self.final.bound(estimator)
 
   def reader(self):
-    """That of masked diffusion, with full attention."""
+    """Reader of masked diffusion, with full attention."""
     return self.final.reader()
 
   def served(self, config):

@@ -65,7 +65,7 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     return attention_lib.TwoStream(self.visibility.block_length)
 
   def _corrupt(self, key, batch, time, is_drawn):
-    """Masks, weights and noise levels of the places, [B, L]; a time for every block."""
+    """Masks, weights and noise levels of the positions, [B, L]; a time for every block."""
     allowed, index = mask_lib.allowed_positions(batch), batch["example_index"]
     shape = allowed.shape
     blocks = block_lib.block_index(_positions(batch), batch.get("segment_ids"),
@@ -86,7 +86,7 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     return mask_lib.bernoulli(keys, self.alpha.mask_prob(time), allowed), weight, time
 
   def _hidden(self, params, batch, noise):
-    """Hidden states that the noisy places are predicted from, [B, L, D]."""
+    """Hidden states that the noisy positions are predicted from, [B, L, D]."""
     segments, length = batch.get("segment_ids"), batch["tokens"].shape[1]
     twice = lambda x: jnp.concatenate([x, x], axis=1)
     tokens = jnp.concatenate([batch["noisy_tokens"], batch["tokens"]], axis=1)
@@ -98,7 +98,7 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     noisy, clean = both[:, :length], both[:, length:]
     if not self.shift:
       return noisy
-    # The place before a block is clean by the time the block is decoded.
+    # The position before a block is clean by the time the block is decoded.
     begins = _positions(batch) % self.visibility.block_length == 0
     starts = reading.segment_starts(segments, begins.shape)
     return jnp.where((begins & ~starts)[..., None], reading.previous_hidden(clean, segments),

@@ -44,7 +44,7 @@ class D3PM(diffusion.MaskedDiffusion):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.num_steps < 1:
+    if not self.num_steps >= 1:
       raise ValueError("objective d3pm is a process in discrete time: num_steps must be positive, "
                        f"got {self.num_steps}; for continuous time use objective diffusion.")
 

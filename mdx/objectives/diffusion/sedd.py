@@ -14,6 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx.objectives.diffusion import masked as diffusion
 
 
@@ -21,7 +22,7 @@ from mdx.objectives.diffusion import masked as diffusion
 class SEDD(diffusion.MaskedDiffusion):
   """Denoising score entropy, in nats: a bound of -log p(x) as that of `MaskedDiffusion` is.
 
-  The network gives the ratios s_y = p_t(y at place i) / p_t(x_t) of a masked place. With
+  The network gives the ratios s_y = p_t(y at position i) / p_t(x_t) of a masked position. With
   r = alpha / (1 - alpha) a masked token costs -alpha'/alpha times
 
     sum over y of s_y - r log s_{x_i} + r (log r - 1).
@@ -42,7 +43,7 @@ class SEDD(diffusion.MaskedDiffusion):
 
   def __post_init__(self):
     super().__post_init__()
-    diffusion.check_choices(self, score=("free", "posterior"))
+    config_lib.check(self, "objective", choices=dict(score=("free", "posterior")))
     if self.mask_column:
       raise ValueError("objective sedd has no score of the mask itself; leave mask_column False.")
     if not self.carry_over:

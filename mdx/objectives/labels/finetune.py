@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Mapping
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.networks import heads
@@ -46,7 +47,7 @@ POOLINGS = {"first": _first, "last": _last, "mean": _mean}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled(types.Objective):
-  """What fine-tuning on labels shares; sums are over the labelled texts or words.
+  """Base of fine-tuning on labels; sums are over the labelled texts or words.
 
   Attributes:
     network: the encoder, or decoder.
@@ -68,8 +69,7 @@ class Labelled(types.Objective):
   def __post_init__(self):
     if len(set(self.labels)) != len(self.labels):
       raise ValueError(f"objective.labels names one twice: {self.labels}.")
-    if self.init_std < 0:
-      raise ValueError(f"objective.init_std must not be negative, got {self.init_std}.")
+    config_lib.check(self, "objective", at_least=dict(init_std=0))
     self.visibility  # pylint: disable=pointless-statement  (refuses what is wrong with it)
 
   @property
@@ -173,8 +173,7 @@ class Classification(Labelled):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.pooling not in POOLINGS:
-      raise ValueError(f"objective.pooling is {self.pooling!r}; choose from {', '.join(POOLINGS)}.")
+    config_lib.check(self, "objective", choices=dict(pooling=POOLINGS))
 
   def _scores(self, params, batch, noise):
     hidden, segments = self._encode(params, batch, noise), batch.get("segment_ids")
@@ -201,8 +200,7 @@ class Regression(Classification):
     super().__post_init__()
     if self.labels:
       raise ValueError("objective regression predicts numbers; leave objective.labels empty.")
-    if self.spread <= 0:
-      raise ValueError(f"objective.spread must be positive, got {self.spread}.")
+    config_lib.check(self, "objective", between=dict(spread="(0, inf)"))
 
   def _scores(self, params, batch, noise):
     return self.middle + self.spread * super()._scores(params, batch, noise)

@@ -3,7 +3,7 @@
 Contents: BiTimeBERT, MASKINGS.
 
 Convention: rows are those of sources of dated documents (`sources.dated`, `toys.news`), with
-`spans` coded as in `mdx.corruption.temporal` and the day at the first place of `labels`.
+`spans` coded as in `mdx.corruption.temporal` and the day at the first position of `labels`.
 `params["model"]` is the model; the heads "dating" and "tser" are left out when it is served.
 
 Reference: Wang et al., BiTimeBERT (arXiv:2204.13032) and BiTimeBERT 2.0 (arXiv:2406.01863).
@@ -18,6 +18,7 @@ from typing import Any, Mapping
 import jax.numpy as jnp
 
 from mdx import assets
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import temporal
@@ -35,10 +36,10 @@ class BiTimeBERT(mlm.MaskedLM):
   """MLM + dating_weight * dating + tser_weight * replaced persons, each a mean of what it counts.
 
   mlm: of the masked tokens, as in `mlm`
-  dating: cross-entropy of the period that a document is of, from its first place
+  dating: cross-entropy of the period that a document is of, from its first position
   tser: of mentions of persons, whether another of the same pool stands there, by the states of the
-    mention's first and last place; a mention for which there is no other is not judged. Neither are
-    replaced mentions masked, nor neighbours both replaced.
+    mention's first and last position; a mention for which there is no other is not judged. Neither
+    are replaced mentions masked, nor neighbours both replaced.
 
   Attributes (more in `MaskedLM`):
     masking: "plain" as there; "tamlm": whole temporal expressions first, see
@@ -75,13 +76,10 @@ class BiTimeBERT(mlm.MaskedLM):
 
   def __post_init__(self):
     super().__post_init__()
-    selection.check_choice(self, masking=MASKINGS, tser_pool=("month", "all"),
-                           granularity=dates.GRANULARITIES)
-    rates = (self.temporal_rate, self.signal_rate, self.tser_rate)
-    if not all(0 <= rate <= 1 for rate in rates) or min(self.dating_weight, self.tser_weight) < 0:
-      raise ValueError("objective.temporal_rate, signal_rate and tser_rate must lie in [0, 1], "
-                       f"dating_weight and tser_weight not be negative; got {rates} and "
-                       f"{self.dating_weight}, {self.tser_weight}.")
+    config_lib.check(
+        self, "objective", at_least=dict(dating_weight=0, tser_weight=0),
+        choices=dict(masking=MASKINGS, tser_pool=("month", "all"), granularity=dates.GRANULARITIES),
+        between=dict.fromkeys(("temporal_rate", "signal_rate", "tser_rate"), "[0, 1]"))
     if self.num_copies > 1:
       raise ValueError("objective.name bitimebert reads a row once; set predict_rate to at most "
                        f"mask_rate {self.mask_rate}, not {self.predict_rate}.")
@@ -174,7 +172,7 @@ class BiTimeBERT(mlm.MaskedLM):
 
     Returns:
       The batch with `noisy_tokens` and `is_target` [B, L]; with `period` int32 [B] and `is_dated`
-      bool [B]; and with `is_replaced` and `is_judged` bool [B, L], at first places of mentions.
+      bool [B]; and with `is_replaced` and `is_judged` bool [B, L], at first positions of mentions.
     """
     if "spans" not in batch:
       raise ValueError("objective bitimebert reads documents with a date; use data.source.name "

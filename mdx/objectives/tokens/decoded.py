@@ -17,12 +17,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import visibility
 from mdx.objectives import reading
 from mdx.objectives.tokens import mlm
-from mdx.objectives.tokens import selection
 
 _KEPT = ("layers", "final_norm", "position_embed")
 
@@ -40,8 +40,7 @@ class DecodedLM(mlm.MaskedLM):
     mix: what has an m of its own: an "example" or a "token", m being 1 with probability
       `decoder_rate`, else 0; or "convex": each example has m = decoder_rate * u, u uniform in
       [0, 1].
-    decoder_rate: 1 (with example or token) = the decoder alone, 0 = MLM. An evaluation draws m
-      too.
+    decoder_rate: 1 (with example or token) = the decoder alone, 0 = MLM. An evaluation draws m too.
 
   Raises:
     ValueError: values out of range, or more than one reading of a row.
@@ -54,14 +53,10 @@ class DecodedLM(mlm.MaskedLM):
 
   def __post_init__(self):
     super().__post_init__()
-    selection.check_choice(self, decoder=("plain", "gua", "emd"),
-                           mix=("example", "token", "convex"))
-    if not 0 <= self.reveal_rate <= 1 or not 0 <= self.decoder_rate <= 1:
-      raise ValueError("objective.reveal_rate and decoder_rate must lie in [0, 1], got "
-                       f"{self.reveal_rate} and {self.decoder_rate}.")
-    if self.decoder_layers < 1 + (self.decoder == "gua"):
-      raise ValueError("objective.decoder_layers must be positive, and at least 2 with gua, "
-                       f"whose last block sees everything; got {self.decoder_layers}.")
+    config_lib.check(
+        self, "objective", between=dict(reveal_rate="[0, 1]", decoder_rate="[0, 1]"),
+        choices=dict(decoder=("plain", "gua", "emd"), mix=("example", "token", "convex")),
+        at_least=dict(decoder_layers=1 + (self.decoder == "gua")))  # the last one sees everything
     if self.num_copies > 1:
       raise ValueError("objective.predict_rate above mask_rate reads a row several times, which a "
                        "decoder does not; use at most mask_rate.")
@@ -91,7 +86,7 @@ class DecodedLM(mlm.MaskedLM):
     return {"name": "mlm"}
 
   def prepare(self, params, batch, key, context):
-    """As MaskedLM, with what the decoder's first block does not see, and m [B, L]."""
+    """Prepares MaskedLM, with what the decoder's first block does not see, and m [B, L]."""
     batch, weights = super().prepare(params, batch, key, context)
     draws, shape = self.draws(batch, key), batch["tokens"].shape
     uniform = lambda name: jax.vmap(lambda k: jax.random.uniform(k, shape[1:]))(draws(name))

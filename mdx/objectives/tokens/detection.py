@@ -1,4 +1,4 @@
-"""Detection of replaced tokens: a binary decision at every place of a text.
+"""Detection of replaced tokens: a binary decision at every position of a text.
 
 Contents: losses, auc.
 
@@ -20,10 +20,10 @@ _RANGE = 8.0
 def losses(network: types.Network, params: types.PyTree, hidden: jax.Array, is_replaced: jax.Array,
            counted: jax.Array, offset: jax.Array | float = 0.0
            ) -> tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
-  """Binary cross-entropy of what was replaced, at the places that count.
+  """Binary cross-entropy of what was replaced, at the positions that count.
 
   Args:
-    network: its head "rtd" scores a place; positive = replaced.
+    network: its head "rtd" scores a position; positive = replaced.
     params: parameter sub-tree of the network.
     hidden: [B, L, D].
     is_replaced: bool [B, L], the labels.

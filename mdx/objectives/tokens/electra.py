@@ -19,6 +19,7 @@ from typing import Mapping
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
@@ -40,13 +41,13 @@ _HEADS = ("head_dense", "head_norm", "lm_head", "rtd_head")
 class Electra(selection.Selection):
   """Masked language modelling of a generator + rtd_weight * detection of its samples.
 
-  At every selected place the generator's sample is written into the original text. A sample that
+  At every selected position the generator's sample is written into the original text. A sample that
   is the original is not replaced. No gradient goes through the sampling. The weight of the first
   term is the number of selected tokens, that of the second the number of tokens, special ones
   included (of selected ones, with `loss_on` "masked").
 
-  The released code draws places with replacement, counts a place that was drawn twice twice, and
-  writes a third token there; here places differ.
+  The released code draws positions with replacement, counts a position that was drawn twice twice,
+  and writes a third token there; here positions differ.
 
   Attributes (more in `Selection`):
     generator: "model", a masked language model; "two_tower" (Electric): one network reads from the
@@ -79,18 +80,18 @@ class Electra(selection.Selection):
 
   def __post_init__(self):
     super().__post_init__()
-    selection.check_choice(self, generator=("model", "two_tower", "uniform"),
-                           tie=("none", "embeddings", "all"), loss_on=("all", "masked"))
-    if not 0 <= self.keep_rate < 1 or not self.temperature > 0 or not self.rtd_weight > 0:
-      raise ValueError("objective.keep_rate must lie in [0, 1), temperature and rtd_weight be "
-                       f"positive; got {self.keep_rate}, {self.temperature}, {self.rtd_weight}.")
+    config_lib.check(
+        self, "objective",
+        choices=dict(generator=("model", "two_tower", "uniform"),
+                     tie=("none", "embeddings", "all"), loss_on=("all", "masked")),
+        between=dict(keep_rate="[0, 1)", temperature="(0, inf)", rtd_weight="(0, inf)"))
     if self.tie == "all" and (self.generator != "model" or
                               (self.generator_width, self.generator_depth) != (1.0, 1.0)):
       raise ValueError("objective.tie all needs a generator \"model\" of the model's size; set "
                        "generator_width and generator_depth to 1.")
     if self.generator == "two_tower" and self.disallow_correct:
-      raise ValueError("objective.disallow_correct samples from another law than the one that a "
-                       "two_tower generator adds to the scores; use generator \"model\".")
+      raise ValueError("objective.disallow_correct samples from another distribution than the one "
+                       "that a two_tower generator adds to the scores; use generator \"model\".")
     if self.generator == "two_tower" and (
         self.loss_on == "masked" or max(self.mask_rate, self.final_mask_rate) == 1):
       raise ValueError("a two_tower generator has its loss on all tokens, some of them not "
@@ -118,7 +119,7 @@ class Electra(selection.Selection):
         is_fresh=False)}
 
   def init(self, key):
-    """As `types.Objective`, all parts from the key itself."""
+    """Initializes all parts, from the key itself."""
     return {name: part.init(key) for name, part in self.parts().items()}
 
   def _init_generator(self, key):
@@ -188,12 +189,12 @@ class Electra(selection.Selection):
     return batch, {k: weights[k].sum(dtype=jnp.float32) for k in self.scales}
 
   def _predicted(self, batch):
-    """Where the generator has a loss."""
+    """Positions at which the generator has a loss."""
     is_cloze = self.generator == "two_tower"
     return mask_lib.allowed_positions(batch) if is_cloze else batch["is_selected"]
 
   def _counted(self, batch):
-    """Where the model has one: q is a law of tokens of the text, not of special ones."""
+    """Positions at which the model has a loss; q is over tokens of the text, not special ones."""
     if self.generator == "two_tower":
       return mask_lib.allowed_positions(batch)
     return batch["is_selected"] if self.loss_on == "masked" else mask_lib.text_positions(batch)
@@ -231,7 +232,7 @@ class Electra(selection.Selection):
       is_right = picked[..., 0] >= law.max(axis=-1)
       if self.disallow_correct:
         ids = jax.lax.broadcasted_iota(jnp.int32, law.shape, law.ndim - 1)
-        law = jnp.where(ids == original[..., None], -1e30, law)
+        law = jnp.where(ids == original[..., None], heads.NEVER, law)
       sample = heads.sample(law, uniform)
       found = {"nats": nats, "sample": sample, "is_right": is_right.astype(jnp.float32)}
       if self.generator == "two_tower":
@@ -244,7 +245,7 @@ class Electra(selection.Selection):
                            blocked=self.mask_id, score=score)
 
   def _towers(self, params, left, batch, noise):
-    """States [B, L, W] that have seen what is to the left and to the right of each place."""
+    """States [B, L, W] that have seen what is to the left and to the right of each position."""
     right = self._whole(params, params["generator"]["right"])
     names = ("positions", "segment_ids", "token_types")
     rows = {k: batch[k] for k in (*names, "example_index") if k in batch}

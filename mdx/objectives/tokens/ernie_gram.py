@@ -21,6 +21,7 @@ from typing import ClassVar, Mapping
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import lexicon as lexicon_lib
 from mdx.corruption import mask as mask_lib
@@ -88,10 +89,8 @@ class ErnieGram(selection.Selection):
     if self.unit != "ngram" or self.span_max > 1:
       raise ValueError("objective.name ernie_gram masks single n-grams (unit ngram, span_max 1), "
                        f"got {self.unit} and {self.span_max}.")
-    if not 0 <= self.sampled_rate <= 1 or min(self.fine_weight, self.rtd_weight) < 0:
-      raise ValueError("objective.sampled_rate must lie in [0, 1], fine_weight and rtd_weight not "
-                       f"be negative; got {self.sampled_rate}, {self.fine_weight}, "
-                       f"{self.rtd_weight}.")
+    config_lib.check(self, "objective", at_least=dict(fine_weight=0, rtd_weight=0),
+                     between=dict(sampled_rate="[0, 1]"))
 
   def check_length(self, length: int) -> None:
     """Raises ValueError if every unit of a row of `length` single tokens would be masked."""
@@ -138,7 +137,7 @@ class ErnieGram(selection.Selection):
     return parts
 
   def init(self, key):
-    """As `types.Objective`, all parts from the key itself."""
+    """Initializes all parts, from the key itself."""
     return {name: part.init(key) for name, part in self.parts().items()}
 
   def _projection(self, key, name, network, columns):
@@ -262,7 +261,7 @@ class ErnieGram(selection.Selection):
     return positions - (removed - _take(removed - is_removed, start))
 
   def _detected(self, batch):
-    """Where the model tells what was replaced: not at the [MASK]s that are left."""
+    """Positions at which the model detects replacements: not the [MASK]s that are left."""
     return batch["is_counted"] & (~batch["is_coarse"] | batch["is_sampled"])
 
   def _encode(self, network, params, batch, tokens, attention, noise, added=None):

@@ -15,6 +15,7 @@ from typing import Mapping
 
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import replace as replace_lib
 from mdx.objectives import reading
@@ -45,13 +46,10 @@ class MaskedLM(selection.Selection):
 
   def __post_init__(self):
     super().__post_init__()
-    if not 0 <= self.predict_rate <= 1:
-      raise ValueError("objective.predict_rate must lie in (0, 1], or be 0 for that of mask_rate, "
-                       f"got {self.predict_rate}.")
-    rates = (self.replace_mask_rate, self.replace_random_rate)
-    if min(rates) < 0 or sum(rates) > 1 + 1e-6:
-      raise ValueError(f"objective.replace_mask_rate and replace_random_rate must be >= 0 and sum "
-                       f"to at most 1, got {rates}.")
+    rates = ("replace_mask_rate", "replace_random_rate")
+    config_lib.check(self, "objective", between=dict.fromkeys(("predict_rate", *rates), "[0, 1]"))
+    if (total := sum(getattr(self, name) for name in rates)) > 1 + 1e-6:
+      raise ValueError(f"objective.{' + '.join(rates)} must be at most 1, got {total}.")
     self._check_copies()
 
   def _check_copies(self):
@@ -67,7 +65,7 @@ class MaskedLM(selection.Selection):
 
   @property
   def num_copies(self) -> int:
-    """How often a row is read, with disjoint selections."""
+    """Readings of a row, with disjoint selections."""
     return max(round(self.predict_rate / self.mask_rate), 1)
 
   @property
@@ -104,12 +102,12 @@ class MaskedLM(selection.Selection):
     return batch | fields, {"mlm": fields["is_target"].sum(dtype=jnp.float32)}
 
   def random_tokens(self, draws, batch):
-    """What is written for random tokens, int32 [B, L], uniform ones where negative; None: all."""
+    """Random tokens to write, int32 [B, L], uniform ones where negative; None: all."""
     del draws, batch
     return None
 
   def read(self, params, batch, context):
-    """As `Selection`, with the copies of a row one behind the other: [B * copies, L, D]."""
+    """Reads like `Selection`, with the copies of a row one behind the other: [B * copies, L, D]."""
     noisy = batch["noisy_tokens"].reshape(-1, batch["tokens"].shape[1])
     return batch, self.network.encode(
         params["model"], reading.copied_inputs(batch, noisy, self.num_copies),
@@ -131,7 +129,7 @@ class MaskedLM(selection.Selection):
 
   @property
   def _target_rate(self) -> float:
-    """Share of the places of a reading that are predicted, at most."""
+    """Share of the positions of a reading that are predicted, at most."""
     highest = max(self.mask_rate, self.final_mask_rate)
     return min(self.predict_rate, highest) if 0 < self.predict_rate < self.mask_rate else highest
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import assets
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
@@ -50,7 +51,7 @@ class ReplacedTokens(selection.Selection):
     return batch, {"rtd": mask_lib.allowed_positions(batch).sum(dtype=jnp.float32)}
 
   def replacements(self, keys, tokens, context):
-    """What would replace each token, int32 [B, L]."""
+    """Replacement of each token, int32 [B, L]."""
     del context
     return replace_lib.random_tokens(keys, tokens.shape[1], vocab_size=self.network.vocab_size,
                                      mask_id=self.mask_id)
@@ -66,7 +67,7 @@ class ReplacedTokens(selection.Selection):
     return {"rtd": rows.sum()}, types.Aux(metrics, {"nll": rows, "count": count}, state)
 
   def state_sums(self, batch, is_wrong, counted):
-    """What is added to the state."""
+    """Sums to add to the state."""
     del batch, is_wrong, counted
     return {}
 
@@ -77,15 +78,15 @@ class ClusterReplacedTokens(ReplacedTokens):
 
   A token of cluster a is replaced by a uniform member of the cluster b, drawn in proportion to
   exp(sharpness * C[a, b]) with each row of C scaled to [0, 1]. C begins at 1; after each step every
-  place with a token of a that reads b adds 1 to C[a, b] if the model was wrong about it, else -1.
-  An evaluation has no such state: it draws b uniformly.
+  position with a token of a that reads b adds 1 to C[a, b] if the model was wrong about it, else
+  -1. An evaluation has no such state: it draws b uniformly.
 
   Attributes (more in `Selection`):
     clusters: JSON file with the cluster of every id, as `python -m mdx.data.prepare clusters` makes
       it; "" = `num_clusters` equal runs of ids, which in a BPE are bands of frequency.
     num_clusters: with `clusters` "".
     sharpness: beta.
-    count_changed: whether only places that were replaced change C.
+    count_changed: whether only positions that were replaced change C.
 
   Raises:
     ValueError: a file that is not there, or is of another vocabulary.
@@ -97,9 +98,7 @@ class ClusterReplacedTokens(ReplacedTokens):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.num_clusters < 1 or self.sharpness < 0:
-      raise ValueError("objective.num_clusters must be positive and sharpness not negative, got "
-                       f"{self.num_clusters} and {self.sharpness}.")
+    config_lib.check(self, "objective", at_least=dict(num_clusters=1, sharpness=0))
     self.partition  # pylint: disable=pointless-statement  (checks it)
 
   @functools.cached_property

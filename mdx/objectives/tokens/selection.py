@@ -1,6 +1,6 @@
 """Which tokens of a row a token-level objective corrupts.
 
-Contents: Selection, check_choice, prepared, UNITS, RATE_SCHEDULES.
+Contents: Selection, prepared, UNITS, RATE_SCHEDULES.
 
 Convention: what is corrupted is selected first (`mdx.corruption.mask`), then replaced
 (`mdx.corruption.replace`). An objective first reads the corrupted rows, then scores the hidden
@@ -41,14 +41,6 @@ RATE_SCHEDULES = {"linear": lambda share: share,
                   "cosine": lambda share: 0.5 - 0.5 * jnp.cos(jnp.pi * share)}
 
 
-def check_choice(objective: types.Objective, **choices: Any) -> None:
-  """Raises ValueError unless each field has one of the values given for it."""
-  for name, values in choices.items():
-    if getattr(objective, name) not in values:
-      raise ValueError(f"objective.{name} is {getattr(objective, name)!r}; choose from "
-                       f"{', '.join(values)}.")
-
-
 def prepared(kind: str, path: str, *names: str) -> list[Any]:
   """Entries of a JSON file that `mdx.data.prepare` made; ValueError if it is none.
 
@@ -83,7 +75,7 @@ class Selection(types.Objective):
     span_max: longest span, in units; 1 selects no spans. Spans need "exact_count": lengths are
       drawn until they sum to the count, the last one is cut, and every arrangement without
       overlap is equally likely. (SpanBERT redraws spans that overlap, and counts tokens.)
-    span_rate: p of the geometric law of the lengths up to `span_max`.
+    span_rate: p of the geometric distribution of the lengths up to `span_max`.
     final_mask_rate: to which the rate of corruption goes over `anneal_steps`; 0: it is constant.
     rate_schedule: how it goes there: "linear" or "cosine".
     anneal_steps: steps after which the rate is the final one, with which models are scored.
@@ -112,20 +104,12 @@ class Selection(types.Objective):
   num_copies: ClassVar[int] = 1  # readings of a row, with disjoint selections
 
   def __post_init__(self):
-    check_choice(self, mask_draw=("bernoulli", "exact_count"), unit=UNITS,
-                 rate_schedule=RATE_SCHEDULES)
-    if not 0 < self.mask_rate <= 1:
-      raise ValueError(f"objective.mask_rate must lie in (0, 1], got {self.mask_rate}.")
-    if not 0 <= self.final_mask_rate <= 1:
-      raise ValueError("objective.final_mask_rate must lie in (0, 1], or be 0 for that of "
-                       f"mask_rate, got {self.final_mask_rate}.")
-    if self.span_max < 1 or not 0 < self.span_rate < 1:
-      raise ValueError("objective.span_max must be positive and span_rate lie in (0, 1), got "
-                       f"{self.span_max} and {self.span_rate}.")
-    if self.num_masks < 0:
-      raise ValueError("objective.num_masks must be positive, or 0 for dynamic masks, got "
-                       f"{self.num_masks}.")
-    if (self.anneal_steps > 0) != (self.final_mask_rate > 0) or self.anneal_steps < 0:
+    config_lib.check(
+        self, "objective", at_least=dict(span_max=1, num_masks=0, anneal_steps=0),
+        between=dict(mask_rate="(0, 1]", final_mask_rate="[0, 1]", span_rate="(0, 1)"),
+        choices=dict(mask_draw=("bernoulli", "exact_count"), unit=UNITS,
+                     rate_schedule=RATE_SCHEDULES))
+    if (self.anneal_steps > 0) != (self.final_mask_rate > 0):
       raise ValueError("objective.anneal_steps and final_mask_rate go together, both positive or "
                        f"both 0; got {self.anneal_steps} and {self.final_mask_rate}.")
     if self.unit == "whole_word" and self.word_edges is None:
@@ -199,7 +183,7 @@ class Selection(types.Objective):
     return lexicon_lib.Lexicon.of(grams, num_ids)
 
   def select(self, keys, rate, batch, words, nth=0):
-    """What is corrupted, bool [B, L], and the units that were selected as one, or None."""
+    """Corrupted positions, bool [B, L], and the units that were selected as one, or None."""
     allowed = mask_lib.allowed_positions(batch)
     if self.span_max == 1:
       return self.draw(keys, rate, allowed, words, nth), words
@@ -215,7 +199,7 @@ class Selection(types.Objective):
 
   def at_targets(self, network: types.Network, params: types.PyTree, hidden: jax.Array,
                  targets: Any, is_target: jax.Array, *, rate: float = 0.0, **options: Any) -> Any:
-    """`targets.target_losses` with room for what is selected, or for a share `rate` of places."""
+    """`targets.target_losses` with room for the selected positions, or a share `rate` of all."""
     length = hidden.shape[1]
     # The number of tokens of so many words varies more than that of so many tokens.
     spread = lambda rows, shards: 2 / math.sqrt(rows * length) * (self.unit != "token")

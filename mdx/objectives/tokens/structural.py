@@ -3,7 +3,7 @@
 Contents: Structural, HEADS, decisions.
 
 Convention: rows are those of `data.source.name` "structure": special tokens begin the parts, and
-`labels` says at which places there is a decision to be made, 1 wrong or 2 right. A head sees the
+`labels` says at which positions there is a decision to be made, 1 wrong or 2 right. A head sees the
 hidden states of the parts' first places: `first` [B, D] of the premise, `others` [B, k, D] of
 several candidates.
 
@@ -55,7 +55,7 @@ def decisions(name: str, params: types.PyTree, hidden: jax.Array, num_candidates
     name: key of `HEADS`.
     params: of the head.
     hidden: [B, L, D].
-    num_candidates: k; the slots of k > 1 candidates are L / (k + 1) places long.
+    num_candidates: k; the slots of k > 1 candidates are L / (k + 1) positions long.
   """
   first, others = hidden[:, 0], None
   if num_candidates > 1:
@@ -74,9 +74,9 @@ class Structural(types.Objective):
   Attributes:
     token: the token-level objective (in a config its `name` and fields): mlm, rts, cluster_rts,
       electra.
-    head: "pair" for one candidate. For several: "ie_k" each from its own first place, "ae_k" from
-      that and the premise's, "re_k" all from the premise's; "ie_1" (from the premise's) and "ae_1"
-      (from the sum of the candidates') decide once, whether any is right.
+    head: "pair" for one candidate. For several: "ie_k" each from its own first position, "ae_k"
+      from that and the premise's, "re_k" all from the premise's; "ie_1" (from the premise's) and
+      "ae_1" (from the sum of the candidates') decide once, whether any is right.
     num_candidates: candidates of a row, those of the data.
     pair_weight: factor of the second term; 0 leaves it out of the loss.
 
@@ -90,12 +90,11 @@ class Structural(types.Objective):
   pair_weight: float = 1.0
 
   def __post_init__(self):
-    selection.check_choice(self, head=HEADS)
-    if (self.head == "pair") != (self.num_candidates == 1) or self.num_candidates < 1:
+    config_lib.check(self, "objective", choices=dict(head=HEADS),
+                     at_least=dict(num_candidates=1, pair_weight=0))
+    if (self.head == "pair") != (self.num_candidates == 1):
       raise ValueError(f"objective.head {self.head} does not fit {self.num_candidates} candidates; "
                        "use pair for one, another head for several.")
-    if self.pair_weight < 0:
-      raise ValueError(f"objective.pair_weight must not be negative, got {self.pair_weight}.")
     if not isinstance(self.token, selection.Selection) or self.token.num_copies > 1:
       raise ValueError("objective.token must be a token-level objective that reads a row once "
                        "(mlm, rts, cluster_rts, electra, without copies).")
@@ -130,7 +129,7 @@ class Structural(types.Objective):
                                 token=world.objective(fields.pop("token", {})))
 
   def parts(self):
-    """Those of the token-level objective, and the head."""
+    """Parts of the token-level objective, and the head."""
     width, (inputs, outputs, _) = self.network.width, HEADS[self.head]
     return {**self.token.parts(), "pair": heads.mlp_part(inputs * width, width,
                                                          outputs(self.num_candidates))}
@@ -144,15 +143,15 @@ class Structural(types.Objective):
     return self.token.served(config["token"])
 
   def also_served(self, params):
-    """Those of the token-level objective."""
+    """Networks of the token-level objective that are served too."""
     return self.token.also_served(params)
 
   def init_state(self):
-    """That of the token-level objective."""
+    """State of the token-level objective."""
     return self.token.init_state()
 
   def prepare(self, params, batch, key, context):
-    """As the token-level objective; the pair term's weight is the number of decisions."""
+    """Prepares the token-level objective; the pair term's weight is the number of decisions."""
     if "labels" not in batch:
       raise ValueError("structural objectives read premises with candidates; use data.source.name "
                        "structure.")

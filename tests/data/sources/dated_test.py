@@ -56,7 +56,7 @@ def test_sentences_without_a_date_may_be_left_out_and_pieces_are_of_whole_senten
                       "temporal", 200) == ["A title without a date. It was over in 1944."]
   found = _source(document_chars=200).records("train")
   assert len(found) > 6 and max(len(r["text"]) for r in found) < 220
-  assert all(r["text"].endswith(".") for r in found)
+  assert len(found) and all(r["text"].endswith(".") for r in found)
   days = [r["day"] for r in found]
   assert sorted(set(days), key=days.index) == [r["day"] for r in _source().records("train")]
 
@@ -199,7 +199,7 @@ def test_the_persons_of_the_news_are_those_that_are_active():
   assert found == stored
   assert [sorted(found["names"][i] for i in month) for month in found["months"]] == [
       sorted(news.NAMES[i] for i in news.active(m)) for m in range(24)]
-  assert all(tokenizer.decode(ids) == f" {name}" for name, ids in zip(found["names"], found["ids"]))
+  assert len(found["ids"]) and all(tokenizer.decode(ids) == f" {name}" for name, ids in zip(found["names"], found["ids"]))
 
 
 def test_the_command_lists_the_persons_of_every_month(tmp_path, capsys):

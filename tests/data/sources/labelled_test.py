@@ -203,7 +203,7 @@ def test_a_labelled_batch_keeps_the_order_and_marks_the_labels():
                                 repeat=False, drop_remainder=False))
   labels = np.concatenate([b["labels"][:, 0] for b in batches])[:40]
   assert [cfg["labels"][int(i)] for i in labels] == [r["label"] for r in records]
-  assert all((b["loss_mask"].sum(axis=1) == (b["segment_ids"][:, 0] > 0)).all() for b in batches)
+  assert len(batches) and all((b["loss_mask"].sum(axis=1) == (b["segment_ids"][:, 0] > 0)).all() for b in batches)
   assert facts.Facts(cfg).labels("text") == cfg["labels"]
   with pytest.raises(ValueError, match="labels of words, but data source packaged labels text"):
     facts.Facts(cfg).labels("words")
@@ -221,7 +221,7 @@ def test_packaged_tasks_are_the_same_every_time_and_share_no_text_between_splits
   if task != "speech":  # short exclamations recur
     assert len(firsts["train"] & firsts["test"]) <= 0.02 * len(firsts["test"])
   if drawn.kind == "words":
-    assert all(len(r["words"]) == len(r["tags"]) for r in splits["train"])
+    assert len(splits["train"]) and all(len(r["words"]) == len(r["tags"]) for r in splits["train"])
     labelled._to_iob2(splits["test"][0]["tags"], ["w"] * 40, "iob2")
   if task == "overlap":
     first, second = (x.split() for x in splits["test"][3]["texts"])

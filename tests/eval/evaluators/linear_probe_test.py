@@ -34,7 +34,7 @@ def test_average_precision_is_the_mean_of_the_precision_at_right_ones():
 
 @pytest.mark.parametrize("fields, message", [
     (dict(num_labels=600), "num_labels 600 exceeds its pool 512"),
-    (dict(num_draws=0), "num_draws, pool and ridge be positive")])
+    (dict(num_draws=0), "num_draws must be at least 1")])
 def test_probes_that_cannot_be_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     linear.Probe(**fields)

@@ -143,10 +143,10 @@ def test_two_documents_of_a_row_do_not_see_one_another_in_the_second_reading():
 
 @pytest.mark.parametrize("cls, fields, message", [
     (meap.MEAP, dict(mask_rate=1.0), "mask_rate must lie in .0, 1."),
-    (meap.MEAP, dict(protect_last=-1), "protect_last must not be negative"),
+    (meap.MEAP, dict(protect_last=-1), "protect_last must be at least 0"),
     (meap.MEAPFineTuning, dict(form="both"), "form is 'both'; choose from copies, concatenated"),
     (meap.MEAPFineTuning, dict(mask_rate=0.0), "mask_rate must lie in"),
-    (meap.MEAPFineTuning, dict(min_answer=-1), "min_answer must not be negative")])
+    (meap.MEAPFineTuning, dict(min_answer=-1), "min_answer must be at least 0")])
 def test_wrong_settings_are_refused(cls, fields, message):
   with pytest.raises(ValueError, match=message):
     cls(network=_NETWORK, mask_id=_MASK, **fields)

@@ -101,7 +101,7 @@ def test_sampling_has_full_attention_whatever_the_step():
 
 
 def test_wrong_fields_are_refused():
-  with pytest.raises(ValueError, match="objective.anneal_steps must not be negative, got -1"):
+  with pytest.raises(ValueError, match="objective.anneal_steps must be at least 0, got -1"):
     dataclasses.replace(ADAPT, anneal_steps=-1)
   with pytest.raises(ValueError, match="no field 'tme'.*Did you mean 'time'"):
     dataclasses.replace(ADAPT, diffusion={"tme": "lattice"})

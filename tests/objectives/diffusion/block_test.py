@@ -210,7 +210,7 @@ def test_sampling_may_cache_finished_blocks_of_the_models_own_length():
 
 @pytest.mark.parametrize("fields, message", [
     ({"attention": {"name": "full"}}, "needs attention block_causal with a block_length"),
-    ({"attention": {"name": "block_causal", "block_length": 0}}, "block_length must be positive"),
+    ({"attention": {"name": "block_causal", "block_length": 0}}, "block_length must be at least 1"),
     ({"clip": (0.5, 0.5)}, "clip needs 0 <= low < high <= 1, got 0.5, 0.5"),
     ({"clip": (0.0, 1.5)}, "clip needs"), ({"weighting": "cart"}, "cart weighs context on both")])
 def test_settings_without_meaning_are_refused(fields, message):

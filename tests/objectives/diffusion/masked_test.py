@@ -544,7 +544,7 @@ def test_what_the_objective_reads_with_reaches_the_network():
     ({"schedule": {"name": "liner"}}, "mean 'linear'"),
     ({"schedule": "linear"}, "dict\\(name"),
     ({"attention": {"name": "sparse"}}, "unknown attention name 'sparse'; choose from block_"),
-    ({"attention": {"name": "block_causal", "block_length": 0}}, "block_length must be positive"),
+    ({"attention": {"name": "block_causal", "block_length": 0}}, "block_length must be at least 1"),
     ({"schedule": {"name": "cosine"}, "mask_draw": "exact_count"}, "linear schedule; got 'cos")])
 def test_unknown_choices_are_refused_in_words(fields, message):
   with pytest.raises(ValueError, match=message):

@@ -134,7 +134,7 @@ def test_groups_are_neighbouring_layers_from_the_bottom():
 @pytest.mark.parametrize("cls, fields, message", [
     (finetune.Classification, dict(labels=("a", "a")), "labels names one twice"),
     (finetune.Classification, dict(pooling="max"), "pooling is 'max'; choose from first"),
-    (finetune.Regression, dict(spread=0.0), "spread must be positive"),
+    (finetune.Regression, dict(spread=0.0), "spread must lie in .0, inf."),
     (finetune.Regression, dict(labels=("a",)), "leave objective.labels empty"),
     (finetune.Tagging, dict(attention=dict(name="ful")), "unknown attention name 'ful'")])
 def test_wrong_settings_are_refused(cls, fields, message):

@@ -114,7 +114,7 @@ def test_the_budget_is_never_exceeded_and_times_are_masked_whole_or_not_at_all(r
     is_kind = (lambda k: k == temporal.TEMPORAL) if kind else (
         lambda k: k >= temporal.SIGNAL and not temporal.is_person(k))
     units = _units(rows, is_kind)
-    assert all(len(set(hidden[b, first:last + 1])) == 1 for b, first, last in units)
+    assert len(units) and all(len(set(hidden[b, first:last + 1])) == 1 for b, first, last in units)
     number, masked = np.zeros(NUM_ROWS), np.zeros(NUM_ROWS)
     for b, first, _ in units:
       number[b] += 1
@@ -252,7 +252,7 @@ def test_documents_of_other_dates_are_neither_dated_nor_changed(rows):
     (dict(masking="tam"), "objective.masking is 'tam'; choose from plain, tamlm, etamlm"),
     (dict(granularity="hour"), "choose from day, week, month, year"),
     (dict(tser_pool="week"), "objective.tser_pool is 'week'"),
-    (dict(tser_rate=1.5), "tser_rate must lie in"), (dict(dating_weight=-1.0), "not be negative"),
+    (dict(tser_rate=1.5), "tser_rate must lie in"), (dict(dating_weight=-1.0), "dating_weight must be at least 0"),
     (dict(mask_draw="bernoulli"), "selects an exact share of single tokens"),
     (dict(replace_together=True), "leave unit, mask_draw, span_max and replace_together"),
     (dict(predict_rate=0.3), "reads a row once"), (dict(first_date=""), "first_date and last_date"),

@@ -301,7 +301,7 @@ def test_spans_longer_than_what_is_selected_of_a_text_are_refused():
     {"mask_rate": 0.0}, {"mask_rate": 1.1}, {"mask_draw": "span"}, {"replace_mask_rate": -0.1},
     {"replace_mask_rate": 0.9, "replace_random_rate": 0.2}, {"unit": "word"},
     {"unit": "whole_word"}, {"span_max": 0}, {"span_max": 2, "mask_draw": "bernoulli"},
-    {"span_max": 2, "span_rate": 1.0, "mask_draw": "exact_count"}, {"num_masks": -1},
+    {"span_rate": 1.0, "span_max": 2, "mask_draw": "exact_count"}, {"num_masks": -1},
     {"predict_rate": 0.4}, {"predict_rate": 1.2}, {"rate_schedule": "step"},
     {"predict_rate": 0.3, "span_max": 2, "mask_draw": "exact_count"},
     {"predict_rate": 0.3, "final_mask_rate": 0.1, "anneal_steps": 5},

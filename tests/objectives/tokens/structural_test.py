@@ -103,7 +103,7 @@ def test_the_state_of_the_token_objective_is_kept():
     (dict(num_candidates=3), "head pair does not fit 3 candidates"),
     (dict(head="ae_k"), "head ae_k does not fit 1 candidates"),
     (dict(head="cls"), "choose from pair, ie_k"),
-    (dict(pair_weight=-1), "pair_weight must not be negative"),
+    (dict(pair_weight=-1), "pair_weight must be at least 0"),
     (dict(token=mlm.MaskedLM(network=NETWORK, mask_id=5, predict_rate=0.3)), "reads a row once")])
 def test_what_does_not_go_together_is_refused(fields, message):
   with pytest.raises(ValueError, match=message):
