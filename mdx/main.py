@@ -86,6 +86,8 @@ def _print_help() -> None:
 def _print_config(cfg) -> None:
   lines = []
   for key, value in config_lib.flatten(cfg).items():
+    if value == {}:  # a table without keys has nothing to override
+      continue
     text = str(tuple(value)).replace("'", '"') if isinstance(value, list) else str(value)
     lines.append(f"--config.{key}={shlex.quote(text)}")
   _show("\n".join(lines))
@@ -133,7 +135,8 @@ def _check_value(flag: str, text: str, default) -> None:
   """Raises ValueError for a text that is no value of the default's type."""
   kinds = {bool: "True or False", int: "a whole number", float: "a number"}
   if hasattr(default, "keys"):
-    raise ValueError(f"{flag} is a table; set its keys, such as {flag}.{min(default)}=VALUE.")
+    raise ValueError(f"{flag} is a table; set its keys, such as {flag}.{min(default)}=VALUE."
+                     if default else f"{flag} is a table without keys; set it in a config file.")
   try:
     if isinstance(default, bool):
       ("true", "false", "t", "f", "1", "0").index(text.lower())

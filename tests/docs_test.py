@@ -95,7 +95,7 @@ def test_files_exist_and_no_path_is_of_one_machine(page):
 def test_commands_name_what_exists(page):
   for words in _commands(page.read_text(encoding="utf-8")):
     launched = [word for word in words if word.startswith("launch/")]
-    assert len(launched) and all((_ROOT / word).is_file() for word in launched), words
+    assert all((_ROOT / word).is_file() for word in launched), words
     if "-m" in words and words[words.index("-m") + 1].startswith("mdx"):
       module = words[words.index("-m") + 1].replace(".", "/")
       assert (_ROOT / f"{module}.py").is_file(), words

@@ -156,8 +156,8 @@ class Run(_Source):
     """Returns `origin`; ValueError if the run began from weights that are not there any more."""
     last = self._first()
     if isinstance(last, Run) and not pathlib.Path(last.path).exists():
-      raise ValueError(f"{self.path} began from {last.path}, which is not there, so its form is not "
-                       "known; put it back, or start from the folder that it is relative to.")
+      raise ValueError(f"{self.path} began from {last.path}, which is not there, so its form is "
+                       "not known; put it back, or start from the folder that it is relative to.")
     return self.origin
 
   def _first(self) -> Run | HuggingFace:

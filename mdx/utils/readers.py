@@ -266,7 +266,7 @@ def json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     except (ValueError, RecursionError) as e:
       raise ValueError(f"{where}: not JSON ({reason(e)}); write one object a line.") from e
     if not isinstance(row, dict):
-      raise ValueError(f"{where}: expected an object, got {line!r:.60}.")
+      raise ValueError(f"{where}: expected a JSON object, got {line!r:.60}.")
     yield where, row
 
 

@@ -85,7 +85,7 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     time, weight = self._weight(time)
     return mask_lib.bernoulli(keys, self.alpha.mask_prob(time), allowed), weight, time
 
-  def _hidden(self, params, batch, noise):
+  def _hidden(self, params, batch, noise=None):
     """Hidden states that the noisy positions are predicted from, [B, L, D]."""
     segments, length = batch.get("segment_ids"), batch["tokens"].shape[1]
     twice = lambda x: jnp.concatenate([x, x], axis=1)

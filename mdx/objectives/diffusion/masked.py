@@ -203,7 +203,7 @@ class MaskedDiffusion(types.Objective):
                "masked_nats": (plain.sum(), is_masked.sum(dtype=jnp.float32))}
     return {"elbo": loss.sum()}, types.Aux(metrics, {"nll": rows, "count": num_tokens}, {})
 
-  def _hidden(self, params, batch, noise):
+  def _hidden(self, params, batch, noise=None):
     """Hidden states that the places are predicted from, [B, L, D]."""
     hidden = reading.encode(self.network, params["model"], batch, attention=self.visibility,
                             tokens=batch["noisy_tokens"], time=batch["noise_level"], noise=noise)

@@ -65,7 +65,7 @@ def test_sentences_without_a_date_may_be_left_out_and_pieces_are_of_whole_senten
     ('{"text": "a", "date": "1890-01-01"}', "line 2: the date 1890-01-01 is outside of 1940-01-01"),
     ('{"text": "a", "date": "yesterday"}', "line 2: 'yesterday' is no date; write YYYY-MM-DD"),
     ('{"text": "a", "date": 1961}', "line 2: the date '1961' does not tell its month"),
-    ('{"text": "a"}', "line 2: no column 'date'"), ("[]", "line 2: expected an object")])
+    ('{"text": "a"}', "line 2: no column 'date'"), ("[]", "line 2: expected a JSON object")])
 def test_a_wrong_date_is_named_with_file_and_line(line, message, tmp_path):
   path = tmp_path / "news.jsonl"
   path.write_text('{"text": "In 1961.", "date": "1961-05-01"}\n' + line + "\n" * 2)

@@ -204,7 +204,7 @@ def test_sampling_may_cache_finished_blocks_of_the_models_own_length():
   assert samplers.build(fields | {"block_length": 6}, objective, mask_id=0).cache == "block"
   with pytest.raises(ValueError, match="blocks of 4 tokens are no multiples of the model's"):
     samplers.build(fields | {"block_length": 4}, objective, mask_id=0)
-  with pytest.raises(ValueError, match="use sampler.cache=none"):
+  with pytest.raises(ValueError, match="use prefix, dual or none"):
     samplers.build(fields | {"block_length": 6}, _model(True)[0], mask_id=0)
 
 
