@@ -244,7 +244,7 @@ class Electra(selection.Selection):
                            self._predicted(batch), rate=1.0 if is_cloze else 0.0,
                            blocked=self.mask_id, score=score)
 
-  def _towers(self, params, left, batch, noise):
+  def _towers(self, params, left, batch, noise=None):
     """States [B, L, W] that have seen what is to the left and to the right of each position."""
     right = self._whole(params, params["generator"]["right"])
     names = ("positions", "segment_ids", "token_types")
