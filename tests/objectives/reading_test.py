@@ -24,7 +24,7 @@ TARGETS = jnp.array([[0, 2, 3, 5, 6, 9, 9, 9, 9], [2, 3, 5, 9, 9, 9, 9, 9, 9]])
 def test_the_first_targets_are_read_whatever_the_size_of_the_head(count):
   ask = lambda count: reading.logits_at(
       NETWORK, PARAMS, types.Request(TOKENS, None, targets=TARGETS, num_targets=count),
-      tokens=TOKENS, attention=attention.Full(), time=None, blocked=6)
+      tokens=TOKENS, attention=attention.Full(), time=None, blocked=6).logits
   some, every = jax.jit(ask)(jnp.int32(count)), ask(None)
   assert some.shape == every.shape == (2, 9, 7)
   np.testing.assert_allclose(some[:, :count], every[:, :count], atol=1e-5)
