@@ -1,6 +1,6 @@
 """The directory of a run: checked, and claimed for one config.
 
-Contents: check_workdir, claim_workdir, meta.
+Contents: check_workdir, claim_workdir, meta, check_meta.
 """
 
 from __future__ import annotations
@@ -81,3 +81,22 @@ def meta(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -> dict[
   """What is saved with every checkpoint."""
   return {"hash": identity.run_hash(config), "tokenizer": tokenizer.fingerprint,
           "process_count": jax.process_count()}
+
+
+def check_meta(path: pathlib.Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+  """Raises ValueError if a checkpoint in the workdir of a run is that of another.
+
+  Args:
+    path: the workdir, with the config of the run.
+    stored: what was saved with the checkpoint.
+    expected: `meta` of the run.
+  """
+  try:
+    first = json.loads((path / "config.json").read_text(encoding="utf-8")).get("hash")
+  except (OSError, ValueError, AttributeError):
+    first = None
+  # A release that computes hashes otherwise goes on with what an older one began.
+  if stored.get("hash", first) not in (first, expected["hash"]) or (
+      stored.get("tokenizer", expected["tokenizer"]) != expected["tokenizer"]):
+    raise ValueError(f"the checkpoints of workdir {path} are those of another run (its config or "
+                     "tokenizer is another); use another --workdir, or remove them.")
