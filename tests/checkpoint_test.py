@@ -135,12 +135,14 @@ def _truncate(step):
 
 
 def _flip(directory):
-  """Changes one bit in the files that hold the arrays of an item."""
-  for part in (directory / "d", directory / "ocdbt.process_0" / "d"):
-    for file in part.iterdir():
-      data = bytearray(file.read_bytes())
-      data[len(data) // 2] ^= 4
-      file.write_bytes(bytes(data))
+  """Changes one bit in the files that hold the arrays of an item, the large ones if there are."""
+  files = [file for part in (directory / "d", directory / "ocdbt.process_0" / "d")
+           for file in part.iterdir()]
+  large = [file for file in files if file.stat().st_size > 4096]
+  for file in large or files:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(bytes(data))
 
 
 def _exchange(item):
