@@ -229,7 +229,8 @@ def _sound_meta(directory: epath.Path, meta: dict[str, Any]) -> dict[str, Any]:
   if "sum" in meta and meta.pop("sum") != checksum.of_json(meta):
     raise OSError("meta does not have its checksum.")
   meta = {k: json.loads(v) if k in _PACKED else v for k, v in meta.items()}
-  if _STEP.fullmatch(directory.name) and meta.get("step", int(directory.name)) != int(directory.name):
+  name = directory.name
+  if _STEP.fullmatch(name) and meta.get("step", int(name)) != int(name):
     raise OSError(f"meta is that of step {meta['step']}.")
   return meta
 

@@ -16,6 +16,8 @@ import pathlib
 import secrets
 from typing import Any, Mapping, Protocol, Sequence
 
+from mdx.utils import files
+
 
 class Window:
   """Means of (sum, weight) metrics between two log lines."""
@@ -67,9 +69,7 @@ class JsonLines:
     if self._path.exists():
       kept = [line for line in read(self._path) if line["step"] <= resume_step]
       self._kept = {(line["step"], line.get("kind", "")) for line in kept}
-      temporary = self._path.with_suffix(".tmp")
-      temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-      temporary.replace(self._path)
+      files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
     self._file = open(self._path, "a", encoding="utf-8")
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
@@ -130,7 +130,7 @@ class WandB:
     path.mkdir(parents=True, exist_ok=True)
     file = path / "wandb_id"
     if not file.exists():
-      file.write_text(secrets.token_hex(8), encoding="utf-8")
+      files.write_text(file, secrets.token_hex(8))
     self._run = wandb.init(project=project, dir=str(path), name=path.name, config=dict(config),
                            id=file.read_text(encoding="utf-8").strip(), resume="allow")
 

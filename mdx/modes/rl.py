@@ -53,6 +53,10 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   plan.check(config := config_lib.to_dict(config))
   task = tasks.build(config["task"])
   task.examples("train")
+  if base_lib.is_missing(config, workdir):  # what is wrong is said before it is trained
+    base = base_lib.described(config, workdir, sharding.make_mesh(config["mesh"]))
+    optimizer = resolve.trained({**config, "network": base.config["network"]}, base.source)
+    _checked({**config, "optimizer": optimizer}, workdir, base, task)
   source = base_lib.base_checkpoint(config, workdir, train_mode.run)
   base_seconds = time.monotonic() - began
   stop = progress_lib.StopSignal()
@@ -63,12 +67,19 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
                            init=config["init"], adapters=config.get("lora"),
                            adaptations=config.get("adaptations", ()), seed=config["seed"],
                            trains=plan.optimizer_of(config).trains)
-    parts = plan.plan(config, workdir, model, task)
-    plan.check_data(parts)
+    parts = _checked(config, workdir, model, task)
     with jax.set_mesh(parts.model.mesh):
       return _train(parts, stop, base_seconds)
   finally:
     stop.close()
+
+
+def _checked(config: Mapping[str, Any], workdir: str, model: load_lib.Loaded,
+             task: types.Task) -> plan.Plan:
+  """The parts of a run, with all checked that can be before anything is compiled."""
+  run = plan.plan(config, workdir, model, task)
+  plan.check_data(run)
+  return run
 
 
 def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _samples(run: setup_lib.Setup, params) -> list[str]:
   decoded = dict(model.decode(rows, run.sampler, seed=run.config["seed"], batch_size=num_samples))
   texts = [run.tokenizer.decode(decoded[i].tokens) for i in range(num_samples)]
   if jax.process_index() == 0:
-    (run.workdir / "samples.txt").write_text("\n---\n".join(texts) + "\n", encoding="utf-8")
+    files.write_text(run.workdir / "samples.txt", "\n---\n".join(texts) + "\n")
   return texts
 
 
