@@ -289,8 +289,6 @@ def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
   try:
     _prepare_jax(distributed)
     workdir_lib.check_workdir(directory)
-    if cfg.get("seed", 0) < 0:
-      raise ValueError(f"config.seed must not be negative, got {cfg.seed}.")
     modes.run(cfg.mode, cfg, directory)
     return OK
   except progress.Stopped as stopped:

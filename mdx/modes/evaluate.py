@@ -20,6 +20,7 @@ from mdx.build import base as base_lib
 from mdx.build import frozen as frozen_lib
 from mdx.build import load as load_lib
 from mdx.build import setup as setup_lib
+from mdx.build import values
 from mdx import config as config_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
@@ -37,10 +38,7 @@ from mdx.utils import processes
 
 
 def _check(config: Mapping[str, Any]) -> None:
-  config_lib.check_positive(config, "batch_size")
-  if config["num_examples"] < 0:
-    raise ValueError(f"config.num_examples must be positive, or 0 for all; got "
-                     f"{config['num_examples']}.")
+  values.check(config)
   if config["prompt_format"] not in task_eval.FORMATS:
     raise ValueError(f"config.prompt_format is {config['prompt_format']!r}; choose from "
                      f"{', '.join(task_eval.FORMATS)}.")

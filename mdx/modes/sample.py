@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from mdx.build import base as base_lib
+from mdx.build import values
 from mdx import config as config_lib
 from mdx.eval import generative
 from mdx.eval import hf_causal
@@ -81,7 +82,7 @@ def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
 def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   """Decodes the prompts; writes samples.jsonl and samples.html. Goes on where it stopped."""
   config = config_lib.to_dict(config)
-  config_lib.check_positive(config, "num_samples", "batch_size")
+  values.check(config)
   prompts = read_prompts(config["prompts"])
   if config["sampler"]["name"]:
     samplers.check_fields(config["sampler"])
@@ -139,8 +140,6 @@ def build_scorer(config: Mapping[str, Any]) -> tuple[Callable | None, bool]:
   Raises:
     ValueError: no such model, or one without a likelihood.
   """
-  config_lib.check_positive(config, "quality.max_length", "quality.num_samples",
-                            "quality.batch_size")
   quality = dict(config["quality"])
   name, which, num_samples = (quality.pop(k) for k in ("scorer", "params", "num_samples"))
   if not name:

@@ -113,8 +113,9 @@ class Memory(source.Source):
   holdout_every: int = 20
 
   def __post_init__(self):
-    if isinstance(self.documents, (str, bytes)):
-      raise ValueError("memory source: documents is one text; give a list of documents.")
+    if isinstance(self.documents, (str, bytes)) or not isinstance(self.documents, Sequence):
+      raise ValueError("memory source: documents must be a list of documents, got "
+                       f"{self.documents!r:.60}.")
 
   def records(self, split: str) -> Sequence:
     """Returns the records of "train" or "validation"."""
