@@ -21,6 +21,7 @@ from mdx.build import frozen as frozen_lib
 from mdx.build import load as load_lib
 from mdx.build import setup as setup_lib
 from mdx.build import values
+from mdx.build import workdir as workdir_lib
 from mdx import config as config_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
@@ -91,6 +92,7 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                          dtype=config["dtype"], init=config["init"])
   sampler, prompts = _prompts(model, config, task, examples)
+  workdir_lib.check_job(path, config, lambda: prompts.tokens.tolist())
   identity = config_lib.run_hash({
       "source": os.path.abspath(source), "weights": checksum.of_items({"params": model.params}),
       "init": base_lib.loading(config["init"]),

@@ -69,10 +69,17 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
                            adaptations=config.get("adaptations", ()), seed=config["seed"],
                            trains=plan.optimizer_of(config).trains)
     parts = _checked(config, workdir, model, task)
+    workdir_lib.check_job(parts.workdir, parts.config, lambda: _ends(task))
     with jax.set_mesh(parts.model.mesh):
       return _train(parts, stop, base_seconds)
   finally:
     stop.close()
+
+
+def _ends(task: types.Task) -> list[Any]:
+  """The number of training problems, the first and the last of them."""
+  examples = task.examples("train")
+  return [len(examples), examples[0], examples[-1]]
 
 
 def _checked(config: Mapping[str, Any], workdir: str, model: load_lib.Loaded,

@@ -16,6 +16,7 @@ import jax
 
 from mdx.build import base as base_lib
 from mdx.build import values
+from mdx.build import workdir as workdir_lib
 from mdx import config as config_lib
 from mdx.eval import generative
 from mdx.eval import hf_causal
@@ -95,6 +96,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                          dtype=config["dtype"], init=config["init"])
   sampler, rows = _rows(model, config, prompts)
+  workdir_lib.check_job(path, config, lambda: [row.tolist() for row in rows])
   console.say(f"{type(sampler).__name__}: {len(rows)} rows of {sampler.gen_length} tokens from "
                 f"{source}, {jax.device_count()} {jax.devices()[0].platform} device(s)")
   identity = config_lib.run_hash({
