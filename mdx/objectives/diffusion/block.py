@@ -104,6 +104,15 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     return jnp.where((begins & ~starts)[..., None], reading.previous_hidden(clean, segments),
                      reading.previous_hidden(noisy, segments))
 
+  @property
+  def reads_time(self):
+    """A model of blocks is not told the time."""
+    return False
+
+  def blocks_of(self, positions):
+    """Numbers the blocks of a document that begins at 0."""
+    return positions // self.visibility.block_length
+
   def answer(self, params, request):
     """Logits of the clean tokens; a model of blocks is not told the time."""
     return super().answer(params, request._replace(noise_level=None))
