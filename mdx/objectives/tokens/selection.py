@@ -197,6 +197,14 @@ class Selection(types.Objective):
       return mask_lib.bernoulli(keys, rate, allowed, units, nth)
     return mask_lib.exact_count(keys, _count(rate, allowed, units), allowed, units, nth)
 
+  def selected_rate(self, rate: jax.Array | float, batch: types.Batch) -> jax.Array | float:
+    """Probability that a unit is selected at a rate: float32 [B] of exact counts; below 1."""
+    if self.mask_draw == "bernoulli":
+      return rate
+    allowed, words = mask_lib.allowed_positions(batch), self.words(batch)
+    total = jnp.maximum(mask_lib.heads(allowed, words).sum(axis=1), 1)
+    return jnp.minimum(_count(rate, allowed, words), total - 0.5) / total
+
   def at_targets(self, network: types.Network, params: types.PyTree, hidden: jax.Array,
                  targets: Any, is_target: jax.Array, *, rate: float = 0.0, **options: Any) -> Any:
     """`targets.target_losses` with room for the selected positions, or a share `rate` of all."""
