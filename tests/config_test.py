@@ -135,3 +135,11 @@ def test_values_that_are_no_positive_number_are_refused(value):
   config_lib.check_positive({"data": {"length": 4}, "steps": 1}, "data.length", "steps")
   with pytest.raises(ValueError, match="^config.data.length must be positive, got "):
     config_lib.check_positive({"data": {"length": value}}, "data.length")
+
+
+@pytest.mark.parametrize("given, ours", [
+    ("max_new_tokens", "gen_length"), ("cfg_scale", "guidance_scale"),
+    ("gen_lenght", "gen_length")])
+def test_names_of_other_libraries_get_a_hint(given, ours):
+  assert config_lib.did_you_mean(given, ["gen_length", "guidance_scale"]) == f" Did you mean {ours!r}?"
+  assert config_lib.did_you_mean("max_new_tokens", ["seed"]) == ""

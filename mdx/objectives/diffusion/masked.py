@@ -49,7 +49,8 @@ class MaskedDiffusion(types.Maskable):
   token, in the reported bound; it has no gradient.
 
   With `num_steps` = T the weight is that of the bound of T steps from t to s = t - 1 / T,
-  T (alpha(s) - alpha(t)) / (1 - alpha(t)); it lies above the other by O(1 / T).
+  T (alpha(s) - alpha(t)) / (1 - alpha(t)); in the mean over texts it lies above the other, by
+  O(1 / T).
 
   With `mask_draw="exact_count"` (linear schedule) a row masks exactly
   k = floor(L (1 - t)) + 1 tokens and is weighted L / k: the same expectation,

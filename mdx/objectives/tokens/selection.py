@@ -73,8 +73,9 @@ class Selection(types.Objective):
       expected share of tokens, for every word is equally likely.
     mask_draw: "bernoulli" (each unit by itself) or "exact_count" of units, at least one.
     span_max: longest span, in units; 1 selects no spans. Spans need "exact_count": lengths are
-      drawn until they sum to the count, the last one is cut, and every arrangement without
-      overlap is equally likely. (SpanBERT redraws spans that overlap, and counts tokens.)
+      drawn until they sum to the count, the last one is cut, and they are placed so that every
+      unit is equally likely, see `mask.spans`. (SpanBERT redraws spans that overlap, and counts
+      tokens.)
     span_rate: p of the geometric distribution of the lengths up to `span_max`.
     final_mask_rate: to which the rate of corruption goes over `anneal_steps`; 0: it is constant.
     rate_schedule: how it goes there: "linear" or "cosine".
