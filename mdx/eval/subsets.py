@@ -164,6 +164,10 @@ def _lattice(num_tokens: int, num_draws: int, draw: np.random.Generator):
 def standard_error(chosen: Plan, values: np.ndarray) -> float:
   """Standard error of an estimate, of the choice of masks; inf where one draw tells nothing.
 
+  g(S) is taken as a trend over the counts, the mean over S of an effect of every token, and a rest
+  that varies like `_spread`. What the draws say of the two variances is weighed by its likelihood;
+  the effects have an error only as far as the masks do not cover the tokens evenly.
+
   Args:
     chosen: the plan.
     values: float64 [N], what the draws say of the whole: the estimate is their mean.
@@ -171,29 +175,46 @@ def standard_error(chosen: Plan, values: np.ndarray) -> float:
   if chosen.is_known.all():
     return 0.0
   num, num_tokens = chosen.masks.shape
-  if num < 2:
-    return math.inf
-  counts, weights = chosen.masks.sum(axis=1), chosen.weights
-  strata, of, sizes = np.unique(chosen.strata, return_inverse=True, return_counts=True)
-  part = values / num
-  residual = part - (np.bincount(of, part) / sizes)[of]
-  if sizes.min() > 1 and len(strata) == 2 ** min(num_tokens, 60) - 1:  # only times are drawn
-    size = sizes[of]
+  part, weights = values / num, chosen.weights
+  _, of, sizes = np.unique(chosen.strata, return_inverse=True, return_counts=True)
+  if sizes.min() > 1 and len(sizes) == 2 ** min(num_tokens, 60) - 1:  # only times are drawn
+    residual, size = part - (np.bincount(of, part) / sizes)[of], sizes[of]
     return float(math.sqrt((residual ** 2 * size / (size - 1)).sum()))
-  # The variance of g at k masks is taken as a common factor times `_spread`.
-  spread, g = _spread(counts, num_tokens), part / weights
-  is_free = ~chosen.is_known
-  if num > len(strata):
-    repeated = is_free & (spread > 0) & (sizes[of] > 1)
-    total = ((residual / weights)[repeated] ** 2 / spread[repeated]).sum()
-    factor = total / max((1 - 1 / sizes[of])[repeated].sum(), 1e-9)
-  if num == len(strata) or not repeated.any():
-    if num == 2:
-      factor = (g[1] - g[0]) ** 2 / spread.sum()
-    else:  # second differences, which no trend over the counts enters
-      second = (g[2:] - 2 * g[1:-1] + g[:-2]) ** 2
-      factor = second.sum() / (spread[2:] + 4 * spread[1:-1] + spread[:-2]).sum()
-  return float(math.sqrt((factor * spread * weights ** 2)[is_free].sum()))
+  counts = chosen.masks.sum(axis=1)
+  spread = _spread(counts, num_tokens)
+  fitted = np.flatnonzero(spread > 0)
+  if len(fitted) < 2:
+    return math.inf
+  cover = chosen.masks / counts[:, None] - 1 / num_tokens
+  errors = ((weights @ cover) ** 2).sum(), (weights ** 2 * spread)[~chosen.is_known].sum()
+  variances = _variances(part[fitted] / weights[fitted], counts[fitted] / num_tokens,
+                         cover[fitted], spread[fitted])
+  return float(math.sqrt(np.dot(variances, errors)))
+
+
+# Of the variance of the tokens' effects over that of the rest.
+_RATIOS = np.array([0, 0.1, 0.3, 1, 3, 10, 30, 100, 1000])
+
+
+def _variances(g, share, cover, spread):
+  """Variances of the effects and of the rest: means over `_RATIOS` by restricted likelihood."""
+  degree = min(2, len(np.unique(share)) - 1, len(g) // 5)
+  scale = np.sqrt(spread)
+  trend = (share[:, None] ** np.arange(degree + 1)) / scale[:, None]
+  cover, g = cover / scale[:, None], g / scale
+  eigen, vectors = np.linalg.eigh(cover @ cover.T)
+  trend, g, free = vectors.T @ trend, vectors.T @ g, len(g) - degree - 1
+  logs, rests = [], []
+  for ratio in _RATIOS:
+    inverse = 1 / (1 + ratio * np.maximum(eigen, 0))
+    normal = trend.T @ (inverse[:, None] * trend)
+    residual = g - trend @ np.linalg.solve(normal, trend.T @ (inverse * g))
+    rests.append(max((inverse * residual ** 2).sum() / free, 1e-30))
+    logs.append(0.5 * (np.log(inverse).sum() - np.linalg.slogdet(normal)[1]
+                       - free * math.log(rests[-1])))
+  chance = np.exp(np.array(logs) - max(logs))
+  rests = np.array(rests) * chance / chance.sum()
+  return (_RATIOS * rests).sum(), rests.sum()
 
 
 class Estimates(NamedTuple):

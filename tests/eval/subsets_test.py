@@ -81,13 +81,15 @@ def test_answers_of_up_to_five_tokens_are_exact_by_default(num_tokens):
   assert len(plan.masks) == 2 ** num_tokens - 1  # and cost no pass more
 
 
-@pytest.mark.parametrize("num_tokens, num_draws", [(2, 2), (3, 4), (4, 3), (6, 4), (6, 6), (6, 20)])
+@pytest.mark.parametrize("num_tokens, num_draws", [(2, 2), (3, 4), (4, 3), (6, 4), (6, 6), (6, 20), (9, 7)])
 def test_longer_answers_are_unbiased(num_tokens, num_draws):
   cost = _costs(num_tokens)
   found, error = _draws(cost, num_tokens, num_draws)
   assert abs(oracle.z_score(found, _bound(cost, num_tokens))) < 4
-  # Draws cover the tokens evenly: the error is at most about that of independent ones.
-  assert 0.7 * found.std() < np.sqrt((error ** 2).mean()) < 5 * found.std()
+  if num_draws == 2:  # of one count one subset, of the other all: nothing to compare
+    assert np.isinf(error).all()
+    return
+  assert 0.6 * found.std() < np.sqrt((error ** 2).mean()) < 2 * found.std()
 
 
 @pytest.mark.parametrize("num_tokens, num_draws", [(6, 16), (8, 16), (10, 8), (12, 32)])
