@@ -168,9 +168,20 @@ def check(owner: Any, where: str, *, choices: Mapping[str, Any] | None = None,
       raise ValueError(f"{where}.{field} must lie in {interval}, got {value}.")
 
 
+# Names of other libraries for fields of ours.
+_ELSEWHERE = {"max_new_tokens": "gen_length", "max_gen_toks": "gen_length",
+              "max_tokens": "gen_length", "max_completion_tokens": "gen_length",
+              "max_completion_length": "gen_length", "gen_len": "gen_length",
+              "max_length": "gen_length", "diffusion_steps": "steps", "num_steps": "steps",
+              "num_inference_steps": "steps", "cfg_scale": "guidance_scale",
+              "cfg": "guidance_scale", "remasking": "confidence", "alg": "confidence"}
+
+
 def did_you_mean(word: str, choices) -> str:
-  """A hint for a mistyped name, or ""."""
-  close = difflib.get_close_matches(word, list(choices), n=1)
+  """A hint for a mistyped name, or one of another library, or ""."""
+  choices = list(choices)
+  known = [_ELSEWHERE[word]] if _ELSEWHERE.get(word) in choices else []
+  close = known or difflib.get_close_matches(word, choices, n=1)
   return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -161,3 +161,11 @@ def test_values_of_other_types_are_refused_by_name(field, value):
   with pytest.raises(ValueError, match=f"^thing {field} must be ") as error:
     config_lib.construct(_Fields, {field: value}, what="thing")
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given, ours", [
+    ("max_new_tokens", "gen_length"), ("cfg_scale", "guidance_scale"),
+    ("gen_lenght", "gen_length")])
+def test_names_of_other_libraries_get_a_hint(given, ours):
+  assert config_lib.did_you_mean(given, ["gen_length", "guidance_scale"]) == f" Did you mean {ours!r}?"
+  assert config_lib.did_you_mean("max_new_tokens", ["seed"]) == ""

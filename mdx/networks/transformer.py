@@ -278,7 +278,8 @@ class Transformer:
                          width=self.width, num_layers=self.num_layers, unstack=unstack,
                          part=types.Part(init, functools.partial(axes.axes, adapted=adapted),
                                          functools.partial(axes.decays, adapted=adapted)),
-                         vary=lambda *shares, **fields: self.scaled(*shares, **fields).network())
+                         vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
+                         reads_time=self.time_conditioning)
 
 
 NETWORKS = {"transformer": Transformer}
