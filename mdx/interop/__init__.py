@@ -353,6 +353,7 @@ def _write(path, config, tensors, like, files, max_shard_bytes) -> None:
 
 def _write_directory(path, tensors, file, texts, like="", max_shard_bytes=4 * 2 ** 30) -> None:
   """Writes the directory under another name, and renames it when it is complete."""
+  beside = _beside(like)
   if jax.process_index():
     safetensors.write(path, tensors, is_writer=False, max_shard_bytes=max_shard_bytes)
     return
@@ -360,7 +361,10 @@ def _write_directory(path, tensors, file, texts, like="", max_shard_bytes=4 * 2 
   try:
     temporary.mkdir(parents=True)
     safetensors.write(temporary, tensors, max_shard_bytes=max_shard_bytes, name=file)
-    _write_beside(temporary, like, texts)
+    for source in beside:
+      shutil.copyfile(source, temporary / source.name)
+    for name, text in texts.items():
+      (temporary / name).write_text(text, encoding="utf-8")
     temporary.replace(path)
   except OSError as error:
     shutil.rmtree(temporary, ignore_errors=True)
@@ -377,10 +381,22 @@ def _config(family: family_lib.Family, spec: transformer.Transformer, old: Mappi
   return {**old, **new, **{_SPECIAL_IDS[key]: value for key, value in ids.items()}}
 
 
-def _write_beside(path: pathlib.Path, like, texts: Mapping[str, str]) -> None:
-  for pattern in _BESIDE if like else ():
-    for file in sorted(pathlib.Path(like).glob(pattern)):
-      if file.is_file() and file.name not in (CONFIG, safetensors.INDEX):
-        shutil.copyfile(file, path / file.name)
-  for name, text in texts.items():
-    (path / name).write_text(text, encoding="utf-8")
+def _check_link(file: pathlib.Path) -> None:
+  """Raises ValueError for a link out of a directory that came from elsewhere.
+
+  Links of the hub's cache, from snapshots/REVISION to the blobs beside, are as good as files.
+  """
+  folder, target = file.parent.resolve(), file.resolve()
+  if not any(target.is_relative_to(own) for own in (folder, folder.parent.parent / "blobs")):
+    raise ValueError(f"{file} is a link to {target}, out of its directory, and would be copied into "
+                     "the export; replace it by a file, or remove it.")
+
+
+def _beside(like) -> list[pathlib.Path]:
+  """Files of a directory that an export has too, such as those of the tokenizer."""
+  found = [file for pattern in (_BESIDE if like else ())
+           for file in sorted(pathlib.Path(like).glob(pattern))
+           if file.is_file() and file.name not in (CONFIG, safetensors.INDEX)]
+  for file in found:
+    _check_link(file)
+  return found
