@@ -204,7 +204,8 @@ class Decoder:
 
   @staticmethod
   def _pair(pair):
-    if len(pair) != 2 or min(pair) < 1:
+    is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
+    if not is_pair or not all(isinstance(n, int) and 1 <= n < 2 ** 31 for n in pair):
       raise ValueError("sampler.mixture has pairs (block_length, steps) of positive integers, got "
                        f"{pair!r}.")
     return tuple(pair)
