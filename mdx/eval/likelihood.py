@@ -194,7 +194,8 @@ def summarize(nll: np.ndarray, count: np.ndarray, chars: np.ndarray | None) -> d
 
 def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tuple[Any, Any]], *,
                     length: int, pad_id: int, index: Sequence[int] | np.ndarray | None = None,
-                    batch_size: int = 0, mesh: jax.sharding.Mesh | None = None) -> np.ndarray:
+                    batch_size: int = 0, mesh: jax.sharding.Mesh | None = None,
+                    before: Sequence[int] | None = None) -> np.ndarray:
   """-log p(answer | prompt) of token sequences, for multiple choice.
 
   The prompt is never corrupted and not scored. The smallest value of a
@@ -209,6 +210,7 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
     index: what the draws of each pair depend on; None = its place.
     batch_size: rows scored together; 0 = all.
     mesh: shards the rows, whose number a batch then must divide; None = this device.
+    before: the token before each pair, for causal models; None: their start token.
 
   Returns:
     float32 [len(pairs)], nats.
@@ -233,6 +235,8 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
   rows = {"tokens": tokens, "loss_mask": mask, "segment_ids": segments,
           "example_index": np.zeros(num_rows, np.int32)}
   rows["example_index"][:len(pairs)] = np.arange(len(pairs)) if index is None else index
+  if before is not None:
+    rows["before"] = np.resize(np.asarray(before, np.int32), num_rows)
   found = []
   for first in range(0, num_rows, batch_size):
     batch = {k: v[first:first + batch_size] for k, v in rows.items()}

@@ -1,8 +1,8 @@
 """Hugging Face directories in and out: config.json, safetensors and the files beside them.
 
 Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
-special_ids, check, stored_types, load, save, is_read_with, suited, adapter_fields, check_adapter,
-load_adapter, save_adapter, decoding.
+special_ids, end_ids, check, stored_types, load, save, is_read_with, suited, adapter_fields,
+check_adapter, load_adapter, save_adapter, decoding.
 
 Convention: a family is one file with a name table that serves both directions. Everything
 that can be wrong with a directory is found from config.json and file headers, before a
@@ -34,6 +34,7 @@ from mdx.interop import hf_roberta
 from mdx.interop import hf_sdar
 from mdx.interop import peft
 from mdx.interop import safetensors
+from mdx.interop import settings
 from mdx.interop import weights
 from mdx.networks import transformer
 from mdx.networks.adaptation import sites
@@ -43,9 +44,7 @@ from mdx.utils import tree
 FAMILIES = {f.model_type: f for f in (
     hf_llada.FAMILY, hf_dream.FAMILY, hf_sdar.FAMILY, hf_llama.FAMILY, hf_qwen.QWEN2, hf_qwen.QWEN3,
     hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY)}
-CONFIG = "config.json"
-_SPECIAL_IDS = {"mask_id": "mask_token_id", "pad_id": "pad_token_id", "eos_id": "eos_token_id",
-                "bos_id": "bos_token_id"}
+CONFIG, load_config = settings.CONFIG, settings.load_config
 # What stands beside config.json and the weights: tokenizer, chat template, the model's code.
 _BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 
@@ -65,25 +64,6 @@ def is_hf_dir(path: str | pathlib.Path) -> bool:
   except (OSError, ValueError):
     return False
   return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
-
-
-def load_config(path: str | pathlib.Path) -> dict[str, Any]:
-  """Reads config.json.
-
-  Raises:
-    ValueError: it is missing or malformed.
-  """
-  file = pathlib.Path(path) / CONFIG
-  try:
-    config = json.loads(file.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise ValueError(f"{file} cannot be read ({error.strerror}); a Hugging Face directory has "
-                     "one beside its weights.") from None
-  except ValueError as error:
-    raise ValueError(f"{file} is not JSON ({error}).") from None
-  if not isinstance(config, dict):
-    raise ValueError(f"{file} holds no object; expected the config of a model.")
-  return config
 
 
 def _family(config: Mapping[str, Any]) -> family_lib.Family:
@@ -173,25 +153,17 @@ def compute_dtype(path: str | pathlib.Path) -> str:
 
 
 def special_ids(path: str | pathlib.Path) -> dict[str, int]:
-  """Special ids that config.json names, as arguments of `tokenizer.build`.
-
-  Of several end tokens the first counts. An id that config.json leaves open is absent.
+  """Special ids that a directory names, as arguments of `tokenizer.build`.
 
   Raises:
     ValueError: an id is not a row of the embedding.
   """
-  config, _, spec = _describe(path)
-  found = {}
-  for ours, theirs in _SPECIAL_IDS.items():
-    value = config.get(theirs)
-    value = family_lib.first_id(value)
-    if value is None or value == -1:
-      continue
-    if not isinstance(value, int) or not 0 <= value < spec.vocab_size:
-      raise ValueError(f"{pathlib.Path(path) / CONFIG}: {theirs} {value!r} is not among the "
-                       f"{spec.vocab_size} ids of the embedding.")
-    found[ours] = value
-  return found
+  return settings.special_ids(path, _describe(path)[2].vocab_size)
+
+
+def end_ids(path: str | pathlib.Path) -> tuple[int, ...]:
+  """Every id that ends a text of a directory's model; ValueError as `special_ids`."""
+  return settings.end_ids(path, _describe(path)[2].vocab_size)
 
 
 def check(path: str | pathlib.Path, shapes: Any) -> None:
@@ -302,7 +274,7 @@ def decoding(path: str | pathlib.Path) -> dict[str, Any]:
 
 def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
          model_type: str = "", like: str | pathlib.Path = "", dtype: str = "",
-         ids: Mapping[str, int] | None = None, entries: Mapping[str, Any] | None = None,
+         ids: Mapping[str, Any] | None = None, entries: Mapping[str, Any] | None = None,
          files: Mapping[str, str] | None = None,
          max_shard_bytes: int = 4 * 2 ** 30) -> None:
   """Writes a Hugging Face directory.
@@ -374,7 +346,7 @@ def _config(family: family_lib.Family, spec: transformer.Transformer, old: Mappi
   new = family.to_config(spec)
   if old and family.to_fields(old) == family.to_fields({**old, **new}):
     new = {}
-  return {**old, **new, **{_SPECIAL_IDS[key]: value for key, value in ids.items()}}
+  return {**old, **new, **{settings.SPECIAL_IDS[key]: value for key, value in ids.items()}}
 
 
 def _write_beside(path: pathlib.Path, like, texts: Mapping[str, str]) -> None:
