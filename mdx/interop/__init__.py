@@ -2,7 +2,7 @@
 
 Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
 special_ids, end_ids, check, stored_types, load, save, is_read_with, suited, adapter_fields,
-check_adapter, load_adapter, save_adapter, decoding.
+load_adapter, save_adapter, decoding.
 
 Convention: a family is one file with a name table that serves both directions. Everything
 that can be wrong with a directory is found from config.json and file headers, before a
@@ -173,9 +173,9 @@ def check(path: str | pathlib.Path, shapes: Any) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path, family, spec, shapes, file=safetensors.FILE):
+def _opened(path, family, spec, shapes):
   """Yields the reader of a directory and the entries of some parameters, which are checked."""
-  with safetensors.Reader(path, file) as reader:
+  with safetensors.Reader(path) as reader:
     table = weights.entries(family, spec, shapes, reader.names)
     weights.check(family, reader, table)
     yield reader, table
@@ -210,18 +210,6 @@ def adapter_fields(adapter: str, path: str | pathlib.Path) -> dict[str, Any]:
   return peft.fields(adapter, family, spec)
 
 
-def _adapter(adapter: str, path: str | pathlib.Path):
-  _, family, spec = _describe(path)
-  spec = dataclasses.replace(spec, adaptations=(peft.fields(adapter, family, spec),))
-  return peft.family_of(family), spec
-
-
-def check_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> None:
-  """Raises ValueError unless `adapter` has adapters of these shapes; reads no weights."""
-  with _opened(adapter, *_adapter(adapter, path), shapes, peft.FILE):
-    pass
-
-
 def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
   """Loads a PEFT adapter.
 
@@ -233,8 +221,7 @@ def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
   Raises:
     ValueError: it is for another model.
   """
-  with _opened(adapter, *_adapter(adapter, path), shapes, peft.FILE) as (reader, table):
-    return weights.load(reader, table, shapes)
+  return peft.load(adapter, path, *_describe(path)[1:], shapes)
 
 
 def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,

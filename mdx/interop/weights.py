@@ -1,6 +1,6 @@
 """Tensors of a Hugging Face directory <-> our parameters, one tensor at a time.
 
-Contents: Entry, entries, check, is_beside, stored_types, load, pending, beside.
+Contents: Entry, entries, check, is_beside, check_numbers, stored_types, load, pending, beside.
 
 Convention: a block of a parameter (what one device holds of it) is read tensor by tensor,
 put on its device and forgotten, so that a model is never twice in memory. Rows that pad the
@@ -125,6 +125,13 @@ def is_beside(family: family_lib.Family, name: str) -> bool:
   return any(re.fullmatch(pattern, name) for pattern in family.beside)
 
 
+def check_numbers(value: np.ndarray, where: str) -> None:
+  """Raises ValueError if there are numbers that are none among some weights, which stand `where`."""
+  if not np.isfinite(value).all():
+    raise ValueError(f"{where} has numbers that are infinite or no numbers (nan); such weights "
+                     "compute nothing: fetch them again, or take another checkpoint.")
+
+
 def _more(names: Sequence[str]) -> str:
   return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
@@ -185,6 +192,7 @@ def _read(reader: safetensors.Reader, entry: Entry, bounds, dtype: np.dtype) -> 
     begin = entry.part[0] * entry.shape[0]
     index = [(index[0][0] + begin, index[0][1] + begin)] + index[1:]
     value = reader.read(name, tuple(slice(*bound) for bound in index))
+    check_numbers(value, reader.where(name))
     target = target[tuple(slice(0, size) for size in value.shape)]
     for i in range(0, len(value), _COLUMNS):
       target[i:i + _COLUMNS] = value[i:i + _COLUMNS]
