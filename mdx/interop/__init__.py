@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any, Callable, Mapping
 
@@ -23,6 +25,7 @@ import jax
 import numpy as np
 
 from mdx.interop import family as family_lib
+from mdx.interop import hf_a2d
 from mdx.interop import hf_bert
 from mdx.interop import hf_dream
 from mdx.interop import hf_electra
@@ -38,13 +41,17 @@ from mdx.interop import settings
 from mdx.interop import weights
 from mdx.networks import transformer
 from mdx.networks.adaptation import sites
+from mdx.utils import console
 from mdx.utils import files as files_lib
+from mdx.utils import readers
 from mdx.utils import tree
 
 FAMILIES = {f.model_type: f for f in (
     hf_llada.FAMILY, hf_dream.FAMILY, hf_sdar.FAMILY, hf_llama.FAMILY, hf_qwen.QWEN2, hf_qwen.QWEN3,
-    hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY)}
+    hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
+    hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES)}
 CONFIG, load_config = settings.CONFIG, settings.load_config
+_TIE = "tie_word_embeddings"
 # What stands beside config.json and the weights: tokenizer, chat template, the model's code.
 _BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 
@@ -69,24 +76,66 @@ def is_hf_dir(path: str | pathlib.Path) -> bool:
 def _family(config: Mapping[str, Any]) -> family_lib.Family:
   kind, classes = config.get("model_type"), config.get("architectures") or []
   found = FAMILIES.get(kind) if kind else next(
-      (f for f in FAMILIES.values() if set(classes) & set(f.architectures)), None)
+      (f for f in FAMILIES.values() if set(classes) & {*f.architectures, *f.bodies}), None)
   if found is None:
     raise ValueError(f"model_type {kind!r} (architectures {classes}) is not known; choose from "
                      f"{', '.join(FAMILIES)}.")
+  if body := next((name for name in classes if name in found.bodies), None):
+    return family_lib.body(found, body)
   if classes and not set(classes) & set(found.architectures):
     raise ValueError(f"architectures {classes} of model_type {found.model_type!r} are not known; "
-                     f"expected {' or '.join(found.architectures)}.")
+                     f"expected {' or '.join((*found.architectures, *found.bodies))}.")
   return found
 
 
 def _describe(path: str | pathlib.Path):
   """The config of a directory, its family and the model that it describes."""
+  path = pathlib.Path(path)
   config = load_config(path)
   try:
-    family = _family(config)
-    return config, family, transformer.Transformer(**family.to_fields(config))
+    family, spec = _model_of(config)
   except ValueError as error:
-    raise ValueError(f"{pathlib.Path(path) / CONFIG}: {error}") from None
+    raise ValueError(f"{path / CONFIG}: {error}") from None
+  files = [file for file in (path / CONFIG, path / safetensors.FILE, path / safetensors.INDEX)
+           if file.is_file()]
+  is_tied, left = _as_stored(str(path), tuple(file.stat().st_mtime_ns for file in files))
+  if not is_tied:
+    config = {**config, _TIE: False}
+    family, spec = _model_of(config)
+  patterns = tuple(map(re.escape, left))
+  return config, dataclasses.replace(family, beside=family.beside + patterns), spec
+
+
+def _model_of(config: Mapping[str, Any]) -> tuple[family_lib.Family, transformer.Transformer]:
+  try:
+    family = _family(config)
+    return family, transformer.Transformer(**family.to_fields(config))
+  except (TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+    raise ValueError(f"it is not the config of a model ({type(error).__name__}: "
+                     f"{readers.reason(error)}); fetch it again.") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _as_stored(path: str, times: tuple[int, ...]) -> tuple[bool, tuple[str, ...]]:
+  """Whether head and embedding are one, where config.json says so, and tensors that are not used.
+
+  As `transformers`, which does not tie two that are both stored and differ.
+  """
+  del times  # of the files, for the cache
+  config = load_config(path)
+  family, spec = _model_of(config)
+  try:
+    reader = safetensors.Reader(path)
+  except ValueError:  # said where weights are asked for
+    return True, ()
+  with reader:
+    left = weights.unlike(family, spec, reader)
+    is_tied = "embed/embedding" not in left
+    if not is_tied:
+      console.say(f"{path}: {left['embed/embedding'][0]} is stored and differs from the embedding, "
+                  "so it is the head, whatever tie_word_embeddings says.")
+      left = weights.unlike(*_model_of({**config, _TIE: False}), reader)
+  return is_tied, tuple(name for names in left.values() for name in names)
 
 
 def network_fields(path: str | pathlib.Path) -> dict[str, Any]:

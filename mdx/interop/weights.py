@@ -1,6 +1,6 @@
 """Tensors of a Hugging Face directory <-> our parameters, one tensor at a time.
 
-Contents: Entry, entries, check, is_beside, check_numbers, stored_types, load, pending, beside.
+Contents: Entry, entries, unlike, check, is_beside, check_numbers, stored_types, load, pending, beside.
 
 Convention: a block of a parameter (what one device holds of it) is read tensor by tensor,
 put on its device and forgotten, so that a model is never twice in memory. Rows that pad the
@@ -74,7 +74,8 @@ def entries(family: family_lib.Family, spec: transformer.Transformer, params: An
   for path in [p for p in leaves if p not in table]:
     raise ValueError(f"parameter {path} has no tensor in models of type {family.model_type!r}; "
                      "check the fields of config.network.")
-  found, present, adapted = {}, set(present), sites.leaves(spec)
+  present = {name for name in present if not is_beside(family, name)}
+  found, adapted = {}, sites.leaves(spec)
   for path, tensor in table.items():
     if path not in leaves:
       raise ValueError(f"tensor {tensor.name!r} has no parameter {path} in this model; check the "
@@ -94,6 +95,36 @@ def entries(family: family_lib.Family, spec: transformer.Transformer, params: An
                         transpose=tensor.transpose, part=tensor.part, copies=copies,
                         shape=tuple(shape[::-1] if tensor.transpose else shape))
   return found
+
+
+def unlike(family: family_lib.Family, spec: transformer.Transformer,
+           reader: safetensors.Reader) -> dict[str, list[str]]:
+  """Path of a parameter -> names under which the files hold something else than what counts."""
+  found = {}
+  for path, tensor in family.tensors(spec).items():
+    for layer in range(spec.num_layers) if tensor.also and "{layer}" in tensor.name else (0,):
+      names = [name.format(layer=layer) for name in (tensor.name, *tensor.also)]
+      names = [name for name in names if name in reader.names]
+      used = tensor.used.format(layer=layer) if tensor.used.format(layer=layer) in names else (
+          names[:1] or [""])[0]
+      others = [name for name in names if name != used and not _is_equal(reader, name, used)]
+      if others:
+        found[path] = found.get(path, []) + others
+  return found
+
+
+def _is_equal(reader: safetensors.Reader, one: str, other: str) -> bool:
+  shape = reader.shape(one)
+  if shape != reader.shape(other):
+    return False
+  rows = max(2**22 // int(np.prod(shape[1:], dtype=np.int64)), 1) if len(shape) > 1 else 2**22
+  rest = (slice(None),) * (len(shape) - 1)
+  for first in range(0, shape[0], rows):
+    part = (slice(first, min(first + rows, shape[0])), *rest)
+    pair = [reader.read(name, part) for name in (one, other)]
+    if not np.array_equal(*pair):
+      return False
+  return True
 
 
 def check(family: family_lib.Family, reader: safetensors.Reader,
