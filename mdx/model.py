@@ -78,6 +78,8 @@ class Model(load_lib.Loaded):
       parts = [part for piece in pieces for part in (between, piece)][1:]
       parts += [np.array(self._closing, np.int32)] if len(pieces) > 1 else []
       return np.concatenate([np.array(self.tokenizer.prefix_ids, np.int32), *parts]).astype(np.int32)
+    if isinstance(prompt, Mapping):
+      raise ValueError(f"a prompt is {prompt!r:.60}; expected a text, ids, or a list of messages.")
     if len(prompt) and isinstance(prompt[0], Mapping):
       messages = readers.messages(prompt, "prompt")["messages"]
       chat.check(self.tokenizer, [messages], ["prompt"])
@@ -128,7 +130,8 @@ class Model(load_lib.Loaded):
     """Decodes prompts.
 
     Args:
-      prompts: texts or id sequences; None = unconditional. One string is one prompt.
+      prompts: texts, id sequences or chats; None = unconditional. One string is one prompt, and so
+        is one list of messages.
       num_samples: rows of each prompt.
       seed: rows of the same index and seed are the same in every batch.
       batch_size: rows decoded together.
@@ -141,7 +144,9 @@ class Model(load_lib.Loaded):
     Raises:
       ValueError: a prompt or field that cannot be; before anything is compiled.
     """
-    prompts = [prompts] if isinstance(prompts, str) else [""] if prompts is None else prompts
+    is_one = isinstance(prompts, str) or (
+        isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], Mapping))
+    prompts = [""] if prompts is None else [prompts] if is_one else prompts
     rows = [p for prompt in prompts for p in [self.encode(prompt)] * num_samples]
     decoded = dict(self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
                                record=record))

@@ -23,6 +23,7 @@ from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 from tokenizers import processors
 
+from mdx.data import codecs
 from mdx.utils import readers
 
 FILE, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -72,10 +73,11 @@ def definition(path: str | os.PathLike) -> str:
     return _converted(path, form)
   try:
     settings = _settings(path, _SETTINGS)
-    backend = _word_pieces(path, settings) if form == _WORDS else _byte_pairs(path, settings)
-    _add_tokens(backend, _added(path, settings))
-    _enclose(backend, settings, form, _kind(path, settings))
-    return backend.to_str()
+    with codecs.without_panic():
+      backend = _word_pieces(path, settings) if form == _WORDS else _byte_pairs(path, settings)
+      _add_tokens(backend, _added(path, settings))
+      _enclose(backend, settings, form, _kind(path, settings))
+      return backend.to_str()
   except (KeyError, TypeError, AttributeError) as e:
     raise ValueError(f"{file}: not the vocabulary of a tokenizer ({type(e).__name__}: "
                      f"{readers.reason(e)}).") from None

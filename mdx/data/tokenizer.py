@@ -36,6 +36,7 @@ _EOS_NAMES = ("[EOS]", "</s>", "[SEP]", "<|endoftext|>", "<|im_end|>")
 _BOS_NAMES = ("[BOS]", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]")
 
 
+_MAX_IDS = 2**24  # no vocabulary is near, and a model has a row for each
 _MORE_IDS = ("prefix_ids", "suffix_ids", "other_eos_ids")
 
 
@@ -68,6 +69,9 @@ class Tokenizer:
   other_eos_ids: tuple[int, ...] = ()
 
   def __post_init__(self):
+    if self.vocab_size > _MAX_IDS:
+      raise ValueError(f"{self.name}: {self.vocab_size} ids; expected at most {_MAX_IDS}. Correct the "
+                       "id that is so large.")
     ids = {k: v for k in ("mask_id", "pad_id", "eos_id", "bos_id")
            if (v := getattr(self, k)) is not None and (k, v) != ("eos_id", -1)}
     for key, value in ids.items():
