@@ -6,9 +6,10 @@ The harness's own command line, with a model `mdx` added:
   python -m mdx.lm_harness --model mdx --model_args checkpoint=runs/diffusion --tasks TASK
 
 Model arguments: `checkpoint` (all that `mdx.load` takes), `params`, `dtype`, `adapter` (a PEFT
-adapter's directory), `weights` (int8), `special_tokens` ("never": none around a text), `num_samples` (draws
-of a likelihood bound), `seed`, and the fields of a rule of `samplers` with `name` for
-generation, where `gen_length=0` is what the request asks for and `steps=0` one step a token.
+adapter's directory), `weights` (int8), `special_tokens` ("never": none around a text),
+`num_samples` (draws of a likelihood bound), `seed`, and the fields of a rule of `samplers` with
+`name` for generation, where `gen_length=0` is what the request asks for and `steps=0` one step a
+token.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class HarnessModel(lm_model.TemplateLM):
 
   def __init__(self, checkpoint: str, *, params: str = "ema", dtype: str = "",
                batch_size: int | str = 8, num_samples: int = 16, seed: int = 0, name: str = "",
-               adapter: str = "", weights: str = "", special_tokens: str = "", gen_length: int = 0, steps: int = 0,
-               **fields: Any):
+               adapter: str = "", weights: str = "", special_tokens: str = "",
+               gen_length: int = 0, steps: int = 0, **fields: Any):
     """Loads the model.
 
     Raises:

@@ -77,7 +77,8 @@ class Model(load_lib.Loaded):
       between = np.array([self.tokenizer.mask_id], np.int32)
       parts = [part for piece in pieces for part in (between, piece)][1:]
       parts += [np.array(self._closing, np.int32)] if len(pieces) > 1 else []
-      return np.concatenate([np.array(self.tokenizer.prefix_ids, np.int32), *parts]).astype(np.int32)
+      prefix = np.array(self.tokenizer.prefix_ids, np.int32)
+      return np.concatenate([prefix, *parts]).astype(np.int32)
     if isinstance(prompt, Mapping):
       raise ValueError(f"a prompt is {prompt!r:.60}; expected a text, ids, or a list of messages.")
     if len(prompt) and isinstance(prompt[0], Mapping):

@@ -235,8 +235,8 @@ class HuggingFace(_Source):
     objective = dict(interop.objective_fields(self.path))
     if not objective:
       if interop.network_fields(self.path).get("head") == "none":
-        raise ValueError(f"{self.path} holds a model without a head, which writes no tokens; begin a "
-                         "fine-tuning with it (configs/finetune.py), or give one with a head.")
+        raise ValueError(f"{self.path} holds a model without a head, which writes no tokens; begin "
+                         "a fine-tuning with it (configs/finetune.py), or give one with a head.")
       raise ValueError(f"{self.path} holds a discriminator, which tells replaced tokens from "
                        "others and writes none; give a model that does, or use mdx.interop.load.")
     rows, tokenizer = interop.network_fields(self.path)["vocab_size"], self.tokenizer()

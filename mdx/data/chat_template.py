@@ -89,7 +89,7 @@ def render(template: str, messages: list[dict],
 
   Args:
     template: the Jinja source.
-    messages: {"role": ..., "content": ...} each; a content that is no text (None) is not looked for.
+    messages: {"role": ..., "content": ...} each; a content that is no text (None) is not sought.
     variables: what else the template may read, by name.
 
   Returns:

@@ -197,20 +197,25 @@ def _enclose(backend, settings, form, kind):
 def _converted(path, form) -> str:
   """By `transformers`."""
   file = os.path.join(path, form)
-  remedy = (f"pip install transformers sentencepiece tiktoken protobuf, or put its {FILE} beside it "
-            "(AutoTokenizer, save_pretrained)")
+  remedy = (f"pip install transformers sentencepiece tiktoken protobuf, or put its {FILE} beside "
+            "it (AutoTokenizer, save_pretrained)")
   try:
     import transformers  # pylint: disable=g-import-not-at-top  (an extra)
   except ImportError:
     raise ValueError(f"{file} is converted by transformers, which is not installed; "
                      f"{remedy}.") from None
-  try:
-    found = transformers.AutoTokenizer.from_pretrained(
-        os.fspath(path), use_fast=True, local_files_only=True, trust_remote_code=False)
-    return found.backend_tokenizer.to_str()
-  except Exception as e:  # of whatever library converts
-    raise ValueError(f"{file} is not converted by transformers ({readers.reason(e)}); "
-                     f"{remedy}.") from None
+  named = str(_settings(path, _SETTINGS).get("tokenizer_class", ""))
+  own = getattr(transformers, named.removesuffix("Fast"), None) if named.isidentifier() else None
+  failed = ""
+  for one in (own, transformers.AutoTokenizer):
+    try:
+      found = one and one.from_pretrained(os.fspath(path), local_files_only=True,
+                                          trust_remote_code=False)
+      if found:
+        return found.backend_tokenizer.to_str()
+    except Exception as e:  # pylint: disable=broad-except  (of whatever library converts)
+      failed = failed or readers.reason(e)
+  raise ValueError(f"{file} is not converted by transformers ({failed}); {remedy}.")
 
 
 def chat_template(path: str | os.PathLike) -> str | None:

@@ -70,8 +70,8 @@ class Tokenizer:
 
   def __post_init__(self):
     if self.vocab_size > _MAX_IDS:
-      raise ValueError(f"{self.name}: {self.vocab_size} ids; expected at most {_MAX_IDS}. Correct the "
-                       "id that is so large.")
+      raise ValueError(f"{self.name}: {self.vocab_size} ids; expected at most {_MAX_IDS}. Correct "
+                       "the id that is so large.")
     ids = {k: v for k in ("mask_id", "pad_id", "eos_id", "bos_id")
            if (v := getattr(self, k)) is not None and (k, v) != ("eos_id", -1)}
     for key, value in ids.items():

@@ -54,7 +54,8 @@ def read(config: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None
   only = {} if all(biases) else {k: v for k, v in zip(
       ("qkv_bias", "o_bias", "mlp_bias"), (biases[0], biases[0], biases[1])) if v}
   return FIXED | only | dict(
-      mlp=_GATES[options["hidden_act"]], num_layers=config["num_hidden_layers"], width=width, num_heads=heads,
+      mlp=_GATES[options["hidden_act"]], num_layers=config["num_hidden_layers"], width=width,
+      num_heads=heads,
       num_kv_heads=options["num_key_value_heads"] or heads,
       head_dim=options["head_dim"] or width // heads, mlp_width=config["intermediate_size"],
       vocab_size=config["vocab_size"], norm_eps=options["rms_norm_eps"], rope_theta=theta,
@@ -100,7 +101,8 @@ def write(spec: transformer.Transformer, model_type: str, architecture: str,
       num_attention_heads=spec.num_heads, num_key_value_heads=spec.kv_heads,
       head_dim=spec.per_head, num_hidden_layers=spec.num_layers,
       intermediate_size=spec.hidden_width, hidden_act=gates[spec.mlp],
-      vocab_size=spec.vocab_size, rms_norm_eps=spec.norm_eps, max_position_embeddings=spec.max_length,
+      vocab_size=spec.vocab_size, rms_norm_eps=spec.norm_eps,
+      max_position_embeddings=spec.max_length,
       rope_theta=spec.rope_theta, rope_scaling=rope if spec.rope_scaling else None,
       rope_parameters=rope | {"rope_theta": spec.rope_theta}, tie_word_embeddings=spec.tied,
       attention_bias=spec.use_bias or spec.o_bias, mlp_bias=spec.use_bias or spec.mlp_bias,

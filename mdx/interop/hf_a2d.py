@@ -1,6 +1,6 @@
-"""Causal models that the library dLLM turned into masked diffusion models: a2d-llama, -qwen2, -qwen3.
+"""Causal models that the library dLLM turned into masked diffusion models.
 
-Contents: FAMILIES.
+Contents: FAMILIES (a2d-llama, a2d-qwen2, a2d-qwen3).
 
 Convention: names and sizes are those of the causal family; attention sees both ways, predictions
 are not shifted, and loss and decoder are LLaDA's, which keep the column of the mask id.

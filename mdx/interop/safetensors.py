@@ -58,8 +58,8 @@ class Reader:
       for stored, file in self._find().items():
         name = _WRAPPED.sub("", stored)
         if name in self._files:
-          raise ValueError(f"{self.path / file} has tensor {name!r} twice, also as {stored!r}; leave "
-                           "one of them out.")
+          raise ValueError(f"{self.path / file} has tensor {name!r} twice, also as {stored!r}; "
+                           "leave one of them out.")
         self._files[name], self._slices[name] = file, self._slice(stored, file)
     except BaseException:
       self.close()

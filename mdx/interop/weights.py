@@ -1,6 +1,7 @@
 """Tensors of a Hugging Face directory <-> our parameters, one tensor at a time.
 
-Contents: Entry, entries, unlike, check, is_beside, check_numbers, stored_types, load, pending, beside.
+Contents: Entry, entries, unlike, check, is_beside, check_numbers, stored_types, load, pending,
+beside.
 
 Convention: a block of a parameter (what one device holds of it) is read tensor by tensor,
 put on its device and forgotten, so that a model is never twice in memory. Rows that pad the
@@ -157,7 +158,7 @@ def is_beside(family: family_lib.Family, name: str) -> bool:
 
 
 def check_numbers(value: np.ndarray, where: str) -> None:
-  """Raises ValueError if there are numbers that are none among some weights, which stand `where`."""
+  """Raises ValueError if some weights, which stand `where`, are infinite or no numbers."""
   if not np.isfinite(value).all():
     raise ValueError(f"{where} has numbers that are infinite or no numbers (nan); such weights "
                      "compute nothing: fetch them again, or take another checkpoint.")

@@ -1,7 +1,7 @@
 """Heads: from hidden states to logits, and losses and draws of logits.
 
-Contents: NEVER, block_columns, is_one_of, log_probs, cross_entropy, binary_cross_entropy, sample, mlp_part,
-mlp, affine.
+Contents: NEVER, block_columns, is_one_of, log_probs, cross_entropy, binary_cross_entropy, sample,
+mlp_part, mlp, affine.
 
 Convention: logits are float32 [..., V]; bfloat16 logits are refused, for
 their softmax and noise are wrong in the third digit.

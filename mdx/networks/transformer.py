@@ -40,8 +40,8 @@ class Transformer:
     num_kv_heads: key and value heads (grouped queries); 0 = `num_heads`.
     head_dim: width of a head; 0 = width / num_heads.
     mlp_width: hidden width of the MLP; 0 = 4 D, or 8/3 D rounded up to 64 if gated.
-    mlp: "swiglu", "geglu", "geglu_erf" or "reglu" (gated), "gelu", "gelu_erf", "relu" or "silu"; with
-      "_erf" the exact form of GELU, else that with tanh.
+    mlp: "swiglu", "geglu", "geglu_erf" or "reglu" (gated), "gelu", "gelu_erf", "relu" or "silu";
+      with "_erf" the exact form of GELU, else that with tanh.
     norm: "rms" or "layer".
     norm_eps: epsilon of the norms.
     norm_bias: whether norms of kind "layer" have a bias.

@@ -56,6 +56,7 @@ def main() -> None:
       resource.setrlimit(kind, (bound, bound))
   except (ImportError, OSError, ValueError):
     pass
+  reply: list[bool] | str
   try:
     reply = [bool(re.fullmatch(pattern, text)) for text in texts]
   except (re.error, OverflowError, RecursionError) as error:
