@@ -22,7 +22,8 @@ _NOT_IDENTITY = ("mode", "mesh", "sharding", "microbatches", "log_steps", "eval_
                  "profile_steps")
 _ABSENT = "absent"
 # Keys that release 0.1 did not have, with the value at which they change nothing.
-_LATER: dict[str, Any] = {"frozen": {}, "eval.evaluators": [], "adaptations": []}
+_LATER: dict[str, Any] = {"frozen": {}, "eval.evaluators": [], "adaptations": [],
+                          "init.special_tokens": ""}
 
 
 def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", **extra) -> Any:
