@@ -12,7 +12,8 @@ updates after which the curve is at X (all of them if it never is).
 
 The test is Student's paired t over the seeds, two-sided, at 5 %: *reproduced* if the difference
 has the claimed sign and is significant, *not reproduced* if it is significant the other way,
-*inconclusive* otherwise. With `ratio` the differences are those of the logarithms.
+*inconclusive* otherwise. Differences that are all equal are judged by their signs. With `ratio` the
+differences are those of the logarithms.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from mdx.utils import files
 
 EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds")
 _LEVEL = 0.05
+_ROUNDING = 1e-6  # differences whose spread is below this share of their mean are equal
 Results = Mapping[str, Any]
 
 
@@ -132,12 +134,19 @@ def updates_to_reach(curve: Sequence[Results], accuracy: float) -> float:
 
 
 def verdict(differences: Sequence[float], larger_is_better: bool = True) -> dict[str, Any]:
-  """The paired t test on differences left - right, one a seed."""
+  """The paired t test on differences left - right, one a seed.
+
+  Differences that are equal for all seeds have no spread to compare with, which says nothing of
+  other seeds; p is then that of their signs, 2 / 2^n for n seeds (0.25 for three). Without a
+  difference, or with one that is not finite, p is 1.
+  """
+  if not all(map(math.isfinite, differences)):
+    return {"difference": None, "spread": None, "p": 1.0, "verdict": "inconclusive"}
   mean, spread = statistics.mean(differences), statistics.stdev(differences)
-  if spread > 1e-12:
+  if spread > max(_ROUNDING * abs(mean), 1e-12):
     p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-  else:  # equal for every seed: no spread to compare with
-    p = 1.0 if abs(mean) < 1e-12 else 0.0
+  else:
+    p = 1.0 if abs(mean) < 1e-12 else 2.0 ** (1 - len(differences))
   is_claimed = (mean > 0) == larger_is_better
   word = "inconclusive" if p >= _LEVEL else "reproduced" if is_claimed else "not reproduced"
   return {"difference": mean, "spread": spread, "p": p, "verdict": word}
@@ -332,7 +341,7 @@ def _compare(comparison, left, right) -> dict[str, Any]:
   row = dataclasses.asdict(comparison) | {
       "values": pairs, "left_mean": statistics.mean(p[0] for p in pairs),
       "right_mean": statistics.mean(p[1] for p in pairs)}
-  difference = (lambda a, b: math.log(a / b)) if comparison.ratio else (lambda a, b: a - b)
+  difference = _log_ratio if comparison.ratio else (lambda a, b: a - b)
   row |= verdict([difference(a, b) for a, b in pairs], comparison.larger_is_better)
   if comparison.speedup:
     ratios = []
@@ -342,6 +351,15 @@ def _compare(comparison, left, right) -> dict[str, Any]:
           updates_to_reach(a["curve"], best), 1e-9))
     row["speedups"] = ratios  # 0 where the left arm never reaches it
   return row
+
+
+def _log_ratio(a: float, b: float) -> float:
+  """log(a / b), nan unless both are positive."""
+  return math.log(a) - math.log(b) if a > 0 and b > 0 else math.nan
+
+
+def _p_text(p: float) -> str:
+  return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def table_text(results: Results) -> str:
@@ -357,10 +375,11 @@ def table_text(results: Results) -> str:
       lines.append(f"  {arm:<22} {measure:<34} {figure['mean']:10.5g} +- {figure['spread']:.2g}")
   lines.append("")
   for row in results["comparisons"]:
-    compared = (f"ratio {math.exp(row['difference']):.4g} *: {math.exp(row['spread']):.3g}"
+    compared = ("no finite difference" if row["difference"] is None else
+                f"ratio {math.exp(row['difference']):.4g} *: {math.exp(row['spread']):.3g}"
                 if row["ratio"] else f"difference {row['difference']:+.4g} +- {row['spread']:.2g}")
     lines.append(f"{row['verdict'].upper()}: {row['name']}: {row['left_mean']:.5g} against "
-                 f"{row['right_mean']:.5g}, {compared}, p = {row['p']:.3f}"
+                 f"{row['right_mean']:.5g}, {compared}, p {_p_text(row['p'])}"
                  + (f" (at equal {row['equal']})" if row["equal"] else ""))
     if row.get("speedups"):
       lines.append("  times fewer updates to the other's best: "
