@@ -24,11 +24,15 @@ from etils import epath
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from mdx.utils import checksum
 from mdx.utils import files
 from mdx.utils import tree
 
 
 _BUCKET = "gs://"
+_STEP = re.compile("0|[1-9][0-9]*")  # name of a step's directory
+_SUMS = ("sums", "data_sums")  # of `meta`: checksums, used here alone
+_PACKED = (*_SUMS, "window")  # of `meta`: written as JSON
 _COMPLETE = "commit_success.txt"  # written by Orbax when all else is
 
 
@@ -114,7 +118,7 @@ def _steps(root: epath.Path) -> list[epath.Path]:
   """Complete checkpoints, newest first."""
   if not root.is_dir():
     return []
-  found = [p for p in root.iterdir() if p.name.isdigit() and p.is_dir()]
+  found = [p for p in root.iterdir() if _STEP.fullmatch(p.name) and p.is_dir()]
   if _in_bucket(root):
     found = [p for p in found if (p / _COMPLETE).exists()]
   return sorted(found, key=lambda p: int(p.name), reverse=True)
@@ -159,7 +163,7 @@ def _averaged(directory: epath.Path, wanted: Any) -> Any:
 
 
 def _check_shapes(directory: epath.Path, items: dict[str, Any], *,
-                  is_part: bool = False) -> dict[str, Any]:
+                  is_part: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
   """Raises ValueError if the stored trees are not shaped as expected.
 
   Args:
@@ -168,7 +172,7 @@ def _check_shapes(directory: epath.Path, items: dict[str, Any], *,
     is_part: the trees may lack parts (first keys) that are stored.
 
   Returns:
-    `items`, with the stored parts that they lack.
+    `items`, with the stored parts that they lack, and the shapes and dtypes stored.
   """
   _quieten_orbax()
   found = ocp.checkpointables_metadata(directory).metadata
@@ -186,30 +190,67 @@ def _check_shapes(directory: epath.Path, items: dict[str, Any], *,
       raise _Misfit(f"checkpoint {directory} does not fit this model: {name}: {lines[0]}"
                     + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
                     + "; use the network of the run that wrote it.")
-  return whole
+  return whole, {name: found[name] for name in items}
 
 
 def _load(directory: epath.Path, wanted: dict[str, Any], *,
           is_part: bool = False) -> dict[str, Any]:
-  """Loads trees, and `meta` with them."""
+  """Loads trees, and `meta` with them.
+
+  Raises:
+    OSError: an array, or `meta`, is not the one that was saved.
+  """
   stored = {k: v for k, v in wanted.items() if jax.tree.leaves(v)}
-  stored = _check_shapes(directory, stored, is_part=is_part)
-  loaded = ocp.load_checkpointables(directory, dict(stored, meta=None))
-  return {k: loaded.get(k, v) for k, v in wanted.items()} | {"meta": loaded["meta"]}
+  whole, found = _check_shapes(directory, stored, is_part=is_part)
+  loaded = ocp.load_checkpointables(directory, dict(whole, meta=None))
+  meta = loaded["meta"] = _sound_meta(directory, dict(loaded["meta"]))
+  for name, sums in checksum.of_items(
+      {k: loaded[k] for k in stored if k in meta.get("sums", {})}).items():
+    types = tree.flatten(found[name])  # what is cast on the way has another sum
+    cast = {path: x.dtype for path, x in tree.flatten(loaded[name]).items()}
+    sums = {path: x for path, x in sums.items() if types[path].dtype == cast[path]}
+    if path := checksum.differing(meta["sums"][name], sums):
+      raise OSError(f"{name}: {path} does not have its checksum.")
+  return {k: loaded.get(k, v) for k, v in wanted.items()} | {"meta": meta}
+
+
+def _with_sums(meta: dict[str, Any], items: dict[str, Any], data: Any = None) -> dict[str, Any]:
+  """`meta` with the checksums of all that is saved with it, and its own."""
+  meta = {**meta, "sums": checksum.of_items(items)}
+  if data is not None:
+    meta["data_sums"] = checksum.gathered(checksum.of_json(data.get_state()))
+  # Orbax would write an array for every number of a table.
+  meta = {k: json.dumps(v) if k in _PACKED else v for k, v in meta.items()}
+  return {**meta, "sum": checksum.of_json(meta)}
+
+
+def _sound_meta(directory: epath.Path, meta: dict[str, Any]) -> dict[str, Any]:
+  """`meta` without its checksum; OSError unless it is that of this step."""
+  if "sum" in meta and meta.pop("sum") != checksum.of_json(meta):
+    raise OSError("meta does not have its checksum.")
+  meta = {k: json.loads(v) if k in _PACKED else v for k, v in meta.items()}
+  name = directory.name
+  if _STEP.fullmatch(name) and meta.get("step", int(name)) != int(name):
+    raise OSError(f"meta is that of step {meta['step']}.")
+  return meta
 
 
 def _load_iterator(directory: epath.Path, data: Any, meta: dict[str, Any]) -> None:
   """Sets the data iterator, from the states of all processes that there were.
 
   Raises:
-    OSError: a state is missing.
+    OSError: a state is missing, or is not the one that was saved.
   """
   files = sorted((directory / "data").glob("process_*.json"))
   if len(files) != meta.get("process_count", len(files)) or not files:
     raise OSError(f"{directory / 'data'} has {len(files)} of {meta.get('process_count')} states.")
+  states = [json.loads(file.read_text()) for file in files]
+  sums = sorted(checksum.of_json(state) for state in states)
+  if meta.get("data_sums", sums) != sums:
+    raise OSError(f"{directory / 'data'} does not have its checksum.")
   shards = {}
-  for file in files:
-    shards |= json.loads(file.read_text())["shards"]
+  for state in states:
+    shards |= state["shards"]
   data.set_state({"shards": shards})
   if len(files) != jax.process_count():
     logging.warning("checkpoint %s was written by %s process(es), this job has %s: the data goes "
@@ -283,7 +324,9 @@ def save_params(path: str, params: Any, meta: dict[str, Any]) -> None:
   directory = _absolute(path)
   files.check_new(directory)
   with _writing(directory), _saving():
-    ocp.save_checkpointables(directory, {"params": params, "meta": meta}, overwrite=True)
+    ocp.save_checkpointables(
+        directory, {"params": params, "meta": _with_sums(meta, {"params": params})},
+        overwrite=True)
 
 
 class Checkpoints:
@@ -321,7 +364,8 @@ class Checkpoints:
     if step == self._saved:
       return
     self.wait()
-    full = {k: v for k, v in items.items() if jax.tree.leaves(v)} | {"meta": meta}
+    full = {k: v for k, v in items.items() if jax.tree.leaves(v)}
+    full["meta"] = _with_sums(meta, full, data)
     if data is not None:
       full["data"] = data
     with self._writing(step):
@@ -389,6 +433,7 @@ class Checkpoints:
         continue
       self._set_aside(damaged)
       self._saved = step
+      loaded["meta"] = {k: v for k, v in loaded["meta"].items() if k not in _SUMS}
       return step, loaded
     if steps:
       raise ValueError(f"none of the checkpoints {steps} in {self.directory} can be read; remove "

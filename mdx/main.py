@@ -211,7 +211,7 @@ def _prepare_jax(distributed: bool) -> None:
     given = [os.environ.get(name, "") for name in names]
     if not any(given[1:]):
       jax.distributed.initialize()  # TPU pods, SLURM, Kubernetes and MPI are recognised
-    elif all(given) and given[1].isdigit() and given[2].isdigit():
+    elif all(given) and given[1].isdecimal() and given[2].isdecimal():
       jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
     else:
       raise ValueError(f"a job started by hand needs {', '.join(names)} in the environment of "

@@ -14,15 +14,22 @@ import math
 import os
 import pathlib
 import secrets
-from typing import Any, Mapping, Protocol
+from typing import Any, Mapping, Protocol, Sequence
+
+from mdx.utils import files
 
 
 class Window:
   """Means of (sum, weight) metrics between two log lines."""
 
-  def __init__(self):
-    """Starts empty."""
-    self._totals: dict[str, list[float]] = {}
+  def __init__(self, totals: Mapping[str, Sequence[float]] | None = None):
+    """Starts empty, or with the sums and weights of a window that was cut short."""
+    self._totals: dict[str, list[float]] = {k: list(v) for k, v in (totals or {}).items()}
+
+  @property
+  def totals(self) -> dict[str, list[float]]:
+    """Sum and weight of each metric."""
+    return {k: list(v) for k, v in self._totals.items()}
 
   def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
     """Adds one step's sums and weights (host numbers)."""
@@ -49,20 +56,26 @@ class Writer(Protocol):
 
 
 class JsonLines:
-  """Appends to `metrics.jsonl`; a resumed run drops what it will redo."""
+  """Appends to `metrics.jsonl`; a resumed run drops what it will redo.
+
+  A line that is there already, of the same step and kind, is not written again: a run that was
+  stopped between its last checkpoint and its results evaluates twice.
+  """
 
   def __init__(self, path: str | os.PathLike, *, resume_step: int = 0):
     """Opens the file, keeping only lines at or before `resume_step`."""
     self._path = pathlib.Path(path)
+    self._kept: set[tuple[int, str]] = set()
     if self._path.exists():
       kept = [line for line in read(self._path) if line["step"] <= resume_step]
-      temporary = self._path.with_suffix(".tmp")
-      temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-      temporary.replace(self._path)
+      self._kept = {(line["step"], line.get("kind", "")) for line in kept}
+      files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
     self._file = open(self._path, "a", encoding="utf-8")
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """Writes one line and flushes it."""
+    if (step, kind) in self._kept:
+      return
     clean = {k: v if not isinstance(v, float) or math.isfinite(v) else None
              for k, v in values.items()}
     self._file.write(json.dumps({"step": step, "kind": kind, **clean}) + "\n")
@@ -117,7 +130,7 @@ class WandB:
     path.mkdir(parents=True, exist_ok=True)
     file = path / "wandb_id"
     if not file.exists():
-      file.write_text(secrets.token_hex(8), encoding="utf-8")
+      files.write_text(file, secrets.token_hex(8))
     self._run = wandb.init(project=project, dir=str(path), name=path.name, config=dict(config),
                            id=file.read_text(encoding="utf-8").strip(), resume="allow")
 

@@ -1,6 +1,6 @@
 """A checkpoint as a library: sampling and likelihood in three lines.
 
-Contents: Model, Sample, load.
+Contents: Model, Sample, load, of.
 
   model = mdx.load("runs/diffusion")
   print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
@@ -280,5 +280,9 @@ def load(path: str, **options: Any) -> Model:
   Raises:
     ValueError: no such checkpoint, or one that cannot be read.
   """
-  found = load_lib.load(path, **options)
+  return of(load_lib.load(path, **options))
+
+
+def of(found: load_lib.Loaded) -> Model:
+  """The model of what was loaded, or only described."""
   return Model(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})

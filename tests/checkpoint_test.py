@@ -134,7 +134,33 @@ def _truncate(step):
       file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
 
 
+def _flip(directory):
+  """Changes one bit in the files that hold the arrays of an item, the large ones if there are."""
+  files = [file for part in (directory / "d", directory / "ocdbt.process_0" / "d")
+           for file in part.iterdir()]
+  large = [file for file in files if file.stat().st_size > 4096]
+  for file in large or files:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(bytes(data))
+
+
+def _exchange(item):
+  """Puts an item of the step before in the place of this step's."""
+  def damage(step):
+    shutil.rmtree(step / item)
+    shutil.copytree(step.parent / "1" / item, step / item)
+  return damage
+
+
 DAMAGES = {
+    "bit_of_params": lambda step: _flip(step / "params"),
+    "bit_of_average": lambda step: _flip(step / "ema"),
+    "bit_of_moments": lambda step: _flip(step / "opt_state"),
+    "other_params": _exchange("params"),
+    "other_moments": _exchange("opt_state"),
+    "other_iterator": _exchange("data"),
+    "other_meta": _exchange("meta"),
     "truncated_data": _truncate,
     "empty_manifest": lambda step: (step / "params" / "manifest.ocdbt").write_bytes(b""),
     "deleted_item": lambda step: shutil.rmtree(step / "opt_state"),
@@ -235,6 +261,27 @@ def test_weights_of_a_damaged_step_are_taken_from_the_step_before(tmp_path, whic
   _save(tmp_path, 1, 2)
   (tmp_path / "checkpoints" / "2" / item / "manifest.ocdbt").write_bytes(b"")
   _assert_same(checkpoint.load_params(str(tmp_path), _wanted(), which), _items(1)[item])
+
+
+def test_weights_with_a_flipped_bit_are_not_loaded(tmp_path):
+  wide = 2048  # beside arrays as large, Orbax's own sums are of their names only
+  _save(tmp_path, 1, 2, width=wide)
+  _flip(tmp_path / "checkpoints" / "2" / "ema")
+  _assert_same(checkpoint.load_params(str(tmp_path), _wanted(wide)), _items(1, width=wide)["ema"])
+  _flip(tmp_path / "checkpoints" / "1" / "ema")
+  with pytest.raises(ValueError, match="ema: model/w does not have its checksum"):
+    checkpoint.load_params(str(tmp_path), _wanted(wide))
+  checkpoint.save_params(str(tmp_path / "out"), _items(3, width=wide)["params"], {})
+  _flip(tmp_path / "out" / "params")
+  with pytest.raises(ValueError, match="params: model/w does not have its checksum"):
+    checkpoint.load_params(str(tmp_path / "out"), _wanted(wide), "raw")
+
+
+def test_folders_that_are_no_numbers_of_ours_are_no_steps(tmp_path):
+  _save(tmp_path, 1)
+  for name in ("\u00b2", "\u0663", "007", "+3"):
+    (tmp_path / "checkpoints" / name).mkdir()
+  assert checkpoint.Checkpoints(tmp_path).steps() == [1]
 
 
 def test_a_wrong_place_choice_or_shape_is_refused_in_one_line(tmp_path):

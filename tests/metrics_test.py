@@ -40,6 +40,16 @@ def test_resuming_drops_what_will_be_done_again_and_appends(tmp_path):
   assert [x["step"] for x in _lines(path)] == [5]
 
 
+def test_a_line_that_is_there_is_not_written_again(tmp_path):
+  for _ in range(2):  # killed between the last checkpoint and the results
+    lines = metrics.JsonLines(tmp_path / "metrics.jsonl", resume_step=4)
+    lines.write(4, "eval", {"x": 1.0})
+    lines.write(4, "train", {"x": 2.0})
+    lines.close()
+  assert [(x["step"], x["kind"]) for x in metrics.read(tmp_path / "metrics.jsonl")] == [
+      (4, "eval"), (4, "train")]
+
+
 @pytest.mark.parametrize("rest", ['{"step": 30, "kind": "tra', '{"step": 30', "\x00\x00\x00", "3"])
 def test_a_last_line_that_a_kill_cut_off_is_dropped(tmp_path, rest):
   path = tmp_path / "metrics.jsonl"

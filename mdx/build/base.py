@@ -1,6 +1,6 @@
 """The base model of a run: a checkpoint, or one that is trained first.
 
-Contents: base_checkpoint, loading.
+Contents: is_missing, described, base_checkpoint, loading.
 """
 
 from __future__ import annotations
@@ -10,7 +10,41 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
+from mdx.build import load as load_lib
+from mdx.build import resolve
+from mdx.build import setup as setup_lib
+from mdx.build import workdir as workdir_lib
 from mdx.utils import console
+
+
+def is_missing(config: Mapping[str, Any], workdir: str) -> bool:
+  """Whether the base model will have to be trained."""
+  return not config["init"]["checkpoint"] and bool(config["init"].get("base")) and not (
+      _directory(workdir) / "results.json").exists()
+
+
+def _directory(workdir: str) -> pathlib.Path:
+  return pathlib.Path(workdir) / "base"
+
+
+def described(config: Mapping[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> load_lib.Loaded:
+  """The base model that will be trained; its parameters are shape structs with shardings.
+
+  What follows is checked with it, so that nothing wrong is said only after the training.
+
+  Args:
+    config: with `init.base`, `dtype` and what is put on the base.
+    workdir: of the run.
+    mesh: of the run.
+  """
+  base = setup_lib.setup(config["init"]["base"], os.fspath(_directory(workdir)))
+  network = resolve.adapted(base.config["network"], config, os.fspath(_directory(workdir)))
+  if config.get("remat"):
+    network = {**network, "remat": config["remat"]}
+  model = {**base.config, "dtype": config["dtype"] or base.config["dtype"], "network": network}
+  return load_lib.assemble(model, base.tokenizer, mesh, os.fspath(_directory(workdir)))
 
 
 def base_checkpoint(config: Mapping[str, Any], workdir: str, train: Callable) -> str:
@@ -20,16 +54,22 @@ def base_checkpoint(config: Mapping[str, Any], workdir: str, train: Callable) ->
     config: with `init.checkpoint` and `init.base`, a config of mode train.
     workdir: of the run; the base model's is `workdir/base`.
     train: trains a config in a workdir; returns at once where it is finished.
+
+  Raises:
+    ValueError: there is no base model to train, or the one there is of another config.
   """
   if config["init"]["checkpoint"]:
     return config["init"]["checkpoint"]
-  base = os.path.join(workdir, "base")
+  base = os.fspath(_directory(workdir))
   if not config["init"].get("base"):
     raise ValueError("config.init.checkpoint is empty and there is no config.init.base to train; "
                      "give a checkpoint.")
-  if not (pathlib.Path(base) / "results.json").exists():
+  if is_missing(config, workdir):
     console.say(f"no checkpoint given: training the base model in {base}")
     train(config["init"]["base"], base)
+  elif os.path.exists(os.path.join(base, "config.json")):
+    run = setup_lib.setup(config["init"]["base"], base)
+    workdir_lib.check_config(run.workdir, run.config)
   return base
 
 

@@ -160,6 +160,8 @@ def check(config: dict[str, Any]) -> None:
   if rollout["sampler"].get("eos") == "forbid":
     raise ValueError("config.rollout.sampler.eos forbid cuts the law that tokens are drawn from; "
                      "use allow or last.")
+  if not 0 <= config["ema_decay"] < 1:
+    raise ValueError(f"config.ema_decay must lie in [0, 1), got {config['ema_decay']}.")
   loop_lib.Profile(config.get("profile_steps", ()))
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   if config["init"]["params"] not in ("ema", "raw"):

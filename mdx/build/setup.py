@@ -209,7 +209,7 @@ def _sampler(config, objective, tokenizer):
 
 
 def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
-                data: Any) -> tuple[int, state_lib.State]:
+                data: Any) -> tuple[int, state_lib.State, dict[str, Any]]:
   """Where the state comes from: this workdir, `init.checkpoint`, or the seed.
 
   Args:
@@ -218,21 +218,25 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
     data: the data iterator; set to where the run stopped.
 
   Returns:
-    The step to go on with, and the state, sharded.
+    The step to go on with, the state, sharded, and what the checkpoint said beside it.
+
+  Raises:
+    ValueError: the checkpoints are of another run, or none can be read.
   """
   config, place = run.config, jax.tree.map(lambda x: x.sharding, run.shapes)
   restored = checkpoints.restore(run.shapes.items(), data=data)
   if restored is not None:
     step, items = restored
-    items.pop("meta")
+    meta = items.pop("meta")
+    workdir_lib.check_meta(run.workdir, meta, run.meta)
     console.say(f"resuming from step {step} of {run.workdir}")
-    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
+    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items), meta
   source, which = config["init"]["checkpoint"], config["init"]["params"]
   if not source:
     init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
     return 0, state_lib.create(init, rng.root(config["seed"]), run.objective.parts(), run.mesh,
-                               config["sharding"])
+                               config["sharding"]), {}
   fresh = fresh_parts(run.objective)
   params = source_lib.open_source(source).load(
       run.shapes.params, which, seed=config["seed"], adaptations=run.spec.adaptations,
@@ -242,7 +246,7 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
   console.say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
-  return 0, jax.jit(begin, out_shardings=place)(params)
+  return 0, jax.jit(begin, out_shardings=place)(params), {}
 
 
 def _fresh(run: Setup) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def target(name: str, slices: int = 1) -> Target:
   jax.config.update("jax_platforms", "cpu")  # the host compiles, whatever else it has
   if not isinstance(slices, int) or slices < 1:
     raise ValueError(f"config.compile.slices must be a positive number, got {slices!r}.")
-  if kind == _SIMULATED and shape.isdigit() and int(shape):
+  if kind == _SIMULATED and shape.isdecimal() and int(shape):
     return _simulated(name, int(shape), slices)
   if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", shape):
     raise ValueError(f"config.compile.topology {name!r} does not exist; write a kind of "

@@ -25,6 +25,7 @@ from mdx.data import codecs
 from mdx.data.sources import text as text_lib
 from mdx.data.toys import grammar
 from mdx.data.toys import news
+from mdx.utils import files
 from mdx.utils import readers
 
 FILE_NAME = "mdx_tokenizer.json"
@@ -181,8 +182,7 @@ class Tokenizer:
   def save(self, directory: str | os.PathLike) -> None:
     """Writes mdx_tokenizer.json into a directory, which is made if missing."""
     os.makedirs(directory, exist_ok=True)
-    with open(os.path.join(directory, FILE_NAME), "w", encoding="utf-8") as f:
-      f.write(self.to_json())
+    files.write_text(os.path.join(directory, FILE_NAME), self.to_json())
 
 
 def _with_appended_specials(vocab, name: str) -> Tokenizer:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from mdx import checkpoint as checkpoint_lib
+from mdx.utils import files
 
 
 class Best:
@@ -49,10 +50,7 @@ class Best:
       shutil.rmtree(target, ignore_errors=True)
     checkpoint_lib.save_params(str(target), params, dict(self._meta, step=step))
     if jax.process_index() == 0:
-      temporary = self._file.with_name("best.json.tmp")
-      temporary.write_text(json.dumps({"step": step, "measure": self._measure,
-                                       "figures": figures}), encoding="utf-8")
-      temporary.replace(self._file)
+      files.write_json(self._file, {"step": step, "measure": self._measure, "figures": figures})
       for other in self._folder.iterdir():
         if other != target:
           shutil.rmtree(other, ignore_errors=True)

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from mdx.utils import files
+
 
 class Predictions(NamedTuple):
   """Predictions of a model for the records of a split, in their order.
@@ -41,7 +43,7 @@ class Predictions(NamedTuple):
 
   def save(self, path: pathlib.Path) -> None:
     """Writes one JSON object a record."""
-    with open(path, "w", encoding="utf-8") as f:
+    with files.replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
       for i, gold in enumerate(self.gold):
         if self.tags is not None:
           row = {"gold": gold, "predicted": self.tags[i]}

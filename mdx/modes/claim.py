@@ -198,6 +198,8 @@ def check(config: Mapping[str, Any]) -> list[Comparison]:
   if config["run"]["mode"] not in ("train", "rl", "eval"):
     raise ValueError(f"config.run.mode is {config['run']['mode']!r}; a claim is about runs of "
                      "mode train, rl or eval.")
+  for arm in config["arms"]:
+    files.check_name(arm, "arm")
   for arm in config["grids"]:
     if arm not in config["arms"]:
       raise ValueError(f"config.grids has {arm!r}, which is no arm; arms are "
@@ -268,7 +270,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   if jax.process_index() == 0:
     files.write_json(root / "results.json", results)
     text = table_text(results)
-    (root / "claim.txt").write_text(text + "\n", encoding="utf-8")
+    files.write_text(root / "claim.txt", text + "\n")
     console.say("\n" + text)
   return results
 

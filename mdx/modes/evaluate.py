@@ -16,19 +16,21 @@ import jax
 import numpy as np
 from scipy import stats
 
+from mdx.build import base as base_lib
+from mdx.build import frozen as frozen_lib
+from mdx.build import load as load_lib
+from mdx.build import setup as setup_lib
 from mdx import config as config_lib
+from mdx.eval import task_decoder
+from mdx.eval import tasks as task_eval
 from mdx import model as model_lib
+from mdx.modes import reporting
+from mdx.modes import train as train_mode
 from mdx import samplers
 from mdx import sharding
 from mdx import tasks
-from mdx.build import base as base_lib
-from mdx.build import frozen as frozen_lib
-from mdx.build import setup as setup_lib
-from mdx.eval import task_decoder
-from mdx.eval import tasks as task_eval
-from mdx.modes import reporting
-from mdx.modes import train as train_mode
 from mdx.train import progress as progress_lib
+from mdx.utils import checksum
 from mdx.utils import console
 from mdx.utils import files
 from mdx.utils import processes
@@ -84,16 +86,16 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   _check(config := config_lib.to_dict(config))
   task, path = tasks.build(config["task"]), pathlib.Path(workdir)
   examples = task.examples("test")[:config["num_examples"] or None]
+  if base_lib.is_missing(config, workdir):  # what is wrong is said before it is trained
+    mesh = sharding.make_mesh(config["mesh"])
+    _prompts(base_lib.described(config, workdir, mesh), config, task, examples)
   source = base_lib.base_checkpoint(config, workdir, train_mode.run)
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                          dtype=config["dtype"], init=config["init"])
-  sampler = model.sampler(**config["sampler"])
-  prompts = task_eval.encode_prompts(
-      [task.prompt(e) for e in examples], model.tokenizer, max_length=config["max_prompt_length"],
-      blank=task.blank, prompt_format=config["prompt_format"], system=config["system"])
-  task_decoder.check_prompts(prompts, sampler, model.max_length)
+  sampler, prompts = _prompts(model, config, task, examples)
   identity = config_lib.run_hash({
-      "source": os.path.abspath(source), "init": base_lib.loading(config["init"]),
+      "source": os.path.abspath(source), "weights": checksum.of_items({"params": model.params}),
+      "init": base_lib.loading(config["init"]),
       "seed": config["seed"],
       "dtype": config["dtype"], "sampler": repr(sampler), "prompts": prompts.tokens.tolist(),
       "references": [e["answer"] for e in examples], "task": repr(task)})
@@ -127,6 +129,16 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     files.write_json(results_file, results)
   _print_results(results, path)
   return results
+
+
+def _prompts(model: load_lib.Loaded, config: Mapping[str, Any], task: Any, examples):
+  """The sampler and the encoded problems; ValueError for what cannot be decoded."""
+  sampler = model.sampler(**config["sampler"])
+  prompts = task_eval.encode_prompts(
+      [task.prompt(e) for e in examples], model.tokenizer, max_length=config["max_prompt_length"],
+      blank=task.blank, prompt_format=config["prompt_format"], system=config["system"])
+  task_decoder.check_prompts(prompts, sampler, model.max_length)
+  return sampler, prompts
 
 
 def _decode(model, sampler, prompts, task, examples, config, table) -> float:

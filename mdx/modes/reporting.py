@@ -12,25 +12,28 @@ from typing import Any, Callable, Mapping
 
 import jax
 
+from mdx.build import workdir as workdir_lib
 from mdx.report import page
 from mdx.utils import console
 from mdx.utils import files
 
 
 def reported(mode: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-  """A mode that ends with `environment.json` and `report.html`, on the first process."""
+  """A mode that has its workdir for itself and ends with `environment.json` and `report.html`."""
 
   @functools.wraps(mode)
   def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     began, path = time.monotonic(), pathlib.Path(workdir)
     outputs = [path / name for name in ("results.json", "eval.json")]
     age = lambda: [file.stat().st_mtime_ns for file in outputs if file.exists()]
-    before = age()
-    results = mode(config, workdir)
-    if jax.process_index() == 0:
-      if age() != before:  # else the run was finished already
-        files.write_json(path / page.ENVIRONMENT, page.environment(time.monotonic() - began))
-      console.say(f"report: {page.write(path)}")
-    return results
+    looks_on = config["mode"] == "eval" and "task" not in config
+    with workdir_lib.in_use(path, alone=not looks_on):
+      before = age()
+      results = mode(config, workdir)
+      if jax.process_index() == 0:
+        if age() != before:  # else the run was finished already
+          files.write_json(path / page.ENVIRONMENT, page.environment(time.monotonic() - began))
+        console.say(f"report: {page.write(path)}")
+      return results
 
   return run

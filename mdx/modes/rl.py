@@ -53,6 +53,10 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   plan.check(config := config_lib.to_dict(config))
   task = tasks.build(config["task"])
   task.examples("train")
+  if base_lib.is_missing(config, workdir):  # what is wrong is said before it is trained
+    base = base_lib.described(config, workdir, sharding.make_mesh(config["mesh"]))
+    optimizer = resolve.trained({**config, "network": base.config["network"]}, base.source)
+    _checked({**config, "optimizer": optimizer}, workdir, base, task)
   source = base_lib.base_checkpoint(config, workdir, train_mode.run)
   base_seconds = time.monotonic() - began
   stop = progress_lib.StopSignal()
@@ -63,12 +67,19 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
                            init=config["init"], adapters=config.get("lora"),
                            adaptations=config.get("adaptations", ()), seed=config["seed"],
                            trains=plan.optimizer_of(config).trains)
-    parts = plan.plan(config, workdir, model, task)
-    plan.check_data(parts)
+    parts = _checked(config, workdir, model, task)
     with jax.set_mesh(parts.model.mesh):
       return _train(parts, stop, base_seconds)
   finally:
     stop.close()
+
+
+def _checked(config: Mapping[str, Any], workdir: str, model: load_lib.Loaded,
+             task: types.Task) -> plan.Plan:
+  """The parts of a run, with all checked that can be before anything is compiled."""
+  run = plan.plan(config, workdir, model, task)
+  plan.check_data(run)
+  return run
 
 
 def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -> dict[str, Any]:
@@ -78,7 +89,8 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
   if not config["updates"]:
     return _finish(run, {"base": model.params}, base_seconds)
   checkpoints = checkpoint_lib.Checkpoints(run.workdir, **config["checkpoint"])
-  start, state = _start(run, checkpoints)
+  meta = workdir_lib.meta(config, model.tokenizer)
+  start, state, saved = _start(run, checkpoints, meta)
   if start >= config["updates"] and results_file.exists():
     console.say("this run is finished; remove its workdir to train again.")
     results = json.loads(results_file.read_text(encoding="utf-8"))
@@ -99,8 +111,7 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
   produce = _rollouts(run, writers)
   state, _ = loop_lib.fit(
       state, run.step(), None, start=start, intervals=run.intervals, mesh=model.mesh,
-      writers=writers, checkpoints=checkpoints, meta=workdir_lib.meta(config, model.tokenizer),
-      stop=stop,
+      writers=writers, checkpoints=checkpoints, meta=meta, window=saved.get("window"), stop=stop,
       frozen=run.reference, next_batch=produce, unit=rollout["epochs"],
       evaluate=lambda state, step: quick(_weights(run, state)), clock=clock, also=produce.latest,
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"))
@@ -127,15 +138,16 @@ def _finish(run: plan.Plan, models: Mapping[str, Any], base_seconds: float) -> d
   return results
 
 
-def _start(run: plan.Plan, checkpoints: checkpoint_lib.Checkpoints):
-  """The step to go on with and its state: the workdir's, or the base model's."""
+def _start(run: plan.Plan, checkpoints: checkpoint_lib.Checkpoints, meta: Mapping[str, Any]):
+  """The step to go on with, its state and what was saved beside it; or the base model's."""
   restored = checkpoints.restore(run.shapes.items())
   place = jax.tree.map(lambda x: x.sharding, run.shapes)
   if restored is not None:
     step, items = restored
-    items.pop("meta")
+    saved = items.pop("meta")
+    workdir_lib.check_meta(run.workdir, saved, meta)
     console.say(f"resuming from update {step} of {run.workdir}")
-    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items)
+    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items), saved
   begin = run.begin()
   # What is trained is copied, for the reference keeps the base model's buffers when the state's
   # are donated; what is not is shared.
@@ -143,7 +155,7 @@ def _start(run: plan.Plan, checkpoints: checkpoint_lib.Checkpoints):
   copied = tree.map_with_path(lambda path, x: jnp.copy(x) if trains(path) else x, params)
   rest = jax.jit(lambda params: begin(params)._replace(params={}),
                  out_shardings=place._replace(params={}))
-  return 0, rest(params)._replace(params=copied)
+  return 0, rest(params)._replace(params=copied), {}
 
 
 def _weights(run: plan.Plan, state):

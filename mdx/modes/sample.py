@@ -9,24 +9,26 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from mdx import config as config_lib
-from mdx import model as model_lib
-from mdx import samplers
 from mdx.build import base as base_lib
+from mdx import config as config_lib
 from mdx.eval import generative
 from mdx.eval import hf_causal
 from mdx.eval import likelihood
+from mdx import model as model_lib
 from mdx.modes import reporting
 from mdx.modes import train as train_mode
 from mdx.report import denoising
 from mdx.report import denoising_pictures
 from mdx.report import denoising_terminal
+from mdx import samplers
+from mdx import sharding
 from mdx.train import progress as progress_lib
+from mdx.utils import checksum
 from mdx.utils import console
 from mdx.utils import files
 from mdx.utils import readers
@@ -85,18 +87,18 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     samplers.check_fields(config["sampler"])
   path = pathlib.Path(workdir)
   score, is_exact = build_scorer(config)
+  if base_lib.is_missing(config, workdir):  # what is wrong is said before it is trained
+    mesh = sharding.make_mesh(config["mesh"])
+    _rows(model_lib.of(base_lib.described(config, workdir, mesh)), config, prompts)
   source = base_lib.base_checkpoint(config, workdir, train_mode.run)
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                          dtype=config["dtype"], init=config["init"])
-  sampler = model.sampler(**_fields(config["sampler"]))
-  rows = [tokens for prompt in prompts
-          for tokens in [model.encode(prompt)] * config["num_samples"]]
-  model.check(rows, sampler)
+  sampler, rows = _rows(model, config, prompts)
   console.say(f"{type(sampler).__name__}: {len(rows)} rows of {sampler.gen_length} tokens from "
                 f"{source}, {jax.device_count()} {jax.devices()[0].platform} device(s)")
-  path.mkdir(parents=True, exist_ok=True)
   identity = config_lib.run_hash({
-      "source": os.path.abspath(source), "init": base_lib.loading(config["init"]),
+      "source": os.path.abspath(source), "weights": checksum.of_items({"params": model.params}),
+      "init": base_lib.loading(config["init"]),
       "dtype": config["dtype"], "seed": config["seed"], "sampler": repr(sampler),
       "rows": [row.tolist() for row in rows]})
   table = files.PartialRows(path / "samples.jsonl", identity)
@@ -120,6 +122,15 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   if jax.process_index() == 0:
     files.write_json(path / "results.json", results)
   return results
+
+
+def _rows(model: model_lib.Model, config: Mapping[str, Any], prompts: Sequence[Any]):
+  """The sampler and the ids of every row; ValueError for what cannot be decoded."""
+  sampler = model.sampler(**_fields(config["sampler"]))
+  rows = [tokens for prompt in prompts
+          for tokens in [model.encode(prompt)] * config["num_samples"]]
+  model.check(rows, sampler)
+  return sampler, rows
 
 
 def build_scorer(config: Mapping[str, Any]) -> tuple[Callable | None, bool]:

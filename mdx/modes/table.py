@@ -54,6 +54,8 @@ def check(config: Mapping[str, Any]) -> None:
     raise ValueError(f"config.seeds names one twice: {config['seeds']}.")
   if config["num_resamples"] < 100:
     raise ValueError(f"config.num_resamples must be 100 or more, got {config['num_resamples']}.")
+  for name in (*config["models"], *config["tasks"]):
+    files.check_name(name, "model or task")
   for model, changes in config["models"].items():
     wrong = [k for k in changes if k not in _OF_MODELS]
     wrong += [f"objective.{k}" for k in changes.get("objective", {}) if k not in _OF_OBJECTIVES]
@@ -123,12 +125,12 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     table[model, task] = {name: value for name, (value, _) in scores.items()}
   if jax.process_index() == 0:
     files.write_json(root / "selection.json", chosen)
-    (root / "cells.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    files.write_text(root / "cells.jsonl", "".join(json.dumps(x) + "\n" for x in lines))
   results = _results(config, root, table)
   if jax.process_index() == 0:
     files.write_json(root / "results.json", results)
     text = table_text(results)
-    (root / "table.txt").write_text(text + "\n", encoding="utf-8")
+    files.write_text(root / "table.txt", text + "\n")
     console.say("\n" + text)
   return results
 
@@ -136,12 +138,12 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
 def _claim(config, root) -> None:
   """A workdir belongs to one table: a choice that was made stays."""
   file, own = root / "table.json", json.loads(json.dumps(config))
-  if file.exists():
+  is_begun = (root / "selection.json").exists() or any(root.glob("*/*/*/seed_*/results.json"))
+  if file.exists() and is_begun:
     if json.loads(file.read_text(encoding="utf-8")) != own:
       raise ValueError(f"workdir {root} holds another table, whose choices are made; use another "
                        "--workdir, or remove it.")
   elif jax.process_index() == 0:
-    root.mkdir(parents=True, exist_ok=True)
     files.write_json(file, own)
 
 

@@ -64,7 +64,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   config = run.config
   checkpoints = checkpoint_lib.Checkpoints(run.workdir, **config["checkpoint"])
   data = _batches(run)
-  start, state = setup_lib.start_state(run, checkpoints, data)
+  start, state, saved = setup_lib.start_state(run, checkpoints, data)
   if start >= config["steps"] and (run.workdir / "results.json").exists():
     console.say("this run is finished; remove its workdir to train again.")
     results = json.loads((run.workdir / "results.json").read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
 
   state, tokens_per_second = loop_lib.fit(
       state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
-      checkpoints=checkpoints, meta=run.meta, stop=stop,
+      checkpoints=checkpoints, meta=run.meta, window=saved.get("window"), stop=stop,
       evaluate=evaluate_during, frozen=frozen, batch_size=config["batch_size"],
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"),
       clock=clock)
@@ -179,7 +179,7 @@ def _samples(run: setup_lib.Setup, params) -> list[str]:
   decoded = dict(model.decode(rows, run.sampler, seed=run.config["seed"], batch_size=num_samples))
   texts = [run.tokenizer.decode(decoded[i].tokens) for i in range(num_samples)]
   if jax.process_index() == 0:
-    (run.workdir / "samples.txt").write_text("\n---\n".join(texts) + "\n", encoding="utf-8")
+    files.write_text(run.workdir / "samples.txt", "\n---\n".join(texts) + "\n")
   return texts
 
 

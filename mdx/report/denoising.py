@@ -23,6 +23,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 import numpy as np
 
 from mdx.samplers import trajectory
+from mdx.utils import files
 
 _TEMPLATE = pathlib.Path(__file__).with_name("denoising.html")
 _MAX_BYTES = 2_000_000
@@ -273,5 +274,5 @@ def write_html(path: str | os.PathLike, traces: Sequence[Trace], token_text: Cal
   script = re.search(r"<script>(.*?)</script>", page, re.DOTALL).group(1)
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   before, after = page.replace("@script_hash@", f"sha256-{digest}").split("@data@")
-  pathlib.Path(path).write_text(before + data + after, encoding="utf-8", newline="\n")
+  files.write_text(path, before + data + after, newline="\n")
   return tuple(cuts)

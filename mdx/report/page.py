@@ -26,6 +26,7 @@ import jax
 
 from mdx import metrics
 from mdx.report import curves
+from mdx.utils import files
 
 NAME, ENVIRONMENT = "report.html", "environment.json"
 _PACKAGES = ("mdx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -225,9 +226,7 @@ def _write(path: pathlib.Path, title: str, subtitle: str,
                  for i, (name, text) in enumerate(shown))
   page = string.Template(template).substitute(
       title=html.escape(title), subtitle=html.escape(subtitle), links=links, body=body)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(page, encoding="utf-8", errors="replace")
-  temporary.replace(path)
+  files.write_text(path, page, errors="replace")
   return path
 
 

@@ -9,6 +9,8 @@ import contextlib
 import os
 from typing import Any, Iterator, Mapping, Sequence
 
+from mdx.utils import files
+
 
 @contextlib.contextmanager
 def _figure(path: str | os.PathLike, columns: int) -> Iterator[Sequence[Any]]:
@@ -20,7 +22,8 @@ def _figure(path: str | os.PathLike, columns: int) -> Iterator[Sequence[Any]]:
   yield axes
   for axis in axes:
     axis.grid(alpha=0.3)
-  figure.savefig(path, dpi=120)
+  with files.replacing(path) as temporary:
+    figure.savefig(temporary, dpi=120, format="png")
 
 
 def _last_of_each_step(lines: Sequence[Mapping[str, Any]], kind: str, name: str):

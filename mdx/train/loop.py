@@ -118,6 +118,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
         stop: progress_lib.StopSignal,
         evaluate: Callable[[state_lib.State, int], dict[str, float]] | None = None,
         frozen: Any = None, next_batch: Callable | None = None,
+        window: Mapping[str, Sequence[float]] | None = None,
         unit: int = 1, batch_size: int = 0, profile: Profile | None = None,
         clock: meter_lib.Clock | None = None,
         also: Callable[[], Mapping[str, float]] = dict) -> tuple[state_lib.State, float]:
@@ -138,6 +139,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
     frozen: passed to the step.
     next_batch: (state, step) -> the global batch of a step, on the mesh; by default the
       next one of `data`.
+    window: sums and weights of the metrics since the last log line, as the checkpoint has them.
     unit: steps whose batches come from one state (inner epochs of a rollout); the run is
       evaluated, saved and stopped between units only.
     batch_size: rows of a global batch; 0 = `data` yields whole batches.
@@ -157,12 +159,15 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
   next_batch = next_batch or (lambda state, step: place(next(data), step, mesh, batch_size))
   progress = progress_lib.Progress(intervals.steps, start=start, enabled=jax.process_index() == 0)
   meter = meter_lib.Meter(writers, progress, steps=intervals.steps,
-                          log_steps=intervals.log_steps, clock=clock, also=also)
+                          log_steps=intervals.log_steps, clock=clock, also=also,
+                          window=window)
 
   def save(step, *, is_last=False):
     meter.settle()  # a state that came from a bad loss is never saved
     with meter.paused("checkpoint"):
-      checkpoints.save(step, state.items(), data=data, meta=dict(meta, step=step))
+      checkpoints.save(step, state.items(), data=data,
+                       meta=dict(meta, step=step)
+                       | ({"window": meter.window} if meter.window else {}))
       if is_last:
         checkpoints.wait()
     if is_last:

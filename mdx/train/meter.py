@@ -14,7 +14,7 @@ import contextlib
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -88,7 +88,8 @@ class Meter:
 
   def __init__(self, writers: metrics_lib.Writers, progress: Any, *, steps: int, log_steps: int,
                clock: Clock | None = None,
-               also: Callable[[], Mapping[str, float]] = dict):
+               also: Callable[[], Mapping[str, float]] = dict,
+               window: Mapping[str, Sequence[float]] | None = None):
     """Starts the clock.
 
     Args:
@@ -97,10 +98,11 @@ class Meter:
       log_steps: between two log lines.
       clock: is told what the time was spent on.
       also: () -> more figures for the console.
+      window: sums and weights that a run before this one had collected for its next line.
     """
     self._writers, self._progress = writers, progress
     self._steps, self._log_steps = steps, log_steps
-    self._window, self._pending, self._first = metrics_lib.Window(), None, True
+    self._window, self._pending, self._first = metrics_lib.Window(window or {}), None, True
     self._since = self._tokens = self._seconds = self._all_tokens = 0.0
     self._lost = dict.fromkeys(_STAGES, 0.0)
     self._clock, self._also = clock, also
@@ -130,6 +132,11 @@ class Meter:
       self._tokens += num_tokens
     if (step + 1) % self._log_steps == 0 or step + 1 == self._steps:
       self._log(step + 1)
+
+  @property
+  def window(self) -> dict[str, list[float]]:
+    """Sums and weights of the metrics since the last log line."""
+    return self._window.totals
 
   def _log(self, step):
     now = time.monotonic()

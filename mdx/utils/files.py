@@ -1,13 +1,15 @@
 """Files that are never seen half-written, and tables that a restarted run goes on with.
 
-Contents: write_json, check_new, PartialRows.
+Contents: replacing, write_text, write_json, check_new, check_name, PartialRows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,17 +17,44 @@ import jax
 from mdx.utils import readers
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a file that is never seen half-written."""
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Path of a temporary file that takes the place of `path` when the block has ended well."""
+  path = pathlib.Path(path)
   temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-  temporary.replace(path)
+  try:
+    yield temporary
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str, **options: Any) -> None:
+  """Writes a text in UTF-8 that is never seen half-written; options are those of `write_text`."""
+  with replacing(path) as temporary:
+    temporary.write_text(text, encoding="utf-8", **options)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a value of JSON that is never seen half-written."""
+  write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def check_new(path: Any) -> None:
   """Raises ValueError unless `config.export.path` is an empty directory or does not exist."""
   if path.exists() and not (path.is_dir() and not any(path.iterdir())):
     raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+
+
+def check_name(name: str, kind: str) -> None:
+  """Raises ValueError for a name that cannot be that of a folder.
+
+  Args:
+    name: of an arm, a model or a task, which a run's folder is named after.
+    kind: what has the name, for people.
+  """
+  if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\\\0"):
+    raise ValueError(f"{kind} {name!r} cannot name a folder; use letters, digits, - and _.")
 
 
 class PartialRows:
@@ -84,7 +113,4 @@ class PartialRows:
       self._partial.unlink(missing_ok=True)
 
   def _replace(self, path, lines):
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines),
-                         encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines))

@@ -285,24 +285,25 @@ def _parts():
   return mesh, lambda: jax.device_put(initial, shardings), step_fn
 
 
-def _train(parts, workdir, *, stop=None, checkpoint_steps=100):
+def _train(parts, workdir, *, stop=None, checkpoint_steps=100, **intervals):
   """As modes.train does; returns the state, the iterator and the writer, or Stopped."""
   mesh, fresh, step_fn = parts
   jax.set_mesh(mesh)
   workdir.mkdir(exist_ok=True)
   checkpoints, start, state = checkpoint.Checkpoints(workdir, keep=10), 0, fresh()
+  window = None
   data = iter(pipeline.build(DATA, TOKENIZER, split="train", batch_size=ROWS, seed=0))
   restored = checkpoints.restore(state.items(), data=data)
   if restored is not None:
     start, items = restored
-    items.pop("meta")
+    window = items.pop("meta").get("window")
     state = state_lib.State(step=jax.device_put(np.int32(start), state.step.sharding), **items)
   writers = metrics_lib.open_writers(str(workdir), {"tensorboard": False}, resume_step=start,
                                      is_main=True)
   try:
     state, _ = loop.fit(state, step_fn, data, start=start, mesh=mesh, writers=writers,
-                        intervals=_intervals(4, checkpoint_steps=checkpoint_steps),
-                        checkpoints=checkpoints, meta={}, stop=_Stop(stop))
+                        intervals=_intervals(4, checkpoint_steps=checkpoint_steps, **intervals),
+                        checkpoints=checkpoints, meta={}, window=window, stop=_Stop(stop))
   finally:
     checkpoints.close()
     writers.close()
@@ -328,6 +329,17 @@ def test_two_steps_a_stop_and_two_more_are_four_steps_bit_for_bit(parts, tmp_pat
     return [{k: v for k, v in x.items() if k != "tokens_per_second"} for x in lines]
 
   assert curve("cut") == curve("whole") and [x["step"] for x in curve("cut")] == [1, 2, 3, 4]
+
+
+def test_a_line_over_a_stop_is_the_mean_of_all_its_steps(parts, tmp_path):
+  _train(parts, tmp_path / "whole", log_steps=4)
+  with pytest.raises(progress.Stopped):
+    _train(parts, tmp_path / "cut", stop=2, log_steps=4)
+  _train(parts, tmp_path / "cut", log_steps=4)
+  lines = [metrics_lib.read(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+  for line in lines[0] + lines[1]:
+    line.pop("tokens_per_second", None)
+  assert lines[0] == lines[1] and [x["step"] for x in lines[0]] == [4]
 
 
 def test_a_run_that_was_killed_between_checkpoints_repeats_the_lost_steps(parts, tmp_path):
