@@ -239,17 +239,26 @@ class _ShardsIterator(grain.DatasetIterator):
 
   def __init__(self, shards, rows):
     super().__init__(list(shards.values()))
-    self._shards, self._rows = shards, rows
+    self._shards, self._rows, self._stopped_at = shards, rows, None
 
   def __next__(self):
-    batches = [next(shard) for shard in self._shards.values()]
+    before, self._stopped_at = self.get_state(), None
+    try:
+      batches = [next(shard) for shard in self._shards.values()]
+    except ValueError:
+      self._stopped_at = before  # what the streams have read ahead has no batch
+      raise
     join = (lambda x: x[0]) if len(batches) == 1 else np.concatenate
     return {k: join([b[k] for b in batches])[self._rows] for k in batches[0]}
 
   def get_state(self):
+    """Where the next batch begins; after a bad record, where the batch begins that has it."""
+    if self._stopped_at is not None:
+      return self._stopped_at
     return {"shards": {str(i): shard.get_state() for i, shard in self._shards.items()}}
 
   def set_state(self, state: dict[str, Any]):
+    self._stopped_at = None
     for i, shard in self._shards.items():
       shard.set_state(state["shards"][str(i)])
 

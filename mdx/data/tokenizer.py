@@ -294,7 +294,7 @@ def _beside(path: str) -> str | None:
   if not os.path.isfile(settings := os.path.join(folder, "tokenizer_config.json")):
     return None
   try:
-    found = json.loads(readers.read_text(settings)).get("chat_template")
+    found = readers.read_json(settings).get("chat_template")
   except (ValueError, AttributeError) as e:
     raise ValueError(f"{settings}: not JSON settings of a tokenizer ({readers.reason(e)}).") from e
   if isinstance(found, list):  # several, by name

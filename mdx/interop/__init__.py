@@ -38,6 +38,7 @@ from mdx.interop import weights
 from mdx.networks import transformer
 from mdx.networks.adaptation import sites
 from mdx.utils import files as files_lib
+from mdx.utils import readers
 from mdx.utils import tree
 
 FAMILIES = {f.model_type: f for f in (
@@ -61,8 +62,8 @@ def is_hf_dir(path: str | pathlib.Path) -> bool:
   if any((path / name).is_file() for name in (safetensors.FILE, safetensors.INDEX)):
     return True
   try:
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+    config = readers.read_json(path / CONFIG)
+  except ValueError:
     return False
   return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
 
@@ -74,13 +75,10 @@ def load_config(path: str | pathlib.Path) -> dict[str, Any]:
     ValueError: it is missing or malformed.
   """
   file = pathlib.Path(path) / CONFIG
-  try:
-    config = json.loads(file.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise ValueError(f"{file} cannot be read ({error.strerror}); a Hugging Face directory has "
-                     "one beside its weights.") from None
-  except ValueError as error:
-    raise ValueError(f"{file} is not JSON ({error}).") from None
+  if not file.exists():
+    raise ValueError(f"{file} cannot be read (it is not there); a Hugging Face directory has one "
+                     "beside its weights.")
+  config = readers.read_json(file, "fetch it again")
   if not isinstance(config, dict):
     raise ValueError(f"{file} holds no object; expected the config of a model.")
   return config

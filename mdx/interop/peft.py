@@ -11,7 +11,6 @@ another alpha.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
@@ -21,6 +20,7 @@ from mdx.interop import family as family_lib
 from mdx.networks import transformer
 from mdx.networks.adaptation import lora
 from mdx.networks.adaptation import sites
+from mdx.utils import readers
 
 CONFIG = "adapter_config.json"
 FILE = "adapter_model.safetensors"
@@ -60,13 +60,10 @@ def fields(path: str, family: family_lib.Family, spec: transformer.Transformer) 
     ValueError: no such file, another kind of adapter, or options that are not computed.
   """
   file = pathlib.Path(path) / CONFIG
-  try:
-    config = json.loads(file.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise ValueError(f"{file} cannot be read ({error.strerror}); init.adapter is a directory with "
-                     f"{CONFIG} and {FILE}.") from None
-  except ValueError as error:
-    raise ValueError(f"{file} is not JSON ({error}).") from None
+  if not file.exists():
+    raise ValueError(f"{file} cannot be read (it is not there); init.adapter is a directory with "
+                     f"{CONFIG} and {FILE}.")
+  config = readers.read_json(file, "fetch it again")
   if not isinstance(config, dict) or config.get("peft_type") != "LORA":
     kind = config.get("peft_type") if isinstance(config, dict) else None
     raise ValueError(f"{file}: peft_type {kind!r} is not known; expected LORA.")

@@ -40,6 +40,7 @@ from mdx.build import identity
 from mdx.modes import reporting
 from mdx.utils import console
 from mdx.utils import files
+from mdx.utils import readers
 
 EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds")
 _LEVEL = 0.05
@@ -298,11 +299,11 @@ def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path, *
   """
   finished = directory / "results.json"
   if finished.exists() and (directory / "claim_run.json").exists():
-    made = json.loads((directory / "claim_run.json").read_text(encoding="utf-8"))
+    made = readers.read_object(directory / "claim_run.json")
     if identity.run_hash(made) != identity.run_hash(run):
       raise ValueError(f"{directory} has a run of another config; remove it, or use another "
                        "--workdir.")
-    return json.loads(finished.read_text(encoding="utf-8"))
+    return readers.read_object(finished)
   console.say(f"=== {title}")
   started = copy.deepcopy(run)
   if run.get("init", {}).get("base") and not run["init"]["checkpoint"]:

@@ -6,7 +6,6 @@ Contents: run, read_prompts, build_scorer.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -51,10 +50,10 @@ def read_prompts(prompts: str) -> list[Any]:
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
+    record = readers.parse_json(line, f"{prompts} line {number}", "write one object a line")
     try:
-      record = json.loads(line)
       prompt = record[next((k for k in ("tokens", "messages") if k in record), "text")]
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
       raise ValueError(f"{prompts} line {number} has neither `text` nor `tokens` nor `messages`: "
                        f"{line:.60}") from None
     if "messages" in record:

@@ -49,8 +49,8 @@ class _Rows(readers.Records):
     if field not in names:
       raise ValueError(f"{path}: no column {field!r} but {', '.join(names)}. Set `field`.")
     if is_checked and (num_null := self._num_null()):
-      raise ValueError(f"{path}, row {self._first_null()}: expected text, got null, as in {num_null} "
-                       f"of {self._length} rows of the column {field!r}; take them out, or set "
+      raise ValueError(f"{path}, row {self._first_null()}: expected text, got null, as in "
+                       f"{num_null} of {self._length} rows of the column {field!r}; take them out, or set "
                        "data.on_error=skip.")
 
   def __reduce__(self):
@@ -148,8 +148,8 @@ def files_of(directory: str) -> list[str]:
   """
   if os.path.isfile(os.path.join(directory, _SPLITS)):
     names = sorted(x.name for x in os.scandir(directory) if x.is_dir())
-    raise ValueError(f"{directory} is a dataset of the splits {', '.join(names)}; name one, such as "
-                     f"{os.path.join(directory, names[0] if names else 'train')}.")
+    raise ValueError(f"{directory} is a dataset of the splits {', '.join(names)}; name one, such "
+                     f"as {os.path.join(directory, names[0] if names else 'train')}.")
   if os.path.isfile(state := os.path.join(directory, _STATE)):
     return _saved(directory, readers.read_json(state))
   found = sorted(os.path.join(folder, name) for folder, _, names in os.walk(directory)

@@ -1,8 +1,8 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
-Contents: Subset (hold-out), Concatenated, Mapped, JsonLines; read_text, read_json, parse_json,
-lines, cut, record, raw, messages, two_texts, prompt, json_record, json_rows, first_value, reason;
-ROLES.
+Contents: Subset (hold-out), Concatenated, Mapped, JsonLines; read_text, read_json, read_object,
+parse_json, lines, cut, record, raw, messages, two_texts, prompt, json_record, json_rows,
+first_value, reason; ROLES.
 
 Convention: an error names the file and the line, row or record, in one line.
 """
@@ -266,7 +266,18 @@ def read_text(path: str | os.PathLike) -> str:
 
 def read_json(path: str | os.PathLike, remedy: str = "restore the file or make it again") -> Any:
   """The value of a JSON file; ValueError, which names the file, unless it is there and is JSON."""
-  return parse_json(read_text(path), os.fspath(path), remedy)
+  return _parse(read_text(path), f"{os.fspath(path)} is not JSON", remedy)
+
+
+def read_object(path: str | os.PathLike, *names: str) -> dict[str, Any]:
+  """The object of a JSON file that has these entries; ValueError, which names the file."""
+  found = read_json(path)
+  if not isinstance(found, dict) or (missing := [name for name in names if name not in found]):
+    lacks = f"an object without {', '.join(missing)}" if isinstance(found, dict) else (
+        f"{found!r:.40}")
+    raise ValueError(f"{os.fspath(path)}: expected an object{' with ' if names else ''}"
+                     f"{', '.join(names)}, got {lacks}; restore the file or make it again.")
+  return found
 
 
 def parse_json(text: str | bytes, where: str, remedy: str) -> Any:
@@ -281,20 +292,25 @@ def parse_json(text: str | bytes, where: str, remedy: str) -> Any:
     ValueError: no JSON, lists and objects more than 100 levels deep, or an integer of more digits
       than Python reads (4300).
   """
+  return _parse(text, f"{where}: not JSON", remedy)
+
+
+def _parse(text: str | bytes, complaint: str, remedy: str) -> Any:
+  """`parse_json`, whose messages begin with a complaint."""
   try:
     value = json.loads(text)
     is_deep = _is_deep(text, value)
   except RecursionError:
     is_deep = True
   except json.JSONDecodeError as e:
-    raise ValueError(f"{where}: not JSON ({reason(e)}): {text!r:.60}; {remedy}.") from None
+    raise ValueError(f"{complaint} ({reason(e)}): {text!r:.60}; {remedy}.") from None
   except UnicodeDecodeError as e:
-    raise ValueError(f"{where}: not JSON (not utf-8: {e.reason}); {remedy}.") from None
+    raise ValueError(f"{complaint} (not utf-8: {e.reason}); {remedy}.") from None
   except ValueError:
-    raise ValueError(f"{where}: not JSON that can be read (an integer has more than "
+    raise ValueError(f"{complaint} that can be read (an integer has more than "
                      f"{sys.get_int_max_str_digits()} digits); {remedy}.") from None
   if is_deep:
-    raise ValueError(f"{where}: not JSON that can be read (more than {_MAX_JSON_DEPTH} levels of "
+    raise ValueError(f"{complaint} that can be read (more than {_MAX_JSON_DEPTH} levels of "
                      f"lists and objects); {remedy}.")
   return value
 

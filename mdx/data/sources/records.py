@@ -111,8 +111,8 @@ class Parquet(files.Files):
     super().__post_init__()
     if wrong := next((path for path in self.path if path.endswith(tuple(
         ending for ending in columns.ROWS if ending != self.ending))), None):
-      raise ValueError(f"{wrong}: a {type(self).__name__.lower()} source reads {self.ending} files; "
-                       "set data.source.name to the other.")
+      raise ValueError(f"{wrong}: a {type(self).__name__.lower()} source reads {self.ending} "
+                       "files; set data.source.name to the other.")
     object.__setattr__(self, "layout", self._layout_of_values())
 
   def _layout_of_values(self) -> str:

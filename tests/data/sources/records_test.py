@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from mdx.data import sources
 from mdx.data.sources import records as records_lib
+from mdx.utils import columns
 from mdx.utils import readers
 
 DOCUMENTS = [f"document {i}, naïve 🙂" for i in range(45)]
