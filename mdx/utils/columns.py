@@ -1,9 +1,9 @@
 """Columns of Parquet and Arrow files as random-access sequences of records.
 
-Contents: ParquetRows, ArrowRows, ROWS (ending of a file -> which), files_of.
+Contents: Rows, COLUMNS (kind -> how its files are opened), ENDINGS, files_of.
 
-Convention: `convert` makes a record of a value. Nulls are looked for when a file is opened where
-its metadata counts them, so that they are found before training.
+Convention: nulls are looked for when a file is opened, where its metadata counts them, so that they
+are found before training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,13 +22,36 @@ _ROW_GROUPS_KEPT = 8
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of a folder that `datasets` has saved
 
 
-class _Rows(readers.Records):
-  """Base: rows of one column of a file, opened by `_open`, which returns its number of rows."""
+class Column(Protocol):
+  """One column of an open file.
 
-  def __init__(self, path: str, field: str, convert: Callable, is_checked: bool = True):
+  Attributes:
+    names: of all columns of the file; the others are there only if this one's is among them.
+    num_rows, num_null: of the file; nulls that its metadata counts.
+  """
+  names: list[str]
+  num_rows: int
+  num_null: int
+
+  def first_null(self) -> int:
+    """Number of the first row that is null."""
+
+  def value(self, index: int) -> Any:
+    """The value of a row, of Python's types."""
+
+  def part_of(self, index: int) -> str:
+    """The part of the file that is read for a row, for messages."""
+
+
+class Rows(readers.Records):
+  """Records of one column of a file."""
+
+  def __init__(self, kind: str, path: str, field: str, convert: Callable,
+               is_checked: bool = True):
     """Opens the file.
 
     Args:
+      kind: of COLUMNS.
       path: of the file.
       field: name of the column.
       convert: value, where -> record.
@@ -38,84 +61,87 @@ class _Rows(readers.Records):
       ValueError: no such file or column, a damaged file, or a null.
     """
     import pyarrow
-    self._made_of = path, field, convert, is_checked
-    self._path, self._field, self._convert = path, field, convert
+    self._made_of = kind, path, field, convert, is_checked
+    self._path, self._convert = path, convert
     try:
       streams.check_regular(path)
-      names = self._open(path)
+      self._column: Column = COLUMNS[kind](path, field)
     except (pyarrow.ArrowException, OSError) as e:
-      raise ValueError(f"{path}: not a{self.kind} file ({readers.reason(e)}); is it "
-                       "complete?") from e
+      raise ValueError(f"{path}: not {'an' if kind == 'arrow' else 'a'} {kind} file "
+                       f"({readers.reason(e)}); is it complete?") from e
+    names = self._column.names
     if field not in names:
       raise ValueError(f"{path}: no column {field!r} but {', '.join(names)}. Set `field`.")
-    if is_checked and (num_null := self._num_null()):
-      raise ValueError(f"{path}, row {self._first_null()}: expected text, got null, as in "
-                       f"{num_null} of {self._length} rows of the column {field!r}; take them out, or set "
-                       "data.on_error=skip.")
+    self._length = self._column.num_rows
+    if is_checked and self._column.num_null:
+      raise ValueError(f"{path}, row {self._column.first_null()}: expected text, got null, as in "
+                       f"{self._column.num_null} of {self._length} rows of the column {field!r}; "
+                       "take them out, or set data.on_error=skip.")
 
   def __reduce__(self):
     return type(self), self._made_of
 
   def _get(self, index):
-    return self._convert(self._value(index), where=f"{self._path}, row {index}")
+    try:
+      value = self._column.value(index)
+    except Exception as e:  # a damaged page: pyarrow raises several kinds
+      raise ValueError(f"{self._path}, {self._column.part_of(index)}: cannot be read "
+                       f"({readers.reason(e)}); is the file complete?") from e
+    return self._convert(value, where=f"{self._path}, row {index}")
 
 
-class ParquetRows(_Rows):
-  """One column of one parquet file; row groups are decoded on demand."""
+class _Parquet:
+  """A column of a Parquet file; row groups are decoded on demand, and the last ones kept."""
 
-  kind = " parquet"
-
-  def _open(self, path):
+  def __init__(self, path: str, field: str):
     import pyarrow.parquet
-    self._file = pyarrow.parquet.ParquetFile(path)
+    self._field, self._file = field, pyarrow.parquet.ParquetFile(path)
     metadata = self._file.metadata
-    self._length = metadata.num_rows
-    self._ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
-    self._groups, self._lock = {}, threading.Lock()
-    return self._file.schema_arrow.names
+    self.names, self.num_rows = self._file.schema_arrow.names, metadata.num_rows
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    self._ends = np.cumsum([group.num_rows for group in groups])
+    self._nulls = [self._nulls_of(group) for group in groups]
+    self.num_null = sum(self._nulls)
+    self._groups: dict[int, Any] = {}
+    self._lock = threading.Lock()
 
-  def _nulls(self) -> list[int]:
-    """Nulls of each row group, of a flat column whose metadata count them."""
-    found = []
-    for i in range(self._file.metadata.num_row_groups):
-      group = self._file.metadata.row_group(i)
-      columns = [group.column(j) for j in range(group.num_columns)]
-      statistics = next((c.statistics for c in columns if c.path_in_schema == self._field), None)
-      found.append(statistics.null_count if statistics and statistics.has_null_count else 0)
-    return found
+  def _nulls_of(self, group: Any) -> int:
+    """Nulls of a row group, of a flat column whose metadata counts them; otherwise 0."""
+    columns = (group.column(i) for i in range(group.num_columns))
+    statistics = next((c.statistics for c in columns if c.path_in_schema == self._field), None)
+    return statistics.null_count if statistics and statistics.has_null_count else 0
 
-  def _num_null(self):
-    return sum(self._nulls())
+  def first_null(self) -> int:
+    group = next(i for i, num in enumerate(self._nulls) if num)
+    return self._read(group).is_null().index(True).as_py() + self._begin(group)
 
-  def _first_null(self):
-    group = next(i for i, num in enumerate(self._nulls()) if num)
-    is_null = self._read_group(group).is_null().to_pylist()
-    return is_null.index(True) + (int(self._ends[group - 1]) if group else 0)
-
-  def _value(self, index):
-    group = int(np.searchsorted(self._ends, index, side="right"))
+  def value(self, index: int) -> Any:
+    group = self._group(index)
     with self._lock:
       if group not in self._groups:
         if len(self._groups) >= _ROW_GROUPS_KEPT:
           self._groups.pop(next(iter(self._groups)))
-        self._groups[group] = self._read_group(group)
+        self._groups[group] = self._read(group)
       column = self._groups[group]
-    return column[index - (int(self._ends[group - 1]) if group else 0)].as_py()
+    return column[index - self._begin(group)].as_py()
 
-  def _read_group(self, group):
-    try:
-      return self._file.read_row_group(group, columns=[self._field]).column(self._field)
-    except Exception as e:  # a damaged page: pyarrow raises several kinds
-      raise ValueError(f"{self._path}, row group {group}: cannot be read ({readers.reason(e)}); is "
-                       "the file complete?") from e
+  def part_of(self, index: int) -> str:
+    return f"row group {self._group(index)}"
+
+  def _group(self, index: int) -> int:
+    return int(np.searchsorted(self._ends, index, side="right"))
+
+  def _begin(self, group: int) -> int:
+    return int(self._ends[group - 1]) if group else 0
+
+  def _read(self, group: int) -> Any:
+    return self._file.read_row_group(group, columns=[self._field]).column(self._field)
 
 
-class ArrowRows(_Rows):
-  """One column of one Arrow file, a stream as `datasets` writes them or a file; memory-mapped."""
+class _Arrow:
+  """A column of an Arrow file, a stream as `datasets` writes them or a file; memory-mapped."""
 
-  kind = "n arrow"
-
-  def _open(self, path):
+  def __init__(self, path: str, field: str):
     import pyarrow
     mapped = pyarrow.memory_map(path)
     try:
@@ -123,21 +149,23 @@ class ArrowRows(_Rows):
     except pyarrow.ArrowInvalid:
       mapped.seek(0)
       table = pyarrow.ipc.open_stream(mapped).read_all()
-    self._length = table.num_rows
-    self._column = table.column(self._field) if self._field in table.column_names else None
-    return table.column_names
+    self.names, self.num_rows, self.num_null = table.column_names, table.num_rows, 0
+    if field in self.names:
+      self._column = table.column(field)
+      self.num_null = self._column.null_count
 
-  def _num_null(self):
-    return self._column.null_count
-
-  def _first_null(self):
+  def first_null(self) -> int:
     return self._column.is_null().index(True).as_py()
 
-  def _value(self, index):
+  def value(self, index: int) -> Any:
     return self._column[index].as_py()
 
+  def part_of(self, index: int) -> str:
+    return f"row {index}"
 
-ROWS = {".parquet": ParquetRows, ".arrow": ArrowRows}
+
+COLUMNS: dict[str, Callable[[str, str], Column]] = {"parquet": _Parquet, "arrow": _Arrow}
+ENDINGS = tuple(f".{kind}" for kind in COLUMNS)
 
 
 def files_of(directory: str) -> list[str]:
@@ -153,11 +181,12 @@ def files_of(directory: str) -> list[str]:
   if os.path.isfile(state := os.path.join(directory, _STATE)):
     return _saved(directory, readers.read_json(state))
   found = sorted(os.path.join(folder, name) for folder, _, names in os.walk(directory)
-                 for name in names if name.endswith(tuple(ROWS)) and not name.startswith("."))
+                 for name in names if name.endswith(ENDINGS) and not name.startswith("."))
   if len({os.path.splitext(path)[1] for path in found}) > 1:
     raise ValueError(f"{directory} has Parquet and Arrow files; name those of one kind.")
   if not found:
-    raise ValueError(f"{directory} has no file that ends in {' or '.join(ROWS)}; correct the path.")
+    raise ValueError(f"{directory} has no file that ends in {' or '.join(ENDINGS)}; correct the "
+                     "path.")
   return found
 
 

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import warnings
-import warnings
 from collections.abc import Iterator
 from typing import Any
 

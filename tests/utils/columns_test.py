@@ -63,11 +63,11 @@ def test_a_directory_stands_for_its_files_in_order(tmp_path):
 @pytest.mark.parametrize("is_file", [False, True], ids=["stream", "file"])
 def test_arrow_files_are_read_in_any_order_and_pickled(tmp_path, is_file):
   path = _arrow(tmp_path / "a.arrow", is_file, text=_TEXTS, ids=[[i] for i in range(10)])
-  rows = pickle.loads(pickle.dumps(columns.ArrowRows(path, "text", readers.record)))
+  rows = pickle.loads(pickle.dumps(columns.Rows("arrow", path, "text", readers.record)))
   assert [rows[i]["text"] for i in (9, 0, 5, 3)] == [_TEXTS[i] for i in (9, 0, 5, 3)]
   assert len(rows) == 10 and _read(_source("arrow", path, field="ids"))[7] == [7]
   with pytest.raises(ValueError, match="a.arrow: no column 'x' but text, ids"):
-    columns.ArrowRows(path, "x", readers.record)
+    columns.Rows("arrow", path, "x", readers.record)
 
 
 def test_a_saved_dataset_is_read_by_its_state(tmp_path):
@@ -107,7 +107,7 @@ def test_directories_without_such_files_and_files_of_the_other_kind_are_refused(
   with pytest.raises(ValueError, match="has no file that ends in .parquet or .arrow"):
     _source("parquet", str(tmp_path / "empty"))
   path = _arrow(tmp_path / "a.arrow", text=_TEXTS)
-  with pytest.raises(ValueError, match="a parquet source reads .parquet files"):
+  with pytest.raises(ValueError, match="a source parquet reads .parquet files"):
     _source("parquet", path)
   _parquet(tmp_path / "a.parquet", text=_TEXTS)
   with pytest.raises(ValueError, match="has Parquet and Arrow files"):

@@ -17,15 +17,6 @@ from mdx.utils import columns
 from mdx.utils import readers
 
 
-def _rows(path: str, field: str, layout: str, is_checked: bool) -> Sequence:
-  """Records of a jsonl, Parquet or Arrow file for a layout."""
-  kind = columns.ROWS.get(os.path.splitext(path)[1])
-  if kind is None:
-    return readers.JsonLines(path, (field,), _CONVERTERS[layout], is_checked)
-  return kind(path, field, _CONVERTERS[layout] if layout != "chat" else _column_messages,
-              is_checked)
-
-
 def _column_messages(value: Any, where: str) -> dict[str, Any]:
   """Messages of a column, in which a key that a message lacks is null."""
   if isinstance(value, list):
@@ -86,8 +77,13 @@ class Chat(files.Files):
   field: str = "messages"
 
   def _read(self, paths):
-    return readers.Concatenated(
-        [_rows(path, self.field, "chat", self.is_checked) for path in paths])
+    return readers.Concatenated([self._rows(path) for path in paths])
+
+  def _rows(self, path: str) -> Sequence:
+    ending = os.path.splitext(path)[1]
+    if ending in columns.ENDINGS:
+      return columns.Rows(ending[1:], path, self.field, _column_messages, self.is_checked)
+    return readers.JsonLines(path, (self.field,), readers.messages, self.is_checked)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,30 +100,31 @@ class Parquet(files.Files):
 
   layout = "text"
   files_of = staticmethod(columns.files_of)
-  ending = ".parquet"
+  kind_of_file = "parquet"
   field: str = "text"
 
   def __post_init__(self):
     super().__post_init__()
-    if wrong := next((path for path in self.path if path.endswith(tuple(
-        ending for ending in columns.ROWS if ending != self.ending))), None):
-      raise ValueError(f"{wrong}: a {type(self).__name__.lower()} source reads {self.ending} "
-                       "files; set data.source.name to the other.")
+    others = tuple(x for x in columns.ENDINGS if x != f".{self.kind_of_file}")
+    if wrong := next((path for path in self.path if path.endswith(others)), None):
+      raise ValueError(f"{wrong}: a source {self.kind_of_file} reads .{self.kind_of_file} files; "
+                       "set data.source.name to the other.")
     object.__setattr__(self, "layout", self._layout_of_values())
 
   def _layout_of_values(self) -> str:
     try:
-      rows = columns.ROWS[self.ending](self.path[0], self.field, lambda value, where: value, False)
+      rows = columns.Rows(self.kind_of_file, self.path[0], self.field, lambda value, where: value,
+                          is_checked=False)
       return _layout_of(next((value for i in range(min(len(rows), _NUM_LOOKED_AT))
                               if (value := rows[i]) is not None), None))
     except ValueError:
       return "text"  # the reader says what is wrong
 
   def _read(self, paths):
-    kind = columns.ROWS[self.ending]
     convert = _column_messages if self.layout == "chat" else _CONVERTERS[self.layout]
-    return readers.Concatenated([kind(path, self.field, convert, self.is_checked)
-                                 for path in paths])
+    return readers.Concatenated([
+        columns.Rows(self.kind_of_file, path, self.field, convert, self.is_checked)
+        for path in paths])
 
 
 class Arrow(Parquet):
@@ -136,7 +133,7 @@ class Arrow(Parquet):
   Otherwise as Parquet.
   """
 
-  ending = ".arrow"
+  kind_of_file = "arrow"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
