@@ -1,7 +1,7 @@
 """Configs: from a literal table to a frozen dataclass; checks, dump and hash.
 
 Contents: build, construct, check, did_you_mean, parse_arg, parse_variant, to_dict, flatten,
-identity, run_hash, first_hash, differences, check_positive.
+identity, run_hash, first_hash, differences.
 
 Convention: every error here is a ValueError of one line, raised before any device is touched.
 """
@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import numbers
 from typing import Any, Mapping
 
 # Keys that may change between two starts of one run: they say where and how it
@@ -80,7 +81,62 @@ def construct(cls: type, cfg: Mapping[str, Any], *, what: str, **extra) -> Any:
   if missing:
     raise ValueError(f"{what} needs a value for {', '.join(missing)}.")
   values = {k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items()}
+  for field in fields:
+    if field.name in values:
+      _check_type(values[field.name], field, f"{what} {field.name}")
   return cls(**values, **extra)
+
+
+_LARGEST = {"int": 2 ** 31 - 1, "float": 2.0 ** 53}  # counts are int32 on the devices
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}
+
+
+def _check_type(value: Any, field: dataclasses.Field, where: str) -> None:
+  """Raises ValueError for a value that is none of a field's plain types; others are not checked."""
+  kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+  kinds = kind.split(" | ")
+  if kinds[0].startswith("tuple[") and len(kinds) == 1:
+    _check_items(value, kinds[0], where)
+  if not set(kinds) <= {*_TYPES, "None"}:
+    return
+  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  fits = {"None": value is None, "bool": isinstance(value, bool), "str": isinstance(value, str),
+          "int": isinstance(value, numbers.Integral) and not isinstance(value, bool),
+          "float": is_number}
+  expected = " or ".join(_TYPES.get(kind, kind) for kind in kinds)
+  if not any(fits[kind] for kind in kinds):
+    raise ValueError(f"{where} must be {expected}, got {value!r:.60}.")
+  limit = _LARGEST[kinds[0]] if kinds[0] in _LARGEST else 0
+  if is_number and not abs(value) <= limit and value != field.default:
+    raise ValueError(f"{where} must be {expected} of an ordinary size, got {value!r:.60}.")
+
+
+def _check_items(value: Any, kind: str, where: str) -> None:
+  """Raises ValueError for what is no tuple, or has items of another type than a field says."""
+  item = kind.removeprefix("tuple[").removesuffix(", ...]")
+  words = {"int": "whole numbers", "float": "numbers", "str": "texts"}
+  if not isinstance(value, tuple):
+    raise ValueError(f"{where} must be a list{' of ' * (item in words)}{words.get(item, '')}, got "
+                     f"{value!r:.60}.")
+  of = {"int": numbers.Integral, "float": numbers.Real, "str": str}.get(item, object)
+  wrong = [x for x in value if not isinstance(x, of)]
+  if wrong:
+    raise ValueError(f"{where} must be a list of {words[item]}, got {wrong[0]!r:.60} in it.")
+
+
+def check_number(value: Any, where: str, low: float, high: float, *, whole: bool = True) -> None:
+  """Raises ValueError unless a value is a number in [low, high]; nan never is.
+
+  Args:
+    value: as a config has it.
+    where: its name, such as "config.updates".
+    low, high: the interval.
+    whole: only whole numbers pass.
+  """
+  kind = numbers.Integral if whole else numbers.Real
+  if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+    raise ValueError(f"{where} must be a {'whole ' * whole}number of at least {low:g} and at most "
+                     f"{high:.12g}, got {value!r:.60}.")
 
 
 def check(owner: Any, where: str, *, choices: Mapping[str, Any] | None = None,
@@ -114,9 +170,20 @@ def check(owner: Any, where: str, *, choices: Mapping[str, Any] | None = None,
       raise ValueError(f"{where}.{field} must lie in {interval}, got {value}.")
 
 
+# Names of other libraries for fields of ours.
+_ELSEWHERE = {"max_new_tokens": "gen_length", "max_gen_toks": "gen_length",
+              "max_tokens": "gen_length", "max_completion_tokens": "gen_length",
+              "max_completion_length": "gen_length", "gen_len": "gen_length",
+              "max_length": "gen_length", "diffusion_steps": "steps", "num_steps": "steps",
+              "num_inference_steps": "steps", "cfg_scale": "guidance_scale",
+              "cfg": "guidance_scale", "remasking": "confidence", "alg": "confidence"}
+
+
 def did_you_mean(word: str, choices) -> str:
-  """A hint for a mistyped name, or ""."""
-  close = difflib.get_close_matches(word, list(choices), n=1)
+  """A hint for a mistyped name, or one of another library, or ""."""
+  choices = list(choices)
+  known = [_ELSEWHERE[word]] if _ELSEWHERE.get(word) in choices else []
+  close = known or difflib.get_close_matches(word, choices, n=1)
   return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -248,13 +315,3 @@ def differences(old: Any, new: Any, defaults: Mapping[str, Any] | None = None) -
   show = lambda table, k: table.get(k, _ABSENT)
   return [f"{k}: {show(shown[0], k)!r} -> {show(shown[1], k)!r}"
           for k in sorted(a.keys() | b.keys()) if a.get(k, _ABSENT) != b.get(k, _ABSENT)]
-
-
-def check_positive(cfg: Mapping[str, Any], *names: str) -> None:
-  """Raises ValueError unless each named value is a positive number."""
-  for name in names:
-    value = cfg
-    for part in name.split("."):
-      value = value[part]
-    if not isinstance(value, (int, float)) or not value > 0:
-      raise ValueError(f"config.{name} must be positive, got {value!r}.")

@@ -13,6 +13,7 @@ import os
 import pathlib
 import shlex
 import signal
+import socket
 import sys
 import textwrap
 import threading
@@ -26,6 +27,7 @@ from mdx import config as config_lib
 from mdx.utils import malloc
 
 OK, FAILED, BAD_INPUT, TOO_LARGE, STOPPED = 0, 1, 2, 3, 75
+_HEARTBEAT_SECONDS = 30  # after which a process that died ends the others of its job
 _GRACE_SECONDS = 10.0  # in which the processes of a job that failed may end together
 
 _HELP = """mdx: masked language models in JAX.
@@ -212,10 +214,29 @@ def _prepare_jax(distributed: bool) -> None:
     if not any(given[1:]):
       jax.distributed.initialize()  # TPU pods, SLURM, Kubernetes and MPI are recognised
     elif all(given) and given[1].isdecimal() and given[2].isdecimal():
-      jax.distributed.initialize(given[0], int(given[1]), int(given[2]))
+      _check_port(given[0], is_first=int(given[2]) == 0)
+      jax.distributed.initialize(given[0], int(given[1]), int(given[2]),
+                                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     else:
       raise ValueError(f"a job started by hand needs {', '.join(names)} in the environment of "
                        f"every process; got {', '.join(g or 'nothing' for g in given)}.")
+
+
+def _check_port(address: str, *, is_first: bool) -> None:
+  """Raises ValueError for what is no HOST:PORT, or on the first process if the port is taken."""
+  host, colon, port = address.rpartition(":")
+  if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+    raise ValueError(f"JAX_COORDINATOR_ADDRESS must be HOST:PORT, got {address!r}.")
+  if not is_first:
+    return
+  with socket.socket() as probe:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      probe.bind(("", int(port)))
+    except OSError as error:
+      raise ValueError(f"port {port} of JAX_COORDINATOR_ADDRESS {address} cannot be used on the "
+                       f"first process ({error.strerror}); choose a free one for every process."
+                       ) from None
 
 
 def _one_line(error: BaseException) -> str:
@@ -289,8 +310,6 @@ def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
   try:
     _prepare_jax(distributed)
     workdir_lib.check_workdir(directory)
-    if cfg.get("seed", 0) < 0:
-      raise ValueError(f"config.seed must not be negative, got {cfg.seed}.")
     modes.run(cfg.mode, cfg, directory)
     return OK
   except progress.Stopped as stopped:

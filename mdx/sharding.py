@@ -2,7 +2,7 @@
 
 Contents: AXES, DEFAULT_TABLE, make_mesh, specs, state_sharding, with_shardings, batch_spec,
 check_batch, local_rows, num_rows, num_positions, place_batch, constrain, positions_sharded,
-num_batch_shards, batch_shards.
+num_batch_shards, batch_shards, padded_rows.
 
 Convention: Auto mesh axes; a mode sets the mesh around its work (`jax.set_mesh`), arguments carry
 their shardings and jitted functions get `out_shardings` only. Which logical axes a parameter has
@@ -246,3 +246,13 @@ def num_batch_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
 def batch_shards() -> int:
   """`num_batch_shards` of the mesh in context; 1 without one."""
   return num_batch_shards(jax.sharding.get_abstract_mesh())
+
+
+def padded_rows(num_rows: int, batch_size: int, mesh: Mesh | None = None) -> int:
+  """Rows of a batch that holds `num_rows`: few sizes, so that few programs are compiled.
+
+  The next power of two, at most `batch_size` (at least `num_rows`), as many on every shard.
+  """
+  shards = num_batch_shards(mesh) if mesh else 1
+  wanted = max(min(1 << max(num_rows - 1, 0).bit_length(), batch_size), num_rows)
+  return -(-wanted // shards) * shards

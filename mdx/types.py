@@ -20,6 +20,7 @@ from typing import (
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mdx import config as config_lib
 from mdx.utils import rng
@@ -168,6 +169,7 @@ class Network(NamedTuple):
       compiled loop; called once, outside of it.
     vary: (width=1.0, depth=1.0, **fields) -> Network with these shares of the width and of the
       layers, the same embeddings, and other fields; None if it cannot be varied.
+    reads_time: whether what it says depends on `time`.
   """
   init: Callable[[jax.Array], PyTree]
   encode: Callable[..., Hidden]
@@ -178,6 +180,7 @@ class Network(NamedTuple):
   part: Part | None = None
   unstack: Callable[[PyTree], PyTree] = lambda params: params
   vary: Callable[..., Network] | None = None
+  reads_time: bool = False
 
 
 class Request(NamedTuple):
@@ -367,8 +370,9 @@ class Objective(Protocol):
     """Returns the objective whose `rows["nll"]` an estimator of likelihoods averages over draws.
 
     Args:
-      estimator: one of `eval.likelihood.ESTIMATORS`, or "exact", which asks for one whose `nll` is
-        the likelihood itself, the same for every draw.
+      estimator: one of `eval.likelihood.ESTIMATORS`; "exact", which asks for one whose `nll` is
+        the likelihood itself, the same for every draw; or "subsets", which asks for a `Maskable`
+        one if there is one.
 
     Returns:
       None if the model has no likelihood (or, for "exact", only a bound of it).
@@ -392,6 +396,38 @@ class Objective(Protocol):
     return {}
 
 
+class Maskable(Objective, Protocol):
+  """A bound that `eval.subsets` averages over masks of its own choice.
+
+  `prepare` takes them from the batch: `is_masked` bool [B, L], `token_weight` float32 [B, L] and
+  `noise_level` float32 [B].
+  """
+
+  @property
+  def reads_time(self) -> bool:
+    """Whether the cost of a masked token depends on the time beside the masks."""
+
+  def blocks_of(self, positions: np.ndarray) -> np.ndarray:
+    """Returns the numbers of the positions' blocks, int [n].
+
+    The cost of a block depends on the masks of no other block.
+    """
+
+  def given_count(self, count: np.ndarray, total: int, quantile: np.ndarray
+                  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what a number of masks in a block says of the time.
+
+    Args:
+      count: int [n], masked tokens, 1 .. `total`.
+      total: tokens of the block.
+      quantile: float64 [n] in (0, 1).
+
+    Returns:
+      weight: float64 [n]; the bound is the sum over counts of weight times the mean cost of a
+        masked token. level: float64 [n], the quantile of the noise level given the count.
+    """
+
+
 class Coupled(Objective, Protocol):
   """An objective whose loss compares the rows of the whole global batch (contrastive losses).
 
@@ -409,6 +445,11 @@ class Coupled(Objective, Protocol):
   def __call__(self, params, batch, context):
     """Represents and compares the rows given, as if they were all."""
     return self.compare(params, self.represent(params, batch, context), batch, context)
+
+
+def is_maskable(objective: Objective | None) -> bool:
+  """Whether masks may be given to a bound."""
+  return Maskable in type(objective).__mro__
 
 
 def is_coupled(objective: Objective) -> bool:

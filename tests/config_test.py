@@ -3,6 +3,7 @@
 import dataclasses
 
 from ml_collections import config_dict
+import numpy as np
 import pytest
 
 from mdx import config as config_lib
@@ -130,8 +131,41 @@ def test_nested_configs_flatten_to_dotted_keys_and_keep_empty_tables():
       "a.b.c": 1, "a.d": {}, "e": [2]}
 
 
-@pytest.mark.parametrize("value", [0, -1, 0.0, None, "many", float("nan")])
-def test_values_that_are_no_positive_number_are_refused(value):
-  config_lib.check_positive({"data": {"length": 4}, "steps": 1}, "data.length", "steps")
-  with pytest.raises(ValueError, match="^config.data.length must be positive, got "):
-    config_lib.check_positive({"data": {"length": value}}, "data.length")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Fields:
+  """One field of every plain type."""
+  count: int = 1
+  rate: float = 0.5
+  is_on: bool = False
+  text: str = ""
+  maybe: float | None = None
+  names: tuple[str, ...] = ()
+  numbers: tuple[int, ...] = ()
+  other: object = None
+
+
+@pytest.mark.parametrize("fields", [
+    dict(count=7, rate=2, is_on=True, text="x", maybe=1.0, names=["a"], numbers=[1], other={}),
+    dict(maybe=None, count=np.int32(3), rate=np.float32(0.5))])
+def test_values_of_the_types_of_fields_pass(fields):
+  assert config_lib.construct(_Fields, fields, what="thing").count in (3, 7)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("count", 1.5), ("count", 1e12), ("count", 10 ** 23), ("count", "1"), ("count", True),
+    ("count", None), ("count", ()), ("rate", float("nan")), ("rate", float("inf")),
+    ("rate", 10 ** 23), ("rate", "0.5"), ("rate", {}), ("is_on", 1), ("is_on", "yes"), ("text", 1),
+    ("text", None), ("maybe", "x"), ("maybe", float("nan")), ("names", "abc"), ("names", (1,)),
+    ("names", 3), ("numbers", (1.5,)), ("numbers", ("a",))])
+def test_values_of_other_types_are_refused_by_name(field, value):
+  with pytest.raises(ValueError, match=f"^thing {field} must be ") as error:
+    config_lib.construct(_Fields, {field: value}, what="thing")
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given, ours", [
+    ("max_new_tokens", "gen_length"), ("cfg_scale", "guidance_scale"),
+    ("gen_lenght", "gen_length")])
+def test_names_of_other_libraries_get_a_hint(given, ours):
+  assert config_lib.did_you_mean(given, ["gen_length", "guidance_scale"]) == f" Did you mean {ours!r}?"
+  assert config_lib.did_you_mean("max_new_tokens", ["seed"]) == ""

@@ -1,6 +1,7 @@
 """The adapter to lm-eval: the harness itself, run on a tiny model and a local task."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import lm_eval
 from lm_eval import tasks as lm_tasks
 from lm_eval.api import instance
 
+import mdx
 from mdx import lm_harness as harness
 from mdx import modes
 from mdx.data import chat
@@ -120,9 +122,88 @@ def test_a_chat_keeps_its_special_tokens_and_quotes_none(adapter, monkeypatch):
 
 @pytest.mark.parametrize("changes, message", [
     (dict(stepz=3), "unknown model argument 'stepz'"),
-    (dict(batch_size="auto"), "batch_size must be a positive number, got 'auto'"),
+    (dict(max_new_tokens=3), "unknown model argument 'max_new_tokens'.*Did you mean 'gen_length'"),
+    (dict(batch_size="many"), "batch_size must be a positive number or auto, got 'many'"),
+    (dict(estimator="exactly"), "choose from stratified"),
     (dict(name="nucleus"), "choose from"),
 ])
 def test_bad_arguments_are_one_line(adapter, changes, message):
   with pytest.raises(ValueError, match=message):
     harness.HarnessModel(adapter.model.source, **changes)
+
+
+def test_the_batch_size_may_be_chosen_by_the_harness(adapter):
+  for given, most, size in (("auto", None, 8), ("auto:4", 3, 3), ("2", None, 2), (4, 1, 4)):
+    assert harness.HarnessModel(adapter.model.source, batch_size=given,
+                                max_batch_size=most)._batch_size == size
+
+
+@pytest.mark.parametrize("asked, wanted", [
+    (dict(max_new_tokens=3), dict(gen_length=3, steps=3, temperature=0.0)),
+    (dict(max_tokens=5, until="x"), dict(gen_length=5, temperature=0.0)),
+    (dict(max_completion_tokens=5), dict(gen_length=5)),
+    (dict(max_gen_toks=4, temperature=0.7), dict(gen_length=4, temperature=0.7)),
+    (dict(do_sample=False, temperature=0.7), dict(gen_length=9, temperature=0.0)),
+    (dict(do_sample=True, top_p=0.9, top_k=5), dict(temperature=1.0, top_p=0.9, top_k=5)),
+    (dict(temperature=0.5, top_p=0.8), dict(temperature=0.5, top_p=0.8)),
+    (dict(top_p=0.8), dict(temperature=0.0, top_p=1.0))])
+def test_a_requests_generation_arguments_are_read(adapter, monkeypatch, asked, wanted):
+  seen = []
+  monkeypatch.setattr(type(adapter.model), "decode",
+                      lambda self, rows, sampler, **k: seen.append(sampler) or iter(()))
+  monkeypatch.setattr(harness, "_DEFAULT_GEN_TOKENS", 9)
+  adapter.generate_until(_requests("generate_until", ("It was", asked)), disable_tqdm=True)
+  assert {name: getattr(seen[0], name) for name in wanted} == wanted
+
+
+def test_generation_arguments_without_effect_are_named(adapter, monkeypatch):
+  monkeypatch.setattr(type(adapter.model), "decode", lambda self, rows, sampler, **k: iter(()))
+  with pytest.warns(UserWarning, match="without effect here: num_beams"):
+    adapter.generate_until(_requests("generate_until", ("It", dict(max_tokens=3, num_beams=2))))
+
+
+def test_the_beginning_of_an_answer_stays_open():
+  chatty = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")
+  fake = harness.HarnessModel.__new__(harness.HarnessModel)
+  fake.model, fake._chats = type("M", (), {"tokenizer": chatty}), {}
+  talk = [{"role": "user", "content": "Why?"}]
+  begun = [*talk, {"role": "assistant", "content": "Because"}]
+  asked = fake.apply_chat_template(talk)
+  text = fake.apply_chat_template(begun, add_generation_prompt=False)
+  assert text == asked + "Because"  # no token ends the answer behind it
+  assert fake._context(text) == fake._context(asked) + chatty.encode("Because").tolist()
+  assert fake.apply_chat_template(talk, add_generation_prompt=False) != asked
+
+
+def test_a_warning_counts_questions_that_the_draws_do_not_decide():
+  question = ["a", "a", "b", "b", "c"]
+  log_prob, stderr = np.array([-1, -1.2, -1, -3, -1]), np.full(5, 0.2)
+  with pytest.warns(UserWarning, match="in 1 of 2 questions"):
+    harness._warn_of_ties(question, log_prob, stderr)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    harness._warn_of_ties(question, log_prob, 0 * stderr)
+
+
+def test_choices_of_a_task_are_told_by_its_question(adapter, monkeypatch):
+  seen = []
+  monkeypatch.setattr(type(adapter.model), "estimate_pairs",
+                      lambda self, pairs, questions, **k: seen.append(questions) or
+                      harness.subsets.Estimates(np.zeros(len(pairs)), np.zeros(len(pairs))))
+  monkeypatch.setattr(harness.HarnessModel, "_are_greedy", lambda self, pairs: [False] * len(pairs))
+  asked = [instance.Instance("loglikelihood", {}, args, i, metadata=("task", doc, 1))
+           for i, (doc, args) in enumerate([(0, ("It", " was")), (0, ("It is", " was")),
+                                            (0, ("", " was")), (1, ("It", " was"))])]
+  adapter.loglikelihood(asked, disable_tqdm=True)
+  first, second, alone, other = seen[0]
+  assert first == second and len({first, alone, other}) == 3
+
+
+def test_batches_of_few_sizes_are_compiled(adapter):
+  model = mdx.load(adapter.model.source)
+  for num in (3, 4):
+    model.sample(["It was"] * num, gen_length=2, steps=1)
+  for num in (1, 5, 7, 8):
+    model.score_pairs([([0, 1], [2])] * num)
+  assert len(model._compiled) == 2
+  assert all(f._cache_size() <= 2 for f in model._compiled.values() if hasattr(f, "_cache_size"))

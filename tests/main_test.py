@@ -75,7 +75,7 @@ _BAD_INPUT = [
     (["--config=configs/ar.py", "--config.data.lenght=3"], "Did you mean 'length'?"),
     (["--config=configs/ar.py", "--config.steps=many"], "expected a whole number, such as 1000"),
     (["--config", "configs/ar.py", "--config.optimizer.b1", "x"], "expected a number, such as 0.9"),
-    (["--config=configs/ar.py", "--config.seed=-1"], "seed must not be negative"),
+    (["--config=configs/ar.py", "--config.seed=-1"], "config.seed must be a whole number of at least 0"),
     (["--config=configs/ar.py", "--config.tensorboard=on"], "expected True or False"),
     (["--config=configs/ar.py", "--config.objective=mlm"], "set its keys, such as --config.objective.name"),
     (["--config=configs/ar.py", "--config.mode=trian"], "Did you mean 'train'?"),

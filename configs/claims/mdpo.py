@@ -8,7 +8,8 @@ Measured on 2 cores of an AMD EPYC (shared with other work), seeds 0-2, 1024 hel
   150 updates;
 accuracy in % (mean +- spread over seeds), two-sided paired t over the seeds:
   inconclusive: MDPO beats diffu-GRPO at equal updates (and rollouts), 4 steps:
-    91.0 against 92.5, difference -1.6 +- 3.3, p = 0.493, times fewer updates 1.54, 0.00, 0.00
+    91.0 against 92.5, difference -1.6 +- 3.3, p = 0.493, times fewer updates 1.54, 0.00, 0.00 (to
+    the best point)
   inconclusive: MDPO beats diffu-GRPO at equal seconds, 4 steps:
     88.8 against 92.5, difference -3.7 +- 2.7, p = 0.140
   inconclusive: MDPO beats diffu-GRPO after all updates, 2 steps, held-out:

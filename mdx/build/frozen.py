@@ -54,6 +54,9 @@ def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
   found = {}
   for name, given in (config.get("frozen") or {}).items():
     where = f"config.frozen.{name}"
+    if not isinstance(given, Mapping):
+      raise ValueError(f"{where} must be a table, dict(checkpoint=..., params=...), got "
+                       f"{given!r:.60}.")
     unknown = [key for key in given if key not in _FIELDS]
     if unknown:
       raise ValueError(f"{where} has no key {unknown[0]!r}; its keys are {', '.join(_FIELDS)}."

@@ -1,13 +1,17 @@
 """Identity of a run: a hash over the built values that differ from their defaults.
 
-Contents: defaults_of, anywhere, run_hash, differences.
+Contents: defaults_of, anywhere, run_hash, differences, code.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import pathlib
 from typing import Any, Mapping
+
+import jax
 
 from mdx import config as config_lib
 from mdx import objectives
@@ -65,3 +69,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Names the keys in which two runs differ, and both values."""
   old, new = (anywhere(resolve.translated_run(config)) for config in (old, new))
   return config_lib.differences(old, new, defaults_of(new))
+
+
+def code() -> str:
+  """Hash of the code of mdx, and of the release of JAX."""
+  folder, digest = pathlib.Path(__file__).parents[1], hashlib.sha256(jax.__version__.encode())
+  for file in sorted(folder.rglob("*.py")):
+    digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+  return digest.hexdigest()

@@ -32,6 +32,9 @@ def resolve(config: Mapping[str, Any]) -> tuple[dict[str, Any], tokenizer_lib.To
     config, given["path"] = _of_run(config, found)
     given = {"path": given["path"]}  # its special ids are there
   if not isinstance(found, source_lib.HuggingFace):
+    if "path" not in given:
+      raise ValueError("config.tokenizer.path is empty; give a tokenizer.json, char, byte, or a "
+                       "tokenizer of mdx, such as asset:holmes_bpe512.json.")
     tokenizer = tokenizer_lib.build(given.pop("path"), **given)
     return {**config, "dtype": config["dtype"] or "float32"}, tokenizer
   given.pop("path", None)

@@ -12,23 +12,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mdx.build import load as load_lib
+from mdx.build import values
 from mdx import checkpoint as checkpoint_lib
 from mdx import config as config_lib
-from mdx import objectives
-from mdx import samplers
-from mdx import sharding
-from mdx import types
-from mdx.build import load as load_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
+from mdx import objectives
 from mdx.rl import episodes as episodes_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.rl import rollout as rollout_lib
+from mdx import samplers
 from mdx.samplers import trajectory
+from mdx import sharding
 from mdx.train import loop as loop_lib
 from mdx.train import optimizer as optimizer_lib
 from mdx.train import state as state_lib
 from mdx.train import step as step_lib
+from mdx import types
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -131,13 +132,9 @@ def optimizer_of(config: dict[str, Any]) -> optimizer_lib.Optimizer:
 
 def check(config: dict[str, Any]) -> None:
   """Raises ValueError for values without meaning, before the base model is trained."""
-  config_lib.check_positive(config, "rollout.num_prompts", "rollout.epochs", "eval.num_examples",
-                            "eval.batch_size", "checkpoint.keep", "microbatches")
-  if not isinstance(config["updates"], int) or config["updates"] < 0:
-    raise ValueError("config.updates must be a whole number, 0 to evaluate the base model only; "
-                     f"got {config['updates']!r}.")
+  values.check(config)
   rollout = config["rollout"]
-  if not isinstance(rollout["group_size"], int) or rollout["group_size"] < 2:
+  if rollout["group_size"] < 2:
     raise ValueError("config.rollout.group_size must be at least 2, for rollouts of a prompt are "
                      f"compared with one another; got {rollout['group_size']}.")
   for name in ("updates", "checkpoint_steps", "eval_steps"):
@@ -160,12 +157,8 @@ def check(config: dict[str, Any]) -> None:
   if rollout["sampler"].get("eos") == "forbid":
     raise ValueError("config.rollout.sampler.eos forbid cuts the law that tokens are drawn from; "
                      "use allow or last.")
-  if not 0 <= config["ema_decay"] < 1:
-    raise ValueError(f"config.ema_decay must lie in [0, 1), got {config['ema_decay']}.")
   loop_lib.Profile(config.get("profile_steps", ()))
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
-  if config["init"]["params"] not in ("ema", "raw"):
-    raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
   sampler = samplers.check_fields(samplers.select(rollout["sampler"], also=REMASKING.values()))
   objectives.check_policy(config["objective"], group_size=rollout["group_size"],
                           temperature=sampler.temperature)
@@ -177,8 +170,6 @@ def check(config: dict[str, Any]) -> None:
     if name != "identity" and policy.record == "full":
       raise ValueError(f"config.rollout.rewards {name} is of final answers, and objective "
                        f"{config['objective']['name']} reads that of every step; use identity.")
-  config_lib.check_positive(config, "rollout.max_refills", "rollout.max_turns",
-                            "rollout.max_reply_length")
   if rollout["max_turns"] > 1 and policy.record == "full":
     raise ValueError(f"config.rollout.max_turns is for objectives that read final answers, not "
                      f"{config['objective']['name']}; use 1, or an objective such as diffu_grpo.")

@@ -16,22 +16,23 @@ from typing import Any, Callable, Mapping
 import jax
 import numpy as np
 
-from mdx import checkpoint as checkpoint_lib
-from mdx import config as config_lib
-from mdx import objectives
-from mdx import samplers
-from mdx import sharding
 from mdx.build import frozen as frozen_lib
 from mdx.build import model_parts
 from mdx.build import resolve
 from mdx.build import source as source_lib
+from mdx.build import values
 from mdx.build import workdir as workdir_lib
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
 from mdx.data import facts as facts_lib
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import evaluators
 from mdx.eval.evaluators import linear_probe
 from mdx.networks import transformer
+from mdx import objectives
+from mdx import samplers
+from mdx import sharding
 from mdx.train import coupling
 from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib
@@ -39,6 +40,7 @@ from mdx.train import optimizer as optimizer_lib
 from mdx.train import state as state_lib
 from mdx.train import step as step_lib
 from mdx.utils import console
+from mdx.utils import memory
 from mdx.utils import rng
 
 
@@ -126,6 +128,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
     source.check(run.shapes.params, adaptations, fresh_parts(run.objective))
     run = dataclasses.replace(run, shapes=run.shapes._replace(params=source.stored_types(
         run.shapes.params, adaptations, lambda path: not trains(path))))
+  memory.check("the state of this run", run.shapes)
   splits = pipeline.LABELLED_SPLITS if config["eval"].get("test") else pipeline.SPLITS
   for split in splits:
     pipeline.check(config["data"], tokenizer, split=split)
@@ -137,12 +140,7 @@ def check(config: Mapping[str, Any]) -> None:
   missing = [k for k in _REQUIRED if k not in config]
   if missing:
     raise ValueError(f"the config lacks {missing[0]!r}; start from configs/common.py.")
-  config_lib.check_positive(config, "steps", "batch_size", "microbatches", "data.length",
-                            "checkpoint.keep", "eval.num_samples", "eval.final_samples")
-  if not 0 <= config["ema_decay"] < 1:
-    raise ValueError(f"config.ema_decay must lie in [0, 1), got {config['ema_decay']}.")
-  if config["init"]["params"] not in ("ema", "raw"):
-    raise ValueError(f"config.init.params is {config['init']['params']!r}; choose from ema, raw.")
+  values.check(config)
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
 
 

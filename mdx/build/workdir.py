@@ -1,6 +1,7 @@
 """The directory of a run: checked, and claimed for one config.
 
-Contents: check_workdir, in_use, claim_workdir, check_config, meta, check_meta.
+Contents: check_workdir, in_use, claim_workdir, check_config, check_job, meta,
+check_meta.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import fcntl
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Mapping
 
 import jax
@@ -19,6 +20,7 @@ from mdx import checkpoint as checkpoint_lib
 from mdx.build import identity
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.utils import files
+from mdx.utils import processes
 from mdx.utils import readers
 from mdx.utils import tree
 
@@ -142,6 +144,18 @@ def check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
     if before != now:
       raise ValueError(f"the run in workdir {path} keeps its checkpoints in {before or 'it'}, not "
                        f"in {now or 'it'}; give config.checkpoint.directory={before!r}.")
+
+
+def check_job(path: pathlib.Path, config: Mapping[str, Any], data: Callable[[], Any]) -> None:
+  """Raises ValueError unless all processes of a job run the same, before any of them writes.
+
+  Args:
+    path: the workdir.
+    config: resolved config.
+    data: () -> what tells the data from others, a value of JSON.
+  """
+  processes.check_same({"workdir": lambda: os.path.abspath(path), "config": lambda: config,
+                        "data": data, "code of mdx": identity.code})
 
 
 def meta(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:

@@ -99,8 +99,11 @@ def spans(keys: jax.Array, count: jax.Array, allowed: jax.Array, units: jax.Arra
           probs: np.ndarray) -> tuple[jax.Array, jax.Array]:
   """Selects exactly `count` units of each row, in spans of random lengths.
 
-  Lengths are independent draws until they sum to `count`, the last one cut to fit; then all
-  arrangements of these spans among the other units, without overlap, are equally likely.
+  Lengths are independent draws until they sum to `count`, the last one cut to fit. The units that
+  are left are cut into gaps in the same way, `count` by `count`, and all orders of spans and gaps
+  are equally likely. So every position is: exactly so if `count` divides the number of units. (If
+  all arrangements of whole spans among single units were equally likely, a position at an edge
+  would be selected only where a span begins, half as often.)
 
   Args:
     keys: typed PRNG keys [B], consumed.
@@ -118,21 +121,26 @@ def spans(keys: jax.Array, count: jax.Array, allowed: jax.Array, units: jax.Arra
 
   def row(key, count, allowed, candidates):
     length_key, order_key = jax.random.split(key)
-    draws = jax.random.uniform(length_key, (length,))
+    draws = jax.random.uniform(length_key, (length + 1,))
     lengths = 1 + jnp.searchsorted(jnp.asarray(longest), draws, side="right").astype(jnp.int32)
     num_units = candidates.sum()
     count = jnp.minimum(count, num_units)
-    before = jnp.cumsum(lengths) - lengths
-    lengths = jnp.clip(count - before, 0, lengths)
-    num_spans = (lengths > 0).sum()
-    # Things to arrange: the spans, then each unit that is left.
-    things = jnp.arange(length)
-    is_thing = things < num_spans + num_units - count
-    order = jnp.argsort(jnp.where(is_thing, jax.random.uniform(order_key, (length,)), 2.0))
-    size = jnp.where(order < num_spans, lengths[order], 1) * is_thing
-    # Number of the allowed unit that a position belongs to, and the thing that has this unit.
+    # The units in a line, in pieces: the next one begins where this ends, or a multiple of `count`.
+    unit, size = jnp.arange(length + 1), jnp.maximum(count, 1)
+    following = jnp.minimum(jnp.minimum(unit + lengths, (unit // size + 1) * size), length)
+    begins = unit == 0
+    for _ in range(length.bit_length()):
+      begins |= jnp.zeros_like(begins).at[following].max(begins)
+      following = following[following]
+    begins &= unit < num_units
+    piece = jnp.cumsum(begins) - 1
+    sizes = jax.ops.segment_sum((unit < num_units).astype(jnp.int32), piece, length)
+    num_spans = (begins & (unit < count)).sum()  # the first pieces; gaps are the others
+    order = jnp.argsort(jnp.where(sizes > 0, jax.random.uniform(order_key, (length,)), 2.0))
+    # Number of the allowed unit that a position belongs to, and the piece that is put there.
     number = jnp.cumsum(candidates) - 1
-    place = jnp.minimum(jnp.searchsorted(jnp.cumsum(size), number, side="right"), length - 1)
+    place = jnp.searchsorted(jnp.cumsum(sizes[order]), number, side="right")
+    place = jnp.minimum(place, length - 1)
     selected = allowed & (order[place] < num_spans)
     same = jnp.pad(selected[:-1] & (place[1:] == place[:-1]), (1, 0))
     return selected, ~(selected & same)

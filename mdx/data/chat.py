@@ -61,23 +61,24 @@ def encode(tokenizer: tokenizer_lib.Tokenizer,
 
 
 def encode_prompt(tokenizer: tokenizer_lib.Tokenizer, conversation: list[dict[str, str]],
-                  add_generation_prompt: bool = True) -> np.ndarray:
+                  add_generation_prompt: bool = True, is_begun: bool = False) -> np.ndarray:
   """Token ids of a conversation, int32 [n].
 
   Args:
     tokenizer: has the template.
     conversation: the messages.
     add_generation_prompt: whether to go on to where the assistant answers.
+    is_begun: whether the last message is the beginning of an answer: nothing is written behind it.
   """
-  pieces = _render(tokenizer, conversation, add_generation_prompt=add_generation_prompt)
+  pieces = _prompt(tokenizer, conversation, add_generation_prompt, is_begun)
   return np.concatenate([_encode_own(tokenizer, text) if index is None else tokenizer.encode(text)
                          for text, index in pieces])
 
 
 def prompt_text(tokenizer: tokenizer_lib.Tokenizer, conversation: list[dict[str, str]],
-                add_generation_prompt: bool = True) -> str:
+                add_generation_prompt: bool = True, is_begun: bool = False) -> str:
   """The text whose ids `encode_prompt` gives, for people."""
-  pieces = _render(tokenizer, conversation, add_generation_prompt=add_generation_prompt)
+  pieces = _prompt(tokenizer, conversation, add_generation_prompt, is_begun)
   return "".join(text for text, _ in pieces)
 
 
@@ -126,6 +127,18 @@ def _variables(tokenizer, add_generation_prompt: bool = False) -> dict[str, Any]
 
 def _render(tokenizer, conversation, **options):
   return chat_template.render(_template(tokenizer), conversation, _variables(tokenizer, **options))
+
+
+def _prompt(tokenizer, conversation, add_generation_prompt, is_begun):
+  """Pieces of a prompt."""
+  pieces = _render(tokenizer, conversation, add_generation_prompt=add_generation_prompt)
+  if not is_begun:
+    return pieces
+  last = [i for i, (_, message) in enumerate(pieces) if message == len(conversation) - 1]
+  if not last:
+    raise ValueError("the chat template leaves out the last message, the beginning of the answer; "
+                     "use one that writes it.")
+  return pieces[:last[-1] + 1]
 
 
 def _encode_own(tokenizer, text: str) -> np.ndarray:

@@ -363,6 +363,17 @@ def check(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *,
     documents_lib.Documents(cfg, source, split, tokenizer, layout, shape).check()
 
 
+def fingerprint(cfg: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> list[Any]:
+  """Number of records of each source and split, and the first, a middle and the last of them."""
+  found = []
+  for source, _, _ in read_config(cfg).parts():
+    for split in splits:
+      records = source.records(split)
+      found.append([len(records), *(repr(records[i]) for i in {0, len(records) // 2,
+                                                               len(records) - 1})])
+  return found
+
+
 def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
           tokenizer: tokenizer_lib.Tokenizer | None = None) -> Iterator[str]:
   """Yields the raw documents of each source in turn, for baselines and tokenizers.

@@ -32,7 +32,8 @@ FILE_NAME = "mdx_tokenizer.json"
 PRINTABLE = "\n" + "".join(c for c in string.printable if " " <= c <= "~")
 _MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>")
 _PAD_NAMES = ("[PAD]", "<pad>", "<|endoftext|>")
-_EOS_NAMES = ("[EOS]", "</s>", "[SEP]", "<|endoftext|>", "<|im_end|>")
+_EOS_NAMES = ("[EOS]", "</s>", "[SEP]", "<|endoftext|>", "<|im_end|>", "<eos>", "<|end_of_text|>",
+              "<|eot_id|>", "<｜end▁of▁sentence｜>", "<|eos|>")
 _BOS_NAMES = ("[BOS]", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]")
 
 

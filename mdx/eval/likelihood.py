@@ -1,7 +1,7 @@
 """Likelihood of texts: exact for autoregressive models, a bound for diffusion.
 
-Contents: ESTIMATORS, check_estimator, is_exact, is_likelihood, make_row_nll, ratio, evaluate,
-run_batches, conditional_nll.
+Contents: ESTIMATORS, LAST_STEP, check_estimator, is_exact, is_likelihood, make_row_nll, ratio,
+evaluate, run_batches, summarize, check_pairs, pair_rows, run_rows, conditional_nll.
 
 Convention: the unit is a row. Each row's bound is averaged over `num_samples`
 times of its own draw, so rows are independent and the standard error over rows
@@ -26,7 +26,7 @@ from mdx.utils import processes
 from mdx.utils import rng
 
 ESTIMATORS = ("stratified", "monte_carlo", "lattice_k", "quadrature")
-_LAST_STEP = 2**31 - 1  # a model is scored as it is at the end of every schedule
+LAST_STEP = 2**31 - 1  # a model is scored as it is at the end of every schedule
 
 
 def check_estimator(estimator: str, objective: Any) -> None:
@@ -47,7 +47,7 @@ def is_likelihood(objective: Any) -> bool:
 
 
 def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: int = 8,
-                 seed: int = 0) -> Callable[..., dict[str, jax.Array]]:
+                 seed: int = 0, has_error: bool = False) -> Callable[..., dict[str, jax.Array]]:
   """Builds (params, batch, frozen={}) -> {"nll": [B] nats, "count": [B]}; jit it.
 
   Where the likelihood is exact there is also "right": [B], tokens that were the most likely ones.
@@ -61,6 +61,8 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
       unbiased, but exact in the time for a cost of degree 2 `num_samples` - 1.
     num_samples: draws per row; 1 is enough where the likelihood is exact.
     seed: of the draws, which depend on (seed, draw, example_index).
+    has_error: whether there is also "stderr": [B], of the mean over independent draws; 0 where the
+      likelihood is exact, inf for a single draw. Even draws have a smaller one.
 
   Raises:
     ValueError: unknown estimator, one that does not fit, or no samples.
@@ -77,7 +79,7 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
 
   def row_nll(params, batch, frozen=None):
     key = rng.stream(rng.root(seed), "likelihood")
-    context = types.context(_LAST_STEP, frozen)
+    context = types.context(LAST_STEP, frozen)
     batch = objective.look(context.frozen, batch, context)
 
     def one(total, draw):
@@ -96,10 +98,16 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
                                       rng.stream(key, "draw", draw), context)
       rows = objective(params, prepared, context)[1].rows
       new = {name: total[name] + share * rows[name] for name in names}
-      return new | {"count": total["count"] + rows["count"] / num_samples}, None
+      new |= {"count": total["count"] + rows["count"] / num_samples}
+      return new, num_samples * share * rows["nll"] if has_error else None
 
     zeros = jnp.zeros(len(batch["example_index"]), jnp.float32)
-    return jax.lax.scan(one, dict.fromkeys((*names, "count"), zeros), jnp.arange(num_samples))[0]
+    found, draws = jax.lax.scan(one, dict.fromkeys((*names, "count"), zeros),
+                                jnp.arange(num_samples))
+    if has_error:
+      spread = draws.std(axis=0, ddof=1) if num_samples > 1 else zeros + (0 if exact else jnp.inf)
+      found["stderr"] = spread / math.sqrt(num_samples)
+    return found
 
   return row_nll
 
@@ -192,6 +200,40 @@ def summarize(nll: np.ndarray, count: np.ndarray, chars: np.ndarray | None) -> d
   return result
 
 
+def check_pairs(pairs: Sequence[tuple[Any, Any]], length: int) -> None:
+  """Raises ValueError for a pair that is too long, or an empty answer."""
+  for i, (prompt, answer) in enumerate(pairs):
+    if len(prompt) + len(answer) > length or not len(answer):
+      raise ValueError(f"choice {i} has {len(prompt)} prompt and {len(answer)} answer tokens; "
+                       f"expected an answer, and both within the row length {length}.")
+
+
+def pair_rows(pairs: Sequence[tuple[Any, Any]], *, length: int, pad_id: int,
+              num_rows: int) -> dict[str, np.ndarray]:
+  """Makes rows of pairs, of which the answers count: arrays [num_rows, length].
+
+  Raises:
+    ValueError: a pair that is too long, or an empty answer.
+  """
+  check_pairs(pairs, length)
+  tokens = np.full((num_rows, length), pad_id, np.int32)
+  mask = np.zeros((num_rows, length), bool)
+  segments = np.zeros((num_rows, length), np.int32)
+  for i, (prompt, answer) in enumerate(pairs):
+    start, end = len(prompt), len(prompt) + len(answer)
+    tokens[i, :start], tokens[i, start:end] = prompt, answer
+    mask[i, start:end], segments[i, :end] = True, 1
+  return {"tokens": tokens, "loss_mask": mask, "segment_ids": segments,
+          "example_index": np.zeros(num_rows, np.int32)}
+
+
+def run_rows(fn: Callable, params: types.Params, rows: Mapping[str, np.ndarray],
+             mesh: jax.sharding.Mesh | None) -> Any:
+  """Runs a jitted function of parameters and rows; host arrays of all rows."""
+  batch = sharding.place_batch(rows, mesh) if mesh else jax.tree.map(jnp.asarray, dict(rows))
+  return processes.fetch(fn(params, batch))
+
+
 def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tuple[Any, Any]], *,
                     length: int, pad_id: int, index: Sequence[int] | np.ndarray | None = None,
                     batch_size: int = 0, mesh: jax.sharding.Mesh | None = None) -> np.ndarray:
@@ -220,22 +262,8 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
     return np.zeros(0, np.float32)
   batch_size = batch_size or len(pairs)
   num_rows = -(-len(pairs) // batch_size) * batch_size  # the last ones have no tokens
-  tokens = np.full((num_rows, length), pad_id, np.int32)
-  mask = np.zeros((num_rows, length), bool)
-  segments = np.zeros((num_rows, length), np.int32)
-  for i, (prompt, answer) in enumerate(pairs):
-    start, end = len(prompt), len(prompt) + len(answer)
-    if end > length or not len(answer):
-      raise ValueError(f"choice {i} has {start} prompt and {len(answer)} answer tokens; expected "
-                       f"an answer, and both within the row length {length}.")
-    tokens[i, :start], tokens[i, start:end] = prompt, answer
-    mask[i, start:end], segments[i, :end] = True, 1
-  rows = {"tokens": tokens, "loss_mask": mask, "segment_ids": segments,
-          "example_index": np.zeros(num_rows, np.int32)}
+  rows = pair_rows(pairs, length=length, pad_id=pad_id, num_rows=num_rows)
   rows["example_index"][:len(pairs)] = np.arange(len(pairs)) if index is None else index
-  found = []
-  for first in range(0, num_rows, batch_size):
-    batch = {k: v[first:first + batch_size] for k, v in rows.items()}
-    batch = sharding.place_batch(batch, mesh) if mesh else (jax.tree.map(jnp.asarray, batch))
-    found.append(processes.fetch(row_nll(params, batch)["nll"]))
+  found = [run_rows(row_nll, params, {k: v[first:first + batch_size] for k, v in rows.items()},
+                    mesh)["nll"] for first in range(0, num_rows, batch_size)]
   return np.concatenate(found)[:len(pairs)]

@@ -1,7 +1,7 @@
 """Mode claim: arms x seeds of ordinary runs, compared by a stated test.
 
-Contents: run, check, Comparison, EQUAL, value_at, updates_to_reach, verdict, merge, set_key,
-run_once.
+Contents: run, check, Comparison, EQUAL, value_at, updates_to_reach, rising, verdict, merge,
+set_key, run_once.
 
 A claim's config has `run`, a config of mode train, rl or eval; `arms`, what each arm changes of it;
 `seeds`; `grids`, values that an arm tries for one key, the best of which counts; and
@@ -31,6 +31,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from scipy import optimize
 from scipy import stats
 
 from mdx import config as config_lib
@@ -62,7 +63,8 @@ class Comparison:
     larger_is_better: the claimed sign.
     ratio: the test is on the logarithms, for positive measures that differ by a factor.
     speedup: also say how many times fewer updates the left arm needs to reach the best accuracy
-      of the right arm's learning curve.
+      of the right arm's learning curve, both read off the `rising` fits of the curves: the best of
+      noisy points is too high, and more so the more points there are.
   """
   name: str
   left: str
@@ -132,6 +134,16 @@ def updates_to_reach(curve: Sequence[Results], accuracy: float) -> float:
       share = (accuracy - low["accuracy"]) / (high["accuracy"] - low["accuracy"])
       return low["updates"] + share * (high["updates"] - low["updates"])
   return float(curve[-1]["updates"]) if curve[-1]["accuracy"] >= accuracy else math.inf
+
+
+def rising(curve: Sequence[Results]) -> list[dict[str, Any]]:
+  """The curve with the accuracies of the closest non-decreasing one, in least squares.
+
+  Where noise (or overfitting) makes it fall, neighbours have their mean; a curve that only rises
+  stays as it is.
+  """
+  fitted = optimize.isotonic_regression([point["accuracy"] for point in curve]).x
+  return [dict(point, accuracy=float(x)) for point, x in zip(curve, fitted)]
 
 
 def verdict(differences: Sequence[float], larger_is_better: bool = True) -> dict[str, Any]:
@@ -349,9 +361,9 @@ def _compare(comparison, left, right) -> dict[str, Any]:
   if comparison.speedup:
     ratios = []
     for a, b in zip(left, right):
-      best = measured(b, "best")
-      ratios.append(updates_to_reach(b["curve"], best) / max(
-          updates_to_reach(a["curve"], best), 1e-9))
+      own, other = rising(a["curve"]), rising(b["curve"])
+      best = other[-1]["accuracy"]
+      ratios.append(updates_to_reach(other, best) / max(updates_to_reach(own, best), 1e-9))
     row["speedups"] = ratios  # 0 where the left arm never reaches it
   return row
 

@@ -19,6 +19,8 @@ from mdx.build import base as base_lib
 from mdx.build import frozen as frozen_lib
 from mdx.build import load as load_lib
 from mdx.build import setup as setup_lib
+from mdx.build import values
+from mdx.build import workdir as workdir_lib
 from mdx import config as config_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
@@ -37,10 +39,7 @@ from mdx.utils import readers
 
 
 def _check(config: Mapping[str, Any]) -> None:
-  config_lib.check_positive(config, "batch_size")
-  if config["num_examples"] < 0:
-    raise ValueError(f"config.num_examples must be positive, or 0 for all; got "
-                     f"{config['num_examples']}.")
+  values.check(config)
   if config["prompt_format"] not in task_eval.FORMATS:
     raise ValueError(f"config.prompt_format is {config['prompt_format']!r}; choose from "
                      f"{', '.join(task_eval.FORMATS)}.")
@@ -93,6 +92,7 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                          dtype=config["dtype"], init=config["init"])
   sampler, prompts = _prompts(model, config, task, examples)
+  workdir_lib.check_job(path, config, lambda: prompts.tokens.tolist())
   identity = config_lib.run_hash({
       "source": os.path.abspath(source), "weights": checksum.of_items({"params": model.params}),
       "init": base_lib.loading(config["init"]),

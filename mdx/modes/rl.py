@@ -15,31 +15,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdx import checkpoint as checkpoint_lib
-from mdx import config as config_lib
-from mdx import metrics as metrics_lib
-from mdx import sharding
-from mdx import tasks
-from mdx import types
 from mdx.build import base as base_lib
 from mdx.build import load as load_lib
 from mdx.build import resolve
 from mdx.build import rl as plan
 from mdx.build import workdir as workdir_lib
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
+from mdx import metrics as metrics_lib
 from mdx.modes import reporting
 from mdx.modes import train as train_mode
 from mdx.report import denoising
 from mdx.report import plots
 from mdx.rl import rollout as rollout_lib
 from mdx.samplers import trajectory
+from mdx import sharding
+from mdx import tasks
 from mdx.train import loop as loop_lib
 from mdx.train import meter as meter_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
+from mdx import types
 from mdx.utils import console
 from mdx.utils import files
+from mdx.utils import memory
 from mdx.utils import processes
 from mdx.utils import readers
 from mdx.utils import rng
@@ -68,10 +69,17 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
                            adaptations=config.get("adaptations", ()), seed=config["seed"],
                            trains=plan.optimizer_of(config).trains)
     parts = _checked(config, workdir, model, task)
+    workdir_lib.check_job(parts.workdir, parts.config, lambda: _ends(task))
     with jax.set_mesh(parts.model.mesh):
       return _train(parts, stop, base_seconds)
   finally:
     stop.close()
+
+
+def _ends(task: types.Task) -> list[Any]:
+  """The number of training problems, the first and the last of them."""
+  examples = task.examples("train")
+  return [len(examples), examples[0], examples[-1]]
 
 
 def _checked(config: Mapping[str, Any], workdir: str, model: load_lib.Loaded,
@@ -79,6 +87,7 @@ def _checked(config: Mapping[str, Any], workdir: str, model: load_lib.Loaded,
   """The parts of a run, with all checked that can be before anything is compiled."""
   run = plan.plan(config, workdir, model, task)
   plan.check_data(run)
+  memory.check("the state of this run", run.shapes)
   return run
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 
 from mdx.build import base as base_lib
+from mdx.build import values
+from mdx.build import workdir as workdir_lib
 from mdx import config as config_lib
 from mdx.eval import generative
 from mdx.eval import hf_causal
@@ -80,7 +82,7 @@ def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
 def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   """Decodes the prompts; writes samples.jsonl and samples.html. Goes on where it stopped."""
   config = config_lib.to_dict(config)
-  config_lib.check_positive(config, "num_samples", "batch_size")
+  values.check(config)
   prompts = read_prompts(config["prompts"])
   if config["sampler"]["name"]:
     samplers.check_fields(config["sampler"])
@@ -93,6 +95,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                          dtype=config["dtype"], init=config["init"])
   sampler, rows = _rows(model, config, prompts)
+  workdir_lib.check_job(path, config, lambda: [row.tolist() for row in rows])
   console.say(f"{type(sampler).__name__}: {len(rows)} rows of {sampler.gen_length} tokens from "
                 f"{source}, {jax.device_count()} {jax.devices()[0].platform} device(s)")
   identity = config_lib.run_hash({
@@ -138,8 +141,6 @@ def build_scorer(config: Mapping[str, Any]) -> tuple[Callable | None, bool]:
   Raises:
     ValueError: no such model, or one without a likelihood.
   """
-  config_lib.check_positive(config, "quality.max_length", "quality.num_samples",
-                            "quality.batch_size")
   quality = dict(config["quality"])
   name, which, num_samples = (quality.pop(k) for k in ("scorer", "params", "num_samples"))
   if not name:

@@ -43,6 +43,8 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   stop = progress_lib.StopSignal()
   try:
     parts = setup_lib.setup(config, workdir)
+    workdir_lib.check_job(parts.workdir, parts.config,
+                          lambda: pipeline.fingerprint(parts.config["data"]))
     workdir_lib.claim_workdir(parts.workdir, parts.config, parts.tokenizer, parts.shapes)
     if base:
       parts.config["init"]["checkpoint"] = base

@@ -135,7 +135,8 @@ class Transformer:
         | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",
                          "token_types", "position_offset", "local_radius", "global_every",
                          "local_rope_theta"), 0),
-        between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)"))
+        between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
+        | {"num_layers": "[1, 10000]", "num_heads": "[1, 100000]", "width": "[1, 10000000]"})
     if not self.head_dim and self.width % self.num_heads:
       raise ValueError(f"network.num_heads {self.num_heads} does not divide width {self.width}; "
                        "use a divisor, or set network.head_dim.")
@@ -277,7 +278,8 @@ class Transformer:
                          width=self.width, num_layers=self.num_layers, unstack=unstack,
                          part=types.Part(init, functools.partial(axes.axes, adapted=adapted),
                                          functools.partial(axes.decays, adapted=adapted)),
-                         vary=lambda *shares, **fields: self.scaled(*shares, **fields).network())
+                         vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
+                         reads_time=self.time_conditioning)
 
 
 NETWORKS = {"transformer": Transformer}

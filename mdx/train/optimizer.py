@@ -53,12 +53,12 @@ def is_matrix(params: Any) -> Any:
 
 
 def layer_factors(params: Any, decay: float) -> Any:
-  """Tree of factors: decay ** (number of layers from a parameter to the head).
+  """Tree of factors: decay ** (distance of a parameter from the head), as in ELECTRA's code.
 
-  Of n layers, the last has decay, the first decay ** n and the embeddings (also of positions and
-  times, and tied ones) decay ** (n + 1); heads, the final norm and whatever is neither have 1.
-  A part without layers of its own, such as embeddings that several networks share, counts those
-  of the deepest network.
+  Of n layers, the last has decay ** 2, the first decay ** (n + 1) and the embeddings (also of
+  positions and times, and tied ones) decay ** (n + 2); heads, the final norm and whatever is
+  neither have 1. A part without layers of its own, such as embeddings that several networks share,
+  counts those of the deepest network.
 
   Returns:
     float32 per leaf: a scalar, or [layers, 1, ...] for stacked layers.
@@ -73,14 +73,14 @@ def layer_factors(params: Any, decay: float) -> Any:
     if found := _LAYER.fullmatch(path):
       num_layers = depth[found[1]]
       if found[2] is not None:
-        return np.float32(decay ** (num_layers - int(found[2])))
-      powers = decay ** np.arange(num_layers, 0, -1, dtype=np.float64)
+        return np.float32(decay ** (num_layers + 1 - int(found[2])))
+      powers = decay ** np.arange(num_layers + 1, 1, -1, dtype=np.float64)
       return powers.astype(np.float32).reshape((-1,) + (1,) * (len(leaf.shape) - 1))
     if not _INPUT.fullmatch(path):
       return np.float32(1)
     own = max((prefix for prefix in depth if path.startswith(prefix)), key=len, default=None)
     num_layers = max(depth.values(), default=0) if own is None else depth[own]
-    return np.float32(decay ** (num_layers + 1))
+    return np.float32(decay ** (num_layers + 2))
 
   return tree.map_with_path(factor, params)
 
@@ -113,8 +113,8 @@ class Optimizer:
     trainable: pattern of the paths of the parameters that are trained, such as ".*/lora_[ab]"; the
       others keep their values, and have neither gradients nor moments. "" = all.
     selection: name in SELECTIONS: which of these are trained at a step, also by layer.
-    layer_decay: what a layer's rate is of that of the layer above it, in (0, 1]; see
-      `layer_factors`. It multiplies the whole step, weight decay included.
+    layer_decay: what a layer's rate is of that of the layer above it, in (0, 1]; the last layer
+      has its square, see `layer_factors`. It multiplies the whole step, weight decay included.
   """
   learning_rate: float = 3e-4
   schedule: str = "cosine"
@@ -200,6 +200,8 @@ class Optimizer:
 class Muon(Optimizer):
   """Momentum whose matrices are made orthogonal, for the matrices within layers; AdamW elsewhere.
 
+  The matrix is gradient + momentum * (sum of momentum^i times the gradient i steps ago), without a
+  correction of its bias, as in the code of Jordan et al. and Liu et al.; its scale does not matter.
   Every matrix of a stack by itself, by five Newton-Schulz iterations, which take singular values
   to about 0.7 .. 1.2. A matrix [m, n] is then scaled by rms * sqrt(max(m, n)), so that its step has
   the root mean square `rms`, that of AdamW's steps: rate and weight decay of AdamW can stay.
@@ -242,15 +244,21 @@ def _by_step(share: Callable[..., jax.Array]) -> optax.GradientTransformation:
 
 
 def _orthogonal(momentum: float) -> optax.GradientTransformation:
-  """optax's Muon over the last two axes, without the constants that it keeps in its state."""
+  """Nesterov momentum made orthogonal over the last two axes, with the state of optax's Muon.
+
+  optax corrects the bias of gradient and momentum apart, which is another direction from the second
+  step on; so it is only given what is to be made orthogonal. Its constants are no state.
+  """
   axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
   inner = optax.contrib.scale_by_muon(
-      beta=momentum, weight_dimension_numbers=lambda x: jax.tree.map(lambda _: axes, x))
+      beta=0.0, nesterov=False, weight_dimension_numbers=lambda x: jax.tree.map(lambda _: axes, x))
 
   def update(updates, state, params=None):
-    constants = inner.init({}).ns_coeffs
-    updates, state = inner.update(updates, state._replace(ns_coeffs=constants), params)
-    return updates, state._replace(ns_coeffs=())
+    mean = lambda old, new: momentum * old + (1 - momentum) * new
+    mu = jax.tree.map(mean, state.mu, updates)
+    ahead = jax.tree.map(mean, mu, updates)
+    updates, done = inner.update(ahead, inner.init(ahead)._replace(count=state.count), params)
+    return updates, done._replace(mu=mu, ns_coeffs=())
 
   return optax.GradientTransformation(
       lambda params: inner.init(params)._replace(ns_coeffs=()), update)

@@ -1,6 +1,6 @@
 """Memory of a device: what parameters need, and what it has.
 
-Contents: per_device, limit, announce.
+Contents: per_device, limit, check, announce.
 """
 
 from __future__ import annotations
@@ -29,6 +29,20 @@ def limit(device: jax.Device | None = None) -> int:
   if stats and "bytes_limit" in stats:
     return int(stats["bytes_limit"])
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+
+
+def check(name: str, shapes: Any) -> None:
+  """Raises ValueError for arrays that cannot be on the devices of this job.
+
+  Args:
+    name: what they are, for people.
+    shapes: tree of shape structs with shardings.
+  """
+  need, room = per_device(shapes), limit()
+  if need > room:
+    raise ValueError(f"{name} needs {need / _GIB:,.1f} GiB on each of {jax.device_count()} "
+                     f"device(s), which have {room / _GIB:,.1f} GiB; use a smaller network, a mesh "
+                     "that cuts it (mesh.fsdp, mesh.tensor), or more devices.")
 
 
 def announce(name: str, shapes: Any) -> None:

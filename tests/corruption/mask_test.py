@@ -180,15 +180,35 @@ def test_the_geometric_law_is_that_of_spanbert():
   assert round(float((probs * np.arange(1, 11)).sum()), 1) == 3.8  # the paper's mean
 
 
-def test_all_arrangements_of_spans_are_equally_likely():
+@pytest.mark.parametrize("num_units, count, longest", [
+    (40, 20, 10), (40, 5, 3), (60, 9, 10), (32, 10, 6)])
+def test_every_position_is_equally_likely_in_a_span(num_units, count, longest):
+  num_rows = 8000
+  allowed = (jnp.arange(64) >= 1) & (jnp.arange(64) <= num_units)  # behind a special token
+  selected, begins = _spans(_keys(num_rows), jnp.full(num_rows, count),
+                            jnp.broadcast_to(allowed, (num_rows, 64)), None,
+                            mask_lib.geometric(0.2, longest))
+  rate = np.asarray(selected)[:, 1:num_units + 1].mean(axis=0)
+  share = count / num_units
+  error = np.sqrt(share * (1 - share) / num_rows)
+  # Exactly so if the count divides the units; else the last gap is cut.
+  slack = 0 if num_units % count == 0 else 0.03 * share
+  assert np.abs(rate - share).max() < 4.2 * error + slack
+  first, last = rate[[0, -1]] / share  # half of it, if arrangements were equally likely
+  assert min(first, last) > 0.9
+  # Spans begin anywhere: not on a grid.
+  starts = np.asarray(selected & begins)[:, 1:num_units + 1].mean(axis=0)
+  assert np.ptp(starts[longest:-longest]) < 0.25 * starts.mean()
+
+
+def test_spans_and_gaps_come_in_all_orders():
   num_rows = 20000
-  selected, begins = _spans(_keys(num_rows), jnp.full(num_rows, 4), jnp.ones((num_rows, 7),
-                                                                                     bool),
-                                    None, np.array([0.0, 1.0]))
-  # Two spans of two and three single places: 5 over 2 arrangements, also where spans touch.
-  starts = np.asarray(selected & begins) @ (2 ** np.arange(7))
+  selected, begins = _spans(_keys(num_rows), jnp.full(num_rows, 4), jnp.ones((num_rows, 8), bool),
+                            None, np.array([0.0, 1.0]))
+  # Two spans of two and two gaps of two: 4 over 2 orders, also where spans touch.
+  starts = np.asarray(selected & begins) @ (2 ** np.arange(8))
   found = np.unique(starts, return_counts=True)[1]
-  assert len(found) == 10 and oracle.chi_square(found, np.ones(10)) > 1e-4
+  assert len(found) == 6 and oracle.chi_square(found, np.ones(6)) > 1e-4
 
 
 def test_spans_are_of_whole_units_and_rows_with_few_units_are_selected_whole():

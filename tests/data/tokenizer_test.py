@@ -215,6 +215,13 @@ def test_mask_is_appended_where_there_is_none_and_padding_is_the_end_token(tmp_p
   assert tokenizer_lib.load(tmp_path / "saved").fingerprint == tokenizer.fingerprint
 
 
+@pytest.mark.parametrize("name", ["<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"])
+def test_the_end_token_is_found_by_its_usual_names(tmp_path, name):
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+  backend.add_special_tokens([name])
+  assert _built(backend, tmp_path).eos_id == 2
+
+
 def test_ids_of_unusual_names_are_taken_from_the_caller(tmp_path):
   gpt = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
   gpt.add_special_tokens(["<stop>", "<hole>"])

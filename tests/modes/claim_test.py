@@ -42,6 +42,19 @@ def test_curves_are_read_between_their_points():
   assert claim.updates_to_reach(CURVE, 0.8) == float("inf")
 
 
+def test_speedups_do_not_reward_the_luckiest_point():
+  at = lambda *accuracies: {"curve": [dict(updates=10 * i, accuracy=a)
+                                      for i, a in enumerate(accuracies)]}
+  compared = claim.Comparison(name="c", left="a", right="b", speedup=True)
+  # The right arm stays at 0.5 +- 0.1 from update 20 on; its best point alone says 0.6.
+  noisy, fast = at(0.1, 0.3, 0.5, 0.6, 0.4, 0.5, 0.5), at(0.1, 0.5, 0.55, 0.55, 0.55, 0.55, 0.55)
+  row = claim._compare(compared, [fast, fast], [noisy, noisy])
+  assert row["speedups"] == pytest.approx([2.0, 2.0])
+  assert [p["accuracy"] for p in claim.rising(noisy["curve"])] == pytest.approx(
+      [0.1, 0.3, 0.5, 0.5, 0.5, 0.5, 0.5])
+  assert claim.rising(CURVE) == CURVE  # one that rises stays as it is
+
+
 def test_updates_until_an_accuracy_end_with_the_run():
   assert claim.measured({"curve": CURVE}, "reach:0.5") == pytest.approx(25)
   assert claim.measured({"curve": CURVE}, "reach:0.9") == 30

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tiny
 
-from mdx import modes
 from mdx.configs import eval as eval_config
 from mdx.configs import mdpo
 from mdx.data import chat
+from mdx import modes
 from mdx.modes import evaluate as evaluation
+from mdx.utils import checksum
 from mdx.utils import files
 
 
@@ -92,6 +93,9 @@ def test_an_evaluation_cut_short_decodes_only_what_is_left(base, tmp_path, monke
   assert calls == list(range(12, 20))
   assert _lines(tmp_path / "cut") == _lines(tmp_path / "whole")
   assert modes.run("eval", cfg, str(tmp_path / "cut")) == results and len(calls) == 8
+  monkeypatch.setattr(checksum, "of_items", lambda items: {"other weights": {}})
+  modes.run("eval", cfg, str(tmp_path / "cut"))  # behind the same path
+  assert len(calls) == 8 + 20
 
 
 @pytest.mark.slow
@@ -105,7 +109,7 @@ def test_a_draw_belongs_to_its_problem_whatever_the_batches(base, tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(num_examples=-1), "num_examples must be positive, or 0"),
+    (dict(num_examples=-1), "num_examples must be a whole number of at least 0"),
     (dict(prompt_format="html"), "prompt_format is 'html'; choose from text, chat"),
     (dict(system="Be brief."), "set prompt_format to chat"),
     (dict(sampler__gen_length=8), "have 16 tokens, sampler.gen_length is 8"),

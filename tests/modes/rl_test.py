@@ -260,7 +260,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
     ({"rollout.sampler.gen_length": 60, "rollout.sampler.steps": 60}, "fill in have 16 tokens"),
     ({"rollout.mixture_draw": "each"}, "choose from per_rollout, per_group"),
     ({"rollout.sampler.mixture": ((16, 0),)}, "pairs \\(block_length, steps\\)"),
-    ({"updates": -1}, "0 to evaluate the base model only"),
+    ({"updates": -1}, "updates must be a whole number of at least 0"),
     ({"objective.name": "ppo"}, "choose from coupled_grpo"),
     ({"eval.remasking": ("low",)}, "choose from low_confidence, rcr"),
     ({"task.num_train": 0}, "the train split has no examples"),
@@ -274,15 +274,22 @@ def test_bad_input_is_one_line_before_anything_is_written(changes, message, base
 
 
 def test_a_wrong_config_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
-  monkeypatch.setattr(modes, "train", lambda *args: pytest.fail("trained a base model"))
+  monkeypatch.setattr("mdx.modes.train.run", lambda *args: pytest.fail("trained a base model"))
   for changes, message in (({"objective.name": "ppo"}, "choose from coupled_grpo"),
                            ({"objective.kl_form": "k9"}, "choose from k2, k3"),
                            ({"rollout.sampler.name": "beam"}, "unknown sampler"),
                            ({"rollout.sampler.eos": "forbid"}, "use allow or last"),
+                           ({"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\)"),
+                           ({"eval.nfe": ("abc",)}, r"config.eval.nfe\[0\] must be a whole number"),
+                           ({"rollout.sampler.gen_length": 60, "rollout.sampler.steps": 60},
+                            "fill in have 16 tokens"),
+                           ({"mesh.data": 3}, "devices"),
+                           ({"optimizer.trainable": "nothing"}, "trainable"),
                            ({"rollout.sampler.schedule": "fast"}, "choose from even")):
     cfg = tiny.changed(_config(""), changes)
     with pytest.raises(ValueError, match=message):
       modes.run("rl", cfg, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_default_problems_of_training_and_test_share_no_givens():

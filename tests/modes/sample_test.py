@@ -188,9 +188,15 @@ def test_the_base_model_is_trained_once_where_no_checkpoint_is_given(tmp_path, c
 
 
 def test_a_wrong_rule_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
-  monkeypatch.setattr(modes, "train", lambda *args: pytest.fail("trained a base model"))
-  with pytest.raises(ValueError, match="unknown sampler name 'beam'"):
-    modes.run("sample", _config("", sampler__name="beam"), str(tmp_path))
+  monkeypatch.setattr("mdx.modes.train.run", lambda *args: pytest.fail("trained a base model"))
+  for changes, message in ((dict(sampler__name="beam"), "unknown sampler name 'beam'"),
+                           (dict(sampler__gen_length=10 ** 6), "of the model; shorten one")):
+    cfg = _config("", **changes)
+    with cfg.unlocked():
+      cfg.init.base = tiny.config("diffusion")
+    with pytest.raises(ValueError, match=message):
+      modes.run("sample", cfg, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -221,7 +227,7 @@ def test_exports_and_single_checkpoints_can_be_loaded(runs, tmp_path):
     ({"sampler.name": "confidence", "sampler.block_length": 3}, "does not divide gen_length 8"),
     ({"sampler.cache": "block"}, "needs a block-causal or causal model"),
     ({"sampler.name": "confidence", "sampler.schedule": "fast"}, "choose from even"),
-    ({"num_samples": 0}, "config.num_samples must be positive"),
+    ({"num_samples": 0}, "config.num_samples must be a whole number of at least 1"),
     ({"init.checkpoint": "nowhere"}, "nowhere does not exist"),
     ({"init.params": "best"}, "choose from ema, raw")])
 def test_bad_input_is_one_line_before_anything_is_written(changes, message, runs, tmp_path):

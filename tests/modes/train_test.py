@@ -48,6 +48,30 @@ def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path):
   assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
+def test_a_run_killed_before_its_results_has_no_line_twice(tmp_path):
+  cfg = tiny.config("diffusion", steps=2, log_steps=1, sampler__num_samples=0)
+  first = modes.run("train", cfg, str(tmp_path))
+  lines = (tmp_path / "metrics.jsonl").read_text()
+  (tmp_path / "results.json").unlink()
+  again = modes.run("train", cfg, str(tmp_path))
+  assert again["bits_per_char"] == first["bits_per_char"]
+  assert (tmp_path / "metrics.jsonl").read_text() == lines
+
+
+def test_a_config_that_was_refused_late_does_not_claim_the_workdir(tmp_path, monkeypatch):
+  with monkeypatch.context() as late, pytest.raises(ValueError, match="late"):
+    late.setattr(setup_lib, "start_state", functools.partial(_refuse, "late"))
+    modes.run("train", tiny.config("diffusion"), str(tmp_path))
+  assert (tmp_path / "config.json").exists()
+  modes.run("train", tiny.config("diffusion", seed=1, sampler__num_samples=0), str(tmp_path))
+  stored = json.loads((tmp_path / "config.json").read_text())["config"]
+  assert stored["seed"] == 1
+
+
+def _refuse(message, *args):
+  raise ValueError(message)
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_not_run_again(tmp_path):
   cfg = tiny.config("mlm")
@@ -136,7 +160,7 @@ def test_results_do_not_depend_on_the_number_of_devices(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(steps=0), "config.steps must be positive"),
+    (dict(steps=0), "config.steps must be a whole number of at least 1"),
     (dict(batch_size=6), "batch_size 6 is not divisible by 8 batch shards"),
     (dict(microbatches=2), "use a multiple of 16"),
     (dict(network__num_heads=3), "num_heads 3 does not divide width 16; use a divisor"),
@@ -158,7 +182,7 @@ def test_results_do_not_depend_on_the_number_of_devices(tmp_path):
     (dict(eval__gradient_draws=1), "gradient_draws must be 2 or more"),
     (dict(eval__estimator="exact"), "choose from stratified, monte_carlo"),
     (dict(optimizer__schedule="step"), "choose from constant, linear, cosine"),
-    (dict(sampler__steps=0), "sampler.steps must be at least 1"),
+    (dict(sampler__steps=0), "sampler.steps must be a whole number of at least 1"),
 ])
 def test_bad_input_is_one_line_before_anything_is_written(changes, message, tmp_path):
   with pytest.raises(ValueError) as error:
@@ -225,6 +249,8 @@ def test_a_base_is_trained_once_and_started_from_and_errors_come_before_it(tmp_p
   before = (tmp_path / "base" / "metrics.jsonl").read_text()
   modes.run("train", cfg, str(tmp_path))
   assert (tmp_path / "base" / "metrics.jsonl").read_text() == before
+  with pytest.raises(ValueError, match="base holds a run of another config .*seed"):
+    modes.run("train", tiny.changed(cfg, {"init.base.seed": 7}), str(tmp_path))
 
 
 @pytest.mark.slow

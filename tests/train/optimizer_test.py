@@ -167,9 +167,9 @@ def test_layer_decay_multiplies_steps_and_weight_decay_by_exact_powers(spec):
   for path, update in tree.flatten(found).items():
     power = np.float32(1)
     if "embed" in path:
-      power = np.float32(0.7 ** 4)
+      power = np.float32(0.7 ** 5)
     elif "/layers/" in path:
-      power = np.float32([0.7 ** 3, 0.7 ** 2, 0.7]).reshape((3,) + (1,) * (update.ndim - 1))
+      power = np.float32([0.7 ** 4, 0.7 ** 3, 0.7 ** 2]).reshape((3,) + (1,) * (update.ndim - 1))
     np.testing.assert_allclose(update, power * whole[path], rtol=1e-6, err_msg=path)
 
 
@@ -185,14 +185,42 @@ def test_parts_count_the_layers_of_their_own_network_and_muon_takes_their_layers
   found = {path: np.ravel(x).tolist()
            for path, x in tree.flatten(optimizer_lib.layer_factors(params, 0.5)).items()}
   assert found == {
-      "model/layers/mlp/up/kernel": [1 / 16, 1 / 8, 1 / 4, 1 / 2], "model/rtd_head/kernel": [1.0],
-      "model/embed_project/kernel": [1 / 32], "generator/layers/mlp/up/kernel": [1 / 4, 1 / 2],
-      "generator/embed/embedding": [1 / 8], "generator/lm_head/bias": [1.0],
-      "shared/embed/embedding": [1 / 32], "schedule/exponent": [1.0]}
+      # optimization.py of ELECTRA: depth 0 the embeddings, i + 1 layer i, n + 2 what is on top;
+      # the rate is decay ** (n + 2 - depth).
+      "model/layers/mlp/up/kernel": [1 / 32, 1 / 16, 1 / 8, 1 / 4], "model/rtd_head/kernel": [1.0],
+      "model/embed_project/kernel": [1 / 64], "generator/layers/mlp/up/kernel": [1 / 8, 1 / 4],
+      "generator/embed/embedding": [1 / 16], "generator/lm_head/bias": [1.0],
+      "shared/embed/embedding": [1 / 64], "schedule/exponent": [1.0]}
   matrices = [path for path, x in tree.flatten(optimizer_lib.is_matrix(params)).items() if x]
   assert matrices == ["generator/layers/mlp/up/kernel", "model/layers/mlp/up/kernel"]
   assert {np.ravel(x).tolist()[0] for x in jax.tree.leaves(
       optimizer_lib.layer_factors(params, 1.0))} == {1.0}
+
+
+def test_muons_later_steps_are_those_of_the_published_code():
+  draw = np.random.default_rng(0)
+  params = {"model": {"layers": {"kernel": jnp.zeros((2, 6, 4))}}}
+  spec = optimizer_lib.Muon(learning_rate=1.0, schedule="constant", warmup_steps=0, clip_norm=0,
+                            weight_decay=0.0, rms=0.5, momentum=0.9)
+  state = spec.build(10, tiny.PARTS).init(params)
+  buffer = np.zeros((2, 6, 4))
+  for step in range(4):
+    gradient = draw.normal(size=buffer.shape) * 10.0 ** step
+    updates, state = _updated(spec, {"model": {"layers": {"kernel": jnp.float32(gradient)}}}, state,
+                              params)
+    buffer = 0.9 * buffer + gradient  # Liu et al. 2025: buf.mul_(momentum).add_(g)
+    ahead = gradient + 0.9 * buffer  # g.add(buf, alpha=momentum)
+    for found, matrix in zip(-updates["model"]["layers"]["kernel"], ahead):
+      np.testing.assert_allclose(found, 0.5 * 6 ** 0.5 * _newton_schulz(matrix), atol=2e-4)
+
+
+def _newton_schulz(matrix):
+  """Five iterations of the published coefficients, on the wide matrix."""
+  x = matrix.T / np.linalg.norm(matrix)
+  for _ in range(5):
+    square = x @ x.T
+    x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+  return x.T
 
 
 def _of_known_spectrum(x):

@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,6 +135,48 @@ def test_a_process_that_fails_alone_ends_the_job(texts, tmp_path):
   code, out = _finish(_start([*_SMALL, *texts, f"--workdir={tmp_path / 'file/run'}"], 2))
   assert code == 2 and "cannot be written" in out, out
   assert time.monotonic() - began < 120  # jax by itself waits for five minutes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other, named", [("--config.optimizer.learning_rate=0.5", "config"),
+                                          ("data", "data")])
+def test_processes_that_would_not_run_the_same_are_refused(other, named, texts, tmp_path):
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+  jobs = []
+  for i in range(2):
+    job = tmp_path / f"process_{i}"  # each has a disk of its own, where the data has one name
+    job.mkdir()
+    for j, text in enumerate(("the moor", "the hound" if i and other == "data" else "the fog")):
+      (job / f"text{j}.txt").write_text(text * 50)
+    args = [*_SMALL, "--config.data.source.path=text1.txt", f"--workdir={tmp_path / 'run'}",
+            "--config.data.source.validation_path=text0.txt", "--distributed"]
+    if i and other != "data":
+      args.append(other)
+    environment = _ENVIRONMENT | {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(i), "PYTHONPATH": str(_ROOT)}
+    jobs.append(subprocess.Popen([sys.executable, "-m", "mdx.main", *args], text=True, cwd=job,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 env=environment, start_new_session=True))
+  for code, out in map(_finish, jobs):
+    assert code == 2 and f"do not have the same {named}: that of process 1" in out, out
+  assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_one_line_at_once(texts, tmp_path):
+  with socket.socket() as taken:
+    taken.bind(("", 0))
+    taken.listen()
+    environment = _ENVIRONMENT | {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{taken.getsockname()[1]}",
+        "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+    done = subprocess.run([sys.executable, "-m", "mdx.main", *_SMALL, *texts, "--distributed",
+                           f"--workdir={tmp_path}"], capture_output=True, text=True, cwd=_ROOT,
+                          env=environment, timeout=60)
+  assert done.returncode == 2 and "choose a free one for every process" in done.stderr
 
 
 @pytest.mark.slow

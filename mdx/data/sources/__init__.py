@@ -62,6 +62,6 @@ def layout_of(cfg: Mapping[str, Any]) -> str:
   try:
     return build(cfg).layout
   except ValueError:
-    if cfg.get("name") not in SOURCES:
+    if str(cfg.get("name")) not in SOURCES:
       raise
     return SOURCES[cfg["name"]].layout

@@ -174,8 +174,9 @@ class Memory(source.Source):
   is_checked: bool = True
 
   def __post_init__(self):
-    if isinstance(self.documents, (str, bytes)):
-      raise ValueError("memory source: documents is one text; give a list of documents.")
+    if isinstance(self.documents, (str, bytes)) or not isinstance(self.documents, Sequence):
+      raise ValueError("memory source: documents must be a list of documents, got "
+                       f"{self.documents!r:.60}.")
 
   def unchecked(self) -> source.Source:
     """The source whose documents are read one by one."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from mdx.corruption import block as block_lib
@@ -36,7 +37,8 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     attention: dict(name="block_causal", block_length=...): what sampling reads with.
     clip: least and greatest time drawn in training (with the linear schedule, mask rate).
       Blocks that are nearly clean or nearly all masked say little and vary much. The loss is
-      then no bound; likelihoods take all times whatever is drawn here.
+      then no bound; likelihoods take all times whatever is drawn here. Exact counts have these
+      rates in the mean: a count between two integers is rounded at random, to at least one.
 
   Raises:
     ValueError: another attention, bounds that are none, or as `MaskedDiffusion`.
@@ -72,14 +74,23 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
                                    self.visibility.block_length)
     num_blocks = -(-shape[1] // self.visibility.block_length)
     times = time_lib.of_blocks(rng.per_example(rng.stream(key, "blocks"), index), time, num_blocks)
+    is_exact = self.mask_draw == "exact_count"
     if is_drawn:
-      times = self.clip[0] + (self.clip[1] - self.clip[0]) * times
+      # A time of exact counts runs from all masked to clean.
+      low = 1 - self.clip[1] if is_exact else self.clip[0]
+      times = low + (self.clip[1] - self.clip[0]) * times
     # Rows of many short documents have more blocks: these take the times of the first again.
     time = jnp.take_along_axis(times, blocks % num_blocks, axis=1)
     keys = rng.per_example(rng.stream(key, "mask"), index)
-    if self.mask_draw == "exact_count":
+    if is_exact:
       length = block_lib.count_in_block(blocks, allowed)
-      count = jnp.minimum(jnp.floor(length * (1 - time)).astype(jnp.int32) + 1, length)
+      above = 1.0  # every count alike: floor + 1
+      if is_drawn and self.clip != (0.0, 1.0):
+        draws = jax.vmap(lambda key: jax.random.uniform(key, (num_blocks,)))(
+            rng.per_example(rng.stream(key, "rounding"), index))
+        above = jnp.take_along_axis(draws, blocks % num_blocks, axis=1)
+      count = jnp.floor(length * (1 - time) + above).astype(jnp.int32)
+      count = jnp.clip(count, jnp.minimum(1, length), length)
       is_masked = block_lib.exact_count(keys, count, blocks, allowed)
       return is_masked, length / jnp.maximum(count, 1), count / jnp.maximum(length, 1)
     time, weight = self._weight(time)
@@ -103,6 +114,15 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     starts = reading.segment_starts(segments, begins.shape)
     return jnp.where((begins & ~starts)[..., None], reading.previous_hidden(clean, segments),
                      reading.previous_hidden(noisy, segments))
+
+  @property
+  def reads_time(self):
+    """A model of blocks is not told the time."""
+    return False
+
+  def blocks_of(self, positions):
+    """Numbers the blocks of a document that begins at 0."""
+    return positions // self.visibility.block_length
 
   def answer(self, params, request):
     """Logits of the clean tokens; a model of blocks is not told the time."""

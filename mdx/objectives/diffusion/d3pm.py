@@ -62,6 +62,11 @@ class D3PM(diffusion.MaskedDiffusion):
     return cross_entropy + rise[0] + kept * (rise[0] - rise[1])
 
   @property
+  def reads_time(self):
+    """Whether the network or the cost of the mask column does."""
+    return self.mask_column or super().reads_time
+
+  @property
   def _never(self):
     return self.mask_id  # a token that is revealed is no mask
 

@@ -15,6 +15,9 @@ from typing import Any, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy import special
+from scipy import stats
 
 from mdx import config as config_lib
 from mdx import types
@@ -35,7 +38,7 @@ _LINEAR = {"name": "linear", "eps": 1e-4}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedDiffusion(types.Objective):
+class MaskedDiffusion(types.Maskable):
   """Negative evidence lower bound of masked diffusion, in nats.
 
   E_t[ -alpha'(t) / (1 - alpha(t)) * sum over masked i of -log p(x_i | x_t) ]
@@ -46,7 +49,8 @@ class MaskedDiffusion(types.Objective):
   token, in the reported bound; it has no gradient.
 
   With `num_steps` = T the weight is that of the bound of T steps from t to s = t - 1 / T,
-  T (alpha(s) - alpha(t)) / (1 - alpha(t)); it lies above the other by O(1 / T).
+  T (alpha(s) - alpha(t)) / (1 - alpha(t)); in the mean over texts it lies above the other, by
+  O(1 / T).
 
   With `mask_draw="exact_count"` (linear schedule) a row masks exactly
   k = floor(L (1 - t)) + 1 tokens and is weighted L / k: the same expectation,
@@ -141,8 +145,10 @@ class MaskedDiffusion(types.Objective):
     return self.mask_draw == "bernoulli"
 
   def prepare(self, params, batch, key, context):
-    """Draws times (unless `batch["time"]` gives them) and masks."""
+    """Draws times (unless `batch["time"]` gives them) and masks (unless `batch` has them)."""
     del params, context
+    if "is_masked" in batch:
+      return self._noised(batch, *(batch[k] for k in ("is_masked", "token_weight", "noise_level")))
     index = batch["example_index"]
     is_drawn = "time" not in batch
     if is_drawn and self.random_length_rate:
@@ -150,8 +156,11 @@ class MaskedDiffusion(types.Objective):
       batch = length_lib.cut_rows(keys, batch, self.random_length_rate)
     time = (time_lib.TIMES[self.time](rng.stream(key, "time"), index) if is_drawn
             else batch["time"])
+    return self._noised(batch, *self._corrupt(key, batch, time, is_drawn))
+
+  def _noised(self, batch, is_masked, weight, level):
+    """The rows with masks, and the weight of the loss."""
     allowed = mask_lib.allowed_positions(batch)
-    is_masked, weight, level = self._corrupt(key, batch, time, is_drawn)
     batch = batch | {
         "noisy_tokens": replace_lib.mask_all(batch["tokens"], is_masked, self.mask_id),
         "is_masked": is_masked, "token_weight": weight.astype(jnp.float32),
@@ -244,7 +253,33 @@ class MaskedDiffusion(types.Objective):
         raise ValueError("eval.estimator lattice_k draws exact counts of masks, which need the "
                          "linear schedule in continuous time; use stratified.")
       return dataclasses.replace(self, mask_draw="exact_count")
+    if estimator == "subsets" and not self.num_steps:  # whole, without the clipping at t = 0
+      return dataclasses.replace(self, schedule={**self.schedule, "eps": 0.0})
     return self
+
+  @property
+  def reads_time(self):
+    """Whether the network does, and the time is not the share of masks."""
+    return self.network.reads_time and self.mask_draw == "bernoulli"
+
+  def blocks_of(self, positions):
+    """All positions are one block."""
+    return np.zeros(len(positions), np.int32)
+
+  def given_count(self, count, total, quantile):
+    """Counts in continuous time weigh the same; the mask probability has a beta distribution."""
+    if self.mask_draw == "exact_count":
+      return np.ones(len(count)), count / total
+    if not self.num_steps:
+      mask_prob = special.betaincinv(count, total - count + 1, quantile)
+      return np.ones(len(count)), np.asarray(self.alpha.time(mask_prob), np.float64)
+    step = np.arange(1, self.num_steps + 1)
+    late, early = (np.asarray(self.alpha.mask_prob(x / self.num_steps), np.float64)
+                   for x in (step, step - 1))
+    mass = (count[:, None] * (late - early) / late
+            * stats.binom.pmf(count[:, None], total, late)).cumsum(axis=1)
+    chosen = (mass < quantile[:, None] * mass[:, -1:]).sum(axis=1)
+    return mass[:, -1], step[chosen] / self.num_steps
 
   def reader(self):
     """Any rule; the ancestral one follows the process that the loss bounds."""

@@ -90,7 +90,10 @@ class Labelled(types.Objective):
   @classmethod
   def complete(cls, config, data):
     """The config with the labels of its training data, where it names none."""
-    labels = tuple(config["objective"].get("labels") or ())
+    labels = config["objective"].get("labels") or ()
+    if not isinstance(labels, (list, tuple)) or not all(isinstance(x, str) for x in labels):
+      raise ValueError(f"objective.labels must be a list of texts, got {labels!r:.60}.")
+    labels = tuple(labels)
     if cls.counts:
       found = data.labels(cls.kind)
       labels = labels or found

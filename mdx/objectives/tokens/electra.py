@@ -53,7 +53,8 @@ class Electra(selection.Selection):
     generator: "model", a masked language model; "two_tower" (Electric): one network reads from the
       left and one from the right, all tokens are predicted, the label is that a token was
       selected, and log q(x) + log(rate / (1 - rate)) is added to the model's score, so that it
-      is an unnormalised log-likelihood of the token; "uniform": random tokens, no generator.
+      is an unnormalised log-likelihood of the token; q is the distribution at `temperature`, and
+      the rate that of the row, which exact counts round. "uniform": random tokens, no generator.
     generator_width: its share of the model's heads and width, in whole heads.
     generator_depth: its share of the layers.
     tie: what they share: "none", "embeddings" (token, position and type tables and their norm; a
@@ -175,6 +176,9 @@ class Electra(selection.Selection):
     draws, tokens, rate = self.draws(batch, key), batch["tokens"], self.rate(context.step)
     selected, _ = self.select(draws("mask"), rate, batch, self.words(batch))
     fields = {"is_selected": selected}
+    if self.generator == "two_tower":
+      rate = self.selected_rate(rate, batch)
+      fields["log_odds"] = jnp.broadcast_to(jnp.log(rate / (1 - rate)), len(tokens))
     vocabulary = dict(vocab_size=self.network.vocab_size, mask_id=self.mask_id)
     if self.generator == "uniform":
       fields["others"] = replace_lib.random_tokens(draws("sample"), tokens.shape[1], **vocabulary)
@@ -206,16 +210,16 @@ class Electra(selection.Selection):
     noisy = jnp.where(selected, generated.get("sample", batch.get("others")), tokens)
     is_replaced, offset = selected & (noisy != tokens), jnp.zeros((), jnp.float32)
     if self.generator == "two_tower":
-      rate = self.rate(context.step)
       is_replaced = selected
-      offset = jax.lax.stop_gradient(jnp.where(selected, generated["log_law"], -generated["nats"]))
-      offset = offset + jnp.log(rate / (1 - rate))
+      offset = jax.lax.stop_gradient(jnp.where(selected, generated["log_law"],
+                                               generated["log_law_of_original"]))
+      offset = offset + batch["log_odds"][:, None]
     batch = batch | generated | {"noisy_tokens": noisy, "is_replaced": is_replaced,
                                  "score_offset": jnp.broadcast_to(offset, tokens.shape)}
     return batch, self.encode(self.network, params["model"], noisy, batch, noise=context.noise)
 
   def _generate(self, params, batch, noise):
-    """Samples, nats, whether the best guess is right and log q(sample), [B, L] each."""
+    """Samples, nats, whether the best guess is right; of two towers log q too, [B, L] each."""
     network, noise = self.generator_network, reading.noise_for(noise, "generator")
     if self.generator == "model":
       own = self.generator_params(params)
@@ -237,6 +241,7 @@ class Electra(selection.Selection):
       found = {"nats": nats, "sample": sample, "is_right": is_right.astype(jnp.float32)}
       if self.generator == "two_tower":
         found["log_law"] = -heads.cross_entropy(law, sample)
+        found["log_law_of_original"] = -heads.cross_entropy(law, original)
       return found
 
     is_cloze = self.generator == "two_tower"

@@ -72,8 +72,9 @@ class Selection(types.Objective):
       expected share of tokens, for every word is equally likely.
     mask_draw: "bernoulli" (each unit by itself) or "exact_count" of units, at least one.
     span_max: longest span, in units; 1 selects no spans. Spans need "exact_count": lengths are
-      drawn until they sum to the count, the last one is cut, and every arrangement without
-      overlap is equally likely. (SpanBERT redraws spans that overlap, and counts tokens.)
+      drawn until they sum to the count, the last one is cut, and they are placed so that every
+      unit is equally likely, see `mask.spans`. (SpanBERT redraws spans that overlap, and counts
+      tokens.)
     span_rate: p of the geometric distribution of the lengths up to `span_max`.
     final_mask_rate: to which the rate of corruption goes over `anneal_steps`; 0: it is constant.
     rate_schedule: how it goes there: "linear" or "cosine".
@@ -195,6 +196,14 @@ class Selection(types.Objective):
     if self.mask_draw == "bernoulli":
       return mask_lib.bernoulli(keys, rate, allowed, units, nth)
     return mask_lib.exact_count(keys, _count(rate, allowed, units), allowed, units, nth)
+
+  def selected_rate(self, rate: jax.Array | float, batch: types.Batch) -> jax.Array | float:
+    """Probability that a unit is selected at a rate: float32 [B] of exact counts; below 1."""
+    if self.mask_draw == "bernoulli":
+      return rate
+    allowed, words = mask_lib.allowed_positions(batch), self.words(batch)
+    total = jnp.maximum(mask_lib.heads(allowed, words).sum(axis=1), 1)
+    return jnp.minimum(_count(rate, allowed, words), total - 0.5) / total
 
   def at_targets(self, network: types.Network, params: types.PyTree, hidden: jax.Array,
                  targets: Any, is_target: jax.Array, *, rate: float = 0.0, **options: Any) -> Any:

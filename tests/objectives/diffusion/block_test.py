@@ -177,6 +177,26 @@ def test_training_clips_times_and_likelihoods_do_not():
   assert np.asarray(whole["noise_level"]).min() < 0.01 < 0.99 < whole["noise_level"].max()
 
 
+@pytest.mark.parametrize("mask_draw", ["exact_count", "bernoulli"])
+@pytest.mark.parametrize("clip", [(0.3, 0.8), (0.6, 1.0), (0.0, 0.5), (0.45, 0.55)])
+@pytest.mark.parametrize("block_length", [4, 16])
+def test_clipped_mask_rates_lie_where_they_are_asked_for(mask_draw, clip, block_length):
+  objective = block_diffusion.BlockDiffusion(
+      network=_oracle(2), mask_id=0, mask_draw=mask_draw, clip=clip,
+      attention={"name": "block_causal", "block_length": block_length})
+  batch = {"tokens": jnp.ones((2000, 16), jnp.int32), "loss_mask": jnp.ones((2000, 16), bool),
+           "example_index": jnp.arange(2000)}
+  drawn = jax.jit(lambda b: objective.prepare({}, b, rng.root(0), CONTEXT)[0])(batch)
+  rate = np.asarray(drawn["is_masked"]).reshape(-1, block_length).mean(axis=1)
+  # At least one token of a block is masked, which few rates below 1 / block_length feel.
+  least = 0.02 if clip[0] == 0 and mask_draw == "exact_count" else 0
+  assert -0.01 < rate.mean() - sum(clip) / 2 < 0.01 + 3 * least
+  if mask_draw == "exact_count":
+    assert rate.min() > clip[0] - 1 / block_length and rate.max() < clip[1] + 1 / block_length
+    level = np.asarray(drawn["noise_level"]).reshape(-1, block_length)[:, 0]
+    np.testing.assert_allclose(rate, level, rtol=1e-6)
+
+
 def test_rows_draws_follow_them_and_padding_is_never_masked():
   objective = block_diffusion.BlockDiffusion(
       network=_oracle(2), mask_id=0, mask_draw="exact_count", time="independent",

@@ -23,8 +23,8 @@ NETWORK = nets.network()
 
 @functools.cache
 def _objective(**fields):
-  return electra.Electra(network=NETWORK, mask_id=nets.MASK_ID, mask_draw="exact_count",
-                         **{"mask_rate": 0.3, "generator_width": 0.5, **fields})
+  return electra.Electra(network=NETWORK, mask_id=nets.MASK_ID, **{
+      "mask_draw": "exact_count", "mask_rate": 0.3, "generator_width": 0.5, **fields})
 
 
 @functools.cache
@@ -169,15 +169,21 @@ def test_a_tower_sees_all_but_the_place_it_predicts():
 
 
 @pytest.mark.slow
-def test_electric_adds_the_log_odds_of_the_noise_to_its_scores():
-  objective, params, rows, _, read = _read((("generator", "two_tower"),))
+@pytest.mark.parametrize("fields", [(), (("temperature", 2.0),), (("mask_draw", "bernoulli"),)])
+def test_electric_adds_the_log_odds_of_the_noise_to_its_scores(fields):
+  objective, params, rows, _, read = _read((("generator", "two_tower"), *fields))
   left = objective._whole(params, params["generator"]["left"])
   logits = objective.generator_network.head(left, objective._towers(params, left, rows), "lm")
-  logq = np.asarray(heads.log_probs(logits, nets.MASK_ID))
+  # q is the distribution that the noise is drawn from, at the same temperature everywhere.
+  logq = np.asarray(heads.log_probs(logits / objective.temperature, nets.MASK_ID))
   noisy = np.take_along_axis(logq, read["noisy_tokens"][..., None], axis=-1)[..., 0]
-  counted = np.asarray(rows["loss_mask"])
+  counted, selected = np.asarray(rows["loss_mask"]), np.asarray(rows["is_selected"])
+  rate = np.full((len(counted), 1), 0.3)
+  if objective.mask_draw == "exact_count":  # the realised one: 0.3 of a row is rounded
+    rate = selected.sum(axis=1, keepdims=True) / counted.sum(axis=1, keepdims=True)
+    assert np.ptp(rate) > 0.01
   np.testing.assert_allclose(read["score_offset"][counted],
-                             (noisy + np.log(0.3 / 0.7))[counted], rtol=1e-4)
+                             (noisy + np.log(rate / (1 - rate)))[counted], rtol=1e-4, atol=1e-5)
   gradient = _gradient(objective, params, rows, {"rtd": 1.0}, "rtd")
   assert len(jax.tree.leaves(gradient["generator"])) and all((x == 0).all() for x in jax.tree.leaves(gradient["generator"]))
 
@@ -201,3 +207,12 @@ def test_microbatches_give_the_gradient_of_the_whole_batch():
 def test_options_that_exclude_each_other_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     _objective(**fields)
+
+
+@pytest.mark.parametrize("length, rate", [(10, 0.2), (12, 2 / 12), (1, 0.5)])
+def test_the_odds_of_noise_are_those_of_the_rounded_count(length, rate):
+  objective = _objective(generator="two_tower", mask_rate=0.2)
+  rows = nets.batch(4) | {"loss_mask": jnp.arange(nets.batch(4)["tokens"].shape[1])[None] < length}
+  rows["loss_mask"] = jnp.broadcast_to(rows["loss_mask"], rows["tokens"].shape)
+  odds = nets.prepare(objective, rows)[0]["log_odds"]
+  np.testing.assert_allclose(odds, np.log(rate / (1 - rate)), rtol=1e-5, atol=1e-6)
