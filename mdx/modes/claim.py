@@ -373,10 +373,6 @@ def _log_ratio(a: float, b: float) -> float:
   return math.log(a) - math.log(b) if a > 0 and b > 0 else math.nan
 
 
-def _p_text(p: float) -> str:
-  return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
 def table_text(results: Results) -> str:
   """The figures and verdicts as a table of plain text."""
   lines = [results["statement"], ""]
@@ -393,8 +389,9 @@ def table_text(results: Results) -> str:
     compared = ("no finite difference" if row["difference"] is None else
                 f"ratio {math.exp(row['difference']):.4g} *: {math.exp(row['spread']):.3g}"
                 if row["ratio"] else f"difference {row['difference']:+.4g} +- {row['spread']:.2g}")
+    p = "< 0.001" if row["p"] < 0.001 else f"= {row['p']:.3f}"
     lines.append(f"{row['verdict'].upper()}: {row['name']}: {row['left_mean']:.5g} against "
-                 f"{row['right_mean']:.5g}, {compared}, p {_p_text(row['p'])}"
+                 f"{row['right_mean']:.5g}, {compared}, p {p}"
                  + (f" (at equal {row['equal']})" if row["equal"] else ""))
     if row.get("speedups"):
       lines.append("  times fewer updates to the other's best: "

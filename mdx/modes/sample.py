@@ -52,9 +52,12 @@ def read_prompts(prompts: str) -> list[Any]:
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
-    record = readers.parse_json(line, f"{prompts} line {number}", "write one object a line")
     try:
+      record = readers.parse_json(line, "it", "write one object a line")
       prompt = record[next((k for k in ("tokens", "messages") if k in record), "text")]
+    except ValueError as error:
+      raise ValueError(f"{prompts} line {number} has neither `text` nor `tokens` nor `messages`: "
+                       f"{error}") from None
     except (KeyError, TypeError):
       raise ValueError(f"{prompts} line {number} has neither `text` nor `tokens` nor `messages`: "
                        f"{line:.60}") from None
