@@ -10,6 +10,7 @@ rules, none of which reads the problem:
   of the gold; it may leave the base out.
 - A unit may be left out, and so may a percent sign of a number of at least one. Two different
   units of measure are different.
+- Behind an approximate sign there may be a number that is about right.
 - Of an equation the name before it does not count, unless both have one; all the other sides must
   be equal to the gold, so that "6 = 5" answers nothing.
 - Lists and sets are equal in any order, tuples and intervals in the given order with the given
@@ -38,7 +39,7 @@ _MEASURES = {name: unit for unit, names in {
     "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month",
     "year": "yr year", "mph": "mph", "km/h": "km/h kph", "dollar": "dollar", "cent": "cent",
     "degree": "degree", "c": "c celsius", "f": "f fahrenheit", "radian": "rad radian",
-    "%": "% percent", "gal": "gal gallon", "acre": "acre", "n": "n newton", "j": "j joule",
+    "%": "% percent", "gal": "gal gallon", "acre": "acre", "n": "n newton", "joule": "joule",
     "w": "w watt", "hz": "hz hertz"}.items() for name in names.split()}
 _WORDS = "|".join(sorted((name for name in _MEASURES if len(name) > 1 and name.isalpha()), key=len,
                          reverse=True))
@@ -47,7 +48,10 @@ _UNIT = re.compile(
     rf"|\\text ?\{{[^{{}}]*\}}(?:/\\text ?\{{[^{{}}]*\}})?{_POWER}"
     rf"|(?: (?:{_WORDS})|(?<=[0-9]) [mgsh]"
     rf"|(?<=[0-9])(?:{_WORDS})|(?: [a-zA-Z]{{4,20}})+)s?{_POWER})$")
-_BESIDE = re.compile(r"[0-9] [0-9]")
+# Two answers side by side, of which the library would make a sum.
+_BESIDE = re.compile(r"[0-9] [0-9]|[0-9}] ?\\text ?\{[^{}]*\} ?(?:[0-9]|\\frac)")
+_SAYS_MORE = re.compile(r"\\text ?\{[^{}]*(?:[0-9]|\bnot\b)[^{}]*\}")
+_DOTS = re.compile(r"\\[lcd]?dots|\.\.\.")
 _SYMBOLS = re.compile(r"\\(?:cup|cap|setminus|begin|le|ge|in|ne|pm|mp|mid|[lc]?dots|mathbb)"
                       r"(?![a-z])|[<>|:]")
 _OR = re.compile(r"\\text ?\{ ?,? ?(?:and|or) ?\}|,? (?:and|or) |;")
@@ -69,7 +73,12 @@ def compare(gold: str, answer: str, *, depth: int = 0) -> bool | list[tuple[str,
   gold, answer = _compact(gold), _compact(answer)
   if gold == answer:
     return True
-  if not gold or not answer or _BESIDE.search(answer):
+  if "\\equiv" not in gold:
+    answer = answer.replace("\\equiv ", "=")
+  if any(pattern.search(answer) and not pattern.search(gold) for pattern in (_DOTS, _SAYS_MORE)):
+    return False
+  answer, _, about = answer.partition("\\approx ")
+  if not gold or not answer or _BESIDE.search(_OR.sub(",", answer)) or not _is_about(answer, about):
     return False
   if _SYMBOLS.search(gold) or _SYMBOLS.search(answer):
     return [(gold, answer)]
@@ -80,6 +89,13 @@ def compare(gold: str, answer: str, *, depth: int = 0) -> bool | list[tuple[str,
     return False
   found = _compare_lists(golds or ("", [gold], ""), answers or ("", [answer], ""), depth + 1)
   return [(gold, answer)] if found is None else found
+
+
+def _is_about(answer: str, about: str) -> bool:
+  """Whether a number behind an approximate sign, if there is one, is about what is before it."""
+  value, other = _quantity(_SIDE.split(answer)[-1]), _quantity(about)
+  return not about or other is not None and (
+      value is None or abs(value - other) <= abs(value) / 100)
 
 
 def _compact(text: str) -> str:
@@ -183,7 +199,11 @@ def _quantity(text):
 def _divide(text):
   """A formula and its unit, "" if it has none."""
   match = _UNIT.search(text)
-  return (text, "") if match is None else (text[:match.start()], _unit(match[1]))
+  unit = "" if match is None else _unit(match[1])
+  if not unit or re.search(r"[0-9,;(]", unit.replace("^2", "").replace("^3", "")) or (
+      len(unit) == 1 and not _is_measure(unit)):  # 5\text{i}
+    return text, ""
+  return text[:match.start()], unit
 
 
 def _unit(text):

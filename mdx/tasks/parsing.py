@@ -35,6 +35,8 @@ _UNIT_POWERS = re.compile(rf"(?:[a-zA-Zµμ%]|\\text ?\{{[^{{}}]{{0,99}}\}})(?:{
                           r"|\^\\circ ")
 _COMMAND_BEFORE = re.compile(r"\\(?!text|approx|circ)[a-zA-Z]+(?: ?\[[^\]]{0,9}\])? ?[{(]?$|\}\{$")
 _COMMAND_BEHIND = re.compile(r" ?\\(?!text|approx|circ|[^a-zA-Z])")
+_RELATION = re.compile(r"[<>]|\\(?:ne|le|ge|pm|mp|lnot|neg|[lc]?dots)(?![a-zA-Z])|\bnot\b|[0-9] ?i$"
+                       r"|\\text ?\{i\}")  # what is no number
 _SUBSCRIPT = re.compile(r"_\{?[0-9a-zA-Z]*\}?")
 _TAIL_CHARS = 400  # of a text, where its last number is looked for first
 _MAX_DIGITS = 40
@@ -83,6 +85,8 @@ def number(text: str) -> fractions.Fraction | None:
   contradicts it. Then, and for two numbers ("10 or 20"), it is None.
   """
   text = surface.normal(text[-MAX_CHARS:]).replace("\\approx ", "=")
+  if _RELATION.search(text):
+    return None
   if text.startswith("(") and text.endswith(")") and _LITERAL.fullmatch(text) is None:
     text = text[1:-1]
   sides = [_literals(side, is_short=True) for side in text.rsplit("=", _MAX_SIDES)]

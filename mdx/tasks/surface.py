@@ -55,6 +55,9 @@ _RULES = tuple((re.compile(pattern), written) for pattern, written in (
     (r"^([^{}\\]{1,99})\\over" + _END + r"([^{}\\]{1,99})$", r"\\frac{\1}{\2}"),
     (r"\^ ?\{? ?\\circ" + _END + r" ?\}?|\\degree" + _END, r"^\\circ "),
     (r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))", ""),
+    (r"\\not ?=", r"\\ne "), (r"\\text ?\{ ?i ?\}", "i"),
+    (r"\\[hv]?phantom ?\{[^{}]{0,99}\}|\\tag ?\{[^{}]{0,99}\}", ""),
+    (r"\\(?:text)?color ?\{[a-zA-Z]{0,20}\}", ""), (r"\\[hv]space\*? ?\{[^{}]{0,20}\}", " "),
     (r"\\checkmark|✓|✔|✅", "")))
 # Not within brackets, where a comma lists.
 _THOUSANDS = re.compile(r"(?<![0-9.,_^(\[])(?<!\\\{)[0-9]{1,3}(?:,[0-9]{3}){1,12}"

@@ -53,6 +53,7 @@ def test_a_box_comes_before_a_tag():
     (r"-2\frac{1}{2}", -2.5), (r"1.5\times 10^3", 1500), ("10^3", 1000), ("1.5e3", 1500),
     ("**5**", 5), ("Answer: 5", 5), (r"\text{5}", 5), ("6 = 5", None), ("5 = 5", 5), ("5, 6", None),
     ("5 6", None), (r"\sqrt{36}", None), (r"5\pi", None), ("5!", None), (r"\frac{\pi}{2}", None),
+    (r"5\text{i}", None), ("5i", None), (r"x \ne 5", None), ("x < 5", None), ("not 5", None),
     ("1/2/3", None), ("1/0", None), (r"\log 5", None)])
 def test_number_vectors(text, value):
   assert parsing.number(text) == (None if value is None else fractions.Fraction(value))
