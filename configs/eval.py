@@ -21,7 +21,7 @@ from mdx.configs import mdpo
 
 _TASKS = {
     "gsm8k": dict(name="gsm8k", path="", test_path=""),
-    "math500": dict(name="math", path="", test_path=""),
+    "math500": dict(name="math", path="", test_path="", time_limit=2.0),  # seconds an answer
     "countdown": dict(name="countdown", format="expression", num_numbers=3, max_number=20,
                       path="", test_path="", num_test=256),
     "sudoku": dict(name="sudoku", size=4, min_givens=4, max_givens=8, unique=True, path="",

@@ -20,10 +20,11 @@ from typing import Any, Mapping
 _NOT_IDENTITY = ("mode", "mesh", "sharding", "microbatches", "log_steps", "eval_steps",
                  "checkpoint_steps", "export", "checkpoint", "tensorboard", "compile", "remat",
                  "profile_steps")
+_NOT_IDENTITY_EITHER = ("data.on_error",)  # a run that it would change has stopped
 _ABSENT = "absent"
 # Keys that release 0.1 did not have, with the value at which they change nothing.
 _LATER: dict[str, Any] = {"frozen": {}, "eval.evaluators": [], "adaptations": [],
-                          "init.special_tokens": ""}
+                          "init.special_tokens": "", "data.on_error": "stop"}
 
 
 def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", **extra) -> Any:
@@ -266,6 +267,8 @@ def identity(cfg: Any, defaults: Mapping[str, Any] | None = None) -> dict[str, A
   defaults = to_dict(defaults or {})
   kept = {k: v for k, v in to_dict(cfg).items() if k not in _NOT_IDENTITY}
   flat, found = flatten(kept), {}
+  for key in _NOT_IDENTITY_EITHER:
+    flat.pop(key, None)
   for key, value in flat.items():
     above = key.split(".")[:-1]
     is_built = any(".".join((*above[:i + 1], "name")) in flat for i in range(len(above)))

@@ -15,7 +15,8 @@ from mdx.networks import adaptation
 # A file imports only from rows above its own, and from files of its own folder. The first match
 # counts.
 _ROWS = (
-    ("mdx/__init__.py", "mdx/config.py", "mdx/metrics.py", "mdx/utils/", "mdx/assets/"),
+    ("mdx/__init__.py", "mdx/utils/", "mdx/assets/"),
+    ("mdx/config.py", "mdx/metrics.py"),
     ("mdx/types.py",),
     ("mdx/corruption/", "mdx/costs/", "mdx/tasks/"),
     ("mdx/sharding.py", "mdx/checkpoint.py"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
@@ -23,6 +22,7 @@ from mdx.data import hf_tokenizer
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import adaptation
 from mdx.networks.adaptation import sites
+from mdx.utils import readers
 from mdx.utils import tree
 
 Adaptations = Sequence[types.Adaptation]
@@ -137,7 +137,7 @@ class Run(_Source):
       raise ValueError(f"{self.path} has no config.json, nor the directories above it; give a "
                        "run's workdir, one of its checkpoints, or an export.")
     try:
-      config = json.loads(self.file.read_text(encoding="utf-8"))["config"]
+      config = readers.read_json(self.file)["config"]
       model = config.get("model", config)  # of a run that fine-tuned a model
       return {**model, "network": translated(model["network"]), "init": config.get("init", {})}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -312,11 +312,18 @@ class HuggingFace:
 
   def _decode(self, ids: list[int], mask_id: int) -> str:
     if self._pieces is None:
-      if (mask := self.backend.id_to_token(mask_id)) is not None:
-        return self.backend.decode(ids, skip_special_tokens=False).replace(mask, MASK_CHAR)
-      marks = [-1, *(i for i, x in enumerate(ids) if x == mask_id), len(ids)]
-      return MASK_CHAR.join(self.backend.decode(ids[a + 1:b], skip_special_tokens=False)
-                            for a, b in zip(marks, marks[1:]))
+      read = functools.partial(self.backend.decode, skip_special_tokens=False)
+      marks = [i for i, x in enumerate(ids) if x == mask_id]
+      if (mask := self.backend.id_to_token(mask_id)) is None:
+        marks = [-1, *marks, len(ids)]
+        return MASK_CHAR.join(read(ids[a + 1:b]) for a, b in zip(marks, marks[1:]))
+      text = read(ids)
+      if text.count(mask) == len(marks):
+        return text.replace(mask, MASK_CHAR)
+      for i in reversed(marks):  # "[MASK]" is also in the text itself, where it stays
+        start = read(ids[:i + 1]).rfind(mask)
+        text = text[:start] + MASK_CHAR + text[start + len(mask):]
+      return text
     data = (MASK_CHAR.encode() if i == mask_id else self._pieces.get(i, b"") for i in ids)
     return b"".join(data).decode("utf-8", errors="replace")
 

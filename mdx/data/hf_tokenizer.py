@@ -92,10 +92,7 @@ def _settings(path, name) -> dict[str, Any]:
   file = os.path.join(path, name)
   if not os.path.isfile(file):
     return {}
-  try:
-    found = json.loads(readers.read_text(file))
-  except (ValueError, RecursionError) as e:
-    raise ValueError(f"{file}: not JSON settings of a tokenizer ({readers.reason(e)}).") from e
+  found = readers.read_json(file, "fetch it again")
   if not isinstance(found, dict):
     raise ValueError(f"{file}: not JSON settings of a tokenizer (expected an object).")
   return found

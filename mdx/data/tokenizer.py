@@ -155,10 +155,17 @@ class Tokenizer:
     """Returns int32 [n]; no special ids.
 
     Raises:
-      ValueError: a character that the vocabulary does not have, or text that it can only
-        write with the mask id.
+      ValueError: what is no text (another type, or half of a surrogate pair), a character that
+        the vocabulary does not have, or text that it can only write with the mask id.
     """
-    ids = np.asarray(self.vocab.encode(text), np.int32)
+    if not isinstance(text, str):
+      raise ValueError(f"{self.name}: expected text, got {text!r:.40}; correct the record.")
+    try:
+      ids = np.asarray(self.vocab.encode(text), np.int32)
+    except UnicodeEncodeError as e:
+      raise ValueError(f"{self.name}: surrogates not allowed, which are no characters, got U+"
+                       f"{ord(text[e.start]):04X} at position {e.start}; correct the \\u escapes "
+                       "of the file.") from None
     if np.isin(ids, self._markers).any():
       ids = np.asarray(self.vocab.encode_apart(text, self._markers), np.int32)
       if (ids == self.mask_id).any():

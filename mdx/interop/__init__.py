@@ -67,8 +67,8 @@ def is_hf_dir(path: str | pathlib.Path) -> bool:
   if any((path / name).is_file() for name in (safetensors.FILE, safetensors.INDEX)):
     return True
   try:
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+    config = readers.read_json(path / CONFIG)
+  except ValueError:
     return False
   return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import pathlib
 import re
@@ -29,6 +28,7 @@ from mdx.networks import transformer
 from mdx.networks.adaptation import lora
 from mdx.networks.adaptation import sites
 from mdx.utils import patterns
+from mdx.utils import readers
 from mdx.utils import tree
 
 CONFIG = "adapter_config.json"
@@ -121,13 +121,10 @@ def fields(path: str, family: family_lib.Family, spec: transformer.Transformer) 
 
 def _read(path: str, family: family_lib.Family, spec: transformer.Transformer) -> _Adapter:
   file = pathlib.Path(path) / CONFIG
-  try:
-    config = json.loads(file.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise ValueError(f"{file} cannot be read ({error.strerror}); init.adapter is a directory with "
-                     f"{CONFIG} and {FILE}.") from None
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"{file} is not JSON ({error}).") from None
+  if not file.exists():
+    raise ValueError(f"{file} cannot be read (it is not there); init.adapter is a directory with "
+                     f"{CONFIG} and {FILE}.")
+  config = readers.read_json(file, "fetch it again")
   if not isinstance(config, dict) or config.get("peft_type") != "LORA":
     kind = config.get("peft_type") if isinstance(config, dict) else None
     raise ValueError(f"{file}: peft_type {kind!r} is not known; expected LORA.")

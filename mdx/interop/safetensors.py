@@ -20,6 +20,9 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from mdx.utils import readers
+from mdx.utils import streams
+
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16),
@@ -82,6 +85,7 @@ class Reader:
   def _open(self, file: str):
     if file not in self._handles:
       try:
+        streams.check_regular(self.path / file)
         handle = safetensors.safe_open(self.path / file, "numpy")
       except FileNotFoundError:
         raise ValueError(f"{self.path / file} is missing, which {INDEX} names; fetch it "
@@ -138,8 +142,10 @@ class Reader:
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:
   try:
-    files = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    usable = bool(files) and all(pathlib.PurePath(f).name == f for f in files.values())
+    files = readers.read_json(path / INDEX, "fetch it again")["weight_map"]
+    # The name of "" is "", and that of ".." is "..".
+    usable = bool(files) and all(pathlib.PurePath(f).name == f and f not in ("", "..")
+                                 and "\0" not in f for f in files.values())
   except (ValueError, KeyError, TypeError, AttributeError):
     usable = False
   if not usable:
@@ -163,7 +169,7 @@ def _damage(path: pathlib.Path, error: Exception) -> str:
     try:
       ends = {name: 8 + length + entry["data_offsets"][1]
               for name, entry in json.loads(f.read(length)).items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
       return f"is not a safetensors file ({error})"
   cut = sorted((end, name) for name, end in ends.items() if end > size)
   if cut:

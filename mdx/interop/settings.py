@@ -5,9 +5,10 @@ Contents: CONFIG, SPECIAL_IDS, load_config, special_ids, end_ids.
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
+
+from mdx.utils import readers
 
 CONFIG, _GENERATION = "config.json", "generation_config.json"
 SPECIAL_IDS = {"mask_id": "mask_token_id", "pad_id": "pad_token_id", "eos_id": "eos_token_id",
@@ -24,13 +25,10 @@ def load_config(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
-  try:
-    found = json.loads(file.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise ValueError(f"{file} cannot be read ({error.strerror}); a Hugging Face directory has "
-                     "one beside its weights.") from None
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"{file} is not JSON ({error}).") from None
+  if not file.exists():
+    raise ValueError(f"{file} cannot be read (it is not there); a Hugging Face directory has one "
+                     "beside its weights.")
+  found = readers.read_json(file, "fetch it again")
   if not isinstance(found, dict):
     raise ValueError(f"{file} holds no object; expected the settings of a model.")
   return found
