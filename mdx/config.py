@@ -133,7 +133,7 @@ def check_number(value: Any, where: str, low: float, high: float, *, whole: bool
     low, high: the interval.
     whole: only whole numbers pass.
   """
-  kind = numbers.Integral if whole else numbers.Real
+  kind: Any = numbers.Integral if whole else numbers.Real
   if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
     raise ValueError(f"{where} must be a {'whole ' * whole}number of at least {low:g} and at most "
                      f"{high:.12g}, got {value!r:.60}.")

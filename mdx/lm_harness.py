@@ -144,7 +144,7 @@ class HarnessModel(lm_model.TemplateLM):
     if not self.model.begins_itself:
       return []
     start = hf_tokenizer.start_token(self.model.source)
-    return [self.model.tokenizer.special_texts.get(start, self.model.objective.start_token)]
+    return [self.model.tokenizer.special_texts.get(start, self.model.reader.start_id)]
 
   def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
     """(log p(continuation | context), whether it is greedy) of every request."""

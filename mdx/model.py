@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdx import sharding
 from mdx.build import load as load_lib
 from mdx.data import chat
 from mdx.eval import generative
@@ -27,6 +26,8 @@ from mdx.eval import subsets
 from mdx.report import denoising
 from mdx.samplers import batching
 from mdx.samplers import loop
+from mdx import sharding
+from mdx import types
 from mdx.utils import processes
 from mdx.utils import readers
 from mdx.utils import rng
@@ -94,6 +95,14 @@ class Model(load_lib.Loaded):
     return ids.astype(np.int32)
 
   @property
+  def reader(self) -> types.Reader:
+    """How the model is asked for tokens; TypeError for one that writes none."""
+    found = self.objective.reader()
+    if found is None:
+      raise TypeError(f"{type(self.objective).__name__} has no reader, for it writes no tokens")
+    return found
+
+  @property
   def is_causal(self) -> bool:
     """Whether it reads from left to right."""
     reader = self.objective.reader()
@@ -106,7 +115,7 @@ class Model(load_lib.Loaded):
     Without one (an empty prompt) they begin with the start token of the objective.
     """
     reader = self.objective.reader()
-    return reader is not None and reader.begins_itself
+    return reader is not None and reader.start_id >= 0
 
   @property
   def _closing(self) -> tuple[int, ...]:
@@ -118,12 +127,12 @@ class Model(load_lib.Loaded):
     """Most tokens of a prompt and its answer."""
     return self.max_length - len(self._closing) + self.begins_itself
 
-  def _cut(self, prompts: Sequence[Ids]) -> tuple[Sequence[Ids], np.ndarray | None]:
+  def _cut(self, prompts: Sequence[Any]) -> tuple[Sequence[Any], np.ndarray | None]:
     """Prompts without the first token of each, and these tokens int32 [N]; None: left as they are.
     """
     if not self.begins_itself:
       return prompts, None
-    start = self.objective.start_token
+    start = self.reader.start_id
     return [prompt[1:] for prompt in prompts], np.array(
         [prompt[0] if len(prompt) else start for prompt in prompts], np.int32)
 
@@ -164,7 +173,7 @@ class Model(load_lib.Loaded):
         raise ValueError(f"prompt {i} has {len(row)} tokens; with sampler.gen_length "
                          f"{sampler.gen_length} that is more than the {self.max_length} of the "
                          "model; shorten one of them.")
-      if infill and self.objective.reader().sampler == "autoregressive":
+      if infill and self.reader.sampler == "autoregressive":
         raise ValueError(f"prompt {i} has masks, which an autoregressive model cannot fill from "
                          "both sides; use a diffusion or mlm checkpoint.")
 
@@ -299,7 +308,8 @@ class Model(load_lib.Loaded):
       raise ValueError(f"a text has {max(sizes)} tokens, the model's rows at most "
                        f"{self.max_length}.")
     estimator = self.check_estimator(estimator)
-    options = dict(num_samples=num_samples, seed=seed, batch_size=batch_size, said=said)
+    options: dict[str, Any] = dict(num_samples=num_samples, seed=seed, batch_size=batch_size,
+                                   said=said)
     with jax.set_mesh(self.mesh):
       if estimator != subsets.ESTIMATOR:
         return self._estimate_by_place(pairs, before, sizes, estimator, **options)

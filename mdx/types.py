@@ -236,8 +236,8 @@ class Reader(NamedTuple):
     caches: caches that samplers may use with the model, "none" always being one.
     is_shifted: whether a position is read from the state of the one before it, which a window over
       a cache must then include.
-    begins_itself: whether a row begins with a first token of its own, which nothing predicts, and
-      only an empty one with a start token of the model.
+    start_id: start token of an empty row, where rows begin with a first token of their own, which
+      nothing predicts; -1: rows begin otherwise.
   """
   answer: Callable[[Params, Request], Answer]
   attention: Any
@@ -245,7 +245,7 @@ class Reader(NamedTuple):
   sampler: str = "confidence"
   caches: tuple[str, ...] = ("prefix", "dual")
   is_shifted: bool = False
-  begins_itself: bool = False
+  start_id: int = -1
 
 
 class World(NamedTuple):
@@ -523,7 +523,7 @@ class Adaptation(Protocol):
     raise TypeError(f"{type(self).__name__} replaces no kernel")
 
   def kernel(self, own: Mapping[str, jax.Array], kernel: jax.Array | None,
-             noise: jax.Array | None) -> jax.Array:
+             noise: jax.Array | None) -> jax.Array | None:
     """Returns the kernel that is applied; `noise` is a typed key [], None at evaluation."""
     del own, noise
     return kernel
@@ -545,7 +545,9 @@ class Adaptation(Protocol):
 
   def merged(self, own: Mapping[str, jax.Array], kernel: jax.Array) -> jax.Array:
     """Returns the kernel that does the same without the adaptation; ValueError if none does."""
-    return self.kernel(own, kernel, None)
+    found = self.kernel(own, kernel, None)
+    assert found is not None  # a kernel was given
+    return found
 
 
 class Sampler(Protocol):

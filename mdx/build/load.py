@@ -153,7 +153,7 @@ def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
   config = {**config, "network": {**config["network"], "attention_backend": "xla"}}
   spec, objective = model_parts.build_objective(config, tokenizer, mesh)
   reader = objective.reader()
-  if reader and reader.sampler == "autoregressive" and not reader.begins_itself:
+  if reader and reader.sampler == "autoregressive" and reader.start_id < 0:
     tokenizer = dataclasses.replace(tokenizer, prefix_ids=(), suffix_ids=())
   shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)),
                                    objective.parts(), mesh, config["sharding"])

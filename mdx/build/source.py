@@ -83,6 +83,12 @@ class Source(Protocol):
 
 class _Source:
   """The part of sources that does not depend on how weights are stored."""
+  path: str
+  network: Any
+  origin: Any
+  stored_types: Callable[..., types.Params]
+  _check: Callable[..., None]
+  _load: Callable[..., types.Params]
 
   def _base_form(self, shapes, adaptations):
     """The parameters that are stored of a model: without what is put on it while it is loaded."""
@@ -163,7 +169,8 @@ class Run(_Source):
 
   def _first(self) -> Run | HuggingFace:
     """The source that the run began from, also by way of other runs; itself if it has none."""
-    seen, source = set(), self
+    source: Run | HuggingFace = self
+    seen: set[str] = set()
     while isinstance(source, Run):
       before = source.config["init"].get("checkpoint", "") if source.file else ""
       if not before or before in seen:
@@ -175,6 +182,7 @@ class Run(_Source):
   def describe(self, dtype=""):
     """As `Source`."""
     config = {**self.config, **({"dtype": dtype} if dtype else {})}
+    assert self.file is not None  # `config` has been read
     return config, tokenizer_lib.load(self.file.parent)
 
   def stored_types(self, shapes, adaptations, keep=lambda path: True):
@@ -291,7 +299,7 @@ def translated(network: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a stored network table in today's words: `adaptations`, not fields of two of them."""
   old = dict(weights="float", lora_rank=0, lora_alpha=0.0, lora_targets=tuple(sites.PROJECTIONS))
   given = {**old, **{k: v for k, v in network.items() if k in old}}
-  found = [dict(name="int8")] if given["weights"] == "int8" else []
+  found: list[dict[str, Any]] = [dict(name="int8")] if given["weights"] == "int8" else []
   if given["lora_rank"]:
     found.append(dict(name="lora", rank=given["lora_rank"], alpha=given["lora_alpha"],
                       targets=tuple(given["lora_targets"])))

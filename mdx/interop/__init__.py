@@ -217,13 +217,14 @@ def end_ids(path: str | pathlib.Path) -> tuple[int, ...]:
 
 def check(path: str | pathlib.Path, shapes: Any) -> None:
   """Raises ValueError unless `path` has weights of these shapes; reads no weights."""
-  with _opened(path, *_describe(path)[1:], shapes):
+  with _opened(path, shapes):
     pass
 
 
 @contextlib.contextmanager
-def _opened(path, family, spec, shapes):
+def _opened(path, shapes):
   """Yields the reader of a directory and the entries of some parameters, which are checked."""
+  _, family, spec = _describe(path)
   with safetensors.Reader(path) as reader:
     table = weights.entries(family, spec, shapes, reader.names)
     weights.check(family, reader, table)
@@ -232,7 +233,7 @@ def _opened(path, family, spec, shapes):
 
 def stored_types(path: str | pathlib.Path, shapes: Any) -> Any:
   """`shapes` with bfloat16 where the directory stores a parameter so."""
-  with _opened(path, *_describe(path)[1:], shapes) as (reader, table):
+  with _opened(path, shapes) as (reader, table):
     return weights.stored_types(reader, table, shapes)
 
 
@@ -249,7 +250,7 @@ def load(path: str | pathlib.Path, shapes: Any,
   Raises:
     ValueError: see `check`.
   """
-  with _opened(path, *_describe(path)[1:], shapes) as (reader, table):
+  with _opened(path, shapes) as (reader, table):
     return weights.load(reader, table, shapes, finish)
 
 
@@ -270,7 +271,8 @@ def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
   Raises:
     ValueError: it is for another model.
   """
-  return peft.load(adapter, path, *_describe(path)[1:], shapes)
+  _, family, spec = _describe(path)
+  return peft.load(adapter, path, family, spec, shapes)
 
 
 def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
@@ -289,10 +291,11 @@ def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transf
   """
   path = pathlib.Path(path).absolute()
   files_lib.check_new(path)
-  if peft.adapter_of(spec) is None:
+  put = peft.adapter_of(spec)
+  if put is None:
     raise ValueError("the model has no adapters that the format peft holds; train some with "
                      "config.lora.rank, or use export.format=huggingface.")
-  params = tree.part(params, lambda path: sites.owner(path, (peft.adapter_of(spec),)) is not None)
+  params = tree.part(params, lambda path: sites.owner(path, (put,)) is not None)
   config, family, _ = _describe(like)
   is_causal = family.objective(config).get("name") == "ar"
   table = weights.entries(peft.family_of(family), spec, params)

@@ -32,10 +32,16 @@ _OF_ANSWERS = {"tool_calls", "reasoning_content", "reasoning", "thinking"}
 class Records(Sequence):
   """Base of the sequences here: `_length` records, read by `_get(index)`."""
 
+  _length: int
+
+  def _get(self, index: int) -> Any:
+    """The record of an index in range."""
+    raise NotImplementedError
+
   def __len__(self) -> int:
     return self._length
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: Any) -> Any:
     if not 0 <= index < self._length:
       raise IndexError(index)
     return self._get(index)
@@ -333,7 +339,7 @@ def _parse(text: str | bytes, complaint: str, remedy: str) -> Any:
   return value
 
 
-def _is_deep(text: str | bytes, value: Any) -> bool:
+def _is_deep(text: Any, value: Any) -> bool:
   """Whether a value has more than _MAX_JSON_DEPTH levels, of which a text shows the brackets."""
   brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
   if sum(map(text.count, brackets)) <= _MAX_JSON_DEPTH:

@@ -86,7 +86,7 @@ class AutoRegressive(types.Objective):
   def reader(self):
     """From left to right; the cache of a causal model is exact."""
     return types.Reader(self.answer, self.visibility, None, "autoregressive", (),
-                        begins_itself=self.start != "always")
+                        start_id=-1 if self.start == "always" else self.start_token)
 
   def answer(self, params, request):
     """Logits of each token given those before it; see `types.Request`."""
