@@ -197,6 +197,8 @@ class Request(NamedTuple):
     slots: int32 [B, W], ascending: with a cache, the positions that are run (S: none).
     num_targets: int32 [], or None: targets after so many are no positions, in any row, and
       their logits may be anything.
+    before: int32 [B], the token before each row, for models that read from left to right; None:
+      the model's start token.
   """
   tokens: jax.Array
   noise_level: jax.Array
@@ -206,6 +208,7 @@ class Request(NamedTuple):
   cache: PyTree = None
   slots: jax.Array | None = None
   num_targets: jax.Array | None = None
+  before: jax.Array | None = None
 
 
 class Answer(NamedTuple):
@@ -233,6 +236,8 @@ class Reader(NamedTuple):
     caches: caches that samplers may use with the model, "none" always being one.
     is_shifted: whether a position is read from the state of the one before it, which a window over
       a cache must then include.
+    begins_itself: whether a row begins with a first token of its own, which nothing predicts, and
+      only an empty one with a start token of the model.
   """
   answer: Callable[[Params, Request], Answer]
   attention: Any
@@ -240,6 +245,7 @@ class Reader(NamedTuple):
   sampler: str = "confidence"
   caches: tuple[str, ...] = ("prefix", "dual")
   is_shifted: bool = False
+  begins_itself: bool = False
 
 
 class World(NamedTuple):

@@ -18,6 +18,7 @@ from mdx import checkpoint as checkpoint_lib
 from mdx import interop
 from mdx import sharding
 from mdx import types
+from mdx.data import hf_tokenizer
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import adaptation
 from mdx.networks.adaptation import sites
@@ -215,11 +216,14 @@ class HuggingFace(_Source):
     path = self.path
     if (pathlib.Path(path) / tokenizer_lib.FILE_NAME).is_file():
       return tokenizer_lib.load(path)
+    ends = interop.end_ids(path)
     rows = interop.network_fields(path)["vocab_size"]
     ids = interop.special_ids(path) | ids
-    if not (pathlib.Path(path) / "tokenizer.json").is_file():
-      return tokenizer_lib.of_ids(rows, path, **ids)
-    return tokenizer_lib.build(path, None, chat_template=chat_template, num_ids=rows, **ids)
+    if not hf_tokenizer.is_in(path):
+      return _ended(tokenizer_lib.of_ids(rows, path, **ids), ends)
+    found = tokenizer_lib.build(path, None, chat_template=chat_template, num_ids=rows, **ids)
+    prefix_ids, suffix_ids = hf_tokenizer.around(found.vocab.definition())
+    return _ended(dataclasses.replace(found, prefix_ids=prefix_ids, suffix_ids=suffix_ids), ends)
 
   def network_of(self, tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
     """Returns fields of the transformer, with a row for every id of the tokenizer."""
@@ -228,8 +232,11 @@ class HuggingFace(_Source):
 
   def describe(self, dtype=""):
     """As `Source`."""
-    objective = interop.objective_fields(self.path)
+    objective = dict(interop.objective_fields(self.path))
     if not objective:
+      if interop.network_fields(self.path).get("head") == "none":
+        raise ValueError(f"{self.path} holds a model without a head, which writes no tokens; begin "
+                         "a fine-tuning with it (configs/finetune.py), or give one with a head.")
       raise ValueError(f"{self.path} holds a discriminator, which tells replaced tokens from "
                        "others and writes none; give a model that does, or use mdx.interop.load.")
     rows, tokenizer = interop.network_fields(self.path)["vocab_size"], self.tokenizer()
@@ -237,6 +244,9 @@ class HuggingFace(_Source):
       raise ValueError(f"{self.path} has no mask token among its {rows} ids, so there is nothing "
                        "to unmask; give a masked diffusion model, with `mask_token_id` in its "
                        "config.json.")
+    if objective["name"] == "ar":
+      objective["start"] = "missing" if objective.get("start_id", -1) in tokenizer.prefix_ids else (
+          "never")
     dtype = dtype or interop.compute_dtype(self.path)
     network = {"name": "transformer", "dtype": dtype} | self.network_of(tokenizer)
     return {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
@@ -265,6 +275,11 @@ class HuggingFace(_Source):
       raise ValueError(f"this objective has parameters {others[0]!r}, which the Hugging Face "
                        f"directory {self.path} has not; use another objective.")
     return shapes["model"]
+
+
+def _ended(tokenizer: tokenizer_lib.Tokenizer, ends: Sequence[int]) -> tokenizer_lib.Tokenizer:
+  return dataclasses.replace(tokenizer, other_eos_ids=tuple(
+      i for i in ends if i != tokenizer.eos_id))
 
 
 def open_source(path: str | pathlib.Path) -> Run | HuggingFace:

@@ -2,7 +2,8 @@
 
 Contents: Reader, Pending, write.
 
-Convention: opening reads headers only. Pickles are refused: reading one runs its code.
+Convention: opening reads headers only. Pickles are refused: reading one runs its code. What
+torch.compile and its parallel wrappers put into names (`_orig_mod.`, `module.`) is left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any, Callable, Sequence
 
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16),
 _OTHER_DTYPES = {"I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "U8": np.dtype(np.uint8),
                  "BOOL": np.dtype(np.bool_)}
 _MAX_SHARD_BYTES = 4 * 2 ** 30
+_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 
 
 class Reader:
@@ -54,9 +57,13 @@ class Reader:
     self._stack = contextlib.ExitStack()
     self._handles, self._slices = {}, {}
     try:
-      self._files = self._find()
-      for name, file in self._files.items():
-        self._slices[name] = self._slice(name, file)
+      self._files = {}
+      for stored, file in self._find().items():
+        name = _WRAPPED.sub("", stored)
+        if name in self._files:
+          raise ValueError(f"{self.path / file} has tensor {name!r} twice, also as {stored!r}; "
+                           "leave one of them out.")
+        self._files[name], self._slices[name] = file, self._slice(stored, file)
     except BaseException:
       self.close()
       raise

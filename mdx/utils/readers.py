@@ -25,6 +25,8 @@ from mdx.utils import streams
 _CHECKED_JSONL_BYTES = 64 * 2**20
 _MAX_JSON_DEPTH = 100  # lists and objects in one another
 ROLES = ("system", "developer", "user", "assistant", "tool")  # of a conversation's messages
+_MORE = {"name", "tool_call_id"}
+_OF_ANSWERS = {"tool_calls", "reasoning_content", "reasoning", "thinking"}
 
 
 class Records(Sequence):
@@ -173,20 +175,36 @@ def raw(found: Mapping[str, Any]) -> str | list[int]:
 
 
 def messages(value: Any, where: str) -> dict[str, Any]:
-  """Makes {"messages": [{"role", "content"}, ...]} of a raw value; ValueError names `where`."""
+  """Makes {"messages": [{"role", "content", ...}, ...]} of a raw value; ValueError names `where`.
+
+  A message may have what else templates read (`name`, `tool_calls`, ...); the content of an
+  assistant's may be None. Keys that are None, as columns of a table are, are left out.
+  """
   if not isinstance(value, Sequence) or isinstance(value, str) or not value:
     raise ValueError(f"{where}: expected a list of messages, got {value!r:.60}.")
+  found = []
   for i, message in enumerate(value):
-    if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-      raise ValueError(f"{where}: message {i} must have role and content, and nothing else; got "
-                       f"{message!r:.60}.")
+    if isinstance(message, Mapping):
+      message = {"content": None} | {k: v for k, v in message.items() if v is not None}
+    more = set(message) - {"role", "content"} if isinstance(message, Mapping) else {"?"}
+    is_answer = isinstance(message, Mapping) and message.get("role") == "assistant"
+    if more - _MORE - (_OF_ANSWERS if is_answer else set()) or "role" not in message or (
+        message["content"] is None and not is_answer):
+      raise ValueError(f"{where}: message {i} must have role and content, and nothing else but "
+                       f"{', '.join(sorted(_MORE))}, and of an assistant "
+                       f"{', '.join(sorted(_OF_ANSWERS))}; got {message!r:.60}.")
     if message["role"] not in ROLES:
       raise ValueError(f"{where}: message {i} has the role {message['role']!r:.40}; choose from "
                        f"{', '.join(ROLES)}.")
-    if not isinstance(message["content"], str):
+    if not isinstance(message["content"], (str, type(None))):
       raise ValueError(f"{where}: the content of message {i} is {message['content']!r:.40}; "
                        "expected text.")
-  return {"messages": list(value)}
+    calls = message.get("tool_calls", [])
+    if not isinstance(calls, Sequence) or not all(isinstance(call, Mapping) for call in calls):
+      raise ValueError(f"{where}: tool_calls of message {i} are {calls!r:.40}; expected a list of "
+                       "calls, as chat templates read them.")
+    found.append(message)
+  return {"messages": found}
 
 
 def two_texts(value: Any, where: str) -> dict[str, Any]:

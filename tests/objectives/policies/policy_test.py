@@ -350,3 +350,13 @@ def test_what_was_given_inside_an_answer_is_no_target_and_stays_visible(kind):
   assert np.all(noisy[..., PROMPT] == np.repeat(given, times)[:, None])
   assert np.all(np.asarray(prepared["token_weight"])[:, 0] == 0)
   assert np.any(np.asarray(prepared["token_weight"])[:, 1] > 0)
+
+
+def test_every_end_token_ends_an_answer():
+  batch = _rollout(num_prompts=4)
+  batch["tokens"] = batch["tokens"].at[:, PROMPT:].set(1).at[:, PROMPT + 1].set(2)
+  policy = grpo.DiffuGRPO(model=MODEL, mask_id=MASK_ID, eos_id=EOS_ID, other_eos_ids=(2,), kl=0.0,
+                          group_size=GROUP)
+  prepared, _ = policy.prepare(PARAMS, batch, rng.root(0), _context())
+  np.testing.assert_array_equal(np.asarray(prepared["token_weight"]) > 0,
+                                np.broadcast_to(np.arange(ANSWER) < 2, (len(batch["tokens"]), ANSWER)))
