@@ -2,8 +2,8 @@
 
 Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind; without_panic. Each is built
 from its definition and has `kind`, `size`, `control_ids` (special ids that the vocabulary itself
-declares), definition, identity, specials, num_chars, word_edges, encode, offsets (first and last character of
-each id of `encode`, half open), decode.
+declares), definition, identity, specials, num_chars, word_edges, encode, offsets (first and last
+character of each id of `encode`, half open), decode.
 
 Convention: `encode` makes no special ids, except where HuggingFace.encode_apart is needed.
 """
