@@ -48,6 +48,7 @@ def get_config(arg=None):
           params="ema",  # which weights of it: ema or raw
           adapter="",  # directory of a PEFT adapter for it
           weights="",  # int8: weights of one byte
+          special_tokens="",  # never: no [CLS], <s> around prompts; "" = as its tokenizer has it
           base=run.init.base),  # trained first where no checkpoint is given
       task=run.task,  # `name` and fields of mdx.tasks
       prompt_format="text",  # or chat: the user's message in the model's chat template

@@ -252,7 +252,8 @@ class HuggingFace(_Source):
       raise ValueError(f"{self.path} has no mask token among its {rows} ids, so there is nothing "
                        "to unmask; give a masked diffusion model, with `mask_token_id` in its "
                        "config.json.")
-    if objective["name"] == "ar":
+    is_ours = (pathlib.Path(self.path) / tokenizer_lib.FILE_NAME).is_file()
+    if objective["name"] == "ar" and not is_ours:  # ours are trained with a start token everywhere
       objective["start"] = "missing" if objective.get("start_id", -1) in tokenizer.prefix_ids else (
           "never")
     dtype = dtype or interop.compute_dtype(self.path)

@@ -138,7 +138,8 @@ def read_options(config: Mapping[str, Any], *, sizes: tuple[str, ...], defaults:
       options[key], (bool, type(None))) and not isinstance(value, (bool, str, float))]
   for key in (*sizes, *optional):
     value = options.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    least = 0 if key.endswith("_id") else 1
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
       raise ValueError(f"{key} is {value!r:.40}; expected a positive integer.")
     most = _MOST_LAYERS if "layers" in key else _LARGEST_SIZE
     if value > most:
@@ -149,8 +150,10 @@ def read_options(config: Mapping[str, Any], *, sizes: tuple[str, ...], defaults:
       raise ValueError(f"{key} = {value!r:.60} is not supported; expected "
                        f"{' or '.join(map(repr, values))}.")
   for key, default in defaults.items():
+    is_zero = type(options[key]) in (int, float) and options[key] == 0 and (
+        isinstance(default, float) or key.endswith("_id"))
     is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
-    if is_number and not is_positive(options[key]):
+    if is_number and not is_zero and not is_positive(options[key]):
       raise ValueError(f"{key} is {options[key]!r:.40}; expected a positive number.")
   return options
 

@@ -20,7 +20,7 @@ _DEFAULTS = dict(hidden_act="gelu", max_position_embeddings=512, type_vocab_size
                  layer_norm_eps=1e-12, position_embedding_type="absolute", is_decoder=False,
                  add_cross_attention=False, tie_word_embeddings=True)
 _ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu",
-                "gelu_fast": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
+                "gelu_fast": "gelu", "relu": "relu", "silu": "swish", "swish": "swish"}
 _ALLOWED = dict(position_embedding_type=("absolute", None), is_decoder=(False, None),
                 add_cross_attention=(False, None), tie_word_embeddings=(True, False))
 FIXED = dict(norm="layer", post_norm=True, embed_norm=True, position="learned", use_bias=True)

@@ -26,6 +26,8 @@ from mdx.networks import transformer
 from mdx.networks.adaptation import sites
 from mdx.utils import tree
 
+# Bits of infinity, without the sign; those of what is no number are larger.
+_FIRST_NO_NUMBER = {safetensors.DTYPES["BF16"]: 0x7F80, safetensors.DTYPES["F16"]: 0x7C00}
 _COLUMNS = 64  # of a transposed copy: three times faster than all at once
 
 
@@ -159,7 +161,13 @@ def is_beside(family: family_lib.Family, name: str) -> bool:
 
 def check_numbers(value: np.ndarray, where: str) -> None:
   """Raises ValueError if some weights, which stand `where`, are infinite or no numbers."""
-  if not np.isfinite(value).all():
+  if not value.size:
+    return
+  if first := _FIRST_NO_NUMBER.get(value.dtype):  # several times faster than isfinite
+    is_finite = (value.view(np.uint16) & 0x7FFF).max() < first
+  else:
+    is_finite = np.isfinite(value.min()) and np.isfinite(value.max())
+  if not is_finite:
     raise ValueError(f"{where} has numbers that are infinite or no numbers (nan); such weights "
                      "compute nothing: fetch them again, or take another checkpoint.")
 

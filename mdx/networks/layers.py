@@ -41,7 +41,7 @@ REMAT = {
 }
 _gelu_erf = functools.partial(nn.gelu, approximate=False)
 ACTIVATIONS = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_erf": _gelu_erf, "gelu": nn.gelu,
-               "gelu_erf": _gelu_erf, "relu": nn.relu, "silu": nn.silu, "reglu": nn.relu}
+               "gelu_erf": _gelu_erf, "relu": nn.relu, "swish": nn.silu, "reglu": nn.relu}
 GATED = ("swiglu", "geglu", "geglu_erf", "reglu")
 
 

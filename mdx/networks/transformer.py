@@ -40,7 +40,7 @@ class Transformer:
     num_kv_heads: key and value heads (grouped queries); 0 = `num_heads`.
     head_dim: width of a head; 0 = width / num_heads.
     mlp_width: hidden width of the MLP; 0 = 4 D, or 8/3 D rounded up to 64 if gated.
-    mlp: "swiglu", "geglu", "geglu_erf" or "reglu" (gated), "gelu", "gelu_erf", "relu" or "silu";
+    mlp: "swiglu", "geglu", "geglu_erf" or "reglu" (gated), "gelu", "gelu_erf", "relu" or "swish";
       with "_erf" the exact form of GELU, else that with tanh.
     norm: "rms" or "layer".
     norm_eps: epsilon of the norms.

@@ -237,6 +237,15 @@ def test_calls_of_tools_reach_the_template_and_are_targets():
   assert (tokens == EOS).sum() == 4 and pieces[1][-1] == EOS  # none of them from an argument
 
 
+def test_the_packaged_template_writes_calls_and_no_none():
+  talk = [{"role": "user", "content": "hi"},
+          {"role": "assistant", "content": None, "tool_calls": [_call(x=1)]}]
+  tokens, is_given = chat.encode(TOKENIZER, talk)
+  assert TOKENIZER.decode(tokens[~is_given]) == '{"name": "f", "arguments": {"x": 1}}'
+  assert chat.prompt_text(TOKENIZER, _messages(TALK[1:3]), False) == (
+      "<|user|>\nWhat is one plus two?[EOS]<|assistant|>\nIt is three.[EOS]")
+
+
 def test_thoughts_are_targets_where_the_template_keeps_them():
   template = ("{% for m in messages %}<|{{ m.role }}|>"
               "{% if loop.last or '</think>' not in m.content %}{{ m.content }}"

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
@@ -127,10 +128,13 @@ def test_names_that_torch_compile_wrote_are_read(tmp_path):
     hf_dirs.loaded(twice)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_no_numbers_are_one_line(value, tmp_path):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_weights_that_are_no_numbers_are_one_line(dtype, value, tmp_path):
   def spoil(tensors):
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].astype(dtype)
+    tensors[name][3, 4] = value
 
   source = _changed("llama", tmp_path / "in", spoil)
   with pytest.raises(ValueError, match="'model.layers.1.mlp.up_proj.weight' in .* has numbers that "
@@ -198,6 +202,8 @@ def test_weights_that_disagree_with_the_config_are_named_before_any_is_read(
     ("modernbert", dict(local_attention="128"), "local_attention is '128'; expected a positive"),
     ("llama", dict(model_type="gpt_neox"), "model_type 'gpt_neox' .* is not known; choose from"),
     ("llama", dict(architectures=["LlamaForSequenceClassification"]), "are not known; expected"),
+    ("sdar", dict(block_size=2**70), "block_size is 118.*; expected a positive integer"),
+    ("roberta", dict(pad_token_id=-2), "pad_token_id is -2; expected a positive integer"),
     ("sdar", dict(block_size=0), "block_size is 0; expected a positive integer"),
     ("bert", dict(position_embedding_type="relative_key"), "position_embedding_type = 'relative"),
     ("bert", dict(is_decoder=True), "is_decoder = True is not supported"),

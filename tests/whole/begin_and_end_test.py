@@ -157,3 +157,11 @@ def test_scores_and_texts_are_those_of_transformers_and_of_the_harness(tmp_path,
   whole = ask("loglikelihood_rolling", ("a b c",), ("a b c d " * 60,))
   np.testing.assert_allclose(two.loglikelihood_rolling(whole), one.loglikelihood_rolling(whole),
                              rtol=1e-4)
+
+
+def test_an_export_of_ours_is_read_with_the_start_token_of_its_training(tmp_path):
+  path = _directory(tmp_path / "model", "qwen2")
+  tokenizer = mdx.load(str(path)).tokenizer
+  assert mdx.load(str(path)).objective.start == "never"
+  tokenizer.save(path)  # as mode export does
+  assert mdx.load(str(path)).objective.start == "always"
