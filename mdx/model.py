@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdx import sharding
+from mdx import types
 from mdx.build import load as load_lib
 from mdx.data import chat
 from mdx.eval import generative
@@ -26,8 +28,6 @@ from mdx.eval import subsets
 from mdx.report import denoising
 from mdx.samplers import batching
 from mdx.samplers import loop
-from mdx import sharding
-from mdx import types
 from mdx.utils import processes
 from mdx.utils import readers
 from mdx.utils import rng

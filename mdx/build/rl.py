@@ -12,24 +12,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mdx.build import load as load_lib
-from mdx.build import values
 from mdx import checkpoint as checkpoint_lib
 from mdx import config as config_lib
+from mdx import objectives
+from mdx import samplers
+from mdx import sharding
+from mdx import types
+from mdx.build import load as load_lib
+from mdx.build import values
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
-from mdx import objectives
 from mdx.rl import episodes as episodes_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.rl import rollout as rollout_lib
-from mdx import samplers
 from mdx.samplers import trajectory
-from mdx import sharding
 from mdx.train import loop as loop_lib
 from mdx.train import optimizer as optimizer_lib
 from mdx.train import state as state_lib
 from mdx.train import step as step_lib
-from mdx import types
 from mdx.utils import rng
 from mdx.utils import tree
 

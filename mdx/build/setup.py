@@ -16,23 +16,23 @@ from typing import Any, Callable, Mapping
 import jax
 import numpy as np
 
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import objectives
+from mdx import samplers
+from mdx import sharding
 from mdx.build import frozen as frozen_lib
 from mdx.build import model_parts
 from mdx.build import resolve
 from mdx.build import source as source_lib
 from mdx.build import values
 from mdx.build import workdir as workdir_lib
-from mdx import checkpoint as checkpoint_lib
-from mdx import config as config_lib
 from mdx.data import facts as facts_lib
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import evaluators
 from mdx.eval.evaluators import linear_probe
 from mdx.networks import transformer
-from mdx import objectives
-from mdx import samplers
-from mdx import sharding
 from mdx.train import coupling
 from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib

@@ -15,21 +15,21 @@ import jax
 import numpy as np
 from scipy import stats
 
+from mdx import config as config_lib
+from mdx import model as model_lib
+from mdx import samplers
+from mdx import sharding
+from mdx import tasks
 from mdx.build import base as base_lib
 from mdx.build import frozen as frozen_lib
 from mdx.build import load as load_lib
 from mdx.build import setup as setup_lib
 from mdx.build import values
 from mdx.build import workdir as workdir_lib
-from mdx import config as config_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
-from mdx import model as model_lib
 from mdx.modes import reporting
 from mdx.modes import train as train_mode
-from mdx import samplers
-from mdx import sharding
-from mdx import tasks
 from mdx.train import progress as progress_lib
 from mdx.utils import checksum
 from mdx.utils import console

@@ -15,29 +15,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdx import checkpoint as checkpoint_lib
+from mdx import config as config_lib
+from mdx import metrics as metrics_lib
+from mdx import sharding
+from mdx import tasks
+from mdx import types
 from mdx.build import base as base_lib
 from mdx.build import load as load_lib
 from mdx.build import resolve
 from mdx.build import rl as plan
 from mdx.build import workdir as workdir_lib
-from mdx import checkpoint as checkpoint_lib
-from mdx import config as config_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
-from mdx import metrics as metrics_lib
 from mdx.modes import reporting
 from mdx.modes import train as train_mode
 from mdx.report import denoising
 from mdx.report import plots
 from mdx.rl import rollout as rollout_lib
 from mdx.samplers import trajectory
-from mdx import sharding
-from mdx import tasks
 from mdx.train import loop as loop_lib
 from mdx.train import meter as meter_lib
 from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
-from mdx import types
 from mdx.utils import console
 from mdx.utils import files
 from mdx.utils import memory

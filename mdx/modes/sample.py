@@ -13,21 +13,21 @@ from typing import Any
 
 import jax
 
+from mdx import config as config_lib
+from mdx import model as model_lib
+from mdx import samplers
+from mdx import sharding
 from mdx.build import base as base_lib
 from mdx.build import values
 from mdx.build import workdir as workdir_lib
-from mdx import config as config_lib
 from mdx.eval import generative
 from mdx.eval import hf_causal
 from mdx.eval import likelihood
-from mdx import model as model_lib
 from mdx.modes import reporting
 from mdx.modes import train as train_mode
 from mdx.report import denoising
 from mdx.report import denoising_pictures
 from mdx.report import denoising_terminal
-from mdx import samplers
-from mdx import sharding
 from mdx.train import progress as progress_lib
 from mdx.utils import checksum
 from mdx.utils import console

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny
 
+from mdx import modes
 from mdx.configs import eval as eval_config
 from mdx.configs import mdpo
 from mdx.data import chat
-from mdx import modes
 from mdx.modes import evaluate as evaluation
 from mdx.utils import checksum
 from mdx.utils import files

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from mdx import modes
 from mdx.build import setup as setup_lib
 from mdx.configs import diffusion
 from mdx.configs import mlm
 from mdx.data import pipeline
-from mdx import modes
 from mdx.networks import attention
 from mdx.train import step as step_lib
 from mdx.utils import memory
