@@ -1,6 +1,6 @@
 """A checkpoint as a library: sampling and likelihood in three lines.
 
-Contents: Model, Sample, load, of.
+Contents: Model, Sample, Fill, load, of.
 
   model = mdx.load("runs/diffusion")
   print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mdx import sharding
@@ -23,6 +22,7 @@ from mdx import types
 from mdx.build import load as load_lib
 from mdx.data import chat
 from mdx.eval import generative
+from mdx.eval import inspection
 from mdx.eval import likelihood
 from mdx.eval import subsets
 from mdx.report import denoising
@@ -35,7 +35,6 @@ from mdx.utils import tree
 
 MASK = "[MASK]"  # in the text of a prompt
 Ids = Sequence[int] | np.ndarray
-_ROUND = 16  # lengths that texts are scored at are multiples of this
 
 
 class Sample(NamedTuple):
@@ -55,6 +54,13 @@ class Sample(NamedTuple):
   nfe: int
   seconds: float
   trace: denoising.Trace | None
+
+
+class Fill(NamedTuple):
+  """One token for a masked position: its id, its text and its probability in [0, 1]."""
+  id: int
+  text: str
+  probability: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -319,32 +325,15 @@ class Model(load_lib.Loaded):
           self._compiled[estimator], self.params, self.objective, pairs, questions=questions,
           max_length=self.max_length, pad_id=self.tokenizer.pad_id, mesh=self.mesh, **options)
 
-  def _estimate_by_place(self, pairs, before, sizes, estimator, *, num_samples, seed, batch_size,
-                         said):
+  def _estimate_by_place(self, pairs, before, sizes, estimator, *, num_samples, seed, **options):
     """Estimates of one of `likelihood.ESTIMATORS`, or exact ones."""
     key = ("likelihood", estimator, num_samples, seed)
     if key not in self._compiled:
-      row_nll = likelihood.make_row_nll(self.objective, estimator=estimator, has_error=True,
-                                        num_samples=num_samples, seed=seed)
-
-      def both(params, batch):
-        found = row_nll(params, batch)
-        return {"nll": jnp.stack([found["nll"], found["stderr"]], axis=1)}
-
-      self._compiled[key] = jax.jit(both)
-    order = np.argsort(sizes, kind="stable")
-    found = np.zeros((len(pairs), 2), np.float64)
-    num_rows = sharding.padded_rows(min(len(pairs), batch_size), batch_size, self.mesh)
-    for first in range(0, len(pairs), num_rows):
-      chosen = order[first:first + num_rows]
-      longest = -(-sizes[chosen[-1]] // _ROUND) * _ROUND
-      found[chosen] = likelihood.conditional_nll(
-          self._compiled[key], self.params, [pairs[i] for i in chosen], index=chosen,
-          length=min(longest, self.max_length), pad_id=self.tokenizer.pad_id,
-          batch_size=num_rows, mesh=self.mesh,
-          before=None if before is None else before[chosen])
-      said(first + len(chosen))
-    return subsets.Estimates(-found[:, 0], found[:, 1])
+      self._compiled[key] = jax.jit(likelihood.make_nll_and_error(
+          self.objective, estimator=estimator, num_samples=num_samples, seed=seed))
+    return subsets.Estimates(*likelihood.estimate_by_place(
+        self._compiled[key], self.params, pairs, before, sizes, max_length=self.max_length,
+        pad_id=self.tokenizer.pad_id, mesh=self.mesh, **options))
 
   def check_estimator(self, name: str) -> str:
     """Returns the estimator of pairs that is asked for, or for "" the best; ValueError."""
@@ -385,6 +374,83 @@ class Model(load_lib.Loaded):
     chars = np.array([self.tokenizer.chars_per_token[row].sum() for row in rows], np.float64)
     return generative.Scores(nll, count, chars, rows,
                              np.array([len(row) > limit for row in whole], bool))
+
+  def logits(self, rows: Sequence[str | Ids], *, batch_size: int = 8) -> list[np.ndarray]:
+    """Logits of rows, float32 [L, V] each, over the model's own ids; nothing is blocked.
+
+    Position i has those of the token at i: of a model that reads from left to right given the
+    tokens before it, of others given the whole row, in which the text "[MASK]" is a masked one.
+
+    Args:
+      rows: texts or ids, each at most as long as the model's rows.
+      batch_size: rows of about one length read together.
+
+    Raises:
+      ValueError: a row that is empty or too long, or a model that writes no tokens.
+    """
+    return self._read("logits", [self._whole(row) for row in rows], batch_size)
+
+  def hidden_states(self, rows: Sequence[str | Ids], *, batch_size: int = 8) -> list[np.ndarray]:
+    """States that the logits are read from, float32 [L, D] each; arguments as of `logits`."""
+    return self._read("hidden", [self._whole(row) for row in rows], batch_size)
+
+  def score_tokens(self, rows: Sequence[str | Ids], *, batch_size: int = 8) -> list[np.ndarray]:
+    """Log-probability of every token, float64 [L] each, in nats.
+
+    Of a model that reads from left to right it is that given the tokens before it, of others that
+    given all other tokens of the row: one at a time is masked. Tokens that nothing predicts (ids
+    that the tokenizer puts around a text, a first token that begins the row) have nan.
+
+    Reference: Salazar et al. 2020, arXiv:1910.14659.
+    """
+    encoded = [self._whole(row) for row in rows]
+    around = [(len(self.tokenizer.prefix_ids), len(self._closing)) if isinstance(row, str)
+              else (0, 0) for row in rows]
+    scored = [range(max(before, int(self.begins_itself)), len(ids) - behind)
+              for ids, (before, behind) in zip(encoded, around)]
+    return inspection.score_tokens(
+        lambda rows: self._read("log_probs", rows, batch_size), encoded, scored,
+        mask_id=None if self.is_causal else self.tokenizer.mask_id)
+
+  def _whole(self, row: str | Ids) -> np.ndarray:
+    """Ids of a row that is complete: behind a text stand those that its tokenizer puts there."""
+    closing = self._closing if isinstance(row, str) and MASK not in row else ()
+    return np.concatenate([self.encode(row), np.array(closing, np.int32)])
+
+  def pseudo_log_likelihood(self, texts: Sequence[str] | str, *, batch_size: int = 8
+                            ) -> np.ndarray:
+    """Sum of `score_tokens` of texts, float64 [N], in nats; to compare texts of about one length.
+
+    The better of two sentences is the one with the larger value (BLiMP). It is no likelihood of a
+    text but for a model that reads from left to right; see `log_likelihood`.
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    return np.array([np.nansum(row) for row in self.score_tokens(texts, batch_size=batch_size)])
+
+  def fill_mask(self, text: str, top_k: int = 5) -> list[list[Fill]]:
+    """The most probable tokens of every "[MASK]" of a text, each mask given the others masked.
+
+    Raises:
+      ValueError: no mask in the text, or a model that reads from left to right.
+    """
+    ids = self.encode(text)
+    masked = np.flatnonzero(ids == self.tokenizer.mask_id)
+    if not masked.size or self.is_causal:
+      raise ValueError(f"fill_mask needs a text with {MASK} and a model that reads both sides, got "
+                       f"{text!r:.60}.")
+    log_probs = self._read("log_probs", [ids], 1)[0][masked]
+    return [[Fill(i, self.tokenizer.decode([i]), p) for i, p in best]
+            for best in inspection.most_probable(log_probs, top_k, blocked=self.tokenizer.mask_id)]
+
+  def _read(self, wanted: str, rows: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
+    key = ("read", wanted)
+    if key not in self._compiled:
+      read = inspection.make_read(self.objective, mask_id=self.tokenizer.mask_id,
+                                  num_ids=self.tokenizer.vocab_size)
+      self._compiled[key] = jax.jit(lambda *args: read(*args)[wanted])
+    with jax.set_mesh(self.mesh):
+      return inspection.run(self._compiled[key], self.params, rows, max_length=self.max_length,
+                            pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh)
 
   def check_likelihood(self) -> None:
     """Raises ValueError if the model cannot score a text."""

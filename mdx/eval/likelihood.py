@@ -1,7 +1,8 @@
 """Likelihood of texts: exact for autoregressive models, a bound for diffusion.
 
 Contents: ESTIMATORS, LAST_STEP, check_estimator, is_exact, is_likelihood, make_row_nll, ratio,
-evaluate, run_batches, summarize, check_pairs, pair_rows, run_rows, conditional_nll.
+evaluate, run_batches, summarize, check_pairs, pair_rows, run_rows, conditional_nll,
+make_nll_and_error, estimate_by_place.
 
 Convention: the unit is a row. Each row's bound is averaged over `num_samples`
 times of its own draw, so rows are independent and the standard error over rows
@@ -25,6 +26,7 @@ from mdx import types
 from mdx.utils import processes
 from mdx.utils import rng
 
+_ROUND = 16  # lengths that pairs are scored at are multiples of this
 ESTIMATORS = ("stratified", "monte_carlo", "lattice_k", "quadrature")
 LAST_STEP = 2**31 - 1  # a model is scored as it is at the end of every schedule
 
@@ -271,3 +273,43 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
   found = [run_rows(row_nll, params, {k: v[first:first + batch_size] for k, v in rows.items()},
                     mesh)["nll"] for first in range(0, num_rows, batch_size)]
   return np.concatenate(found)[:len(pairs)]
+
+
+def make_nll_and_error(objective: types.Objective, **options: Any) -> Callable:
+  """Returns `make_row_nll` whose `nll` [B, 2] has the standard error in its second column."""
+  row_nll = make_row_nll(objective, has_error=True, **options)
+
+  def both(params, batch):
+    found = row_nll(params, batch)
+    return {"nll": jnp.stack([found["nll"], found["stderr"]], axis=1)}
+
+  return both
+
+
+def estimate_by_place(row_nll: Callable, params: types.Params, pairs: Sequence[tuple[Any, Any]],
+                      before: np.ndarray | None, sizes: Sequence[int], *, max_length: int,
+                      pad_id: int, batch_size: int, mesh: jax.sharding.Mesh,
+                      said: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
+  """log p(answer | prompt) and its standard error, float64 [N], with draws by number of the pair.
+
+  Args:
+    row_nll: the jitted function of `make_nll_and_error`.
+    params: weights.
+    pairs, before, pad_id, mesh: as of `conditional_nll`.
+    sizes: tokens of each pair; pairs of about one length are scored together.
+    max_length: of the model's rows.
+    batch_size: rows scored together.
+    said: is told how many are done.
+  """
+  order = np.argsort(sizes, kind="stable")
+  found = np.zeros((len(pairs), 2), np.float64)
+  num_rows = sharding.padded_rows(min(len(pairs), batch_size), batch_size, mesh)
+  for first in range(0, len(pairs), num_rows):
+    chosen = order[first:first + num_rows]
+    longest = -(-sizes[chosen[-1]] // _ROUND) * _ROUND
+    found[chosen] = conditional_nll(
+        row_nll, params, [pairs[i] for i in chosen], index=chosen, length=min(longest, max_length),
+        pad_id=pad_id, batch_size=num_rows, mesh=mesh,
+        before=None if before is None else before[chosen])
+    said(first + len(chosen))
+  return -found[:, 0], found[:, 1]
