@@ -1,7 +1,7 @@
 """Configs: from a literal table to a frozen dataclass; checks, dump and hash.
 
-Contents: build, construct, check, did_you_mean, parse_arg, parse_variant, to_dict, flatten,
-identity, run_hash, first_hash, differences.
+Contents: build, construct, check, check_number, did_you_mean, did_you_mean_key, parse_arg,
+parse_variant, to_dict, flatten, identity, run_hash, first_hash, differences.
 
 Convention: every error here is a ValueError of one line, raised before any device is touched.
 """
@@ -176,7 +176,17 @@ _ELSEWHERE = {"max_new_tokens": "gen_length", "max_gen_toks": "gen_length",
               "max_completion_length": "gen_length", "gen_len": "gen_length",
               "max_length": "gen_length", "diffusion_steps": "steps", "num_steps": "steps",
               "num_inference_steps": "steps", "cfg_scale": "guidance_scale",
-              "cfg": "guidance_scale", "remasking": "confidence", "alg": "confidence"}
+              "cfg": "guidance_scale", "remasking": "confidence", "alg": "confidence",
+              "lr": "learning_rate", "max_steps": "steps", "num_train_steps": "steps",
+              "hidden_size": "width", "d_model": "width", "n_embd": "width",
+              "num_hidden_layers": "num_layers", "n_layers": "num_layers", "n_layer": "num_layers",
+              "num_attention_heads": "num_heads", "n_heads": "num_heads", "n_head": "num_heads",
+              "intermediate_size": "mlp_width", "ffn_dim": "mlp_width",
+              "num_key_value_heads": "num_kv_heads", "max_seq_length": "length",
+              "seq_len": "length", "block_size": "length", "train_batch_size": "batch_size",
+              "per_device_train_batch_size": "batch_size", "warmup": "warmup_steps",
+              "max_grad_norm": "clip_norm", "grad_clip": "clip_norm", "max_position_embeddings":
+              "max_length", "gradient_accumulation_steps": "microbatches", "ema": "ema_decay"}
 
 
 def did_you_mean(word: str, choices) -> str:
@@ -185,6 +195,16 @@ def did_you_mean(word: str, choices) -> str:
   known = [_ELSEWHERE[word]] if _ELSEWHERE.get(word) in choices else []
   close = known or difflib.get_close_matches(word, choices, n=1)
   return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def did_you_mean_key(word: str, config: Mapping[str, Any]) -> str:
+  """As `did_you_mean`, over the keys of a config and of the tables in it, as dotted names."""
+  keys = list(flatten(config))
+  known = [key for name in (word, _ELSEWHERE.get(word)) for key in keys
+           if key.split(".")[-1] == name]
+  if not known:
+    return did_you_mean(word, {key.split(".")[-1] for key in keys} | set(keys))
+  return f" Did you mean {' or '.join(known[:3])}?"
 
 
 def parse_arg(arg: str | None, **defaults) -> dict[str, Any]:

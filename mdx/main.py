@@ -1,6 +1,6 @@
 """The command line: `python -m mdx.main --config=configs/diffusion.py`.
 
-Contents: main.
+Contents: main, command.
 
 Exit status: 0 finished; 2 bad input (one line on stderr); 3 a program of mode compile does not
 fit; 75 stopped on a signal with everything saved; 1 anything else.
@@ -32,7 +32,8 @@ _GRACE_SECONDS = 10.0  # in which the processes of a job that failed may end tog
 
 _HELP = """mdx: masked language models in JAX.
 
-usage: python -m mdx.main --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=DIR]
+usage: mdx --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=DIR]
+       (the same as python -m mdx.main ...)
 
   --config      a config file, one of those below or yours
   --config.KEY  overrides one value, e.g. --config.steps=100 --config.optimizer.learning_rate=1e-3
@@ -187,7 +188,8 @@ def _check_overrides(argv: Sequence[str]) -> None:
         choices = sorted(value) if hasattr(value, "keys") else []
         raise ValueError(f"{path} has no key {name!r} ({flag}); its keys are "
                          f"{', '.join(choices) or 'none'}."
-                         + config_lib.did_you_mean(name, choices))
+                         + (config_lib.did_you_mean(name, choices)
+                            or config_lib.did_you_mean_key(name, config)))
       value, path = value[name], f"{path}.{name}"
     if is_set and "[" not in flag:
       _check_value(flag, text, value)
@@ -338,5 +340,10 @@ def _run(cfg, directory: str, distributed: bool, debug: bool) -> int:
     return _failed(FAILED)
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """The console command `mdx`, the same as `python -m mdx.main`."""
   sys.exit(main())
+
+
+if __name__ == "__main__":
+  command()

@@ -169,3 +169,14 @@ def test_values_of_other_types_are_refused_by_name(field, value):
 def test_names_of_other_libraries_get_a_hint(given, ours):
   assert config_lib.did_you_mean(given, ["gen_length", "guidance_scale"]) == f" Did you mean {ours!r}?"
   assert config_lib.did_you_mean("max_new_tokens", ["seed"]) == ""
+
+
+@pytest.mark.parametrize("word, hint", [
+    ("width", "network.width"), ("hidden_size", "network.width"), ("lr", "optimizer.learning_rate"),
+    ("length", "data.length or network.length"), ("learning_rat", "'learning_rate'"), ("x", "")])
+def test_keys_of_inner_tables_are_found(word, hint):
+  config = {"steps": 1, "network": {"width": 1, "length": 2}, "data": {"length": 3},
+            "optimizer": {"learning_rate": 0.1}}
+  found = config_lib.did_you_mean_key(word, config)
+  assert sorted(found.removeprefix(" Did you mean ").rstrip("?").split(" or ")) == sorted(
+      hint.split(" or "))

@@ -75,6 +75,8 @@ _BAD_INPUT = [
     (["--config=configs/ar.py", "extra"], "unexpected argument 'extra'"),
     (["--config=configs/ar.py", "--config.stepz=3"], "Did you mean 'steps'?"),
     (["--config=configs/ar.py", "--config.data.lenght=3"], "Did you mean 'length'?"),
+    (["--config=configs/ar.py", "--config.hidden_size=3"], "Did you mean network.width?"),
+    (["--config=configs/ar.py", "--config.optimizer.lr=3"], "Did you mean 'learning_rate'?"),
     (["--config=configs/ar.py", "--config.steps=many"], "expected a whole number, such as 1000"),
     (["--config", "configs/ar.py", "--config.optimizer.b1", "x"], "expected a number, such as 0.9"),
     (["--config=configs/ar.py", "--config.seed=-1"], "config.seed must be a whole number of at least 0"),
@@ -86,7 +88,7 @@ _BAD_INPUT = [
 
 
 @pytest.mark.parametrize("args, message", tiny.mostly_slow(
-    _BAD_INPUT, [_BAD_INPUT[i] for i in (1, 3, 5, 7, 13)]))
+    _BAD_INPUT, [_BAD_INPUT[i] for i in (1, 3, 5, 7, 9, 15)]))
 def test_bad_input_exits_2_with_one_line(args, message, tmp_path):
   code, out, err = _run(*args, f"--workdir={tmp_path}/run")
   assert code == 2 and not out
