@@ -1,6 +1,6 @@
 """Likelihood of an answer given its prompt by exact counts of masks, of little variance.
 
-Contents: ESTIMATOR, is_fit, Plan, plan, standard_error, Estimates, make_subset_nll,
+Contents: ESTIMATOR, is_fit, Draws, choose, standard_error, Estimates, make_subset_nll,
 conditional_nll.
 
 The bound of masked diffusion is a sum over the number k of masked tokens of an answer of T,
@@ -45,7 +45,7 @@ def is_fit(objective: types.Objective) -> bool:
   return types.is_maskable(objective.bound(ESTIMATOR))
 
 
-class Plan(NamedTuple):
+class Draws(NamedTuple):
   """Masks that an answer is read under; the estimate is sum over draws of weight * g(mask).
 
   Attributes:
@@ -62,8 +62,8 @@ class Plan(NamedTuple):
   is_known: np.ndarray
 
 
-def plan(num_tokens: int, num_draws: int, draw: np.random.Generator, *,
-         reads_time: bool = False) -> Plan:
+def choose(num_tokens: int, num_draws: int, draw: np.random.Generator, *,
+           reads_time: bool = False) -> Draws:
   """Chooses the masks of an answer.
 
   Args:
@@ -96,7 +96,7 @@ def plan(num_tokens: int, num_draws: int, draw: np.random.Generator, *,
   for stratum in np.unique(strata):
     members = np.flatnonzero(strata == stratum)
     quantiles[members] = (draw.permutation(len(members)) + draw.random()) / len(members)
-  return Plan(masks, weights, strata, np.clip(quantiles, 1e-9, 1 - 1e-9), is_known)
+  return Draws(masks, weights, strata, np.clip(quantiles, 1e-9, 1 - 1e-9), is_known)
 
 
 @functools.cache
@@ -161,7 +161,7 @@ def _lattice(num_tokens: int, num_draws: int, draw: np.random.Generator):
   return counts, 1 / (num_draws * probs)
 
 
-def standard_error(chosen: Plan, values: np.ndarray) -> float:
+def standard_error(chosen: Draws, values: np.ndarray) -> float:
   """Standard error of an estimate, of the choice of masks; inf where one draw tells nothing.
 
   g(S) is taken as a trend over the counts, the mean over S of an effect of every token, and a rest
@@ -169,7 +169,7 @@ def standard_error(chosen: Plan, values: np.ndarray) -> float:
   the effects have an error only as far as the masks do not cover the tokens evenly.
 
   Args:
-    chosen: the plan.
+    chosen: the draws.
     values: float64 [N], what the draws say of the whole: the estimate is their mean.
   """
   if chosen.is_known.all():
@@ -248,9 +248,9 @@ def make_subset_nll(objective: types.Objective) -> Callable[..., jax.Array]:
 
 
 class _Answer(NamedTuple):
-  """A pair's plan and what its rows are given: [N, T], [N, T] and [N]."""
+  """A pair's draws and what its rows are given: [N, T], [N, T] and [N]."""
   index: int
-  chosen: Plan
+  chosen: Draws
   masks: np.ndarray
   weights: np.ndarray
   levels: np.ndarray
@@ -262,11 +262,11 @@ def _answer(objective: Any, index: int, pair: tuple[Any, Any], num_draws: int,
   start, length = len(pair[0]), len(pair[1])
   blocks = objective.blocks_of(np.arange(start, start + length))
   members = [np.flatnonzero(blocks == block) for block in np.unique(blocks)]
-  plans = [plan(len(m), num_draws, draw, reads_time=objective.reads_time) for m in members]
-  largest = max(plans, key=lambda p: len(p.masks))
+  drawn = [choose(len(m), num_draws, draw, reads_time=objective.reads_time) for m in members]
+  largest = max(drawn, key=lambda p: len(p.masks))
   num = len(largest.masks)
   masks, weights = np.zeros((num, length), bool), np.zeros((num, length))
-  for chosen, place in zip(plans, members):
+  for chosen, place in zip(drawn, members):
     count = chosen.masks.sum(axis=1)
     scale = objective.given_count(count, len(place), chosen.quantiles)[0]
     masks[:len(count), place] = chosen.masks

@@ -62,12 +62,12 @@ def _bound(cost, num_tokens):
 
 
 def _draws(cost, num_tokens, num_draws, num=2000):
-  """Estimates, and their standard errors, of many plans."""
+  """Estimates, and their standard errors, of many draws."""
   found = []
   for seed in range(num):
-    plan = subsets.plan(num_tokens, num_draws, np.random.default_rng(seed))
-    parts = np.array([w * cost(mask) for w, mask in zip(plan.weights, plan.masks)])
-    found.append((parts.sum(), subsets.standard_error(plan, parts * len(parts))))
+    drawn = subsets.choose(num_tokens, num_draws, np.random.default_rng(seed))
+    parts = np.array([w * cost(mask) for w, mask in zip(drawn.weights, drawn.masks)])
+    found.append((parts.sum(), subsets.standard_error(drawn, parts * len(parts))))
   return np.array(found).T
 
 
@@ -77,8 +77,8 @@ def test_answers_of_up_to_five_tokens_are_exact_by_default(num_tokens):
   found, error = _draws(cost, num_tokens, 32, num=3)
   np.testing.assert_allclose(found, _bound(cost, num_tokens), rtol=1e-12)
   assert not error.any()
-  plan = subsets.plan(num_tokens, 32, np.random.default_rng(0))
-  assert len(plan.masks) == 2 ** num_tokens - 1  # and cost no pass more
+  drawn = subsets.choose(num_tokens, 32, np.random.default_rng(0))
+  assert len(drawn.masks) == 2 ** num_tokens - 1  # and cost no pass more
 
 
 @pytest.mark.parametrize("num_tokens, num_draws", [(2, 2), (3, 4), (4, 3), (6, 4), (6, 6), (6, 20), (9, 7)])
@@ -199,8 +199,8 @@ def test_eight_devices_score_as_one_does():
 
 def test_the_cost_of_long_answers_is_the_number_of_draws_and_one_draw_has_no_error():
   for num_draws in (1, 7, 100):
-    plan = subsets.plan(1000, num_draws, np.random.default_rng(0))
-    assert plan.masks.shape == (num_draws, 1000) and plan.masks.any(axis=1).all()
+    drawn = subsets.choose(1000, num_draws, np.random.default_rng(0))
+    assert drawn.masks.shape == (num_draws, 1000) and drawn.masks.any(axis=1).all()
   assert _estimate(_model(), [([0], [2, 0, 3])], num_samples=1).stderr[0] == math.inf
 
 
