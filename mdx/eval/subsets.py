@@ -273,7 +273,7 @@ def _answer(objective: Any, index: int, pair: tuple[Any, Any], num_draws: int,
     weights[:len(count), place] = (num * scale * chosen.weights / count)[:, None]
   levels = objective.given_count(largest.masks.sum(axis=1), largest.masks.shape[1],
                                  largest.quantiles)[1]
-  known = np.array([all(p.is_known.all() for p in plans)]) | largest.is_known
+  known = np.array([all(p.is_known.all() for p in drawn)]) | largest.is_known
   return _Answer(index, largest._replace(is_known=known), masks, weights, levels)
 
 
