@@ -146,7 +146,7 @@ def transfer_seconds(collective: hlo.Collective, devices: np.ndarray, chip: Chip
   network.
 
   Args:
-    collective: what is exchanged; its groups are places in `devices`.
+    collective: the exchange; its groups are indices into `devices`.
     devices: of the mesh, flat, in the order of the program.
     chip: gives the bandwidths.
   """

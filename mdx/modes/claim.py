@@ -51,7 +51,7 @@ class Comparison:
   """`left` is claimed to be better than `right`.
 
   Attributes:
-    name: what is claimed.
+    name: the claim.
     left, right: names of arms.
     measure: of both, or of the left arm only if there is a `right_measure`.
     right_measure: of the right arm; "" = the same.
@@ -136,7 +136,7 @@ def updates_to_reach(curve: Sequence[Results], accuracy: float) -> float:
 def rising(curve: Sequence[Results]) -> list[dict[str, Any]]:
   """The curve with the accuracies of the closest non-decreasing one, in least squares.
 
-  Where noise (or overfitting) makes it fall, neighbours have their mean; a curve that only rises
+  If noise (or overfitting) makes it fall, neighbours have their mean; a curve that only rises
   stays as it is.
   """
   fitted = optimize.isotonic_regression([point["accuracy"] for point in curve]).x
@@ -244,7 +244,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   Base models are shared by the runs whose config of them is the same.
 
   Returns:
-    What it writes into `results.json`: `arms`, figures of every arm and seed; `chosen`, the
+    Entries of `results.json`: `arms`, figures of every arm and seed; `chosen`, the
     values of the grids; `comparisons`, each with its verdict.
   """
   config = config_lib.to_dict(config)
@@ -279,7 +279,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
 
 
 def _one(config, root, arm, value, seed) -> Results:
-  """The results of one run, which is made now if it has not been."""
+  """Results of a run, which is made now if it has not been."""
   name = arm if value is None else f"{arm}_{value:g}" if isinstance(value, float) else (
       f"{arm}_{value}")
   return run_once(_run_config(config, arm, value, seed), root / name / f"seed_{seed}", root,
@@ -288,7 +288,7 @@ def _one(config, root, arm, value, seed) -> Results:
 
 def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path, *,
              title: str) -> Results:
-  """The results of one run, which is made now if it has not been.
+  """Results of a run, which is made now if it has not been.
 
   Args:
     run: its config.
@@ -323,7 +323,7 @@ def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path, *
 
 
 def _base_directory(bases: pathlib.Path, base: dict[str, Any]) -> pathlib.Path:
-  """Where a base model is kept; one that release 0.1 began is gone on with."""
+  """Directory of a base model; one that release 0.1 began is continued."""
   first = bases / config_lib.first_hash(base)
   return first if first.exists() else bases / identity.run_hash(base)
 

@@ -95,7 +95,7 @@ def _peft(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
 
 
 def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
-  """From one Hugging Face directory to another; it need not be a model that writes text."""
+  """Writes one Hugging Face directory into another; any model, also one that writes no text."""
   mesh = sharding.make_mesh(config["mesh"])
   spec = transformer.Transformer(**interop.network_fields(source),
                                  vocab_multiple=8 * mesh.shape["tensor"])

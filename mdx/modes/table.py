@@ -100,7 +100,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   """Runs what has not been run, chooses, tests and compares.
 
   Returns:
-    What it writes into `results.json`: `scores`, the test figures of every model and task; and
+    Entries of `results.json`: `scores`, the test figures of every model and task; and
     those of `compare`. Every run is a line of `cells.jsonl`, the table is in `table.txt`.
   """
   config = config_lib.to_dict(config)
@@ -174,7 +174,7 @@ def _test(config, root, model, task, seed) -> tuple[dict[str, float], np.ndarray
 
 
 def _results(config, root, validation) -> dict[str, Any]:
-  """Everything that is reported."""
+  """Results that are reported."""
   scores, units, tasks = {}, {}, {}
   for model, task in validation:
     run = _run(config, model, task, {}, 0)

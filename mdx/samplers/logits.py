@@ -1,10 +1,10 @@
-"""From logits to proposed tokens and their confidence.
+"""Proposed tokens and their confidence, from logits.
 
 Contents: CONFIDENCES, position_keys, uniforms, draw, keep_likely, confidence, entropy.
 
 Convention: logits are float32 [B, W, V]; others are refused. The key of a draw
 depends on (seed, row, step, position), so it is the same whatever the batch,
-the padding and the places that are looked at together. Noise has a high
+the padding and the positions that are looked at together. Noise has a high
 dynamic range: with float32's default uniforms a token of probability below
 about 1e-6 is drawn too seldom, which acts like a temperature below 1 (Zheng
 et al. 2024, arXiv:2409.02908).
@@ -67,8 +67,8 @@ def _first_best(logits: jax.Array, chunk: int = 128) -> jax.Array:
     best = jnp.concatenate([best, rest], axis=-1)
   first = chunk * jnp.argmax(best, axis=-1, keepdims=True)
   offsets = jnp.expand_dims(jnp.arange(chunk), tuple(range(first.ndim - 1)))
-  places = jnp.minimum(first + offsets, size - 1)
-  within = jnp.argmax(jnp.take_along_axis(logits, places, axis=-1), axis=-1)
+  candidates = jnp.minimum(first + offsets, size - 1)
+  within = jnp.argmax(jnp.take_along_axis(logits, candidates, axis=-1), axis=-1)
   return (first[..., 0] + within).astype(jnp.int32)
 
 
@@ -100,7 +100,7 @@ def entropy(logits: jax.Array) -> jax.Array:
 
 def confidence(kind: str, logits: jax.Array, tokens: jax.Array, keys: jax.Array,
                positions: jax.Array) -> jax.Array:
-  """How sure the model is of proposed tokens; larger is surer.
+  """Confidence of the model in proposed tokens.
 
   Args:
     kind: "probability" of the token; "margin" between the two likeliest tokens;

@@ -13,7 +13,7 @@ from mdx import config as config_lib
 from mdx import modes
 from mdx import objectives
 from mdx import tasks
-from mdx.build import rl as plan
+from mdx.build import rl as rl_setup
 from mdx.configs import mdpo as mdpo_config
 from mdx.networks.adaptation import lora
 from mdx.networks.adaptation import sites
@@ -331,7 +331,7 @@ def test_adapters_alone_are_trained_and_the_reference_is_the_base(base, rewardin
 @pytest.mark.parametrize("name", objectives.POLICIES)
 def test_every_method_has_a_config_that_a_run_takes(name):
   config = config_lib.to_dict(mdpo_config.get_config(f"countdown,{name}"))
-  plan.check(config)
+  rl_setup.check(config)
   assert config["objective"]["name"] == name and config["task"]["name"] == "countdown"
   assert mdpo_config.get_config(name).task.name == "sudoku"
   assert mdpo_config.get_config("mdpo").to_dict() == mdpo_config.get_config().to_dict()

@@ -108,7 +108,7 @@ def test_what_this_machine_lacks_is_refused_before_anything_is_compiled():
     assert "\n" not in str(error.value)
   with pytest.raises(ValueError, match="attention_backend is 'flash'; choose from xla, cudnn"):
     transformer.Transformer(**spec, attention_backend="flash")
-  with pytest.raises(ValueError, match="rows of a multiple of 128 places, got 100"):
+  with pytest.raises(ValueError, match="rows of a multiple of 128 positions, got 100"):
     splash.splash(*(x[:, :100] for x in _inputs()), attention.Full(), None, None)
   with pytest.raises(ValueError, match="splash reads whole rows, and no cache"):
     backends.check_slots("splash")

@@ -41,7 +41,7 @@ def _by_rows(choose):
 def test_the_schedule_says_how_many_of_the_surest_are_committed():
   sampler = confidence_lib.Confidence(mask_id=0, gen_length=WIDTH, steps=4, schedule="cosine")
   state = {"count": jnp.asarray(OPEN.sum(axis=1)), "step": jnp.asarray(np.arange(300) % 4),
-           "plan": jnp.zeros(300, jnp.int32)}
+           "component": jnp.zeros(300, jnp.int32)}
   written, *_ = sampler.commit({}, state, driving.proposal(SCORES, OPEN), None)
 
   def choose(places, row):

@@ -81,7 +81,7 @@ class DiffuGRPO(policy.Policy):
     return weight, weight.sum()
 
   def _canvases(self, batch, final, key):
-    """What C canvases hide, bool [N, C, G], and the factors of their log-probabilities."""
+    """Masks of C canvases, bool [N, C, G], and the factors of their log-probabilities."""
     del batch, key
     return jnp.ones(final.shape, bool)[:, None], jnp.ones(final.shape)[:, None]
 

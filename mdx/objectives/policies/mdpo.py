@@ -35,7 +35,7 @@ class MDPO(policy.Policy):
   Attributes:
     advantage: one of advantage.STEP_ADVANTAGES.
     num_steps: steps of a rollout that are trained.
-    step_choice: those of "largest" |A|, "uniform" at random, or "all".
+    step_choice: steps of the "largest" |A|, "uniform" at random, or "all".
     targets: the "masked" tokens of a prediction, or those "committed" by the step only.
     confidence_weight: whether w_i is the confidence, else 1.
     length_weight: whether there is the factor L / n.

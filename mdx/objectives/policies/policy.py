@@ -1,4 +1,4 @@
-"""What all policy-gradient losses of diffusion models share.
+"""Base of the policy-gradient losses of diffusion models.
 
 Contents: Policy, by_group, joined, optional_fields.
 
@@ -87,7 +87,7 @@ class Policy(types.Objective):
     return {"policy": 1.0, "kl": self.kl} if self.kl else {"policy": 1.0}
 
   def parts(self):
-    """The model's."""
+    """Parts of the model."""
     return self.model.parts()
 
   def init(self, key: jax.Array) -> types.Params:
@@ -106,12 +106,12 @@ class Policy(types.Objective):
     level = left
     if reader.noise is not None:
       level = config_lib.build(schedule_lib.SCHEDULES, reader.noise, what="schedule").time(left)
-    places = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
+    targets = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
     logits = reader.answer(params, types.Request(tokens=tokens, noise_level=level,
-                                                 targets=places, **optional)).logits
-    law = heads.block_columns(logits, self.mask_id) / self.temperature
-    picked = jnp.take_along_axis(law, repeat(batch["targets"])[..., None], axis=-1)[..., 0]
-    log_prob = (picked - jax.nn.logsumexp(law, axis=-1)).reshape(rows, canvases, length)
+                                                 targets=targets, **optional)).logits
+    logits = heads.block_columns(logits, self.mask_id) / self.temperature
+    picked = jnp.take_along_axis(logits, repeat(batch["targets"])[..., None], axis=-1)[..., 0]
+    log_prob = (picked - jax.nn.logsumexp(logits, axis=-1)).reshape(rows, canvases, length)
     # What is not masked in a canvas has no meaning there, and may be -1e30.
     return jnp.sum(jnp.where(batch["mix"] != 0, batch["mix"] * log_prob, 0.0), axis=1)
 
