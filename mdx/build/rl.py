@@ -34,8 +34,8 @@ from mdx.utils import rng
 from mdx.utils import tree
 
 REMASKING = {"low_confidence": "confidence", "rcr": "rcr"}
-_FILTERS = ("none", "over_denoising")
-_DRAWS = ("per_rollout", "per_group")
+_CHOICES = {"filter": ("none", "over_denoising"), "mixture_draw": ("per_rollout", "per_group"),
+            "prompt_format": task_eval.FORMATS}
 
 
 class Setup(NamedTuple):
@@ -141,15 +141,10 @@ def check(config: dict[str, Any]) -> None:
     if config[name] % rollout["epochs"]:
       raise ValueError(f"config.{name} {config[name]} is not a multiple of rollout.epochs "
                        f"{rollout['epochs']}, the updates on one rollout; use a multiple.")
-  if rollout["filter"] not in _FILTERS:
-    raise ValueError(f"config.rollout.filter is {rollout['filter']!r}; choose from "
-                     f"{', '.join(_FILTERS)}.")
-  if rollout["mixture_draw"] not in _DRAWS:
-    raise ValueError(f"config.rollout.mixture_draw is {rollout['mixture_draw']!r}; choose from "
-                     f"{', '.join(_DRAWS)}.")
-  if rollout["prompt_format"] not in task_eval.FORMATS:
-    raise ValueError(f"config.rollout.prompt_format is {rollout['prompt_format']!r}; choose from "
-                     f"{', '.join(task_eval.FORMATS)}.")
+  for name, choices in _CHOICES.items():
+    if rollout[name] not in choices:
+      raise ValueError(f"config.rollout.{name} is {rollout[name]!r}; choose from "
+                       f"{', '.join(choices)}.")
   for name in ("top_k", "top_p"):
     if rollout["sampler"].get(name, 0) not in (0, 1.0):
       raise ValueError(f"config.rollout.sampler.{name} cuts the distribution that tokens are drawn "

@@ -1,7 +1,7 @@
 """Mode claim: arms x seeds of ordinary runs, compared by a stated test.
 
 Contents: run, check, Comparison, EQUAL, value_at, updates_to_reach, rising, verdict, merge,
-set_key, run_once.
+set_key, publish, run_once.
 
 A claim's config has `run`, a config of mode train, rl or eval; `arms`, what each arm changes of it;
 `seeds`; `grids`, values that an arm tries for one key, the best of which counts; and
@@ -26,7 +26,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -270,12 +270,17 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   results = {"statement": config["statement"], "seeds": config["seeds"], "chosen": chosen,
              "arms": {arm: _figures(config, runs) for arm, runs in found.items()},
              "comparisons": [_compare(c, found[c.left], found[c.right]) for c in comparisons]}
-  if jax.process_index() == 0:
-    files.write_json(root / "results.json", results)
-    text = table_text(results)
-    files.write_text(root / "claim.txt", text + "\n")
-    console.say("\n" + text)
+  publish(root / "claim.txt", results, table_text)
   return results
+
+
+def publish(path: pathlib.Path, results: Results, table: Callable[[Results], str]) -> None:
+  """Writes results.json, and beside it the table at `path`, which is printed too."""
+  if jax.process_index() == 0:
+    files.write_json(path.with_name("results.json"), results)
+    text = table(results)
+    files.write_text(path, text + "\n")
+    console.say("\n" + text)
 
 
 def _one(config, root, arm, value, seed) -> Results:

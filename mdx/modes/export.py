@@ -45,8 +45,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   if not wanted["path"]:
     raise ValueError("mode export needs --config.export.path=DIRECTORY, a new directory.")
   path, source = pathlib.Path(wanted["path"]), config["init"]["checkpoint"] or str(workdir)
-  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  files.check_new(path)
   if wanted["format"] == "peft":
     _peft(source, config, path)
   elif wanted["format"] == "orbax":

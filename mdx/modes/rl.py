@@ -123,12 +123,13 @@ def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,
       state, run.step(), None, start=start, intervals=run.intervals, mesh=model.mesh,
       writers=writers, checkpoints=checkpoints, meta=meta, window=saved.get("window"), stop=stop,
       frozen=run.reference, next_batch=produce, unit=rollout["epochs"],
-      evaluate=lambda state, step: quick(_weights(run, state)), clock=clock, also=produce.latest,
+      evaluate=lambda state, step: quick(state_lib.averaged(state)), clock=clock,
+      also=produce.latest,
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"))
   checkpoints.close()
   clock.close()
   stop.saved = True
-  params = _weights(run, state)
+  params = state_lib.averaged(state)
   writers.write(config["updates"], "eval", quick(params))
   writers.close()
   return _finish(run, {"base": model.params, config["objective"]["name"]: params}, base_seconds)
@@ -167,10 +168,6 @@ def _start(run: rl_setup.Setup, checkpoints: checkpoint_lib.Checkpoints, meta: M
   rest = jax.jit(lambda params: begin(params)._replace(params={}),
                  out_shardings=shardings._replace(params={}))
   return 0, rest(params)._replace(params=copied), {}
-
-
-def _weights(run: rl_setup.Setup, state):
-  return state_lib.averaged(state)
 
 
 def _rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:

@@ -36,7 +36,6 @@ from mdx.eval import measures
 from mdx.eval import significance
 from mdx.modes import claim
 from mdx.modes import reporting
-from mdx.utils import console
 from mdx.utils import files
 
 _OF_MODELS = ("init", "network", "tokenizer", "objective", "dtype", "sharding")
@@ -127,11 +126,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     files.write_json(root / "selection.json", chosen)
     files.write_text(root / "cells.jsonl", "".join(json.dumps(x) + "\n" for x in lines))
   results = _results(config, root, table)
-  if jax.process_index() == 0:
-    files.write_json(root / "results.json", results)
-    text = table_text(results)
-    files.write_text(root / "table.txt", text + "\n")
-    console.say("\n" + text)
+  claim.publish(root / "table.txt", results, table_text)
   return results
 
 

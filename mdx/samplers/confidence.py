@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import config as config_lib
+from mdx.corruption import schedule as schedule_lib
 from mdx.samplers import counts
 from mdx.samplers import decoder
 from mdx.samplers import logits as logits_lib
-
-_TINY = 1e-37
 
 
 def scheduled_counts(sampler, state):
@@ -186,9 +185,10 @@ class Klass(decoder.Decoder):
     stable = decoder.at(state["stable"], index)
     probs = jax.nn.softmax(proposal.logits, axis=-1)
     now = jnp.take_along_axis(probs, jnp.maximum(known, 0), axis=-1) * (known >= 0)
-    rest = lambda p: jnp.maximum(1 - p.sum(axis=-1, keepdims=True), _TINY)
+    rest = lambda p: jnp.maximum(1 - p.sum(axis=-1, keepdims=True), schedule_lib.TINY)
     now, before = (jnp.concatenate([p, rest(p)], axis=-1) for p in (now, before))
-    terms = now * (jnp.log(jnp.maximum(now, _TINY)) - jnp.log(jnp.maximum(before, _TINY)))
+    log = lambda p: jnp.log(jnp.maximum(p, schedule_lib.TINY))
+    terms = now * (log(now) - log(before))
     moved = terms.sum(axis=-1)
     # The first sight has moved nothing, all being "the rest": from -1 to 0.
     stable = jnp.where(moved >= self.kl_threshold, 0, stable + 1)

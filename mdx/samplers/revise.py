@@ -10,12 +10,11 @@ import dataclasses
 import jax.numpy as jnp
 
 from mdx import config as config_lib
+from mdx.corruption import schedule as schedule_lib
 from mdx.samplers import confidence
 from mdx.samplers import counts
 from mdx.samplers import decoder
 from mdx.samplers import logits as logits_lib
-
-_TINY = 1e-37
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,7 @@ class Remdm(decoder.Decoder):
     """Reveals masked positions at random, and chooses what is masked again."""
     del params
     now, then, sigma, again = self._transition(state)
-    reveal = (then - (1 - sigma) * now) / jnp.maximum(1 - now, _TINY)
+    reveal = (then - (1 - sigma) * now) / jnp.maximum(1 - now, schedule_lib.TINY)
     is_last = state["step"][:, None] >= self.block_steps - 1
     draw = logits_lib.uniforms(keys, state["positions"])  # of either kind, no position is both
     is_written = proposal.is_open & (
@@ -134,12 +133,12 @@ class Remdm(decoder.Decoder):
     """alpha before and after, sigma of masked positions [B, 1], and of committed ones [B, S]."""
     time = [1 - (state["step"][:, None] + i) / self.block_steps for i in (0, 1)]
     now, then = (self._alpha(t) for t in time)
-    limit = jnp.minimum(1.0, (1 - then) / jnp.maximum(now, _TINY))
+    limit = jnp.minimum(1.0, (1 - then) / jnp.maximum(now, schedule_lib.TINY))
     in_block = state["free"] & (state["block_of"] == state["block"][:, None])
     committed = in_block & (state["canvas"] != self.mask_id)
     if self.remdm == "confidence":
       unsure = jnp.where(committed, jnp.exp(-state["running"]), 0.0)
-      shares = unsure / jnp.maximum(unsure.sum(axis=1, keepdims=True), _TINY)
+      shares = unsure / jnp.maximum(unsure.sum(axis=1, keepdims=True), schedule_lib.TINY)
       return now, then, jnp.zeros_like(now), limit * shares
     sigma = self.eta * limit if self.remdm == "rescale" else jnp.minimum(self.eta, limit)
     if self.remdm == "loop":
@@ -149,8 +148,8 @@ class Remdm(decoder.Decoder):
   def _alpha(self, t):
     if self.remdm != "loop":
       return self.alpha.alpha(t)
-    rising = (1 - t) / max(1 - self.loop_on, _TINY) * self.loop_alpha
-    final = 1 - t / max(self.loop_off, _TINY) * (1 - self.loop_alpha)
+    rising = (1 - t) / max(1 - self.loop_on, schedule_lib.TINY) * self.loop_alpha
+    final = 1 - t / max(self.loop_off, schedule_lib.TINY) * (1 - self.loop_alpha)
     return jnp.where(t > self.loop_on, rising, jnp.where(t > self.loop_off, self.loop_alpha, final))
 
 

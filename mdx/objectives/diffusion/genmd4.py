@@ -14,6 +14,7 @@ from typing import Any, Mapping
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
@@ -65,10 +66,9 @@ class GenMD4(types.Objective):
   normalizer: str = "per_supervised_token"
 
   def __post_init__(self):
-    diffusion.check_choices(self, time=time_lib.TIMES, normalizer=("elbo", "per_supervised_token"))
+    config_lib.check(self, "objective", between=dict(first_time="(0, 1)"), choices=dict(
+        time=time_lib.TIMES, normalizer=("elbo", "per_supervised_token")))
     self.visibility  # pylint: disable=pointless-statement  (checks it)
-    if not 0 < self.first_time < 1:
-      raise ValueError(f"objective.first_time must lie in (0, 1), got {self.first_time}.")
     if self.first_power <= 0:
       raise ValueError(f"objective.first_power must be positive, got {self.first_power}.")
 

@@ -1,6 +1,6 @@
 """Absorbing-state (masked) diffusion.
 
-Contents: MaskedDiffusion, check_choices, weight_of.
+Contents: MaskedDiffusion, weight_of.
 
 References: Sahoo et al. 2024, arXiv:2406.07524 (MDLM); Shi et al. 2024,
 arXiv:2406.04329 (MD4); Nie et al. 2025, arXiv:2502.09992 (LLaDA); Ou et al.
@@ -102,8 +102,9 @@ class MaskedDiffusion(types.Maskable):
   normalizer: str = "per_supervised_token"
 
   def __post_init__(self):
-    check_choices(self, time=time_lib.TIMES, mask_draw=("bernoulli", "exact_count"),
-                  weighting=WEIGHTINGS, normalizer=NORMALIZERS)
+    config_lib.check(self, "objective", choices=dict(
+        time=time_lib.TIMES, mask_draw=("bernoulli", "exact_count"), weighting=WEIGHTINGS,
+        normalizer=NORMALIZERS))
     self.alpha, self.visibility  # pylint: disable=pointless-statement  (checks them)
     if self.num_steps < 0:
       raise ValueError(f"objective.num_steps must be positive, or 0 for continuous time, got "
@@ -323,14 +324,6 @@ class MaskedDiffusion(types.Maskable):
       return 3 * math.sqrt(1 / 12 / num_rows)
     # A whole lattice is off by at most half its spacing, a run of its rows by more.
     return (0.5 if num_shards == 1 else 1.5) / num_rows
-
-
-def check_choices(objective: types.Objective, **choices: Any) -> None:
-  """Raises ValueError for a field with a value that is none of its choices."""
-  for field, allowed in choices.items():
-    if getattr(objective, field) not in allowed:
-      raise ValueError(f"objective.{field} is {getattr(objective, field)!r}; choose from "
-                       f"{', '.join(allowed)}.")
 
 
 def weight_of(normalizer: str, allowed: jax.Array, is_masked: jax.Array) -> jax.Array:

@@ -62,7 +62,7 @@ class Policy(types.Objective):
   uses_ratio: ClassVar[bool] = True
 
   def __post_init__(self):
-    self._check("kl_form", KL_FORMS)
+    config_lib.check(self, "objective", choices={"kl_form": KL_FORMS})
     if self.group_size < 2:
       raise ValueError(f"group_size must be at least 2 to compare rollouts, got {self.group_size}.")
     if self.temperature <= 0:
@@ -70,11 +70,6 @@ class Policy(types.Objective):
                        f"alike; got {self.temperature}.")
     if not 0 < self.clip or self.kl < 0:
       raise ValueError(f"clip must be positive and kl not negative, got {self.clip}, {self.kl}.")
-
-  def _check(self, field: str, choices) -> None:
-    if getattr(self, field) not in choices:
-      raise ValueError(f"objective.{field} is {getattr(self, field)!r}; choose from "
-                       f"{', '.join(choices)}.")
 
   @property
   def network(self) -> types.Network:

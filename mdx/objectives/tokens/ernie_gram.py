@@ -180,7 +180,7 @@ class ErnieGram(selection.Selection):
       scores = jnp.matmul(states, table.T.astype(states.dtype), preferred_element_type=jnp.float32)
       scores += jnp.expand_dims(ngram["lm_head"]["bias"], tuple(range(scores.ndim - 1)))
       column = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
-      scores = jnp.where(column < self.grams.num_grams, scores, -1e30)
+      scores = jnp.where(column < self.grams.num_grams, scores, heads.NEVER)
       return jnp.concatenate([network.head(params["network"], hidden, name), scores], axis=-1)
 
     return network._replace(head=head)

@@ -325,7 +325,7 @@ def test_microbatches_accumulate_exactly(cls):
     (mdpo.MDPO, {"step_choice": "last"}, "choose from largest"),
     (mdpo.MDPO, {"targets": "all"}, "choose from masked"),
     (mdpo.MDPO, {"kl_form": "k1"}, "choose from k2, k3"),
-    (mdpo.MDPO, {"num_steps": 0}, "num_steps must be positive"),
+    (mdpo.MDPO, {"num_steps": 0}, "num_steps must be at least 1, got 0"),
     (mdpo.MDPO, {"clip": 0.0}, "clip must be positive"),
     (grpo.DiffuGRPO, {"prompt_mask_rate": 1.0}, r"must lie in \[0, 1\)"),
     (grpo.DiffuGRPO, {"advantage": "tail"}, "choose from mean"),
