@@ -17,7 +17,6 @@ from mdx.build import rl as rl_setup
 from mdx.configs import mdpo as mdpo_config
 from mdx.networks.adaptation import lora
 from mdx.networks.adaptation import sites
-from mdx.rl import rollout as rollout_lib
 from mdx.tasks import sudoku
 from mdx.train import step as step_lib
 from mdx.utils import tree
@@ -222,17 +221,6 @@ def test_over_denoised_problems_are_kept_and_gone_through_again_after_a_restart(
   kept = json.loads((tmp_path / "over_denoised_0.json").read_text())
   assert f"{len(kept)} of 30 training problems are over-denoised" in capsys.readouterr().out
   assert 0 < len(kept) < 30 and kept == sorted(set(kept)) and max(kept) < 40
-
-
-def test_an_iteration_has_whole_groups_and_every_example_once_an_epoch():
-  produce = rollout_lib.Rollouts(None, None, list(range(10)), None, mesh=None, num_prompts=4,
-                                 group_size=3, batch_size=12, epochs=1, seed=0, writers=None)
-  rows = [produce.examples_of(None, i) for i in range(5)]
-  for row in rows:
-    assert row.shape == (12,) and np.all(row.reshape(4, 3) == row.reshape(4, 3)[:, :1])
-  order = np.concatenate(rows)[::3]
-  assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
-  assert order[:10].tolist() != order[10:].tolist()
 
 
 @pytest.mark.slow
