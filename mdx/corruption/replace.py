@@ -127,10 +127,10 @@ def from_clusters(keys: jax.Array, tokens: jax.Array, clusters: Clusters,
 
   def row(key, clusters_of_row):
     cluster_key, member_key = jax.random.split(key)
-    draw, place = (jax.random.uniform(k, clusters_of_row.shape) for k in (cluster_key, member_key))
+    draw, within = (jax.random.uniform(k, clusters_of_row.shape) for k in (cluster_key, member_key))
     chosen = (below[clusters_of_row] <= draw[:, None]).sum(axis=1).astype(jnp.int32)
     chosen = jnp.minimum(chosen, last)
-    nth = jnp.minimum((place * size[chosen]).astype(jnp.int32), size[chosen] - 1)
+    nth = jnp.minimum((within * size[chosen]).astype(jnp.int32), size[chosen] - 1)
     return members[first[chosen] + nth]
 
   return jax.vmap(row)(keys, jnp.asarray(clusters.of_token)[tokens])

@@ -65,8 +65,10 @@ def _config(base, **changes):
 
 
 def _lines(workdir, kind):
-  return [x for x in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-          if x["kind"] == kind]
+  lines = [x for x in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+           if x["kind"] == kind]
+  assert lines, f"no line of kind {kind}"
+  return lines
 
 
 @pytest.mark.slow

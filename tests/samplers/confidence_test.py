@@ -121,7 +121,7 @@ def test_the_best_of_a_run_with_ties_is_the_first():
 
 
 def _klass_loop(logits, is_open, scores, *, threshold, kl_threshold, kl_steps, top_k, confident):
-  """What KLASS writes at each step, in float64: [T, W]."""
+  """Tokens that KLASS writes at each step, in float64: [T, W]."""
   history, before, out = np.full(WIDTH, -1), [None] * WIDTH, []
   for step in range(len(logits)):
     probs = np.exp(logits[step]) / np.exp(logits[step]).sum(-1, keepdims=True)
