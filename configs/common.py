@@ -87,13 +87,14 @@ def _small() -> config_dict.ConfigDict:
       data=dict(
           length=64,  # tokens a row
           source=dict(  # fields of data.sources; "" and -1 leave a field at its default
-              name="text",  # text, jsonl, chat, parquet, array_record, tfds or memory
+              name="text",  # text, jsonl, chat, parquet, arrow, array_record, tfds or memory
               path="asset:holmes.txt.xz", validation_path="", field="",
               data_dir="", builder="",  # of tfds
               holdout_every=-1),  # one document in this many is held out (20)
           packing="concat",  # concat, first_fit, pad or crop
           append_eos=False,  # documents are slices of one text
           isolate_documents=True,
+          on_error="stop",  # or skip: records that cannot be read or do not fit
           num_shards=1),  # streams a batch is cut from; on a pod a multiple of its processes
 
       eval=dict(

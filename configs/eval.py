@@ -21,7 +21,7 @@ from mdx.configs import mdpo
 
 _TASKS = {
     "gsm8k": dict(name="gsm8k", path="", test_path=""),
-    "math500": dict(name="math", path="", test_path=""),
+    "math500": dict(name="math", path="", test_path="", time_limit=2.0),  # seconds an answer
     "countdown": dict(name="countdown", format="expression", num_numbers=3, max_number=20,
                       path="", test_path="", num_test=256),
     "sudoku": dict(name="sudoku", size=4, min_givens=4, max_givens=8, unique=True, path="",
@@ -48,6 +48,7 @@ def get_config(arg=None):
           params="ema",  # which weights of it: ema or raw
           adapter="",  # directory of a PEFT adapter for it
           weights="",  # int8: weights of one byte
+          special_tokens="",  # never: no [CLS], <s> around prompts; "" = as its tokenizer has it
           base=run.init.base),  # trained first where no checkpoint is given
       task=run.task,  # `name` and fields of mdx.tasks
       prompt_format="text",  # or chat: the user's message in the model's chat template

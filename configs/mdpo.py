@@ -30,7 +30,7 @@ from mdx import tasks
 from mdx.configs import common
 
 _VARIANTS = ("sudoku", "countdown", "llada_8b")
-_GIVEN = ("model", "mask_id", "eos_id", "group_size", "temperature")  # by model and rollouts
+_GIVEN = ("model", "mask_id", "eos_id", "other_eos_ids", "group_size", "temperature")  # not fields
 
 
 def get_config(arg=None):

@@ -29,6 +29,7 @@ def get_config(arg=None):
           params="ema",  # which weights of it: ema or raw
           adapter="",  # directory of a PEFT adapter for it
           weights="",  # int8: weights of one byte
+          special_tokens="",  # never: no [CLS], <s> around prompts; "" = as its tokenizer has it
           base=base),  # trained first where no checkpoint is given
       prompts="",  # a .jsonl file with `text` or `tokens` a line, or a text; "" = no prompt
       num_samples=4,  # rows of each prompt

@@ -30,6 +30,7 @@ def get_config(arg=None):
       fill="eos_multiple",  # or pad; with packing pad also eos (LLaDA), eos_together (Dream)
       fill_multiple=16,  # of eos_multiple
       too_long="error",  # or skip
+      on_error="stop",  # or skip: records that cannot be read or do not fit
       append_eos=True,
       isolate_documents=True)
   config.eval.update(baselines=False, final_samples=16)

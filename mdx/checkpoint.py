@@ -26,6 +26,7 @@ from orbax.checkpoint import v1 as ocp
 
 from mdx.utils import checksum
 from mdx.utils import files
+from mdx.utils import readers
 from mdx.utils import tree
 
 
@@ -108,7 +109,7 @@ def _root(workdir: str | os.PathLike, directory: str = "") -> epath.Path:
 def _elsewhere(workdir: epath.Path) -> str:
   """`config.checkpoint.directory` of the run of a workdir, or ""."""
   try:
-    stored = json.loads((workdir / "config.json").read_text())["config"]
+    stored = readers.read_json(workdir / "config.json")["config"]
     return stored["checkpoint"].get("directory", "")
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return ""

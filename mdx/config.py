@@ -20,9 +20,11 @@ from typing import Any, Mapping
 _NOT_IDENTITY = ("mode", "mesh", "sharding", "microbatches", "log_steps", "eval_steps",
                  "checkpoint_steps", "export", "checkpoint", "tensorboard", "compile", "remat",
                  "profile_steps")
+_NOT_IDENTITY_EITHER = ("data.on_error",)  # a run that it would change has stopped
 _ABSENT = "absent"
 # Keys that release 0.1 did not have, with the value at which they change nothing.
-_LATER: dict[str, Any] = {"frozen": {}, "eval.evaluators": [], "adaptations": []}
+_LATER: dict[str, Any] = {"frozen": {}, "eval.evaluators": [], "adaptations": [],
+                          "data.on_error": "stop", "init.special_tokens": ""}
 
 
 def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", **extra) -> Any:
@@ -131,7 +133,7 @@ def check_number(value: Any, where: str, low: float, high: float, *, whole: bool
     low, high: the interval.
     whole: only whole numbers pass.
   """
-  kind = numbers.Integral if whole else numbers.Real
+  kind: Any = numbers.Integral if whole else numbers.Real
   if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
     raise ValueError(f"{where} must be a {'whole ' * whole}number of at least {low:g} and at most "
                      f"{high:.12g}, got {value!r:.60}.")
@@ -265,6 +267,8 @@ def identity(cfg: Any, defaults: Mapping[str, Any] | None = None) -> dict[str, A
   defaults = to_dict(defaults or {})
   kept = {k: v for k, v in to_dict(cfg).items() if k not in _NOT_IDENTITY}
   flat, found = flatten(kept), {}
+  for key in _NOT_IDENTITY_EITHER:
+    flat.pop(key, None)
   for key, value in flat.items():
     above = key.split(".")[:-1]
     is_built = any(".".join((*above[:i + 1], "name")) in flat for i in range(len(above)))

@@ -6,9 +6,10 @@ The harness's own command line, with a model `mdx` added:
   python -m mdx.lm_harness --model mdx --model_args checkpoint=runs/diffusion --tasks TASK
 
 Model arguments: `checkpoint` (all that `mdx.load` takes), `params`, `dtype`, `adapter` (a PEFT
-adapter's directory), `weights` (int8), `num_samples` and `estimator` (of a likelihood bound, as of
-`Model.estimate_pairs`), `seed`, and the fields of a rule of `samplers` with `name` for
-generation, where `gen_length=0` is what the request asks for and `steps=0` one step a token.
+adapter's directory), `weights` (int8), `special_tokens` ("never": none around a text),
+`num_samples` and `estimator` (of a likelihood bound, as of `Model.estimate_pairs`), `seed`, and the
+fields of a rule of `samplers` with `name` for generation, where `gen_length=0` is what the request
+asks for and `steps=0` one step a token.
 
 Arguments of a request are read under all their names of the harness (`max_gen_toks`,
 `max_new_tokens`, ...). `temperature`, `top_p` and `top_k` of a request that samples replace the
@@ -27,9 +28,10 @@ import jax
 import numpy as np
 
 try:
+  from lm_eval import utils as lm_utils
   from lm_eval.api import model as lm_model
   from lm_eval.api import registry
-  from lm_eval.models import utils as lm_utils
+  from lm_eval.models import utils as lm_models
 except ModuleNotFoundError as missing:
   if __name__ != "__main__" or missing.name != "lm_eval":
     raise
@@ -39,6 +41,7 @@ from mdx import config as config_lib
 from mdx import model as model_lib
 from mdx import samplers
 from mdx.data import chat
+from mdx.data import hf_tokenizer
 from mdx.eval import subsets
 from mdx.train import progress as progress_lib
 from mdx.utils import readers
@@ -62,8 +65,8 @@ class HarnessModel(lm_model.TemplateLM):
   def __init__(self, checkpoint: str, *, params: str = "ema", dtype: str = "",
                batch_size: int | str = _AUTO_BATCH, max_batch_size: int | None = None,
                num_samples: int = 32, estimator: str = "", seed: int = 0, name: str = "",
-               adapter: str = "", weights: str = "", gen_length: int = 0, steps: int = 0,
-               **fields: Any):
+               adapter: str = "", weights: str = "", special_tokens: str = "",
+               gen_length: int = 0, steps: int = 0, **fields: Any):
     """Loads the model.
 
     Raises:
@@ -81,7 +84,8 @@ class HarnessModel(lm_model.TemplateLM):
     if not str(batch_size).isdigit() or int(batch_size) < 1:
       raise ValueError(f"batch_size must be a positive number or auto, got {batch_size!r}.")
     self.model = model_lib.load(str(checkpoint), params=params, dtype=dtype,
-                                init=dict(adapter=adapter, weights=weights))
+                                init=dict(adapter=adapter, weights=weights,
+                                          special_tokens=special_tokens))
     self._batch_size, self._seed = int(batch_size), seed
     self._bound = dict(num_samples=num_samples, estimator=estimator)
     self.model.check_estimator(estimator)
@@ -100,9 +104,10 @@ class HarnessModel(lm_model.TemplateLM):
     return self.model.tokenizer.eos_id
 
   def tok_encode(self, string, add_special_tokens=None, **kwargs) -> list[int]:
-    """Ids of a text; no special id is added."""
-    del add_special_tokens, kwargs
-    return self.model.tokenizer.encode(string).tolist()
+    """Ids of a text, behind those that its tokenizer puts before one, unless told not to."""
+    del kwargs
+    prefix = [] if add_special_tokens is False else list(self.model.tokenizer.prefix_ids)
+    return prefix + self.model.tokenizer.encode(string).tolist()
 
   def chat_template(self, chat_template: bool | str = False) -> str:
     """The source of the template, for the harness's records."""
@@ -129,7 +134,17 @@ class HarnessModel(lm_model.TemplateLM):
   def _context(self, text: str) -> list[int]:
     """Ids of what a request gives: of a chat as its template has it."""
     known = self._chats.get(text)
-    return self.tok_encode(text) if known is None else known
+    if known is None:
+      return self.tok_encode(text) if text or not self.model.is_causal else self._start
+    return known
+
+  @property
+  def _start(self) -> list[int]:
+    """Ids of an empty context: the token that the harness's own model `hf` takes; [] for others."""
+    if not self.model.begins_itself:
+      return []
+    start = hf_tokenizer.start_token(self.model.source)
+    return [self.model.tokenizer.special_texts.get(start, self.model.reader.start_id)]
 
   def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
     """(log p(continuation | context), whether it is greedy) of every request."""
@@ -137,15 +152,15 @@ class HarnessModel(lm_model.TemplateLM):
     for context, continuation in (request.args for request in requests):
       pairs.append(self._encode_pair(context, continuation)
                    if context and context not in self._chats else
-                   (self._context(context), self.tok_encode(continuation)))
+                   (self._context(context), self.tok_encode(continuation, False)))
     return self._loglikelihood_tokens([(("", ""), *pair) for pair in pairs], disable_tqdm,
                                       questions=[_question(request) for request in requests])
 
   def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, *, questions=None,
                             **kwargs):
     del kwargs
-    longest = self.model.max_length
-    pairs = [(c[max(len(c) + len(x) - longest, 0):], x[-longest:]) for _, c, x in requests]
+    longest, most = self.model.max_length + self.model.begins_itself, self.model.max_length
+    pairs = [(c[max(len(c) + len(x) - longest, 0):], x[-most:]) for _, c, x in requests]
     questions = [known or context or answer for known, (context, answer)
                  in zip(questions or [""] * len(pairs), pairs)]
     found = self._score(pairs, disable_tqdm, questions)
@@ -156,7 +171,12 @@ class HarnessModel(lm_model.TemplateLM):
     """Log-likelihoods of whole texts; long ones in windows that see one token before them."""
     pairs, owner = [], []
     for i, request in enumerate(requests):
-      tokens = self.tok_encode(request.args[0])
+      tokens = self.tok_encode(request.args[0], self.model.begins_itself)
+      if self.model.begins_itself:  # the windows of the harness's own model `hf`
+        pairs += map(lm_utils.make_disjoint_window, lm_utils.get_rolling_token_windows(
+            tokens, self._start[0], self.model.max_length, context_len=1))
+        owner += [i] * (len(pairs) - len(owner))
+        continue
       first, rest = tokens[:self.model.max_length], tokens[self.model.max_length:]
       windows = [([], first)] if first else []
       width = self.model.max_length - 1
@@ -178,8 +198,7 @@ class HarnessModel(lm_model.TemplateLM):
 
   def _are_greedy(self, pairs) -> list[bool]:
     """Whether decoding a token at a time, greedily, gives the answers."""
-    found = [False] * len(pairs)
-    is_causal = self.model.objective.reader().sampler == "autoregressive"
+    found, is_causal = [False] * len(pairs), self.model.is_causal
     # A power of two, so that few programs are compiled; steps with nothing to do are free.
     sizes = [1 << (len(answer) - 1).bit_length() for _, answer in pairs]
     for size in sorted(set(sizes)):
@@ -190,7 +209,7 @@ class HarnessModel(lm_model.TemplateLM):
       rows = [np.array(list(pairs[i][0]) + ([] if is_causal else [mask] * len(pairs[i][1])),
                        np.int32) for i in members]
       if is_causal:  # decoded up to the power of two, which may not fit behind the context
-        rows = [row[max(len(row) + size - self.model.max_length, 0):] for row in rows]
+        rows = [row[max(len(row) + size - self.model.max_row, 0):] for row in rows]
       for place, sample in self.model.decode(rows, sampler, batch_size=self._batch_size):
         answer = list(pairs[members[place]][1])
         tokens = sample.tokens.tolist()
@@ -204,7 +223,7 @@ class HarnessModel(lm_model.TemplateLM):
     groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
     texts, stops, unread = [""] * len(requests), [], set()
     for i, request in enumerate(requests):
-      wanted = lm_utils.normalize_gen_kwargs(dict(request.args[1]), _DEFAULT_GEN_TOKENS)
+      wanted = lm_models.normalize_gen_kwargs(dict(request.args[1]), _DEFAULT_GEN_TOKENS)
       stops.append(wanted["until"])
       unread |= set(wanted) - set(_READ)
       length = self._gen_length or wanted["max_gen_toks"]

@@ -152,6 +152,8 @@ def _check_value(flag: str, text: str, default) -> None:
 def _read_config(file: str, arg: str):
   """The config of a file, which is tried before absl does; raises ValueError."""
   import importlib.util  # pylint: disable=g-import-not-at-top
+  from mdx.utils import streams  # pylint: disable=g-import-not-at-top
+  streams.check_regular(file)
   spec = importlib.util.spec_from_file_location("mdx_checked_config", file)
   if spec is None or spec.loader is None:
     raise ValueError(f"config file {file!r} is no Python file; see --help for those of mdx.")

@@ -14,9 +14,12 @@ import math
 import os
 import pathlib
 import secrets
+import warnings
 from typing import Any, Mapping, Protocol, Sequence
 
 from mdx.utils import files
+from mdx.utils import readers
+from mdx.utils import streams
 
 
 class Window:
@@ -183,19 +186,44 @@ def open_writers(workdir: str, config: Mapping[str, Any], *, resume_step: int,
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads a metrics file; a last line cut off by a kill is dropped."""
-  return [line for line in read_rows(path) if "step" in line]
+  """Reads a metrics file; damaged lines are dropped, with a warning unless it is the last one.
+
+  A line has a step, a kind, and numbers. A kill may cut the last line off.
+  """
+  texts = _lines(path)
+  found = [_row(text) for text in texts]
+  damaged = [i for i, row in enumerate(found, 1) if not _is_figures(row or {})]
+  if damaged and damaged != [len(texts)]:
+    warnings.warn(f"{os.fspath(path)}: {len(damaged)} damaged line(s) are left out, the first of "
+                  f"them line {damaged[0]}; the figures of their steps are missing.", stacklevel=2)
+  return [row for row in found if row is not None and _is_figures(row)]
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
   """The objects of a file of JSON lines; lines that are none are dropped."""
-  lines = []
-  for text in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-    try:
-      lines.append(json.loads(text))
-    except json.JSONDecodeError:
-      continue
-  return [line for line in lines if isinstance(line, dict)]
+  return [row for text in _lines(path) if (row := _row(text)) is not None]
+
+
+def _lines(path: str | os.PathLike) -> list[str]:
+  streams.check_regular(path)
+  text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+  return [line for line in readers.lines(text) if line.strip()]
+
+
+def _row(text: str) -> dict[str, Any] | None:
+  """The object of a line, or None."""
+  try:
+    row = readers.parse_json(text, "line", "drop it")
+  except ValueError:
+    return None
+  return row if isinstance(row, dict) else None
+
+
+def _is_figures(row: dict[str, Any]) -> bool:
+  """Whether a row is one of a metrics file."""
+  numbers = {k: v for k, v in row.items() if k not in ("step", "kind")}
+  return (type(row.get("step")) is int and isinstance(row.get("kind"), str)
+          and all(v is None or isinstance(v, (int, float)) for v in numbers.values()))
 
 
 def last(path: str | os.PathLike, step: int) -> dict[str, Any] | None:

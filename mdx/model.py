@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdx import sharding
 from mdx.build import load as load_lib
 from mdx.data import chat
 from mdx.eval import generative
@@ -27,6 +26,8 @@ from mdx.eval import subsets
 from mdx.report import denoising
 from mdx.samplers import batching
 from mdx.samplers import loop
+from mdx import sharding
+from mdx import types
 from mdx.utils import processes
 from mdx.utils import readers
 from mdx.utils import rng
@@ -68,6 +69,9 @@ class Model(load_lib.Loaded):
   def encode(self, prompt: str | Sequence[Any] | np.ndarray) -> np.ndarray:
     """Ids of a prompt: text, where "[MASK]" is a position to fill, ids, or chat messages.
 
+    Around a text stand the ids that its tokenizer puts there, behind it only where it is filled in;
+    ids and chats are read as they are.
+
     Raises:
       ValueError: an id the model does not have, or messages without a chat template.
     """
@@ -75,7 +79,11 @@ class Model(load_lib.Loaded):
       pieces = [self.tokenizer.encode(piece) for piece in prompt.split(MASK)]
       between = np.array([self.tokenizer.mask_id], np.int32)
       parts = [part for piece in pieces for part in (between, piece)][1:]
-      return np.concatenate(parts).astype(np.int32)
+      parts += [np.array(self._closing, np.int32)] if len(pieces) > 1 else []
+      prefix = np.array(self.tokenizer.prefix_ids, np.int32)
+      return np.concatenate([prefix, *parts]).astype(np.int32)
+    if isinstance(prompt, Mapping):
+      raise ValueError(f"a prompt is {prompt!r:.60}; expected a text, ids, or a list of messages.")
     if len(prompt) and isinstance(prompt[0], Mapping):
       messages = readers.messages(prompt, "prompt")["messages"]
       chat.check(self.tokenizer, [messages], ["prompt"])
@@ -86,13 +94,56 @@ class Model(load_lib.Loaded):
                        f"this model lie in [0, {self.tokenizer.vocab_size}).")
     return ids.astype(np.int32)
 
+  @property
+  def reader(self) -> types.Reader:
+    """How the model is asked for tokens; TypeError for one that writes none."""
+    found = self.objective.reader()
+    if found is None:
+      raise TypeError(f"{type(self.objective).__name__} has no reader, for it writes no tokens")
+    return found
+
+  @property
+  def is_causal(self) -> bool:
+    """Whether it reads from left to right."""
+    reader = self.objective.reader()
+    return reader is not None and reader.sampler == "autoregressive"
+
+  @property
+  def begins_itself(self) -> bool:
+    """Whether its rows begin with a first token of their own, which is not predicted.
+
+    Without one (an empty prompt) they begin with the start token of the objective.
+    """
+    reader = self.objective.reader()
+    return reader is not None and reader.start_id >= 0
+
+  @property
+  def _closing(self) -> tuple[int, ...]:
+    """Ids behind a text that is complete, and behind an answer."""
+    return () if self.is_causal else self.tokenizer.suffix_ids
+
+  @property
+  def max_row(self) -> int:
+    """Most tokens of a prompt and its answer."""
+    return self.max_length - len(self._closing) + self.begins_itself
+
+  def _cut(self, prompts: Sequence[Any]) -> tuple[Sequence[Any], np.ndarray | None]:
+    """Prompts without the first token of each, and these tokens int32 [N]; None: left as they are.
+    """
+    if not self.begins_itself:
+      return prompts, None
+    start = self.reader.start_id
+    return [prompt[1:] for prompt in prompts], np.array(
+        [prompt[0] if len(prompt) else start for prompt in prompts], np.int32)
+
   def sample(self, prompts: Sequence[Any] | str | None = None, *, num_samples: int = 1,
              seed: int = 0, batch_size: int = 8, record: str = "none",
              **fields: Any) -> list[Sample]:
     """Decodes prompts.
 
     Args:
-      prompts: texts or id sequences; None = unconditional. One string is one prompt.
+      prompts: texts, id sequences or chats; None = unconditional. One string is one prompt, and so
+        is one list of messages.
       num_samples: rows of each prompt.
       seed: rows of the same index and seed are the same in every batch.
       batch_size: rows decoded together.
@@ -105,7 +156,9 @@ class Model(load_lib.Loaded):
     Raises:
       ValueError: a prompt or field that cannot be; before anything is compiled.
     """
-    prompts = [prompts] if isinstance(prompts, str) else [""] if prompts is None else prompts
+    is_one = isinstance(prompts, str) or (
+        isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], Mapping))
+    prompts = [""] if prompts is None else [prompts] if is_one else prompts
     rows = [p for prompt in prompts for p in [self.encode(prompt)] * num_samples]
     decoded = dict(self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
                                record=record))
@@ -116,11 +169,11 @@ class Model(load_lib.Loaded):
     for i, row in enumerate(rows):
       infill = bool((row == self.tokenizer.mask_id).any())
       length = len(row) + (0 if infill else sampler.gen_length)
-      if length > self.max_length:
+      if length > (self.max_length if infill else self.max_row):
         raise ValueError(f"prompt {i} has {len(row)} tokens; with sampler.gen_length "
                          f"{sampler.gen_length} that is more than the {self.max_length} of the "
                          "model; shorten one of them.")
-      if infill and self.objective.reader().sampler == "autoregressive":
+      if infill and self.reader.sampler == "autoregressive":
         raise ValueError(f"prompt {i} has masks, which an autoregressive model cannot fill from "
                          "both sides; use a diffusion or mlm checkpoint.")
 
@@ -138,18 +191,24 @@ class Model(load_lib.Loaded):
     self.check(rows, sampler)
     batch_size = sharding.padded_rows(min(len(rows), batch_size), batch_size, self.mesh)
     tokenizer = self.tokenizer
-    for batch in batching.batches(rows, gen_length=sampler.gen_length, batch_size=batch_size,
+    prompts, before = self._cut(rows)
+    for batch in batching.batches(prompts, gen_length=sampler.gen_length, batch_size=batch_size,
                                   max_length=self.max_length, mask_id=tokenizer.mask_id,
-                                  pad_id=tokenizer.pad_id):
+                                  pad_id=tokenizer.pad_id, closing=self._closing):
       if all(skip(i) for i in batch.members):
         continue
-      result, seconds = self._run(batch, sampler, seed, record)
+      result, seconds = self._run(batch, sampler, seed, record, before)
       for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
-        yield i, self._sample(rows[i], batch, result, row, length, seconds / len(batch.members))
+        infill = batch.start == 0 and len(prompts[i]) == length
+        yield i, self._sample(rows[i], batch, result, row, length if infill else 0,
+                              seconds / len(batch.members))
 
-  def _run(self, batch: batching.Rows, sampler: Any, seed: int, record: str):
+  def _run(self, batch: batching.Rows, sampler: Any, seed: int, record: str,
+           before: np.ndarray | None):
     """Decodes one batch; returns host arrays and the seconds it took."""
     rows = {"canvas": batch.canvas, "row_index": batch.row_index}
+    if before is not None:
+      rows["before"] = before[batch.row_index]
     if batch.positions is not None and batch.segment_ids is not None:
       rows |= {"positions": batch.positions, "segment_ids": batch.segment_ids}
     arrays = sharding.place_batch(rows, self.mesh)
@@ -170,17 +229,19 @@ class Model(load_lib.Loaded):
 
   def _sample(self, prompt, batch, result: loop.Decoded, row: int, length: int,
               seconds: float) -> Sample:
-    infill = batch.start == 0 and len(prompt) == length
+    """The sample of a row; `length` is that of an infilled prompt, 0 of an answer."""
+    infill, end = bool(length), result.tokens.shape[1] - batch.num_closing
     tokens = np.asarray(result.tokens[row, -length:] if infill else
-                        result.tokens[row, batch.start:])
-    eos = np.flatnonzero(tokens == self.tokenizer.eos_id)
+                        result.tokens[row, batch.start:end])
+    eos = np.flatnonzero(self.tokenizer.ends(tokens))
     text = self.tokenizer.decode(tokens if infill or not eos.size else tokens[:eos[0]])
     trace = None
     if result.trajectory is not None:
       trace = denoising.from_trajectory(
           result.trajectory, row, self.tokenizer.mask_id,
           prompt="" if infill else self.tokenizer.decode(prompt))
-      shown = slice(trace.frames.shape[1] - len(tokens), None)  # without padding
+      end = trace.frames.shape[1] - batch.num_closing
+      shown = slice(end - len(tokens), end)  # without padding
       is_given = None if trace.is_given is None else trace.is_given[shown]
       trace = trace._replace(frames=trace.frames[:, shown], confidence=trace.confidence[:, shown],
                              is_given=is_given)
@@ -201,7 +262,13 @@ class Model(load_lib.Loaded):
     rows = [self.tokenizer.encode(t) for t in ([texts] if isinstance(texts, str) else texts)]
     if 0 in map(len, rows):
       raise ValueError(f"text {list(map(len, rows)).index(0)} is empty; leave it out.")
-    return self.score_pairs([((), row) for row in rows], num_samples=num_samples, seed=seed)
+    return self.score_pairs([(self._before_text, row) for row in rows], num_samples=num_samples,
+                            seed=seed)
+
+  @property
+  def _before_text(self) -> Ids:
+    """Prompt of a text all of whose tokens are scored; a causal model has its start token."""
+    return () if self.is_causal else self.tokenizer.prefix_ids
 
   def score_pairs(self, pairs: Sequence[tuple[Ids, Ids]], **options: Any) -> np.ndarray:
     """log p(answer | prompt) in nats, float64 [N]; see `estimate_pairs` for the options."""
@@ -218,7 +285,8 @@ class Model(load_lib.Loaded):
     the draw of the time.
 
     Args:
-      pairs: (ids of the prompt, ids of the answer); the prompt is neither corrupted nor scored.
+      pairs: (ids of the prompt, ids of the answer); the prompt is neither corrupted nor scored, and
+        nothing is put before it, unless it is empty and the model a causal one.
       num_samples: most times that an answer is read; ignored by models that are exact.
       seed: of the draws.
       batch_size: rows of about one length, scored together.
@@ -233,22 +301,26 @@ class Model(load_lib.Loaded):
         estimator that does not fit it.
     """
     self.check_likelihood()
+    prompts, before = self._cut([prompt for prompt, _ in pairs])
+    pairs = [(prompt, answer) for prompt, (_, answer) in zip(prompts, pairs)]
     sizes = [len(prompt) + len(answer) for prompt, answer in pairs]
     if max(sizes, default=0) > self.max_length:
       raise ValueError(f"a text has {max(sizes)} tokens, the model's rows at most "
                        f"{self.max_length}.")
     estimator = self.check_estimator(estimator)
-    options = dict(num_samples=num_samples, seed=seed, batch_size=batch_size, said=said)
+    options: dict[str, Any] = dict(num_samples=num_samples, seed=seed, batch_size=batch_size,
+                                   said=said)
     with jax.set_mesh(self.mesh):
       if estimator != subsets.ESTIMATOR:
-        return self._estimate_by_place(pairs, sizes, estimator, **options)
+        return self._estimate_by_place(pairs, before, sizes, estimator, **options)
       if estimator not in self._compiled:
         self._compiled[estimator] = jax.jit(subsets.make_subset_nll(self.objective))
       return subsets.conditional_nll(
           self._compiled[estimator], self.params, self.objective, pairs, questions=questions,
           max_length=self.max_length, pad_id=self.tokenizer.pad_id, mesh=self.mesh, **options)
 
-  def _estimate_by_place(self, pairs, sizes, estimator, *, num_samples, seed, batch_size, said):
+  def _estimate_by_place(self, pairs, before, sizes, estimator, *, num_samples, seed, batch_size,
+                         said):
     """Estimates of one of `likelihood.ESTIMATORS`, or exact ones."""
     key = ("likelihood", estimator, num_samples, seed)
     if key not in self._compiled:
@@ -269,7 +341,8 @@ class Model(load_lib.Loaded):
       found[chosen] = likelihood.conditional_nll(
           self._compiled[key], self.params, [pairs[i] for i in chosen], index=chosen,
           length=min(longest, self.max_length), pad_id=self.tokenizer.pad_id,
-          batch_size=num_rows, mesh=self.mesh)
+          batch_size=num_rows, mesh=self.mesh,
+          before=None if before is None else before[chosen])
       said(first + len(chosen))
     return subsets.Estimates(-found[:, 0], found[:, 1])
 
@@ -300,13 +373,13 @@ class Model(load_lib.Loaded):
       ValueError: a model without a likelihood, or a character that its tokenizer lacks.
     """
     self.check_likelihood()
-    limit = min(max_length, self.max_length)
+    limit = min(max_length, self.max_length - len(self._before_text))
     whole = [self.tokenizer.encode(text) for text in texts]
     rows = [row[:limit] for row in whole]
     count = np.array([len(row) for row in rows], np.float64)
     nll, has_tokens = np.zeros(len(rows)), np.flatnonzero(count)
     if has_tokens.size:
-      nll[has_tokens] = -self.score_pairs([((), rows[i]) for i in has_tokens],
+      nll[has_tokens] = -self.score_pairs([(self._before_text, rows[i]) for i in has_tokens],
                                           num_samples=num_samples, seed=seed,
                                           batch_size=batch_size)
     chars = np.array([self.tokenizer.chars_per_token[row].sum() for row in rows], np.float64)

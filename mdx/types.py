@@ -197,6 +197,8 @@ class Request(NamedTuple):
     slots: int32 [B, W], ascending: with a cache, the positions that are run (S: none).
     num_targets: int32 [], or None: targets after so many are no positions, in any row, and
       their logits may be anything.
+    before: int32 [B], the token before each row, for models that read from left to right; None:
+      the model's start token.
   """
   tokens: jax.Array
   noise_level: jax.Array
@@ -206,6 +208,7 @@ class Request(NamedTuple):
   cache: PyTree = None
   slots: jax.Array | None = None
   num_targets: jax.Array | None = None
+  before: jax.Array | None = None
 
 
 class Answer(NamedTuple):
@@ -233,6 +236,8 @@ class Reader(NamedTuple):
     caches: caches that samplers may use with the model, "none" always being one.
     is_shifted: whether a position is read from the state of the one before it, which a window over
       a cache must then include.
+    start_id: start token of an empty row, where rows begin with a first token of their own, which
+      nothing predicts; -1: rows begin otherwise.
   """
   answer: Callable[[Params, Request], Answer]
   attention: Any
@@ -240,6 +245,7 @@ class Reader(NamedTuple):
   sampler: str = "confidence"
   caches: tuple[str, ...] = ("prefix", "dual")
   is_shifted: bool = False
+  start_id: int = -1
 
 
 class World(NamedTuple):
@@ -517,7 +523,7 @@ class Adaptation(Protocol):
     raise TypeError(f"{type(self).__name__} replaces no kernel")
 
   def kernel(self, own: Mapping[str, jax.Array], kernel: jax.Array | None,
-             noise: jax.Array | None) -> jax.Array:
+             noise: jax.Array | None) -> jax.Array | None:
     """Returns the kernel that is applied; `noise` is a typed key [], None at evaluation."""
     del own, noise
     return kernel
@@ -539,7 +545,9 @@ class Adaptation(Protocol):
 
   def merged(self, own: Mapping[str, jax.Array], kernel: jax.Array) -> jax.Array:
     """Returns the kernel that does the same without the adaptation; ValueError if none does."""
-    return self.kernel(own, kernel, None)
+    found = self.kernel(own, kernel, None)
+    assert found is not None  # a kernel was given
+    return found
 
 
 class Sampler(Protocol):

@@ -11,6 +11,8 @@ import time
 import pytest
 import tiny
 
+from mdx import main
+
 _SMALL = ["--config.network.num_layers=1", "--config.network.width=16",
           "--config.network.num_heads=2", "--config.network.mlp_width=16",
           "--config.batch_size=4", "--config.data.length=16", "--config.eval.final_samples=1",
@@ -168,3 +170,9 @@ def test_a_signal_outside_training_exits_75_and_says_what_is_kept():
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
   assert done.returncode == 75 and not done.stdout
   assert done.stderr.count("\n") == 1 and "rows and checkpoints are kept" in done.stderr
+
+
+def test_a_config_file_that_would_block_is_refused(tmp_path):
+  os.mkfifo(tmp_path / "mine.py")
+  with pytest.raises(ValueError, match="mine.py: expected a regular file, got a FIFO"):
+    main._read_config(str(tmp_path / "mine.py"), "")

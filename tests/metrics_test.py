@@ -134,3 +134,21 @@ def test_without_tensorboardx_one_line_says_how_to_get_it(tmp_path, monkeypatch)
   with pytest.raises(ValueError, match="needs tensorboardX; pip install") as error:
     metrics.open_writers(str(tmp_path), {"tensorboard": True}, resume_step=0, is_main=True)
   assert "\n" not in str(error.value)
+
+
+def test_damaged_lines_are_left_out_and_said(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  good = [json.dumps({"step": i, "kind": "train", "loss": 1.0, "none": None}) for i in range(3)]
+  bad = ["[" * 10**5, "9" * 5000, '{"step": "x", "kind": "train"}', '{"step": 5}', "[1]", "\udcff",
+         '{"step": 1, "kind": "train", "loss": "x"}', '{"step": true, "kind": "eval"}', "null",
+         '{"step": 1, "kind": 5}', '{"step": 1, "kind": "eval", "x": {}}']
+  path.write_text("\n".join([good[0], *bad, *good[1:]]) + "\n", errors="surrogateescape")
+  with pytest.warns(UserWarning, match="metrics.jsonl: 11 damaged.* the first of them line 2"):
+    lines = metrics.read(path)
+  assert [x["step"] for x in lines] == [0, 1, 2]
+
+
+def test_lines_of_rows_end_at_newlines_alone(tmp_path):
+  path = tmp_path / "samples.jsonl"
+  path.write_text(json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False) + "\n{cut")
+  assert metrics.read_rows(path) == [{"text": "a\u2028b\x85c"}]

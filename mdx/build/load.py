@@ -64,7 +64,8 @@ class Loaded:
       raise ValueError("sampler.cache block is exact only for models that are not told the time; "
                        "this one is: use cache none.")
     return samplers.build(dict(fields, name=name), self.objective, mask_id=self.tokenizer.mask_id,
-                          eos_id=self.tokenizer.eos_id)
+                          eos_id=self.tokenizer.eos_id,
+                          other_eos_ids=self.tokenizer.other_eos_ids)
 
   def _published(self, gen_length: int) -> dict[str, Any]:
     """`decoding` for answers of another length: as many steps a token, in blocks if they divide."""
@@ -91,7 +92,8 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     dtype: of the activations; default that of training, or that of the stored weights.
     remat: rematerialisation of the blocks in training; default that of the checkpoint.
     init: `adapter`, the directory of a PEFT adapter for this model; `weights`, "int8" for weights
-      of one byte (the extra `int8`).
+      of one byte (the extra `int8`); `special_tokens`, "never" for none around a text, "" for those
+      of the model's tokenizer.
     adapters: `rank`, `alpha` and `targets` of new adapters.
     adaptations: tables of further ones, as in `networks.adaptation`.
     seed: of their values.
@@ -105,6 +107,11 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
   init = dict(init or {})
   config, tokenizer = describe(path, dtype=dtype, remat=remat)
+  if (special := init.get("special_tokens", "")) not in ("", "never"):
+    raise ValueError(f"config.init.special_tokens is {special!r}; choose never, or '' for those "
+                     "that the model's tokenizer puts around a text.")
+  if special:
+    tokenizer = dataclasses.replace(tokenizer, prefix_ids=(), suffix_ids=())
   put_on = {"init": init, "lora": dict(adapters or {}), "adaptations": adaptations}
   config = {**config, "network": resolve_lib.adapted(config["network"], put_on, str(path))}
   return assemble(config, tokenizer, devices, str(path), functools.partial(
@@ -145,6 +152,9 @@ def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
   # Caches and short rows need masks, whatever kernel the model was trained with.
   config = {**config, "network": {**config["network"], "attention_backend": "xla"}}
   spec, objective = model_parts.build_objective(config, tokenizer, mesh)
+  reader = objective.reader()
+  if reader and reader.sampler == "autoregressive" and reader.start_id < 0:
+    tokenizer = dataclasses.replace(tokenizer, prefix_ids=(), suffix_ids=())
   shapes = sharding.with_shardings(jax.eval_shape(objective.init, rng.root(0)),
                                    objective.parts(), mesh, config["sharding"])
   if load_params is not None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
@@ -19,9 +18,11 @@ from mdx import checkpoint as checkpoint_lib
 from mdx import interop
 from mdx import sharding
 from mdx import types
+from mdx.data import hf_tokenizer
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import adaptation
 from mdx.networks.adaptation import sites
+from mdx.utils import readers
 from mdx.utils import tree
 
 Adaptations = Sequence[types.Adaptation]
@@ -82,6 +83,12 @@ class Source(Protocol):
 
 class _Source:
   """The part of sources that does not depend on how weights are stored."""
+  path: str
+  network: Any
+  origin: Any
+  stored_types: Callable[..., types.Params]
+  _check: Callable[..., None]
+  _load: Callable[..., types.Params]
 
   def _base_form(self, shapes, adaptations):
     """The parameters that are stored of a model: without what is put on it while it is loaded."""
@@ -136,7 +143,7 @@ class Run(_Source):
       raise ValueError(f"{self.path} has no config.json, nor the directories above it; give a "
                        "run's workdir, one of its checkpoints, or an export.")
     try:
-      config = json.loads(self.file.read_text(encoding="utf-8"))["config"]
+      config = readers.read_json(self.file)["config"]
       model = config.get("model", config)  # of a run that fine-tuned a model
       return {**model, "network": translated(model["network"]), "init": config.get("init", {})}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -162,7 +169,8 @@ class Run(_Source):
 
   def _first(self) -> Run | HuggingFace:
     """The source that the run began from, also by way of other runs; itself if it has none."""
-    seen, source = set(), self
+    source: Run | HuggingFace = self
+    seen: set[str] = set()
     while isinstance(source, Run):
       before = source.config["init"].get("checkpoint", "") if source.file else ""
       if not before or before in seen:
@@ -174,6 +182,7 @@ class Run(_Source):
   def describe(self, dtype=""):
     """As `Source`."""
     config = {**self.config, **({"dtype": dtype} if dtype else {})}
+    assert self.file is not None  # `config` has been read
     return config, tokenizer_lib.load(self.file.parent)
 
   def stored_types(self, shapes, adaptations, keep=lambda path: True):
@@ -215,11 +224,14 @@ class HuggingFace(_Source):
     path = self.path
     if (pathlib.Path(path) / tokenizer_lib.FILE_NAME).is_file():
       return tokenizer_lib.load(path)
+    ends = interop.end_ids(path)
     rows = interop.network_fields(path)["vocab_size"]
     ids = interop.special_ids(path) | ids
-    if not (pathlib.Path(path) / "tokenizer.json").is_file():
-      return tokenizer_lib.of_ids(rows, path, **ids)
-    return tokenizer_lib.build(path, None, chat_template=chat_template, num_ids=rows, **ids)
+    if not hf_tokenizer.is_in(path):
+      return _ended(tokenizer_lib.of_ids(rows, path, **ids), ends)
+    found = tokenizer_lib.build(path, None, chat_template=chat_template, num_ids=rows, **ids)
+    prefix_ids, suffix_ids = hf_tokenizer.around(found.vocab.definition())
+    return _ended(dataclasses.replace(found, prefix_ids=prefix_ids, suffix_ids=suffix_ids), ends)
 
   def network_of(self, tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
     """Returns fields of the transformer, with a row for every id of the tokenizer."""
@@ -228,8 +240,11 @@ class HuggingFace(_Source):
 
   def describe(self, dtype=""):
     """As `Source`."""
-    objective = interop.objective_fields(self.path)
+    objective = dict(interop.objective_fields(self.path))
     if not objective:
+      if interop.network_fields(self.path).get("head") == "none":
+        raise ValueError(f"{self.path} holds a model without a head, which writes no tokens; begin "
+                         "a fine-tuning with it (configs/finetune.py), or give one with a head.")
       raise ValueError(f"{self.path} holds a discriminator, which tells replaced tokens from "
                        "others and writes none; give a model that does, or use mdx.interop.load.")
     rows, tokenizer = interop.network_fields(self.path)["vocab_size"], self.tokenizer()
@@ -237,6 +252,10 @@ class HuggingFace(_Source):
       raise ValueError(f"{self.path} has no mask token among its {rows} ids, so there is nothing "
                        "to unmask; give a masked diffusion model, with `mask_token_id` in its "
                        "config.json.")
+    is_ours = (pathlib.Path(self.path) / tokenizer_lib.FILE_NAME).is_file()
+    if objective["name"] == "ar" and not is_ours:  # ours are trained with a start token everywhere
+      objective["start"] = "missing" if objective.get("start_id", -1) in tokenizer.prefix_ids else (
+          "never")
     dtype = dtype or interop.compute_dtype(self.path)
     network = {"name": "transformer", "dtype": dtype} | self.network_of(tokenizer)
     return {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
@@ -267,6 +286,11 @@ class HuggingFace(_Source):
     return shapes["model"]
 
 
+def _ended(tokenizer: tokenizer_lib.Tokenizer, ends: Sequence[int]) -> tokenizer_lib.Tokenizer:
+  return dataclasses.replace(tokenizer, other_eos_ids=tuple(
+      i for i in ends if i != tokenizer.eos_id))
+
+
 def open_source(path: str | pathlib.Path) -> Run | HuggingFace:
   """The source at a path, which need not exist yet."""
   return HuggingFace(str(path)) if interop.is_hf_dir(path) else Run(str(path))
@@ -276,7 +300,7 @@ def translated(network: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a stored network table in today's words: `adaptations`, not fields of two of them."""
   old = dict(weights="float", lora_rank=0, lora_alpha=0.0, lora_targets=tuple(sites.PROJECTIONS))
   given = {**old, **{k: v for k, v in network.items() if k in old}}
-  found = [dict(name="int8")] if given["weights"] == "int8" else []
+  found: list[dict[str, Any]] = [dict(name="int8")] if given["weights"] == "int8" else []
   if given["lora_rank"]:
     found.append(dict(name="lora", rank=given["lora_rank"], alpha=given["lora_alpha"],
                       targets=tuple(given["lora_targets"])))

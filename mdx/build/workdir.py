@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 import shutil
@@ -17,11 +16,12 @@ from typing import Any, Mapping
 
 import jax
 
-from mdx.build import identity
 from mdx import checkpoint as checkpoint_lib
+from mdx.build import identity
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.utils import files
 from mdx.utils import processes
+from mdx.utils import readers
 from mdx.utils import tree
 
 
@@ -132,7 +132,7 @@ def check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
   config_path = path / "config.json"
   if config_path.exists():
     try:
-      old = json.loads(config_path.read_text(encoding="utf-8"))["config"]
+      old = readers.read_json(config_path)["config"]
     except (ValueError, KeyError, TypeError, OSError):
       raise ValueError(f"{config_path} is not readable as a config; use another --workdir, or "
                        "remove that file.") from None
@@ -173,7 +173,7 @@ def check_meta(path: pathlib.Path, stored: Mapping[str, Any], expected: Mapping[
     expected: `meta` of the run.
   """
   try:
-    first = json.loads((path / "config.json").read_text(encoding="utf-8")).get("hash")
+    first = readers.read_json(path / "config.json").get("hash")
   except (OSError, ValueError, AttributeError):
     first = None
   # A release that computes hashes otherwise goes on with what an older one began.

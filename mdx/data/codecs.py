@@ -1,15 +1,16 @@
 """Codecs: text to ids of one vocabulary and back, for `tokenizer.Tokenizer`.
 
-Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind. Each is built from its
-definition and has `kind`, `size`, `control_ids` (special ids that the vocabulary itself declares),
-definition, identity, specials, num_chars, word_edges, encode, offsets (first and last character of
-each id of `encode`, half open), decode.
+Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind; without_panic. Each is built
+from its definition and has `kind`, `size`, `control_ids` (special ids that the vocabulary itself
+declares), definition, identity, specials, num_chars, word_edges, encode, offsets (first and last
+character of each id of `encode`, half open), decode.
 
 Convention: `encode` makes no special ids, except where HuggingFace.encode_apart is needed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SPECIALS = ("[PAD]", "[EOS]", "[MASK]")  # follow the ordinary ids
+_MAX_GAP = 2**20  # ids that a vocabulary may leave out
 MASK_CHAR = "_"  # how `decode` shows a masked position
 
 
@@ -200,15 +202,19 @@ class HuggingFace:
 
   def __init__(self, definition: str):
     import tokenizers
-    self.backend = tokenizers.Tokenizer.from_str(definition)
-    self.backend.no_truncation()
-    self.backend.no_padding()
-    self.backend.encode_special_tokens = True  # not part of the file; "[MASK]" stays text
-    self._refresh()
+    with without_panic():
+      self.backend = tokenizers.Tokenizer.from_str(definition)
+      self.backend.no_truncation()
+      self.backend.no_padding()
+      self.backend.encode_special_tokens = True  # not part of the file; "[MASK]" stays text
+      self._refresh()
 
   def _refresh(self) -> None:
     vocab = self.backend.get_vocab(with_added_tokens=True)
-    self.size = max(vocab.values()) + 1
+    self.size = max(vocab.values(), default=-1) + 1
+    if self.size > 2 * len(vocab) + _MAX_GAP:
+      raise ValueError(f"the vocabulary has the id {self.size - 1}, but only {len(vocab)} tokens; "
+                       "number them without such a gap")
     added = self.backend.get_added_tokens_decoder()
     self.control_ids = frozenset(i for i, token in added.items() if token.special)
     state = json.loads(self.backend.to_str())
@@ -272,8 +278,12 @@ class HuggingFace:
     return edges
 
   def encode(self, text: str) -> list[int]:
+    return self._encoding(text).ids
+
+  def _encoding(self, text: str):
     try:
-      return self.backend.encode(text, add_special_tokens=False).ids
+      with without_panic():
+        return self.backend.encode(text, add_special_tokens=False)
     except TypeError:
       text.encode("utf-8")  # a lone surrogate; UnicodeEncodeError says where
       raise
@@ -284,29 +294,50 @@ class HuggingFace:
     A model whose own vocabulary has "[MASK]" (Unigram, WordLevel), or an added token not
     flagged as special, finds it in text in spite of `encode_special_tokens`.
     """
-    encoding = self.backend.encode(text, add_special_tokens=False)
-    ids = []
+    encoding, ids = self._encoding(text), []
     for i, (start, end) in zip(encoding.ids, encoding.offsets):
       ids += [j for c in text[start:end] for j in self.encode(c)] if i in markers else [i]
     return ids
 
   def offsets(self, text: str, markers: Sequence[int]) -> list[tuple[int, int]]:
-    encoding = self.backend.encode(text, add_special_tokens=False)
-    found = []
+    encoding, found = self._encoding(text), []
     for i, (start, end) in zip(encoding.ids, encoding.offsets):
       found += [(place, place + 1) for place in range(start, end)
                 for _ in self.encode(text[place])] if i in markers else [(start, end)]
     return found
 
   def decode(self, ids: list[int], mask_id: int) -> str:
+    with without_panic():
+      return self._decode(ids, mask_id)
+
+  def _decode(self, ids: list[int], mask_id: int) -> str:
     if self._pieces is None:
-      if (mask := self.backend.id_to_token(mask_id)) is not None:
-        return self.backend.decode(ids, skip_special_tokens=False).replace(mask, MASK_CHAR)
-      marks = [-1, *(i for i, x in enumerate(ids) if x == mask_id), len(ids)]
-      return MASK_CHAR.join(self.backend.decode(ids[a + 1:b], skip_special_tokens=False)
-                            for a, b in zip(marks, marks[1:]))
+      read = functools.partial(self.backend.decode, skip_special_tokens=False)
+      marks = [i for i, x in enumerate(ids) if x == mask_id]
+      if (mask := self.backend.id_to_token(mask_id)) is None:
+        marks = [-1, *marks, len(ids)]
+        return MASK_CHAR.join(read(ids[a + 1:b]) for a, b in zip(marks, marks[1:]))
+      text = read(ids)
+      if text.count(mask) == len(marks):
+        return text.replace(mask, MASK_CHAR)
+      for i in reversed(marks):  # "[MASK]" is also in the text itself, where it stays
+        start = read(ids[:i + 1]).rfind(mask)
+        text = text[:start] + MASK_CHAR + text[start + len(mask):]
+      return text
     data = (MASK_CHAR.encode() if i == mask_id else self._pieces.get(i, b"") for i in ids)
     return b"".join(data).decode("utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def without_panic():
+  """Turns a panic of the library `tokenizers`, which is no Exception, into a ValueError."""
+  try:
+    yield
+  except BaseException as e:  # pylint: disable=broad-except
+    if type(e).__name__ != "PanicException":
+      raise
+    raise ValueError("the tokenizers library fails on this tokenizer "
+                     f"({' '.join(str(e).split())[:200]}); correct its tokenizer.json.") from None
 
 
 CODECS = {codec.kind: codec for codec in (Bytes, Chars, Symbols, Ids, HuggingFace)}

@@ -56,6 +56,9 @@ class Config:
     fill_multiple: of "eos_multiple", in tokens (the block length).
     too_long: what becomes of a record with answers that has more than `length` tokens:
       "error", or "skip". Of labelled records, whose number stays: "error" or "cut".
+    on_error: what becomes of a record that cannot be read or does not fit: "stop" ends the run
+      (after saving it), "skip" passes over the record, with a warning that counts them. Labelled
+      records, whose number stays, are never skipped.
     labels: None, or the labels of labelled records (see `sources.labelled`), of which a row
       has the numbers; () = they are scores, numbers themselves.
     separators: end tokens between two texts of a labelled record (2 in RoBERTa).
@@ -80,6 +83,7 @@ class Config:
   fill: str = "pad"
   fill_multiple: int = 32
   too_long: str = "error"
+  on_error: str = "stop"
   labels: Sequence[str] | None = None
   separators: int = 1
   append_eos: bool = True
@@ -94,7 +98,7 @@ class Config:
       raise ValueError("data config: give exactly one of source and mixture.")
     config_lib.check(
         self, "data", choices=dict(packing=pack.PACKINGS, fill=text_lib.FILLS,
-                                   too_long=text_lib.TOO_LONG)
+                                   too_long=text_lib.TOO_LONG, on_error=documents_lib.ON_ERROR)
         | ({"layout": layouts_lib.LAYOUTS} if self.layout else {}),
         at_least=dict(length=1, fill_multiple=1, num_shards=1, separators=1, num_workers=0,
                       num_threads=0, read_buffer=0, channels=0))
@@ -116,6 +120,8 @@ class Config:
     """Builds (source, layout of its rows, weight); ValueError for a layout that does not fit."""
     weights = [1.0] if self.source is not None else [float(p["weight"]) for p in self.mixture]
     built = [sources.build(fields) for fields in self.source_configs()]
+    if self.on_error == "skip":
+      built = [source.unchecked() for source in built]
     return [(source, self.layout_of(source.layout, source.title), weight)
             for source, weight in zip(built, weights)]
 
@@ -233,17 +239,26 @@ class _ShardsIterator(grain.DatasetIterator):
 
   def __init__(self, shards, rows):
     super().__init__(list(shards.values()))
-    self._shards, self._rows = shards, rows
+    self._shards, self._rows, self._stopped_at = shards, rows, None
 
   def __next__(self):
-    batches = [next(shard) for shard in self._shards.values()]
+    before, self._stopped_at = self.get_state(), None
+    try:
+      batches = [next(shard) for shard in self._shards.values()]
+    except ValueError:
+      self._stopped_at = before  # what the streams have read ahead has no batch
+      raise
     join = (lambda x: x[0]) if len(batches) == 1 else np.concatenate
     return {k: join([b[k] for b in batches])[self._rows] for k in batches[0]}
 
   def get_state(self):
+    """Where the next batch begins; after a bad record, where the batch begins that has it."""
+    if self._stopped_at is not None:
+      return self._stopped_at
     return {"shards": {str(i): shard.get_state() for i, shard in self._shards.items()}}
 
   def set_state(self, state: dict[str, Any]):
+    self._stopped_at = None
     for i, shard in self._shards.items():
       shard.set_state(state["shards"][str(i)])
 
@@ -372,7 +387,14 @@ def texts(cfg: Mapping[str, Any], split: str, limit: int | None = None, *,
   Raises:
     ValueError: records are token ids and there is no tokenizer.
   """
-  for source, layout, _ in read_config(cfg).parts():
+  cfg = read_config(cfg)
+  for source, layout, _ in cfg.parts():
     records = source.records(split)
     for i in range(len(records) if limit is None else min(limit, len(records))):
-      yield from layout.texts(records[i], tokenizer)
+      try:
+        found = layout.texts(records[i], tokenizer)
+      except ValueError:
+        if cfg.on_error == "stop" or tokenizer is None:
+          raise
+        continue
+      yield from found

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from mdx import assets
 from mdx import config as config_lib
 from mdx.utils import readers
+from mdx.utils import streams
 
 SPLITS = ("train", "validation")
 LABELLED_SPLITS = (*SPLITS, "test")
@@ -50,6 +51,10 @@ class Source(Protocol):
   def dates(self) -> dict[str, str]:
     """Returns {"first_date", "last_date"} of dated documents; {} of others."""
     return {}
+
+  def unchecked(self) -> Source:
+    """Returns the source whose bad records are found when they are read, and not before."""
+    return self
 
   def probed(self) -> Source:
     """Returns the source whose records a probe of the hidden states reads."""
@@ -102,15 +107,27 @@ def hold_out(records: Sequence, holdout_every: int, split: str, where: str) -> S
   return subset
 
 
-def find(paths: str | os.PathLike | Sequence[str]) -> tuple[str, ...]:
-  """Resolves assets and globs; raises ValueError for a missing file."""
+def find(paths: str | os.PathLike | Sequence[str],
+         files_of: Callable[[str], list[str]] | None = None) -> tuple[str, ...]:
+  """Resolves assets, globs and directories; raises ValueError for a missing or special file.
+
+  Args:
+    paths: one or several.
+    files_of: the files that a directory stands for; None = it stands for none.
+  """
   found = []
   paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths or [""]
   for path in paths:
-    path = assets.resolve(path)
-    matches = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path)))
-    if not matches:
+    num_before = len(found)
+    path = os.fspath(assets.resolve(path))
+    if os.path.exists(path) and not os.path.isdir(path):
+      streams.check_regular(path)
+    for match in [path] if os.path.isfile(path) else sorted(glob.glob(path)):
+      if os.path.isfile(match):
+        found.append(match)
+      elif files_of is not None and os.path.isdir(match):
+        found += files_of(match)
+    if len(found) == num_before:
       raise ValueError(f"no data file {path!r} (working directory {os.getcwd()}); correct the "
                        "path, or use asset:NAME with one of " + ", ".join(assets.names()) + ".")
-    found += matches
   return tuple(found)

@@ -22,6 +22,7 @@ import numpy as np
 
 from mdx import assets
 from mdx.data import codecs
+from mdx.data import hf_tokenizer
 from mdx.data.sources import text as text_lib
 from mdx.data.toys import grammar
 from mdx.data.toys import news
@@ -37,6 +38,10 @@ _EOS_NAMES = ("[EOS]", "</s>", "[SEP]", "<|endoftext|>", "<|im_end|>", "<eos>", 
 _BOS_NAMES = ("[BOS]", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]")
 
 
+_MAX_IDS = 2**24  # no vocabulary is near, and a model has a row for each
+_MORE_IDS = ("prefix_ids", "suffix_ids", "other_eos_ids")
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Tokenizer:
   """Text to ids and back.
@@ -48,6 +53,9 @@ class Tokenizer:
     bos_id: beginning of sequence, or None.
     chat_template: Jinja source that makes a text of messages, or None; see `mdx.data.chat`.
     num_ids: ids of the model; those beyond the vocabulary stand for no text. 0 = the vocabulary's.
+    prefix_ids, suffix_ids: ids that belong around a text that the model is given, by the
+      tokenizer's own rule ([CLS] and [SEP]); `encode` does not add them.
+    other_eos_ids: further ids that end a text; they may be ordinary tokens.
   """
 
   name: str
@@ -58,8 +66,14 @@ class Tokenizer:
   bos_id: int | None = None
   chat_template: str | None = None
   num_ids: int = 0
+  prefix_ids: tuple[int, ...] = ()
+  suffix_ids: tuple[int, ...] = ()
+  other_eos_ids: tuple[int, ...] = ()
 
   def __post_init__(self):
+    if self.vocab_size > _MAX_IDS:
+      raise ValueError(f"{self.name}: {self.vocab_size} ids; expected at most {_MAX_IDS}. Correct "
+                       "the id that is so large.")
     ids = {k: v for k in ("mask_id", "pad_id", "eos_id", "bos_id")
            if (v := getattr(self, k)) is not None and (k, v) != ("eos_id", -1)}
     for key, value in ids.items():
@@ -68,6 +82,21 @@ class Tokenizer:
       if key != "mask_id" and value == self.mask_id:
         raise ValueError(f"{self.name}: mask_id and {key} are both {value}; the mask needs an id "
                          "that stands for nothing else.")
+    for key in _MORE_IDS:
+      object.__setattr__(self, key, tuple(getattr(self, key)))
+      wrong = [i for i in getattr(self, key) if not 0 <= i < self.vocab_size or i == self.mask_id]
+      if wrong:
+        raise ValueError(f"{self.name}: {key} has {wrong[0]}; expected ids below "
+                         f"{self.vocab_size} that are not the mask.")
+
+  @property
+  def eos_ids(self) -> tuple[int, ...]:
+    """Ids that end a text, `eos_id` first; none if there is none."""
+    return (*((self.eos_id,) if self.eos_id >= 0 else ()), *self.other_eos_ids)
+
+  def ends(self, tokens: np.ndarray) -> np.ndarray:
+    """Returns whether each token ends a text, bool of the shape of `tokens`."""
+    return np.isin(tokens, self.eos_ids)
 
   @property
   def vocab_size(self) -> int:
@@ -126,10 +155,17 @@ class Tokenizer:
     """Returns int32 [n]; no special ids.
 
     Raises:
-      ValueError: a character that the vocabulary does not have, or text that it can only
-        write with the mask id.
+      ValueError: what is no text (another type, or half of a surrogate pair), a character that
+        the vocabulary does not have, or text that it can only write with the mask id.
     """
-    ids = np.asarray(self.vocab.encode(text), np.int32)
+    if not isinstance(text, str):
+      raise ValueError(f"{self.name}: expected text, got {text!r:.40}; correct the record.")
+    try:
+      ids = np.asarray(self.vocab.encode(text), np.int32)
+    except UnicodeEncodeError as e:
+      raise ValueError(f"{self.name}: surrogates not allowed, which are no characters, got U+"
+                       f"{ord(text[e.start]):04X} at position {e.start}; correct the \\u escapes "
+                       "of the file.") from None
     if np.isin(ids, self._markers).any():
       ids = np.asarray(self.vocab.encode_apart(text, self._markers), np.int32)
       if (ids == self.mask_id).any():
@@ -171,7 +207,8 @@ class Tokenizer:
         "name": self.name, "kind": self.vocab.kind, "definition": self.vocab.definition(),
         "mask_id": self.mask_id, "pad_id": self.pad_id, "eos_id": self.eos_id,
         "bos_id": self.bos_id, "chat_template": self.chat_template,
-        "num_ids": self.num_ids}, ensure_ascii=False)
+        "num_ids": self.num_ids, **{key: list(getattr(self, key)) for key in _MORE_IDS
+                                    if getattr(self, key)}}, ensure_ascii=False)
 
   def save(self, directory: str | os.PathLike) -> None:
     """Writes mdx_tokenizer.json into a directory, which is made if missing."""
@@ -246,17 +283,19 @@ def build(spec: str, texts: Iterable[str] | None = None, *, chat_template: str =
 
 
 def _read(spec: str, ids: dict[str, int], num_ids: int = 0) -> Tokenizer:
-  path = assets.resolve(spec)
+  path, text = assets.resolve(spec), ""
   if os.path.isdir(path):
     saved = os.path.join(path, FILE_NAME)
-    path = saved if os.path.isfile(saved) else os.path.join(path, "tokenizer.json")
-  if not os.path.isfile(path):
+    is_converted = not os.path.isfile(saved) and hf_tokenizer.is_in(path)
+    text = hf_tokenizer.definition(path) if is_converted else ""
+    path = saved if os.path.isfile(saved) else os.path.join(path, hf_tokenizer.FILE)
+  if not text and not os.path.isfile(path):
     raise ValueError(f"no tokenizer file {path!r}; use \"byte\", \"char\", \"asset:NAME\" (one of "
                      f"{', '.join(assets.names())}), or train one: python -m mdx.data.prepare.")
   is_saved = os.path.basename(path) == FILE_NAME
   if is_saved and ids:
     raise ValueError(f"{path} has special ids of its own; leave out {', '.join(ids)}.")
-  text = readers.read_text(path)
+  text = text or readers.read_text(path)
   if is_saved:
     try:
       return from_json(text)
@@ -267,7 +306,9 @@ def _read(spec: str, ids: dict[str, int], num_ids: int = 0) -> Tokenizer:
   except Exception as e:  # `tokenizers` raises a plain Exception for a malformed file
     raise ValueError(f"{path}: not a tokenizer file ({readers.reason(e)}); expected the "
                      "tokenizer.json of the Hugging Face tokenizers library.") from e
-  return _find_specials(vocab, spec, path, dict(ids) | {"chat_template": _beside(path),
+  is_whole = os.path.basename(path) == hf_tokenizer.FILE
+  template = hf_tokenizer.chat_template(os.path.dirname(path)) if is_whole else None
+  return _find_specials(vocab, spec, path, dict(ids) | {"chat_template": template,
                                                         "num_ids": num_ids})
 
 
@@ -276,24 +317,6 @@ def _chat_template_file(path: str) -> str:
   if not os.path.isfile(path):
     raise ValueError(f"no chat template {path!r}; give a Jinja file, or asset:chat.jinja.")
   return readers.read_text(path)
-
-
-def _beside(path: str) -> str | None:
-  """The chat template that Hugging Face keeps beside a tokenizer.json, or None."""
-  folder = os.path.dirname(path)
-  if os.path.basename(path) != "tokenizer.json":
-    return None
-  if os.path.isfile(alone := os.path.join(folder, "chat_template.jinja")):
-    return readers.read_text(alone)
-  if not os.path.isfile(settings := os.path.join(folder, "tokenizer_config.json")):
-    return None
-  try:
-    found = json.loads(readers.read_text(settings)).get("chat_template")
-  except (ValueError, AttributeError) as e:
-    raise ValueError(f"{settings}: not JSON settings of a tokenizer ({readers.reason(e)}).") from e
-  if isinstance(found, list):  # several, by name
-    found = {x.get("name"): x.get("template") for x in found if isinstance(x, dict)}.get("default")
-  return found if isinstance(found, str) else None
 
 
 def _find_specials(vocab: codecs.HuggingFace, name: str, path: str,

@@ -5,7 +5,6 @@ Contents: Best.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -14,6 +13,7 @@ import jax
 
 from mdx import checkpoint as checkpoint_lib
 from mdx.utils import files
+from mdx.utils import readers
 
 
 class Best:
@@ -33,7 +33,7 @@ class Best:
     """
     self._file, self._folder = workdir / "best.json", workdir / "best"
     self._measure, self._meta = measure, meta
-    found = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+    found = readers.read_object(self._file, "step", "figures") if self._file.exists() else {}
     self.step, self.figures = found.get("step"), found.get("figures", {})
 
   @property

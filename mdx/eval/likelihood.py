@@ -236,7 +236,8 @@ def run_rows(fn: Callable, params: types.Params, rows: Mapping[str, np.ndarray],
 
 def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tuple[Any, Any]], *,
                     length: int, pad_id: int, index: Sequence[int] | np.ndarray | None = None,
-                    batch_size: int = 0, mesh: jax.sharding.Mesh | None = None) -> np.ndarray:
+                    batch_size: int = 0, mesh: jax.sharding.Mesh | None = None,
+                    before: Sequence[int] | None = None) -> np.ndarray:
   """-log p(answer | prompt) of token sequences, for multiple choice.
 
   The prompt is never corrupted and not scored. The smallest value of a
@@ -251,6 +252,7 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
     index: what the draws of each pair depend on; None = its place.
     batch_size: rows scored together; 0 = all.
     mesh: shards the rows, whose number a batch then must divide; None = this device.
+    before: the token before each pair, for causal models; None: their start token.
 
   Returns:
     float32 [len(pairs)], nats.
@@ -264,6 +266,8 @@ def conditional_nll(row_nll: Callable, params: types.Params, pairs: Sequence[tup
   num_rows = -(-len(pairs) // batch_size) * batch_size  # the last ones have no tokens
   rows = pair_rows(pairs, length=length, pad_id=pad_id, num_rows=num_rows)
   rows["example_index"][:len(pairs)] = np.arange(len(pairs)) if index is None else index
+  if before is not None:
+    rows["before"] = np.resize(np.asarray(before, np.int32), num_rows)
   found = [run_rows(row_nll, params, {k: v[first:first + batch_size] for k, v in rows.items()},
                     mesh)["nll"] for first in range(0, num_rows, batch_size)]
   return np.concatenate(found)[:len(pairs)]

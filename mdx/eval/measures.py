@@ -23,6 +23,7 @@ import numpy as np
 from scipy import stats
 
 from mdx.utils import files
+from mdx.utils import readers
 
 
 class Predictions(NamedTuple):
@@ -57,7 +58,7 @@ class Predictions(NamedTuple):
 
 def load(path: pathlib.Path, labels: Sequence[str]) -> Predictions:
   """Reads what `Predictions.save` wrote."""
-  rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+  rows = [row for _, row in readers.json_rows(str(path))]
   labels = tuple(labels)
   if "predicted" in rows[0]:
     return Predictions(labels, [r["gold"] for r in rows], tags=[r["predicted"] for r in rows])

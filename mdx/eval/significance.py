@@ -125,8 +125,10 @@ def friedman(scores: np.ndarray) -> Friedman:
   ranks = stats.rankdata(-scores, axis=1).mean(axis=0)
   critical = stats.studentized_range.ppf(0.95, num_models, np.inf) / np.sqrt(2) * np.sqrt(
       num_models * (num_models + 1) / (6 * num_tasks))
-  can_test = num_models > 2 and num_tasks > 1
-  p = float(stats.friedmanchisquare(*scores.T).pvalue) if can_test else float("nan")
+  p = float("nan")
+  if num_models > 2 and num_tasks > 1:
+    is_tied = bool((scores == scores[:, :1]).all())  # on every task: the statistic is 0 / 0
+    p = 1.0 if is_tied else float(stats.friedmanchisquare(*scores.T).pvalue)
   return Friedman(ranks, p, float(critical))
 
 

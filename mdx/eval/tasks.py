@@ -111,7 +111,7 @@ def _encode_chats(texts, tokenizer, system):
 
 def completions(tokens: np.ndarray, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:
   """Texts of answers int32 [N, G], each up to its first end of text."""
-  ended = tokens == tokenizer.eos_id
+  ended = tokenizer.ends(tokens)
   ends = np.where(ended.any(axis=1), ended.argmax(axis=1), tokens.shape[1])
   return [tokenizer.decode(row[:end]) for row, end in zip(tokens, ends)]
 

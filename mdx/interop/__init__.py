@@ -1,7 +1,7 @@
 """Hugging Face directories in and out: config.json, safetensors and the files beside them.
 
 Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
-special_ids, check, stored_types, load, save, is_read_with, suited, adapter_fields, check_adapter,
+special_ids, end_ids, check, stored_types, load, save, is_read_with, suited, adapter_fields,
 load_adapter, save_adapter, decoding.
 
 Convention: a family is one file with a name table that serves both directions. Everything
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any, Callable, Mapping
 
@@ -23,6 +25,7 @@ import jax
 import numpy as np
 
 from mdx.interop import family as family_lib
+from mdx.interop import hf_a2d
 from mdx.interop import hf_bert
 from mdx.interop import hf_dream
 from mdx.interop import hf_electra
@@ -34,18 +37,21 @@ from mdx.interop import hf_roberta
 from mdx.interop import hf_sdar
 from mdx.interop import peft
 from mdx.interop import safetensors
+from mdx.interop import settings
 from mdx.interop import weights
 from mdx.networks import transformer
 from mdx.networks.adaptation import sites
+from mdx.utils import console
 from mdx.utils import files as files_lib
+from mdx.utils import readers
 from mdx.utils import tree
 
 FAMILIES = {f.model_type: f for f in (
     hf_llada.FAMILY, hf_dream.FAMILY, hf_sdar.FAMILY, hf_llama.FAMILY, hf_qwen.QWEN2, hf_qwen.QWEN3,
-    hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY)}
-CONFIG = "config.json"
-_SPECIAL_IDS = {"mask_id": "mask_token_id", "pad_id": "pad_token_id", "eos_id": "eos_token_id",
-                "bos_id": "bos_token_id"}
+    hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
+    hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES)}
+CONFIG, load_config = settings.CONFIG, settings.load_config
+_TIE = "tie_word_embeddings"
 # What stands beside config.json and the weights: tokenizer, chat template, the model's code.
 _BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 
@@ -61,52 +67,75 @@ def is_hf_dir(path: str | pathlib.Path) -> bool:
   if any((path / name).is_file() for name in (safetensors.FILE, safetensors.INDEX)):
     return True
   try:
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-  except (OSError, ValueError):
+    config = readers.read_json(path / CONFIG)
+  except ValueError:
     return False
   return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
-
-
-def load_config(path: str | pathlib.Path) -> dict[str, Any]:
-  """Reads config.json.
-
-  Raises:
-    ValueError: it is missing or malformed.
-  """
-  file = pathlib.Path(path) / CONFIG
-  try:
-    config = json.loads(file.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise ValueError(f"{file} cannot be read ({error.strerror}); a Hugging Face directory has "
-                     "one beside its weights.") from None
-  except ValueError as error:
-    raise ValueError(f"{file} is not JSON ({error}).") from None
-  if not isinstance(config, dict):
-    raise ValueError(f"{file} holds no object; expected the config of a model.")
-  return config
 
 
 def _family(config: Mapping[str, Any]) -> family_lib.Family:
   kind, classes = config.get("model_type"), config.get("architectures") or []
   found = FAMILIES.get(kind) if kind else next(
-      (f for f in FAMILIES.values() if set(classes) & set(f.architectures)), None)
+      (f for f in FAMILIES.values() if set(classes) & {*f.architectures, *f.bodies}), None)
   if found is None:
     raise ValueError(f"model_type {kind!r} (architectures {classes}) is not known; choose from "
                      f"{', '.join(FAMILIES)}.")
+  if body := next((name for name in classes if name in found.bodies), None):
+    return family_lib.body(found, body)
   if classes and not set(classes) & set(found.architectures):
     raise ValueError(f"architectures {classes} of model_type {found.model_type!r} are not known; "
-                     f"expected {' or '.join(found.architectures)}.")
+                     f"expected {' or '.join((*found.architectures, *found.bodies))}.")
   return found
 
 
 def _describe(path: str | pathlib.Path):
   """The config of a directory, its family and the model that it describes."""
+  path = pathlib.Path(path)
   config = load_config(path)
   try:
-    family = _family(config)
-    return config, family, transformer.Transformer(**family.to_fields(config))
+    family, spec = _model_of(config)
   except ValueError as error:
-    raise ValueError(f"{pathlib.Path(path) / CONFIG}: {error}") from None
+    raise ValueError(f"{path / CONFIG}: {error}") from None
+  files = [file for file in (path / CONFIG, path / safetensors.FILE, path / safetensors.INDEX)
+           if file.is_file()]
+  is_tied, left = _as_stored(str(path), tuple(file.stat().st_mtime_ns for file in files))
+  if not is_tied:
+    config = {**config, _TIE: False}
+    family, spec = _model_of(config)
+  patterns = tuple(map(re.escape, left))
+  return config, dataclasses.replace(family, beside=family.beside + patterns), spec
+
+
+def _model_of(config: Mapping[str, Any]) -> tuple[family_lib.Family, transformer.Transformer]:
+  try:
+    family = _family(config)
+    return family, transformer.Transformer(**family.to_fields(config))
+  except (TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+    raise ValueError(f"it is not the config of a model ({type(error).__name__}: "
+                     f"{readers.reason(error)}); fetch it again.") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _as_stored(path: str, times: tuple[int, ...]) -> tuple[bool, tuple[str, ...]]:
+  """Whether head and embedding are one, where config.json says so, and tensors that are not used.
+
+  As `transformers`, which does not tie two that are both stored and differ.
+  """
+  del times  # of the files, for the cache
+  config = load_config(path)
+  family, spec = _model_of(config)
+  try:
+    reader = safetensors.Reader(path)
+  except ValueError:  # said where weights are asked for
+    return True, ()
+  with reader:
+    left = weights.unlike(family, spec, reader)
+    is_tied = "embed/embedding" not in left
+    if not is_tied:
+      console.say(f"{path}: {left['embed/embedding'][0]} is stored and differs from the embedding, "
+                  "so it is the head, whatever tie_word_embeddings says.")
+      left = weights.unlike(*_model_of({**config, _TIE: False}), reader)
+  return is_tied, tuple(name for names in left.values() for name in names)
 
 
 def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
@@ -173,37 +202,30 @@ def compute_dtype(path: str | pathlib.Path) -> str:
 
 
 def special_ids(path: str | pathlib.Path) -> dict[str, int]:
-  """Special ids that config.json names, as arguments of `tokenizer.build`.
-
-  Of several end tokens the first counts. An id that config.json leaves open is absent.
+  """Special ids that a directory names, as arguments of `tokenizer.build`.
 
   Raises:
     ValueError: an id is not a row of the embedding.
   """
-  config, _, spec = _describe(path)
-  found = {}
-  for ours, theirs in _SPECIAL_IDS.items():
-    value = config.get(theirs)
-    value = family_lib.first_id(value)
-    if value is None or value == -1:
-      continue
-    if not isinstance(value, int) or not 0 <= value < spec.vocab_size:
-      raise ValueError(f"{pathlib.Path(path) / CONFIG}: {theirs} {value!r} is not among the "
-                       f"{spec.vocab_size} ids of the embedding.")
-    found[ours] = value
-  return found
+  return settings.special_ids(path, _describe(path)[2].vocab_size)
+
+
+def end_ids(path: str | pathlib.Path) -> tuple[int, ...]:
+  """Every id that ends a text of a directory's model; ValueError as `special_ids`."""
+  return settings.end_ids(path, _describe(path)[2].vocab_size)
 
 
 def check(path: str | pathlib.Path, shapes: Any) -> None:
   """Raises ValueError unless `path` has weights of these shapes; reads no weights."""
-  with _opened(path, *_describe(path)[1:], shapes):
+  with _opened(path, shapes):
     pass
 
 
 @contextlib.contextmanager
-def _opened(path, family, spec, shapes, file=safetensors.FILE):
+def _opened(path, shapes):
   """Yields the reader of a directory and the entries of some parameters, which are checked."""
-  with safetensors.Reader(path, file) as reader:
+  _, family, spec = _describe(path)
+  with safetensors.Reader(path) as reader:
     table = weights.entries(family, spec, shapes, reader.names)
     weights.check(family, reader, table)
     yield reader, table
@@ -211,7 +233,7 @@ def _opened(path, family, spec, shapes, file=safetensors.FILE):
 
 def stored_types(path: str | pathlib.Path, shapes: Any) -> Any:
   """`shapes` with bfloat16 where the directory stores a parameter so."""
-  with _opened(path, *_describe(path)[1:], shapes) as (reader, table):
+  with _opened(path, shapes) as (reader, table):
     return weights.stored_types(reader, table, shapes)
 
 
@@ -228,7 +250,7 @@ def load(path: str | pathlib.Path, shapes: Any,
   Raises:
     ValueError: see `check`.
   """
-  with _opened(path, *_describe(path)[1:], shapes) as (reader, table):
+  with _opened(path, shapes) as (reader, table):
     return weights.load(reader, table, shapes, finish)
 
 
@@ -236,18 +258,6 @@ def adapter_fields(adapter: str, path: str | pathlib.Path) -> dict[str, Any]:
   """Returns the adaptation of a PEFT adapter for a directory, as a table of a config."""
   _, family, spec = _describe(path)
   return peft.fields(adapter, family, spec)
-
-
-def _adapter(adapter: str, path: str | pathlib.Path):
-  _, family, spec = _describe(path)
-  spec = dataclasses.replace(spec, adaptations=(peft.fields(adapter, family, spec),))
-  return peft.family_of(family), spec
-
-
-def check_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> None:
-  """Raises ValueError unless `adapter` has adapters of these shapes; reads no weights."""
-  with _opened(adapter, *_adapter(adapter, path), shapes, peft.FILE):
-    pass
 
 
 def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
@@ -261,8 +271,8 @@ def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
   Raises:
     ValueError: it is for another model.
   """
-  with _opened(adapter, *_adapter(adapter, path), shapes, peft.FILE) as (reader, table):
-    return weights.load(reader, table, shapes)
+  _, family, spec = _describe(path)
+  return peft.load(adapter, path, family, spec, shapes)
 
 
 def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
@@ -281,10 +291,11 @@ def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transf
   """
   path = pathlib.Path(path).absolute()
   files_lib.check_new(path)
-  if peft.adapter_of(spec) is None:
+  put = peft.adapter_of(spec)
+  if put is None:
     raise ValueError("the model has no adapters that the format peft holds; train some with "
                      "config.lora.rank, or use export.format=huggingface.")
-  params = tree.part(params, lambda path: sites.owner(path, (peft.adapter_of(spec),)) is not None)
+  params = tree.part(params, lambda path: sites.owner(path, (put,)) is not None)
   config, family, _ = _describe(like)
   is_causal = family.objective(config).get("name") == "ar"
   table = weights.entries(peft.family_of(family), spec, params)
@@ -302,7 +313,7 @@ def decoding(path: str | pathlib.Path) -> dict[str, Any]:
 
 def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
          model_type: str = "", like: str | pathlib.Path = "", dtype: str = "",
-         ids: Mapping[str, int] | None = None, entries: Mapping[str, Any] | None = None,
+         ids: Mapping[str, Any] | None = None, entries: Mapping[str, Any] | None = None,
          files: Mapping[str, str] | None = None,
          max_shard_bytes: int = 4 * 2 ** 30) -> None:
   """Writes a Hugging Face directory.
@@ -353,6 +364,7 @@ def _write(path, config, tensors, like, files, max_shard_bytes) -> None:
 
 def _write_directory(path, tensors, file, texts, like="", max_shard_bytes=4 * 2 ** 30) -> None:
   """Writes the directory under another name, and renames it when it is complete."""
+  beside = _beside(like)
   if jax.process_index():
     safetensors.write(path, tensors, is_writer=False, max_shard_bytes=max_shard_bytes)
     return
@@ -360,7 +372,10 @@ def _write_directory(path, tensors, file, texts, like="", max_shard_bytes=4 * 2 
   try:
     temporary.mkdir(parents=True)
     safetensors.write(temporary, tensors, max_shard_bytes=max_shard_bytes, name=file)
-    _write_beside(temporary, like, texts)
+    for source in beside:
+      shutil.copyfile(source, temporary / source.name)
+    for name, text in texts.items():
+      (temporary / name).write_text(text, encoding="utf-8")
     temporary.replace(path)
   except OSError as error:
     shutil.rmtree(temporary, ignore_errors=True)
@@ -374,13 +389,25 @@ def _config(family: family_lib.Family, spec: transformer.Transformer, old: Mappi
   new = family.to_config(spec)
   if old and family.to_fields(old) == family.to_fields({**old, **new}):
     new = {}
-  return {**old, **new, **{_SPECIAL_IDS[key]: value for key, value in ids.items()}}
+  return {**old, **new, **{settings.SPECIAL_IDS[key]: value for key, value in ids.items()}}
 
 
-def _write_beside(path: pathlib.Path, like, texts: Mapping[str, str]) -> None:
-  for pattern in _BESIDE if like else ():
-    for file in sorted(pathlib.Path(like).glob(pattern)):
-      if file.is_file() and file.name not in (CONFIG, safetensors.INDEX):
-        shutil.copyfile(file, path / file.name)
-  for name, text in texts.items():
-    (path / name).write_text(text, encoding="utf-8")
+def _check_link(file: pathlib.Path) -> None:
+  """Raises ValueError for a link out of a directory that came from elsewhere.
+
+  Links of the hub's cache, from snapshots/REVISION to the blobs beside, are as good as files.
+  """
+  folder, target = file.parent.resolve(), file.resolve()
+  if not any(target.is_relative_to(own) for own in (folder, folder.parent.parent / "blobs")):
+    raise ValueError(f"{file} is a link to {target}, out of its directory, and would be copied "
+                     "into the export; replace it by a file, or remove it.")
+
+
+def _beside(like) -> list[pathlib.Path]:
+  """Files of a directory that an export has too, such as those of the tokenizer."""
+  found = [file for pattern in (_BESIDE if like else ())
+           for file in sorted(pathlib.Path(like).glob(pattern))
+           if file.is_file() and file.name not in (CONFIG, safetensors.INDEX)]
+  for file in found:
+    _check_link(file)
+  return found

@@ -18,9 +18,11 @@ _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermedia
 DEFAULTS = dict(num_key_value_heads=None, head_dim=None, hidden_act="silu", rms_norm_eps=1e-6,
                 max_position_embeddings=2048, rope_theta=10000.0, tie_word_embeddings=False,
                 attention_bias=False, mlp_bias=False, use_sliding_window=False)
-ALLOWED = dict(hidden_act=("silu",), attention_bias=(False,), mlp_bias=(False,),
+_GATES = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu_erf", "gelu_pytorch_tanh": "geglu",
+          "gelu_new": "geglu", "gelu_fast": "geglu", "relu": "reglu"}
+ALLOWED = dict(hidden_act=tuple(_GATES), attention_bias=(False,), mlp_bias=(False,),
                use_sliding_window=(False, None), tie_word_embeddings=(True, False))
-FIXED = dict(mlp="swiglu", norm="rms", position="rope")
+FIXED = dict(norm="rms", position="rope")
 # Kind of rotary scaling -> its numbers in config.json, as `rope_scaling` has them in order.
 _SCALINGS = {"linear": ("factor",),
              "llama3": ("factor", "low_freq_factor", "high_freq_factor",
@@ -48,25 +50,36 @@ def read(config: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None
     raise ValueError(f"layer_types has {sorted(set(kinds))}; expected full_attention alone.")
   heads, width = config["num_attention_heads"], config["hidden_size"]
   theta, scaling = _rope(options)
-  return FIXED | dict(
-      num_layers=config["num_hidden_layers"], width=width, num_heads=heads,
+  biases = bool(options["attention_bias"]), bool(options["mlp_bias"])
+  only = {} if all(biases) else {k: v for k, v in zip(
+      ("qkv_bias", "o_bias", "mlp_bias"), (biases[0], biases[0], biases[1])) if v}
+  return FIXED | only | dict(
+      mlp=_GATES[options["hidden_act"]], num_layers=config["num_hidden_layers"], width=width,
+      num_heads=heads,
       num_kv_heads=options["num_key_value_heads"] or heads,
       head_dim=options["head_dim"] or width // heads, mlp_width=config["intermediate_size"],
       vocab_size=config["vocab_size"], norm_eps=options["rms_norm_eps"], rope_theta=theta,
       rope_scaling=scaling, max_length=options["max_position_embeddings"],
-      use_bias=bool(options["attention_bias"] and options["mlp_bias"]),
+      use_bias=all(biases),
       tied=options["tie_word_embeddings"])
 
 
 def _rope(options: Mapping[str, Any]) -> tuple[float, tuple[Any, ...]]:
-  given = {**(options.get("rope_scaling") or {}), **(options.get("rope_parameters") or {})}
+  given = {}
+  for name in ("rope_scaling", "rope_parameters"):
+    value = options.get(name) or {}
+    if not isinstance(value, dict):
+      raise ValueError(f"{name} is {value!r:.60}; expected an object.")
+    given |= value
   theta = given.get("rope_theta", options["rope_theta"])
+  if not family.is_positive(theta):
+    raise ValueError(f"rope_theta is {theta!r:.40}; expected a positive number.")
   kind = given.get("rope_type", given.get("type", "default"))
   if kind == "default":
     return float(theta), ()
-  numbers = [given.get(name) for name in _SCALINGS.get(kind, ())]
-  if not numbers or not all(isinstance(x, (int, float)) for x in numbers):
-    raise ValueError(f"rope_scaling {given} is not supported; expected rope_type default, "
+  numbers = [given.get(name) for name in _SCALINGS.get(str(kind), ())]
+  if not numbers or not all(map(family.is_positive, numbers)):
+    raise ValueError(f"rope_scaling {given!r:.200} is not supported; expected rope_type default, "
                      f"{' or '.join(_SCALINGS)}, with its numbers.")
   return float(theta), (kind, *map(float, numbers))
 
@@ -74,7 +87,9 @@ def _rope(options: Mapping[str, Any]) -> tuple[float, tuple[Any, ...]]:
 def write(spec: transformer.Transformer, model_type: str, architecture: str,
           **allowed: Any) -> dict[str, Any]:
   """Entries of config.json; `allowed` as `family.check_fields` takes them, over `FIXED`."""
-  family.check_fields(spec, model_type, FIXED | dict(rope_scaling=None) | allowed)
+  gates = {ours: theirs for theirs, ours in reversed(_GATES.items())}
+  mlp = spec.mlp if spec.mlp in gates else "swiglu"
+  family.check_fields(spec, model_type, FIXED | dict(rope_scaling=None, mlp=mlp) | allowed)
   rope = {"rope_type": "default"}
   if spec.rope_scaling:
     kind, *numbers = spec.rope_scaling
@@ -85,11 +100,13 @@ def write(spec: transformer.Transformer, model_type: str, architecture: str,
       architectures=[architecture], model_type=model_type, hidden_size=spec.width,
       num_attention_heads=spec.num_heads, num_key_value_heads=spec.kv_heads,
       head_dim=spec.per_head, num_hidden_layers=spec.num_layers,
-      intermediate_size=spec.hidden_width, hidden_act="silu", vocab_size=spec.vocab_size,
-      rms_norm_eps=spec.norm_eps, max_position_embeddings=spec.max_length,
+      intermediate_size=spec.hidden_width, hidden_act=gates[spec.mlp],
+      vocab_size=spec.vocab_size, rms_norm_eps=spec.norm_eps,
+      max_position_embeddings=spec.max_length,
       rope_theta=spec.rope_theta, rope_scaling=rope if spec.rope_scaling else None,
       rope_parameters=rope | {"rope_theta": spec.rope_theta}, tie_word_embeddings=spec.tied,
-      attention_bias=spec.use_bias, mlp_bias=spec.use_bias, attention_dropout=0.0,
+      attention_bias=spec.use_bias or spec.o_bias, mlp_bias=spec.use_bias or spec.mlp_bias,
+      attention_dropout=0.0,
       initializer_range=spec.init_std, use_sliding_window=False)
 
 
@@ -104,9 +121,10 @@ def tensors(spec: transformer.Transformer) -> dict[str, family.Tensor]:
       "final_norm/scale": family.Tensor("model.norm.weight")}
   for name in "qkvo":
     table |= family.linear(f"layers/attention/{name}", f"{block}self_attn.{name}_proj",
-                           has_bias=qkv if name != "o" else spec.use_bias)
+                           has_bias=qkv if name != "o" else spec.use_bias or spec.o_bias)
   for name in ("gate", "up", "down"):
-    table |= family.linear(f"layers/mlp/{name}", f"{block}mlp.{name}_proj", has_bias=spec.use_bias)
+    table |= family.linear(f"layers/mlp/{name}", f"{block}mlp.{name}_proj",
+                           has_bias=spec.use_bias or spec.mlp_bias)
   for name in "qk" if spec.qk_norm else "":
     table[f"layers/attention/{name}_norm/scale"] = family.Tensor(
         f"{block}self_attn.{name}_norm.weight")

@@ -1,6 +1,6 @@
 """Model families of Hugging Face: names, options, both directions.
 
-Contents: Tensor, linear, Family, read_options, check_fields, first_id.
+Contents: Tensor, linear, Family, alias, body, is_positive, read_options, check_fields, first_id.
 
 Convention: a family is one file `hf_NAME.py` that ends with a `FAMILY`. Its table maps each
 parameter path of ours to a tensor of theirs, and serves import and export alike.
@@ -9,11 +9,12 @@ parameter path of ours to a tensor of theirs, and serves import and export alike
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Callable, Mapping
 
 from mdx.networks import transformer
 
-
+_LARGEST, _LARGEST_SIZE, _MOST_LAYERS = 1e15, 2**28, 4096  # of what a config.json may say
 # Fields of a spec that check_fields leaves free.
 _SIZES = ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "mlp_width", "norm_eps",
           "rope_theta", "max_length", "vocab_size", "tied")
@@ -32,12 +33,14 @@ class Tensor:
     part: (i, n): it is the i-th of n equal parts of the stored tensor's first axis.
     first: blocks before this one have no such tensor; ours is not read there.
     also: further names that files give it: older ones, and copies of tied weights.
+    used: the one of these names that counts where what is stored differs; "" = `name`.
   """
   name: str
   transpose: bool = False
   part: tuple[int, int] = (0, 1)
   first: int = 0
   also: tuple[str, ...] = ()
+  used: str = ""
 
 
 def linear(path: str, name: str, *, has_bias: bool = False, **fields: Any) -> dict[str, Tensor]:
@@ -57,10 +60,13 @@ class Family:
       option that the transformer does not have.
     to_config: the other direction: spec -> entries of config.json; raises ValueError.
     tensors: spec -> {parameter path: Tensor}.
+    headed: fields of the transformer that every one with a head has.
     objective: config.json -> `name` and the fields that say how such a model is read; {} if
       it does not write text.
     beside: patterns of names of tensors that are no part of the network (a pooler, buffers).
       They are left alone on import, and copied by an export that knows where they came from.
+    bodies: classes of `architectures` without a head, whose names begin behind `prefix`.
+    prefix: of the names of the body in the classes with a head.
     decoding: config.json -> fields of a rule of `samplers` of its authors' decoder; {} where
       they have none of their own.
   """
@@ -71,7 +77,47 @@ class Family:
   tensors: Callable[[transformer.Transformer], dict[str, Tensor]]
   objective: Callable[[Mapping[str, Any]], dict[str, Any]]
   beside: tuple[str, ...] = ()
+  bodies: tuple[str, ...] = ()
+  prefix: str = ""
+  headed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   decoding: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
+
+
+def alias(base: Family, model_type: str, architecture: str, **changes: Any) -> Family:
+  """A family whose config.json has another type and class, and what else is said to differ."""
+  own = dict(model_type=model_type, architectures=[architecture])
+  usual = dict(bodies=(), to_config=lambda spec: base.to_config(spec) | own)
+  return dataclasses.replace(base, model_type=model_type, architectures=(architecture,),
+                             **usual | changes)
+
+
+def body(base: Family, architecture: str) -> Family:
+  """The family of the models without a head of a class of `base.bodies`; they write no text."""
+  bare = dict(head="none", head_transform=False, head_bias=False, tied=True)
+  heads = ("head_dense/", "head_norm/", "lm_head/", "rtd_head/")
+
+  def tensors(spec):
+    return {path: dataclasses.replace(
+        tensor, name=tensor.name.removeprefix(base.prefix), also=tuple(
+            name.removeprefix(base.prefix) for name in tensor.also if name.startswith(base.prefix)))
+            for path, tensor in base.tensors(dataclasses.replace(
+                spec, **{"head": "lm"} | base.headed)).items() if not path.startswith(heads)}
+
+  def to_config(spec):
+    check_fields(spec, base.model_type, {f.name: None for f in dataclasses.fields(spec)} | bare)
+    return base.to_config(dataclasses.replace(spec, **{"head": "lm"} | base.headed)) | dict(
+        architectures=[architecture])
+
+  return dataclasses.replace(
+      base, architectures=(architecture,), bodies=(), tensors=tensors, to_config=to_config,
+      to_fields=lambda config: base.to_fields(config) | bare, objective=lambda config: {},
+      beside=tuple(pattern.removeprefix(re.escape(base.prefix)) for pattern in base.beside))
+
+
+def is_positive(value: Any) -> bool:
+  """Whether something is a finite number above 0."""
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return is_number and 0 < value <= _LARGEST
 
 
 def read_options(config: Mapping[str, Any], *, sizes: tuple[str, ...], defaults: Mapping[str, Any],
@@ -87,20 +133,28 @@ def read_options(config: Mapping[str, Any], *, sizes: tuple[str, ...], defaults:
   Raises:
     ValueError: an entry is missing, or has another value.
   """
-  for key in sizes:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-      raise ValueError(f"{key} is {value!r}; expected a positive integer.")
   options = {**defaults, **config}
+  optional = [key for key, value in defaults.items() if key not in allowed and not isinstance(
+      options[key], (bool, type(None))) and not isinstance(value, (bool, str, float))]
+  for key in (*sizes, *optional):
+    value = options.get(key)
+    least = 0 if key.endswith("_id") else 1
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+      raise ValueError(f"{key} is {value!r:.40}; expected a positive integer.")
+    most = _MOST_LAYERS if "layers" in key else _LARGEST_SIZE
+    if value > most:
+      raise ValueError(f"{key} is {value!r:.40}; expected at most {most}.")
   for key, values in allowed.items():
     value = options.get(key)
     if not any(value == v and type(value) is type(v) for v in values):
-      raise ValueError(f"{key} = {value!r} is not supported; expected "
+      raise ValueError(f"{key} = {value!r:.60} is not supported; expected "
                        f"{' or '.join(map(repr, values))}.")
   for key, default in defaults.items():
-    number = isinstance(default, (int, float)) and not isinstance(default, bool)
-    if number and (isinstance(options[key], bool) or not isinstance(options[key], (int, float))):
-      raise ValueError(f"{key} is {options[key]!r}; expected a number.")
+    is_zero = type(options[key]) in (int, float) and options[key] == 0 and (
+        isinstance(default, float) or key.endswith("_id"))
+    is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
+    if is_number and not is_zero and not is_positive(options[key]):
+      raise ValueError(f"{key} is {options[key]!r:.40}; expected a positive number.")
   return options
 
 

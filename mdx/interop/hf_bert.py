@@ -19,7 +19,8 @@ _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermedia
 _DEFAULTS = dict(hidden_act="gelu", max_position_embeddings=512, type_vocab_size=2,
                  layer_norm_eps=1e-12, position_embedding_type="absolute", is_decoder=False,
                  add_cross_attention=False, tie_word_embeddings=True)
-_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
+_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu",
+                "gelu_fast": "gelu", "relu": "relu", "silu": "swish", "swish": "swish"}
 _ALLOWED = dict(position_embedding_type=("absolute", None), is_decoder=(False, None),
                 add_cross_attention=(False, None), tie_word_embeddings=(True, False))
 FIXED = dict(norm="layer", post_norm=True, embed_norm=True, position="learned", use_bias=True)
@@ -85,7 +86,7 @@ def lm_head(spec: transformer.Transformer, decoder: str, bias: str) -> dict[str,
   """The matrix of an untied head, and the bias, which files may have twice."""
   names = (bias, f"{decoder}.bias") if spec.tied else (f"{decoder}.bias", bias)
   table = {} if spec.tied else family.linear("lm_head", decoder)
-  return table | {"lm_head/bias": family.Tensor(names[0], also=names[1:])}
+  return table | {"lm_head/bias": family.Tensor(names[0], also=names[1:], used=f"{decoder}.bias")}
 
 
 def _tensors(spec):
@@ -101,5 +102,6 @@ FAMILY = family.Family(
     model_type="bert", architectures=("BertForMaskedLM", "BertForPreTraining"),
     to_fields=lambda config: read(config) | _HEAD,
     to_config=lambda spec: write(spec, "bert", "BertForMaskedLM", **_HEAD),
-    tensors=_tensors, objective=lambda config: {"name": "mlm"},
+    tensors=_tensors, objective=lambda config: {"name": "mlm"}, bodies=("BertModel",),
+    prefix="bert.", headed=_HEAD,
     beside=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*", r"bert\.embeddings\.position_ids"))

@@ -21,7 +21,7 @@ def _is_discriminator(config):
   if not classes:
     raise ValueError(f"architectures is missing; expected [{_GENERATOR!r}] or "
                      f"[{_DISCRIMINATOR!r}], which have different heads.")
-  return _DISCRIMINATOR in classes
+  return _GENERATOR not in classes
 
 
 def _to_fields(config):
@@ -65,4 +65,5 @@ FAMILY = family.Family(
     model_type="electra", architectures=(_GENERATOR, _DISCRIMINATOR), to_fields=_to_fields,
     to_config=_to_config, tensors=_tensors,
     objective=lambda config: {} if _is_discriminator(config) else {"name": "mlm"},
+    bodies=("ElectraModel",), prefix="electra.", headed=dict(head="rtd"),
     beside=(r"electra\.embeddings\.position_ids",))

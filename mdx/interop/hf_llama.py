@@ -1,6 +1,6 @@
-"""LLaMA 1 to 3, and the many that share its architecture. Causal.
+"""LLaMA 1 to 3, and the many that share its architecture. Causal, but for EuroBERT.
 
-Contents: FAMILY.
+Contents: FAMILY, MISTRAL, EUROBERT.
 
 Reference: Touvron et al. 2023, arXiv:2302.13971; Grattafiori et al. 2024, arXiv:2407.21783 (the
 rotary scaling of LLaMA 3.1).
@@ -13,13 +13,33 @@ from mdx.interop import family
 
 
 def _to_fields(config):
-  fields = decoder.read(config, allowed=dict(attention_bias=(False, True), mlp_bias=(False, True)))
-  if config.get("attention_bias", False) != config.get("mlp_bias", False):
-    raise ValueError("attention_bias and mlp_bias differ; the transformer has both or none.")
-  return fields
+  return decoder.read(config, allowed=dict(attention_bias=(False, True), mlp_bias=(False, True)))
+
+
+def _of_mistral(config):
+  window, length = config.get("sliding_window", 4096), config.get("max_position_embeddings", 131072)
+  if window is not None and not (isinstance(window, int) and isinstance(length, int)
+                                 and window >= length):
+    raise ValueError(f"sliding_window = {window!r:.40} is not supported; expected None.")
+  return decoder.read(config, defaults=dict(num_key_value_heads=8, max_position_embeddings=131072))
+
+
+def _to_config(spec):
+  biases = dict(use_bias=None, qkv_bias=spec.o_bias, o_bias=spec.qkv_bias, mlp_bias=None)
+  return decoder.write(spec, "llama", "LlamaForCausalLM", **biases)
 
 
 FAMILY = family.Family(
     model_type="llama", architectures=("LlamaForCausalLM",), to_fields=_to_fields,
-    to_config=lambda spec: decoder.write(spec, "llama", "LlamaForCausalLM", use_bias=None),
-    tensors=decoder.tensors, objective=decoder.causal, beside=decoder.BESIDE)
+    to_config=_to_config, tensors=decoder.tensors, objective=decoder.causal, beside=decoder.BESIDE,
+    bodies=("LlamaModel",), prefix="model.")
+MISTRAL = family.alias(
+    FAMILY, "mistral", "MistralForCausalLM", to_fields=_of_mistral, bodies=("MistralModel",),
+    to_config=lambda spec: decoder.write(spec, "mistral", "MistralForCausalLM") | dict(
+        sliding_window=None))
+EUROBERT = family.alias(
+    FAMILY, "eurobert", "EuroBertForMaskedLM", bodies=("EuroBertModel",),
+    to_fields=lambda config: decoder.read(config, defaults=dict(rms_norm_eps=1e-5,
+                                                                max_position_embeddings=8192)),
+    to_config=lambda spec: decoder.write(spec, "eurobert", "EuroBertForMaskedLM"),
+    objective=lambda config: {"name": "mlm"})

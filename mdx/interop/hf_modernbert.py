@@ -69,8 +69,8 @@ def _theta(options, kind):
   theta = given.get("rope_theta", options.get(name, default))
   if theta is None and kind == _LOCAL:  # published configs may so mean the global one
     return _theta(options, _GLOBAL)
-  if not isinstance(theta, (int, float)):
-    raise ValueError(f"{name} is {theta!r}; expected a number.")
+  if not family.is_positive(theta):
+    raise ValueError(f"{name} is {theta!r:.40}; expected a positive number.")
   return float(theta)
 
 
@@ -129,4 +129,5 @@ def _tensors(spec):
 
 FAMILY = family.Family(
     model_type="modernbert", architectures=("ModernBertForMaskedLM",), to_fields=_to_fields,
-    to_config=_to_config, tensors=_tensors, objective=lambda config: {"name": "mlm"})
+    to_config=_to_config, tensors=_tensors, objective=lambda config: {"name": "mlm"},
+    bodies=("ModernBertModel",), prefix="model.", headed=dict(head_transform=True, head_bias=True))

@@ -17,16 +17,16 @@ _DEFAULTS = dict(num_key_value_heads=32, max_position_embeddings=32768)
 
 
 def _write_qwen2(spec):
-  # Its class has no option for the width of a head.
-  if spec.per_head * spec.num_heads != spec.width:
-    raise ValueError(f"network.head_dim {spec.head_dim} cannot be exported as 'qwen2', whose heads "
-                     f"have width / num_heads = {spec.width}/{spec.num_heads}.")
   config = decoder.write(spec, "qwen2", "Qwen2ForCausalLM", qkv_bias=True)
-  return {k: v for k, v in config.items() if k not in ("head_dim", "attention_bias", "mlp_bias")}
+  left_out = ["attention_bias", "mlp_bias"]
+  # Its class reads a width of heads, but has none of its own.
+  left_out += ["head_dim"] if spec.per_head * spec.num_heads == spec.width else []
+  return {k: v for k, v in config.items() if k not in left_out}
 
 
 def _write_qwen3(spec):
-  config = decoder.write(spec, "qwen3", "Qwen3ForCausalLM", qk_norm=True)
+  config = decoder.write(spec, "qwen3", "Qwen3ForCausalLM", qk_norm=True, use_bias=False,
+                         qkv_bias=spec.o_bias, o_bias=spec.qkv_bias)
   return {k: v for k, v in config.items() if k != "mlp_bias"}
 
 
@@ -34,9 +34,11 @@ QWEN2 = family.Family(
     model_type="qwen2", architectures=("Qwen2ForCausalLM",),
     to_fields=lambda config: decoder.read(config, defaults=_DEFAULTS) | {"qkv_bias": True},
     to_config=_write_qwen2, tensors=decoder.tensors, objective=decoder.causal,
-    beside=decoder.BESIDE)
+    beside=decoder.BESIDE, bodies=("Qwen2Model",), prefix="model.")
 QWEN3 = family.Family(
     model_type="qwen3", architectures=("Qwen3ForCausalLM",),
     to_fields=lambda config: decoder.read(
-        config, defaults=_DEFAULTS | {"head_dim": 128}) | {"qk_norm": True},
-    to_config=_write_qwen3, tensors=decoder.tensors, objective=decoder.causal)
+        config, defaults=_DEFAULTS | {"head_dim": 128},
+        allowed=dict(attention_bias=(False, True))) | {"qk_norm": True},
+    to_config=_write_qwen3, tensors=decoder.tensors, objective=decoder.causal,
+    bodies=("Qwen3Model",), prefix="model.")

@@ -1,6 +1,6 @@
 """RoBERTa: BERT's body, positions that begin behind the padding id.
 
-Contents: FAMILY.
+Contents: FAMILY, XLM (XLM-R), CAMEMBERT.
 
 Convention: rows of the position table up to the padding id are never read here. The published
 class counts positions of tokens that are not the padding id, so they agree where padding is said
@@ -48,4 +48,7 @@ _HEAD = dict(head_transform=True, head_bias=True)
 FAMILY = family.Family(
     model_type="roberta", architectures=("RobertaForMaskedLM",), to_fields=_to_fields,
     to_config=_to_config, tensors=_tensors, objective=lambda config: {"name": "mlm"},
+    bodies=("RobertaModel",), prefix="roberta.", headed=_HEAD,
     beside=(r"roberta\.pooler\..*", r"roberta\.embeddings\.position_ids"))
+XLM = family.alias(FAMILY, "xlm-roberta", "XLMRobertaForMaskedLM", bodies=("XLMRobertaModel",))
+CAMEMBERT = family.alias(FAMILY, "camembert", "CamembertForMaskedLM", bodies=("CamembertModel",))

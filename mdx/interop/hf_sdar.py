@@ -21,8 +21,9 @@ def _to_config(spec):
 
 def _objective(config):
   length = config.get("block_size", 4)
-  if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-    raise ValueError(f"block_size is {length!r}; expected a positive integer.")
+  if not isinstance(length, int) or isinstance(length, bool) or not (
+      1 <= length <= 2**20):
+    raise ValueError(f"block_size is {length!r:.40}; expected a positive integer.")
   return {"name": "block_diffusion", "mask_column": True,
           "attention": {"name": "block_causal", "block_length": length}}
 

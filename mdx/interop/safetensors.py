@@ -2,7 +2,8 @@
 
 Contents: Reader, Pending, write.
 
-Convention: opening reads headers only. Pickles are refused: reading one runs its code.
+Convention: opening reads headers only. Pickles are refused: reading one runs its code. What
+torch.compile and its parallel wrappers put into names (`_orig_mod.`, `module.`) is left out.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any, Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
+
+from mdx.utils import readers
+from mdx.utils import streams
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -26,6 +31,7 @@ DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16),
 _OTHER_DTYPES = {"I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "U8": np.dtype(np.uint8),
                  "BOOL": np.dtype(np.bool_)}
 _MAX_SHARD_BYTES = 4 * 2 ** 30
+_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 
 
 class Reader:
@@ -51,9 +57,13 @@ class Reader:
     self._stack = contextlib.ExitStack()
     self._handles, self._slices = {}, {}
     try:
-      self._files = self._find()
-      for name, file in self._files.items():
-        self._slices[name] = self._slice(name, file)
+      self._files = {}
+      for stored, file in self._find().items():
+        name = _WRAPPED.sub("", stored)
+        if name in self._files:
+          raise ValueError(f"{self.path / file} has tensor {name!r} twice, also as {stored!r}; "
+                           "leave one of them out.")
+        self._files[name], self._slices[name] = file, self._slice(stored, file)
     except BaseException:
       self.close()
       raise
@@ -75,6 +85,7 @@ class Reader:
   def _open(self, file: str):
     if file not in self._handles:
       try:
+        streams.check_regular(self.path / file)
         handle = safetensors.safe_open(self.path / file, "numpy")
       except FileNotFoundError:
         raise ValueError(f"{self.path / file} is missing, which {INDEX} names; fetch it "
@@ -131,8 +142,10 @@ class Reader:
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:
   try:
-    files = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    usable = bool(files) and all(pathlib.PurePath(f).name == f for f in files.values())
+    files = readers.read_json(path / INDEX, "fetch it again")["weight_map"]
+    # The name of "" is "", and that of ".." is "..".
+    usable = bool(files) and all(pathlib.PurePath(f).name == f and f not in ("", "..")
+                                 and "\0" not in f for f in files.values())
   except (ValueError, KeyError, TypeError, AttributeError):
     usable = False
   if not usable:
@@ -156,7 +169,7 @@ def _damage(path: pathlib.Path, error: Exception) -> str:
     try:
       ends = {name: 8 + length + entry["data_offsets"][1]
               for name, entry in json.loads(f.read(length)).items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
       return f"is not a safetensors file ({error})"
   cut = sorted((end, name) for name, end in ends.items() if end > size)
   if cut:

@@ -1,6 +1,7 @@
 """Tensors of a Hugging Face directory <-> our parameters, one tensor at a time.
 
-Contents: Entry, entries, check, is_beside, stored_types, load, pending, beside.
+Contents: Entry, entries, unlike, check, is_beside, check_numbers, stored_types, load, pending,
+beside.
 
 Convention: a block of a parameter (what one device holds of it) is read tensor by tensor,
 put on its device and forgotten, so that a model is never twice in memory. Rows that pad the
@@ -25,6 +26,8 @@ from mdx.networks import transformer
 from mdx.networks.adaptation import sites
 from mdx.utils import tree
 
+# Bits of infinity, without the sign; those of what is no number are larger.
+_FIRST_NO_NUMBER = {safetensors.DTYPES["BF16"]: 0x7F80, safetensors.DTYPES["F16"]: 0x7C00}
 _COLUMNS = 64  # of a transposed copy: three times faster than all at once
 
 
@@ -74,7 +77,8 @@ def entries(family: family_lib.Family, spec: transformer.Transformer, params: An
   for path in [p for p in leaves if p not in table]:
     raise ValueError(f"parameter {path} has no tensor in models of type {family.model_type!r}; "
                      "check the fields of config.network.")
-  found, present, adapted = {}, set(present), sites.leaves(spec)
+  present = {name for name in present if not is_beside(family, name)}
+  found, adapted = {}, sites.leaves(spec)
   for path, tensor in table.items():
     if path not in leaves:
       raise ValueError(f"tensor {tensor.name!r} has no parameter {path} in this model; check the "
@@ -94,6 +98,36 @@ def entries(family: family_lib.Family, spec: transformer.Transformer, params: An
                         transpose=tensor.transpose, part=tensor.part, copies=copies,
                         shape=tuple(shape[::-1] if tensor.transpose else shape))
   return found
+
+
+def unlike(family: family_lib.Family, spec: transformer.Transformer,
+           reader: safetensors.Reader) -> dict[str, list[str]]:
+  """Path of a parameter -> names under which the files hold something else than what counts."""
+  found = {}
+  for path, tensor in family.tensors(spec).items():
+    for layer in range(spec.num_layers) if tensor.also and "{layer}" in tensor.name else (0,):
+      names = [name.format(layer=layer) for name in (tensor.name, *tensor.also)]
+      names = [name for name in names if name in reader.names]
+      used = tensor.used.format(layer=layer) if tensor.used.format(layer=layer) in names else (
+          names[:1] or [""])[0]
+      others = [name for name in names if name != used and not _is_equal(reader, name, used)]
+      if others:
+        found[path] = found.get(path, []) + others
+  return found
+
+
+def _is_equal(reader: safetensors.Reader, one: str, other: str) -> bool:
+  shape = reader.shape(one)
+  if shape != reader.shape(other):
+    return False
+  rows = max(2**22 // int(np.prod(shape[1:], dtype=np.int64)), 1) if len(shape) > 1 else 2**22
+  rest = (slice(None),) * (len(shape) - 1)
+  for first in range(0, shape[0], rows):
+    part = (slice(first, min(first + rows, shape[0])), *rest)
+    pair = [reader.read(name, part) for name in (one, other)]
+    if not np.array_equal(*pair):
+      return False
+  return True
 
 
 def check(family: family_lib.Family, reader: safetensors.Reader,
@@ -123,6 +157,19 @@ def check(family: family_lib.Family, reader: safetensors.Reader,
 def is_beside(family: family_lib.Family, name: str) -> bool:
   """Whether a tensor may be there without being part of the network."""
   return any(re.fullmatch(pattern, name) for pattern in family.beside)
+
+
+def check_numbers(value: np.ndarray, where: str) -> None:
+  """Raises ValueError if some weights, which stand `where`, are infinite or no numbers."""
+  if not value.size:
+    return
+  if first := _FIRST_NO_NUMBER.get(value.dtype):  # several times faster than isfinite
+    is_finite = (value.view(np.uint16) & 0x7FFF).max() < first
+  else:
+    is_finite = np.isfinite(value.min()) and np.isfinite(value.max())
+  if not is_finite:
+    raise ValueError(f"{where} has numbers that are infinite or no numbers (nan); such weights "
+                     "compute nothing: fetch them again, or take another checkpoint.")
 
 
 def _more(names: Sequence[str]) -> str:
@@ -185,6 +232,7 @@ def _read(reader: safetensors.Reader, entry: Entry, bounds, dtype: np.dtype) -> 
     begin = entry.part[0] * entry.shape[0]
     index = [(index[0][0] + begin, index[0][1] + begin)] + index[1:]
     value = reader.read(name, tuple(slice(*bound) for bound in index))
+    check_numbers(value, reader.where(name))
     target = target[tuple(slice(0, size) for size in value.shape)]
     for i in range(0, len(value), _COLUMNS):
       target[i:i + _COLUMNS] = value[i:i + _COLUMNS]

@@ -12,7 +12,8 @@ updates after which the curve is at X (all of them if it never is).
 
 The test is Student's paired t over the seeds, two-sided, at 5 %: *reproduced* if the difference
 has the claimed sign and is significant, *not reproduced* if it is significant the other way,
-*inconclusive* otherwise. With `ratio` the differences are those of the logarithms.
+*inconclusive* otherwise. Differences that are all equal are judged by their signs. With `ratio` the
+differences are those of the logarithms.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ from mdx.build import identity
 from mdx.modes import reporting
 from mdx.utils import console
 from mdx.utils import files
+from mdx.utils import readers
 
 EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds")
 _LEVEL = 0.05
+_ROUNDING = 1e-6  # differences whose spread is below this share of their mean are equal
 Results = Mapping[str, Any]
 
 
@@ -144,12 +147,19 @@ def rising(curve: Sequence[Results]) -> list[dict[str, Any]]:
 
 
 def verdict(differences: Sequence[float], larger_is_better: bool = True) -> dict[str, Any]:
-  """The paired t test on differences left - right, one a seed."""
+  """The paired t test on differences left - right, one a seed.
+
+  Differences that are equal for all seeds have no spread to compare with, which says nothing of
+  other seeds; p is then that of their signs, 2 / 2^n for n seeds (0.25 for three). Without a
+  difference, or with one that is not finite, p is 1.
+  """
+  if not all(map(math.isfinite, differences)):
+    return {"difference": None, "spread": None, "p": 1.0, "verdict": "inconclusive"}
   mean, spread = statistics.mean(differences), statistics.stdev(differences)
-  if spread > 1e-12:
+  if spread > max(_ROUNDING * abs(mean), 1e-12):
     p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-  else:  # equal for every seed: no spread to compare with
-    p = 1.0 if abs(mean) < 1e-12 else 0.0
+  else:
+    p = 1.0 if abs(mean) < 1e-12 else 2.0 ** (1 - len(differences))
   is_claimed = (mean > 0) == larger_is_better
   word = "inconclusive" if p >= _LEVEL else "reproduced" if is_claimed else "not reproduced"
   return {"difference": mean, "spread": spread, "p": p, "verdict": word}
@@ -306,11 +316,11 @@ def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path, *
   """
   finished = directory / "results.json"
   if finished.exists() and (directory / "claim_run.json").exists():
-    made = json.loads((directory / "claim_run.json").read_text(encoding="utf-8"))
+    made = readers.read_object(directory / "claim_run.json")
     if identity.run_hash(made) != identity.run_hash(run):
       raise ValueError(f"{directory} has a run of another config; remove it, or use another "
                        "--workdir.")
-    return json.loads(finished.read_text(encoding="utf-8"))
+    return readers.read_object(finished)
   console.say(f"=== {title}")
   started = copy.deepcopy(run)
   if run.get("init", {}).get("base") and not run["init"]["checkpoint"]:
@@ -351,7 +361,7 @@ def _compare(comparison, left, right) -> dict[str, Any]:
   row = dataclasses.asdict(comparison) | {
       "values": pairs, "left_mean": statistics.mean(p[0] for p in pairs),
       "right_mean": statistics.mean(p[1] for p in pairs)}
-  difference = (lambda a, b: math.log(a / b)) if comparison.ratio else (lambda a, b: a - b)
+  difference = _log_ratio if comparison.ratio else (lambda a, b: a - b)
   row |= verdict([difference(a, b) for a, b in pairs], comparison.larger_is_better)
   if comparison.speedup:
     ratios = []
@@ -361,6 +371,11 @@ def _compare(comparison, left, right) -> dict[str, Any]:
       ratios.append(updates_to_reach(other, best) / max(updates_to_reach(own, best), 1e-9))
     row["speedups"] = ratios  # 0 where the left arm never reaches it
   return row
+
+
+def _log_ratio(a: float, b: float) -> float:
+  """log(a / b), nan unless both are positive."""
+  return math.log(a) - math.log(b) if a > 0 and b > 0 else math.nan
 
 
 def table_text(results: Results) -> str:
@@ -376,10 +391,12 @@ def table_text(results: Results) -> str:
       lines.append(f"  {arm:<22} {measure:<34} {figure['mean']:10.5g} +- {figure['spread']:.2g}")
   lines.append("")
   for row in results["comparisons"]:
-    compared = (f"ratio {math.exp(row['difference']):.4g} *: {math.exp(row['spread']):.3g}"
+    compared = ("no finite difference" if row["difference"] is None else
+                f"ratio {math.exp(row['difference']):.4g} *: {math.exp(row['spread']):.3g}"
                 if row["ratio"] else f"difference {row['difference']:+.4g} +- {row['spread']:.2g}")
+    p = "< 0.001" if row["p"] < 0.001 else f"= {row['p']:.3f}"
     lines.append(f"{row['verdict'].upper()}: {row['name']}: {row['left_mean']:.5g} against "
-                 f"{row['right_mean']:.5g}, {compared}, p = {row['p']:.3f}"
+                 f"{row['right_mean']:.5g}, {compared}, p {p}"
                  + (f" (at equal {row['equal']})" if row["equal"] else ""))
     if row.get("speedups"):
       lines.append("  times fewer updates to the other's best: "

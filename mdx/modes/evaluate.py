@@ -5,7 +5,6 @@ Contents: run.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import time
@@ -36,6 +35,7 @@ from mdx.utils import checksum
 from mdx.utils import console
 from mdx.utils import files
 from mdx.utils import processes
+from mdx.utils import readers
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
       "references": [e["answer"] for e in examples], "task": repr(task)})
   results_file = path / "results.json"
   if results_file.exists():
-    results = json.loads(results_file.read_text(encoding="utf-8"))
+    results = readers.read_object(results_file)
     if results.get("identity") == identity:
       console.say("this evaluation is finished; remove its workdir to run it again.")
       _print_results(results, path)

@@ -106,7 +106,13 @@ def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
     params = interop.load(source, interop.stored_types(source, shapes))
     interop.save(path, params, spec, like=source,
                  dtype=wanted["dtype"], model_type=wanted["model_type"],
-                 ids=interop.special_ids(source) if wanted["model_type"] else None)
+                 ids=_ids(source) if wanted["model_type"] else None)
+
+
+def _ids(source: str) -> dict[str, Any]:
+  """Special ids of a directory, with every end token."""
+  ids, ends = interop.special_ids(source), interop.end_ids(source)
+  return ids | ({"eos_id": list(ends)} if len(ends) > 1 else {})
 
 
 def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathlib.Path) -> None:
@@ -128,8 +134,9 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
   elif like:  # the row of the mask is ours: no causal model has one
     spec = dataclasses.replace(spec, vocab_size=interop.network_fields(like)["vocab_size"])
   if not like:
-    ids |= {"pad_id": tokenizer.pad_id} | ({"eos_id": tokenizer.eos_id} if tokenizer.eos_id >= 0
-                                           else {})
+    ends = tokenizer.eos_ids
+    ids |= {"pad_id": tokenizer.pad_id} | ({"eos_id": ends[0] if len(ends) == 1 else list(ends)}
+                                           if ends else {})
     files["mdx_tokenizer.json"] = tokenizer.to_json()
     if tokenizer.vocab.kind == "huggingface":
       files["tokenizer.json"] = tokenizer.vocab.definition()

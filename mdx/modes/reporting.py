@@ -16,6 +16,16 @@ from mdx.build import workdir as workdir_lib
 from mdx.report import page
 from mdx.utils import console
 from mdx.utils import files
+from mdx.utils import readers
+
+
+def _report(path: pathlib.Path) -> str:
+  """Writes the page and says where; a run has ended well also if a damaged file prevents that."""
+  try:
+    return f"report: {page.write(path)}"
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    return (f"no report, for a file of {path} is damaged ({type(error).__name__}: "
+            f"{readers.reason(error)}); everything else is written.")
 
 
 def reported(mode: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -33,7 +43,7 @@ def reported(mode: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any
       if jax.process_index() == 0:
         if age() != before:  # else the run was finished already
           files.write_json(path / page.ENVIRONMENT, page.environment(time.monotonic() - began))
-        console.say(f"report: {page.write(path)}")
+        console.say(_report(path))
       return results
 
   return run

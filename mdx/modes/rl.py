@@ -5,7 +5,6 @@ Contents: run.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
@@ -43,6 +42,7 @@ from mdx.utils import console
 from mdx.utils import files
 from mdx.utils import memory
 from mdx.utils import processes
+from mdx.utils import readers
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -103,7 +103,7 @@ def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,
   start, state, saved = _start(run, checkpoints, meta)
   if start >= config["updates"] and results_file.exists():
     console.say("this run is finished; remove its workdir to train again.")
-    results = json.loads(results_file.read_text(encoding="utf-8"))
+    results = readers.read_object(results_file, "table")
     console.say(_table_text(results["table"]))
     return results
   rollout = config["rollout"]
@@ -203,7 +203,7 @@ def _over_denoised(run: rl_setup.Setup, params, epoch: int) -> np.ndarray:
   """
   file = run.workdir / f"over_denoised_{epoch}.json"
   if file.exists():
-    return np.array(json.loads(file.read_text(encoding="utf-8")), np.int32)
+    return np.array(readers.read_json(file), np.int32)
   limit = run.config["rollout"]["filter_examples"] or len(run.examples("train"))
   examples = run.examples("train")
   draw = np.random.default_rng([run.config["seed"], epoch, 1])
@@ -330,10 +330,13 @@ def _curve(lines) -> list[dict[str, float]]:
 
   `seconds` is the number of iterations times the median of one, so it is free of compilation.
   """
-  rollouts = list({x["step"]: x for x in lines if x["kind"] == "rollout"}.values())
   stages = ("rollout_seconds", "score_seconds", "update_seconds")
+  has = lambda x, *names: all(x.get(name) is not None for name in names)  # unless it is damaged
+  rollouts = list({x["step"]: x for x in lines if x["kind"] == "rollout"
+                   and has(x, *stages, "num_rollouts", "nfe")}.values())
   pace = statistics.median(sum(x[k] for k in stages) for x in rollouts) if rollouts else 0.0
-  points = {x["step"]: x for x in lines if x["kind"] == "eval"}
+  points = {x["step"]: x for x in lines if x["kind"] == "eval"
+            and has(x, "accuracy", "accuracy_stderr")}
   found = []
   for step, point in sorted(points.items()):
     before = [x for x in rollouts if x["step"] <= step]

@@ -6,7 +6,6 @@ Contents: run, read_prompts, build_scorer.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -54,9 +53,12 @@ def read_prompts(prompts: str) -> list[Any]:
     if not line.strip():
       continue
     try:
-      record = json.loads(line)
+      record = readers.parse_json(line, "it", "write one object a line")
       prompt = record[next((k for k in ("tokens", "messages") if k in record), "text")]
-    except (ValueError, KeyError, TypeError):
+    except ValueError as error:
+      raise ValueError(f"{prompts} line {number} has neither `text` nor `tokens` nor `messages`: "
+                       f"{error}") from None
+    except (KeyError, TypeError):
       raise ValueError(f"{prompts} line {number} has neither `text` nor `tokens` nor `messages`: "
                        f"{line:.60}") from None
     if "messages" in record:

@@ -37,6 +37,7 @@ from mdx.eval import significance
 from mdx.modes import claim
 from mdx.modes import reporting
 from mdx.utils import files
+from mdx.utils import readers
 
 _OF_MODELS = ("init", "network", "tokenizer", "objective", "dtype", "sharding")
 _OF_OBJECTIVES = ("attention", "pooling")
@@ -135,7 +136,7 @@ def _claim(config, root) -> None:
   file, own = root / "table.json", json.loads(json.dumps(config))
   is_begun = (root / "selection.json").exists() or any(root.glob("*/*/*/seed_*/results.json"))
   if file.exists() and is_begun:
-    if json.loads(file.read_text(encoding="utf-8")) != own:
+    if readers.read_json(file) != own:
       raise ValueError(f"workdir {root} holds another table, whose choices are made; use another "
                        "--workdir, or remove it.")
   elif jax.process_index() == 0:
@@ -159,9 +160,9 @@ def _test(config, root, model, task, seed) -> tuple[dict[str, float], np.ndarray
   file = root / "selection.json"
   if not file.exists():
     raise ValueError(f"{file} is not there: the test split is read when all choices are made.")
-  cell = json.loads(file.read_text(encoding="utf-8"))[f"{model}/{task}"]["cell"]
+  cell = readers.read_object(file, f"{model}/{task}")[f"{model}/{task}"]["cell"]
   run, directory = _run(config, model, task, cell, seed), _directory(root, model, task, cell, seed)
-  base = json.loads((directory / "config.json").read_text(encoding="utf-8"))["config"]
+  base = readers.read_object(directory / "config.json", "config")["config"]
   run["init"]["checkpoint"] = base["init"]["checkpoint"]  # a base model that was trained for it
   figures = test_split(run, str(directory))
   predictions = measures.load(directory / "test_predictions.jsonl", base["objective"]["labels"])
@@ -183,7 +184,7 @@ def _results(config, root, validation) -> dict[str, Any]:
                 list(validation[model, task].values())).tolist()}
   first = {task: names[0] for task, names in tasks.items()}
   return {"models": list(config["models"]), "tasks": first, "seeds": config["seeds"],
-          "selection": json.loads((root / "selection.json").read_text(encoding="utf-8")),
+          "selection": readers.read_object(root / "selection.json"),
           "scores": scores, **compare(scores, units, first, config["num_resamples"])}
 
 
@@ -278,7 +279,7 @@ def test_split(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     raise ValueError(f"{workdir} has no finished run; the test split is for the weights that were "
                      "chosen on validation.")
   if file.exists():
-    return json.loads(file.read_text(encoding="utf-8"))
+    return readers.read_object(file)
   config = config_lib.to_dict(config)
   run = setup_lib.setup({**config, "eval": {**config["eval"], "test": True}}, workdir)
   jax.set_mesh(run.mesh)

@@ -5,7 +5,6 @@ Contents: run.
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any, Mapping
 
@@ -32,6 +31,7 @@ from mdx.train import progress as progress_lib
 from mdx.train import state as state_lib
 from mdx.utils import console
 from mdx.utils import files
+from mdx.utils import readers
 from mdx.utils import tree
 
 
@@ -69,7 +69,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   start, state, saved = setup_lib.start_state(run, checkpoints, data)
   if start >= config["steps"] and (run.workdir / "results.json").exists():
     console.say("this run is finished; remove its workdir to train again.")
-    results = json.loads((run.workdir / "results.json").read_text(encoding="utf-8"))
+    results = readers.read_object(
+        run.workdir / "results.json", "steps", "tokens_per_second", "seconds", "goodput")
     _print_results(run, results, run.evaluation())
     return results
   console.say(
@@ -148,9 +149,11 @@ def _last_rate(run: setup_lib.Setup) -> float:
 def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
   """Accuracy of the probe, or of the next token, over the run: the curve that claims read."""
   points = {x["step"]: x for x in lines if x["kind"] == "eval" and "cpu_seconds" in x}
-  figure = lambda x: next(x[k] for k in ("probe_accuracy", "probe_map", "accuracy") if k in x)
+  figure = lambda x: next((x[k] for k in ("probe_accuracy", "probe_map", "accuracy") if k in x),
+                          None)
   return [{"updates": step, "cpu_seconds": points[step]["cpu_seconds"],
-           "accuracy": figure(points[step])} for step in sorted(points)]
+           "accuracy": figure(points[step])} for step in sorted(points)
+          if figure(points[step]) is not None]
 
 
 def _weights(run: setup_lib.Setup, state):

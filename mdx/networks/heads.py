@@ -1,7 +1,7 @@
 """Heads: from hidden states to logits, and losses and draws of logits.
 
-Contents: NEVER, check_float32, block_columns, log_probs, cross_entropy, binary_cross_entropy,
-sample, mlp_part, mlp, affine.
+Contents: NEVER, check_float32, block_columns, is_one_of, log_probs, cross_entropy,
+binary_cross_entropy, sample, mlp_part, mlp, affine.
 
 Convention: logits are float32 [..., V]; bfloat16 logits are refused, for
 their softmax and noise are wrong in the third digit.
@@ -9,7 +9,9 @@ their softmax and noise are wrong in the third digit.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,11 @@ def block_columns(logits: jax.Array, *ids: int | None) -> jax.Array:
     if index is not None:
       logits = jnp.where(column == index, NEVER, logits)
   return logits
+
+
+def is_one_of(tokens: jax.Array, ids: Sequence[int]) -> jax.Array:
+  """Returns whether each token is one of some ids, bool of the shape of `tokens`."""
+  return functools.reduce(jnp.logical_or, [tokens == i for i in ids])
 
 
 def log_probs(logits: jax.Array, *blocked: int | None) -> jax.Array:

@@ -41,8 +41,8 @@ REMAT = {
 }
 _gelu_erf = functools.partial(nn.gelu, approximate=False)
 ACTIVATIONS = {"swiglu": nn.silu, "geglu": nn.gelu, "geglu_erf": _gelu_erf, "gelu": nn.gelu,
-               "gelu_erf": _gelu_erf, "relu": nn.relu}
-GATED = ("swiglu", "geglu", "geglu_erf")
+               "gelu_erf": _gelu_erf, "relu": nn.relu, "swish": nn.silu, "reglu": nn.relu}
+GATED = ("swiglu", "geglu", "geglu_erf", "reglu")
 
 
 class OfLayer(NamedTuple):
@@ -114,7 +114,8 @@ class _Attention(nn.Module):
     mixed = backends.attend(spec.attention_backend, query, key, value, sight, which, memory,
                             noise_lib.named(noise, "attention"), spec.attention_dropout)
     mixed = noise_lib.drop_heads(mixed, noise, spec.drophead).reshape(batch, length, -1)
-    out = linear(spec, spec.width, "o", scale=spec.residual_scale)(mixed, noise)
+    out = linear(spec, spec.width, "o", use_bias=spec.use_bias or spec.o_bias,
+                 scale=spec.residual_scale)(mixed, noise)
     return attention_lib.saved(backends.ordered(spec.attention_backend, out)), (key, value)
 
 
@@ -124,16 +125,16 @@ class _Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x, noise):
-    spec = self.spec
+    spec, bias = self.spec, self.spec.use_bias or self.spec.mlp_bias
     saved = functools.partial(ad_checkpoint.checkpoint_name, name=_MLP)
-    up = saved(linear(spec, spec.hidden_width, "up")(x, noise))
+    up = saved(linear(spec, spec.hidden_width, "up", use_bias=bias)(x, noise))
     if spec.is_gated:
-      gate = saved(linear(spec, spec.hidden_width, "gate")(x, noise))
+      gate = saved(linear(spec, spec.hidden_width, "gate", use_bias=bias)(x, noise))
       hidden = ACTIVATIONS[spec.mlp](gate) * up
     else:
       hidden = ACTIVATIONS[spec.mlp](up)
     hidden = sharding.constrain(hidden, "batch", "sequence", "tensor")
-    return linear(spec, spec.width, "down", scale=spec.residual_scale)(hidden, noise)
+    return linear(spec, spec.width, "down", use_bias=bias, scale=spec.residual_scale)(hidden, noise)
 
 
 class Block(nn.Module):

@@ -67,6 +67,8 @@ class Module(nn.Module):
       self.head_dense = layers_lib.linear(spec, spec.width, None)
       self.rtd_head = layers_lib.linear(spec, 1, None)
       return
+    if spec.head == "none":
+      return
     if spec.head_transform:
       self.head_dense = layers_lib.linear(spec, spec.head_width, None)
       self.head_norm = layers_lib.norm(spec, None)
@@ -161,6 +163,8 @@ class Module(nn.Module):
   def logits(self, hidden):
     """Scores of all ids, float32 [..., V] (padding columns are -1e30); of "rtd" one, [...]."""
     spec = self.spec
+    if spec.head == "none":
+      return hidden
     if spec.head == "rtd":
       hidden = layers_lib.ACTIVATIONS[spec.mlp](self.head_dense(hidden))
       return self.rtd_head(hidden)[..., 0].astype(jnp.float32)

@@ -40,7 +40,8 @@ class Transformer:
     num_kv_heads: key and value heads (grouped queries); 0 = `num_heads`.
     head_dim: width of a head; 0 = width / num_heads.
     mlp_width: hidden width of the MLP; 0 = 4 D, or 8/3 D rounded up to 64 if gated.
-    mlp: "swiglu", "geglu", "gelu" (both with the tanh form), "geglu_erf", "gelu_erf" or "relu".
+    mlp: "swiglu", "geglu", "geglu_erf" or "reglu" (gated), "gelu", "gelu_erf", "relu" or "swish";
+      with "_erf" the exact form of GELU, else that with tanh.
     norm: "rms" or "layer".
     norm_eps: epsilon of the norms.
     norm_bias: whether norms of kind "layer" have a bias.
@@ -61,7 +62,9 @@ class Transformer:
     position_offset: rows of that table before position 0, never read (RoBERTa).
     use_bias: biases in all linear maps but the head.
     qkv_bias: biases of queries, keys and values, without others (Qwen2).
-    head: "lm" (a score for every id) or "rtd" (one, that a token was replaced; ELECTRA).
+    o_bias: a bias of attention's output.
+    mlp_bias: biases of the MLP.
+    head: "lm" (a score for every id), "rtd" (one, that a token was replaced; ELECTRA) or "none".
     head_transform: a linear map, the activation and a norm before the head (BERT).
     tied: the head is the transposed embedding.
     head_bias: a bias per id in the head.
@@ -107,6 +110,8 @@ class Transformer:
   position_offset: int = 0
   use_bias: bool = False
   qkv_bias: bool = False
+  o_bias: bool = False
+  mlp_bias: bool = False
   head: str = "lm"
   head_transform: bool = False
   tied: bool = True
@@ -129,7 +134,7 @@ class Transformer:
         self, "network", choices=dict(
             mlp=layers.ACTIVATIONS, norm=("rms", "layer"), remat=layers.REMAT,
             position=("rope", "learned", "none"), dtype=("float32", "bfloat16"),
-            head=("lm", "rtd"), attention_backend=backends.BACKENDS),
+            head=("lm", "rtd", "none"), attention_backend=backends.BACKENDS),
         at_least=dict.fromkeys(("num_layers", "width", "num_heads", "vocab_size", "max_length",
                                 "vocab_multiple"), 1)
         | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",

@@ -105,7 +105,7 @@ def build_policy(cfg: Mapping[str, Any], model: types.Objective, tokenizer: Any,
     ValueError: as `build`.
   """
   return config_lib.build(POLICIES, cfg, what="objective", model=model, mask_id=tokenizer.mask_id,
-                          eos_id=tokenizer.eos_id, **rollout)
+                          eos_id=tokenizer.eos_id, other_eos_ids=tokenizer.other_eos_ids, **rollout)
 
 
 def check_policy(cfg: Mapping[str, Any], **rollout: Any) -> None:

@@ -27,6 +27,7 @@ import jax
 from mdx import metrics
 from mdx.report import curves
 from mdx.utils import files
+from mdx.utils import readers
 
 NAME, ENVIRONMENT = "report.html", "environment.json"
 _PACKAGES = ("mdx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -67,7 +68,7 @@ def environment(seconds: float) -> dict[str, Any]:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = readers.read_json(path)
   except (OSError, ValueError):
     return {}
   return value if isinstance(value, dict) else {}

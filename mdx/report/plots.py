@@ -76,9 +76,9 @@ def rl_curve(lines: Sequence[Mapping[str, Any]], path: str | os.PathLike, *,
     axes[0].set(xlabel="update", ylabel="share of rollouts, mean reward", title=title, ylim=(0, 1))
     points = _last_of_each_step(lines, "eval", "accuracy")
     axes[1].errorbar([x["step"] for x in points], [x["accuracy"] for x in points],
-                     yerr=[2 * x["accuracy_stderr"] for x in points], marker="o", ms=4,
+                     yerr=[2 * (x.get("accuracy_stderr") or 0.0) for x in points], marker="o", ms=4,
                      color="tab:red", label="accuracy (2 s.e.)")
-    known = [x for x in points if "over_denoising" in x]
+    known = [x for x in points if x.get("over_denoising") is not None]
     if known:
       axes[1].plot([x["step"] for x in known], [x["over_denoising"] for x in known], ls="--",
                    color="tab:orange", label="over-denoised")

@@ -77,7 +77,7 @@ class Episodes:
       record = processes.fetch(
           self._decoder.decode(params, rows, iteration, start=first, turn=turn))
       tokens[:, turn_columns] = np.where(goes_on[:, None], record.tokens, tokens[:, turn_columns])
-      is_eos = record.tokens == self._tokenizer.eos_id
+      is_eos = self._tokenizer.ends(record.tokens)
       written = goes_on[:, None] & (np.cumsum(is_eos, axis=1) - is_eos == 0)
       is_action[:, turn_columns] = written & record.is_free
       for name, values in fields.items():

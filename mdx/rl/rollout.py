@@ -202,7 +202,7 @@ class Rollouts:
     if placed:
       best = np.asarray(processes.fetch(placed["step_reward"])).max(axis=1)
     if is_action is None:
-      ended = host["tokens"] == self._tokenizer.eos_id
+      ended = self._tokenizer.ends(host["tokens"])
       length = np.where(ended.any(axis=1), ended.argmax(axis=1), ended.shape[1])
     else:
       length = is_action.sum(axis=1)

@@ -1,6 +1,6 @@
 """Samplers: one compiled loop and the rules that plug into it.
 
-Contents: SAMPLERS, defaults, select, build, check, check_fields.
+Contents: SAMPLERS, GIVEN, defaults, select, build, check, check_fields.
 
 Convention: a rule has the fields that it reads. A table of a config may have those of other rules
 too, at their defaults, so that `--config.sampler.name` alone changes the rule; one that is set and
@@ -35,13 +35,13 @@ SAMPLERS = {
 }
 
 
-_GIVEN = ("mask_id", "eos_id", "noise")  # by the model
+GIVEN = ("mask_id", "eos_id", "other_eos_ids", "noise")  # by the model
 
 
 def defaults() -> dict[str, Any]:
   """Returns every field of every rule with its default, for tables of configs."""
   return {f.name: f.default for rule in SAMPLERS.values() for f in dataclasses.fields(rule)
-          if f.name not in _GIVEN}
+          if f.name not in GIVEN}
 
 
 def select(cfg: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def select(cfg: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
-          eos_id: int = -1) -> Any:
+          eos_id: int = -1, other_eos_ids: Sequence[int] = ()) -> Any:
   """Builds the sampler of a config for a model.
 
   Args:
@@ -79,6 +79,7 @@ def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
     objective: of the model's training; it says how the model is read.
     mask_id: id of the mask token.
     eos_id: id that ends a text, -1 = none.
+    other_eos_ids: further ids that end one.
 
   Raises:
     ValueError: unknown name or field, values without meaning, or a model that cannot be
@@ -87,7 +88,7 @@ def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
   reader = objective.reader()
   noise = dict((reader and reader.noise) or {"name": "linear"})
   sampler = config_lib.build(SAMPLERS, select(cfg), what="sampler", mask_id=mask_id, eos_id=eos_id,
-                             noise=noise)
+                             other_eos_ids=tuple(other_eos_ids), noise=noise)
   check(sampler, objective)
   return sampler
 

@@ -28,6 +28,7 @@ class Rows(NamedTuple):
     row_index: int32 [B], identity of each row.
     members: indices into the prompts, of the first rows; the others only fill the batch.
     lengths: tokens of each member that belong to it, counted from the end.
+    num_closing: tokens at the end of the canvas that stand behind what is decoded.
   """
   canvas: np.ndarray
   positions: np.ndarray | None
@@ -36,10 +37,12 @@ class Rows(NamedTuple):
   row_index: np.ndarray
   members: list[int]
   lengths: list[int]
+  num_closing: int = 0
 
 
 def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, mask_id: int,
-            pad_id: int, max_length: int | None = None) -> Iterator[Rows]:
+            pad_id: int, max_length: int | None = None,
+            closing: Sequence[int] = ()) -> Iterator[Rows]:
   """Yields batches of similar rows.
 
   Args:
@@ -48,31 +51,35 @@ def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, 
     batch_size: rows of a batch.
     mask_id, pad_id: special ids.
     max_length: positions of a row that rounding up must not exceed.
+    closing: ids that stand behind what is appended to a prompt.
   """
   for infill in (False, True):
     chosen = [i for i, p in enumerate(prompts) if bool((p == mask_id).any()) == infill]
     chosen.sort(key=lambda i: len(prompts[i]))
     for first in range(0, len(chosen), batch_size):
       yield _batch(prompts, chosen[first:first + batch_size], 0 if infill else gen_length,
-                   batch_size, mask_id, pad_id, max_length)
+                   batch_size, mask_id, pad_id, max_length, () if infill else closing)
 
 
-def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length):
+def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length, closing):
   lengths = [len(prompts[i]) for i in members]
   equal = min(lengths) == max(lengths)
   width = lengths[0] if equal else -(-max(lengths) // _ROUND) * _ROUND
+  end = gen_length + len(closing)
   if max_length is not None:
-    width = max(max(lengths), min(width, max_length - gen_length))
-  size = width + gen_length
+    width = max(max(lengths), min(width, max_length - end))
+  size = width + end
   canvas = np.full((batch_size, size), pad_id, np.int32)
   segments = np.ones((batch_size, size), np.int32)
   positions = np.tile(np.arange(size, dtype=np.int32), (batch_size, 1))
   for row, i in enumerate(members):
     begin = width - len(prompts[i])
     canvas[row, begin:width], canvas[row, width:] = prompts[i], mask_id
+    canvas[row, width + gen_length:] = closing
     segments[row, :begin] = 0
     positions[row] = np.maximum(positions[row] - begin, 0)
   index = np.zeros(batch_size, np.int32)
   index[:len(members)] = members
   return Rows(canvas, None if equal else positions, None if equal else segments,
-              width if gen_length else 0, index, list(members), [n + gen_length for n in lengths])
+              width if gen_length else 0, index, list(members), [n + end for n in lengths],
+              len(closing))

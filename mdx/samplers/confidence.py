@@ -207,8 +207,8 @@ class Klass(decoder.Decoder):
 class Hierarchical(decoder.Decoder):
   """Commits also the best position of every run of masks, if above `low_threshold`.
 
-  This spreads what is committed together, and shortens the chains that depend on one
-  another. Reference: Ma et al. 2025, arXiv:2510.08666 (dInfer).
+  Committed tokens so lie apart, and the chains that depend on one another are shorter.
+  Reference: Ma et al. 2025, arXiv:2510.08666 (dInfer).
 
   Attributes:
     threshold: confidence from which a token is committed.

@@ -123,6 +123,7 @@ class Decoder:
   Attributes:
     mask_id: id of the mask token; it is never drawn.
     eos_id: id that ends a text.
+    other_eos_ids: further ids that end one.
     noise: dict(name=...), the noise schedule that the model was trained with.
     gen_length: number of tokens to decode.
     steps: denoising steps over all blocks; rules that choose their own number
@@ -149,6 +150,7 @@ class Decoder:
   """
   mask_id: int
   eos_id: int = -1
+  other_eos_ids: tuple[int, ...] = dataclasses.field(default=(), repr=False)
   noise: Any = dataclasses.field(default_factory=lambda: {"name": "linear"})
   gen_length: int = 64
   steps: int = 64
@@ -204,7 +206,8 @@ class Decoder:
 
   @staticmethod
   def _pair(pair):
-    if len(pair) != 2 or min(pair) < 1:
+    is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
+    if not is_pair or not all(isinstance(n, int) and 1 <= n < 2 ** 31 for n in pair):
       raise ValueError("sampler.mixture has pairs (block_length, steps) of positive integers, got "
                        f"{pair!r}.")
     return tuple(pair)
@@ -333,7 +336,8 @@ class Decoder:
     current, positions = at(state["canvas"], index), at(state["positions"], index)
     exists = index < state["canvas"].shape[1]
     is_open = exists & (current == self.mask_id) & at(self.in_blocks(state), index)
-    logits = heads.block_columns(answer.logits, self.eos_id if self.eos == "forbid" else None)
+    blocked = (self.eos_id, *self.other_eos_ids) if self.eos == "forbid" else ()
+    logits = heads.block_columns(answer.logits, *blocked)
     drawn = heads.block_columns(logits, self.mask_id) / (self.temperature or 1.0)
     drawn = logits_lib.keep_likely(drawn, self.top_k, self.top_p)
     tokens = logits_lib.draw(draw_key, positions, drawn, is_greedy=not self.temperature)
@@ -345,7 +349,7 @@ class Decoder:
       probability = logits_lib.confidence("probability", logits, tokens, score_key, positions)
     order = certainty
     if self.eos == "last":
-      order = jnp.where(tokens == self.eos_id, certainty - LAST, certainty)
+      order = jnp.where(self._ends(tokens), certainty - LAST, certainty)
     log_prob = jnp.take_along_axis(drawn, tokens[..., None], axis=-1)[..., 0]
     log_prob -= jax.nn.logsumexp(drawn, axis=-1)
     return Proposal(index, positions, is_open, current, tokens, order, probability, logits,
@@ -371,6 +375,10 @@ class Decoder:
     """The decoded canvas, int32 [B, S]."""
     return state["canvas"]
 
+  def _ends(self, tokens):
+    """Returns whether each token ends a text."""
+    return heads.is_one_of(tokens, (self.eos_id, *self.other_eos_ids))
+
   def _stop(self, state):
     """Fills what follows a settled EOS."""
     canvas, free = state["canvas"], state["free"]
@@ -378,7 +386,7 @@ class Decoder:
       return canvas
     scope = free if self.eos_stop == "row" else (
         free & (state["block_of"] == state["block"][:, None]))
-    is_eos, is_masked = scope & (canvas == self.eos_id), free & (canvas == self.mask_id)
+    is_eos, is_masked = scope & self._ends(canvas), free & (canvas == self.mask_id)
     settled = is_eos & (jnp.cumsum(is_masked, axis=1) == 0)
     return jnp.where(scope & is_masked & (jnp.cumsum(settled, axis=1) > 0), self.eos_id, canvas)
 

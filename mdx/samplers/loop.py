@@ -47,7 +47,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            row_index: jax.Array, params: types.Params = MappingProxyType({}),
            positions: jax.Array | None = None, segment_ids: jax.Array | None = None,
            start: int = 0, record: str = "none",
-           component_index: jax.Array | None = None, is_shifted: bool = False) -> Decoded:
+           component_index: jax.Array | None = None, is_shifted: bool = False,
+           before: jax.Array | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
@@ -65,6 +66,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     component_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
       None: every row its own.
     is_shifted: as `types.Reader.is_shifted`.
+    before: as `types.Request.before`.
 
   Raises:
     ValueError: a record that cannot be made.
@@ -84,6 +86,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   num_free = canvas.shape[1] - start
   run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free, is_shifted=is_shifted,
+             before=before,
              width=num_free if record == "full" else sampler.width(num_free),
              looks_everywhere=record == "full", recorder=None if record == "none" else
              trajectory_lib.Recorder(level=record, start=start, mask_id=sampler.mask_id,
@@ -106,7 +109,8 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
     sampler: the rule; its parts are read from `params`.
     params: of the model.
     key: typed key of the run.
-    rows: `canvas`, `row_index`, and `positions` and `segment_ids` where rows are padded.
+    rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, and `before`
+      where a token is said to come before them.
     start, record: as in `decode`.
     group_size: consecutive rows that draw the same pair of `sampler.mixture`.
   """
@@ -114,7 +118,7 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
                 params={name: params[name] for name in sampler.parts()}, key=key,
                 row_index=rows["row_index"], positions=rows.get("positions"),
                 segment_ids=rows.get("segment_ids"), start=start, record=record,
-                component_index=rows["row_index"] // group_size,
+                component_index=rows["row_index"] // group_size, before=rows.get("before"),
                 is_shifted=objective.reader().is_shifted)
 
 
@@ -146,6 +150,7 @@ class _Run(NamedTuple):
   num_free: int
   is_shifted: bool
   width: int
+  before: jax.Array | None
   looks_everywhere: bool
   recorder: trajectory_lib.Recorder | None
 
@@ -218,7 +223,7 @@ class _Run(NamedTuple):
     sampler, canvas = self.sampler, state["canvas"]
     targets = index if slots is None else jax.vmap(jnp.searchsorted)(slots, index)
     rows = dict(tokens=canvas, noise_level=sampler.noise_level(state), positions=self.positions,
-                segment_ids=self.segment_ids, targets=targets, slots=slots)
+                segment_ids=self.segment_ids, targets=targets, slots=slots, before=self.before)
     if sampler.guidance_scale:  # a second batch of rows, without what was given
       blank = jnp.where(state["free"], canvas, sampler.mask_id)
       rows = {k: None if v is None else jnp.concatenate([v, blank if k == "tokens" else v])

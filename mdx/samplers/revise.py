@@ -158,7 +158,7 @@ class TokenEditing(decoder.Decoder):
   """Commits by threshold, and replaces committed tokens the model is sure are wrong.
 
   A token of the active block is replaced if the one proposed in its place has more than
-  `edit_threshold`. When a block has no masks left, up to `edit_steps` steps go on
+  `edit_threshold`. Once a block has no masks left, up to `edit_steps` steps go on
   replacing until one changes nothing.
 
   Attributes:

@@ -1,38 +1,45 @@
-"""Symbolic equality of LaTeX answers, in a process of its own under a time limit.
+"""Equality of LaTeX answers; computer algebra in processes of its own under a time limit.
 
 Contents: check_installed, checker, Checker.
 
-Computer algebra can hang, use up memory or crash on a short formula. So it runs in a worker
-(`algebra_worker.py`), one request at a time. The kernel ends the worker when it has used the time
-limit, in processor time, so that a verdict does not depend on how busy the machine is. From here
-it is killed after some more by the clock. Then the answer counts as wrong, and the next request
-starts another worker. Verdicts are remembered.
+What `answers.compare` leaves open is asked of computer algebra, which can hang, use up memory or
+crash on a short formula. So it runs in workers (`algebra_worker.py`), one request at a time each,
+at most MAX_WORKERS at once. The kernel ends a request that has used the time limit, in processor
+time, so that a verdict does not depend on how busy the machine is. From here it is killed after
+some more by the clock. Then the answer counts as wrong, and the others of a batch go on. Verdicts
+are remembered.
 
 Reference: the comparison is that of the library math-verify, Kydlicek and Gandenberger 2024.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import functools
 import importlib.util
 import json
 import os
-import re
+import queue
 import select
+import signal
 import subprocess
 import sys
-import threading
 import time
 import weakref
+from collections.abc import Sequence
 
+from mdx.tasks import answers as answers_lib
+from mdx.tasks import surface
+
+MAX_WORKERS = 4
 _WORKER = os.path.join(os.path.dirname(__file__), "algebra_worker.py")
 _START_SECONDS = 120.0
 _CLOCK_RATE = 4.0  # seconds by the clock, for each of the limit,
 _GRACE_SECONDS = 2.0  # and some more, until the worker is killed from here
 _MAX_CHARS = 500
 _MAX_REMEMBERED = 2**17
-_INTEGER = re.compile(r"[-+]?[0-9]{1,40}")
-_SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\s|\$")
+_Question = tuple[str, str | None]
 
 
 def check_installed() -> None:
@@ -57,44 +64,74 @@ class Checker:
 
   def __init__(self, time_limit: float):
     self._time_limit = time_limit
-    self._lock = threading.Lock()
-    self._process = None
-    self._verdicts: dict[tuple[str, str | None], bool] = {}
+    self._verdicts: dict[_Question, bool] = {}
+    self._idle = queue.LifoQueue()  # the worker that was used last comes first
+    for _ in range(min(MAX_WORKERS, os.cpu_count() or 1)):
+      self._idle.put(_Worker())
 
-  def is_readable(self, gold: str) -> bool:
-    """Whether a given answer can be compared with anything."""
-    return _INTEGER.fullmatch(_plain(gold)) is not None or self._verdict(gold, None)
+  def are_readable(self, golds: Sequence[str]) -> list[bool]:
+    """Whether given answers can be compared with anything."""
+    texts = [surface.normal(gold) for gold in golds]
+    questions = [True if answers_lib.is_readable(text) else [(text, None)] for text in texts]
+    return self._decided(questions)
 
   def equal(self, gold: str, answer: str) -> bool:
     """Whether `answer` equals `gold`; False also for one that cannot be read or takes too long."""
-    if len(answer) > _MAX_CHARS or not answer.strip():
-      return False
-    a, b = _plain(gold), _plain(answer)
-    if a == b:
-      return True
-    if _INTEGER.fullmatch(a) and _INTEGER.fullmatch(b):
-      return int(a) == int(b)
-    return self._verdict(gold, answer)
+    return self.are_equal([(gold, answer)])[0]
 
-  def _verdict(self, gold: str, answer: str | None) -> bool:
-    with self._lock:
-      request = (gold, answer)
-      if request not in self._verdicts:
-        if len(self._verdicts) >= _MAX_REMEMBERED:
-          self._verdicts.clear()
-        self._verdicts[request] = self._ask(request)
-      return self._verdicts[request]
+  def are_equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Whether the second of each (gold, answer) equals the first; as many at once as workers."""
+    return self._decided([_compare(gold, answer) for gold, answer in pairs])
 
-  def _ask(self, request: tuple[str, str | None]) -> bool:
-    line = json.dumps([self._time_limit, *request]).encode() + b"\n"
+  def _decided(self, found: Sequence[bool | list[_Question]]) -> list[bool]:
+    """Verdicts of what is decided, or needs all of its questions answered with yes."""
+    if len(self._verdicts) >= _MAX_REMEMBERED:
+      self._verdicts.clear()
+    new = list(dict.fromkeys(question for verdict in found if isinstance(verdict, list)
+                             for question in verdict if question not in self._verdicts))
+    if len(new) == 1:
+      self._verdicts[new[0]] = self._ask(new[0])
+    elif new:
+      pool = concurrent.futures.ThreadPoolExecutor(MAX_WORKERS)
+      try:
+        self._verdicts.update(zip(new, pool.map(self._ask, new)))
+      finally:
+        pool.shutdown(cancel_futures=True)
+    return [verdict if isinstance(verdict, bool) else all(self._verdicts[q] for q in verdict)
+            for verdict in found]
+
+  def _ask(self, question: _Question) -> bool:
+    worker = self._idle.get()
     try:
-      self._running().stdin.write(line)
-    except OSError:  # it died between two requests
-      self._stop()
-      self._running().stdin.write(line)
+      return worker.ask(self._time_limit, question)
+    finally:
+      self._idle.put(worker)
+
+
+def _compare(gold: str, answer: str) -> bool | list[_Question]:
+  if len(answer) > _MAX_CHARS or not answer.strip():
+    return False
+  return answers_lib.compare(surface.normal(gold), surface.normal(answer))
+
+
+class _Worker:
+  """A process that answers one question at a time; it starts with the first."""
+
+  def __init__(self):
+    self._process = None
+
+  def ask(self, time_limit: float, question: _Question) -> bool:
+    """The verdict, False also if there is none in time."""
+    line = json.dumps([time_limit, *question]).encode() + b"\n"
+    if self._process is not None and self._process.poll() is not None:
+      self._stop()  # it died between two requests
+    process = self._running()
     reply = b""
     try:
-      reply = self._reply(self._time_limit * _CLOCK_RATE + _GRACE_SECONDS)
+      process.stdin.write(line)
+      reply = self._reply(time_limit * _CLOCK_RATE + _GRACE_SECONDS)
+    except OSError:
+      pass
     finally:
       # Also if Ctrl-C came in between: the next request must not read this one's reply.
       if reply not in (b"true\n", b"false\n"):
@@ -107,7 +144,7 @@ class Checker:
       # -P: the folder of the script is no place to import from.
       self._process = subprocess.Popen(
           [sys.executable, "-P", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-          stderr=subprocess.DEVNULL, bufsize=0)
+          stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True)
       self._finalizer = weakref.finalize(self, _kill, self._process)
       if self._reply(_START_SECONDS) != b"ready\n":
         self._stop()
@@ -134,13 +171,8 @@ class Checker:
 
 
 def _kill(process: subprocess.Popen) -> None:
-  process.kill()
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)  # and its child
   process.wait()
   process.stdin.close()
   process.stdout.close()
-
-
-def _plain(text: str) -> str:
-  """An answer without spacing and in one way of writing fractions."""
-  text = _SPACING.sub("", text)
-  return text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").rstrip(".")

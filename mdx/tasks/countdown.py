@@ -4,7 +4,8 @@ Contents: Countdown.
 
 Convention: each given number is used exactly once. format "steps" writes one equation a step over
 a small vocabulary, "12*5=60,60-3=57"; all results are positive integers. format "expression" is
-text for a real model, with the answer in \boxed{} or <answer>; values are exact fractions.
+text for a real model, with the answer in the last \boxed{} or <answer>, in any of the forms that
+`surface.normal` knows; values are exact fractions.
 
 Reference: He et al. 2025 (MDPO), arXiv:2508.13148, and Zhao et al. 2025 (d1), arXiv:2504.12216,
 whose reward for the right numbers with a wrong value is `number_reward=0.1`.
@@ -23,6 +24,7 @@ import numpy as np
 from mdx import config as config_lib
 from mdx.tasks import parsing
 from mdx.tasks import problems
+from mdx.tasks import surface
 
 FORMATS = ("steps", "expression")
 _ROUND = 4096  # problems drawn at a time
@@ -30,8 +32,10 @@ _OPERATORS = "+-*/"
 _STEP = re.compile(r"([1-9][0-9]{0,5})([-+*/])([1-9][0-9]{0,5})=([1-9][0-9]{0,5})")
 _MAX_ANSWER_CHARS = 256
 _NUMBERS, _RIGHT = 1, 2  # grades; 0 is wrong
-_LATEX = {r"\div": "/", r"\times": "*", r"\cdot": "*", "÷": "/", "×": "*", "−": "-"}
-_EQUALS = re.compile(r"=\s*-?[0-9]{1,9}(?:\.[0-9]{1,9})?\s*$")
+_RESULT = re.compile(r"\s*-?[0-9]{1,9}(?:\.[0-9]{1,9})?\s*")
+_TEXT = re.compile(r"\\(?:text|mathrm) ?\{([^{}]*)\}")
+_TIMES = re.compile(r"(?<=[0-9)}]) ?[xX] ?(?=[0-9({\\])")
+_BRACKETS = str.maketrans("[]", "()")
 _PROMPT = ("Combine the numbers {numbers} with +, -, * and / to get {target}. Use each number "
            "exactly once; parentheses are allowed. Think step by step and put the expression in "
            "\\boxed{{}}.")
@@ -221,14 +225,14 @@ def _answer_in_steps(text: str) -> str:
 
 
 def _answer_in_text(text: str) -> str:
-  r"""The last \boxed{} or <answer>, or the whole text, with LaTeX operators replaced."""
+  r"""The last \boxed{} or <answer>, or the whole text, in ASCII."""
   answer = parsing.final_answer(text)
   answer = text if answer is None else answer
   if len(answer) > _MAX_ANSWER_CHARS:
     return ""
-  for name, operator in _LATEX.items():
-    answer = answer.replace(name, operator)
-  return _EQUALS.sub("", answer)
+  answer = surface.normal(_TEXT.sub(r"\1", surface.normal(answer)))
+  answer = answer.replace("\\{", "(").replace("\\}", ")").translate(_BRACKETS)
+  return surface.ascii_formula(_TIMES.sub("*", answer))
 
 
 @functools.lru_cache(maxsize=2**15)
@@ -254,11 +258,18 @@ def _grade_steps(numbers: tuple[int, ...], target: int, answer: str) -> int:
 
 @functools.lru_cache(maxsize=2**15)
 def _grade_expression(numbers: tuple[int, ...], target: int, answer: str) -> int:
-  """Grades an expression like `_grade_steps`."""
-  parsed = parsing.expression(answer)
-  if parsed is None or sorted(parsed[1]) != sorted(numbers):
+  """Grades an expression like `_grade_steps`.
+
+  Of an equation the sides that are single numbers do not count; the others must have one value,
+  and one of them uses the numbers as it should.
+  """
+  sides = answer.split("=")
+  parsed = [parsing.expression(side) for side in sides if not _RESULT.fullmatch(side)]
+  if not parsed or None in parsed or len({found for found, _ in parsed}) > 1:
     return 0
-  return _RIGHT if parsed[0] == target else _NUMBERS
+  if all(sorted(used) != sorted(numbers) for _, used in parsed):
+    return 0
+  return _RIGHT if parsed[0][0] == target else _NUMBERS
 
 
 _CHECKS = {"steps": (_answer_in_steps, _grade_steps),

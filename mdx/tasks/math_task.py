@@ -3,7 +3,8 @@ r"""MATH: competition problems whose answer is a formula.
 Contents: Math.
 
 Convention: the answer of a completion is its last \boxed{}, else its last <answer>; without
-either it is wrong. Equality is symbolic (`mdx.tasks.algebra`), with the given answer first.
+either it is wrong. Equality is exact where arithmetic decides it (`mdx.tasks.answers`, with the
+rules for several answers), else symbolic (`mdx.tasks.algebra`), with the given answer first.
 
 Reference: Hendrycks et al. 2021, arXiv:2103.03874; prompts as in He et al. 2025, arXiv:2508.13148.
 """
@@ -42,7 +43,7 @@ class Math:
   path: str
   test_path: str = ""
   instruction: str = problems.INSTRUCTION
-  time_limit: float = 5.0
+  time_limit: float = 2.0
 
   blank: ClassVar[str] = ""
 
@@ -66,16 +67,15 @@ class Math:
   def score(self, examples: Sequence[dict[str, Any]], completions: Sequence[str]) -> dict[str, Any]:
     """Returns {"reward": float32 [N], "correct": bool [N]}."""
     problems.same_length(examples, completions)
-    checker = algebra.checker(self.time_limit)
-    answers = map(parsing.final_answer, completions)
-    correct = np.array([a is not None and checker.equal(e["gold"], a)
-                        for e, a in zip(examples, answers)], bool)
+    answers = [parsing.final_answer(completion) or "" for completion in completions]
+    correct = np.array(algebra.checker(self.time_limit).are_equal(
+        [(e["gold"], answer) for e, answer in zip(examples, answers)]), bool)
     return {"reward": correct.astype(np.float32), "correct": correct}
 
   def _read(self, split: str) -> list[dict[str, Any]]:
     examples = problems.read(self, self._read_file, split)
-    checker = algebra.checker(self.time_limit)
-    kept = [e for e in examples if checker.is_readable(e["gold"])]
+    readable = algebra.checker(self.time_limit).are_readable([e["gold"] for e in examples])
+    kept = [e for e, is_readable in zip(examples, readable) if is_readable]
     if len(kept) < len(examples):
       path = self.test_path if split == "test" and self.test_path else self.path
       warnings.warn(f"{path}: {len(examples) - len(kept)} of {len(examples)} problems of the "

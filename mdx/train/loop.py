@@ -153,6 +153,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
   Raises:
     Stopped: SIGTERM or Ctrl-C, after saving.
     NonFinite: a loss that is not finite, naming its step.
+    ValueError: a bad record, after saving (in a job of one process).
     OSError: a checkpoint could not be written.
   """
   profile = profile or Profile()
@@ -189,8 +190,16 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
       if stopping:
         raise progress_lib.Stopped(f"stopped on a signal at step {step}; everything is saved.")
       profile.before(step, state)
-      with meter.fetching() if data is not None else contextlib.nullcontext():
-        batch = next_batch(state, step)
+      try:
+        with meter.fetching() if data is not None else contextlib.nullcontext():
+          batch = next_batch(state, step)
+      except ValueError as error:
+        # Other processes may have read no bad record, and saving needs all of them.
+        if data is None or not is_whole or jax.process_count() > 1:
+          raise
+        save(step, is_last=True)
+        raise ValueError(f"{error} Everything until step {step} is saved: correct the record, or "
+                         "set data.on_error=skip, and run the same command again.") from error
       with profile.step(step):
         state, metrics = step_fn(state, batch, {} if frozen is None else frozen)
       meter.add(step, metrics, sharding.num_positions(batch))

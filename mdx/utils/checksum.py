@@ -48,9 +48,10 @@ def _on_host(x: jax.Array) -> int:
   for shard in x.addressable_shards:
     if shard.replica_id:
       continue
-    block = np.asarray(shard.data)
+    block: np.ndarray = np.asarray(shard.data)
     words = max(block.dtype.itemsize // 4, 1)
-    bits = np.ascontiguousarray(block).reshape(-1).view(f"uint{8 * block.dtype.itemsize // words}")
+    bits: np.ndarray = np.ascontiguousarray(block).reshape(-1)
+    bits = bits.view(f"uint{8 * block.dtype.itemsize // words}")
     bits = bits.reshape(block.shape + ((words,) if words > 1 else ()))
     starts = tuple(s.start or 0 for s in shard.index)
     total += int(_weighted(np, _words(np, bits, x.ndim), starts, x.shape))
@@ -77,7 +78,7 @@ def _on_devices(leaves: list[jax.Array]) -> list[int]:
 
 def of_items(items: Mapping[str, Any]) -> dict[str, dict[str, int]]:
   """{item: {path: checksum}} of trees of arrays, also of arrays over several processes."""
-  paths, leaves = [], []
+  paths, leaves = [], []  # type: list[tuple[str, str]], list[Any]
   for item, one in items.items():
     for path, leaf in tree.flatten(one).items():
       if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -9,12 +9,14 @@ import contextlib
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from mdx.utils import readers
+from mdx.utils import streams
 
 
 @contextlib.contextmanager
@@ -87,17 +89,27 @@ class PartialRows:
     self._file = open(self._partial, "a", encoding="utf-8")
 
   def _read(self, identity: str) -> None:
-    try:
-      lines = readers.lines(self._partial.read_text(encoding="utf-8"))
-      if not lines or json.loads(lines[0]).get("identity") != identity:
-        return
-      for line in lines[1:]:
-        record = json.loads(line)
-        self.rows[record.pop("row")] = record
-    except OSError:
+    if not self._partial.exists():
       return
+    *whole, last = streams.read_bytes(self._partial).split(b"\n")  # the last was cut short
+    del last
+    records = [self._record(line) for line in whole]
+    if not records or records[0].get("identity") != identity:
+      return
+    for record in records[1:]:
+      number = record.pop("row", None)
+      if type(number) is int and number >= 0 and record:
+        self.rows[number] = record
+    if num_lost := len(records) - 1 - len(self.rows):
+      warnings.warn(f"{self._partial}: {num_lost} damaged line(s) are left out; their rows are "
+                    "made again.", stacklevel=2)
+
+  def _record(self, line: bytes) -> dict[str, Any]:
+    try:
+      found = readers.parse_json(line, str(self._partial), "drop it")
     except ValueError:
-      return  # the last line, cut short
+      return {}
+    return found if isinstance(found, dict) else {}
 
   def add(self, number: int, row: dict[str, Any]) -> None:
     """Keeps a row, at once."""

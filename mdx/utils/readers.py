@@ -1,7 +1,8 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
-Contents: Subset (hold-out), Concatenated, Mapped, JsonLines, ParquetRows; read_text, lines, cut,
-record, raw, messages, two_texts, prompt, json_record, json_rows, first_value, reason; ROLES.
+Contents: Subset (hold-out), Concatenated, Mapped, JsonLines; read_text, read_json, read_object,
+parse_json, lines, cut, record, raw, messages, two_texts, prompt, json_record, json_rows,
+first_value, reason; ROLES.
 
 Convention: an error names the file and the line, row or record, in one line.
 """
@@ -9,35 +10,44 @@ Convention: an error names the file and the line, row or record, in one line.
 from __future__ import annotations
 
 import codecs
-import gzip
 import json
 import lzma
 import os
-import threading
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mdx.utils import streams
+
 _CHECKED_JSONL_BYTES = 64 * 2**20
-_ROW_GROUPS_KEPT = 8
+_MAX_JSON_DEPTH = 100  # lists and objects in one another
 ROLES = ("system", "developer", "user", "assistant", "tool")  # of a conversation's messages
+_MORE = {"name", "tool_call_id"}
+_OF_ANSWERS = {"tool_calls", "reasoning_content", "reasoning", "thinking"}
 
 
-class _Records(Sequence):
+class Records(Sequence):
   """Base of the sequences here: `_length` records, read by `_get(index)`."""
+
+  _length: int
+
+  def _get(self, index: int) -> Any:
+    """The record of an index in range."""
+    raise NotImplementedError
 
   def __len__(self) -> int:
     return self._length
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: Any) -> Any:
     if not 0 <= index < self._length:
       raise IndexError(index)
     return self._get(index)
 
 
-class Subset(_Records):
+class Subset(Records):
   """The train or the validation part of `records` under the hold-out rule."""
 
   def __init__(self, records: Sequence, holdout_every: int, is_validation: bool):
@@ -51,7 +61,7 @@ class Subset(_Records):
     return self._records[index + index // (self._every - 1)]
 
 
-class Concatenated(_Records):
+class Concatenated(Records):
   """Several sequences, one after another."""
 
   def __init__(self, parts: Sequence[Sequence]):
@@ -64,15 +74,17 @@ class Concatenated(_Records):
     return self._parts[part][index - int(self._ends[part - 1]) if part else index]
 
 
-class JsonLines(_Records):
+class JsonLines(Records):
   """The lines of one jsonl file, by offset; `convert` makes a record of the fields' values."""
 
-  def __init__(self, path: str, fields: Sequence[str], convert: Callable):
-    """Finds the lines that are not blank."""
+  def __init__(self, path: str, fields: Sequence[str], convert: Callable,
+               is_checked: bool = True):
+    """Finds the lines that are not blank; `is_checked`: and reads those of a file below 64 MB."""
     if path.endswith((".gz", ".xz")):
       raise ValueError(f"{path}: a compressed jsonl file has no random access; unpack it.")
     self._path, self._fields, self._convert = path, fields, convert
-    is_checked = os.path.getsize(path) < _CHECKED_JSONL_BYTES
+    streams.check_regular(path)
+    is_checked &= os.path.getsize(path) < _CHECKED_JSONL_BYTES
     found = []
     for number, start, line in _json_lines(path):
       if is_checked:
@@ -88,46 +100,7 @@ class JsonLines(_Records):
       return json_record(f.readline(), self._fields, f"{self._path}, line {number}", self._convert)
 
 
-class ParquetRows(_Records):
-  """One column of one parquet file; row groups are decoded on demand."""
-
-  def __init__(self, path: str, field: str):
-    import pyarrow.parquet
-    self._path, self._field = path, field
-    try:
-      self._file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as e:
-      raise ValueError(f"{path}: not a parquet file ({reason(e)}); is it complete?") from e
-    if field not in (columns := self._file.schema_arrow.names):
-      raise ValueError(f"{path}: no column {field!r} but {', '.join(columns)}. Set `field`.")
-    metadata = self._file.metadata
-    self._length = metadata.num_rows
-    self._ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
-    self._groups, self._lock = {}, threading.Lock()
-
-  def __reduce__(self):
-    return type(self), (self._path, self._field)
-
-  def _get(self, index):
-    group = int(np.searchsorted(self._ends, index, side="right"))
-    with self._lock:
-      if group not in self._groups:
-        if len(self._groups) >= _ROW_GROUPS_KEPT:
-          self._groups.pop(next(iter(self._groups)))
-        self._groups[group] = self._read_group(group)
-      column = self._groups[group]
-    value = column[index - (int(self._ends[group - 1]) if group else 0)].as_py()
-    return record(value, f"{self._path}, row {index}")
-
-  def _read_group(self, group):
-    try:
-      return self._file.read_row_group(group, columns=[self._field]).column(self._field)
-    except Exception as e:  # a damaged page: pyarrow raises several kinds
-      raise ValueError(f"{self._path}, row group {group}: cannot be read ({reason(e)}); is the "
-                       "file complete?") from e
-
-
-class Mapped(_Records):
+class Mapped(Records):
   """`convert(item or item[key], where=...)` of the items of another sequence."""
 
   def __init__(self, items: Sequence, convert: Callable, where: str, key: str | None = None):
@@ -208,20 +181,36 @@ def raw(found: Mapping[str, Any]) -> str | list[int]:
 
 
 def messages(value: Any, where: str) -> dict[str, Any]:
-  """Makes {"messages": [{"role", "content"}, ...]} of a raw value; ValueError names `where`."""
+  """Makes {"messages": [{"role", "content", ...}, ...]} of a raw value; ValueError names `where`.
+
+  A message may have what else templates read (`name`, `tool_calls`, ...); the content of an
+  assistant's may be None. Keys that are None, as columns of a table are, are left out.
+  """
   if not isinstance(value, Sequence) or isinstance(value, str) or not value:
     raise ValueError(f"{where}: expected a list of messages, got {value!r:.60}.")
+  found = []
   for i, message in enumerate(value):
-    if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-      raise ValueError(f"{where}: message {i} must have role and content, and nothing else; got "
-                       f"{message!r:.60}.")
+    if isinstance(message, Mapping):
+      message = {"content": None} | {k: v for k, v in message.items() if v is not None}
+    more = set(message) - {"role", "content"} if isinstance(message, Mapping) else {"?"}
+    is_answer = isinstance(message, Mapping) and message.get("role") == "assistant"
+    if more - _MORE - (_OF_ANSWERS if is_answer else set()) or "role" not in message or (
+        message["content"] is None and not is_answer):
+      raise ValueError(f"{where}: message {i} must have role and content, and nothing else but "
+                       f"{', '.join(sorted(_MORE))}, and of an assistant "
+                       f"{', '.join(sorted(_OF_ANSWERS))}; got {message!r:.60}.")
     if message["role"] not in ROLES:
       raise ValueError(f"{where}: message {i} has the role {message['role']!r:.40}; choose from "
                        f"{', '.join(ROLES)}.")
-    if not isinstance(message["content"], str):
+    if not isinstance(message["content"], (str, type(None))):
       raise ValueError(f"{where}: the content of message {i} is {message['content']!r:.40}; "
                        "expected text.")
-  return {"messages": list(value)}
+    calls = message.get("tool_calls", [])
+    if not isinstance(calls, Sequence) or not all(isinstance(call, Mapping) for call in calls):
+      raise ValueError(f"{where}: tool_calls of message {i} are {calls!r:.40}; expected a list of "
+                       "calls, as chat templates read them.")
+    found.append(message)
+  return {"messages": found}
 
 
 def two_texts(value: Any, where: str) -> dict[str, Any]:
@@ -243,11 +232,7 @@ def prompt(value: Any, answer: Any, where: str) -> dict[str, Any]:
 def json_record(line: bytes, fields: Sequence[str], where: str,
                 convert: Callable = record) -> dict[str, Any]:
   """Makes a record of the values of fields of a JSON object; ValueError names `where` it stands."""
-  try:
-    item = json.loads(line)
-  except ValueError as e:
-    raise ValueError(f"{where}: not JSON ({e}): {line!r:.60}. Write one object a line, such "
-                     f"as {{\"{fields[0]}\": ...}}.") from e
+  item = parse_json(line, where, f"write one object a line, such as {{\"{fields[0]}\": ...}}")
   for field in fields:
     if not isinstance(item, dict) or field not in item:
       found = ", ".join(item) if isinstance(item, dict) else f"no fields, it is {item!r:.40}"
@@ -261,10 +246,7 @@ def json_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if not line.strip(" \t"):
       continue
     where = f"{path}, line {number}"
-    try:
-      row = json.loads(line)
-    except (ValueError, RecursionError) as e:
-      raise ValueError(f"{where}: not JSON ({reason(e)}); write one object a line.") from e
+    row = parse_json(line, where, "write one object a line")
     if not isinstance(row, dict):
       raise ValueError(f"{where}: expected a JSON object, got {line!r:.60}.")
     yield where, row
@@ -274,13 +256,14 @@ def first_value(path: str, field: str) -> Any:
   """The value of a field of the first object of a jsonl file; None if there is none."""
   try:
     return next(json.loads(line)[field] for _, _, line in _json_lines(path))
-  except (OSError, ValueError, KeyError, TypeError, StopIteration):
+  except (OSError, ValueError, RecursionError, KeyError, TypeError, StopIteration):
     return None  # readers of records say what is wrong
 
 
 def _json_lines(path: str) -> Iterator[tuple[int, int, bytes]]:
   """(number, offset, line) of the lines of a file that are not blank, without a BOM."""
   start = 0
+  streams.check_regular(path)
   with open(path, "rb") as f:
     for number, line in enumerate(f, 1):
       mark = len(codecs.BOM_UTF8) if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
@@ -289,12 +272,13 @@ def _json_lines(path: str) -> Iterator[tuple[int, int, bytes]]:
       start += len(line)
 
 
-def read_text(path: str) -> str:
-  """Reads a UTF-8 file, plain, .xz or .gz, without a BOM; ValueError names file and line."""
-  opener = {".xz": lzma.open, ".gz": gzip.open}.get(os.path.splitext(path)[1], open)
+def read_text(path: str | os.PathLike) -> str:
+  """Reads a UTF-8 file, plain, .xz or .gz, without a BOM; ValueError names file and line.
+
+  A packed file holds at most `streams.MAX_UNPACKED_BYTES`.
+  """
   try:
-    with opener(path, "rb") as f:
-      data = f.read()
+    data = streams.read_bytes(path)
     return data.decode("utf-8").removeprefix("\ufeff")
   except UnicodeDecodeError as e:
     line = data.count(b"\n", 0, e.start) + 1
@@ -302,6 +286,69 @@ def read_text(path: str) -> str:
                      "for instance with iconv.") from e
   except (OSError, EOFError, lzma.LZMAError, zlib.error) as e:
     raise ValueError(f"{path}: cannot be read ({e}); is the file complete?") from e
+
+
+def read_json(path: str | os.PathLike, remedy: str = "restore the file or make it again") -> Any:
+  """The value of a JSON file; ValueError, which names the file, unless it is there and is JSON."""
+  return _parse(read_text(path), f"{os.fspath(path)} is not JSON", remedy)
+
+
+def read_object(path: str | os.PathLike, *names: str) -> dict[str, Any]:
+  """The object of a JSON file that has these entries; ValueError, which names the file."""
+  found = read_json(path)
+  if not isinstance(found, dict) or (missing := [name for name in names if name not in found]):
+    lacks = f"an object without {', '.join(missing)}" if isinstance(found, dict) else (
+        f"{found!r:.40}")
+    raise ValueError(f"{os.fspath(path)}: expected an object{' with ' if names else ''}"
+                     f"{', '.join(names)}, got {lacks}; restore the file or make it again.")
+  return found
+
+
+def parse_json(text: str | bytes, where: str, remedy: str) -> Any:
+  """The value of a JSON text.
+
+  Args:
+    text: of one value.
+    where: it stands, for messages.
+    remedy: what to do about a text that is none, for messages.
+
+  Raises:
+    ValueError: no JSON, lists and objects more than 100 levels deep, or an integer of more digits
+      than Python reads (4300).
+  """
+  return _parse(text, f"{where}: not JSON", remedy)
+
+
+def _parse(text: str | bytes, complaint: str, remedy: str) -> Any:
+  """`parse_json`, whose messages begin with a complaint."""
+  try:
+    value = json.loads(text)
+    is_deep = _is_deep(text, value)
+  except RecursionError:
+    is_deep = True
+  except json.JSONDecodeError as e:
+    raise ValueError(f"{complaint} ({reason(e)}): {text!r:.60}; {remedy}.") from None
+  except UnicodeDecodeError as e:
+    raise ValueError(f"{complaint} (not utf-8: {e.reason}); {remedy}.") from None
+  except ValueError:
+    raise ValueError(f"{complaint} that can be read (an integer has more than "
+                     f"{sys.get_int_max_str_digits()} digits); {remedy}.") from None
+  if is_deep:
+    raise ValueError(f"{complaint} that can be read (more than {_MAX_JSON_DEPTH} levels of "
+                     f"lists and objects); {remedy}.")
+  return value
+
+
+def _is_deep(text: Any, value: Any) -> bool:
+  """Whether a value has more than _MAX_JSON_DEPTH levels, of which a text shows the brackets."""
+  brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+  if sum(map(text.count, brackets)) <= _MAX_JSON_DEPTH:
+    return False
+  level = [value]
+  for _ in range(_MAX_JSON_DEPTH + 1):
+    level = [x for v in level if isinstance(v, (list, dict))
+             for x in (v.values() if isinstance(v, dict) else v)]
+  return any(isinstance(x, (list, dict)) for x in level)
 
 
 def lines(text: str) -> list[str]:

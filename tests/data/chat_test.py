@@ -1,6 +1,7 @@
 """Conversations: what is a target, what a template may do, and what is refused beforehand."""
 
 import dataclasses
+import datetime
 import json
 import pathlib
 
@@ -176,6 +177,9 @@ def test_a_tokenizer_without_a_template_is_named(tmp_path):
     ("Hello", "expected a list of messages"), ([], "expected a list of messages"),
     ([{"role": "user"}], "message 0 must have role and content"),
     ([{"role": "user", "content": "a", "tool_calls": []}], "and nothing else"),
+    ([{"role": "user", "content": None}], "message 0 must have role and content"),
+    ([{"role": "assistant", "content": None, "weight": 0}], "and nothing else"),
+    ([{"role": "assistant", "content": "a", "tool_calls": "f"}], "tool_calls of message 0 are 'f'"),
     ([{"role": "user<|x|>", "content": "a"}], "has the role 'user<|x|>'; choose from"),
     ([{"role": "user", "content": ["a"]}], r"content of message 0 is \['a'\]; expected text"),
 ])
@@ -208,6 +212,75 @@ def test_the_template_beside_a_tokenizer_is_found_and_kept(name, content, tmp_pa
 
 def test_the_packaged_conversations_are_what_the_script_makes():
   assert pathlib.Path(assets.path("chat.jsonl")).read_text() == make_chat.text()
+
+
+_TOOLS = ("{% for m in messages %}<|{{ m.role if m.role != 'tool' else 'user' }}|>"
+          "{{ m.content or '' }}{% for call in m.tool_calls or [] %}"
+          "<call>{{ call.function | tojson }}</call>{% endfor %}{{ eos_token }}{% endfor %}"
+          "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+
+
+def _call(**arguments):
+  return {"type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
+def test_calls_of_tools_reach_the_template_and_are_targets():
+  talk = [{"role": "user", "content": "hi"},
+          {"role": "assistant", "content": None, "tool_calls": [_call(x='a "b" [EOS]')]},
+          {"role": "tool", "content": "3", "name": "f", "tool_call_id": "1"},
+          {"role": "assistant", "content": "three"}]
+  talk = readers.messages(talk, "here")["messages"]
+  tokens, is_given = chat.encode(_with(_TOOLS), talk)
+  pieces = np.split(tokens, np.flatnonzero(np.diff(is_given)) + 1)
+  call = '<call>{"name": "f", "arguments": {"x": "a \\"b\\" [EOS]"}}</call>'
+  assert [TOKENIZER.decode(p) for p in pieces] == ["hi", call, "3", "three"]
+  assert (tokens == EOS).sum() == 4 and pieces[1][-1] == EOS  # none of them from an argument
+
+
+def test_the_packaged_template_writes_calls_and_no_none():
+  talk = [{"role": "user", "content": "hi"},
+          {"role": "assistant", "content": None, "tool_calls": [_call(x=1)]}]
+  tokens, is_given = chat.encode(TOKENIZER, talk)
+  assert TOKENIZER.decode(tokens[~is_given]) == '{"name": "f", "arguments": {"x": 1}}'
+  assert chat.prompt_text(TOKENIZER, _messages(TALK[1:3]), False) == (
+      "<|user|>\nWhat is one plus two?[EOS]<|assistant|>\nIt is three.[EOS]")
+
+
+def test_thoughts_are_targets_where_the_template_keeps_them():
+  template = ("{% for m in messages %}<|{{ m.role }}|>"
+              "{% if loop.last or '</think>' not in m.content %}{{ m.content }}"
+              "{% else %}{{ m.content.split('</think>')[-1].lstrip() }}{% endif %}"
+              "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}")
+  answer = "<think>\nfirst [EOS]\n</think>\n\nYes."
+  talk = _messages([("user", "a"), ("assistant", answer), ("user", "b"), ("assistant", answer)])
+  tokens, is_given = chat.encode(_with(template), talk)
+  assert TOKENIZER.decode(tokens[~is_given]) == "Yes." + answer
+  assert (tokens == EOS).sum() == 4 and (tokens[~is_given] == EOS).sum() == 2
+
+
+def test_templates_know_the_date_and_the_options_of_tojson():
+  template = ("{{ strftime_now('%Y') }}{{ {'b': 'é', 'a': 1} | tojson(sort_keys=true, "
+              "ensure_ascii=true) }}{{ namespace(x=1).x }}{{ dict(y=2).y }}")
+  text = chat.prompt_text(_with(template), _messages(TALK[:1]))
+  assert text == f'{datetime.date.today().year}{{"a": 1, "b": "\\u00e9"}}12'
+
+
+@pytest.mark.parametrize("harm", [
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{% set x = namespace(y='aaaaaaaa') %}{% for i in range(40) %}{% set x.y = x.y + x.y %}"
+    "{% endfor %}{{ x.y }}"])
+def test_what_only_the_prompt_for_an_answer_does_is_bounded(harm, monkeypatch):
+  monkeypatch.setattr(chat, "_SECONDS", 1)
+  template = f"{{{{ messages[0].content }}}}{{% if add_generation_prompt %}}{harm}{{% endif %}}"
+  with pytest.raises(ValueError, match="too much time or memory|MemoryError"):
+    chat.encode_prompt(_with(template), _messages(TALK[:1]))
+  assert chat.encode_prompt(TOKENIZER, _messages(TALK[:2])).size  # the next one is rendered
+
+
+def test_a_conversation_whose_answers_cannot_be_found_is_named():
+  with pytest.raises(ValueError, match="no assistant message with a content"):
+    chat.encode(_with("{{ messages[0].content }}"), [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": None}])
 
 
 def test_marks_in_a_content_are_refused():

@@ -454,3 +454,65 @@ def test_of_a_text_with_blanks_only_what_fills_them_is_a_target():
     prompt = pairs[answer]
     np.testing.assert_array_equal(mask, [c == "." for c in prompt])
     assert 12 <= mask.sum() <= 14
+
+
+def _jsonl(path, documents):
+  path.write_text("".join(json.dumps({"text": x}) + "\n" for x in documents))
+  return {"name": "jsonl", "path": str(path), "holdout_every": 0}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_bad_records_are_skipped_and_counted_where_the_config_says_so(tmp_path, packing):
+  good = _documents([5, 9, 3, 7])
+  bad = [None, 5, {"a": 1}, [99999], "not of the alphabet", [1, None]]
+  mixed = _jsonl(tmp_path / "mixed.jsonl", [bad[0], *good[:2], *bad[1:4], *good[2:], *bad[4:]])
+  cfg = {"length": 16, "append_eos": False, "packing": packing, "source": mixed, "num_threads": 0}
+  with pytest.raises(ValueError, match="mixed.jsonl, line 1: expected text"):
+    pipeline.check(cfg, TOKENIZER)
+  cfg["on_error"] = "skip"
+  with pytest.warns(UserWarning, match="4 bad record.s. skipped until now"):
+    pipeline.check(cfg, TOKENIZER)
+  with pytest.warns(UserWarning, match="1 bad record.s. .*mixed.jsonl, line 1: expected text or"):
+    found = _evaluation(cfg)
+  clean = {**cfg, "source": _jsonl(tmp_path / "clean.jsonl", good), "on_error": "stop"}
+  expected = _evaluation(clean)
+  assert len(found) == len(expected) > 0
+  for a, b in zip(found, expected):
+    assert all((a[k] == b[k]).all() for k in b)
+  assert len(list(pipeline.texts(cfg, "train", tokenizer=TOKENIZER))) == 5  # the odd one is a text
+
+
+def test_records_in_the_config_are_skipped_too_and_labelled_ones_never():
+  cfg = _cfg([[1, 2], None, [3]], on_error="skip", packing="pad")
+  with pytest.warns(UserWarning, match="1 bad record"):
+    assert len(_evaluation(cfg, batch_size=1)) == 2
+  with pytest.raises(ValueError, match="memory source, document 1: expected text"):
+    _evaluation(cfg | {"on_error": "stop"})
+  with pytest.raises(ValueError, match="on_error"):
+    pipeline.read_config(cfg | {"on_error": "maybe"})
+  labelled = {"length": 8, "packing": "pad", "on_error": "skip", "labels": ("a",),
+              "source": {"name": "packaged", "task": "intent"}}
+  with pytest.raises(ValueError, match="each labelled record must have a row; set data.on_error"):
+    pipeline.read_config(labelled).parts()
+
+
+def test_after_a_bad_record_the_state_is_that_before_its_batch(tmp_path):
+  documents = _documents([4] * 40)
+  cfg = {"length": 4, "append_eos": False, "packing": "pad", "num_threads": 0,
+         "source": _jsonl(tmp_path / "a.jsonl", documents) | {"is_checked": False}}
+  expected = _take(_build(cfg), 8)
+  text = (tmp_path / "a.jsonl").read_text()
+  lost = expected[5]["tokens"][0].tolist()
+  (tmp_path / "a.jsonl").write_text(text.replace(json.dumps(lost), "null" + " " * (
+      len(json.dumps(lost)) - 4)))
+  batches = iter(_build(cfg))
+  for i in range(5):
+    assert (next(batches)["tokens"] == expected[i]["tokens"]).all()
+  with pytest.raises(ValueError, match="a.jsonl, line .*expected text"):
+    next(batches)
+  state = json.loads(json.dumps(batches.get_state()))
+  (tmp_path / "a.jsonl").write_text(text)
+  batches = iter(_build(cfg))
+  batches.set_state(state)
+  for i in range(5, 8):
+    assert (next(batches)["tokens"] == expected[i]["tokens"]).all()

@@ -147,6 +147,33 @@ def test_text_never_becomes_a_special_id(backend, text, tmp_path):
   assert len(ids) > 1
 
 
+def _split_characters():
+  """A vocabulary of characters without bytes, that marks spaces."""
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE(
+      vocab={p: i for i, p in enumerate(["[MASK]", "[EOS]", *dict.fromkeys("[MASK]ab▁")])},
+      merges=[]))
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="never")
+  backend.decoder = tokenizers.decoders.Metaspace(prepend_scheme="never")
+  backend.add_special_tokens(["[MASK]", "[EOS]"])
+  return backend
+
+
+def test_the_name_of_the_mask_in_a_text_is_text_when_it_is_decoded(tmp_path):
+  tokenizer = _built(_split_characters(), tmp_path)
+  text = "a [MASK] b [MASK]"
+  ids = tokenizer.encode(text).tolist()
+  assert tokenizer.decode(ids) == text
+  mask = [tokenizer.mask_id]
+  assert tokenizer.decode([*ids[:2], *mask, *ids[2:], *mask, *mask]) == "a _[MASK] b [MASK]__"
+  assert tokenizer.decode([*mask, *ids]) == "_" + text
+
+
+@pytest.mark.parametrize("value", [None, b"abc", 5, ["a"], float("nan")])
+def test_what_is_no_text_is_refused(value):
+  with pytest.raises(ValueError, match="byte: expected text, got"):
+    tokenizer_lib.build("byte").encode(value)
+
+
 def test_added_token_that_is_not_special_still_comes_back(tmp_path):
   tokenizer = _built(_bpe(special=False), tmp_path)
   text = "a [MASK] b"

@@ -142,6 +142,10 @@ def test_corrections_by_hand():
   assert significance.holm([0.9, 0.8]).tolist() == [1.0, 1.0]
 
 
+def test_models_that_tie_on_every_task_are_alike():
+  assert significance.friedman([[0.5, 0.5, 0.5], [0.7, 0.7, 0.7]]).p == 1.0
+
+
 def test_friedman_and_nemenyi_are_those_of_demsar():
   # Demsar 2006, table 6: AUC of four variants of C4.5 on 14 data sets; ranks 3.143, 2, 2.893, 1.964
   # and a critical difference of 2.569 sqrt(4 * 5 / (6 * 14)) = 1.25.

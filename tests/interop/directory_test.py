@@ -1,6 +1,7 @@
 """Reading a Hugging Face directory: in parts, checked first, and what is refused."""
 
 import json
+import os
 import shutil
 import tracemalloc
 
@@ -132,10 +133,18 @@ def test_a_missing_or_foreign_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("index, message", [
     ("{", "is not an index"), ("{}", "is not an index"), ('{"weight_map": {}}', "is not an index"),
-    ('{"weight_map": {"a": "../x.safetensors"}}', "is not an index")])
+    ('{"weight_map": {"a": "../x.safetensors"}}', "is not an index"),
+    ('{"weight_map": {"a": ""}}', "is not an index"), ('{"weight_map": {"a": ".."}}', "not an index"),
+    ('{"weight_map": {"a": "."}}', "is not an index"), ('{"weight_map": {"a": 5}}', "not an index"),
+    ('{"weight_map": {"a": "x\\u0000"}}', "is not an index"), ("[" * 10**5, "is not an index"),
+    ('{"weight_map": ["a"]}', "is not an index"), ('{"weight_map": {"a": "a/b"}}', "not an index"),
+    ('{"weight_map": {"a": "folder"}}', "folder: expected a regular file, got a directory"),
+    ('{"weight_map": {"a": "fifo"}}', "fifo: expected a regular file, got a FIFO")])
 def test_an_unusable_index_is_refused(tmp_path, index, message):
   source = _sharded(tmp_path)
   (source / files.INDEX).write_text(index)
+  (source / "folder").mkdir()
+  os.mkfifo(source / "fifo")
   with pytest.raises(ValueError, match=message):
     interop.check(source, hf_dirs.shapes(hf_dirs.spec_of()))
 

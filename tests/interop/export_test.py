@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -131,3 +133,23 @@ def test_export_overwrites_nothing_and_leaves_nothing_half_written(tmp_path, mon
   with pytest.raises(OSError, match="out could not be written .*No space left"):
     interop.save(tmp_path / "out", params, spec, model_type="llada")
   assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_links_out_of_a_directory_are_not_followed_but_those_of_the_hub_are(tmp_path):
+  source = tmp_path / "cache" / "snapshots" / "revision"
+  shutil.copytree(pathlib.Path(__file__).parents[1] / "golden" / "bert-tiny", source)
+  blobs = tmp_path / "cache" / "blobs"
+  blobs.mkdir()
+  (source / "special_tokens_map.json").unlink(missing_ok=True)
+  (blobs / "1234").write_text("{}")
+  (source / "special_tokens_map.json").symlink_to("../../blobs/1234")
+  params, spec = hf_dirs.loaded(source), hf_dirs.spec_of(source)
+  interop.save(tmp_path / "out", params, spec, like=source)
+  copied = tmp_path / "out" / "special_tokens_map.json"
+  assert copied.read_text() == "{}" and not copied.is_symlink()
+  (tmp_path / "secret.txt").write_text("secret")
+  (source / "vocab.txt").unlink(missing_ok=True)
+  (source / "vocab.txt").symlink_to(tmp_path / "secret.txt")
+  with pytest.raises(ValueError, match="vocab.txt is a link to .*secret.txt, out of its directory"):
+    interop.save(tmp_path / "again", params, spec, like=source)
+  assert not (tmp_path / "again").exists()

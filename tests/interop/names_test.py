@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
@@ -81,6 +82,66 @@ def test_a_tied_head_may_be_stored_twice_and_an_untied_one_is_another(name, tmp_
                                 np.asarray(untied["embed"]["embedding"])[:43][::-1])
 
 
+@pytest.mark.parametrize("name", EMBEDDING)
+def test_a_stored_head_that_differs_is_the_head_as_in_transformers(name, tmp_path, capsys):
+  embedding, head = EMBEDDING[name]
+
+  def differ(tensors):
+    tensors[head] = tensors[embedding][::-1]
+    if name in ("bert", "roberta"):
+      tensors[head.replace("weight", "bias")] = np.full(43, 7, np.float32)
+
+  source = _changed(name, tmp_path / "in", differ, tie_word_embeddings=True)
+  params = _assert_round_trip(source, tmp_path / "out")
+  np.testing.assert_array_equal(np.asarray(params["lm_head"]["kernel"])[:, :43].T,
+                                np.asarray(params["embed"]["embedding"])[:43][::-1])
+  if name in ("bert", "roberta"):
+    assert (np.asarray(params["lm_head"]["bias"])[:43] == 7).all()
+  said = capsys.readouterr().out.splitlines()
+  assert said == [f"{path}: {head} is stored and differs from the embedding, so it is the head, "
+                  "whatever tie_word_embeddings says." for path in (source,)]
+  assert interop.load_config(tmp_path / "out")["tie_word_embeddings"] is False
+
+
+def test_a_bias_that_is_not_used_is_left_as_it_is(tmp_path):
+  def untie(tensors):
+    tensors["cls.predictions.decoder.weight"] = tensors[EMBEDDING["bert"][0]][::-1]
+    tensors["cls.predictions.decoder.bias"] = np.full(43, 7, np.float32)
+    tensors["cls.predictions.bias"] = np.full(43, 8, np.float32)
+
+  source = _changed("bert", tmp_path / "in", untie, tie_word_embeddings=False)
+  params = _assert_round_trip(source, tmp_path / "out")
+  assert (np.asarray(params["lm_head"]["bias"])[:43] == 7).all()
+
+
+def test_names_that_torch_compile_wrote_are_read(tmp_path):
+  def wrap(tensors):
+    for key in list(tensors):
+      tensors["_orig_mod." + key.replace("self_attn.", "self_attn._orig_mod.")] = tensors.pop(key)
+
+  source = _changed("llama", tmp_path / "in", wrap)
+  want = tree.fingerprint(hf_dirs.loaded(ROOT / "llama-tiny"))
+  assert tree.fingerprint(hf_dirs.loaded(source)) == want
+  twice = _changed("llama", tmp_path / "in2", lambda tensors: tensors.update(
+      {"module.model.norm.weight": tensors["model.norm.weight"]}))
+  with pytest.raises(ValueError, match="has tensor 'model.norm.weight' twice"):
+    hf_dirs.loaded(twice)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_weights_that_are_no_numbers_are_one_line(dtype, value, tmp_path):
+  def spoil(tensors):
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].astype(dtype)
+    tensors[name][3, 4] = value
+
+  source = _changed("llama", tmp_path / "in", spoil)
+  with pytest.raises(ValueError, match="'model.layers.1.mlp.up_proj.weight' in .* has numbers that "
+                                       "are infinite or no numbers"):
+    hf_dirs.loaded(source)
+
+
 def _with(name, value):
   return lambda tensors: tensors.update({name: value})
 
@@ -118,13 +179,31 @@ def test_weights_that_disagree_with_the_config_are_named_before_any_is_read(
 @pytest.mark.parametrize("name, config, message", [
     ("qwen2", dict(use_sliding_window=True), "use_sliding_window = True is not supported"),
     ("qwen2", dict(layer_types=["full_attention", "sliding_attention"]), "layer_types has"),
-    ("qwen3", dict(attention_bias=True), "attention_bias = True is not supported"),
+    ("qwen2", dict(attention_bias=True), "attention_bias = True is not supported"),
     ("llama", dict(rope_parameters=dict(rope_type="yarn", factor=2.0)), "rope_scaling .*yarn"),
-    ("llama", dict(attention_bias=True), "attention_bias and mlp_bias differ"),
-    ("llama", dict(hidden_act="gelu"), "hidden_act = 'gelu' is not supported; expected 'silu'"),
+    ("llama", dict(hidden_act="mish"), "hidden_act = 'mish' is not supported; expected 'silu'"),
     ("llama", dict(hidden_size=None), "hidden_size is None; expected a positive integer"),
+    ("llama", dict(hidden_size=2**70), "hidden_size is 1180591620717411303424; expected at most"),
+    ("llama", dict(num_hidden_layers=10**9), "num_hidden_layers is 1000000000; expected at most"),
+    ("llama", dict(rms_norm_eps=float("nan")), "rms_norm_eps is nan; expected a positive number"),
+    ("llama", dict(rms_norm_eps="1e-6"), "rms_norm_eps is '1e-6'; expected a positive number"),
+    ("llama", dict(rope_parameters=None, rope_theta=-1), "rope_theta is -1; expected a positive"),
+    ("llama", dict(rope_parameters=dict(rope_theta=float("inf"))), "rope_theta is inf; expected"),
+    ("llama", dict(rope_parameters="default"), "rope_parameters is 'default'; expected an object"),
+    ("llama", dict(num_key_value_heads=[2]), r"num_key_value_heads is \[2\]; expected a positive"),
+    ("llama", dict(num_key_value_heads=-2), "num_key_value_heads is -2; expected a positive"),
+    ("llama", dict(max_position_embeddings=64.5), "max_position_embeddings is 64.5; expected a"),
+    ("llama", dict(layer_types=3), "it is not the config of a model .TypeError"),
+    ("llama", dict(architectures=[{}]), "it is not the config of a model .TypeError"),
+    ("llama", dict(model_type=["llama"]), "it is not the config of a model .TypeError"),
+    ("bert", dict(layer_norm_eps=float("nan")), "layer_norm_eps is nan; expected a positive"),
+    ("bert", dict(type_vocab_size=2**70), "type_vocab_size is 118.*; expected at most"),
+    ("modernbert", dict(norm_eps=-1), "norm_eps is -1; expected a positive number"),
+    ("modernbert", dict(local_attention="128"), "local_attention is '128'; expected a positive"),
     ("llama", dict(model_type="gpt_neox"), "model_type 'gpt_neox' .* is not known; choose from"),
     ("llama", dict(architectures=["LlamaForSequenceClassification"]), "are not known; expected"),
+    ("sdar", dict(block_size=2**70), "block_size is 118.*; expected a positive integer"),
+    ("roberta", dict(pad_token_id=-2), "pad_token_id is -2; expected a positive integer"),
     ("sdar", dict(block_size=0), "block_size is 0; expected a positive integer"),
     ("bert", dict(position_embedding_type="relative_key"), "position_embedding_type = 'relative"),
     ("bert", dict(is_decoder=True), "is_decoder = True is not supported"),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 import mdx
 from mdx import config as config_lib
@@ -84,6 +85,17 @@ def test_an_adapter_comes_out_as_it_went_in(tmp_path):
     (dict(peft_type="IA3"), "peft_type 'IA3' is not known"),
     (dict(use_dora=True), "use_dora = True is not supported"),
     (dict(rank_pattern={"q_proj": 2}), "rank_pattern"), (dict(r=0), "r = 0"),
+    (dict(r=2**70), "expected positive numbers"), (dict(lora_alpha=float("nan")), "lora_alpha = nan"),
+    (dict(init_lora_weights="corda"), "init_lora_weights = 'corda' is not supported"),
+    (dict(init_lora_weights="pissa_niter_4"), "init_lora_weights"),
+    (dict(init_lora_weights=1), "init_lora_weights = 1"),
+    (dict(a_later_one={"x": 1}), "a_later_one = .* is not supported; expected None"),
+    (dict(loftq_config={"loftq_bits": 4}), "loftq_config"),
+    (dict(target_modules="(((a*)*)*)*(((.*)*)*)*b"), "takes too much time or memory"),
+    (dict(target_modules="(q_proj"), "is no regular expression"),
+    (dict(target_modules=3), "neither names nor an expression"),
+    (dict(layers_to_transform=[0]), "has no place in the model"),
+    (dict(exclude_modules=["q_proj"]), "has no place in the model"),
     (dict(target_modules=["c_attn"]), "match none of the projections"),
     (dict(target_modules=["q_proj"]), "has no place in the model"),
     (dict(target_modules="all-linear"), "lacks tensor"),
@@ -102,6 +114,91 @@ def test_rslora_is_another_alpha(tmp_path):
   config = json.loads((ADAPTER / peft.CONFIG).read_text()) | dict(use_rslora=True)
   (tmp_path / "a" / peft.CONFIG).write_text(json.dumps(config))
   assert _spec(tmp_path / "a").adaptations[0].scale == pytest.approx(5 / 3 ** 0.5)
+
+
+def _adapter_with(path, draw, modules, **changes):
+  """An adapter directory with random matrices {name of a module: rank}, and these matrices."""
+  path.mkdir()
+  tensors, spec = {}, hf_dirs.spec_of(BASE)
+  for name, rank in modules.items():
+    width = spec.hidden_width if name.endswith("down_proj") else spec.width
+    outer = {"k": spec.kv_heads * spec.per_head, "v": spec.kv_heads * spec.per_head}.get(
+        name.rpartition(".")[2][0], spec.width)
+    for part, shape in (("A", (rank, width)), ("B", (outer, rank))):
+      tensors[f"base_model.model.{name}.lora_{part}.weight"] = draw.normal(size=shape).astype("f4")
+  config = json.loads((ADAPTER / peft.CONFIG).read_text()) | changes
+  (path / peft.CONFIG).write_text(json.dumps(config))
+  safetensors_numpy.save_file(tensors, path / peft.FILE)
+  return tensors
+
+
+def _deltas(path):
+  """Changes of the kernels of the adapted base, by path, [layers, in, out]."""
+  spec = _spec(path)
+  params = tree.flatten(sites.merge(_params(spec, adapter=path), spec.adaptations))
+  return {k: np.asarray(x) - np.asarray(tree.flatten(hf_dirs.loaded(BASE))[k])
+          for k, x in params.items() if k.endswith("kernel")}
+
+
+def test_ranks_factors_and_layers_of_their_own_are_read(tmp_path):
+  name = "model.layers.{}.self_attn.{}_proj".format
+  tensors = _adapter_with(
+      tmp_path / "a", np.random.default_rng(0), {name(1, "q"): 2, name(1, "v"): 3}, r=2, lora_alpha=4,
+      rank_pattern={"v_proj": 3}, alpha_pattern={r"layers\.\d+\.self_attn\.v_proj": 9},
+      target_modules=["q_proj", "k_proj", "v_proj"], exclude_modules=["k_proj"],
+      layers_to_transform=1)
+  found = _deltas(tmp_path / "a")
+  for projection, scale in (("q", 2), ("v", 3), ("k", 0)):
+    delta = found[f"layers/attention/{projection}/kernel"]
+    want = np.zeros_like(delta)
+    if scale:
+      a, b = (tensors[f"base_model.model.{name(1, projection)}.lora_{x}.weight"] for x in "AB")
+      want[1] = scale * (b @ a).T
+    np.testing.assert_allclose(delta, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_that_is_taken_from_the_base_is_taken_away_again(tmp_path, start):
+  name, rank = "model.layers.{}.self_attn.q_proj".format, 2
+  tensors = _adapter_with(tmp_path / "a", np.random.default_rng(0), {name(0): rank, name(1): rank},
+                          r=rank, lora_alpha=6, init_lora_weights=start, target_modules=["q_proj"])
+  found = _deltas(tmp_path / "a")["layers/attention/q/kernel"]
+  base = hf_dirs.tensors_of(BASE)
+  for layer in range(2):
+    kernel = base[f"{name(layer)}.weight"]
+    if start == "pissa":
+      u, s, v = np.linalg.svd(kernel)
+      begun = (u[:, :rank] * s[:rank]) @ v[:rank]
+    else:
+      q, r = np.linalg.qr(kernel)
+      begun = 3 * q[:, :rank] @ r[:rank]
+    a, b = (tensors[f"base_model.model.{name(layer)}.lora_{x}.weight"] for x in "AB")
+    np.testing.assert_allclose(found[layer], (3 * b @ a - begun).T, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [
+    dict(init_lora_weights="pissa"), dict(init_lora_weights="olora"), dict(use_rslora=True),
+    dict(rank_pattern={"v_proj": 2}, alpha_pattern={"layers.0.self_attn.q_proj": 7}),
+    dict(layers_to_transform=[1], layers_pattern="layers")])
+def test_numbers_are_those_of_peft(tmp_path, options):
+  torch, theirs = pytest.importorskip("torch"), pytest.importorskip("peft")
+  transformers = pytest.importorskip("transformers")
+  torch.manual_seed(0)
+  load = lambda: transformers.AutoModelForCausalLM.from_pretrained(BASE)
+  config = theirs.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"],
+                             **options)
+  model = theirs.get_peft_model(load(), config)
+  with torch.no_grad():
+    for tensor in (p for n, p in model.named_parameters() if "lora_" in n):
+      tensor += 0.1 * torch.randn_like(tensor)
+  model.save_pretrained(tmp_path / "a")
+  tokens = torch.tensor([[1, 5, 6, 7, 8]])
+  with torch.no_grad():
+    law = theirs.PeftModel.from_pretrained(load(), tmp_path / "a")(tokens).logits.log_softmax(-1)
+  want = law[0, torch.arange(4), tokens[0, 1:]].sum().item()
+  ours = mdx.load(str(BASE), init=dict(adapter=str(tmp_path / "a")))
+  np.testing.assert_allclose(ours.score_pairs([([1], [5, 6, 7, 8])]), [want], rtol=1e-4)
 
 
 def test_ambiguous_last_names_are_written_as_a_pattern():

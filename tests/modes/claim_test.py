@@ -80,6 +80,28 @@ def test_the_verdict_is_a_paired_t_test_with_the_claimed_sign():
   assert claim.verdict([0.0, 0.0, 0.0])["verdict"] == "inconclusive"
 
 
+@pytest.mark.parametrize("differences, p, word", [
+    ([2.0] * 3, 0.25, "inconclusive"), ([2.0] * 5, 0.0625, "inconclusive"),
+    ([2.0] * 6, 0.03125, "reproduced"), ([-2.0] * 6, 0.03125, "not reproduced"),
+    ([0.1, 0.1 + 1e-9, 0.1 - 1e-9], 0.25, "inconclusive"), ([1e-5] * 3, 0.25, "inconclusive"),
+    ([0.0] * 9, 1.0, "inconclusive"), ([1.0, math.nan, 1.0], 1.0, "inconclusive"),
+    ([1.0, math.inf, 1.0], 1.0, "inconclusive")])
+def test_equal_differences_are_judged_by_their_signs(differences, p, word):
+  found = claim.verdict(differences)
+  assert (found["p"], found["verdict"]) == (p, word)
+
+
+def test_a_ratio_to_zero_is_inconclusive_and_no_p_is_printed_as_zero():
+  runs = [{"x": value} for value in (1.0, 0.0, 2.0)], [{"x": 1.0}] * 3
+  comparison = claim.Comparison(name="n", left="a", right="b", measure="x", ratio=True)
+  row = claim._compare(comparison, *runs)
+  assert row["verdict"] == "inconclusive"
+  results = {"statement": "", "chosen": {}, "seeds": [0], "arms": {}, "comparisons": [
+      row, {**row, "ratio": False, "difference": 1.0, "spread": 1e-5, "p": 1e-9}]}
+  text = claim.table_text(results)
+  assert "no finite difference, p = 1.000" in text and "p < 0.001" in text
+
+
 def test_accuracies_are_compared_at_what_both_runs_have_spent():
   short = {"curve": CURVE[:3]}
   compared = claim.Comparison(name="c", left="a", right="b", equal="seconds")
@@ -214,7 +236,8 @@ def test_figures_that_differ_by_a_factor_are_compared_by_their_logarithms(tmp_pa
   def train(config, workdir):
     (tmp_path / workdir).mkdir(parents=True)
     scale = 10.0 ** config["seed"]
-    results = {"bits": scale * (2.0 if config["objective"]["name"] == "y" else 1.0)}
+    factor = 2.0 + 0.01 * config["seed"] if config["objective"]["name"] == "y" else 1.0
+    results = {"bits": scale * factor}
     (tmp_path / workdir / "results.json").write_text(json.dumps(results))
     return results
 
@@ -223,5 +246,5 @@ def test_figures_that_differ_by_a_factor_are_compared_by_their_logarithms(tmp_pa
   results = _run(monkeypatch, _config(comparisons=rows, grids={}), str(tmp_path), {"train": train})
   plain, logarithms = results["comparisons"]
   assert plain["verdict"] == "inconclusive" and logarithms["verdict"] == "reproduced"
-  assert logarithms["difference"] == pytest.approx(math.log(2))
-  assert "ratio 2 *: 1, p = 0.000" in (tmp_path / "claim.txt").read_text()
+  assert logarithms["difference"] == pytest.approx(math.log(2.01), rel=1e-4)
+  assert "ratio 2.01 *: 1, p < 0.001" in (tmp_path / "claim.txt").read_text()

@@ -12,7 +12,9 @@ import tiny
 from mdx import modes
 from mdx import sharding
 from mdx.build import setup as setup_lib
+from mdx.data import pack
 from mdx.objectives.tokens import mlm
+from mdx.utils import readers
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -70,6 +72,45 @@ def test_a_config_that_was_refused_late_does_not_claim_the_workdir(tmp_path, mon
 
 def _refuse(message, *args):
   raise ValueError(message)
+
+
+@pytest.mark.slow
+def test_a_run_that_a_bad_record_has_stopped_goes_on_without_it(tmp_path, monkeypatch):
+  monkeypatch.setattr(readers, "_CHECKED_JSONL_BYTES", 0)  # as of a large file
+  monkeypatch.setattr(pack, "NUM_CHECKED", 4)
+  documents = [f"It was the best of times, {i}." for i in range(60)]
+  rows = [json.dumps({"text": text if i % 15 != 14 else None}) for i, text in enumerate(documents)]
+  path = tmp_path / "a.jsonl"
+  path.write_text("\n".join(rows) + "\n")
+  cfg = tiny.config("diffusion", steps=12, checkpoint_steps=100, data__packing="pad",
+                    data__num_threads=0, data__length=32)
+  cfg.data.source = dict(name="jsonl", path=str(path), validation_path=str(tmp_path / "v.jsonl"))
+  (tmp_path / "v.jsonl").write_text("\n".join(rows[:8]))
+  with pytest.raises(ValueError, match="a.jsonl, line .*got None. Everything until step"):
+    modes.run("train", cfg, str(tmp_path / "run"))
+  assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+  cfg.data.on_error = "skip"
+  with pytest.warns(UserWarning, match="data.on_error=skip: 1 bad record"):
+    results = modes.run("train", cfg, str(tmp_path / "run"))
+  assert results["steps"] == 12 and "unigram_bits_per_char" in results
+
+
+@pytest.mark.slow
+def test_a_damaged_metrics_file_does_not_fail_a_run_that_has_trained(tmp_path):
+  cfg = tiny.config("diffusion", steps=2, log_steps=1)
+  modes.run("train", cfg, str(tmp_path))
+  (tmp_path / "results.json").unlink()
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  damage = ['{"step": "x"}', "[" * 10**4, '{"step": 1, "kind": "eval", "bits_per_char": "x"}', "\0"]
+  (tmp_path / "metrics.jsonl").write_text("\n".join([*damage, *lines]) + "\n")
+  with pytest.warns(UserWarning, match="metrics.jsonl: 4 damaged"):
+    assert modes.run("train", cfg, str(tmp_path))["steps"] == 2
+  assert (tmp_path / "report.html").exists()
+  for text, message in (("[1", "results.json is not JSON"), ("[]", "results.json: expected an obj"),
+                        ("{}", "results.json: expected an object with steps")):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+      modes.run("train", cfg, str(tmp_path))
 
 
 @pytest.mark.slow

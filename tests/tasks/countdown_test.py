@@ -122,17 +122,46 @@ def test_division_in_steps_must_be_exact():
 @pytest.mark.parametrize("completion, grade", [
     (r"so \boxed{(3+5)*7}", 2), (r"\boxed{1} then \boxed{(5+3) \times 7}", 2),
     (r"\boxed{(3+5)*7} no, \boxed{3+5+7}", 1), (r"\boxed{(3+5)*7 = 56}", 2),
-    (r"\boxed{(3+5)*7 = 57}", 2), (r"\boxed{56 = (3+5)*7}", 0),
+    (r"\boxed{(3+5)*7 = 57}", 2), (r"\boxed{56 = (3+5)*7}", 2),
     ("<answer>(3+5)*7</answer>", 2), (r"<answer>7+3+5</answer> \boxed{(3+5)\cdot 7}", 2),
     ("(3+5)*7", 2), ("(3+5)*7=56", 2), ("it is (3+5)*7", 0), (r"\boxed{(3+5)*7*1}", 0),
     (r"\boxed{3*7+5*7}", 0), (r"\boxed{7/(3-3)+5}", 0), (r"\boxed{56}", 0), (r"\boxed{}", 0),
-    (r"\boxed{((3+5)*7}", 0), (r"\boxed{(3+5)7}", 0), (r"\boxed{35+7}", 0), ("", 0),
+    (r"\boxed{((3+5)*7}", 0), (r"\boxed{(3+5)7}", 2), (r"\boxed{35+7}", 0), ("", 0),
     (r"\boxed{3+5**7}", 0), (r"\boxed{3//5+7}", 0), (r"\boxed{-(-3-5)*7}", 2)])
 def test_expression_reward_vectors(completion, grade):
   task = countdown.Countdown(format="expression", number_reward=0.1)
   result = task.score([_example()], [completion])
   np.testing.assert_allclose(result["reward"], [[0, 0.1, 1][grade]], rtol=1e-6)
   assert result["correct"].tolist() == [grade == 2]
+
+
+@pytest.mark.parametrize("answer", [
+    r"\left(3+5\right)\times 7", "(3+5)·7", "(3+5)⋅7", "(3+5)∗7", "$(3+5)*7$", r"\((3+5)*7\)",
+    r"\[(3+5)\cdot7\]", "(3+5)*7.", "(3+5)*7 = 56.", "= (3+5)*7", "(3+5)*7 = 8*7 = 56", "(3+5)(7)",
+    "7(3+5)", "[3+5]*7", r"\{3+5\}\ast 7", r"{(3+5)}\times{7}", r"\text{(3+5)*7}", "`(3+5)*7`",
+    "**(3+5)*7**", "Answer: (3+5)*7", "the answer is (3+5)*7", r"\bigl(3 + 5\bigr)\,\cdot\,7",
+    "（3+5）×７", "(3+5)x7", "(3 + 5) X 7", r"\boxed{(3+5)*7}", r"(3+5)\*7", r"\displaystyle(3+5)*7"])
+def test_surface_forms_of_a_right_answer(answer):
+  task = countdown.Countdown(format="expression")
+  for form in (f"\\boxed{{{answer}}}", f"<answer>{answer}</answer>"):
+    assert task.score([_example()], [form])["correct"].all(), form
+
+
+@pytest.mark.parametrize("numbers, target, answer", [
+    ((8, 4, 2), 4, r"\frac{8}{4}\times 2"), ((8, 4, 2), 4, r"\dfrac84\cdot 2"),
+    ((8, 4, 2), 4, "8 ÷ 4 × 2"), ((8, 4, 2), 4, r"{8 \over 4} \cdot 2"), ((9, 4, 2), 3, "9–4–2"),
+    ((8, 4, 2), 4, r"\frac{8 \times 2}{4}"), ((9, 4, 2), 3, "9 − 4 — 2")])
+def test_fractions_and_dashes_of_a_right_answer(numbers, target, answer):
+  task = countdown.Countdown(format="expression")
+  assert task.score([_example(target, numbers)], [f"\\boxed{{{answer}}}"])["correct"].all()
+
+
+@pytest.mark.parametrize("answer", [
+    "(3+5)*7, 3+5", "(3+5)*7 or 3*5*7", "(3+5)*7 = 3*5*7", "56 = 56", "(3+5)*7*", "(3+5)*7!",
+    "(3.0+5)*7", "3^5*7", "(3+5)7 8", "x = (3+5)*7x", r"\frac{3+5}{1/7}", "35*7", "(3+5)*7*7/7"])
+def test_forms_of_a_wrong_answer(answer):
+  task = countdown.Countdown(format="expression")
+  assert not task.score([_example()], [f"\\boxed{{{answer}}}"])["correct"].any()
 
 
 def test_expression_values_are_exact_fractions():

@@ -49,7 +49,9 @@ def test_given_solutions_are_right_and_those_of_another_problem_wrong(task):
     ("<answer>$1000</answer> for 3", True), ("so 3, thus 1,000.", True),
     (r"\boxed{7} 1000", False), (r"\boxed{1000} 7", True), (r"\boxed{1000.01}", False),
     (r"\boxed{} 1000", False), (r"\boxed{-1000}", False), ("1000 or 7", False),
-    (r"\boxed{1000} \boxed{7}", False), ("", False), (r"\boxed{10^3}", False)])
+    (r"\boxed{1000} \boxed{7}", False), ("", False), (r"\boxed{10^3}", True),
+    (r"\boxed{−1000}", False), (r"\boxed{7 = 1000}", False), (r"\boxed{500 1000}", False),
+    (r"\boxed{1\,000 \text{ m}^2}", True), ("It is 2000-1000", True), (r"\boxed{1 000}", True)])
 @pytest.mark.parametrize("gold", ["1000", "1,000", "$1000.00"])
 def test_reward_vectors(task, gold, completion, correct):
   result = task.score([{"gold": gold}], [completion])
@@ -58,7 +60,7 @@ def test_reward_vectors(task, gold, completion, correct):
 
 def test_a_problem_without_a_number_is_dropped_with_a_count(tmp_path):
   rows = [{"question": f"q{i}", "answer": "so #### " + a}
-          for i, a in enumerate(["5", "five", "1/2", ""])] + [{"question": "q", "answer": "5"}] * 2
+          for i, a in enumerate(["5", "five", "1 or 2", ""])] + [{"question": "q", "answer": "5"}] * 2
   path = _write(tmp_path / "p.jsonl", rows)
   task = gsm8k.Gsm8k(path=_EXTRACT, test_path=path)
   with pytest.warns(UserWarning, match="3 problems dropped"):

@@ -46,15 +46,26 @@ def test_a_box_comes_before_a_tag():
     ("42 apples", 42), (r"18\text{ dollars}", 18), ("x = 5", 5), ("3 + 4 = 7", 7), ("-5", -5),
     ("$-5", -5), ("-$5", -5), (".5", 0.5), ("0.125", 0.125), ("5.", 5), ("007", 7),
     ("12,345,678", 12345678), ("1234,567", None), ("10,20", None), ("10 or 20", None),
-    ("1/2", None), ("", None), ("five", None), ("3-5", None), ("9" * 41, None), ("٣", None),
-    ("5 =", None)])
+    ("1/2", 0.5), ("", None), ("five", None), ("3-5", None), ("9" * 41, None), ("٣", None),
+    ("5 =", None), ("−5", -5), ("–5", -5), ("- 5", -5), ("(-5)", -5), (r"-\$5", -5), ("minus 5", -5),
+    ("€20", 20), (r"15 \text{ m}^2", 15), ("15 m²", 15), ("15 m2", 15), ("5 km/h", 5), ("45°", 45),
+    ("1 000", 1000), (r"\frac{1}{2}", 0.5), (r"-\frac12", -0.5), ("2 1/2", 2.5), ("2½", 2.5),
+    (r"-2\frac{1}{2}", -2.5), (r"1.5\times 10^3", 1500), ("10^3", 1000), ("1.5e3", 1500),
+    ("**5**", 5), ("Answer: 5", 5), (r"\text{5}", 5), ("6 = 5", None), ("5 = 5", 5), ("5, 6", None),
+    ("5 6", None), (r"\sqrt{36}", None), (r"5\pi", None), ("5!", None), (r"\frac{\pi}{2}", None),
+    (r"5\text{i}", None), ("5i", None), (r"x \ne 5", None), ("x < 5", None), ("not 5", None),
+    ("1/2/3", None), ("1/0", None), (r"\log 5", None)])
 def test_number_vectors(text, value):
   assert parsing.number(text) == (None if value is None else fractions.Fraction(value))
 
 
 @pytest.mark.parametrize("text, value", [
     ("first 3 then 4.", 4), ("it costs $1,250.50!", 1250.5), ("10 - 3", 3), ("no", None),
-    ("3 = 4, 10,20", 20), ("1,2345", 2345), ("it is -7", -7)])
+    ("3 = 4, 10,20", 20), ("1,2345", 2345), ("it is -7", -7), ("The range is 10-5", 5),
+    ("it is −7.", -7), ("he lost -$5", -5), ("- 5 apples", 5), ("COVID-19", 19), ("pages 5–10", 10),
+    ("it is 1/2", 0.5), ("15 m^2", 15), ("15 m²", 15), ("about 12 000 people", 12000),
+    ("1.5 × 10^3", 1500), ("2½ hours", 2.5), ("minus 5", -5), ("it is 10 minus 5", 5),
+    (r"so \sqrt{36}", None)])
 def test_last_number_vectors(text, value):
   assert parsing.last_number(text) == (None if value is None else fractions.Fraction(value))
 

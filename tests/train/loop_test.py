@@ -15,6 +15,7 @@ from mdx import metrics as metrics_lib
 from mdx import sharding
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.sources import documents
 from mdx.networks import transformer
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.train import loop
@@ -355,3 +356,24 @@ def test_the_clock_begins_after_the_first_step_and_stands_still_while_others_wor
   _fake_run(7, on_read=lambda step: wait(100.0 if step == 0 else 2.0),
             on_other=lambda: wait(50.0), eval_steps=3, checkpoint_steps=2, clock=clock)
   assert clock.cpu_seconds == pytest.approx(2.0 * 6)
+
+
+def test_a_bad_record_in_the_middle_saves_the_run_and_a_resumed_one_goes_on_exactly(
+    parts, tmp_path, monkeypatch):
+  whole, _ = _train(parts, tmp_path / "whole")
+  read, bad = documents.Documents._row, [True]
+
+  def row(self, index):
+    if bad[0] and len(seen) >= 4:
+      raise ValueError("record 7: bad")
+    seen.append(index)
+    return read(self, index)
+
+  seen = []
+  monkeypatch.setattr(documents.Documents, "_row", row)
+  with pytest.raises(ValueError, match="record 7: bad Everything until step [0-3] is saved: .*skip"):
+    _train(parts, tmp_path / "run")
+  assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+  bad[0] = False
+  resumed, _ = _train(parts, tmp_path / "run")
+  _assert_bitwise(resumed, whole)

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from mdx.data import sources
+from mdx.modes import sample
+from mdx.tasks import problems
 from mdx.utils import readers
 
 # Line ends of str.splitlines and of Unicode that are characters of a text.
@@ -80,3 +82,35 @@ def test_a_tensorflow_example_is_refused_as_text(features):
                                   "\n" * 12, "\nan ordinary line\n"])
 def test_texts_that_begin_with_a_line_end_are_texts(text):
   assert readers.record(text.encode(), "x") == {"text": text}
+
+
+_DEEP = "[" * 100_000 + "]" * 100_000
+_NESTED = '{"text": ' + "[" * 300 + "]" * 300 + "}"
+_DIGITS = '{"text": ' + "9" * 5000 + "}"
+
+
+@pytest.mark.parametrize("line, message", [
+    (_DEEP, "levels of lists and objects"), (_NESTED, "levels of lists and objects"),
+    ('{"a":' * 5000, "not JSON"), (_DIGITS, "an integer has more than 4300 digits")])
+@pytest.mark.parametrize("read", [
+    lambda path: readers.JsonLines(path, ("text",), readers.record),
+    lambda path: list(readers.json_rows(path)), readers.read_json,
+    lambda path: sources.build({"name": "jsonl", "path": path}).records("train"),
+    lambda path: sources.build({"name": "chat", "path": path, "field": "text"}).records("train"),
+    lambda path: sources.build({"name": "table", "path": path}).records("train"),
+    lambda path: problems.read_rows(path), sample.read_prompts],
+    ids=["lines", "rows", "file", "jsonl", "chat", "table", "task", "prompts"])
+def test_json_that_python_cannot_read_is_refused_in_one_line(tmp_path, read, line, message):
+  path = tmp_path / "a.jsonl"
+  path.write_text(line + "\n")
+  with pytest.raises(ValueError, match=message) as error:
+    read(str(path))
+  text = str(error.value)
+  assert str(path) in text and "\n" not in text and len(text) < 600
+
+
+def test_json_of_ordinary_depth_is_read():
+  for depth in (1, 50, 100):
+    assert readers.parse_json("[" * depth + "]" * depth, "here", "x") is not None
+  wide = json.dumps([{"a": [1]}] * 500)
+  assert len(readers.parse_json(wide, "here", "x")) == 500

@@ -41,6 +41,9 @@ class Labelled(types.Layout):
     if cfg.too_long == "skip":
       raise ValueError("each labelled record must have a row; set data.too_long='cut' or 'error', "
                        "not 'skip'.")
+    if cfg.on_error == "skip":
+      raise ValueError("each labelled record must have a row; set data.on_error='stop', and "
+                       "correct the record.")
     return self
 
   def row(self, record, cfg, tokenizer):

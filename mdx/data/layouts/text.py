@@ -131,8 +131,8 @@ def encode_chat(record: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -
 def chat_texts(record: Mapping[str, Any], targets: bool) -> list[str]:
   """The answers as one text, or all contents."""
   if not targets:
-    return [m["content"] for m in record["messages"]]
-  return ["\n".join(m["content"] for m in record["messages"] if m["role"] == "assistant")]
+    return [m["content"] or "" for m in record["messages"]]
+  return ["\n".join(m["content"] or "" for m in record["messages"] if m["role"] == "assistant")]
 
 
 def check_chat(records, place, tokenizer) -> None:

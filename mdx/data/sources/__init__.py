@@ -29,6 +29,7 @@ SOURCES = {
     "jsonl": records.Jsonl,
     "chat": records.Chat,
     "parquet": records.Parquet,
+    "arrow": records.Arrow,
     "array_record": records.ArrayRecord,
     "tfds": tfds.Tfds,
     "memory": records.Memory,

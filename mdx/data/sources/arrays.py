@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from mdx.data.sources import files
 from mdx.utils import readers
+from mdx.utils import streams
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,9 +35,15 @@ class Arrays(files.Files):
 
 def _records(path: str) -> Sequence[dict[str, Any]]:
   try:
+    with zipfile.ZipFile(path) as file:
+      packed = sum(x.file_size for x in file.infolist() if x.compress_type != zipfile.ZIP_STORED)
+    if packed > streams.MAX_UNPACKED_BYTES:
+      raise ValueError(f"its packed arrays hold {packed:,} bytes, more than the limit of "
+                       f"{streams.MAX_UNPACKED_BYTES:,}, which numpy.savez does not need")
     with np.load(path, allow_pickle=False) as file:
       found = {name: file[name] for name in file.files}
-  except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as e:
+  except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError,
+          NotImplementedError, RuntimeError, MemoryError, zlib.error) as e:
     raise ValueError(f"{path}: not an .npz file of plain arrays ({readers.reason(e)}); write it "
                      "with numpy.savez.") from e
   arrays = _arrays(found, path)

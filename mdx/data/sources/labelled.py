@@ -30,7 +30,12 @@ from mdx.data.sources import tfds
 from mdx.utils import readers
 
 KINDS = ("text", "words")  # what a label is about
-SCHEMES = ("iob2", "iob1", "bioes", "none")
+# What a tag's first letter stands for: Begin, Inside, End, Single.
+_BIO = {"B": "B", "I": "I"}
+_ENDED = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
+_LETTERS = {"iob2": _BIO, "iob1": _BIO, "bioes": _ENDED, "bilou": _ENDED, "bmes": _ENDED}
+SCHEMES = (*_LETTERS, "none")
+_ONE_TYPE = "ENTITY"  # of tags that name none
 _DELIMITERS = {".tsv": "\t", ".csv": ",", ".txt": "\t"}
 _MAX_FIELD_CHARS = 2**31 - 1
 _BLANKS = " \t"  # what separates columns; other white space, such as U+00A0, is text
@@ -111,8 +116,12 @@ class Conll(Labelled):
 
   Attributes:
     word_column, tag_column: which columns, from 0; the tag's is the last unless given.
-    scheme: how entities are written: "iob2", "iob1" (B-X only between two of one type), "bioes",
-      or "none" for tags that are no entities. They are read as IOB2.
+    scheme: how entities are written: "iob2", "iob1" (B-X only between two of one type), "bioes"
+      (BILOU and BMES are other letters for it), or "none" for tags that are no entities. They are
+      read as IOB2; tags without a type ("B", "I") are of one type, ENTITY.
+
+  A line that begins with # is a comment if it stands before a sentence and has another number of
+  columns than the words have, or ends in no tag of the scheme.
   """
 
   kind = "words"
@@ -242,7 +251,9 @@ def table_records(path: str, *, fields: Sequence[str], label: str, group: str = 
   wanted = (*fields, label, *([group] if group else []))
   for where, row in rows:
     for name in wanted:
-      if row.get(name) is None:
+      if name in row and row[name] is None:
+        raise ValueError(f"{where}: the column {name!r} is null; correct the row, or take it out.")
+      if name not in row:
         raise ValueError(f"{where}: no column {name!r}; it has {', '.join(row)}. Set fields, label "
                          "and group of data.source.")
     value = {name: _text(row[name], f"{where}, column {name!r}") for name in wanted}
@@ -292,6 +303,10 @@ def conll_records(path: str, *, word_column: int, tag_column: int, scheme: str,
   """
   words, tags, places = [], [], []
   lines = readers.lines(readers.read_text(path))
+  columns_of = lambda line: (line.split("\t") if is_ud or "\t" in line
+                             else re.split(" +", line.strip(_BLANKS)))
+  num_columns = next((len(columns_of(line)) for line in lines
+                      if line.strip(_BLANKS) and not line.startswith(("#", "-DOCSTART-"))), 0)
   for number, line in enumerate([*lines, ""], 1):
     if not line.strip(_BLANKS):
       if words:
@@ -301,7 +316,10 @@ def conll_records(path: str, *, word_column: int, tag_column: int, scheme: str,
     if line.startswith("-DOCSTART-") or (is_ud and line.startswith("#")):
       continue
     where = f"{path}, line {number}"
-    columns = (line.split("\t") if is_ud or "\t" in line else re.split(" +", line.strip(_BLANKS)))
+    columns = columns_of(line)
+    if line.startswith("#") and not words and (
+        len(columns) != num_columns or scheme != "none" and _split(columns[-1], scheme) is None):
+      continue
     needed = 10 if is_ud else max(word_column, tag_column, 1) + 1
     if len(columns) < needed or is_ud and len(columns) > needed:
       raise ValueError(f"{where}: {len(columns)} columns, expected {needed}"
@@ -323,31 +341,39 @@ def _sentence(words: list[str], tags: list[str], places: list[str], scheme: str)
   return {"words": words, "tags": tags, "where": places[0]}
 
 
+def _split(tag: str, scheme: str) -> tuple[str, str] | None:
+  """(O, Begin, Inside, End or Single; type) of a tag, or None if it is none of the scheme."""
+  if tag == "O":
+    return "O", ""
+  letter, dash, kind = tag.partition("-")
+  if letter not in _LETTERS[scheme] or bool(dash) != bool(kind):
+    return None
+  return _LETTERS[scheme][letter], kind or _ONE_TYPE
+
+
 def _to_iob2(tags: Sequence[str], places: Sequence[str], scheme: str) -> list[str]:
   """Checks the tags of a sentence and writes them as IOB2."""
-  prefixes = "BIOES" if scheme == "bioes" else "BIO"
   found, before = [], ("O", "")
   for i, (tag, where) in enumerate(zip(tags, places)):
-    prefix, _, kind = tag.partition("-")
     wrong = lambda why, where=where, tag=tag: ValueError(
         f"{where}: tag {tag!r} breaks the scheme {scheme}: {why}; correct it, or set "
         "data.source.scheme.")
-    if prefix not in tuple(prefixes) or (prefix == "O") != (not kind) or (kind == "") != (
-        tag == "O"):
-      raise wrong(f"expected O, or {' or '.join(prefixes.replace('O', ''))} before a dash and a "
-                  "type")
+    split = _split(tag, scheme)
+    if split is None:
+      letters = " or ".join(_LETTERS[scheme])
+      raise wrong(f"expected O, or {letters} alone or before a dash and a type")
+    prefix, kind = split
     goes_on = before[0] in ("B", "I") and before[1] == kind  # an entity of this type is open
     if scheme == "iob2" and prefix == "I" and not goes_on:
       raise wrong(f"no {kind} is open before it")
     if scheme == "iob1" and prefix == "B" and not goes_on:
       raise wrong(f"no {kind} stands right before it")
-    if scheme == "bioes":
+    if _LETTERS[scheme] is _ENDED:
       if (prefix in "IE") != goes_on or (before[0] in ("B", "I") and not goes_on):
-        raise wrong("an entity must end with E, and I and E go on with an open one")
+        raise wrong("an entity must end with E or L, and I, M, E and L go on with an open one")
       if prefix in "BI" and i + 1 == len(tags):
         raise wrong("the sentence ends within it")
-    begins = {"iob2": prefix == "B", "iob1": prefix == "B" or prefix == "I" and not goes_on,
-              "bioes": prefix in "BS"}[scheme]
+    begins = prefix in "BS" or scheme == "iob1" and prefix == "I" and not goes_on
     found.append("O" if prefix == "O" else f"{'B' if begins else 'I'}-{kind}")
     before = (prefix, kind)
   return found

@@ -1,17 +1,34 @@
 """Files of records, one field of which is the text, and records given in the config.
 
-Contents: Jsonl, Chat, Parquet, ArrayRecord, Memory.
+Contents: Jsonl, Chat, Parquet, Arrow, ArrayRecord, Memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
+from typing import Any
 
 from mdx.data import source
 from mdx.data.sources import files
+from mdx.utils import columns
 from mdx.utils import readers
+
+
+def _column_messages(value: Any, where: str) -> dict[str, Any]:
+  """Messages of a column, in which a key that a message lacks is null."""
+  if isinstance(value, list):
+    value = [{k: v for k, v in m.items() if v is not None or k == "content"}
+             if isinstance(m, dict) else m for m in value]
+  return readers.messages(value, where)
+
+
+def _layout_of(value: Any) -> str:
+  """The layout that a value of a field asks for."""
+  is_list_of = lambda kind: isinstance(value, list) and value and isinstance(value[0], kind)
+  return "chat" if is_list_of(dict) else "views" if is_list_of(str) else "text"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +40,7 @@ class Jsonl(files.Files):
   `answer`, `field` holds a prompt and `answer` what is to be predicted (layout "answered").
 
   Only the offsets of the lines stay in memory. Files below 64 MB are checked line by line when
-  they are indexed; in a larger one a line is checked when it is read.
+  they are indexed (`is_checked`); in a larger one a line is checked when it is read.
   """
 
   layout = "text"
@@ -32,48 +49,91 @@ class Jsonl(files.Files):
 
   def __post_init__(self):
     super().__post_init__()
-    object.__setattr__(self, "layout", "answered" if self.answer else self._layout_of_values())
-
-  def _layout_of_values(self) -> str:
-    value = readers.first_value(self.path[0], self.field)
-    is_list_of = lambda kind: isinstance(value, list) and value and isinstance(value[0], kind)
-    return "chat" if is_list_of(dict) else "views" if is_list_of(str) else "text"
+    layout = "answered" if self.answer else _layout_of(
+        readers.first_value(self.path[0], self.field))
+    object.__setattr__(self, "layout", layout)
 
   def _read(self, paths):
     names = (self.field, self.answer) if self.answer else (self.field,)
     convert = _CONVERTERS[self.layout]
-    return readers.Concatenated([readers.JsonLines(path, names, convert) for path in paths])
+    return readers.Concatenated(
+        [readers.JsonLines(path, names, convert, self.is_checked) for path in paths])
 
 
+_NUM_LOOKED_AT = 100  # values, for the first that is no null
 _CONVERTERS = {"text": readers.record, "chat": readers.messages, "views": readers.two_texts,
                "answered": readers.prompt}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chat(files.Files):
-  """One conversation a line of jsonl: `field` holds a list of {"role": ..., "content": ...}."""
+  """Conversations: `field` holds a list of {"role": ..., "content": ...}.
+
+  One a line of jsonl, or a row of Parquet and Arrow files, or of a directory of them.
+  """
 
   layout = "chat"
+  files_of = staticmethod(columns.files_of)
   field: str = "messages"
 
   def _read(self, paths):
-    return readers.Concatenated(
-        [readers.JsonLines(path, (self.field,), readers.messages) for path in paths])
+    return readers.Concatenated([self._rows(path) for path in paths])
+
+  def _rows(self, path: str) -> Sequence:
+    ending = os.path.splitext(path)[1]
+    if ending in columns.ENDINGS:
+      return columns.Rows(ending[1:], path, self.field, _column_messages, self.is_checked)
+    return readers.JsonLines(path, (self.field,), readers.messages, self.is_checked)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parquet(files.Files):
-  """Parquet files; column `field` holds strings or lists of token ids.
+  """Parquet files, or directories of them.
+
+  Column `field` holds strings, lists of token ids, conversations (layout "chat") or pairs of texts
+  (layout "views"), as the first row says. A null is found when a file is opened, if its metadata
+  count them, as most do.
 
   Random access decodes a whole row group and keeps the last eight, so shuffled reading
   wants row groups of moderate size (some thousand rows).
   """
 
   layout = "text"
+  files_of = staticmethod(columns.files_of)
+  kind_of_file = "parquet"
   field: str = "text"
 
+  def __post_init__(self):
+    super().__post_init__()
+    others = tuple(x for x in columns.ENDINGS if x != f".{self.kind_of_file}")
+    if wrong := next((path for path in self.path if path.endswith(others)), None):
+      raise ValueError(f"{wrong}: a source {self.kind_of_file} reads .{self.kind_of_file} files; "
+                       "set data.source.name to the other.")
+    object.__setattr__(self, "layout", self._layout_of_values())
+
+  def _layout_of_values(self) -> str:
+    try:
+      rows = columns.Rows(self.kind_of_file, self.path[0], self.field, lambda value, where: value,
+                          is_checked=False)
+      return _layout_of(next((value for i in range(min(len(rows), _NUM_LOOKED_AT))
+                              if (value := rows[i]) is not None), None))
+    except ValueError:
+      return "text"  # the reader says what is wrong
+
   def _read(self, paths):
-    return readers.Concatenated([readers.ParquetRows(path, self.field) for path in paths])
+    convert = _column_messages if self.layout == "chat" else _CONVERTERS[self.layout]
+    return readers.Concatenated([
+        columns.Rows(self.kind_of_file, path, self.field, convert, self.is_checked)
+        for path in paths])
+
+
+class Arrow(Parquet):
+  """Arrow files, or directories that `datasets` has written with save_to_disk; memory-mapped.
+
+  Otherwise as Parquet.
+  """
+
+  kind_of_file = "arrow"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,14 +171,22 @@ class Memory(source.Source):
   in_memory = True
   documents: Sequence
   holdout_every: int = 20
+  is_checked: bool = True
 
   def __post_init__(self):
     if isinstance(self.documents, (str, bytes)) or not isinstance(self.documents, Sequence):
       raise ValueError("memory source: documents must be a list of documents, got "
                        f"{self.documents!r:.60}.")
 
+  def unchecked(self) -> source.Source:
+    """The source whose documents are read one by one."""
+    return dataclasses.replace(self, is_checked=False)
+
   def records(self, split: str) -> Sequence:
     """Returns the records of "train" or "validation"."""
+    if not self.is_checked:
+      records = readers.Mapped(self.documents, readers.record, "memory source")
+      return source.hold_out(records, self.holdout_every, split, "memory source")
     records = tuple(readers.record(document, f"memory source, document {i}")
                     for i, document in enumerate(self.documents))
     return source.hold_out(records, self.holdout_every, split, "memory source")

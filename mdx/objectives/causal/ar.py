@@ -3,7 +3,8 @@
 Contents: AutoRegressive.
 
 Convention: a start token is put before every document of a row, so all
-tokens are predicted and the likelihood of a row is complete.
+tokens are predicted and the likelihood of a row is complete. With another `start` a document begins
+as its tokenizer has it: its own first token takes that place and is not predicted.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from typing import Mapping
 
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.networks import attention as attention_lib
 from mdx.networks import heads
 from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
+
+
+STARTS = ("always", "missing", "never")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,12 +37,16 @@ class AutoRegressive(types.Objective):
     network: the model, read with causal attention.
     mask_id: id of the mask token.
     start_id: the start token's id; -1 = the mask id.
+    start: documents that it is put before: "always"; "missing", those that do not begin with it;
+      or "never".
   """
   network: types.Network
   mask_id: int
   start_id: int = -1
+  start: str = "always"
 
   def __post_init__(self):
+    config_lib.check(self, "objective", choices=dict(start=STARTS))
     if not -1 <= self.start_id < self.network.vocab_size:
       raise ValueError(f"objective.start_id {self.start_id} is not among the "
                        f"{self.network.vocab_size} ids of the model; -1 takes the mask id.")
@@ -50,6 +59,7 @@ class AutoRegressive(types.Objective):
   def prepare(self, params, batch, key, context):
     """Draws nothing; the weight is the number of supervised tokens."""
     del params, key, context
+    batch = self._begun(batch)
     return batch, {"nll": mask_lib.allowed_positions(batch).sum(dtype=jnp.float32)}
 
   def __call__(self, params, batch, context):
@@ -70,15 +80,20 @@ class AutoRegressive(types.Objective):
   def bound(self, estimator):
     """This objective without any masks: exact."""
     del estimator
-    return AutoRegressive(network=self.network, mask_id=self.mask_id, start_id=self.start_id)
+    return AutoRegressive(network=self.network, mask_id=self.mask_id, start_id=self.start_id,
+                          start=self.start)
 
   def reader(self):
     """Reader from left to right; the cache of a causal model is exact."""
-    return types.Reader(self.answer, self.visibility, None, "autoregressive", ())
+    return types.Reader(self.answer, self.visibility, None, "autoregressive", (),
+                        start_id=-1 if self.start == "always" else self.start_token)
 
   def answer(self, params, request):
     """Logits of each token given those before it; see `types.Request`."""
-    previous = self._previous(request.tokens, request.segment_ids)
+    previous = self._previous(request.tokens, request.segment_ids, request.before)
+    if self.start != "always" and request.before is None:
+      segments, _ = self._apart(request.tokens, request.segment_ids)
+      request = request._replace(segment_ids=segments)
     return reading.logits_at(self.network, params["model"], request, tokens=previous,
                              attention=self.visibility, time=None, blocked=self.mask_id)
 
@@ -91,15 +106,35 @@ class AutoRegressive(types.Objective):
     """Input of each position: `previous` if `prepare` gave it, else the token before it."""
     if "previous" in batch:
       return batch["previous"]
-    return self._previous(batch.get("inputs", batch["tokens"]), batch.get("segment_ids"))
+    return self._previous(batch.get("inputs", batch["tokens"]), batch.get("segment_ids"),
+                          batch.get("before"))
 
-  def _previous(self, tokens, segments):
-    start = self.mask_id if self.start_id < 0 else self.start_id
-    previous = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start)
-    if segments is None:
-      return previous
-    starts = segments != jnp.pad(segments[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    return jnp.where(starts, start, previous)
+  @property
+  def start_token(self):
+    """Id of the start token."""
+    return self.mask_id if self.start_id < 0 else self.start_id
+
+  def _begun(self, batch):
+    """The rows, in which a document without a start token begins with its own first token."""
+    if self.start == "always" or "before" in batch:
+      return batch
+    segments, is_alone = self._apart(batch["tokens"], batch.get("segment_ids"))
+    return batch | {"previous": self._inputs(batch), "segment_ids": segments,
+                    "loss_mask": mask_lib.allowed_positions(batch) & ~is_alone}
+
+  def _apart(self, tokens, segments):
+    """Segments in which no position sees a start token that is not to be there; where it is."""
+    is_alone = reading.segment_starts(segments, tokens.shape)
+    if self.start == "missing":
+      is_alone &= tokens == self.start_token
+    segments = jnp.ones(tokens.shape, jnp.int32) if segments is None else segments
+    return jnp.where(is_alone, -1 - segments, segments), is_alone
+
+  def _previous(self, tokens, segments, before=None):
+    start = self.start_token if before is None else before[:, None]
+    previous = jnp.concatenate([jnp.broadcast_to(start, (len(tokens), 1)).astype(tokens.dtype),
+                                tokens[:, :-1]], axis=1)
+    return jnp.where(reading.segment_starts(segments, tokens.shape), start, previous)
 
 
 def _nats_and_right(logits, targets):

@@ -105,6 +105,9 @@ class MEAPFineTuning(ar.AutoRegressive):
     super().__post_init__()
     config_lib.check(self, "objective", choices=dict(form=_FORMS), at_least=dict(min_answer=0),
                      between=dict(mask_rate="(0, 1)"))
+    if self.start != "always":
+      raise ValueError(f"objective.start {self.start!r} is not for meap on answers, whose readings "
+                       "both begin with the start token; use always.")
 
   def prepare(self, params, batch, key, context):
     """Draws the masks of the second reading; the weight counts the targets of both."""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mdx import config as config_lib
+from mdx.networks import heads
 from mdx.objectives.policies import advantage as advantage_lib
 from mdx.objectives.policies import policy
 from mdx.utils import rng
@@ -60,7 +61,8 @@ class DiffuGRPO(policy.Policy):
     if "is_action" in batch:  # up to the end of each turn
       counts = batch["is_action"][:, -free.shape[1]:]
     elif self.until_eos:
-      ended = jnp.cumsum(final == self.eos_id, axis=1) - (final == self.eos_id)
+      is_end = heads.is_one_of(final, (self.eos_id, *self.other_eos_ids))
+      ended = jnp.cumsum(is_end, axis=1) - is_end
       counts &= ended == 0
     weight, total = self._token_weight(counts)
     prepared = policy.optional_fields(batch) | {

@@ -42,6 +42,7 @@ class Policy(types.Objective):
     model: the objective the model was trained with: how it is read.
     mask_id: id of the mask token.
     eos_id: id that ends a text.
+    other_eos_ids: further ids that end one.
     group_size: rollouts of a prompt.
     temperature: that the rollouts were drawn at; log-probabilities are taken at the same.
     clip: eps of the clipped ratio.
@@ -51,6 +52,7 @@ class Policy(types.Objective):
   model: types.Objective
   mask_id: int
   eos_id: int = -1
+  other_eos_ids: tuple[int, ...] = ()
   group_size: int = 8
   temperature: float = 1.0
   clip: float = 0.2

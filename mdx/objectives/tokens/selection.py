@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
-import pathlib
 from typing import Any, ClassVar
 
 import jax
@@ -33,6 +31,7 @@ from mdx.corruption import unit as unit_lib
 from mdx.networks import attention as attention_lib
 from mdx.objectives import reading
 from mdx.objectives import targets as targets_lib
+from mdx.utils import readers
 from mdx.utils import rng
 
 UNITS = ("token", "whole_word", "ngram")
@@ -50,7 +49,7 @@ def prepared(kind: str, path: str, *names: str) -> list[Any]:
     *names: of the entries.
   """
   try:
-    found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    found = readers.read_json(path)
     return [found[name] for name in names]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(f"objective.{kind} {path}: cannot be read as {kind} ({error!r:.80}); make it "

@@ -11,6 +11,7 @@ from mdx.data import pipeline
 from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.train import loop
+from mdx.utils import streams
 
 BYTE = tokenizer_lib.build("byte")
 SIZES = [3, 5, 1, 8, 2, 6, 4, 7] * 3
@@ -121,3 +122,15 @@ def test_a_file_that_is_no_arrays_is_named(content, message, tmp_path):
   with pytest.raises(ValueError, match=message) as error:
     source.records("train")
   assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_packed_arrays_are_unpacked_up_to_the_limit_only(tmp_path, monkeypatch):
+  x = np.zeros((10, 100, 4), np.float32)
+  np.savez_compressed(tmp_path / "a.npz", x=x)
+  source = sources.build({"name": "arrays", "path": str(tmp_path / "a.npz"), "holdout_every": 0})
+  assert len(source.records("train")) == 10
+  monkeypatch.setattr(streams, "MAX_UNPACKED_BYTES", 15_000)
+  with pytest.raises(ValueError, match="a.npz: .*hold 16,... bytes, more than the limit of 15,000"):
+    source.records("train")
+  np.savez(tmp_path / "b.npz", x=x)  # plain ones are as large as their file
+  assert len(sources.build({"name": "arrays", "path": str(tmp_path / "b.npz"), "holdout_every": 0}).records("train")) == 10

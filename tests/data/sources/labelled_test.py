@@ -59,7 +59,32 @@ def test_tags_are_read_as_iob2(tmp_path, scheme, tags, iob2):
   assert _read(labelled.Conll, path, scheme=scheme)[0]["tags"] == iob2.split()
 
 
+@pytest.mark.parametrize("scheme, tags, expected", [
+    ("bioes", "U-A B-B L-B O", "B-A B-B I-B O"), ("bilou", "U-A B-B I-B L-B", "B-A B-B I-B I-B"),
+    ("bmes", "S-A B-B M-B E-B", "B-A B-B I-B I-B"), ("bioes", "B M E S", "B-E I-E I-E B-E"),
+    ("iob2", "B I O B", "B-E I-E O B-E"), ("iob1", "I I B O I", "B-E I-E B-E O B-E"),
+    ("bilou", "U B L O", "B-E B-E I-E O")])
+def test_letters_of_other_schemes_and_tags_without_a_type(tmp_path, scheme, tags, expected):
+  path = _file(tmp_path, "a.conll", "".join(f"w {tag}\n" for tag in tags.split()))
+  found = " ".join(_read(labelled.Conll, path, scheme=scheme)[0]["tags"])
+  assert found.replace("ENTITY", "E") == expected
+
+
+@pytest.mark.parametrize("text, fields, words", [
+    ("# id 1\na O\n\n# id 2\n# by me\nb B-X\n", {}, [["a"], ["b"]]),
+    ("#comment\na O\n", {}, [["a"]]), ("# a remark\na\tO\n", {}, [["a"]]),
+    ("# O\na O\n", {}, [["#", "a"]]), ("a O\n# O\n", {}, [["a", "#"]]),
+    ("#fun B-X\na O\n", {}, [["#fun", "a"]]), ("# NN\na DT\n", dict(scheme="none"), [["#", "a"]]),
+    ("# text = a b\na DT\n", dict(scheme="none"), [["a"]]),
+    ("# id\n# 1 2 3\n-DOCSTART- O\n\na x O\n", {}, [["a"]])])
+def test_comments_before_a_sentence_are_no_words_and_a_hash_is_one(tmp_path, text, fields, words):
+  found = _read(labelled.Conll, _file(tmp_path, "a.conll", text), **fields)
+  assert [record["words"] for record in found] == words
+
+
 @pytest.mark.parametrize("scheme, tags, line", [
+    ("bilou", "B-X O", 2), ("bmes", "B-X M-X", 2), ("iob2", "U-X", 1), ("bioes", "B-", 1),
+    ("iob2", "B I-X", 2), ("bioes", "Q-X", 1), ("bioes", "L-X", 1), ("iob2", "O-", 1),
     ("iob2", "O I-X", 2), ("iob2", "B-X I-Y", 2), ("iob2", "O E-X", 2), ("iob2", "B-", 1),
     ("iob2", "PER", 1), ("iob1", "O B-X", 2), ("iob1", "I-Y B-X", 2), ("bioes", "B-X O", 2),
     ("bioes", "O I-X", 2), ("bioes", "O B-X", 2), ("bioes", "B-X S-X", 2), ("bioes", "S-X E-X", 2)])
@@ -76,6 +101,8 @@ def test_a_tag_that_breaks_the_scheme_is_named_with_file_and_line(tmp_path, sche
     (labelled.Table, "a.csv", "text,label\n\"a\nb\",x\nc\n", {}, "a.csv, line 4: 1 columns"),
     (labelled.Table, "a.jsonl", '{"text": "a", "label": 1}\n{"text": "a"}\n', {},
      "a.jsonl, line 2: no column 'label'"),
+    (labelled.Table, "a.jsonl", '{"text": null, "label": 1}\n', {},
+     "a.jsonl, line 1: the column 'text' is null"),
     (labelled.Table, "a.jsonl", '{"text"\n', {}, "a.jsonl, line 1: not JSON"),
     (labelled.Table, "a.tsv", "text\tlabel\na\t\n", {}, "a.tsv, line 2: the column 'label' is emp"),
     (labelled.Conll, "a.conll", "w O\nw\n", {}, "a.conll, line 2: 1 columns, expected 2"),

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from mdx.data import sources
 from mdx.data.sources import records as records_lib
+from mdx.utils import columns
 from mdx.utils import readers
 
 DOCUMENTS = [f"document {i}, naïve 🙂" for i in range(45)]
@@ -264,7 +265,7 @@ def test_missing_files_kinds_and_splits_are_named(tmp_path):
 
 
 def test_parquet_rows_can_be_read_in_any_order(tmp_path, monkeypatch):
-  monkeypatch.setattr(readers, "_ROW_GROUPS_KEPT", 2)
+  monkeypatch.setattr(columns, "_ROW_GROUPS_KEPT", 2)
   _write_parquet(tmp_path / "a.parquet", {"text": DOCUMENTS}, row_group_size=4)
   records = sources.build({"name": "parquet", "path": str(tmp_path / "a.parquet"),
                            "holdout_every": 0}).records("train")

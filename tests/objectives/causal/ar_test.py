@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mdx import types
 from mdx.networks import attention as attention_lib
@@ -102,3 +103,27 @@ def test_padding_weighs_nothing():
   total, aux, weight = _rows(oracle.batch_of(JOINT, tokens))
   np.testing.assert_allclose(aux.rows["nll"], [0, JOINT.nll[40], 0], rtol=1e-5)
   assert float(weight) == 4 and np.isfinite(float(total))
+
+
+def test_a_document_that_begins_itself_gets_no_start_token():
+  seen = {}
+
+  def encode(params, inputs, *, attention, time=None, noise=None):
+    seen.update(inputs._asdict())
+    return JOINT.causal_network().encode(params, inputs, attention=attention)
+
+  network, start = JOINT.causal_network()._replace(encode=encode), 3
+  batch = {"tokens": jnp.array([[3, 2, 0, 2], [0, 3, 2, 0]]), "example_index": jnp.arange(2),
+           "segment_ids": jnp.array([[1, 1, 2, 2], [1, 1, 1, 0]])}
+  for rule, alone in (("missing", [[0], []]), ("never", [[0, 2], [0, 3]])):
+    objective = ar.AutoRegressive(network=network, mask_id=JOINT.mask_id, start_id=start,
+                                  start=rule)
+    prepared, weights = objective.prepare({}, batch, rng.root(0), CONTEXT)
+    objective({"model": {}}, prepared, CONTEXT)
+    is_alone = np.array([[i in places for i in range(4)] for places in alone])
+    np.testing.assert_array_equal(prepared["loss_mask"], ~is_alone)
+    np.testing.assert_array_equal(seen["segment_ids"] < 0, is_alone)
+    np.testing.assert_array_equal(seen["tokens"], [[3, 3, 3, 0], [3, 0, 3, 3]])
+    assert float(weights["nll"]) == (~is_alone).sum()
+  with pytest.raises(ValueError, match="objective.start is 'once'; choose"):
+    ar.AutoRegressive(network=network, mask_id=1, start="once")

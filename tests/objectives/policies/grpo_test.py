@@ -97,3 +97,12 @@ def test_wd1_weighs_log_likelihoods_and_is_silent_where_rewards_are_equal():
   batch["reward"] = jnp.ones_like(batch["reward"])
   silent = jax.tree.leaves(jax.grad(lambda p: rollouts.loss(policy, p, batch))(PARAMS))
   assert len(silent) and all(np.all(np.asarray(g) == 0) for g in silent)
+
+
+def test_every_end_token_ends_an_answer():
+  batch = rollouts.rollout(num_prompts=4)
+  batch["tokens"] = batch["tokens"].at[:, PROMPT:].set(1).at[:, PROMPT + 1].set(2)
+  policy = rollouts.policy(grpo.DiffuGRPO, other_eos_ids=(2,), kl=0.0)
+  prepared, _ = policy.prepare(PARAMS, batch, rng.root(0), rollouts.context())
+  wanted = np.broadcast_to(np.arange(ANSWER) < 2, prepared["token_weight"].shape)
+  np.testing.assert_array_equal(np.asarray(prepared["token_weight"]) > 0, wanted)
