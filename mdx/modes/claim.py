@@ -250,7 +250,7 @@ def _run_config(config, arm, value, seed) -> dict[str, Any]:
 def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   """Runs every arm with every seed, each in a workdir of its own, and compares them.
 
-  A run that is finished is not run again, so a claim that was stopped goes on where it was.
+  A run that is finished is not run again, so a claim that was stopped resumes.
   Base models are shared by the runs whose config of them is the same.
 
   Returns:

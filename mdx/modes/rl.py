@@ -161,8 +161,8 @@ def _start(run: rl_setup.Setup, checkpoints: checkpoint_lib.Checkpoints, meta: M
     step_count = jax.device_put(np.int32(step), shardings.step)
     return step, state_lib.State(step=step_count, **items), saved
   begin = run.begin()
-  # What is trained is copied, for the reference keeps the base model's buffers when the state's
-  # are donated; what is not is shared.
+  # Trained parameters are copied, for the reference keeps the base model's buffers when the state's
+  # are donated; the others are shared.
   trains, params = run.optimizer.trains, run.model.params
   copied = tree.map_with_path(lambda path, x: jnp.copy(x) if trains(path) else x, params)
   rest = jax.jit(lambda params: begin(params)._replace(params={}),

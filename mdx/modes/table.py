@@ -5,7 +5,7 @@ Contents: train, check, compare, table_text.
 Convention: steps, data, grid and seeds are the same for every model by construction. For a model
 and a task, the cell of the grid with the best mean of the first measure on validation counts; when
 all choices are made they are written to `selection.json`, and only then is the test split read, by
-the chosen runs alone. A table that is started again goes on where it was.
+the chosen runs alone. A table that is started again resumes.
 
 The tests: of two models on a task, the paired bootstrap and permutation over the test units, the
 mean over seeds being the figure; p values of all tasks and pairs are corrected by Holm. Over tasks:

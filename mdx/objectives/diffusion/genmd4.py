@@ -69,7 +69,7 @@ class GenMD4(types.Objective):
     config_lib.check(self, "objective", between=dict(first_time="(0, 1)"), choices=dict(
         time=time_lib.TIMES, normalizer=("elbo", "per_supervised_token")))
     self.visibility  # pylint: disable=pointless-statement  (checks it)
-    if self.first_power <= 0:
+    if not self.first_power > 0:
       raise ValueError(f"objective.first_power must be positive, got {self.first_power}.")
 
   @property

@@ -104,14 +104,11 @@ class MaskedDiffusion(types.Maskable):
   def __post_init__(self):
     config_lib.check(self, "objective", choices=dict(
         time=time_lib.TIMES, mask_draw=("bernoulli", "exact_count"), weighting=WEIGHTINGS,
-        normalizer=NORMALIZERS))
+        normalizer=NORMALIZERS), between=dict(random_length_rate="[0, 1]", cart_rate="(0, 1)"))
     self.alpha, self.visibility  # pylint: disable=pointless-statement  (checks them)
     if self.num_steps < 0:
       raise ValueError(f"objective.num_steps must be positive, or 0 for continuous time, got "
                        f"{self.num_steps}.")
-    if not 0 <= self.random_length_rate <= 1 or not 0 < self.cart_rate < 1:
-      raise ValueError("objective.random_length_rate must lie in [0, 1] and cart_rate in (0, 1), "
-                       f"got {self.random_length_rate} and {self.cart_rate}.")
     if self.mask_draw == "exact_count" and self.schedule["name"] != "linear":
       raise ValueError("objective.mask_draw exact_count draws the count uniformly, which is the "
                        f"linear schedule; got {self.schedule['name']!r}. Use bernoulli.")

@@ -64,14 +64,14 @@ class Policy(types.Objective):
   uses_ratio: ClassVar[bool] = True
 
   def __post_init__(self):
-    config_lib.check(self, "objective", choices={"kl_form": KL_FORMS})
+    config_lib.check(self, "objective", choices={"kl_form": KL_FORMS}, at_least={"kl": 0})
     if self.group_size < 2:
       raise ValueError(f"group_size must be at least 2 to compare rollouts, got {self.group_size}.")
-    if self.temperature <= 0:
+    if not self.temperature > 0:
       raise ValueError("rollouts need a positive temperature: greedy ones of a prompt are all "
                        f"alike; got {self.temperature}.")
-    if not 0 < self.clip or self.kl < 0:
-      raise ValueError(f"clip must be positive and kl not negative, got {self.clip}, {self.kl}.")
+    if not self.clip > 0:
+      raise ValueError(f"objective.clip must be positive, got {self.clip}.")
 
   @property
   def network(self) -> types.Network:
@@ -109,7 +109,7 @@ class Policy(types.Objective):
     logits = heads.block_columns(logits, self.mask_id) / self.temperature
     picked = jnp.take_along_axis(logits, repeat(batch["targets"])[..., None], axis=-1)[..., 0]
     log_prob = (picked - jax.nn.logsumexp(logits, axis=-1)).reshape(rows, canvases, length)
-    # What is not masked in a canvas has no meaning there, and may be -1e30.
+    # Log-probabilities of tokens that a canvas shows have no meaning, and may be -1e30.
     return jnp.sum(jnp.where(batch["mix"] != 0, batch["mix"] * log_prob, 0.0), axis=1)
 
   def __call__(self, params, batch, context):

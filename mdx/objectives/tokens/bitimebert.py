@@ -217,7 +217,7 @@ class BiTimeBERT(mlm.MaskedLM):
     return temporal.other_signals(draws("signal"), batch["spans"], self.signal_ids)
 
   def score(self, params, batch, hidden, context):
-    """The terms there are; rows are about the masked tokens."""
+    """The terms there are; `rows` has the nats of the masked tokens."""
     totals, aux = super().score(params, batch, hidden, context)
     metrics = aux.metrics
     if self.dating_weight:

@@ -273,7 +273,7 @@ class Electra(selection.Selection):
     return heads.affine(params["generator"]["merge"], jnp.concatenate(both, axis=-1))
 
   def score(self, params, batch, hidden, context):
-    """The two terms; rows are about the second."""
+    """The two terms; `rows` has the nats of the second."""
     del context
     counted, selected = self._counted(batch), batch["is_selected"]
     rows, _, metrics = detection.losses(self.network, params["model"], hidden,

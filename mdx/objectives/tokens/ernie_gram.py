@@ -309,7 +309,7 @@ class ErnieGram(selection.Selection):
                                visibility.Placeholders(length), context.noise, added)
 
   def score(self, params, batch, hidden, context):
-    """The terms; rows are about the units, in nats a hidden token."""
+    """The terms; `rows` has the nats of the units a hidden token."""
     del context
     length, is_coarse = batch["tokens"].shape[1], batch["is_coarse"]
     coarse = self.at_targets(

@@ -160,7 +160,7 @@ class Structural(types.Objective):
     return batch, weights | {"pair": counted.sum(dtype=jnp.float32)}
 
   def __call__(self, params, batch, context):
-    """Totals and Aux; rows are about the decisions."""
+    """Totals and Aux; `rows` has the nats of the decisions."""
     batch, hidden = self.token.read(params, batch, context)
     totals, aux = self.token.score(params, batch, hidden, context)
     scores = decisions(self.head, params["pair"], hidden, self.num_candidates)

@@ -52,6 +52,9 @@ def test_microbatches_accumulate_exactly(cls):
     (mdpo.MDPO, {"kl_form": "k1"}, "choose from k2, k3"),
     (mdpo.MDPO, {"num_steps": 0}, "num_steps must be at least 1, got 0"),
     (mdpo.MDPO, {"clip": 0.0}, "clip must be positive"),
+    (mdpo.MDPO, {"clip": float("nan")}, "clip must be positive, got nan"),
+    (mdpo.MDPO, {"kl": float("nan")}, "kl must be at least 0, got nan"),
+    (mdpo.MDPO, {"temperature": float("nan")}, "positive temperature.*got nan"),
     (grpo.DiffuGRPO, {"prompt_mask_rate": 1.0}, r"must lie in \[0, 1\)"),
     (grpo.DiffuGRPO, {"advantage": "tail"}, "choose from mean"),
     (grpo.CoupledGRPO, {"min_rate": 0.9}, "0 < min <= max < 1")])
