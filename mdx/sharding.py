@@ -5,8 +5,8 @@ check_batch, local_rows, num_rows, num_positions, place_batch, constrain, positi
 num_batch_shards, batch_shards, padded_rows.
 
 Convention: Auto mesh axes; a mode sets the mesh around its work (`jax.set_mesh`), arguments carry
-their shardings and jitted functions get `out_shardings` only. Which logical axes a parameter has
-is said where it is born (`types.Part`).
+their shardings and jitted functions get `out_shardings` only. The logical axes of a parameter are
+said where it is born (`types.Part`).
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ def check_batch(mesh: Mesh, batch_size: int, length: int, num_microbatches: int 
 
 def local_rows(mesh: Mesh, num_rows: int) -> slice:
   """The rows of a global batch that the devices of this process hold, from first to last."""
-  places = NamedSharding(mesh, P(BATCH_AXES)).addressable_devices_indices_map((num_rows,)).values()
-  bounds = [rows.indices(num_rows) for rows, in places]
+  cuts = NamedSharding(mesh, P(BATCH_AXES)).addressable_devices_indices_map((num_rows,)).values()
+  bounds = [rows.indices(num_rows) for rows, in cuts]
   return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
 
@@ -233,7 +233,7 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
 
 
 def positions_sharded() -> bool:
-  """Whether the mesh in context cuts the positions of a row."""
+  """Returns whether the mesh in context cuts the positions of a row."""
   mesh = jax.sharding.get_abstract_mesh()
   return not mesh.empty and mesh.shape.get("sequence", 1) > 1
 

@@ -249,7 +249,7 @@ class Reader(NamedTuple):
 
 
 class World(NamedTuple):
-  """Everything that `Objective.build` may ask for.
+  """Facts that `Objective.build` may ask for.
 
   Attributes:
     network: the model.
@@ -270,7 +270,7 @@ class World(NamedTuple):
 class Objective(Protocol):
   """A training loss: a frozen dataclass that names this class as its base.
 
-  Its fields are hyper-parameters and networks; `network` is the model. Defaults of the methods
+  The fields are hyper-parameters and networks; `network` is the model. Defaults of the methods
   are defined here.
 
   Attributes:
@@ -287,7 +287,7 @@ class Objective(Protocol):
   def complete(cls, config: Mapping[str, Any], data: Any) -> Mapping[str, Any]:
     """Returns the config of a run with what its training data says (labels, dates).
 
-    It is written into the workdir, so that the model is read without its data.
+    The config is written into the workdir, so that the model is read without its data.
 
     Args:
       config: of the run.
@@ -411,7 +411,7 @@ class Maskable(Objective, Protocol):
 
   @property
   def reads_time(self) -> bool:
-    """Whether the cost of a masked token depends on the time beside the masks."""
+    """Returns whether the cost of a masked token depends on the time beside the masks."""
 
   def blocks_of(self, positions: np.ndarray) -> np.ndarray:
     """Returns the numbers of the positions' blocks, int [n].
@@ -454,12 +454,12 @@ class Coupled(Objective, Protocol):
 
 
 def is_maskable(objective: Objective | None) -> bool:
-  """Whether masks may be given to a bound."""
+  """Returns whether masks may be given to a bound."""
   return Maskable in type(objective).__mro__
 
 
 def is_coupled(objective: Objective) -> bool:
-  """Whether the loss compares rows of the global batch."""
+  """Returns whether the loss compares rows of the global batch."""
   return Coupled in type(objective).__mro__
 
 
@@ -498,7 +498,7 @@ class Adaptation(Protocol):
   Attributes:
     targets: names of the sites that are adapted: projections, of q, k, v, o, gate, up, down; or
       branches, of attention and mlp; or memory.
-    replaces: name of the leaf, of the kernel's shape, that a projection has in the place of its
+    replaces: name of the leaf, of the kernel's shape, that a projection has in place of its
       kernel; "" = the kernel stays.
     is_trained: whether its parameters, alone, are trained if a config says nothing else.
     has_noise: whether `kernel` is told noise in training.
@@ -519,7 +519,7 @@ class Adaptation(Protocol):
     return {}
 
   def replacing(self, kernel: jax.Array) -> Mapping[str, jax.Array]:
-    """Returns the leaves that replace a kernel [layers, in, out], which is given up."""
+    """Returns the leaves that replace a kernel [layers, in, out], which is donated."""
     raise TypeError(f"{type(self).__name__} replaces no kernel")
 
   def kernel(self, own: Mapping[str, jax.Array], kernel: jax.Array | None,

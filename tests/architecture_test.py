@@ -33,6 +33,13 @@ _ROWS = (
     ("mdx/lm_harness.py", "mdx/modes/"),
     ("mdx/main.py",),
 )
+_METHODS = {*objectives.OBJECTIVES, *objectives.POLICIES, *adaptation.ADAPTATIONS}
+# Folders and files that know no method by name.
+_NAMELESS = ("mdx/types.py", "mdx/config.py", "mdx/sharding.py", "mdx/checkpoint.py", "mdx/data/",
+             "mdx/samplers/", "mdx/eval/", "mdx/train/", "mdx/rl/", "mdx/build/setup.py",
+             "mdx/build/frozen.py", "mdx/build/model_parts.py", "mdx/networks/transformer.py",
+             "mdx/networks/module.py", "mdx/networks/layers.py", "mdx/networks/dense.py",
+             "mdx/networks/axes.py", "mdx/modes/train.py", "mdx/modes/evaluate.py")
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FILES = sorted(str(p.relative_to(_ROOT)) for p in (_ROOT / "mdx").rglob("*.py")
                 if not p.is_relative_to(_ROOT / "mdx/configs"))
@@ -59,6 +66,11 @@ def _imports(file: str):
       for candidate in (f"{path}.py", f"{path}/__init__.py"):
         if candidate in _FILES:
           yield candidate
+
+
+@pytest.mark.parametrize("prefix", [*(prefix for row in _ROWS for prefix in row), *_NAMELESS])
+def test_every_entry_of_the_tables_names_a_file_or_a_folder_of_files(prefix):
+  assert prefix in _FILES or prefix.endswith("/") and any(f.startswith(prefix) for f in _FILES)
 
 
 @pytest.mark.parametrize("file", _FILES)
@@ -88,15 +100,6 @@ def test_flax_stays_inside_networks_and_orbax_inside_checkpoint():
                [a.name for a in node.names] if isinstance(node, ast.Import) else [])
       for name in names:
         assert file.startswith(owners.get(name.split(".")[0], "mdx/")), f"{file} imports {name}"
-
-
-_METHODS = {*objectives.OBJECTIVES, *objectives.POLICIES, *adaptation.ADAPTATIONS}
-# Folders and files that know no method by name.
-_NAMELESS = ("mdx/types.py", "mdx/config.py", "mdx/sharding.py", "mdx/checkpoint.py", "mdx/data/",
-             "mdx/samplers/", "mdx/eval/", "mdx/train/", "mdx/rl/", "mdx/build/setup.py",
-             "mdx/build/frozen.py", "mdx/build/model_parts.py", "mdx/networks/transformer.py",
-             "mdx/networks/module.py", "mdx/networks/layers.py", "mdx/networks/dense.py",
-             "mdx/networks/axes.py", "mdx/modes/train.py", "mdx/modes/evaluate.py")
 
 
 @pytest.mark.parametrize("file", [file for file in _FILES if file.startswith(_NAMELESS)])

@@ -1,4 +1,4 @@
-"""What docs/ says exists: links, files, configs, keys, names; and the site builds strictly."""
+"""Everything that docs/ names exists: links, files, configs, keys, names; and the site builds strictly."""
 
 import dataclasses
 import importlib
@@ -123,10 +123,12 @@ def test_keys_are_keys_of_a_config_or_fields():
   keys |= {"objective.attention.block_length", "objective.schedule.power", "data.mixture"}
   roots = {key.split(".")[0] for key in keys if "." in key}
   ours = re.sub(r"^\|[^|]*\|(?=[^|]*\|$)", "|", _ALL, flags=re.M)  # not what others call it
-  for span in _spans(ours):
-    found = re.fullmatch(r"(?:config\.)?((\w+)(?:\.\w+)+)(?:=.*)?", span)
-    if found and found[2] in roots and not span.endswith((".py", ".json", ".jsonl")):
-      assert found[1] in keys | prefixes, span
+  named = [found for span in _spans(ours) if not span.endswith((".py", ".json", ".jsonl"))
+           and (found := re.fullmatch(r"(?:config\.)?((\w+)(?:\.\w+)+)(?:=.*)?", span))
+           and found[2] in roots]
+  assert len(named) > 100
+  for found in named:
+    assert found[1] in keys | prefixes, found[0]
 
 
 def test_all_names_of_the_tables_are_explained():
@@ -136,10 +138,11 @@ def test_all_names_of_the_tables_are_explained():
       assert re.search(rf"`(\w+\.name=)?{name}`", _ALL), name
   for name in tiny.CONFIGS + tiny.OTHERS:
     assert f"configs/{name}.py" in _ALL
-  for path in (_ROOT / "configs" / "claims").glob("*.py"):
-    assert path.stem in ("__init__", "common") or f"configs/claims/{path.name}" in _ALL
-  for path in (_ROOT / "colabs").glob("*.ipynb"):
-    assert f"colabs/{path.name}" in _ALL
+  claims, colabs = ({f"{folder}/{path.name}" for path in (_ROOT / folder).glob(f"*.{kind}")}
+                    for folder, kind in (("configs/claims", "py"), ("colabs", "ipynb")))
+  assert len(claims) > 2 and len(colabs)
+  for name in claims | colabs:
+    assert name.endswith(("/__init__.py", "/common.py")) or name in _ALL, name
 
 
 def test_the_reference_has_every_module():

@@ -1,4 +1,4 @@
-"""What launch/ would do, and the local launcher doing it."""
+"""Commands that launch/ would run, and the local launcher running them."""
 
 import glob
 import os

@@ -44,5 +44,6 @@ def test_the_citation_and_the_hooks_have_what_their_tools_ask_for():
   citation = yaml.safe_load((_ROOT / "CITATION.cff").read_text())
   assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
   hooks = yaml.safe_load((_ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-  assert all(hook["id"] for repo in hooks for hook in repo["hooks"])
-  assert len(hooks) and all("rev" in repo or repo["repo"] == "local" for repo in hooks)
+  assert len(hooks) and all(repo["hooks"] and all(hook["id"] for hook in repo["hooks"])
+                            for repo in hooks)
+  assert all("rev" in repo or repo["repo"] == "local" for repo in hooks)

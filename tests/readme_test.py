@@ -1,4 +1,4 @@
-"""What README.md shows works."""
+"""The code that README.md shows works."""
 
 import json
 import pathlib

@@ -63,9 +63,10 @@ def changed(cfg, changes):
 
 
 def stored(workdir):
-  """What the newest checkpoint of a run holds: step, item -> tree of numpy arrays."""
+  """The newest checkpoint of a run: step, item -> tree of numpy arrays."""
   directory = checkpoint_lib.step_directories(workdir)[0]
   names = [n for n in ("params", "ema", "opt_state") if (directory / n).is_dir()]
+  assert "params" in names
   items = ocp.load_checkpointables(directory, dict.fromkeys(names))
   items = {k: jax.tree.map(np.asarray, v) for k, v in items.items()}
   data = sorted(p.read_text() for p in (directory / "data").glob("process_*.json"))

@@ -25,7 +25,7 @@ from mdx import types
 from mdx.build import load as load_lib
 from mdx.build import model_parts
 from mdx.build import resolve
-from mdx.build import rl as plan_lib
+from mdx.build import rl as rl_setup
 from mdx.build import setup as setup_lib
 from mdx.data import facts as facts_lib
 from mdx.data import pipeline
@@ -168,13 +168,13 @@ def _rl_model(config: Mapping[str, Any], mesh, *, plain: bool) -> load_lib.Loade
   if described["dtype"] != "bfloat16":
     return model
   # What is not trained stays as such a model is stored.
-  trains = plan_lib.optimizer_of(config).trains
+  trains = rl_setup.optimizer_of(config).trains
   halved = lambda path, x: x if trains(path) or x.dtype != jnp.float32 else (
       jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding))
   return dataclasses.replace(model, params=tree.map_with_path(halved, model.params))
 
 
-def _prompts(run: plan_lib.Plan) -> task_eval.Prompts:
+def _prompts(run: rl_setup.Setup) -> task_eval.Prompts:
   """The problems' prompts; where they are not here, of the longest length they may have."""
   length = run.config["rollout"]["max_prompt_length"]
   try:
@@ -186,10 +186,10 @@ def _prompts(run: plan_lib.Plan) -> task_eval.Prompts:
 
 
 def _of_rl(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> list[Program]:
-  plan_lib.check(config)
+  rl_setup.check(config)
   config["optimizer"] = resolve.trained(
       config, config["init"]["checkpoint"] or config["compile"]["preset"])
-  run, plain = (plan_lib.plan(config, workdir, _rl_model(config, mesh, plain=p), None)
+  run, plain = (rl_setup.assemble(config, workdir, _rl_model(config, mesh, plain=p), None)
                 for p in (False, True))
   prompts, sampler = _prompts(run), run.sampler
   decoder, size = run.decoder(prompts), run.rows_together

@@ -1,6 +1,6 @@
 """The checked parts of an RL run, before anything is compiled.
 
-Contents: Plan, optimizer_of, check, plan, check_data, REMASKING.
+Contents: Setup, optimizer_of, check, assemble, check_data, REMASKING.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from mdx.utils import rng
 from mdx.utils import tree
 
 REMASKING = {"low_confidence": "confidence", "rcr": "rcr"}
-_FILTERS = ("none", "over_denoising")
-_DRAWS = ("per_rollout", "per_group")
+_CHOICES = {"filter": ("none", "over_denoising"), "mixture_draw": ("per_rollout", "per_group"),
+            "prompt_format": task_eval.FORMATS}
 
 
-class Plan(NamedTuple):
+class Setup(NamedTuple):
   """The checked parts of an RL run, nothing compiled."""
   config: dict[str, Any]
   workdir: pathlib.Path
@@ -104,8 +104,8 @@ class Plan(NamedTuple):
 
   @property
   def reference(self) -> types.Params:
-    """What the update reads beside the state: those of the base model's parameters that are
-    trained since, if the loss has a divergence."""
+    """Parameters of the base model that the update reads beside the state: the values that the
+    trained ones had, if the loss has a divergence."""
     trained = tree.part(self.model.params, self.optimizer.trains)
     return {"reference": trained} if self.policy.kl else {}
 
@@ -141,22 +141,17 @@ def check(config: dict[str, Any]) -> None:
     if config[name] % rollout["epochs"]:
       raise ValueError(f"config.{name} {config[name]} is not a multiple of rollout.epochs "
                        f"{rollout['epochs']}, the updates on one rollout; use a multiple.")
-  if rollout["filter"] not in _FILTERS:
-    raise ValueError(f"config.rollout.filter is {rollout['filter']!r}; choose from "
-                     f"{', '.join(_FILTERS)}.")
-  if rollout["mixture_draw"] not in _DRAWS:
-    raise ValueError(f"config.rollout.mixture_draw is {rollout['mixture_draw']!r}; choose from "
-                     f"{', '.join(_DRAWS)}.")
-  if rollout["prompt_format"] not in task_eval.FORMATS:
-    raise ValueError(f"config.rollout.prompt_format is {rollout['prompt_format']!r}; choose from "
-                     f"{', '.join(task_eval.FORMATS)}.")
+  for name, choices in _CHOICES.items():
+    if rollout[name] not in choices:
+      raise ValueError(f"config.rollout.{name} is {rollout[name]!r}; choose from "
+                       f"{', '.join(choices)}.")
   for name in ("top_k", "top_p"):
     if rollout["sampler"].get(name, 0) not in (0, 1.0):
-      raise ValueError(f"config.rollout.sampler.{name} cuts the law that tokens are drawn from, so "
-                       "ratios of later policies would not be defined; leave it out.")
+      raise ValueError(f"config.rollout.sampler.{name} cuts the distribution that tokens are drawn "
+                       "from, so ratios of later policies would not be defined; leave it out.")
   if rollout["sampler"].get("eos") == "forbid":
-    raise ValueError("config.rollout.sampler.eos forbid cuts the law that tokens are drawn from; "
-                     "use allow or last.")
+    raise ValueError("config.rollout.sampler.eos forbid cuts the distribution that tokens are "
+                     "drawn from; use allow or last.")
   loop_lib.Profile(config.get("profile_steps", ()))
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   sampler = samplers.check_fields(samplers.select(rollout["sampler"], also=REMASKING.values()))
@@ -179,8 +174,8 @@ def check(config: dict[str, Any]) -> None:
                      "an objective that reads final answers, such as diffu_grpo.")
 
 
-def plan(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Loaded,
-         task: types.Task | None) -> Plan:
+def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Loaded,
+             task: types.Task | None) -> Setup:
   """Builds and checks all that needs neither problems nor the values of weights.
 
   Args:
@@ -200,7 +195,7 @@ def plan(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Lo
                                  checkpoint_steps=config["checkpoint_steps"],
                                  eval_steps=config["eval_steps"])
   optimizer.check(model.params)
-  found = Plan(config, pathlib.Path(workdir), model, task, policy, sampler, optimizer,
+  found = Setup(config, pathlib.Path(workdir), model, task, policy, sampler, optimizer,
                intervals, None)
   _check_rows(found)
   shapes = sharding.with_shardings(jax.eval_shape(found.begin(), model.params), policy.parts(),
@@ -208,7 +203,7 @@ def plan(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Lo
   return found._replace(shapes=shapes)
 
 
-def _check_rows(run: Plan) -> None:
+def _check_rows(run: Setup) -> None:
   """Raises ValueError unless the mesh divides rollouts and the rows of an update."""
   rollout, shards = run.config["rollout"], sharding.num_batch_shards(run.model.mesh)
   size = run.rows_together
@@ -226,7 +221,7 @@ def _check_rows(run: Plan) -> None:
                      f"x {microbatches} microbatches; change rollout.num_prompts or group_size.")
 
 
-def _rows_of_update(run: Plan) -> int:
+def _rows_of_update(run: Setup) -> int:
   """Rows that the loss scores: several of each rollout, where it has several steps."""
   length = run.sampler.gen_length
   recorder = trajectory.Recorder(level=run.policy.record, start=0, mask_id=run.sampler.mask_id,
@@ -240,7 +235,7 @@ def _rows_of_update(run: Plan) -> int:
   return len(prepared["noisy_tokens"])
 
 
-def check_data(run: Plan) -> None:
+def check_data(run: Setup) -> None:
   """Raises ValueError for problems that do not fit the model, or decodings that cannot be."""
   for nfe in run.config["eval"]["nfe"]:
     for remasking in run.config["eval"]["remasking"]:

@@ -221,14 +221,14 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
   Raises:
     ValueError: the checkpoints are of another run, or none can be read.
   """
-  config, place = run.config, jax.tree.map(lambda x: x.sharding, run.shapes)
+  config, shardings = run.config, jax.tree.map(lambda x: x.sharding, run.shapes)
   restored = checkpoints.restore(run.shapes.items(), data=data)
   if restored is not None:
     step, items = restored
     meta = items.pop("meta")
     workdir_lib.check_meta(run.workdir, meta, run.meta)
     console.say(f"resuming from step {step} of {run.workdir}")
-    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items), meta
+    return step, state_lib.State(step=jax.device_put(np.int32(step), shardings.step), **items), meta
   source, which = config["init"]["checkpoint"], config["init"]["params"]
   if not source:
     init = state_lib.init_fn(run.objective, run.transform, keep_ema=run.keep_ema,
@@ -244,15 +244,15 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
   console.say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
-  return 0, jax.jit(begin, out_shardings=place)(params), {}
+  return 0, jax.jit(begin, out_shardings=shardings)(params), {}
 
 
 def _fresh(run: Setup) -> dict[str, Any]:
   """The parts of the parameters that begin from the seed."""
   parts = lambda params: {k: params[k] for k in fresh_parts(run.objective)}
   init = lambda key: parts(run.objective.init(rng.stream(key, "init")))
-  place = jax.tree.map(lambda x: x.sharding, parts(run.shapes.params))
-  return jax.jit(init, out_shardings=place)(rng.root(run.config["seed"]))
+  shardings = jax.tree.map(lambda x: x.sharding, parts(run.shapes.params))
+  return jax.jit(init, out_shardings=shardings)(rng.root(run.config["seed"]))
 
 
 def fresh_parts(objective: Any) -> tuple[str, ...]:

@@ -26,12 +26,12 @@ class Lexicon(NamedTuple):
 
   Attributes:
     first: int32 [nodes], the first edge of a node.
-    size: int32 [nodes], how many it has.
+    size: int32 [nodes], its number of edges.
     token: int32 [edges], the id of an edge.
     child: int32 [edges], the node where it leads.
     gram: int32 [nodes], the number of the n-gram that a node is, or -1.
     longest: ids of the longest n-gram; 1 if there is none.
-    num_grams: how many there are.
+    num_grams: number of n-grams.
   """
   first: np.ndarray
   size: np.ndarray
@@ -43,7 +43,7 @@ class Lexicon(NamedTuple):
 
   @classmethod
   def of(cls, grams: Sequence[Sequence[int]], vocab_size: int) -> Lexicon:
-    """From the n-grams, whose numbers are their positions in `grams`.
+    """Builds it from n-grams, whose numbers are their positions in `grams`.
 
     Raises:
       ValueError: an n-gram that comes twice, has fewer than two ids, or ids out of range.
@@ -80,8 +80,8 @@ def _step(lexicon: Lexicon, node: jax.Array, token: jax.Array) -> jax.Array:
     middle = (low + high) // 2
     goes_right = (low < high) & (ids[jnp.minimum(middle, last)] < token)
     low, high = jnp.where(goes_right, middle + 1, low), jnp.where(goes_right, high, middle)
-  place = jnp.minimum(low, last)
-  return jnp.where((node >= 0) & (low < end) & (ids[place] == token), child[place], -1)
+  found = jnp.minimum(low, last)
+  return jnp.where((node >= 0) & (low < end) & (ids[found] == token), child[found], -1)
 
 
 def lookup(lexicon: Lexicon, tokens: jax.Array) -> jax.Array:

@@ -101,9 +101,9 @@ def spans(keys: jax.Array, count: jax.Array, allowed: jax.Array, units: jax.Arra
 
   Lengths are independent draws until they sum to `count`, the last one cut to fit. The units that
   are left are cut into gaps in the same way, `count` by `count`, and all orders of spans and gaps
-  are equally likely. So every position is: exactly so if `count` divides the number of units. (If
-  all arrangements of whole spans among single units were equally likely, a position at an edge
-  would be selected only where a span begins, half as often.)
+  are equally likely. Every position is then as likely, exactly so if `count` divides the number of
+  units. (If all arrangements of whole spans among single units were equally likely, a position at
+  an edge would be selected only where a span begins, half as often.)
 
   Args:
     keys: typed PRNG keys [B], consumed.
@@ -139,10 +139,10 @@ def spans(keys: jax.Array, count: jax.Array, allowed: jax.Array, units: jax.Arra
     order = jnp.argsort(jnp.where(sizes > 0, jax.random.uniform(order_key, (length,)), 2.0))
     # Number of the allowed unit that a position belongs to, and the piece that is put there.
     number = jnp.cumsum(candidates) - 1
-    place = jnp.searchsorted(jnp.cumsum(sizes[order]), number, side="right")
-    place = jnp.minimum(place, length - 1)
-    selected = allowed & (order[place] < num_spans)
-    same = jnp.pad(selected[:-1] & (place[1:] == place[:-1]), (1, 0))
+    span_rank = jnp.searchsorted(jnp.cumsum(sizes[order]), number, side="right")
+    span_rank = jnp.minimum(span_rank, length - 1)
+    selected = allowed & (order[span_rank] < num_spans)
+    same = jnp.pad(selected[:-1] & (span_rank[1:] == span_rank[:-1]), (1, 0))
     return selected, ~(selected & same)
 
   return jax.vmap(row)(keys, count, allowed, heads(allowed, units))

@@ -1,6 +1,6 @@
 """Replacement of selected tokens.
 
-Contents: mask_all, random_tokens, mask_random_keep, Clusters, cluster_law, from_clusters.
+Contents: mask_all, random_tokens, mask_random_keep, Clusters, cluster_probs, from_clusters.
 
 References: Devlin et al. 2019, arXiv:1810.04805 (the 80/10/10 split); Di Liello et al. 2022,
 arXiv:2210.13815 (random and cluster-based replacements).
@@ -86,7 +86,7 @@ class Clusters(NamedTuple):
 
   @classmethod
   def of(cls, of_token: Sequence[int], excluded: Sequence[int] = ()) -> Clusters:
-    """From the cluster of every id; ids that are `excluded` are never written."""
+    """Builds it from the cluster of every id; ids that are `excluded` are never written."""
     of_token = np.asarray(of_token, np.int32)
     allowed = np.setdiff1d(np.arange(len(of_token)), np.asarray(excluded, np.int64))
     members = allowed[np.argsort(of_token[allowed], kind="stable")].astype(np.int32)
@@ -94,7 +94,7 @@ class Clusters(NamedTuple):
     return cls(of_token, members, (np.cumsum(size) - size).astype(np.int32), size)
 
 
-def cluster_law(confusion: jax.Array, sharpness: float, size: np.ndarray) -> jax.Array:
+def cluster_probs(confusion: jax.Array, sharpness: float, size: np.ndarray) -> jax.Array:
   """Distribution of the cluster that replaces each cluster, float32 [n, n], rows sum to 1.
 
   softmax over b of sharpness * (C[a, b] - min_b C) / (max_b C - min_b C), over the clusters that
@@ -111,26 +111,26 @@ def cluster_law(confusion: jax.Array, sharpness: float, size: np.ndarray) -> jax
 
 
 def from_clusters(keys: jax.Array, tokens: jax.Array, clusters: Clusters,
-                  law: jax.Array) -> jax.Array:
-  """A replacement of every token: a cluster by `law`, then one of its members, int32 [B, L].
+                  probs: jax.Array) -> jax.Array:
+  """A replacement of every token: a cluster by `probs`, then one of its members, int32 [B, L].
 
   Args:
     keys: typed PRNG keys [B], consumed.
     tokens: int32 [B, L].
     clusters: of the vocabulary.
-    law: float32 [n, n], `cluster_law`.
+    probs: float32 [n, n], `cluster_probs`.
   """
-  below = jnp.cumsum(law, axis=1)
+  below = jnp.cumsum(probs, axis=1)
   below = below / below[:, -1:]
   size, first, members = (jnp.asarray(x) for x in (clusters.size, clusters.first, clusters.members))
   last = int(np.nonzero(clusters.size)[0][-1])
 
   def row(key, clusters_of_row):
     cluster_key, member_key = jax.random.split(key)
-    draw, place = (jax.random.uniform(k, clusters_of_row.shape) for k in (cluster_key, member_key))
+    draw, within = (jax.random.uniform(k, clusters_of_row.shape) for k in (cluster_key, member_key))
     chosen = (below[clusters_of_row] <= draw[:, None]).sum(axis=1).astype(jnp.int32)
     chosen = jnp.minimum(chosen, last)
-    nth = jnp.minimum((place * size[chosen]).astype(jnp.int32), size[chosen] - 1)
+    nth = jnp.minimum((within * size[chosen]).astype(jnp.int32), size[chosen] - 1)
     return members[first[chosen] + nth]
 
   return jax.vmap(row)(keys, jnp.asarray(clusters.of_token)[tokens])

@@ -1,6 +1,6 @@
 """Masking schedules alpha(t) of absorbing-state diffusion.
 
-Contents: Linear, Cosine, Polynomial, SCHEDULES.
+Contents: Linear, Cosine, Polynomial, SCHEDULES, TINY.
 
 Convention: t = 0 is clean, t = 1 fully masked; alpha(t) is the probability that a token is still
 clean. Everything is computed from the mask probability m(t) = 1 - alpha(t), which stays accurate in
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from mdx import config as config_lib
 
-_TINY = 1e-37  # above float32's denormals
+TINY = 1e-37  # above float32's denormals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class _Schedule:
   def weight(self, t: jax.Array) -> jax.Array:
     """ELBO weight of a masked token, -alpha'(t) / (1 - alpha(t))."""
     # With eps = 0 a steep power underflows near 0, where nothing is masked.
-    return -self.dalpha(t) / jnp.maximum(self.mask_prob(t), _TINY)
+    return -self.dalpha(t) / jnp.maximum(self.mask_prob(t), TINY)
 
   def step_weight(self, step: jax.Array, num_steps: int) -> jax.Array:
     """Weight of a masked token in the bound of `num_steps` steps, float32.

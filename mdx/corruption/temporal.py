@@ -1,7 +1,7 @@
 """Time in a text: units of temporal expressions, masks that know them, and replaced persons.
 
 Contents: SIGNALS, TEMPORAL, SIGNAL, person_kind, is_person, code, kinds, units,
-last_places, time_aware, other_signals, Persons, replace_persons.
+last_positions, time_aware, other_signals, Persons, replace_persons.
 
 Convention: `spans` int32 [B, L] marks what a tagger found: 0 outside, 2 k - 1 at the first position
 of a span of kind k, and 2 k within. Kinds are TEMPORAL, SIGNAL + class, and a number for a person.
@@ -39,7 +39,7 @@ def person_kind(name: str) -> int:
 
 
 def is_person(kind: jax.Array | int) -> jax.Array | bool:
-  """Whether a kind is a person."""
+  """Returns whether a kind is a person."""
   return kind >= _PERSON
 
 
@@ -61,16 +61,16 @@ def units(batch: dict[str, jax.Array]) -> jax.Array:
   return unit_lib.from_begins(~inside | unit_lib.text_begins(batch))
 
 
-def _sizes(chosen, of_place):
+def _sizes(chosen, unit_of):
   """Chosen positions of each unit, int32 [B, L], at its first position; 0 elsewhere."""
-  count = jnp.zeros(of_place.shape, jnp.int32)
-  return jax.vmap(lambda c, u, x: c.at[u].add(x))(count, of_place, chosen.astype(jnp.int32))
+  count = jnp.zeros(unit_of.shape, jnp.int32)
+  return jax.vmap(lambda c, u, x: c.at[u].add(x))(count, unit_of, chosen.astype(jnp.int32))
 
 
-def last_places(of_place: jax.Array) -> jax.Array:
+def last_positions(unit_of: jax.Array) -> jax.Array:
   """Last position of the unit of each position, int32 [B, L], from `units`."""
-  size = _sizes(jnp.ones(of_place.shape, bool), of_place)
-  return of_place + jnp.take_along_axis(size, of_place, axis=1) - 1
+  size = _sizes(jnp.ones(unit_of.shape, bool), unit_of)
+  return unit_of + jnp.take_along_axis(size, unit_of, axis=1) - 1
 
 
 def _share(rate, count):
@@ -78,7 +78,7 @@ def _share(rate, count):
 
 
 def _uniforms(keys, number, length):
-  """So many [B, L] of uniforms, of one draw of each key."""
+  """Uniforms [B, L], as many as asked for, from one draw of each key."""
   draws = jax.vmap(lambda key: jax.random.uniform(key, (number, length)))(keys)
   return jnp.moveaxis(draws, 1, 0)
 
@@ -99,10 +99,10 @@ def time_aware(keys: jax.Array, rate: jax.Array | float, batch: dict[str, jax.Ar
                temporal_rate: float, signal_rate: float | None) -> jax.Array:
   """Selects a share of the allowed tokens, rounded up, and whole temporal expressions first.
 
-  So large a share of the temporal expressions and of the signals, rounded up, is chosen; in random
-  order, those that fit into the budget are selected whole. What was not chosen or does not fit is
-  left alone, and the rest of the budget is of uniform other tokens. Rows without other tokens have
-  uniform ones of all.
+  Shares of the temporal expressions and of the signals, rounded up, are chosen; in random
+  order, those that fit into the budget are selected whole. Spans that were not chosen or do not fit
+  are left alone, and the rest of the budget is of uniform other tokens. Rows without other tokens
+  have uniform ones of all.
 
   Args:
     keys: typed PRNG keys [B], consumed.
@@ -115,7 +115,7 @@ def time_aware(keys: jax.Array, rate: jax.Array | float, batch: dict[str, jax.Ar
     bool [B, L].
   """
   allowed = mask_lib.allowed_positions(batch)
-  kind, of_place = kinds(batch["spans"]), units(batch)
+  kind, unit_of = kinds(batch["spans"]), units(batch)
   which, order, other = _uniforms(keys, 3, allowed.shape[1])
   is_time, chosen, longest = jnp.zeros_like(allowed), jnp.zeros_like(allowed), 0
   for is_kind, share in ((kind == TEMPORAL, temporal_rate),
@@ -123,21 +123,21 @@ def time_aware(keys: jax.Array, rate: jax.Array | float, batch: dict[str, jax.Ar
     if share is None:
       continue
     is_kind &= allowed
-    count = _share(share, mask_lib.heads(is_kind, of_place).sum(axis=1))
-    chosen |= mask_lib.lowest(which, count, is_kind, of_place)
+    count = _share(share, mask_lib.heads(is_kind, unit_of).sum(axis=1))
+    chosen |= mask_lib.lowest(which, count, is_kind, unit_of)
     is_time |= is_kind
     longest += math.ceil(share * allowed.shape[1])
   budget = _share(rate, allowed.sum(axis=1))
-  fits = _that_fit(order, budget, _sizes(chosen, of_place), min(longest, allowed.shape[1]))
+  fits = _that_fit(order, budget, _sizes(chosen, unit_of), min(longest, allowed.shape[1]))
   free = allowed & ~is_time
   has_free = free.any(axis=1, keepdims=True)
-  selected = jnp.take_along_axis(fits, of_place, axis=1) & chosen & has_free
+  selected = jnp.take_along_axis(fits, unit_of, axis=1) & chosen & has_free
   rest = jnp.where(has_free, free, allowed)
   return selected | mask_lib.lowest(other, budget - selected.sum(axis=1), rest)
 
 
 def other_signals(keys: jax.Array, spans: jax.Array, ids: Sequence[Sequence[int]]) -> jax.Array:
-  """For each signal that is one token, one of another class; -1 elsewhere: int32 [B, L].
+  """Token of another class for each signal that is one token; -1 elsewhere: int32 [B, L].
 
   Args:
     keys: typed PRNG keys [B], consumed.
@@ -176,7 +176,7 @@ class Persons(NamedTuple):
   @classmethod
   def of(cls, names: Sequence[str], ids: Sequence[Sequence[int]],
          pools: Sequence[Sequence[int]]) -> Persons:
-    """From names, their tokens, and the persons of each pool, by number."""
+    """Builds it from names, their tokens, and the persons of each pool, by number."""
     longest = max(map(len, ids), default=1)
     table = np.zeros((max(len(ids), 1), longest), np.int32)
     for row, of_name in zip(table, ids):
@@ -211,12 +211,12 @@ def replace_persons(keys: jax.Array, batch: dict[str, jax.Array], pool: jax.Arra
     tokens int32 [B, L]; whether a mention is replaced, and whether there is another person for it,
     bool [B, L], True at first positions of mentions alone.
   """
-  tokens, spans, of_place = batch["tokens"], batch["spans"], units(batch)
+  tokens, spans, unit_of = batch["tokens"], batch["spans"], units(batch)
   length, longest = tokens.shape[1], persons.ids.shape[1]
   kind = kinds(spans)
   is_name = mask_lib.allowed_positions(batch) & is_person(kind)
-  heads = mask_lib.heads(is_name, of_place)
-  size = jnp.where(heads, _sizes(is_name, of_place), 0)
+  heads = mask_lib.heads(is_name, unit_of)
+  size = jnp.where(heads, _sizes(is_name, unit_of), 0)
   first, count = (jnp.asarray(x)[pool[:, None], jnp.minimum(size, longest)]
                   for x in (persons.first, persons.count))
   count = jnp.where(size <= longest, count, 0)
@@ -233,15 +233,15 @@ def replace_persons(keys: jax.Array, batch: dict[str, jax.Array], pool: jax.Arra
   draw = jnp.where(possible & (draw < rate), draw, 2.0)
   replaced = (draw < 2.0) & (draw < _before(draw, heads)) & (
       draw < _before(draw[:, ::-1], heads[:, ::-1])[:, ::-1])
-  within = jnp.arange(length, dtype=jnp.int32)[None] - of_place
-  chosen = jnp.take_along_axis(candidate, of_place, axis=1)
+  within = jnp.arange(length, dtype=jnp.int32)[None] - unit_of
+  chosen = jnp.take_along_axis(candidate, unit_of, axis=1)
   written = jnp.asarray(persons.ids)[chosen, jnp.clip(within, 0, longest - 1)]
-  is_written = jnp.take_along_axis(replaced, of_place, axis=1) & is_name
+  is_written = jnp.take_along_axis(replaced, unit_of, axis=1) & is_name
   return jnp.where(is_written, written, tokens), replaced, possible
 
 
 def _before(draw: jax.Array, heads: jax.Array) -> jax.Array:
   """Draw of the mention before; 2 if there is none."""
-  places = jnp.where(heads, jnp.arange(heads.shape[1])[None], -1)
-  last = jnp.pad(jax.lax.cummax(places, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  index = jnp.where(heads, jnp.arange(heads.shape[1])[None], -1)
+  last = jnp.pad(jax.lax.cummax(index, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
   return jnp.where(last >= 0, jnp.take_along_axis(draw, jnp.maximum(last, 0), axis=1), 2.0)

@@ -29,8 +29,8 @@ def text_begins(batch: dict[str, jax.Array]) -> jax.Array:
 
 def from_begins(begins: jax.Array) -> jax.Array:
   """Units int32 [B, L] that begin where `begins` bool [B, L] says, and at the first position."""
-  places = jnp.arange(begins.shape[1], dtype=jnp.int32)[None]
-  return jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
+  index = jnp.arange(begins.shape[1], dtype=jnp.int32)[None]
+  return jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
 
 
 def words(batch: dict[str, jax.Array], word_edges: jax.Array) -> jax.Array:
@@ -47,5 +47,5 @@ def words(batch: dict[str, jax.Array], word_edges: jax.Array) -> jax.Array:
 
 def joined(is_shared: jax.Array) -> jax.Array:
   """One unit of the positions of each row that are shared, bool [B, L]; each other alone."""
-  places = jnp.arange(is_shared.shape[1], dtype=jnp.int32)[None]
-  return jnp.where(is_shared, jnp.argmax(is_shared, axis=1)[:, None].astype(jnp.int32), places)
+  index = jnp.arange(is_shared.shape[1], dtype=jnp.int32)[None]
+  return jnp.where(is_shared, jnp.argmax(is_shared, axis=1)[:, None].astype(jnp.int32), index)

@@ -58,7 +58,7 @@ CHIPS = {
     "tpu7x": Chip(192 << 30, 2307e12, 2.2e9, 1e11, 1.25e10, 4, 3),
 }
 _SIMULATED = "gpu"
-# What libtpu wants where there is no TPU, of several processes at a time.
+# Variables that libtpu wants where there is no TPU, of several processes at a time.
 _WITHOUT_TPU = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost",
                     TPU_ACCELERATOR_TYPE="v5p-8", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 
@@ -146,7 +146,7 @@ def transfer_seconds(collective: hlo.Collective, devices: np.ndarray, chip: Chip
   network.
 
   Args:
-    collective: what is exchanged; its groups are places in `devices`.
+    collective: the exchange; its groups are indices into `devices`.
     devices: of the mesh, flat, in the order of the program.
     chip: gives the bandwidths.
   """

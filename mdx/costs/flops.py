@@ -4,8 +4,8 @@ Contents: count.
 
 Convention: matrix products and convolutions only, 2 a multiplication. A scan counts as often as
 it runs, a loop whose end depends on values `unknown_trips` times, a conditional as the mean of its
-branches without those of scope `types.RARE`. What `jax.checkpoint` would compute again counts
-where the jaxpr has it, so trace the model without rematerialisation.
+branches without those of scope `types.RARE`. Recomputation by `jax.checkpoint` counts where the
+jaxpr has it, so trace the model without rematerialisation.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class Collective(NamedTuple):
   Attributes:
     kind: such as "all-gather".
     size: bytes of one: the gathered, reduced or sent array on one device.
-    count: how often it is made in a run.
-    groups: devices that exchange with one another, as places in the mesh; of a permute the
+    count: number of times it is made in a run.
+    groups: devices that exchange with one another, as indices into the mesh; of a permute the
       pairs (source, target); () = all devices together.
     in_ring: whether it belongs to a matmul whose operand goes round in both directions.
   """
@@ -53,7 +53,7 @@ class Costs(NamedTuple):
 
   Attributes:
     cycles: estimated by the compiler; 0 where it gives no estimate.
-    collectives: what is exchanged.
+    collectives: the exchanges.
     kernels: custom kernels without an estimate: target -> how often they run.
   """
   cycles: float
@@ -103,7 +103,7 @@ def _instruction(line: str) -> _Instruction | None:
 
 
 def _closing(text: str, start: int) -> int:
-  """Place of the parenthesis that closes the one at `start`."""
+  """Index of the parenthesis that closes the one at `start`."""
   depth = 0
   for i in range(start, len(text)):
     depth += (text[i] == "(") - (text[i] == ")")
@@ -296,6 +296,6 @@ def read(text: str, *, unknown_trips: float = 1.0) -> Costs:
 
   Args:
     text: `compiled.as_text()`.
-    unknown_trips: how often loops run whose end depends on values.
+    unknown_trips: iterations of a loop whose end depends on values.
   """
   return _Reader(text, unknown_trips).costs()

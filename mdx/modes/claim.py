@@ -1,7 +1,7 @@
 """Mode claim: arms x seeds of ordinary runs, compared by a stated test.
 
 Contents: run, check, Comparison, EQUAL, value_at, updates_to_reach, rising, verdict, merge,
-set_key, run_once.
+set_key, publish, run_once.
 
 A claim's config has `run`, a config of mode train, rl or eval; `arms`, what each arm changes of it;
 `seeds`; `grids`, values that an arm tries for one key, the best of which counts; and
@@ -27,7 +27,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ class Comparison:
   """`left` is claimed to be better than `right`.
 
   Attributes:
-    name: what is claimed.
+    name: the claim.
     left, right: names of arms.
     measure: of both, or of the left arm only if there is a `right_measure`.
     right_measure: of the right arm; "" = the same.
@@ -139,7 +139,7 @@ def updates_to_reach(curve: Sequence[Results], accuracy: float) -> float:
 def rising(curve: Sequence[Results]) -> list[dict[str, Any]]:
   """The curve with the accuracies of the closest non-decreasing one, in least squares.
 
-  Where noise (or overfitting) makes it fall, neighbours have their mean; a curve that only rises
+  If noise (or overfitting) makes it fall, neighbours have their mean; a curve that only rises
   stays as it is.
   """
   fitted = optimize.isotonic_regression([point["accuracy"] for point in curve]).x
@@ -250,11 +250,11 @@ def _run_config(config, arm, value, seed) -> dict[str, Any]:
 def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   """Runs every arm with every seed, each in a workdir of its own, and compares them.
 
-  A run that is finished is not run again, so a claim that was stopped goes on where it was.
+  A run that is finished is not run again, so a claim that was stopped resumes.
   Base models are shared by the runs whose config of them is the same.
 
   Returns:
-    What it writes into `results.json`: `arms`, figures of every arm and seed; `chosen`, the
+    Entries of `results.json`: `arms`, figures of every arm and seed; `chosen`, the
     values of the grids; `comparisons`, each with its verdict.
   """
   config = config_lib.to_dict(config)
@@ -280,16 +280,21 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   results = {"statement": config["statement"], "seeds": config["seeds"], "chosen": chosen,
              "arms": {arm: _figures(config, runs) for arm, runs in found.items()},
              "comparisons": [_compare(c, found[c.left], found[c.right]) for c in comparisons]}
-  if jax.process_index() == 0:
-    files.write_json(root / "results.json", results)
-    text = table_text(results)
-    files.write_text(root / "claim.txt", text + "\n")
-    console.say("\n" + text)
+  publish(root / "claim.txt", results, table_text)
   return results
 
 
+def publish(path: pathlib.Path, results: Results, table: Callable[[Results], str]) -> None:
+  """Writes results.json, and beside it the table at `path`, which is printed too."""
+  if jax.process_index() == 0:
+    files.write_json(path.with_name("results.json"), results)
+    text = table(results)
+    files.write_text(path, text + "\n")
+    console.say("\n" + text)
+
+
 def _one(config, root, arm, value, seed) -> Results:
-  """The results of one run, which is made now if it has not been."""
+  """Results of a run, which is made now if it has not been."""
   name = arm if value is None else f"{arm}_{value:g}" if isinstance(value, float) else (
       f"{arm}_{value}")
   return run_once(_run_config(config, arm, value, seed), root / name / f"seed_{seed}", root,
@@ -298,7 +303,7 @@ def _one(config, root, arm, value, seed) -> Results:
 
 def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path, *,
              title: str) -> Results:
-  """The results of one run, which is made now if it has not been.
+  """Results of a run, which is made now if it has not been.
 
   Args:
     run: its config.
@@ -333,7 +338,7 @@ def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path, *
 
 
 def _base_directory(bases: pathlib.Path, base: dict[str, Any]) -> pathlib.Path:
-  """Where a base model is kept; one that release 0.1 began is gone on with."""
+  """Directory of a base model; one that release 0.1 began is continued."""
   first = bases / config_lib.first_hash(base)
   return first if first.exists() else bases / identity.run_hash(base)
 

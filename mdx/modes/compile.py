@@ -1,10 +1,10 @@
-"""Mode compile: what a config takes on machines that are not there.
+"""Mode compile: needs of a config on machines that are not there.
 
 Contents: run.
 
 The programs of a run (the train step; or the rollout and the update of RL) are compiled ahead of
 time for a topology, from shapes alone: libtpu compiles for TPUs on any host (extra `aot`), and
-"gpu:8" is eight devices simulated on the host. `compile.json` has what the compiler says of them.
+"gpu:8" is eight devices simulated on the host. `compile.json` has the compiler's findings.
 
 Convention: everything is the compiler's estimate and nothing was measured. Bytes and FLOPs are per
 chip, seconds those of one run of a program: compute is the compiler's estimated cycles over the
@@ -90,7 +90,7 @@ def _compile(config: Mapping[str, Any], workdir: str, target: chips.Target) -> l
 
 
 class _Compiled(NamedTuple):
-  """What the compiler says of a program, per device."""
+  """Findings of the compiler on a program, per device."""
   arguments: float
   temporaries: float
   costs: hlo.Costs | None
@@ -188,7 +188,7 @@ def _line(one: Mapping[str, Any]) -> str:
 
 
 def _advice(one: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-  """By how much a program is too large, and what to turn."""
+  """Advice on a program that is too large: the excess, and what to turn."""
   over = one["bytes_per_chip"]["total"] - report["hbm_bytes"]
   if one["bytes_per_chip"]["arguments"] > report["hbm_bytes"] / 2:
     knob = "parameters and optimizer are most of it: more chips, or a larger mesh.fsdp or tensor"

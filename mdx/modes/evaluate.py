@@ -76,7 +76,7 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
 
   Args:
     config: as in configs/eval.py.
-    workdir: of the run; one that was cut short goes on where it stopped.
+    workdir: of the run; an evaluation that was cut short resumes.
 
   Returns:
     accuracy, stderr and reward as fractions, the 95 % interval of the accuracy (Wilson's),

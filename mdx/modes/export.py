@@ -45,8 +45,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   if not wanted["path"]:
     raise ValueError("mode export needs --config.export.path=DIRECTORY, a new directory.")
   path, source = pathlib.Path(wanted["path"]), config["init"]["checkpoint"] or str(workdir)
-  if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-    raise ValueError(f"config.export.path {path} is not empty; give a new directory.")
+  files.check_new(path)
   if wanted["format"] == "peft":
     _peft(source, config, path)
   elif wanted["format"] == "orbax":
@@ -95,7 +94,7 @@ def _peft(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
 
 
 def _copy(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
-  """From one Hugging Face directory to another; it need not be a model that writes text."""
+  """Writes one Hugging Face directory into another; any model, also one that writes no text."""
   mesh = sharding.make_mesh(config["mesh"])
   spec = transformer.Transformer(**interop.network_fields(source),
                                  vocab_multiple=8 * mesh.shape["tensor"])

@@ -24,7 +24,7 @@ from mdx import types
 from mdx.build import base as base_lib
 from mdx.build import load as load_lib
 from mdx.build import resolve
-from mdx.build import rl as plan
+from mdx.build import rl as rl_setup
 from mdx.build import workdir as workdir_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
@@ -51,7 +51,7 @@ from mdx.utils import tree
 def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   """Trains the base model if there is none, runs RL, evaluates; resumes where it stopped."""
   began = time.monotonic()
-  plan.check(config := config_lib.to_dict(config))
+  rl_setup.check(config := config_lib.to_dict(config))
   task = tasks.build(config["task"])
   task.examples("train")
   if base_lib.is_missing(config, workdir):  # what is wrong is said before it is trained
@@ -67,7 +67,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
                            dtype=config["dtype"], remat=config.get("remat", ""),
                            init=config["init"], adapters=config.get("lora"),
                            adaptations=config.get("adaptations", ()), seed=config["seed"],
-                           trains=plan.optimizer_of(config).trains)
+                           trains=rl_setup.optimizer_of(config).trains)
     parts = _checked(config, workdir, model, task)
     workdir_lib.check_job(parts.workdir, parts.config, lambda: _ends(task))
     with jax.set_mesh(parts.model.mesh):
@@ -83,15 +83,16 @@ def _ends(task: types.Task) -> list[Any]:
 
 
 def _checked(config: Mapping[str, Any], workdir: str, model: load_lib.Loaded,
-             task: types.Task) -> plan.Plan:
+             task: types.Task) -> rl_setup.Setup:
   """The parts of a run, with all checked that can be before anything is compiled."""
-  run = plan.plan(config, workdir, model, task)
-  plan.check_data(run)
+  run = rl_setup.assemble(config, workdir, model, task)
+  rl_setup.check_data(run)
   memory.check("the state of this run", run.shapes)
   return run
 
 
-def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -> dict[str, Any]:
+def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,
+           base_seconds: float) -> dict[str, Any]:
   config, model = run.config, run.model
   workdir_lib.claim_workdir(run.workdir, config, model.tokenizer, run.shapes)
   results_file = run.workdir / "results.json"
@@ -122,18 +123,19 @@ def _train(run: plan.Plan, stop: progress_lib.StopSignal, base_seconds: float) -
       state, run.step(), None, start=start, intervals=run.intervals, mesh=model.mesh,
       writers=writers, checkpoints=checkpoints, meta=meta, window=saved.get("window"), stop=stop,
       frozen=run.reference, next_batch=produce, unit=rollout["epochs"],
-      evaluate=lambda state, step: quick(_weights(run, state)), clock=clock, also=produce.latest,
+      evaluate=lambda state, step: quick(state_lib.averaged(state)), clock=clock,
+      also=produce.latest,
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"))
   checkpoints.close()
   clock.close()
   stop.saved = True
-  params = _weights(run, state)
+  params = state_lib.averaged(state)
   writers.write(config["updates"], "eval", quick(params))
   writers.close()
   return _finish(run, {"base": model.params, config["objective"]["name"]: params}, base_seconds)
 
 
-def _finish(run: plan.Plan, models: Mapping[str, Any], base_seconds: float) -> dict[str, Any]:
+def _finish(run: rl_setup.Setup, models: Mapping[str, Any], base_seconds: float) -> dict[str, Any]:
   """Evaluates, and writes what the run gives."""
   began = time.monotonic()
   table, traces = _evaluate(run, models)
@@ -147,31 +149,28 @@ def _finish(run: plan.Plan, models: Mapping[str, Any], base_seconds: float) -> d
   return results
 
 
-def _start(run: plan.Plan, checkpoints: checkpoint_lib.Checkpoints, meta: Mapping[str, Any]):
+def _start(run: rl_setup.Setup, checkpoints: checkpoint_lib.Checkpoints, meta: Mapping[str, Any]):
   """The step to go on with, its state and what was saved beside it; or the base model's."""
   restored = checkpoints.restore(run.shapes.items())
-  place = jax.tree.map(lambda x: x.sharding, run.shapes)
+  shardings = jax.tree.map(lambda x: x.sharding, run.shapes)
   if restored is not None:
     step, items = restored
     saved = items.pop("meta")
     workdir_lib.check_meta(run.workdir, saved, meta)
     console.say(f"resuming from update {step} of {run.workdir}")
-    return step, state_lib.State(step=jax.device_put(np.int32(step), place.step), **items), saved
+    step_count = jax.device_put(np.int32(step), shardings.step)
+    return step, state_lib.State(step=step_count, **items), saved
   begin = run.begin()
-  # What is trained is copied, for the reference keeps the base model's buffers when the state's
-  # are donated; what is not is shared.
+  # Trained parameters are copied, for the reference keeps the base model's buffers when the state's
+  # are donated; the others are shared.
   trains, params = run.optimizer.trains, run.model.params
   copied = tree.map_with_path(lambda path, x: jnp.copy(x) if trains(path) else x, params)
   rest = jax.jit(lambda params: begin(params)._replace(params={}),
-                 out_shardings=place._replace(params={}))
+                 out_shardings=shardings._replace(params={}))
   return 0, rest(params)._replace(params=copied), {}
 
 
-def _weights(run: plan.Plan, state):
-  return state_lib.averaged(state)
-
-
-def _rollouts(run: plan.Plan, writers) -> rollout_lib.Rollouts:
+def _rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
   """The producer of batches."""
   config = run.config
   score = None
@@ -197,7 +196,7 @@ def _rollouts(run: plan.Plan, writers) -> rollout_lib.Rollouts:
       writers=writers, score=score, choose=choose, say=console.say)
 
 
-def _over_denoised(run: plan.Plan, params, epoch: int) -> np.ndarray:
+def _over_denoised(run: rl_setup.Setup, params, epoch: int) -> np.ndarray:
   """Training examples that a greedy decode has right on the way and wrong at the end.
 
   Kept in the workdir, so that a resumed run goes through the same ones.
@@ -223,7 +222,7 @@ def _over_denoised(run: plan.Plan, params, epoch: int) -> np.ndarray:
   return kept
 
 
-def _arm(run: plan.Plan, sampler: Any, prompts: task_eval.Prompts, examples) -> Callable:
+def _arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts, examples) -> Callable:
   """Returns params -> (Result, record of the first batch)."""
   size = run.config["eval"]["batch_size"]
   shards = sharding.num_batch_shards(run.model.mesh)
@@ -252,7 +251,7 @@ def _arm(run: plan.Plan, sampler: Any, prompts: task_eval.Prompts, examples) -> 
   return evaluate
 
 
-def _quick_evaluator(run: plan.Plan) -> Callable:
+def _quick_evaluator(run: rl_setup.Setup) -> Callable:
   """Returns params -> accuracy on the validation split, for the learning curve."""
   nfe = run.config["eval"]["curve_nfe"]
   arm = _arm(run, run.eval_sampler("low_confidence", nfe), run.prompts("validation"),
@@ -268,8 +267,8 @@ def _quick_evaluator(run: plan.Plan) -> Callable:
   return evaluate
 
 
-def _evaluate(run: plan.Plan, models: Mapping[str, Any]):
-  """Every model with every remasking and number of steps on the test split."""
+def _evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
+  """Evaluates every model with every remasking and number of steps on the test split."""
   console.say("evaluating the held-out problems ...")
   config, examples, prompts = run.config["eval"], run.examples("test"), run.prompts("test")
   table, traces = [], []
@@ -294,7 +293,8 @@ def _evaluate(run: plan.Plan, models: Mapping[str, Any]):
   return sorted(table, key=lambda row: (order[row["model"], row["remasking"]], row["nfe"])), traces
 
 
-def _traces(run: plan.Plan, record: trajectory.Trajectory, examples, title: str, count: int = 3):
+def _traces(run: rl_setup.Setup, record: trajectory.Trajectory, examples, title: str,
+            count: int = 3):
   """The first rows of a decode for the viewer, each step with its verdict."""
   found, tokenizer = [], run.model.tokenizer
   _, correct = task_eval.score_steps(run.task, examples[:count], tokenizer,
@@ -311,7 +311,7 @@ def _traces(run: plan.Plan, record: trajectory.Trajectory, examples, title: str,
 
 
 def _counts(lines, config) -> dict[str, int]:
-  """What the run used: updates, rollouts, and their network calls."""
+  """Cost of the run: updates, rollouts, and their network calls."""
   rollouts = [line for line in lines if line.get("kind") == "rollout"]
   return {"updates": config["updates"],
           "rollouts": int(sum(line["num_rollouts"] for line in rollouts)),
@@ -364,7 +364,7 @@ def _table_text(table) -> str:
                              f"most {100 * error:.1f}")
 
 
-def _report(run: plan.Plan, results, lines, traces) -> None:
+def _report(run: rl_setup.Setup, results, lines, traces) -> None:
   """Writes results.json, the plots and the viewer; prints the table."""
   files.write_json(run.workdir / "results.json", results)
   name = run.config["objective"]["name"]

@@ -76,7 +76,7 @@ def read_prompts(prompts: str) -> list[Any]:
 
 
 def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of a sampler; without a name those that are set, so that the model has its say."""
+  """Fields of a sampler; without a name the fields that are set, for the model's own rule."""
   defaults = samplers.defaults()
   return {k: v for k, v in given.items() if given["name"] or v != defaults.get(k, "")}
 
@@ -139,7 +139,7 @@ def _rows(model: model_lib.Model, config: Mapping[str, Any], prompts: Sequence[A
 
 
 def build_scorer(config: Mapping[str, Any]) -> tuple[Callable | None, bool]:
-  """What scores texts, texts -> `generative.Scores`, and whether it is exact; None if not asked.
+  """Returns a scorer, texts -> `generative.Scores`, and whether it is exact; None: none asked.
 
   Raises:
     ValueError: no such model, or one without a likelihood.

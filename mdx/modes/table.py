@@ -5,7 +5,7 @@ Contents: train, check, compare, table_text.
 Convention: steps, data, grid and seeds are the same for every model by construction. For a model
 and a task, the cell of the grid with the best mean of the first measure on validation counts; when
 all choices are made they are written to `selection.json`, and only then is the test split read, by
-the chosen runs alone. A table that is started again goes on where it was.
+the chosen runs alone. A table that is started again resumes.
 
 The tests: of two models on a task, the paired bootstrap and permutation over the test units, the
 mean over seeds being the figure; p values of all tasks and pairs are corrected by Holm. Over tasks:
@@ -36,7 +36,6 @@ from mdx.eval import measures
 from mdx.eval import significance
 from mdx.modes import claim
 from mdx.modes import reporting
-from mdx.utils import console
 from mdx.utils import files
 from mdx.utils import readers
 
@@ -101,7 +100,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   """Runs what has not been run, chooses, tests and compares.
 
   Returns:
-    What it writes into `results.json`: `scores`, the test figures of every model and task; and
+    Entries of `results.json`: `scores`, the test figures of every model and task; and
     those of `compare`. Every run is a line of `cells.jsonl`, the table is in `table.txt`.
   """
   config = config_lib.to_dict(config)
@@ -128,11 +127,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     files.write_json(root / "selection.json", chosen)
     files.write_text(root / "cells.jsonl", "".join(json.dumps(x) + "\n" for x in lines))
   results = _results(config, root, table)
-  if jax.process_index() == 0:
-    files.write_json(root / "results.json", results)
-    text = table_text(results)
-    files.write_text(root / "table.txt", text + "\n")
-    console.say("\n" + text)
+  claim.publish(root / "table.txt", results, table_text)
   return results
 
 
@@ -175,7 +170,7 @@ def _test(config, root, model, task, seed) -> tuple[dict[str, float], np.ndarray
 
 
 def _results(config, root, validation) -> dict[str, Any]:
-  """Everything that is reported."""
+  """Results that are reported."""
   scores, units, tasks = {}, {}, {}
   for model, task in validation:
     run = _run(config, model, task, {}, 0)

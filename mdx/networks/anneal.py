@@ -29,7 +29,7 @@ class Annealed(attention_lib.Attention):
   shown: jax.Array
 
   def sees(self, query, key, size):
-    """By index, and by the draw."""
+    """Visibility by index, and by the draw."""
     allowed = (key.index <= query.index) | self.shown[query.index, key.index]
     rule = self.inner.sees(query, key, size)
     return allowed if rule is None else allowed & rule

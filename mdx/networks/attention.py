@@ -1,13 +1,13 @@
 """Attention visibility as a value, the attention product, and its memory.
 
 Contents: SAVED, Attention, Full, Causal, BlockCausal, TwoStream, Prefix, Local, PerLayer, Groups,
-ATTENTIONS, Narrowed, narrowed, Places, Sight, sight, visible, saved, attend, at_slots, write.
+ATTENTIONS, Narrowed, narrowed, Coordinates, Sight, sight, visible, saved, attend, at_slots, write.
 
 Convention: a query sees a key where the value allows it AND both lie in the
 same segment (`segment_ids`, 0 is padding). A value says what it allows as a function of the
-places of query and key, from which a mask is made, or which a kernel computes tile by tile.
+positions of query and key, from which a mask is made, or which a kernel computes tile by tile.
 Masks are boolean, True = visible, and broadcast to [B, heads, queries, keys]. A slot is the
-index of a place of a row; a cache holds the keys and values of all slots, [layers, B, S, K, H]
+index of a position in its row; a cache holds the keys and values of all slots, [layers, B, S, K, H]
 each, and `slots` [B, W] says which of them a call computes anew (S: none).
 """
 
@@ -33,12 +33,12 @@ def saved(x: jax.Array) -> jax.Array:
   return ad_checkpoint.checkpoint_name(x, SAVED)
 
 
-class Places(NamedTuple):
-  """Some places of rows: integer arrays that broadcast against each other.
+class Coordinates(NamedTuple):
+  """Coordinates of positions: integer arrays that broadcast against each other.
 
   Attributes:
-    index: where a place stands in its row.
-    position: where it stands in its document.
+    index: of the position in its row.
+    position: number of the position in its document.
   """
   index: Any
   position: Any
@@ -49,14 +49,14 @@ class Attention:
 
   Attributes:
     streams: copies of the text that a row holds, one behind the other.
-    period: None if only the order of places matters; otherwise documents must begin at
-      multiples of it (0: at the first place) for `index` to serve as `position`.
+    period: None if only the order of positions matters; otherwise documents must begin at
+      multiples of it (0: at the first position) for `index` to serve as `position`.
   """
   streams: ClassVar[int] = 1
   period: ClassVar[int | None] = None
 
-  def sees(self, query: Places, key: Places, size: int) -> Any:
-    """Whether queries see keys in rows of `size` places; bool, or None for all."""
+  def sees(self, query: Coordinates, key: Coordinates, size: int) -> Any:
+    """Returns whether queries see keys in rows of `size` positions; bool, or None: all."""
     raise TypeError("an attention value defines sees")
 
   def of_layers(self, num_layers: int) -> tuple[Attention, ...]:
@@ -67,10 +67,10 @@ class Attention:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Full(Attention):
-  """Every position sees every position (MLM, masked diffusion)."""
+  """Visibility of every position from every position (MLM, masked diffusion)."""
 
   def sees(self, query, key, size):
-    """Everything."""
+    """Visibility of everything."""
     del query, key, size
 
 
@@ -80,7 +80,7 @@ class Causal(Attention):
   """A position sees itself and what stands before it."""
 
   def sees(self, query, key, size):
-    """By index."""
+    """Visibility by index."""
     del size
     return key.index <= query.index
 
@@ -108,7 +108,7 @@ class BlockCausal(Attention):
     return self.block_length
 
   def sees(self, query, key, size):
-    """By block."""
+    """Visibility by block."""
     del size
     return key.position // self.block_length <= query.position // self.block_length
 
@@ -129,7 +129,7 @@ class TwoStream(BlockCausal):
   streams: ClassVar[int] = 2
 
   def sees(self, query, key, size):
-    """By half and block."""
+    """Visibility by half and block."""
     from_clean, to_clean = query.index >= size // 2, key.index >= size // 2
     own, other = query.position // self.block_length, key.position // self.block_length
     return ((to_clean & ((other < own) | (from_clean & (other == own))))
@@ -153,7 +153,7 @@ class Prefix(Attention):
     config_lib.check(self, "attention", at_least=dict(length=0))
 
   def sees(self, query, key, size):
-    """By index, or by position for keys of the prefix."""
+    """Visibility by index, or by position for keys of the prefix."""
     del size
     return (key.index <= query.index) | (key.position < self.length)
 
@@ -174,7 +174,7 @@ class Local(Attention):
     config_lib.check(self, "attention", at_least=dict(radius=0))
 
   def sees(self, query, key, size):
-    """By distance."""
+    """Visibility by distance."""
     del size
     return ((key.index - query.index) <= self.radius) & ((query.index - key.index) <= self.radius)
 
@@ -244,7 +244,7 @@ ATTENTIONS = _ONE | {"per_layer": PerLayer, "groups": Groups}
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Narrowed(Attention):
-  """Shows what another value does, at most `radius` positions away.
+  """Visibility by another value, at most `radius` positions away.
 
   Attributes:
     inner: the other value.
@@ -264,9 +264,9 @@ class Narrowed(Attention):
     return self.inner.period
 
   def sees(self, query, key, size):
-    """By distance within a stream."""
-    place = (lambda x: x.index) if self.streams == 1 else (lambda x: x.position)
-    apart = place(key) - place(query)
+    """Visibility by distance within a stream."""
+    where = (lambda x: x.index) if self.streams == 1 else (lambda x: x.position)
+    apart = where(key) - where(query)
     near = (apart <= self.radius) & (-apart <= self.radius)
     rule = self.inner.sees(query, key, size)
     return near if rule is None else near & rule
@@ -326,8 +326,8 @@ def visible(attention, positions: jax.Array, segment_ids: jax.Array | None,
     slots: int32 [B, W], the queries; None = all S slots.
   """
   index = jnp.arange(positions.shape[1])[None]
-  query = Places(*(at_slots(x, slots)[..., None] for x in (index, positions)))
-  mask = attention.sees(query, Places(index[:, None], positions[:, None]), positions.shape[1])
+  query = Coordinates(*(at_slots(x, slots)[..., None] for x in (index, positions)))
+  mask = attention.sees(query, Coordinates(index[:, None], positions[:, None]), positions.shape[1])
   if segment_ids is not None:
     same = at_slots(segment_ids, slots)[:, :, None] == segment_ids[:, None, :]
     mask = same if mask is None else same & mask

@@ -65,7 +65,7 @@ def axes(path: str, shape: tuple[int, ...],
 
 
 def decays(path: str, adapted: Mapping[str, types.Leaf] = {}) -> bool:
-  """Whether weight decay applies: to matrices, the embeddings of tokens, and what a Leaf says."""
+  """Returns whether weight decay applies: to matrices, token embeddings, and as a Leaf says."""
   if path in adapted:
     return adapted[path].decays
   return path == "embed/embedding" or path.rpartition("/")[2] == "kernel"

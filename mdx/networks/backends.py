@@ -28,7 +28,7 @@ _target = contextvars.ContextVar("target", default="")
 
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
-  """Networks built inside are compiled for "tpu", "gpu" or "cpu", whatever this machine has."""
+  """Compiles networks built inside for "tpu", "gpu" or "cpu", whatever this machine has."""
   token = _target.set(platform)
   try:
     yield
@@ -56,7 +56,7 @@ def check_slots(name: str) -> None:
 
 
 def uses_masks(name: str) -> bool:
-  """Whether a back end is given masks, rather than computing them."""
+  """Returns whether a back end is given masks, rather than computing them."""
   return name != "splash"
 
 
@@ -70,7 +70,7 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
     query: [B, L, N, H].
     key: [B, S, K, H]; K divides N.
     value: [B, S, K, H].
-    sight: what the layers of the network see.
+    sight: visibility in the layers of the network.
     which: int32 [], the layer's value among those of `sight`; None if there is one.
     memory: pairs of keys and values [B, P, K, H] that every query sees before those of the row;
       back end xla alone has it.
@@ -109,7 +109,7 @@ def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout
 def _sharded_splash(query, key, value, sight, attention):
   """`splash.splash`, each device on its own rows and heads."""
   if jax.tree.leaves(attention):
-    raise ValueError("network.attention_backend splash computes masks from places, and this "
+    raise ValueError("network.attention_backend splash computes masks from positions, and this "
                      "attention is drawn at random; use xla.")
   from mdx.networks import splash  # pylint: disable=g-import-not-at-top  (Pallas is slow to load)
   segments, batch = sight.segment_ids, query.shape[:1]

@@ -1,7 +1,7 @@
 """Heads: from hidden states to logits, and losses and draws of logits.
 
-Contents: NEVER, block_columns, is_one_of, log_probs, cross_entropy, binary_cross_entropy, sample,
-mlp_part, mlp, affine.
+Contents: NEVER, check_float32, block_columns, is_one_of, log_probs, cross_entropy,
+binary_cross_entropy, sample, mlp_part, mlp, affine.
 
 Convention: logits are float32 [..., V]; bfloat16 logits are refused, for
 their softmax and noise are wrong in the third digit.
@@ -21,14 +21,15 @@ from mdx import types
 NEVER = -1e30  # logit of probability exactly 0; finite, so that no row has nan
 
 
-def _check(logits: jax.Array) -> None:
+def check_float32(logits: jax.Array) -> None:
+  """Raises ValueError for logits of another type."""
   if logits.dtype != jnp.float32:
-    raise ValueError(f"expected float32 logits, got {logits.dtype}; cast before the head's output.")
+    raise ValueError(f"expected float32 logits, got {logits.dtype}; cast them first.")
 
 
 def block_columns(logits: jax.Array, *ids: int | None) -> jax.Array:
   """Sets the logits of some ids to -1e30 (None is skipped): probability 0."""
-  _check(logits)
+  check_float32(logits)
   column = jnp.arange(logits.shape[-1])
   for index in ids:
     if index is not None:
@@ -48,14 +49,14 @@ def log_probs(logits: jax.Array, *blocked: int | None) -> jax.Array:
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """-log softmax(logits)[target], float32 [...], in nats."""
-  _check(logits)
+  check_float32(logits)
   picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   return jax.nn.logsumexp(logits, axis=-1) - picked
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """-log p(label) of a yes with probability sigmoid(logits), float32 [...], in nats."""
-  _check(logits)
+  check_float32(logits)
   return jax.nn.softplus(logits) - labels * logits
 
 
@@ -68,7 +69,7 @@ def sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     logits: float32 [..., V].
     uniform: float32 [...], uniform in [0, 1).
   """
-  _check(logits)
+  check_float32(logits)
   probs = jax.nn.softmax(logits, axis=-1)
   below = jnp.cumsum(probs, axis=-1)
   # Partial sums are rounded by less than the 4e-6 that is cut off at the top.

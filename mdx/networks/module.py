@@ -133,7 +133,7 @@ class Module(nn.Module):
     return bool(spec.local_radius and spec.local_rope_theta not in (0.0, spec.rope_theta))
 
   def _kinds(self, visible):
-    """Which layers are local, and which is the bare first: bool [layers], or None."""
+    """Marks of the layers that are local, and of the bare first one: bool [layers], or None."""
     local = np.array([isinstance(value, attention_lib.Narrowed) for value in visible])
     first = np.arange(len(visible)) == 0
     return local if self._has_two_ropes else None, None if self.spec.first_norm else first

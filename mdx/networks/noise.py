@@ -2,9 +2,9 @@
 
 Contents: named, of_layer, shared_key, keep, dropout, drop_heads.
 
-Convention: a `types.Noise` is folded by layer and by the name of a use, and what is drawn for a
-row depends on its key alone: not on the mesh, the microbatch, or the place of the row in its batch.
-None is no noise. What is kept is divided by the share that is kept, so that means stay.
+Convention: a `types.Noise` is folded by layer and by the name of a use, and the draws of a row
+depend on its key alone: not on the mesh, the microbatch, or the number of the row in its batch.
+None is no noise. Kept values are divided by the share that is kept, so that means stay.
 
 References: Srivastava et al. 2014 (dropout); Zhou et al. 2020, arXiv:2004.13342 (DropHead; there
 the kept heads are rescaled by the number of them that was drawn, here by their expected share).

@@ -26,10 +26,10 @@ def check_scaling(scaling: tuple[Any, ...]) -> None:
 
 def rope_tables(positions: jax.Array, head_dim: int, theta: float,
                 scaling: tuple[Any, ...] = ()) -> tuple[jax.Array, jax.Array]:
-  """Factors of both terms of `rotate`, float32 [..., L, 1, H], of int32 positions [..., L].
+  """Factors of both terms of `rotate`, float32 [..., L, 1, H].
 
   Args:
-    positions: the places.
+    positions: int32 [..., L].
     head_dim: H.
     theta: base of the frequencies.
     scaling: ("linear", factor) divides all frequencies; ("llama3", factor, low, high, length)

@@ -28,9 +28,9 @@ class _Mask(_Computable):
 
     def seen(query, key):
       half = size // attention.streams
-      place = lambda index: attention_lib.Places(
+      at = lambda index: attention_lib.Coordinates(
           index, index if attention.streams == 1 else index - half * (index >= half))
-      return attention.sees(place(query), place(key), size)
+      return attention.sees(at(query), at(key), size)
 
     super().__init__((size, size), seen)
 
@@ -46,8 +46,8 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, attention: Any,
            positions: jax.Array, segment_ids: jax.Array, *, interpret: bool = False) -> jax.Array:
   """The splash kernel of TPUs.
 
-  Its masks are functions of the index alone. Where `attention` counts by position, a row whose
-  documents do not begin at multiples of its period comes out as NaN, never wrongly masked.
+  The kernel's masks are functions of the index alone. If `attention` counts by position, a row
+  whose documents do not begin at multiples of its period comes out as NaN, never wrongly masked.
 
   Args:
     query: [B, L, N, H]; L is a multiple of 128.
@@ -65,7 +65,7 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, attention: Any,
   kv_heads = key.shape[2]
   if size % _LANES:
     raise ValueError(f"network.attention_backend splash needs rows of a multiple of {_LANES} "
-                     f"places, got {size}; change data.length, or use xla.")
+                     f"positions, got {size}; change data.length, or use xla.")
   masks, kernels = splash_attention.splash_attention_mask, splash_attention.splash_attention_kernel
   mask = (masks.FullMask((size, size)) if isinstance(attention, attention_lib.Full)
           else _Mask(attention, size))
@@ -88,7 +88,7 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, attention: Any,
 
 
 def _is_aligned(attention, positions, segment_ids):
-  """Whether the documents of each row stand where the kernel takes them to stand, bool [B]."""
+  """Returns whether the documents of each row stand where the kernel takes them to be, bool [B]."""
   size = positions.shape[1]
   index = np.arange(size) % (size // attention.streams)
   shift = jnp.asarray(index)[None] - positions

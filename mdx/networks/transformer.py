@@ -55,8 +55,8 @@ class Transformer:
     rope_theta: base of the rotary frequencies.
     rope_scaling: ("linear", factor) or ("llama3", factor, low, high, original length): slower
       rotary frequencies for longer rows; () = none.
-    local_rope_theta: that of layers with a `local_radius`; 0 = `rope_theta`.
-    local_radius: how far layers see on both sides, beside what attention says; 0 = all.
+    local_rope_theta: base of the frequencies in layers with a `local_radius`; 0 = `rope_theta`.
+    local_radius: distance that layers see on both sides, beside what attention says; 0 = all.
     global_every: of every so many layers the first has no `local_radius`; 0 = none is so.
     max_length: longest row (rows of the learned position table).
     position_offset: rows of that table before position 0, never read (RoBERTa).
@@ -171,13 +171,13 @@ class Transformer:
 
   @property
   def has_noise(self) -> bool:
-    """Whether a reading in training is told any noise."""
+    """Returns whether a reading in training is told any noise."""
     return bool(self.dropout or self.attention_dropout or self.drophead
                 or any(one.has_noise for one in self.adaptations))
 
   @property
   def is_gated(self) -> bool:
-    """Whether the MLP has a gate."""
+    """Returns whether the MLP has a gate."""
     return self.mlp in layers.GATED
 
   @property

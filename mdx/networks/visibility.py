@@ -22,16 +22,16 @@ from mdx.networks import attention as attention_lib
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Placeholders(attention_lib.Attention):
-  """The first `length` places of a row see each other; those after them see these and themselves.
+  """The first `length` positions see each other; a later one sees these and itself.
 
   Attributes:
-    length: places of the text.
+    length: positions of the text.
   """
   length: int
   streams: ClassVar[int] = 2
 
   def sees(self, query, key, size):
-    """By index."""
+    """Visibility by index."""
     del size
     return (key.index < self.length) | (key.index == query.index)
 
@@ -39,11 +39,11 @@ class Placeholders(attention_lib.Attention):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Crossed(attention_lib.Attention):
-  """Rows [queries | keys]: every place sees the second half, and nothing of the first."""
+  """Rows [queries | keys]: every position sees the second half, and nothing of the first."""
   streams: ClassVar[int] = 2
 
   def sees(self, query, key, size):
-    """By half."""
+    """Visibility by half."""
     del query
     return key.index >= size // 2
 
@@ -51,20 +51,20 @@ class Crossed(attention_lib.Attention):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Hidden(attention_lib.Attention):
-  """Nobody but themselves sees some places, bool [B, L]."""
-  places: jax.Array
+  """Hidden positions, bool [B, L], are seen by themselves only."""
+  is_hidden: jax.Array
 
   def sees(self, query, key, size):
-    """By place."""
+    """Visibility by position."""
     del size
-    return ~self.places[:, None] | (key.index == query.index)
+    return ~self.is_hidden[:, None] | (key.index == query.index)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unmasking(attention_lib.Attention):
-  """Masked places are hidden from the other places in the first layer but for some.
+  """Visibility with some masked positions hidden from all others in the first layer.
 
-  From the second layer on nothing is hidden. A place that is not masked is always seen.
+  From the second layer on nothing is hidden. A position that is not masked is always seen.
 
   Attributes:
     is_hidden: bool [B, L].
@@ -72,5 +72,5 @@ class Unmasking(attention_lib.Attention):
   is_hidden: jax.Array
 
   def of_layers(self, num_layers):
-    """Hidden places in the first one."""
+    """Hidden positions in the first layer."""
     return (_Hidden(self.is_hidden),) + (attention_lib.Full(),) * (num_layers - 1)

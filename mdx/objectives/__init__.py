@@ -99,7 +99,7 @@ def build_policy(cfg: Mapping[str, Any], model: types.Objective, tokenizer: Any,
     cfg: `config.objective`: `name` and fields of the dataclass.
     model: the objective that the model was trained with.
     tokenizer: gives the special ids.
-    **rollout: what the rollouts fix: `group_size` and `temperature`.
+    **rollout: values that the rollouts fix: `group_size` and `temperature`.
 
   Raises:
     ValueError: as `build`.

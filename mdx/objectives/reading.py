@@ -1,10 +1,10 @@
-"""Reading a model: hidden states of the rows of a batch, logits of some places of a canvas.
+"""Reading a model: hidden states of the rows of a batch, logits of some positions of a canvas.
 
 Contents: inputs_of, copied_inputs, noise_of, noise_for, encode, logits_at, attention_of, answerer,
 previous_hidden, segment_starts.
 
-Convention: a shifted model predicts a place from the hidden state of the place before it, as
-a model that began as an autoregressive one does (Dream, arXiv:2508.15487); the first place
+Convention: a shifted model predicts a position from the hidden state of the position before it, as
+a model that began as an autoregressive one does (Dream, arXiv:2508.15487); the first position
 of a segment is predicted from its own.
 """
 
@@ -87,17 +87,17 @@ def encode(network: types.Network, params: types.PyTree, batch: types.Batch, *, 
 def logits_at(network: types.Network, params: types.PyTree, request: types.Request, *,
               tokens: jax.Array, attention: Any, time: jax.Array | None,
               blocked: int | None, shift: bool = False) -> types.Answer:
-  """Runs the network on the places asked for, and the head on the targets among them.
+  """Runs the network on the positions asked for, and the head on the targets among them.
 
   Args:
     network: the model.
     params: its parameter sub-tree.
-    request: what a sampler asks; its `tokens` are not read, for `tokens` may differ.
-    tokens: int32 [B, S], the network's input at every place of the rows.
+    request: of a sampler; its `tokens` are not read, for `tokens` may differ.
+    tokens: int32 [B, S], the network's input at every position of the rows.
     attention: a value of `networks.attention`.
     time: float32 [B], or None.
     blocked: an id that gets probability 0, or None.
-    shift: whether a place is predicted from the place before it.
+    shift: whether a position is predicted from the position before it.
   """
   memory = {} if request.cache is None else {"cache": request.cache, "slots": request.slots}
   inputs = types.Inputs(attention_lib.at_slots(tokens, request.slots), request.positions,
@@ -128,14 +128,14 @@ def attention_of(cfg: Mapping[str, Any], network: types.Network) -> Any:
 
 
 def answerer(objective: Any, params: types.Params) -> Callable[[types.Request], types.Answer]:
-  """The objective's `Reader.answer` for many calls in a loop, with what they share done once."""
+  """The objective's `Reader.answer` for many calls in a loop; work that they share is done once."""
   params = {**params, "model": objective.network.unstack(params["model"])}
   answer = objective.reader().answer
   return lambda request: answer(params, request)
 
 
 def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, int]) -> jax.Array:
-  """Whether a place is the first of its segment, bool [B, L]."""
+  """Returns whether a position is the first of its segment, bool [B, L]."""
   if segment_ids is None:
     return jnp.broadcast_to(jnp.arange(shape[1]) == 0, shape)
   previous = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
@@ -143,16 +143,16 @@ def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, int]) -> jax
 
 
 def previous_hidden(hidden: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
-  """Hidden states [B, L, D] that a shifted model predicts each place from."""
+  """Hidden states [B, L, D] that a shifted model predicts each position from."""
   starts = segment_starts(segment_ids, hidden.shape[:2])
   return jnp.where(starts[..., None], hidden,
                    jnp.concatenate([hidden[:, :1], hidden[:, :-1]], axis=1))
 
 
 def _head(network, params, hidden, num_targets):
-  """Logits of the first `num_targets` [] places of hidden [B, T, D], or of a few more; then 0.
+  """Logits of the first `num_targets` [] positions of hidden [B, T, D], or of a few more; then 0.
 
-  Towards the end of a block most of its places are settled, and the head of a small model
+  Towards the end of a block most of its positions are settled, and the head of a small model
   costs about as much as its blocks.
   """
   length = hidden.shape[1]

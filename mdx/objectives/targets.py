@@ -3,7 +3,7 @@
 Contents: target_losses.
 
 Convention: the head runs on a static number of positions: those of each batch
-shard's rows, targets first. What does not fit (rare) goes through a second,
+shard's rows, targets first. Targets that do not fit (rare) go through a second,
 rematerialised pass inside a `lax.cond`, so the sum is exact for every mask.
 """
 

@@ -94,8 +94,8 @@ class Episodes:
           goes_on[i] = False
           continue
         ids = self._tokenizer.encode(reply)[:self._room]
-        place = slice(first + length, first + length + len(ids))
-        tokens[i, place], is_real[i, place] = ids, True
+        turn = slice(first + length, first + length + len(ids))
+        tokens[i, turn], is_real[i, turn] = ids, True
         tail = first + np.flatnonzero(~written[i])
         tokens[i, tail], is_real[i, tail] = pad, False
         fields["is_free"][i, tail - self.start] = False

@@ -45,7 +45,7 @@ def _calibrated(reward: np.ndarray, facts: Facts) -> np.ndarray:
 
 
 def _length_penalty(reward: np.ndarray, facts: Facts) -> np.ndarray:
-  """Minus DAPO's soft overlong punishment: from 0 to 1 over the last fifth of the length allowed.
+  """Reward minus DAPO's soft overlong punishment: 0 to 1 over the last fifth of the length.
 
   Reference: Yu et al. 2025, arXiv:2503.14476, eq. 13.
   """

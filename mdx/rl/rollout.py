@@ -84,7 +84,8 @@ class Rollouts:
       mesh: where rows are put.
       num_prompts: prompts of an iteration.
       group_size: rollouts of each.
-      batch_size: rows decoded together; divides the rows of an iteration. It changes none.
+      batch_size: rows decoded together; divides the rows of an iteration. The rows do not depend on
+        it.
       epochs: updates on each rollout.
       seed: of the run.
       writers: get the figures of every rollout.
@@ -110,7 +111,7 @@ class Rollouts:
   def examples_of(self, params: types.Params, iteration: int, refill: int = 0) -> np.ndarray:
     """The examples of an iteration's rows, int32 [N], a group together.
 
-    Those of a refill are drawn anew from the examples of the iteration's epoch.
+    Examples of a refill are drawn anew from the examples of the iteration's epoch.
     """
     found, first = [], iteration * self._num_prompts
     for number in range(first, first + self._num_prompts):

@@ -76,7 +76,7 @@ def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
 
   Args:
     cfg: `config.sampler`: `name` and fields of its rule.
-    objective: what the model was trained with: how it is read.
+    objective: of the model's training; it says how the model is read.
     mask_id: id of the mask token.
     eos_id: id that ends a text, -1 = none.
     other_eos_ids: further ids that end one.

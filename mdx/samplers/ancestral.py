@@ -2,7 +2,7 @@
 
 Contents: Ancestral, FirstHitting, LeftToRight.
 
-In absorbing-state diffusion each place is revealed at a time of its own,
+In absorbing-state diffusion each position is revealed at a time of its own,
 independent of all tokens: it is masked at time t with probability 1 - alpha(t),
 so it is revealed when that falls below a uniform. Drawing the uniforms first and
 visiting only the steps at which something is revealed has the distribution of
@@ -25,13 +25,13 @@ from mdx.samplers import logits as logits_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FirstHitting(decoder.Decoder):
-  """Reveals one place a step, at the times of the continuous process; exact."""
+  """Reveals one position a step, at the times of the continuous process; exact."""
 
   counts_steps = False
   mixes = False
 
   def extras(self, state, keys):
-    """`hit`: the mask probability at which a place is revealed."""
+    """`hit`: the mask probability at which a position is revealed."""
     return {"hit": logits_lib.uniforms(keys, state["positions"])}
 
   def commit(self, params, state, proposal, keys):
@@ -63,7 +63,7 @@ class Ancestral(FirstHitting):
     return self.alpha.mask_prob(1 - jnp.arange(self.block_steps) / self.block_steps)
 
   def _cell(self, hit):
-    """The step of a place, int32 [...]: the last whose start is not below `hit`."""
+    """The step of a position, int32 [...]: the last whose start is not below `hit`."""
     grid = self._grid()[1:].reshape((-1,) + (1,) * hit.ndim)
     return (grid > hit[None]).sum(axis=0)
 
@@ -77,14 +77,14 @@ class Ancestral(FirstHitting):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeftToRight(decoder.Decoder):
-  """Draws the first masked place of each row, one a step (autoregressive models)."""
+  """Draws the first masked position of each row, one a step (autoregressive models)."""
 
   counts_steps = False
   mixes = False
 
   @property
   def block(self):
-    """Every place is a block, whatever `block_length` says."""
+    """One position, whatever `block_length` says."""
     return 1
 
   def commit(self, params, state, proposal, keys):

@@ -1,4 +1,4 @@
-"""From prompts to batches of canvases.
+"""Batches of canvases, made from prompts.
 
 Contents: Rows, batches.
 
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
   Attributes:
     canvas: int32 [B, S].
     positions, segment_ids: int32 [B, S], or None where no row is padded.
-    start: first place of what is decoded.
+    start: first position of what is decoded.
     row_index: int32 [B], identity of each row.
     members: indices into the prompts, of the first rows; the others only fill the batch.
     lengths: tokens of each member that belong to it, counted from the end.
@@ -50,7 +50,7 @@ def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, 
     gen_length: tokens appended to a prompt without masks.
     batch_size: rows of a batch.
     mask_id, pad_id: special ids.
-    max_length: places of a row that rounding up must not exceed.
+    max_length: positions of a row that rounding up must not exceed.
     closing: ids that stand behind what is appended to a prompt.
   """
   for infill in (False, True):

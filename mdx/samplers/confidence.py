@@ -13,22 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import config as config_lib
+from mdx.corruption import schedule as schedule_lib
 from mdx.samplers import counts
 from mdx.samplers import decoder
 from mdx.samplers import logits as logits_lib
 
-_TINY = 1e-37
 
-
-def planned(sampler, state):
+def scheduled_counts(sampler, state):
   """Tokens the schedule commits at this step, and those it leaves for later, int32 [B]."""
   most, width = sampler.block, sampler.block_steps
-  table = np.zeros((len(sampler.plans), most + 1, width), np.int32)
-  for i, plan in enumerate(sampler.plans):
-    steps = sampler.block_steps_of(plan)
+  table = np.zeros((len(sampler.components), most + 1, width), np.int32)
+  for i, component in enumerate(sampler.components):
+    steps = sampler.block_steps_of(component)
     table[i, :, :steps] = counts.count_table(sampler.schedule, most, steps)
   left = np.arange(most + 1)[:, None] - np.cumsum(table, axis=2)
-  at = state["plan"], state["count"], jnp.minimum(state["step"], width - 1)
+  at = state["component"], state["count"], jnp.minimum(state["step"], width - 1)
   return jnp.asarray(table)[at], jnp.asarray(left.astype(np.int32))[at]
 
 
@@ -58,7 +57,7 @@ class Confidence(decoder.Decoder):
   def commit(self, params, state, proposal, keys):
     """The n most confident positions."""
     del params, keys
-    count, _ = planned(self, state)
+    count, _ = scheduled_counts(self, state)
     return decoder.Commit(decoder.best_of(proposal.confidence, proposal.is_open, count))
 
 
@@ -170,7 +169,7 @@ class Klass(decoder.Decoder):
                      between={"threshold": "[0, 1]"})
 
   def extras(self, state, keys):
-    """The last prediction of each place, and for how long it has been stable."""
+    """The last prediction of each position, and for how long it has been stable."""
     del keys
     rows, length = state["canvas"].shape
     return {"known": jnp.full((rows, length, self.kl_top_k), -1, jnp.int32),
@@ -180,15 +179,16 @@ class Klass(decoder.Decoder):
   def commit(self, params, state, proposal, keys):
     """Confident and stable positions."""
     del params, keys
-    places = jnp.minimum(proposal.index, state["canvas"].shape[1] - 1)
-    at_places = lambda x: jnp.take_along_axis(x, places[..., None], axis=1)
-    known, before = at_places(state["known"]), at_places(state["known_probs"])
-    stable = decoder.at(state["stable"], places)
+    index = jnp.minimum(proposal.index, state["canvas"].shape[1] - 1)
+    at_index = lambda x: jnp.take_along_axis(x, index[..., None], axis=1)
+    known, before = at_index(state["known"]), at_index(state["known_probs"])
+    stable = decoder.at(state["stable"], index)
     probs = jax.nn.softmax(proposal.logits, axis=-1)
     now = jnp.take_along_axis(probs, jnp.maximum(known, 0), axis=-1) * (known >= 0)
-    rest = lambda p: jnp.maximum(1 - p.sum(axis=-1, keepdims=True), _TINY)
+    rest = lambda p: jnp.maximum(1 - p.sum(axis=-1, keepdims=True), schedule_lib.TINY)
     now, before = (jnp.concatenate([p, rest(p)], axis=-1) for p in (now, before))
-    terms = now * (jnp.log(jnp.maximum(now, _TINY)) - jnp.log(jnp.maximum(before, _TINY)))
+    log = lambda p: jnp.log(jnp.maximum(p, schedule_lib.TINY))
+    terms = now * (log(now) - log(before))
     moved = terms.sum(axis=-1)
     # The first sight has moved nothing, all being "the rest": from -1 to 0.
     stable = jnp.where(moved >= self.kl_threshold, 0, stable + 1)
@@ -205,10 +205,10 @@ class Klass(decoder.Decoder):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hierarchical(decoder.Decoder):
-  """Also commits the best position of every run of masks, if above `low_threshold`.
+  """Commits also the best position of every run of masks, if above `low_threshold`.
 
-  This spreads what is committed together, and shortens the chains that depend on one
-  another. Reference: Ma et al. 2025, arXiv:2510.08666 (dInfer).
+  Committed tokens so lie apart, and the chains that depend on one another are shorter.
+  Reference: Ma et al. 2025, arXiv:2510.08666 (dInfer).
 
   Attributes:
     threshold: confidence from which a token is committed.
@@ -224,22 +224,22 @@ class Hierarchical(decoder.Decoder):
     config_lib.check(self, "sampler", between={"threshold": "[0, 1]", "low_threshold": "[0, 1]"})
 
   def commit(self, params, state, proposal, keys):
-    """Confident positions, the best of each run, the best of all."""
+    """Confident positions, the best of each run, and the best of all."""
     del params, state, keys
     score, is_open = proposal.confidence, proposal.is_open
     follows = jnp.pad(is_open[:, :-1] & (jnp.diff(proposal.index, axis=1) == 1), ((0, 0), (1, 0)))
     run = jnp.cumsum(~(follows & is_open), axis=1)
     same = (run[:, :, None] == run[:, None, :]) & is_open[:, None, :]
-    place = jnp.arange(score.shape[1])
+    index = jnp.arange(score.shape[1])
     better = (score[:, None, :] > score[:, :, None]) | (
-        (score[:, None, :] == score[:, :, None]) & (place[None, :] < place[:, None])[None])
+        (score[:, None, :] == score[:, :, None]) & (index[None, :] < index[:, None])[None])
     best = is_open & ~jnp.any(same & better, axis=2)
     high = (is_open & (score >= self.threshold)) | (best & (score > self.low_threshold))
     return decoder.Commit(high | most_confident(proposal))
 
 
 def _ranked(proposal):
-  """Confidences in descending order [B, W], then -inf; that order; the rank of each place."""
+  """Confidences in descending order [B, W], then -inf; that order; the rank of each position."""
   rank = decoder.ranks(proposal.confidence, proposal.is_open)
   order = jnp.argsort(rank, axis=1)
   score = jnp.where(proposal.is_open, proposal.confidence, -jnp.inf)

@@ -1,4 +1,4 @@
-"""How many tokens each denoising step commits.
+"""Numbers of tokens that the denoising steps commit.
 
 Contents: SCHEDULES, count_table.
 

@@ -1,12 +1,12 @@
-"""What all decoding rules share: fields, proposals, writing, stopping.
+"""Base of the decoding rules: fields, proposals, writing, stopping.
 
 Contents: Decoder (the base of every sampler), Proposal, Commit, Step, END, LAST, put, at, best_of,
 ranks.
 
-Convention: a row's masked places at the start are *free*; all others (prompt,
-padding, what a user fixed) never change. The free places of a row are cut, in
+Convention: a row's masked positions at the start are *free*; all others (prompt,
+padding, what a user fixed) never change. The free positions of a row are cut, in
 order, into blocks of `block_length`, decoded one after another. A step looks
-at W places of each row, `index` [B, W] (S where there are fewer), proposes a
+at W positions of each row, `index` [B, W] (S where there are fewer), proposes a
 token and a confidence for each, lets the rule choose which to write, and then
 which written ones to mask again.
 """
@@ -38,7 +38,7 @@ class Proposal(NamedTuple):
   """Tokens that a step may write, at W indices into each row.
 
   Attributes:
-    index: int32 [B, W], ascending; S where there is none.
+    index: int32 [B, W], indices into a row, ascending; S where there is none.
     positions: int32 [B, W], positions at these indices.
     is_open: bool [B, W], masked, and in the blocks being decoded.
     current: int32 [B, W], tokens of the canvas.
@@ -91,28 +91,28 @@ class Step(NamedTuple):
 
 
 def put(row: jax.Array, index: jax.Array, where: jax.Array, values: jax.Array) -> jax.Array:
-  """Writes values [B, W, ...] at places `index` of row [B, S, ...] where `where` holds."""
-  place = jnp.where(where, index, row.shape[1])
-  return row.at[jnp.arange(len(row))[:, None], place].set(values, mode="drop")
+  """Writes values [B, W, ...] at positions `index` of row [B, S, ...] where `where` holds."""
+  target = jnp.where(where, index, row.shape[1])
+  return row.at[jnp.arange(len(row))[:, None], target].set(values, mode="drop")
 
 
 def at(row: jax.Array, index: jax.Array) -> jax.Array:
-  """Values [B, W] of row [B, S] at places [B, W]; place S repeats the last."""
+  """Values [B, W] of row [B, S] at positions [B, W]; position S repeats the last."""
   return jnp.take_along_axis(row, index, axis=1, mode="clip")
 
 
 def best_of(score: jax.Array, among: jax.Array, count: jax.Array) -> jax.Array:
-  """The `count` [B] largest scores of each row among some; ties go to the first place."""
+  """The `count` [B] largest scores of each row among some; ties go to the first position."""
   return (ranks(score, among) < count[:, None]) & among
 
 
 def ranks(score: jax.Array, among: jax.Array) -> jax.Array:
-  """Rank of each score [B, W] among some, 0 the largest; the others come behind, NaN or not."""
+  """Rank of each score [B, W] among some, 0 the largest; all others come behind, NaN or not."""
   return jnp.argsort(jnp.lexsort((-score, ~among), axis=1), axis=1)
 
 
 def _stream(keys, name):
-  """Keys [B] of one use, of those of a step."""
+  """Keys [B] of one use, from the keys of a step."""
   return jax.vmap(lambda key: rng.stream(key, name))(keys)
 
 
@@ -137,7 +137,7 @@ class Decoder:
     guidance_scale: w of classifier-free guidance, u + (1 + w)(c - u), where u are the
       logits without the prompt; 0 = off (Nie et al. 2024, arXiv:2410.18514).
     confidence: "probability", "margin", "entropy" or "random".
-    confidence_filtered: take it from the tempered and filtered law that tokens are drawn
+    confidence_filtered: take it from the tempered and filtered distribution that tokens are drawn
       from, instead of the model's own.
     cache: "none"; "prefix" or "dual": keys and values outside the active block (and what
       follows it) are those of the block's first step, an approximation for models that
@@ -183,7 +183,7 @@ class Decoder:
     if self.mixture and (self.cache != "none" or not self.mixes):
       raise ValueError("sampler.mixture needs cache none and a rule that counts tokens, not "
                        f"{type(self).__name__} with cache {self.cache}; leave it out.")
-    for block_length, steps in self.plans:
+    for block_length, steps in self.components:
       if self.gen_length % block_length:
         raise ValueError(f"sampler.block_length {block_length} does not divide gen_length "
                          f"{self.gen_length}; use a divisor.")
@@ -213,44 +213,46 @@ class Decoder:
     return tuple(pair)
 
   @property
-  def plans(self) -> tuple[tuple[int, int], ...]:
-    """(block_length, steps) of each plan that a row may follow."""
+  def components(self) -> tuple[tuple[int, int], ...]:
+    """(block_length, steps) of each component of the mixture; one if there is no mixture."""
     return self.mixture or ((self.block_length or self.gen_length, self.steps),)
 
   @property
   def block(self) -> int:
     """Tokens of the largest block."""
-    return max(block_length for block_length, _ in self.plans)
+    return max(block_length for block_length, _ in self.components)
 
-  def block_steps_of(self, plan: tuple[int, int]) -> int:
-    """Denoising steps of a block of a plan."""
-    return max(1, plan[1] * plan[0] // self.gen_length)
+  def block_steps_of(self, component: tuple[int, int]) -> int:
+    """Denoising steps of a block of a component."""
+    return max(1, component[1] * component[0] // self.gen_length)
 
   @property
   def block_steps(self) -> int:
     """Most denoising steps of a block."""
-    return max(map(self.block_steps_of, self.plans))
+    return max(map(self.block_steps_of, self.components))
 
   def width(self, num_free: int) -> int:
-    """W, the most places a step looks at, of `num_free` free places of a row."""
+    """Most positions of a row that a step looks at (W), of `num_free` free ones."""
     return min(self.block, num_free)
 
   def max_steps(self, num_free: int) -> int:
     """Upper bound of the network calls of a row."""
     if not self.counts_steps:
       return num_free
-    return max((-(-num_free // plan[0]) + (self.cache == "block")) * self.block_steps_of(plan)
-               for plan in self.plans)
+    return max(
+        (-(-num_free // component[0]) + (self.cache == "block")) * self.block_steps_of(component)
+        for component in self.components)
 
   def init(self, canvas: jax.Array, positions: jax.Array, keys: jax.Array,
-           plan_keys: jax.Array | None = None) -> State:
+           component_keys: jax.Array | None = None) -> State:
     """State of a batch.
 
     Args:
       canvas: int32 [B, S].
       positions: int32 [B, S].
       keys: typed PRNG keys [B] of the rows.
-      plan_keys: of the draw of plans; rows with one key follow one plan. None = `keys`.
+      component_keys: of the draw of components; rows with one key draw the same one;
+        None = `keys`.
     """
     free = canvas == self.mask_id
     if self.cache == "block":  # the blocks of the model
@@ -258,15 +260,16 @@ class Decoder:
       block_of -= jnp.min(jnp.where(free, block_of, END), axis=1, keepdims=True)
     else:
       block_of = jnp.cumsum(free, axis=1) - 1
-    zeros = plan = jnp.zeros(len(canvas), jnp.int32)
+    zeros = component = jnp.zeros(len(canvas), jnp.int32)
     if self.mixture:
-      plan = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(self.plans)))(
-          keys if plan_keys is None else plan_keys)
+      component = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(self.components)))(
+          keys if component_keys is None else component_keys)
     if self.cache != "block":
-      block_of //= jnp.array([block_length for block_length, _ in self.plans])[plan][:, None]
+      lengths = jnp.array([block_length for block_length, _ in self.components])
+      block_of //= lengths[component][:, None]
     state = {"canvas": canvas, "positions": positions, "free": free,
              "block_of": block_of.astype(jnp.int32), "block": zeros, "count": zeros,
-             "step": zeros, "nfe": zeros, "plan": plan}
+             "step": zeros, "nfe": zeros, "component": component}
     return self._enter_next_block(state | self.extras(state, keys))
 
   def extras(self, state: State, keys: jax.Array) -> State:
@@ -279,12 +282,12 @@ class Decoder:
     return state["block"] < END
 
   def noise_level(self, state: State) -> jax.Array:
-    """t at which the network is asked, float32 [B]: that of the share of masks left."""
+    """Time t that the network is told, float32 [B]: the one with the share of masks left."""
     left = (state["canvas"] == self.mask_id).sum(axis=1)
     return self.alpha.time(left / jnp.maximum(state["free"].sum(axis=1), 1))
 
   def in_blocks(self, state: State) -> jax.Array:
-    """Free places of the active block and those before it, bool [B, S].
+    """Free positions of the active block and those before it, bool [B, S].
 
     An exact cache has settled the blocks before it.
     """
@@ -293,7 +296,7 @@ class Decoder:
     return state["free"] & (active if self.cache == "block" else state["block_of"] <= block)
 
   def wanted(self, state: State) -> jax.Array:
-    """Places whose logits the rule needs, bool [B, S], at most `width` a row."""
+    """Positions whose logits the rule needs, bool [B, S], at most `width` a row."""
     return self.in_blocks(state) & (state["canvas"] == self.mask_id)
 
   def update(self, params: types.Params, state: State, index: jax.Array, answer: types.Answer,
@@ -364,7 +367,7 @@ class Decoder:
     return state
 
   def block_done(self, state: State, old_canvas: jax.Array) -> jax.Array:
-    """Whether the active block is finished after this step, bool [B]."""
+    """Returns whether the active block is finished after this step, bool [B]."""
     del old_canvas
     return ~jnp.any(self.in_blocks(state) & (state["canvas"] == self.mask_id), axis=1)
 
@@ -373,7 +376,7 @@ class Decoder:
     return state["canvas"]
 
   def _ends(self, tokens):
-    """Whether each token ends a text."""
+    """Returns whether each token ends a text."""
     return heads.is_one_of(tokens, (self.eos_id, *self.other_eos_ids))
 
   def _stop(self, state):

@@ -1,10 +1,10 @@
-"""From logits to proposed tokens and their confidence.
+"""Proposed tokens and their confidence, from logits.
 
 Contents: CONFIDENCES, position_keys, uniforms, draw, keep_likely, confidence, entropy.
 
 Convention: logits are float32 [B, W, V]; others are refused. The key of a draw
 depends on (seed, row, step, position), so it is the same whatever the batch,
-the padding and the places that are looked at together. Noise has a high
+the padding and the positions that are looked at together. Noise has a high
 dynamic range: with float32's default uniforms a token of probability below
 about 1e-6 is drawn too seldom, which acts like a temperature below 1 (Zheng
 et al. 2024, arXiv:2409.02908).
@@ -15,8 +15,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from mdx.networks import heads
+
 CONFIDENCES = ("probability", "margin", "entropy", "random")
-_NEVER = -1e30
 
 
 def position_keys(keys: jax.Array, positions: jax.Array) -> jax.Array:
@@ -27,11 +28,6 @@ def position_keys(keys: jax.Array, positions: jax.Array) -> jax.Array:
 def uniforms(keys: jax.Array, positions: jax.Array) -> jax.Array:
   """One uniform of each position, float32 [B, W]."""
   return jax.vmap(jax.vmap(jax.random.uniform))(position_keys(keys, positions))
-
-
-def _check(logits: jax.Array) -> None:
-  if logits.dtype != jnp.float32:
-    raise ValueError(f"sampling needs float32 logits, got {logits.dtype}; cast them first.")
 
 
 def draw(keys: jax.Array, positions: jax.Array, logits: jax.Array,
@@ -47,7 +43,7 @@ def draw(keys: jax.Array, positions: jax.Array, logits: jax.Array,
   Returns:
     int32 [B, W].
   """
-  _check(logits)
+  heads.check_float32(logits)
   if is_greedy:
     return _first_best(logits)
   one = lambda key, row: jax.random.categorical(key, row, mode="high")
@@ -67,8 +63,8 @@ def _first_best(logits: jax.Array, chunk: int = 128) -> jax.Array:
     best = jnp.concatenate([best, rest], axis=-1)
   first = chunk * jnp.argmax(best, axis=-1, keepdims=True)
   offsets = jnp.expand_dims(jnp.arange(chunk), tuple(range(first.ndim - 1)))
-  places = jnp.minimum(first + offsets, size - 1)
-  within = jnp.argmax(jnp.take_along_axis(logits, places, axis=-1), axis=-1)
+  candidates = jnp.minimum(first + offsets, size - 1)
+  within = jnp.argmax(jnp.take_along_axis(logits, candidates, axis=-1), axis=-1)
   return (first[..., 0] + within).astype(jnp.int32)
 
 
@@ -80,27 +76,27 @@ def keep_likely(logits: jax.Array, top_k: int = 0, top_p: float = 1.0) -> jax.Ar
     top_k: number of tokens kept, 0 = all; ties with the last are kept.
     top_p: the smallest set of tokens of this probability is kept, 1 = all.
   """
-  _check(logits)
+  heads.check_float32(logits)
   if top_k and top_k < logits.shape[-1]:
-    logits = jnp.where(logits < jax.lax.top_k(logits, top_k)[0][..., -1:], _NEVER, logits)
+    logits = jnp.where(logits < jax.lax.top_k(logits, top_k)[0][..., -1:], heads.NEVER, logits)
   if top_p < 1:
     probs = jax.nn.softmax(logits, axis=-1)
     order = jnp.flip(jnp.sort(probs, axis=-1), axis=-1)
     needed = jnp.cumsum(order, axis=-1) - order < top_p
     least = jnp.min(jnp.where(needed, order, 2.0), axis=-1, keepdims=True)
-    logits = jnp.where(probs < least, _NEVER, logits)
+    logits = jnp.where(probs < least, heads.NEVER, logits)
   return logits
 
 
 def entropy(logits: jax.Array) -> jax.Array:
   """Entropy of softmax(logits) in nats, float32 [...]."""
   log_probs = jax.nn.log_softmax(logits, axis=-1)
-  return -jnp.sum(jnp.exp(log_probs) * jnp.maximum(log_probs, _NEVER), axis=-1)
+  return -jnp.sum(jnp.exp(log_probs) * jnp.maximum(log_probs, heads.NEVER), axis=-1)
 
 
 def confidence(kind: str, logits: jax.Array, tokens: jax.Array, keys: jax.Array,
                positions: jax.Array) -> jax.Array:
-  """How sure the model is of proposed tokens; larger is surer.
+  """Confidence of the model in proposed tokens.
 
   Args:
     kind: "probability" of the token; "margin" between the two likeliest tokens;
@@ -113,7 +109,7 @@ def confidence(kind: str, logits: jax.Array, tokens: jax.Array, keys: jax.Array,
   Returns:
     float32 [B, W].
   """
-  _check(logits)
+  heads.check_float32(logits)
   if kind == "random":
     return uniforms(keys, positions)
   if kind == "entropy":

@@ -3,12 +3,12 @@
 Contents: Decoded, decode, decode_rows.
 
 Convention: the key of a draw depends on (seed, row, step, position) alone, so a row's
-text is the same in any batch, at any place of it and behind any padding. Everything
+text is the same in any batch, in any row of it and behind any padding. Everything
 happens in `lax.while_loop`s inside one jit, with no host round trip.
 
 With a cache the rows of a batch go from block to block together, a row that is done
 early waiting for the others; a block begins with one call that fills the cache, and its
-other steps run a window of the row against it. What a row computes does not depend on
+other steps run a window of the row against it. The results of a row do not depend on
 how long it waits. With an exact cache a row also runs the blocks in which it has nothing
 to decode, for later blocks read them.
 """
@@ -31,7 +31,7 @@ Ask = Callable[[types.Request], types.Answer]
 
 
 class Decoded(NamedTuple):
-  """What `decode` returns.
+  """A decoded batch.
 
   Attributes:
     tokens: int32 [B, S], the filled canvas.
@@ -47,7 +47,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            row_index: jax.Array, params: types.Params = MappingProxyType({}),
            positions: jax.Array | None = None, segment_ids: jax.Array | None = None,
            start: int = 0, record: str = "none",
-           plan_index: jax.Array | None = None, is_shifted: bool = False,
+           component_index: jax.Array | None = None, is_shifted: bool = False,
            before: jax.Array | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
@@ -63,7 +63,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     segment_ids: int32 [B, S], 0 on padding, or None.
     start: an index at or before the first masked position of every row.
     record: one of `trajectory.RECORDS`.
-    plan_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
+    component_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
       None: every row its own.
     is_shifted: as `types.Reader.is_shifted`.
     before: as `types.Request.before`.
@@ -74,15 +74,15 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   if record not in trajectory_lib.RECORDS:
     raise ValueError(f"record is {record!r}; choose from {', '.join(trajectory_lib.RECORDS)}.")
   if record == "full" and sampler.cache != "none":
-    raise ValueError("record full needs the logits of every masked place at every step, which "
+    raise ValueError("record full needs the logits of every masked position at every step, which "
                      f"cache {sampler.cache} leaves out; use cache none, or record canvas.")
   row_keys = rng.per_example(rng.stream(key, "sample"), row_index)
-  places = jnp.arange(canvas.shape[1])[None]
-  at_positions = jnp.broadcast_to(places if positions is None else positions, canvas.shape)
-  plan_keys = rng.per_example(rng.stream(key, "plan"),
-                              row_index if plan_index is None else plan_index)
-  state = sampler.init(canvas, at_positions,
-                       jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys), plan_keys)
+  index = jnp.arange(canvas.shape[1])[None]
+  at_positions = jnp.broadcast_to(index if positions is None else positions, canvas.shape)
+  component_keys = rng.per_example(rng.stream(key, "plan"),  # the name of the stream stays
+                                   row_index if component_index is None else component_index)
+  init_keys = jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys)
+  state = sampler.init(canvas, at_positions, init_keys, component_keys)
   num_free = canvas.shape[1] - start
   run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free, is_shifted=is_shifted,
@@ -105,7 +105,7 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
   """Decodes rows by a model, for a compiled program; see `decode`.
 
   Args:
-    objective: what the model was trained with.
+    objective: of the model's training.
     sampler: the rule; its parts are read from `params`.
     params: of the model.
     key: typed key of the run.
@@ -118,28 +118,28 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
                 params={name: params[name] for name in sampler.parts()}, key=key,
                 row_index=rows["row_index"], positions=rows.get("positions"),
                 segment_ids=rows.get("segment_ids"), start=start, record=record,
-                plan_index=rows["row_index"] // group_size, before=rows.get("before"),
+                component_index=rows["row_index"] // group_size, before=rows.get("before"),
                 is_shifted=objective.reader().is_shifted)
 
 
-def _places(size: int, *chosen: jax.Array) -> jax.Array:
-  """Up to `size` places of each row, int32 [B, size], ascending, S where there are fewer.
+def _indices(size: int, *chosen: jax.Array) -> jax.Array:
+  """Indices of up to `size` positions of each row, int32 [B, size], ascending; S beyond them.
 
-  Places of an earlier set `chosen` [B, S] come before those of a later one.
+  Positions of an earlier set `chosen` [B, S] come before those of a later one.
   """
-  num_places = chosen[0].shape[1]
-  nowhere = len(chosen) * num_places
+  length = chosen[0].shape[1]
+  nowhere = len(chosen) * length
   rank = jnp.full(chosen[0].shape, nowhere)
   for i, among in reversed(list(enumerate(chosen))):
-    rank = jnp.where(among, i * num_places + jnp.arange(num_places)[None], rank)
+    rank = jnp.where(among, i * length + jnp.arange(length)[None], rank)
   rank = jnp.sort(rank, axis=1)[:, :size]
   if len(chosen) == 1:
     return rank
-  return jnp.sort(jnp.where(rank == nowhere, num_places, rank % num_places), axis=1)
+  return jnp.sort(jnp.where(rank == nowhere, length, rank % length), axis=1)
 
 
 class _Run(NamedTuple):
-  """What does not change during a decode."""
+  """Values that do not change during a decode."""
   answer: Ask
   sampler: Any
   params: types.Params
@@ -155,7 +155,7 @@ class _Run(NamedTuple):
   recorder: trajectory_lib.Recorder | None
 
   def without_cache(self, carry):
-    """Every step reads the whole rows; every row goes at its own pace."""
+    """Reads the whole rows at every step; every row goes at its own pace."""
 
     def body(carry):
       index = self._index(carry[0])
@@ -164,7 +164,7 @@ class _Run(NamedTuple):
     return jax.lax.while_loop(lambda carry: jnp.any(self.sampler.active(carry[0])), body, carry)
 
   def by_blocks(self, carry):
-    """A call that fills the cache at the start of each block, then windows of the rows."""
+    """Fills the cache by a call at the start of each block, then runs windows of the rows."""
     exact = self.sampler.cache == "block"
 
     def block(carry):
@@ -186,7 +186,7 @@ class _Run(NamedTuple):
     return jax.lax.while_loop(lambda c: jnp.any(self.sampler.active(c[0][0])), block, carry)[0]
 
   def _rest_of_block(self, carry, current, size):
-    """Steps of a block after its first, on a window of `size` places."""
+    """Steps of a block after its first, on a window of `size` positions."""
 
     def body(carry):
       pair, cache, cached = carry
@@ -212,11 +212,11 @@ class _Run(NamedTuple):
     return new, recorded
 
   def _index(self, state):
-    """Places whose logits are wanted, int32 [B, W]."""
+    """Positions whose logits are wanted, int32 [B, W]."""
     wanted = self.sampler.wanted(state)
     if self.looks_everywhere:
       wanted |= state["free"] & (state["canvas"] == self.sampler.mask_id)
-    return _places(self.width, wanted)
+    return _indices(self.width, wanted)
 
   def _ask(self, state, index, cache=None, slots=None):
     """The model's answer at `index` [B, W], with guidance if there is any."""
@@ -249,15 +249,15 @@ class _Run(NamedTuple):
   def _window(self, state, rows, size, since, current, stale=None):
     """Indices to run against the cache, int32 [B, size]; none but in some `rows` [B].
 
-    First those whose logits are wanted, then `_near`, then `stale` ones: changed since they were
-    run.
+    The order is: positions whose logits are wanted, `_near` ones, then `stale` ones (changed
+    since they were run).
     """
-    size, num_places = min(size, state["canvas"].shape[1]), state["canvas"].shape[1]
+    size, length = min(size, state["canvas"].shape[1]), state["canvas"].shape[1]
     wanted = self.sampler.wanted(state) & (state["block"] == current)[:, None]
     chosen = [self._with_previous(wanted), self._near(state, since, current)]
     if self.sampler.revises and self.sampler.cache != "block":
       chosen.append(stale)
-    return jnp.where(rows[:, None], _places(size, *chosen), num_places)
+    return jnp.where(rows[:, None], _indices(size, *chosen), length)
 
   def _near(self, state, since, current):
     """Positions of the blocks from `since` on, or all that follow for a prefix cache, [B, S]."""
@@ -273,14 +273,14 @@ class _Run(NamedTuple):
     return self._with_previous(near)
 
   def _with_previous(self, chosen):
-    """Some positions [B, S], and those from whose states a shifted model reads them."""
+    """Some positions [B, S], and the positions whose states a shifted model predicts them from."""
     if not self.is_shifted:
       return chosen
     read = chosen & ~reading.segment_starts(self.segment_ids, chosen.shape)
     return chosen | jnp.pad(read[:, 1:], ((0, 0), (0, 1)))
 
   def _tail(self, state, current):
-    """Places from the first of the active block on, bool [B, S]."""
+    """Positions from the first of the active block on, bool [B, S]."""
     return jnp.cumsum(state["free"] & (state["block_of"] == current), axis=1) > 0
 
   def _sizes(self) -> list[int]:

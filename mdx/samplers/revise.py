@@ -10,22 +10,21 @@ import dataclasses
 import jax.numpy as jnp
 
 from mdx import config as config_lib
+from mdx.corruption import schedule as schedule_lib
 from mdx.samplers import confidence
 from mdx.samplers import counts
 from mdx.samplers import decoder
 from mdx.samplers import logits as logits_lib
-
-_TINY = 1e-37
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunningConfidence(decoder.Decoder):
   """Running confidence remasking: all decoded tokens compete at every step.
 
-  A step writes all masked places of the blocks so far, records the confidence of each
-  (the latest, or the maximum over time), and masks the R least sure ones again, where R
+  A step writes all masked positions of the blocks so far, records the confidence of each
+  (the latest, or the maximum over time), and masks the R least confident ones again, where R
   is what the schedule leaves for later steps. As many network calls as `Confidence`.
-  Only decoded places compete: no tie can mask a prompt or a later block.
+  Only decoded positions compete: no tie can mask a prompt or a later block.
 
   Attributes:
     schedule: tokens left to later steps: one of counts.SCHEDULES.
@@ -58,9 +57,9 @@ class RunningConfidence(decoder.Decoder):
         "running": decoder.put(state["running"], proposal.index, proposal.is_open, new)})
 
   def revoke(self, state, proposal, is_written, keys):
-    """Masks the least sure places again."""
+    """Masks the least confident positions again."""
     del proposal, is_written, keys
-    _, left = confidence.planned(self, state)
+    _, left = confidence.scheduled_counts(self, state)
     again = decoder.best_of(-state["running"], self.in_blocks(state), left)
     return state | {"canvas": jnp.where(again, self.mask_id, state["canvas"])}
 
@@ -110,9 +109,9 @@ class Remdm(decoder.Decoder):
     """Reveals masked positions at random, and chooses what is masked again."""
     del params
     now, then, sigma, again = self._transition(state)
-    reveal = (then - (1 - sigma) * now) / jnp.maximum(1 - now, _TINY)
+    reveal = (then - (1 - sigma) * now) / jnp.maximum(1 - now, schedule_lib.TINY)
     is_last = state["step"][:, None] >= self.block_steps - 1
-    draw = logits_lib.uniforms(keys, state["positions"])  # of either kind, no place is both
+    draw = logits_lib.uniforms(keys, state["positions"])  # of either kind, no position is both
     is_written = proposal.is_open & (
         (decoder.at(draw, proposal.index) < reveal) | is_last)
     return decoder.Commit(is_written, {
@@ -121,25 +120,25 @@ class Remdm(decoder.Decoder):
                                proposal.probability)})
 
   def revoke(self, state, proposal, is_written, keys):
-    """Masks the chosen places."""
+    """Masks the chosen positions."""
     del proposal, is_written, keys
     return state | {"canvas": jnp.where(state["again"], self.mask_id, state["canvas"])}
 
   def block_done(self, state, old_canvas):
-    """After the last step."""
+    """Returns whether this was the last step."""
     del old_canvas
     return state["step"] >= self.block_steps
 
   def _transition(self, state):
-    """alpha before and after, sigma of masked places [B, 1], and of committed ones [B, S]."""
+    """alpha before and after, sigma of masked positions [B, 1], and of committed ones [B, S]."""
     time = [1 - (state["step"][:, None] + i) / self.block_steps for i in (0, 1)]
     now, then = (self._alpha(t) for t in time)
-    limit = jnp.minimum(1.0, (1 - then) / jnp.maximum(now, _TINY))
+    limit = jnp.minimum(1.0, (1 - then) / jnp.maximum(now, schedule_lib.TINY))
     in_block = state["free"] & (state["block_of"] == state["block"][:, None])
     committed = in_block & (state["canvas"] != self.mask_id)
     if self.remdm == "confidence":
       unsure = jnp.where(committed, jnp.exp(-state["running"]), 0.0)
-      shares = unsure / jnp.maximum(unsure.sum(axis=1, keepdims=True), _TINY)
+      shares = unsure / jnp.maximum(unsure.sum(axis=1, keepdims=True), schedule_lib.TINY)
       return now, then, jnp.zeros_like(now), limit * shares
     sigma = self.eta * limit if self.remdm == "rescale" else jnp.minimum(self.eta, limit)
     if self.remdm == "loop":
@@ -149,8 +148,8 @@ class Remdm(decoder.Decoder):
   def _alpha(self, t):
     if self.remdm != "loop":
       return self.alpha.alpha(t)
-    rising = (1 - t) / max(1 - self.loop_on, _TINY) * self.loop_alpha
-    final = 1 - t / max(self.loop_off, _TINY) * (1 - self.loop_alpha)
+    rising = (1 - t) / max(1 - self.loop_on, schedule_lib.TINY) * self.loop_alpha
+    final = 1 - t / max(self.loop_off, schedule_lib.TINY) * (1 - self.loop_alpha)
     return jnp.where(t > self.loop_on, rising, jnp.where(t > self.loop_off, self.loop_alpha, final))
 
 
@@ -159,7 +158,7 @@ class TokenEditing(decoder.Decoder):
   """Commits by threshold, and replaces committed tokens the model is sure are wrong.
 
   A token of the active block is replaced if the one proposed in its place has more than
-  `edit_threshold`. When a block has no masks left, up to `edit_steps` steps go on
+  `edit_threshold`. Once a block has no masks left, up to `edit_steps` steps go on
   replacing until one changes nothing.
 
   Attributes:
@@ -183,7 +182,7 @@ class TokenEditing(decoder.Decoder):
 
   def max_steps(self, num_free):
     """A step a token, and the steps that only replace."""
-    blocks = max(-(-num_free // block_length) for block_length, _ in self.plans)
+    blocks = max(-(-num_free // block_length) for block_length, _ in self.components)
     return num_free + (blocks + (self.cache == "block")) * self.edit_steps
 
   def wanted(self, state):
@@ -209,7 +208,7 @@ class TokenEditing(decoder.Decoder):
         "idle": jnp.where(has_masks, 0, state["idle"] + 1), "edited": jnp.any(replaced, axis=1)})
 
   def block_done(self, state, old_canvas):
-    """No masks, and nothing left to replace."""
+    """Returns whether no masks are left, and nothing to replace."""
     full = super().block_done(state, old_canvas)
     settled = (state["idle"] > 0) & ~state["edited"]
     return full & (settled | (state["idle"] >= self.edit_steps))

@@ -2,11 +2,11 @@
 
 Contents: RECORDS, Trajectory, Recorder, canvas_before, frames.
 
-Convention: G is the number of recorded places (the last G of each row), T the bound of
+Convention: G is the number of recorded positions (the last G of each row), T the bound of
 the steps; entries of steps that a row did not take are zero. Three sizes: "commits"
 keeps what each final token was written with, O(G) a row; "canvas" adds the canvas before
-every step and the confidence of the masked places looked at; "full" looks at all
-masked places, and keeps what was predicted there.
+every step and the confidence of the masked positions looked at; "full" looks at all
+masked positions, and keeps what was predicted there.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Trajectory(NamedTuple):
     log_prob: float32 [B, G], its log-probability under the distribution it was drawn from (tempered
       and filtered; at temperature 0 the untempered one).
     nfe: int32 [B], steps of the row.
-    is_free: bool [B, G], places that were decoded, not given.
+    is_free: bool [B, G], positions that were decoded, not given.
     canvas: int32 [B, T, G] before each step, or None.
-    step_confidence: float32 [B, T, G] of the tokens proposed at masked places that were
+    step_confidence: float32 [B, T, G] of the tokens proposed at masked positions that were
       looked at, and of those that replace one; 0 elsewhere; or None.
     prediction: int32 [B, T, G], the full clean prediction: what was drawn where the
       canvas is masked, the canvas elsewhere; or None.
@@ -65,7 +65,7 @@ class Recorder:
 
   Attributes:
     level: one of RECORDS, not "none".
-    start: first recorded place of a row.
+    start: first recorded position of a row.
     max_steps: T.
     mask_id: id of the mask token.
     acts: whether the rule has actions.
@@ -78,9 +78,9 @@ class Recorder:
 
   def init(self, canvas: jax.Array) -> Trajectory:
     """An empty record of canvases int32 [B, S]."""
-    rows, num_places = canvas.shape[0], canvas.shape[1] - self.start
-    one = lambda dtype, fill=0: jnp.full((rows, num_places), fill, dtype)
-    each = lambda dtype: jnp.zeros((rows, self.max_steps, num_places), dtype)
+    rows, length = canvas.shape[0], canvas.shape[1] - self.start
+    one = lambda dtype, fill=0: jnp.full((rows, length), fill, dtype)
+    each = lambda dtype: jnp.zeros((rows, self.max_steps, length), dtype)
     record = Trajectory(one(jnp.int32), one(jnp.int32, -1), one(jnp.float32), one(jnp.float32),
                         jnp.zeros(rows, jnp.int32), canvas[:, self.start:] == self.mask_id)
     if self.acts:
@@ -94,10 +94,10 @@ class Recorder:
   def add(self, record: Trajectory, before: decoder.State, after: decoder.State,
           step: decoder.Step, active: jax.Array) -> Trajectory:
     """Adds one step of the active rows."""
-    num_places, rows = before["canvas"].shape[1], jnp.arange(len(active))
+    length, rows = before["canvas"].shape[1], jnp.arange(len(active))
     shown, new = before["canvas"][:, self.start:], after["canvas"][:, self.start:]
-    # Places before `start` are fixed, so they are never among those looked at.
-    index = jnp.where(step.index < num_places, step.index - self.start, num_places - self.start)
+    # Positions before `start` are fixed, so they are never among those looked at.
+    index = jnp.where(step.index < length, step.index - self.start, length - self.start)
     stands = active[:, None] & (new != shown) & (new != self.mask_id)
     write = lambda old, values: decoder.put(jnp.where(stands, 0.0, old), index,
                                             step.is_written & active[:, None], values)
@@ -106,7 +106,7 @@ class Recorder:
                              log_prob=write(record.log_prob, step.log_prob))
     number = jnp.where(active, before["nfe"], self.max_steps)
     store = lambda old, values: old.at[rows, number].set(values, mode="drop")
-    exists = step.index < num_places
+    exists = step.index < length
     is_masked = exists & (decoder.at(before["canvas"], step.index) == self.mask_id)
     spread = lambda base, values, where=is_masked: decoder.put(base, index, where, values)
     zeros = jnp.zeros(shown.shape, jnp.float32)
@@ -145,7 +145,7 @@ def frames(record: Trajectory, row: int, mask_id: int) -> tuple[np.ndarray, np.n
 
   Args:
     record: with canvases.
-    row: which.
+    row: number of the row.
     mask_id: id of the mask token.
 
   Returns:

@@ -79,7 +79,7 @@ def _interaction(jaxpr: Any, reduced: list[bool], found: list[str]) -> list[str]
 
 
 def _walk(jaxpr: Any, reduced: list[bool], found: list[str]) -> list[bool]:
-  """Whether each output is a sum over rows; what interacts is added to `found`."""
+  """Returns whether each output is a sum over rows; adds interactions to `found`."""
   is_sum = dict(zip(jaxpr.invars, reduced))
   known = lambda var: not isinstance(var, jax.extend.core.Literal) and is_sum.get(var, False)
   for eqn in jaxpr.eqns:

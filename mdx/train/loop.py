@@ -143,7 +143,7 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
     unit: steps whose batches come from one state (inner epochs of a rollout); the run is
       evaluated, saved and stopped between units only.
     batch_size: rows of a global batch; 0 = `data` yields whole batches.
-    profile: which steps are traced.
+    profile: says which steps are traced.
     clock: is told what the time was spent on.
     also: () -> figures of what makes the batches, for the console.
 

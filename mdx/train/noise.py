@@ -2,8 +2,8 @@
 
 Contents: check_draws, make_noise.
 
-Convention: text and weights are fixed, only what `prepare` draws varies: times and masks. So an
-objective that draws nothing has none.
+Convention: text and weights are fixed, only the draws of `prepare` vary: times and masks. An
+objective that draws nothing has no such noise.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def make_noise(objective: types.Objective, *, num_draws: int, seed: int, step: i
     objective: the loss.
     num_draws: 2 or more; each costs a training step.
     seed: of the draws.
-    step: what a schedule of the objective reads.
+    step: of the run, for the objective's schedules.
     num_microbatches: as in training.
 
   Returns:

@@ -113,8 +113,9 @@ class Optimizer:
     trainable: pattern of the paths of the parameters that are trained, such as ".*/lora_[ab]"; the
       others keep their values, and have neither gradients nor moments. "" = all.
     selection: name in SELECTIONS: which of these are trained at a step, also by layer.
-    layer_decay: what a layer's rate is of that of the layer above it, in (0, 1]; the last layer
-      has its square, see `layer_factors`. It multiplies the whole step, weight decay included.
+    layer_decay: rate of a layer as a share of that of the layer above, in (0, 1]; the last layer
+      has its square, see `layer_factors`. This factor multiplies the whole step, weight decay
+      included.
   """
   learning_rate: float = 3e-4
   schedule: str = "cosine"
@@ -142,7 +143,7 @@ class Optimizer:
         between=dict(learning_rate="(0, inf)", b1="[0, 1)", b2="[0, 1)", layer_decay="(0, 1]"))
 
   def trains(self, path: str) -> bool:
-    """Whether the parameter of a path is trained."""
+    """Returns whether the parameter of a path is trained."""
     return not self.trainable or bool(re.fullmatch(self.trainable, path))
 
   def share(self, path: str, leaf: Any, step: jax.Array) -> jax.Array:
@@ -247,7 +248,7 @@ def _orthogonal(momentum: float) -> optax.GradientTransformation:
   """Nesterov momentum made orthogonal over the last two axes, with the state of optax's Muon.
 
   optax corrects the bias of gradient and momentum apart, which is another direction from the second
-  step on; so it is only given what is to be made orthogonal. Its constants are no state.
+  step on; so it is only given what is to be made orthogonal. The constants of optax are no state.
   """
   axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
   inner = optax.contrib.scale_by_muon(

@@ -18,7 +18,7 @@ from mdx.utils import tree
 
 
 class State(NamedTuple):
-  """Everything a training step reads and writes.
+  """State that a training step reads and writes.
 
   Attributes:
     step: int32 scalar, number of updates done.

@@ -50,7 +50,7 @@ def _join(rows: types.PyTree, unit: int) -> types.PyTree:
 
 def look(objective: types.Objective, batch: types.Batch, context: types.Context,
          num_microbatches: int) -> types.Batch:
-  """The batch with what frozen models say of it, read by microbatch."""
+  """Batch with the fields that frozen models add, read by microbatch."""
   if type(objective).look is types.Objective.look:
     return batch
   one = lambda rows: jax.lax.stop_gradient(objective.look(context.frozen, rows, context))
@@ -135,9 +135,9 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
     trains: path -> whether the parameter is trained.
 
   Returns:
-    The step; `frozen` are parameters the objective reads but does not train. Its metrics
-    are {name: (sum, weight)}, float32 scalars, with `loss`, `grad_norm` and
-    `learning_rate` among them.
+    The step; `frozen` are parameters the objective reads but does not train. The metrics of a step
+    are {name: (sum, weight)}, float32 scalars, with `loss`, `grad_norm` and `learning_rate` among
+    them.
   """
 
   def step(state: state_lib.State, batch: types.Batch, frozen: types.Params):
@@ -167,7 +167,7 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
 
 
 class Compiled:
-  """A compiled step; the buffers of the state are given up, but for those of frozen parameters.
+  """A compiled step; donates the buffers of the state, except those of frozen parameters.
 
   The latter are never copied, so that a reference policy, an evaluation and the state share them.
   """

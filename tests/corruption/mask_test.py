@@ -55,6 +55,7 @@ def test_exact_count_is_uniform_over_subsets():
 def test_a_rate_of_zero_selects_nothing_even_where_the_uniform_is_zero(monkeypatch):
   monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.zeros(shape))
   assert not mask_lib.bernoulli(_keys(2), 0.0, jnp.ones((2, 5), bool)).any()
+  assert mask_lib.bernoulli(_keys(2), 1e-6, jnp.ones((2, 5), bool)).all()  # the uniforms are 0
 
 
 @pytest.mark.parametrize("select", ["bernoulli", "exact_count"])

@@ -59,7 +59,7 @@ def test_units_are_spans_and_single_places():
   batch = _batch([(2, 3, T), (5, 2, T), (8, 1, BEFORE)], 1, 10)
   units = np.asarray(temporal.units(batch))[0]
   np.testing.assert_array_equal(units, [0, 1, 2, 2, 2, 5, 5, 7, 8, 9])
-  np.testing.assert_array_equal(temporal.last_places(jnp.asarray(units)[None])[0],
+  np.testing.assert_array_equal(temporal.last_positions(jnp.asarray(units)[None])[0],
                                 [0, 1, 4, 4, 4, 6, 6, 7, 8, 9])
 
 

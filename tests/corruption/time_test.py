@@ -60,6 +60,8 @@ def test_time_is_positive_at_any_rounding(monkeypatch, name, batch_size, uniform
                       lambda key, shape=(), dtype=jnp.float32: jnp.full(shape, uniform, dtype))
   times = np.asarray(_times(name, rng.root(0), np.arange(batch_size)))
   assert times.min() > 0 and times.max() <= 1
+  if name == "independent":
+    assert (times == 1 - np.float32(uniform)).all()  # no other uniform was drawn
 
 
 def test_stratified_time_keeps_its_digits_near_zero():

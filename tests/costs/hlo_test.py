@@ -1,4 +1,4 @@
-"""What is read from compiled programs: loops, branches, collectives, cycles."""
+"""Readings of compiled programs: loops, branches, collectives, cycles."""
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec as P

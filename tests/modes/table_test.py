@@ -137,5 +137,6 @@ def test_the_shipped_table_runs_and_goes_on_where_it_was(tmp_path):
   results = modes.run("table", config, str(tmp_path))
   assert set(results["scores"]) == {"next", "speech"}
   before = {p: p.stat().st_mtime for p in tmp_path.rglob("results.json") if p.parent != tmp_path}
+  assert len(before)
   assert modes.run("table", config, str(tmp_path)) == results
   assert before == {p: p.stat().st_mtime for p in before}

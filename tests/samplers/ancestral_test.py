@@ -1,4 +1,4 @@
-"""Ancestral, first-hitting and random orders: their laws, enumerated exactly."""
+"""Ancestral, first-hitting, random and left-to-right orders: their laws, enumerated exactly."""
 
 import itertools
 
@@ -10,6 +10,7 @@ import pytest
 from mdx import samplers
 from mdx import types
 from mdx.corruption import schedule as schedule_lib
+from mdx.objectives.causal import ar
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.samplers import ancestral
 
@@ -262,3 +263,66 @@ def test_the_temperature_stays_one_over_1024_steps():
   steps = np.asarray(out["nfe"])
   distinct = 1024 * (1 - (1 - 1 / 1024) ** 1024)  # of 1024 places among 1024 steps
   assert np.all(np.abs(steps - distinct) < 60)
+
+
+LEFT_TO_RIGHT = ar.AutoRegressive(network=JOINT.causal_network(), mask_id=JOINT.mask_id)
+LEFT_TO_RIGHT_ANSWER = driving.on_joint(LEFT_TO_RIGHT)
+
+
+def _left_to_right(canvas, row_index=None, **fields):
+  sampler = samplers.build(dict(name="autoregressive", **fields), LEFT_TO_RIGHT,
+                           mask_id=JOINT.mask_id)
+  return driving.decode(LEFT_TO_RIGHT_ANSWER, sampler, canvas, row_index=row_index)
+
+
+def test_samples_from_left_to_right_follow_the_joint():
+  decoded = _left_to_right(np.full((20000, 4), JOINT.mask_id))
+  counts = np.bincount(JOINT.index(decoded.tokens), minlength=len(JOINT.probs))
+  assert oracle.chi_square(counts, JOINT.probs) > 1e-4
+  assert np.all(decoded.nfe == 4)
+
+
+def test_prompts_stay_and_the_rest_follows_its_conditional():
+  canvas = np.full((20000, 4), JOINT.mask_id)
+  canvas[:, :2] = [3, 0]
+  decoded = _left_to_right(canvas)
+  counts = np.bincount(JOINT.index(decoded.tokens), minlength=len(JOINT.probs))
+  probs = np.where((JOINT.sequences[:, :2] == [3, 0]).all(axis=1), JOINT.probs, 0)
+  assert counts[probs == 0].sum() == 0 and np.all(decoded.nfe == 2)
+  assert oracle.chi_square(counts[probs > 0], probs[probs > 0]) > 1e-4
+
+
+def test_temperature_zero_is_greedy():
+  canvas = np.full((1, 4), JOINT.mask_id)
+  tokens = _left_to_right(canvas, temperature=0.0).tokens
+  for i in range(4):
+    canvas[0, i] = JOINT.conditionals(canvas)[0, i].argmax()
+  np.testing.assert_array_equal(tokens, canvas)
+
+
+def test_rows_are_called_once_for_each_mask():
+  canvas = np.array([[0, 2, 3, 0], [0, 2, 3, 1], [1, 2, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+  decoded = _left_to_right(canvas)
+  np.testing.assert_array_equal(decoded.nfe, (canvas == JOINT.mask_id).sum(axis=1))
+  given = canvas != JOINT.mask_id
+  np.testing.assert_array_equal(decoded.tokens[given], canvas[given])
+  assert np.isin(decoded.tokens, JOINT.real).all()
+
+
+@pytest.mark.slow
+def test_a_rows_sample_is_the_same_in_any_batch_and_place():
+  tokens = _left_to_right(np.full((64, 4), JOINT.mask_id)).tokens
+  order = np.random.default_rng(0).permutation(64)[:11]
+  part = _left_to_right(np.full((11, 4), JOINT.mask_id), row_index=order).tokens
+  np.testing.assert_array_equal(tokens[order], part)
+
+
+def test_every_position_is_a_block_whatever_the_block_length():
+  canvas = np.full((16, 4), JOINT.mask_id)
+  np.testing.assert_array_equal(_left_to_right(canvas, gen_length=4, block_length=2).tokens,
+                                _left_to_right(canvas).tokens)
+
+
+def test_an_autoregressive_model_is_decoded_only_so():
+  with pytest.raises(ValueError, match="decoded by sampler.name=autoregressive"):
+    samplers.build({"name": "threshold"}, LEFT_TO_RIGHT, mask_id=JOINT.mask_id)

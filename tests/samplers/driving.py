@@ -79,7 +79,7 @@ class Memory:
     return types.Reader(self.answer, self.attention, sampler="ancestral")
 
   def tables(self):
-    """What a token says of tokens, [V, V], and how loudly from each distance, [128]."""
+    """Logits of tokens given a token, [V, V], and a factor for each distance, [128]."""
     draw = np.random.default_rng(4)
     return draw.normal(size=(VOCAB, VOCAB)), draw.normal(size=128)
 

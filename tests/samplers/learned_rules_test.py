@@ -97,7 +97,7 @@ class Joint(decoder.Decoder):
   counts_steps = False
 
   def parts(self):
-    """What a token says of the next one, [V, D, V]."""
+    """Logits of the next token given one, [V, D, V]."""
     return {"pair": types.Part(lambda key: jnp.zeros((driving.VOCAB, 3, driving.VOCAB)))}
 
   def propose(self, params, state, index, answer, keys):

@@ -1,4 +1,4 @@
-"""Mixtures: a row follows the plan it draws, exactly as a sampler of that plan alone."""
+"""Mixtures: a row follows the component it draws, as a sampler of that component alone does."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from mdx.utils import rng
 
 import driving
 
-PLANS = ((4, 4), (8, 2))
+COMPONENTS = ((4, 4), (8, 2))
 CANVAS = np.zeros((12, 8), np.int32)
 MODEL = driving.Memory(scale=2.0)
 
@@ -26,21 +26,21 @@ def _sampler(rule, **fields):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", [confidence.Confidence, revise.RunningConfidence])
-def test_every_row_is_decoded_by_the_plan_it_drew(rule):
-  mixed = driving.decode(_answer, _sampler(rule, mixture=PLANS), CANVAS)
+def test_every_row_is_decoded_by_the_component_it_drew(rule):
+  mixed = driving.decode(_answer, _sampler(rule, mixture=COMPONENTS), CANVAS)
   alone = [driving.decode(_answer, _sampler(rule, block_length=b, steps=s), CANVAS)
-           for b, s in PLANS]
-  plan = np.where(mixed.nfe == 4, 0, 1)
+           for b, s in COMPONENTS]
+  component = np.where(mixed.nfe == 4, 0, 1)
   assert set(mixed.nfe) == {2, 4}
-  for row, which in enumerate(plan):
+  for row, which in enumerate(component):
     np.testing.assert_array_equal(mixed.tokens[row], alone[which].tokens[row])
 
 
-def test_rows_with_one_plan_index_follow_one_plan():
-  sampler = _sampler(confidence.Confidence, mixture=PLANS)
+def test_rows_with_one_component_index_draw_one_component():
+  sampler = _sampler(confidence.Confidence, mixture=COMPONENTS)
   draw = lambda index: sampler.init(
       jnp.zeros((64, 8), jnp.int32), jnp.broadcast_to(jnp.arange(8), (64, 8)), driving.keys(64),
-      rng.per_example(rng.root(1), index))["plan"]
+      rng.per_example(rng.root(1), index))["component"]
   each, groups = np.asarray(draw(jnp.arange(64))), np.asarray(draw(jnp.arange(64) // 8))
   assert 16 < each.sum() < 48 and len(set(each[:8])) == 2
   assert np.all(groups.reshape(8, 8) == groups[::8, None]) and set(groups) == {0, 1}
@@ -54,4 +54,4 @@ def test_mixtures_without_meaning_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     _sampler(confidence.Confidence, **fields)
   with pytest.raises(ValueError, match="a rule that counts tokens, not Remdm"):
-    _sampler(revise.Remdm, mixture=PLANS)
+    _sampler(revise.Remdm, mixture=COMPONENTS)

@@ -81,13 +81,6 @@ def test_without_a_decay_no_average_is_kept():
   assert state.ema == {}
 
 
-def test_a_new_average_is_a_copy_so_that_both_can_be_donated():
-  state = state_lib.init_fn(_Quadratic(), optax.sgd(0.1), keep_ema=True)(rng.root(0))
-  one, other = state.params["model"]["w"], state.ema["model"]["w"]
-  assert one.unsafe_buffer_pointer() != other.unsafe_buffer_pointer()
-  np.testing.assert_array_equal(one, other)
-
-
 @pytest.mark.parametrize("num_microbatches", [1, 2, 4])
 def test_state_sums_are_applied_once_a_step(num_microbatches):
   optimizer = optax.sgd(0.1)

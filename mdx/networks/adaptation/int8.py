@@ -30,7 +30,7 @@ def _quantize(kernel):
 
 
 def quantize(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns `kernel_int8` and `kernel_scale` of a kernel [..., in, out], which is given up.
+  """Returns `kernel_int8` and `kernel_scale` of a kernel [..., in, out], which is donated.
 
   Raises:
     ValueError: the extra `int8` is not installed.
@@ -72,10 +72,10 @@ class Int8(types.Adaptation):
     return own["kernel_int8"]
 
   def output(self, own, x, y):
-    """Times the factors, in the type of x."""
+    """Product with the factors, in the type of x."""
     return (y * jnp.expand_dims(own["kernel_scale"][0], tuple(range(y.ndim - 1)))).astype(x.dtype)
 
   def merged(self, own, kernel):
-    """Refused: the kernel that was rounded is no longer known."""
+    """Raises ValueError: the kernel that was rounded is no longer known."""
     raise ValueError("int8 weights are not exported; train the adapters without init.weights, or "
                      "export them alone (format peft).")

@@ -56,7 +56,7 @@ class LoRA(types.Adaptation):
             "lora_b": types.Leaf((self.rank, shape[1]), zeros, (None, axes[1]))}
 
   def output(self, own, x, y):
-    """With the product, in the type of x."""
+    """Output with the product added, in the type of x."""
     low = jnp.matmul(x, own["lora_a"].astype(x.dtype))
     return y + self.scale * jnp.matmul(low, own["lora_b"].astype(x.dtype))
 

@@ -69,7 +69,7 @@ def leaves(spec: Any) -> dict[str, types.Leaf]:
 
 
 def _names(adaptation: types.Adaptation) -> tuple[str, ...]:
-  """Names of its leaves, which do not depend on the shape."""
+  """Names of the leaves of an adaptation, which do not depend on the shape."""
   return tuple(adaptation.leaves((64, 64), (None, None)))
 
 
@@ -83,7 +83,7 @@ def owner(path: str, adaptations: Sequence[types.Adaptation]) -> types.Adaptatio
 
 
 def pattern(adaptation: types.Adaptation) -> str:
-  """Returns a pattern of the paths of its parameters, for `optimizer.trainable`."""
+  """Returns a pattern of the paths of an adaptation's parameters, for `optimizer.trainable`."""
   paths = "|".join(SITES[name] for name in adaptation.targets)
   return rf".*({paths})/({'|'.join(_names(adaptation))})"
 
@@ -108,9 +108,9 @@ def start(path: str, kernel: jax.Array, shapes: Mapping[str, Any],
 
   Args:
     path: of the parameter.
-    kernel: its value, which is given up.
+    kernel: its value, which is donated.
     shapes: {path: shape struct with sharding} of the network with the adaptations.
-    adaptations: those of the network.
+    adaptations: of the network.
   """
   if path in shapes:
     return kernel
@@ -126,7 +126,7 @@ def fresh(shapes: Any, adaptations: Sequence[types.Adaptation], seed: int) -> An
 
   Args:
     shapes: tree of shape structs of them alone, with shardings where there is a mesh.
-    adaptations: those of the network.
+    adaptations: of the network.
     seed: of the run.
   """
   if not tree.flatten(shapes):
@@ -148,7 +148,7 @@ def merge(params: Any, adaptations: Sequence[types.Adaptation]) -> Any:
 
   Args:
     params: of one network, or of several, as nested dicts; kernels keep their types.
-    adaptations: those of the network.
+    adaptations: of the network.
 
   Raises:
     ValueError: an adaptation that no kernel can stand for.

@@ -78,13 +78,13 @@ class AutoRegressive(types.Objective):
         metrics, {"nll": rows, "count": count, "right": is_right.sum(axis=1)}, {})
 
   def bound(self, estimator):
-    """Itself, without any masks: exact."""
+    """This objective without any masks: exact."""
     del estimator
     return AutoRegressive(network=self.network, mask_id=self.mask_id, start_id=self.start_id,
                           start=self.start)
 
   def reader(self):
-    """From left to right; the cache of a causal model is exact."""
+    """Reader from left to right; the cache of a causal model is exact."""
     return types.Reader(self.answer, self.visibility, None, "autoregressive", (),
                         start_id=-1 if self.start == "always" else self.start_token)
 

@@ -1,4 +1,4 @@
-"""From a causal model to a diffusion model: the loss of diffusion, attention that opens slowly.
+"""Adaptation of a causal model to diffusion: its loss, under attention that opens slowly.
 
 Contents: Adaptation.
 

@@ -63,7 +63,7 @@ class D3PM(diffusion.MaskedDiffusion):
 
   @property
   def reads_time(self):
-    """Whether the network or the cost of the mask column does."""
+    """Returns whether the network or the cost of the mask column depends on the time."""
     return self.mask_column or super().reads_time
 
   @property

@@ -14,6 +14,7 @@ from typing import Any, Mapping
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
@@ -65,11 +66,10 @@ class GenMD4(types.Objective):
   normalizer: str = "per_supervised_token"
 
   def __post_init__(self):
-    diffusion.check_choices(self, time=time_lib.TIMES, normalizer=("elbo", "per_supervised_token"))
+    config_lib.check(self, "objective", between=dict(first_time="(0, 1)"), choices=dict(
+        time=time_lib.TIMES, normalizer=("elbo", "per_supervised_token")))
     self.visibility  # pylint: disable=pointless-statement  (checks it)
-    if not 0 < self.first_time < 1:
-      raise ValueError(f"objective.first_time must lie in (0, 1), got {self.first_time}.")
-    if self.first_power <= 0:
+    if not self.first_power > 0:
       raise ValueError(f"objective.first_power must be positive, got {self.first_power}.")
 
   @property
@@ -112,9 +112,9 @@ class GenMD4(types.Objective):
     exponent = own * log_time
     is_kept = allowed[:, None] & ~is_masked
     kept = jnp.log(-jnp.expm1(jnp.where(is_kept, exponent, -1.0)))
-    log_law = jnp.where(is_masked, exponent, jnp.where(is_kept, kept, 0.0)).sum(axis=2)
+    log_prob = jnp.where(is_masked, exponent, jnp.where(is_kept, kept, 0.0)).sum(axis=2)
     ahead = jax.lax.stop_gradient(costs[:, 0] - costs[:, 1]) / 2
-    score = ahead * (log_law[:, 0] - log_law[:, 1])
+    score = ahead * (log_prob[:, 0] - log_prob[:, 1])
     rows = costs.mean(axis=1) + jnp.where(allowed, self._first_cost(power, batch), 0.0).sum(axis=1)
     total = (rows + score - jax.lax.stop_gradient(score)).sum()
 
@@ -124,7 +124,7 @@ class GenMD4(types.Objective):
     return {"elbo": total}, types.Aux(metrics, {"nll": rows, "count": count}, {})
 
   def _scores(self, params, batch, noise):
-    """-log p(x_i) and the sum over v of w_v p(v), at masked places: [B, 2, L] each."""
+    """-log p(x_i) and the sum over v of w_v p(v), at masked positions: [B, 2, L] each."""
     tokens = jnp.repeat(batch["tokens"], 2, axis=0)
     flat = lambda x: x.reshape(tokens.shape)
     power = _powers(params)
@@ -153,14 +153,14 @@ class GenMD4(types.Objective):
     return (jnp.exp(exponent) * nats)[batch["tokens"]]
 
   def bound(self, estimator):
-    """Itself, whose masks are Bernoulli; not exact."""
+    """This objective, whose masks are Bernoulli; not exact."""
     if estimator == "lattice_k":
       raise ValueError("eval.estimator lattice_k draws exact counts of masks, which GenMD4 does "
                        "not; use stratified.")
     return None if estimator == "exact" else self
 
   def reader(self):
-    """Any rule but the ancestral one: the order of tokens depends on what they are."""
+    """Reader for any rule but the ancestral one: the order of tokens depends on the tokens."""
     return types.Reader(self.answer, self.visibility, is_shifted=self.shift)
 
   def answer(self, params, request):

@@ -1,6 +1,6 @@
 """Absorbing-state (masked) diffusion.
 
-Contents: MaskedDiffusion, check_choices, weight_of.
+Contents: MaskedDiffusion, weight_of.
 
 References: Sahoo et al. 2024, arXiv:2406.07524 (MDLM); Shi et al. 2024,
 arXiv:2406.04329 (MD4); Nie et al. 2025, arXiv:2502.09992 (LLaDA); Ou et al.
@@ -63,11 +63,11 @@ class MaskedDiffusion(types.Maskable):
       stream whose blocks see the blocks before them, which allows an exact cache.
     mask_column: whether the mask id keeps its column in the softmax, as in LLaDA; by
       default it gets probability 0 (MDLM).
-    carry_over: whether a clean place keeps its token whatever the network says of it, as in
+    carry_over: whether a clean position keeps its token whatever the network says of it, as in
       MDLM. If not, the text is read off the network's prediction for a text without masks,
-      which costs -log p(x_i | x) at every place, and a second pass (D3PM's last term).
+      which costs -log p(x_i | x) at every position, and a second pass (D3PM's last term).
       Samplers always carry over.
-    shift: whether a place is predicted from the hidden state of the place before it, as
+    shift: whether a position is predicted from the hidden state of the position before it, as
       in models that began as autoregressive ones (Dream).
     schedule: dict(name="linear" | "cosine" | "polynomial", eps=..., power=...).
     time: draw of t: "independent", "stratified" or "lattice" (global batch).
@@ -77,8 +77,8 @@ class MaskedDiffusion(types.Maskable):
       in LLaDA); rows whose `time` is given, for likelihoods, are never cut.
     weighting: "elbo", "uniform" (weight 1, no bound) or "cart": a token's weight is how
       much clean context it has (Dream, no bound).
-    cart_rate: of the geometric law of distances of "cart".
-    normalizer: what the loss is divided by: "elbo" (rows: nats per sequence),
+    cart_rate: of the geometric distribution of the distances of "cart".
+    normalizer: divisor of the loss: "elbo" (rows: nats per sequence),
       "per_supervised_token" (MDLM, LLaDA pre-training), "per_masked_token" (Dream;
       reweights the bound) or "per_row" (LLaDA SFT: nats per supervised token of each row,
       averaged over the rows).
@@ -102,15 +102,13 @@ class MaskedDiffusion(types.Maskable):
   normalizer: str = "per_supervised_token"
 
   def __post_init__(self):
-    check_choices(self, time=time_lib.TIMES, mask_draw=("bernoulli", "exact_count"),
-                  weighting=WEIGHTINGS, normalizer=NORMALIZERS)
+    config_lib.check(self, "objective", choices=dict(
+        time=time_lib.TIMES, mask_draw=("bernoulli", "exact_count"), weighting=WEIGHTINGS,
+        normalizer=NORMALIZERS), between=dict(random_length_rate="[0, 1]", cart_rate="(0, 1)"))
     self.alpha, self.visibility  # pylint: disable=pointless-statement  (checks them)
     if self.num_steps < 0:
       raise ValueError(f"objective.num_steps must be positive, or 0 for continuous time, got "
                        f"{self.num_steps}.")
-    if not 0 <= self.random_length_rate <= 1 or not 0 < self.cart_rate < 1:
-      raise ValueError("objective.random_length_rate must lie in [0, 1] and cart_rate in (0, 1), "
-                       f"got {self.random_length_rate} and {self.cart_rate}.")
     if self.mask_draw == "exact_count" and self.schedule["name"] != "linear":
       raise ValueError("objective.mask_draw exact_count draws the count uniformly, which is the "
                        f"linear schedule; got {self.schedule['name']!r}. Use bernoulli.")
@@ -213,17 +211,17 @@ class MaskedDiffusion(types.Maskable):
     return {"elbo": loss.sum()}, types.Aux(metrics, {"nll": rows, "count": num_tokens}, {})
 
   def _hidden(self, params, batch, noise=None):
-    """Hidden states that the places are predicted from, [B, L, D]."""
+    """Hidden states that the positions are predicted from, [B, L, D]."""
     hidden = reading.encode(self.network, params["model"], batch, attention=self.visibility,
                             tokens=batch["noisy_tokens"], time=batch["noise_level"], noise=noise)
     return reading.previous_hidden(hidden, batch.get("segment_ids")) if self.shift else hidden
 
   def _nats(self, params, batch, noise):
-    """-log p(x_i | x_t) at the masked places, 0 elsewhere: float32 [B, L]."""
+    """-log p(x_i | x_t) at the masked positions, 0 elsewhere: float32 [B, L]."""
     return self._scores(params, batch, noise)
 
   def _copied_nats(self, params, batch, noise):
-    """-log p(x_i | x) of all places, at t = 0: float32 [B, L]."""
+    """-log p(x_i | x) of all positions, at t = 0: float32 [B, L]."""
     clean = batch | {"noisy_tokens": batch["tokens"],
                      "noise_level": jnp.zeros_like(batch["noise_level"])}
     hidden = self._hidden(params, clean, reading.noise_for(noise, "copied"))
@@ -232,14 +230,14 @@ class MaskedDiffusion(types.Maskable):
         mask_lib.allowed_positions(batch), blocked=self._blocked)
 
   def _scores(self, params, batch, noise, **score):
-    """`targets.target_losses` of the masked places."""
+    """`targets.target_losses` of the masked positions."""
     return targets_lib.target_losses(
         self.network, params["model"], self._hidden(params, batch, noise), batch["tokens"],
         batch["is_masked"], rate=self._rate, spread=self._rate_spread,
         is_binomial=self.mask_draw == "bernoulli", blocked=self._blocked, **score)
 
   def bound(self, estimator):
-    """Itself, with the draw of masks that an estimator needs."""
+    """This objective, with the draw of masks that an estimator needs."""
     if estimator == "exact":
       return None
     if estimator == "quadrature":
@@ -259,7 +257,7 @@ class MaskedDiffusion(types.Maskable):
 
   @property
   def reads_time(self):
-    """Whether the network does, and the time is not the share of masks."""
+    """Returns whether the network is told the time, and the time is not the share of masks."""
     return self.network.reads_time and self.mask_draw == "bernoulli"
 
   def blocks_of(self, positions):
@@ -282,7 +280,7 @@ class MaskedDiffusion(types.Maskable):
     return mass[:, -1], step[chosen] / self.num_steps
 
   def reader(self):
-    """Any rule; the ancestral one follows the process that the loss bounds."""
+    """Reader for any rule; the ancestral one follows the process that the loss bounds."""
     return types.Reader(self.answer, self.visibility, self.schedule, "ancestral",
                         is_shifted=self.shift)
 
@@ -318,23 +316,15 @@ class MaskedDiffusion(types.Maskable):
     return eps * math.log(self.network.vocab_size - 1)
 
   def _rate_spread(self, num_rows: int, num_shards: int) -> float:
-    """How far the mean mask rate of a shard's rows may exceed its expectation."""
+    """Distance by which the mean mask rate of a shard's rows may exceed its expectation."""
     if self.time == "independent":
       return 3 * math.sqrt(1 / 12 / num_rows)
     # A whole lattice is off by at most half its spacing, a run of its rows by more.
     return (0.5 if num_shards == 1 else 1.5) / num_rows
 
 
-def check_choices(objective: types.Objective, **choices: Any) -> None:
-  """Raises ValueError for a field with a value that is none of its choices."""
-  for field, allowed in choices.items():
-    if getattr(objective, field) not in allowed:
-      raise ValueError(f"objective.{field} is {getattr(objective, field)!r}; choose from "
-                       f"{', '.join(allowed)}.")
-
-
 def weight_of(normalizer: str, allowed: jax.Array, is_masked: jax.Array) -> jax.Array:
-  """What the loss is divided by, float32 []: rows or tokens of a batch."""
+  """Divisor of the loss, float32 []: rows or tokens of a batch."""
   counted = {"elbo": jnp.any(allowed, axis=1), "per_row": jnp.any(allowed, axis=1),
              "per_supervised_token": allowed, "per_masked_token": is_masked}[normalizer]
   return counted.sum(dtype=jnp.float32)

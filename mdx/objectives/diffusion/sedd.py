@@ -28,9 +28,9 @@ class SEDD(diffusion.MaskedDiffusion):
     sum over y of s_y - r log s_{x_i} + r (log r - 1).
 
   The scores are s_y = r e^{l_y} / V: scaling the logits l by time and by the number of tokens
-  V keeps them near 0. So the cost is -alpha'/(1 - alpha) times
+  V keeps them near 0. The cost so is -alpha'/(1 - alpha) times
   sum_y e^{l_y} / V - log(e^{l_{x_i}} / V) - 1, which is -log p(x_i) where the e^{l_y} / V sum
-  to 1. It is never below it.
+  to 1. The cost is never below -log p(x_i).
 
   Attributes:
     score: "free" (SEDD), or "posterior": the e^{l_y} / V are normalized, which makes the loss

@@ -18,7 +18,7 @@ _EPS = 1e-4
 
 
 def _shaped(reward, valid, kind):
-  """What a step is credited with, before the group is compared; [P, G, T]."""
+  """Credit of each step, before the group is compared; [P, G, T]."""
   reward = jnp.where(valid, reward, 0.0)
   steps = valid.sum(axis=-1, keepdims=True)
   number = jnp.arange(reward.shape[-1])[None, None]

@@ -14,6 +14,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx.networks import heads
 from mdx.objectives.policies import advantage as advantage_lib
 from mdx.objectives.policies import policy
@@ -45,10 +46,8 @@ class DiffuGRPO(policy.Policy):
 
   def __post_init__(self):
     super().__post_init__()
-    self._check("advantage", advantage_lib.GROUP_ADVANTAGES)
-    if not 0 <= self.prompt_mask_rate < 1:
-      raise ValueError("objective.prompt_mask_rate must lie in [0, 1), got "
-                       f"{self.prompt_mask_rate}.")
+    config_lib.check(self, "objective", choices={"advantage": advantage_lib.GROUP_ADVANTAGES},
+                     between={"prompt_mask_rate": "[0, 1)"})
 
   def prepare(self, params, batch, key, context):
     """Draws the canvases."""
@@ -83,7 +82,7 @@ class DiffuGRPO(policy.Policy):
     return weight, weight.sum()
 
   def _canvases(self, batch, final, key):
-    """What C canvases hide, bool [N, C, G], and the factors of their log-probabilities."""
+    """Masks of C canvases, bool [N, C, G], and the factors of their log-probabilities."""
     del batch, key
     return jnp.ones(final.shape, bool)[:, None], jnp.ones(final.shape)[:, None]
 

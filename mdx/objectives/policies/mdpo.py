@@ -12,6 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mdx import config as config_lib
 from mdx.objectives.policies import advantage as advantage_lib
 from mdx.objectives.policies import policy
 from mdx.utils import rng
@@ -35,7 +36,7 @@ class MDPO(policy.Policy):
   Attributes:
     advantage: one of advantage.STEP_ADVANTAGES.
     num_steps: steps of a rollout that are trained.
-    step_choice: those of "largest" |A|, "uniform" at random, or "all".
+    step_choice: steps of the "largest" |A|, "uniform" at random, or "all".
     targets: the "masked" tokens of a prediction, or those "committed" by the step only.
     confidence_weight: whether w_i is the confidence, else 1.
     length_weight: whether there is the factor L / n.
@@ -57,11 +58,9 @@ class MDPO(policy.Policy):
 
   def __post_init__(self):
     super().__post_init__()
-    self._check("advantage", advantage_lib.STEP_ADVANTAGES)
-    self._check("step_choice", STEP_CHOICES)
-    self._check("targets", TARGETS)
-    if self.num_steps < 1:
-      raise ValueError(f"objective.num_steps must be positive, got {self.num_steps}.")
+    config_lib.check(self, "objective", at_least={"num_steps": 1}, choices={
+        "advantage": advantage_lib.STEP_ADVANTAGES, "step_choice": STEP_CHOICES,
+        "targets": TARGETS})
 
   def prepare(self, params, batch, key, context):
     """Advantages over the groups, choice of steps, one row a chosen step."""

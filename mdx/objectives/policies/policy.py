@@ -1,4 +1,4 @@
-"""What all policy-gradient losses of diffusion models share.
+"""Base of the policy-gradient losses of diffusion models.
 
 Contents: Policy, by_group, joined, optional_fields.
 
@@ -64,19 +64,14 @@ class Policy(types.Objective):
   uses_ratio: ClassVar[bool] = True
 
   def __post_init__(self):
-    self._check("kl_form", KL_FORMS)
+    config_lib.check(self, "objective", choices={"kl_form": KL_FORMS}, at_least={"kl": 0})
     if self.group_size < 2:
       raise ValueError(f"group_size must be at least 2 to compare rollouts, got {self.group_size}.")
-    if self.temperature <= 0:
+    if not self.temperature > 0:
       raise ValueError("rollouts need a positive temperature: greedy ones of a prompt are all "
                        f"alike; got {self.temperature}.")
-    if not 0 < self.clip or self.kl < 0:
-      raise ValueError(f"clip must be positive and kl not negative, got {self.clip}, {self.kl}.")
-
-  def _check(self, field: str, choices) -> None:
-    if getattr(self, field) not in choices:
-      raise ValueError(f"objective.{field} is {getattr(self, field)!r}; choose from "
-                       f"{', '.join(choices)}.")
+    if not self.clip > 0:
+      raise ValueError(f"objective.clip must be positive, got {self.clip}.")
 
   @property
   def network(self) -> types.Network:
@@ -89,7 +84,7 @@ class Policy(types.Objective):
     return {"policy": 1.0, "kl": self.kl} if self.kl else {"policy": 1.0}
 
   def parts(self):
-    """The model's."""
+    """Parts of the model."""
     return self.model.parts()
 
   def init(self, key: jax.Array) -> types.Params:
@@ -108,13 +103,13 @@ class Policy(types.Objective):
     level = left
     if reader.noise is not None:
       level = config_lib.build(schedule_lib.SCHEDULES, reader.noise, what="schedule").time(left)
-    places = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
+    targets = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
     logits = reader.answer(params, types.Request(tokens=tokens, noise_level=level,
-                                                 targets=places, **optional)).logits
-    law = heads.block_columns(logits, self.mask_id) / self.temperature
-    picked = jnp.take_along_axis(law, repeat(batch["targets"])[..., None], axis=-1)[..., 0]
-    log_prob = (picked - jax.nn.logsumexp(law, axis=-1)).reshape(rows, canvases, length)
-    # What is not masked in a canvas has no meaning there, and may be -1e30.
+                                                 targets=targets, **optional)).logits
+    logits = heads.block_columns(logits, self.mask_id) / self.temperature
+    picked = jnp.take_along_axis(logits, repeat(batch["targets"])[..., None], axis=-1)[..., 0]
+    log_prob = (picked - jax.nn.logsumexp(logits, axis=-1)).reshape(rows, canvases, length)
+    # Log-probabilities of tokens that a canvas shows have no meaning, and may be -1e30.
     return jnp.sum(jnp.where(batch["mix"] != 0, batch["mix"] * log_prob, 0.0), axis=1)
 
   def __call__(self, params, batch, context):

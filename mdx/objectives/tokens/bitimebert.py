@@ -97,7 +97,7 @@ class BiTimeBERT(mlm.MaskedLM):
 
   @property
   def calendar(self) -> dates.Calendar:
-    """From the first to the last date."""
+    """Days from the first to the last date."""
     return dates.Calendar(self.first_date, self.last_date)
 
   @functools.cached_property
@@ -203,7 +203,7 @@ class BiTimeBERT(mlm.MaskedLM):
                     "is_judged": judged}
 
   def select(self, keys, rate, batch, words, nth=0):
-    """By `masking`; no units but with "plain"."""
+    """Selects by `masking`; no units but with "plain"."""
     if self.masking == "plain":
       return super().select(keys, rate, batch, words, nth)
     signal_rate = self.signal_rate if self.masking == "etamlm" else None
@@ -211,13 +211,13 @@ class BiTimeBERT(mlm.MaskedLM):
                                signal_rate=signal_rate), None
 
   def random_tokens(self, draws, batch):
-    """With "etamlm", signals of another class for signals."""
+    """Signals of another class for signals, with "etamlm"."""
     if self.masking != "etamlm":
       return None
     return temporal.other_signals(draws("signal"), batch["spans"], self.signal_ids)
 
   def score(self, params, batch, hidden, context):
-    """The terms there are; rows are about the masked tokens."""
+    """The terms there are; `rows` has the nats of the masked tokens."""
     totals, aux = super().score(params, batch, hidden, context)
     metrics = aux.metrics
     if self.dating_weight:
@@ -228,7 +228,7 @@ class BiTimeBERT(mlm.MaskedLM):
       metrics = metrics | {"dating_nats": (totals["dating"], count),
                            "dating_accuracy": (right.sum(dtype=jnp.float32), count)}
     if self.tser_weight:
-      last = temporal.last_places(temporal.units(batch))
+      last = temporal.last_positions(temporal.units(batch))
       ends = jnp.concatenate(
           [hidden, jnp.take_along_axis(hidden, last[..., None], axis=1)], axis=-1)
       network = self.network._replace(

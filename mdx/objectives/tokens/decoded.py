@@ -37,7 +37,7 @@ class DecodedLM(mlm.MaskedLM):
       queries that begin as h plus absolute positions, keys and values being those of h.
     decoder_layers: blocks, or steps of "emd".
     reveal_rate: of "gua": probability that its first block sees a [MASK].
-    mix: what has an m of its own: an "example" or a "token", m being 1 with probability
+    mix: unit that has an m of its own: an "example" or a "token", m being 1 with probability
       `decoder_rate`, else 0; or "convex": each example has m = decoder_rate * u, u uniform in
       [0, 1].
     decoder_rate: 1 (with example or token) = the decoder alone, 0 = MLM. An evaluation draws m too.

@@ -50,8 +50,8 @@ def auc(scores: jax.Array, labels: jax.Array, counted: jax.Array) -> tuple[jax.A
   Scores are rounded to 64 bins of [-8, 8]; pairs in one bin count half.
   """
   scores = jax.lax.stop_gradient(scores)
-  place = jnp.clip((scores + _RANGE) * (_BINS / (2 * _RANGE)), 0, _BINS - 1).astype(jnp.int32)
-  member = jax.nn.one_hot(place, _BINS) * counted[..., None]
+  bin_of = jnp.clip((scores + _RANGE) * (_BINS / (2 * _RANGE)), 0, _BINS - 1).astype(jnp.int32)
+  member = jax.nn.one_hot(bin_of, _BINS) * counted[..., None]
   counts = lambda chosen: jnp.einsum("bln,bl->n", member, chosen.astype(jnp.float32))
   positive, negative = counts(labels), counts(~labels)
   below = jnp.cumsum(negative) - negative

@@ -2,8 +2,9 @@
 
 Contents: Electra, EMBEDDINGS, GENERATOR.
 
-Convention: the model is the discriminator; the network needs the head "rtd". Its parameters are
-`params["model"]`, embeddings included; `params["generator"]` has what the generator does not share.
+Convention: the model is the discriminator; the network needs the head "rtd". The model's parameters
+are `params["model"]`, embeddings included; `params["generator"]` has what the generator does not
+share.
 
 References: Clark et al. 2020, arXiv:2003.10555; Clark et al. 2020, arXiv:2012.08561 (Electric, the
 generator of two towers).
@@ -57,9 +58,9 @@ class Electra(selection.Selection):
       the rate that of the row, which exact counts round. "uniform": random tokens, no generator.
     generator_width: its share of the model's heads and width, in whole heads.
     generator_depth: its share of the layers.
-    tie: what they share: "none", "embeddings" (token, position and type tables and their norm; a
-      network of another width than the tables has a projection of its own), or "all" but the
-      heads.
+    tie: parameters that both share: "none", "embeddings" (token, position and type tables and their
+      norm; a network of another width than the tables has a projection of its own), or "all" but
+      the heads.
     keep_rate: share of the selected that the generator sees; the rest is [MASK].
     temperature: of the generator's samples.
     disallow_correct: never sample the original.
@@ -211,8 +212,8 @@ class Electra(selection.Selection):
     is_replaced, offset = selected & (noisy != tokens), jnp.zeros((), jnp.float32)
     if self.generator == "two_tower":
       is_replaced = selected
-      offset = jax.lax.stop_gradient(jnp.where(selected, generated["log_law"],
-                                               generated["log_law_of_original"]))
+      offset = jax.lax.stop_gradient(jnp.where(selected, generated["log_prob"],
+                                               generated["log_prob_of_original"]))
       offset = offset + batch["log_odds"][:, None]
     batch = batch | generated | {"noisy_tokens": noisy, "is_replaced": is_replaced,
                                  "score_offset": jnp.broadcast_to(offset, tokens.shape)}
@@ -231,17 +232,17 @@ class Electra(selection.Selection):
     def score(logits, targets):
       original, uniform = targets
       nats = heads.cross_entropy(logits, original)
-      law = jax.lax.stop_gradient(logits) / self.temperature
-      picked = jnp.take_along_axis(law, original[..., None], axis=-1)
-      is_right = picked[..., 0] >= law.max(axis=-1)
+      drawn_from = jax.lax.stop_gradient(logits) / self.temperature
+      picked = jnp.take_along_axis(drawn_from, original[..., None], axis=-1)
+      is_right = picked[..., 0] >= drawn_from.max(axis=-1)
       if self.disallow_correct:
-        ids = jax.lax.broadcasted_iota(jnp.int32, law.shape, law.ndim - 1)
-        law = jnp.where(ids == original[..., None], heads.NEVER, law)
-      sample = heads.sample(law, uniform)
+        ids = jax.lax.broadcasted_iota(jnp.int32, drawn_from.shape, drawn_from.ndim - 1)
+        drawn_from = jnp.where(ids == original[..., None], heads.NEVER, drawn_from)
+      sample = heads.sample(drawn_from, uniform)
       found = {"nats": nats, "sample": sample, "is_right": is_right.astype(jnp.float32)}
       if self.generator == "two_tower":
-        found["log_law"] = -heads.cross_entropy(law, sample)
-        found["log_law_of_original"] = -heads.cross_entropy(law, original)
+        found["log_prob"] = -heads.cross_entropy(drawn_from, sample)
+        found["log_prob_of_original"] = -heads.cross_entropy(drawn_from, original)
       return found
 
     is_cloze = self.generator == "two_tower"
@@ -272,7 +273,7 @@ class Electra(selection.Selection):
     return heads.affine(params["generator"]["merge"], jnp.concatenate(both, axis=-1))
 
   def score(self, params, batch, hidden, context):
-    """The two terms; rows are about the second."""
+    """The two terms; `rows` has the nats of the second."""
     del context
     counted, selected = self._counted(batch), batch["is_selected"]
     rows, _, metrics = detection.losses(self.network, params["model"], hidden,

@@ -3,10 +3,10 @@
 Contents: ErnieGram.
 
 Convention: a selected unit, an n-gram of the lexicon or a token, becomes a single [MASK], and the
-text closes up behind it, so that nothing tells how long the unit was. The places of a row are [text
-of L | placeholders]: there is one placeholder for each hidden token, at the place it would have if
-the unit began at its [MASK]; it sees the text and itself. `params["model"]` is the model; the
-n-gram tables, the detector and the generator are left out when it is served.
+text closes up behind it, so that nothing tells how long the unit was. The positions of a row are
+[text of L | placeholders]: there is one placeholder for each hidden token, at the position it would
+have if the unit began at its [MASK]; it sees the text and itself. `params["model"]` is the model;
+the n-gram tables, the detector and the generator are left out when it is served.
 
 Reference: Xiao et al. 2021, arXiv:2010.12148.
 """
@@ -40,7 +40,7 @@ def _take(values, order):
 
 
 def _front(chosen):
-  """Places of each row with the chosen ones, bool [B, L], in front, in order: int32 [B, L]."""
+  """Positions of each row with the chosen ones, bool [B, L], in front, in order: int32 [B, L]."""
   return jnp.argsort(~chosen, axis=1, stable=True)
 
 
@@ -54,14 +54,14 @@ def _as_dict(logits, targets):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ErnieGram(selection.Selection):
-  """-log p of which n-gram or token each [MASK] stands for, and of the tokens of it.
+  """-log p of the n-gram or token that each [MASK] stands for, and of its tokens.
 
   coarse: of the unit, over tokens and n-grams together, at its [MASK]
   fine: of every token of it, over tokens, at its placeholder
   generator and rtd, with a `sampled_rate`: a smaller model is trained with the first term; for this
     share of the [MASK]s the model reads a sample of it, also an n-gram as one, and tells at every
-    place of the text but the [MASK]s left whether that is what stood there.
-  Each is a mean over what it counts: units, their tokens, units, places.
+    position of the text but the [MASK]s left whether that is what stood there.
+  Each is a mean over what it counts: units, their tokens, units, positions.
 
   The embedding of an n-gram that is read is that of [MASK] plus a row of the table that n-grams are
   predicted with. Without n-grams the first term is that of `mlm` with [MASK] alone.
@@ -180,7 +180,7 @@ class ErnieGram(selection.Selection):
       scores = jnp.matmul(states, table.T.astype(states.dtype), preferred_element_type=jnp.float32)
       scores += jnp.expand_dims(ngram["lm_head"]["bias"], tuple(range(scores.ndim - 1)))
       column = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
-      scores = jnp.where(column < self.grams.num_grams, scores, -1e30)
+      scores = jnp.where(column < self.grams.num_grams, scores, heads.NEVER)
       return jnp.concatenate([network.head(params["network"], hidden, name), scores], axis=-1)
 
     return network._replace(head=head)
@@ -206,14 +206,14 @@ class ErnieGram(selection.Selection):
     length, allowed = tokens.shape[1], mask_lib.allowed_positions(batch)
     units, grams = lexicon_lib.units(batch, self.grams)
     selected = self.draw(draws("mask"), self.rate(context.step), allowed, units)
-    places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), tokens.shape)
+    index = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), tokens.shape)
     segments = batch.get("segment_ids", jnp.ones_like(tokens))
-    is_removed = selected & (units != places)
-    positions = self._closed(batch.get("positions", places), is_removed)
+    is_removed = selected & (units != index)
+    positions = self._closed(batch.get("positions", index), is_removed)
     num_ids = self._num_ids
     label = jnp.where(grams >= 0, num_ids + grams, tokens)
     order = _front((segments > 0) & ~is_removed)
-    is_text = places < ((segments > 0) & ~is_removed).sum(axis=1, keepdims=True)
+    is_text = index < ((segments > 0) & ~is_removed).sum(axis=1, keepdims=True)
     is_coarse = _take(selected, order) & is_text
     rows = {"noisy_tokens": jnp.where(is_coarse, self.mask_id, _take(tokens, order)),
             "row_positions": _take(positions, order),
@@ -225,8 +225,8 @@ class ErnieGram(selection.Selection):
               "is_counted": _take(allowed, order) & is_text}
     if room := self._room(length):
       hidden = _front(selected)[:, :room]
-      within = places - units
-      fields["is_fine"] = places[:, :room] < selected.sum(axis=1, keepdims=True)
+      within = index - units
+      fields["is_fine"] = index[:, :room] < selected.sum(axis=1, keepdims=True)
       fields["fine_target"] = _take(tokens, hidden)
       more = {"noisy_tokens": jnp.full_like(hidden, self.mask_id),
               "row_positions": _take(_take(positions, units) + within, hidden),
@@ -254,10 +254,10 @@ class ErnieGram(selection.Selection):
     return jax.eval_shape(self.network.init, rng.root(0))["embed"]["embedding"].shape[0]
 
   def _closed(self, positions, is_removed):
-    """Positions after the places that are removed are no more."""
+    """Positions once the removed ones are gone."""
     removed = jnp.cumsum(is_removed, axis=1, dtype=jnp.int32)
-    places = jnp.arange(positions.shape[1], dtype=jnp.int32)[None]
-    start = jnp.clip(places - positions, 0, positions.shape[1] - 1)  # of the document
+    index = jnp.arange(positions.shape[1], dtype=jnp.int32)[None]
+    start = jnp.clip(index - positions, 0, positions.shape[1] - 1)  # of the document
     return positions - (removed - _take(removed - is_removed, start))
 
   def _detected(self, batch):
@@ -309,7 +309,7 @@ class ErnieGram(selection.Selection):
                                visibility.Placeholders(length), context.noise, added)
 
   def score(self, params, batch, hidden, context):
-    """The terms; rows are about the units, in nats a hidden token."""
+    """The terms; `rows` has the nats of the units a hidden token."""
     del context
     length, is_coarse = batch["tokens"].shape[1], batch["is_coarse"]
     coarse = self.at_targets(

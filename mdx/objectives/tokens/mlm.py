@@ -134,7 +134,7 @@ class MaskedLM(selection.Selection):
     return min(self.predict_rate, highest) if 0 < self.predict_rate < self.mask_rate else highest
 
   def reader(self):
-    """Any rule but the ancestral one, which needs the schedule of a process."""
+    """Reader for any rule but the ancestral one, which needs the schedule of a process."""
     return types.Reader(self.answer, self.visibility)
 
   def answer(self, params, request):

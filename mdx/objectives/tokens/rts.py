@@ -123,14 +123,14 @@ class ClusterReplacedTokens(ReplacedTokens):
   def replacements(self, keys, tokens, context):
     """A cluster by the confusions so far, and a member of it."""
     confusion = (context.state or self.init_state())["confusion"]
-    law = replace_lib.cluster_law(confusion, self.sharpness, self.partition.size)
-    return replace_lib.from_clusters(keys, tokens, self.partition, law)
+    probs = replace_lib.cluster_probs(confusion, self.sharpness, self.partition.size)
+    return replace_lib.from_clusters(keys, tokens, self.partition, probs)
 
   def state_sums(self, batch, is_wrong, counted):
     """+1 for every wrong decision and -1 for every right one, at its two clusters."""
     of_token = jnp.asarray(self.partition.of_token)
     changed = batch["is_replaced"] if self.count_changed else counted
     change = jnp.where(changed & counted, jnp.where(is_wrong, 1.0, -1.0), 0.0)
-    places = of_token[batch["tokens"]], of_token[batch["noisy_tokens"]]
+    cells = of_token[batch["tokens"]], of_token[batch["noisy_tokens"]]
     zeros = jnp.zeros_like(self.init_state()["confusion"])
-    return {"confusion": zeros.at[places].add(change)}
+    return {"confusion": zeros.at[cells].add(change)}

@@ -1,8 +1,8 @@
-"""Which tokens of a row a token-level objective corrupts.
+"""Selection of the tokens that a token-level objective corrupts.
 
 Contents: Selection, prepared, UNITS, RATE_SCHEDULES.
 
-Convention: what is corrupted is selected first (`mdx.corruption.mask`), then replaced
+Convention: tokens are selected first (`mdx.corruption.mask`), then replaced
 (`mdx.corruption.replace`). An objective first reads the corrupted rows, then scores the hidden
 states; another may do so in its stead, and use them for more. Rates are shares of a row's units:
 tokens, whole words or n-grams of a lexicon.
@@ -66,7 +66,7 @@ class Selection(types.Objective):
     word_edges: `Tokenizer.word_edges`, for whole words.
     tokenizer_hash: `Tokenizer.fingerprint`, which that of the lexicon must be.
     lexicon: JSON file of n-grams, as `python -m mdx.data.prepare lexicon` makes it; "" = none.
-    unit: what is selected as one: "token", "whole_word" or "ngram" (rows are cut into the fewest
+    unit: selected as one: "token", "whole_word" or "ngram" (rows are cut into the fewest
       n-grams of the lexicon and single tokens).
     mask_rate: share of a row's units that is corrupted, in (0, 1]; of words too it is the
       expected share of tokens, for every word is equally likely.
@@ -77,7 +77,7 @@ class Selection(types.Objective):
       tokens.)
     span_rate: p of the geometric distribution of the lengths up to `span_max`.
     final_mask_rate: to which the rate of corruption goes over `anneal_steps`; 0: it is constant.
-    rate_schedule: how it goes there: "linear" or "cosine".
+    rate_schedule: form of that change: "linear" or "cosine".
     anneal_steps: steps after which the rate is the final one, with which models are scored.
     num_masks: 0: masks are dynamic, drawn anew at every step. n: they are static; a row has n fixed
       ones, a function of its tokens alone, and each visit takes one of them at random. Rows come
@@ -128,7 +128,7 @@ class Selection(types.Objective):
 
   @classmethod
   def build(cls, fields, world):
-    """With the edges of words and the identity of the tokenizer."""
+    """Builds it with the edges of words and the identity of the tokenizer."""
     tokenizer = world.tokenizer
     return config_lib.construct(
         cls, fields, what="objective", network=world.network, mask_id=tokenizer.mask_id,

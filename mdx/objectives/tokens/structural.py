@@ -4,7 +4,7 @@ Contents: Structural, HEADS, decisions.
 
 Convention: rows are those of `data.source.name` "structure": special tokens begin the parts, and
 `labels` says at which positions there is a decision to be made, 1 wrong or 2 right. A head sees the
-hidden states of the parts' first places: `first` [B, D] of the premise, `others` [B, k, D] of
+hidden states of the parts' first positions: `first` [B, D] of the premise, `others` [B, k, D] of
 several candidates.
 
 References: Di Liello et al. 2022, arXiv:2205.10455 (SSP, SP, PSD); Di Liello et al. 2022,
@@ -123,7 +123,7 @@ class Structural(types.Objective):
 
   @classmethod
   def build(cls, fields, world):
-    """With the token-level objective, which has the network."""
+    """Builds it with the token-level objective, which has the network."""
     fields = dict(fields)
     return config_lib.construct(cls, fields, what="objective",
                                 token=world.objective(fields.pop("token", {})))
@@ -160,7 +160,7 @@ class Structural(types.Objective):
     return batch, weights | {"pair": counted.sum(dtype=jnp.float32)}
 
   def __call__(self, params, batch, context):
-    """Rows are about the decisions."""
+    """Totals and Aux; `rows` has the nats of the decisions."""
     batch, hidden = self.token.read(params, batch, context)
     totals, aux = self.token.score(params, batch, hidden, context)
     scores = decisions(self.head, params["pair"], hidden, self.num_candidates)
@@ -174,7 +174,7 @@ class Structural(types.Objective):
     return totals | {"pair": nats.sum()}, types.Aux(metrics, rows, aux.state)
 
   def _labels(self, batch) -> tuple[Any, Any]:
-    """Whether each candidate is right, and whether there is a decision, bool [B, 1 or k]."""
+    """Rightness of each candidate, and whether there is a decision, bool [B, 1 or k]."""
     labels = batch["labels"]
     if self.num_candidates == 1:
       labels = labels[:, :1]

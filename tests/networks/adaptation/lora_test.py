@@ -1,4 +1,4 @@
-"""Adapters: what they compute, merging, int8 weights below them."""
+"""Adapters: their function, and merging."""
 
 import dataclasses
 
@@ -11,7 +11,6 @@ from mdx import sharding
 from mdx import types
 from mdx.networks import attention
 from mdx.networks import transformer
-from mdx.networks.adaptation import int8 as quantized
 from mdx.networks.adaptation import lora
 from mdx.networks.adaptation import sites
 from mdx.utils import rng
@@ -93,23 +92,3 @@ def test_an_adaptation_that_cannot_be_is_one_line(fields, message):
   with pytest.raises(ValueError, match=message) as error:
     dataclasses.replace(SPEC, adaptations=(dict(name="lora") | fields,))
   assert "\n" not in str(error.value)
-
-
-@pytest.mark.slow
-def test_int8_kernels_are_within_half_a_step_and_computed_with_as_they_are_stored(params):
-  pytest.importorskip("qwix")
-  spec = dataclasses.replace(SPEC, adaptations=(*SPEC.adaptations, quantized.Int8()))
-  leaves, dequantised = {}, {}
-  for path, leaf in tree.flatten(params).items():
-    if f"{path}_int8" in tree.flatten(jax.eval_shape(spec.network().init, rng.root(0))):
-      kernel, scale = quantized.quantize(jnp.copy(leaf))
-      assert kernel.dtype == jnp.int8 and scale.shape == (2, 1, leaf.shape[-1])
-      dequantised[path] = kernel * scale
-      assert (np.abs(dequantised[path] - leaf) <= scale / 2 * (1 + 1e-4)).all()
-      leaves |= {f"{path}_int8": kernel, f"{path}_scale": scale}
-    else:
-      leaves[path] = dequantised[path] = leaf
-  assert sum(path.endswith("_int8") for path in leaves) == 7
-  quantised = _logits(spec, tree.nest(leaves))
-  np.testing.assert_allclose(quantised, _logits(SPEC, tree.nest(dequantised)), atol=1e-5)
-  assert 0 < np.abs(quantised - _logits(SPEC, params)).max() < 0.1

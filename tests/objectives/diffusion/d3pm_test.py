@@ -27,7 +27,7 @@ def _d3pm(num_steps, **fields):
 
 
 def _gap(num_steps, **fields):
-  """How far the bound of T steps of one text lies from -log p(x)."""
+  """Distance of the bound of T steps of one text from -log p(x)."""
   return enumerated.expected(_d3pm(num_steps, mask_column=False, **fields), TOKENS,
                              _grid(num_steps)).mean() - JOINT.nll[17]
 

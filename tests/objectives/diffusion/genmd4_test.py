@@ -182,6 +182,7 @@ def test_denoise_and_bad_values():
       np.full((1, 4), JOINT.mask_id))[0], atol=1e-6)
   for fields, message in (({"first_time": 0.0}, "first_time must lie in"),
                           ({"first_power": 0.0}, "first_power must be positive"),
+                          ({"first_power": np.nan}, "first_power must be positive, got nan"),
                           ({"normalizer": "per_masked_token"}, "choose from elbo, per_superv")):
     with pytest.raises(ValueError, match=message):
       _genmd4(**fields)

@@ -59,7 +59,7 @@ def test_special_tokens_are_not_scored():
 def test_clusters_are_drawn_by_the_confusions_and_members_uniformly():
   clusters = replace_lib.Clusters.of(GROUPS, [nets.MASK_ID, 6, 7, 8])  # cluster 2 has no member
   confusion = jnp.array([[1.0, 3.0, 9.0, 2.0], [1, 1, 1, 1], [0, 0, 0, 5], [-4, 0, 0, 24]])
-  law = np.asarray(replace_lib.cluster_law(confusion, 2.0, clusters.size))
+  law = np.asarray(replace_lib.cluster_probs(confusion, 2.0, clusters.size))
   np.testing.assert_allclose(law.sum(axis=1), 1, rtol=1e-6)
   assert (law[:, 2] == 0).all()
   np.testing.assert_allclose(law[1], [1 / 3, 1 / 3, 0, 1 / 3], rtol=1e-6)

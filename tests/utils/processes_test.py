@@ -1,4 +1,4 @@
-"""What several processes compile, none runs before all have compiled it."""
+"""Programs of several processes: none runs before all have compiled it."""
 
 import jax
 import jax.numpy as jnp

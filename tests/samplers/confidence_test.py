@@ -41,7 +41,7 @@ def _by_rows(choose):
 def test_the_schedule_says_how_many_of_the_surest_are_committed():
   sampler = confidence_lib.Confidence(mask_id=0, gen_length=WIDTH, steps=4, schedule="cosine")
   state = {"count": jnp.asarray(OPEN.sum(axis=1)), "step": jnp.asarray(np.arange(300) % 4),
-           "plan": jnp.zeros(300, jnp.int32)}
+           "component": jnp.zeros(300, jnp.int32)}
   written, *_ = sampler.commit({}, state, driving.proposal(SCORES, OPEN), None)
 
   def choose(places, row):
@@ -121,7 +121,7 @@ def test_the_best_of_a_run_with_ties_is_the_first():
 
 
 def _klass_loop(logits, is_open, scores, *, threshold, kl_threshold, kl_steps, top_k, confident):
-  """What KLASS writes at each step, in float64: [T, W]."""
+  """Tokens that KLASS writes at each step, in float64: [T, W]."""
   history, before, out = np.full(WIDTH, -1), [None] * WIDTH, []
   for step in range(len(logits)):
     probs = np.exp(logits[step]) / np.exp(logits[step]).sum(-1, keepdims=True)

@@ -1,0 +1,47 @@
+"""Rotary positions: products depend on the distance alone."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdx.networks import positions
+
+HEAD = 8
+_DRAW = np.random.default_rng(0)
+
+
+def _rotated(x, at, **options):
+  return np.asarray(positions.rotate(x, *positions.rope_tables(at, HEAD, 100.0, **options)))
+
+
+@pytest.mark.parametrize("scaling", [(), ("linear", 4.0), ("llama3", 8.0, 1.0, 4.0, 64.0)])
+def test_the_product_of_two_heads_depends_on_their_distance_alone(scaling):
+  query, key = (jnp.asarray(_DRAW.normal(size=(1, 1, 1, HEAD)), jnp.float32) for _ in range(2))
+  product = lambda i, j: (_rotated(query, jnp.array([[i]]), scaling=scaling)
+                          * _rotated(key, jnp.array([[j]]), scaling=scaling)).sum()
+  np.testing.assert_allclose(product(9, 2), product(107, 100), rtol=1e-4)
+  assert abs(product(9, 2) - product(9, 5)) > 1e-3
+
+
+def test_a_linear_scaling_slows_all_angles_and_llama3_the_slow_ones_alone():
+  at = jnp.array([[4]])
+  plain = np.asarray(positions.rope_tables(at, HEAD, 100.0)[0]).ravel()
+  np.testing.assert_allclose(
+      np.ravel(positions.rope_tables(4 * at, HEAD, 100.0, ("linear", 4.0))[0]), plain, rtol=1e-5)
+  scaled = np.ravel(positions.rope_tables(at, HEAD, 100.0, ("llama3", 8.0, 1.0, 4.0, 64.0))[0])
+  # Frequencies 1, 100^-1/4, 0.1, 100^-3/4 turn 10.2, 3.2, 1.02 and 0.32 times over 64 positions.
+  assert scaled[0] == plain[0]
+  np.testing.assert_allclose(scaled[3], np.cos(4 * 100 ** -0.75 / 8), rtol=1e-6)
+
+
+def test_bfloat16_keeps_its_type_and_position_zero_is_the_identity():
+  x = jnp.asarray(_DRAW.normal(size=(1, 1, 2, HEAD)), jnp.bfloat16)
+  out = positions.rotate(x, *positions.rope_tables(jnp.array([[0]]), HEAD, 100.0))
+  assert out.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(out, x)
+
+
+@pytest.mark.parametrize("scaling", [("linear",), ("linear", 0.0), ("yarn", 2.0), ("llama3", 8.0)])
+def test_a_scaling_that_is_none_is_refused(scaling):
+  with pytest.raises(ValueError, match="network.rope_scaling is .*; expected"):
+    positions.check_scaling(scaling)
