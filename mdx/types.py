@@ -690,13 +690,13 @@ class Layout(Protocol):
     del record, tokenizer, targets
     return []
 
-  def check(self, records: Sequence[Mapping[str, Any]], place: Callable[[int], str], cfg: Any,
+  def check(self, records: Sequence[Mapping[str, Any]], where: Callable[[int], str], cfg: Any,
             tokenizer: Any) -> None:
     """Raises ValueError for a record that would fail; every row of the first ones is made anyway.
 
     Args:
       records: of one split of a source.
-      place: index of a record -> where it stands, for messages.
+      where: index of a record -> where it stands, for messages.
       cfg: the data config.
       tokenizer: makes the ids.
     """

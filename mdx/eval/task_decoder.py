@@ -35,7 +35,7 @@ class TaskDecoder:
       seed: of the run.
       record: one of `samplers.trajectory.RECORDS`: "full" for the predictions of every step, which
         allows no cache; "commits" for final answers.
-      group_size: rows that follow the same one of a sampler's plans.
+      group_size: rows that follow the same component of a sampler's mixture.
     """
     self._sampler, self._prompts, self.mesh = sampler, prompts, mesh
     self._key = rng.stream(rng.root(seed), name)

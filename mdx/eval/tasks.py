@@ -19,6 +19,7 @@ import numpy as np
 from mdx import types
 from mdx.data import chat
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.samplers import batching
 
 FORMATS = ("text", "chat")
 _TRIED = 64  # prompts that a chat template is tried on before it is trusted
@@ -54,10 +55,8 @@ class Prompts(NamedTuple):
     masks = np.full((len(tokens), gen_length), mask_id, np.int32)
     rows = {"canvas": np.concatenate([tokens, masks], axis=1)}
     if (self.lengths < width).any():
-      place = np.arange(width + gen_length, dtype=np.int32)[None]
-      begin = (width - lengths)[:, None]
-      rows |= {"segment_ids": (place >= begin).astype(np.int32),
-               "positions": np.maximum(place - begin, 0).astype(np.int32)}
+      positions, segments = batching.behind_padding(width - lengths, width + gen_length)
+      rows |= {"segment_ids": segments, "positions": positions}
     return rows
 
 

@@ -1,6 +1,6 @@
 """Batches of canvases, made from prompts.
 
-Contents: Rows, batches.
+Contents: Rows, behind_padding, batches.
 
 Convention: prompts are padded on the left to the longest of their batch, rounded up to
 a multiple of 16 so that few shapes are compiled; positions count from the first token
@@ -40,6 +40,13 @@ class Rows(NamedTuple):
   num_closing: int = 0
 
 
+def behind_padding(begins: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Positions and segments, int32 [B, size], of rows that begin at `begins` [B], after padding."""
+  index = np.arange(size, dtype=np.int32)[None]
+  begins = np.asarray(begins, np.int32)[:, None]
+  return np.maximum(index - begins, 0), (index >= begins).astype(np.int32)
+
+
 def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, mask_id: int,
             pad_id: int, max_length: int | None = None,
             closing: Sequence[int] = ()) -> Iterator[Rows]:
@@ -70,14 +77,13 @@ def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length
     width = max(max(lengths), min(width, max_length - end))
   size = width + end
   canvas = np.full((batch_size, size), pad_id, np.int32)
-  segments = np.ones((batch_size, size), np.int32)
-  positions = np.tile(np.arange(size, dtype=np.int32), (batch_size, 1))
+  begins = np.zeros(batch_size, np.int32)
   for row, i in enumerate(members):
     begin = width - len(prompts[i])
     canvas[row, begin:width], canvas[row, width:] = prompts[i], mask_id
     canvas[row, width + gen_length:] = closing
-    segments[row, :begin] = 0
-    positions[row] = np.maximum(positions[row] - begin, 0)
+    begins[row] = begin
+  positions, segments = behind_padding(begins, size)
   index = np.zeros(batch_size, np.int32)
   index[:len(members)] = members
   return Rows(canvas, None if equal else positions, None if equal else segments,

@@ -66,14 +66,14 @@ class Labelled(types.Layout):
     del tokenizer, targets
     return ["\n".join([" ".join(record["words"])] if "words" in record else record["texts"])]
 
-  def check(self, records, place, cfg, tokenizer):
+  def check(self, records, where, cfg, tokenizer):
     """Raises ValueError for the first label that is none, of all records."""
     del tokenizer
     for i, record in enumerate(records):
       try:
         _numbers(record, cfg.labels)
       except ValueError as e:
-        raise ValueError(f"{place(i)}: {e}") from None
+        raise ValueError(f"{where(i)}: {e}") from None
 
 
 def _numbers(record: Mapping[str, Any], labels: Sequence[str]) -> list[float]:

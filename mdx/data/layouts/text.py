@@ -135,10 +135,10 @@ def chat_texts(record: Mapping[str, Any], targets: bool) -> list[str]:
   return ["\n".join(m["content"] or "" for m in record["messages"] if m["role"] == "assistant")]
 
 
-def check_chat(records, place, tokenizer) -> None:
+def check_chat(records, where, tokenizer) -> None:
   """Renders conversations in a process with bounds; ValueError if that goes wrong."""
   chat.check(tokenizer, [record["messages"] for record in records],
-             [place(i) for i in range(len(records))])
+             [where(i) for i in range(len(records))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Answered(types.Layout):
   Attributes:
     encode: (record, tokenizer) -> tokens int32 [n], is_given bool [n].
     written: (record, targets) -> the texts of a record.
-    check_records: (records, place, tokenizer) -> None; raises ValueError.
+    check_records: (records, where, tokenizer) -> None; raises ValueError.
     fields: of a row.
   """
 
@@ -192,8 +192,8 @@ class Answered(types.Layout):
     del tokenizer
     return self.written(record, targets)
 
-  def check(self, records, place, cfg, tokenizer):
+  def check(self, records, where, cfg, tokenizer):
     """Renders the first conversations."""
     del cfg
-    self.check_records([records[i] for i in range(min(len(records), pack.NUM_CHECKED))], place,
+    self.check_records([records[i] for i in range(min(len(records), pack.NUM_CHECKED))], where,
                        tokenizer)

@@ -71,19 +71,19 @@ class Grammar:
       found.add(tuple(_FIRST["part"] + draw.choice(_SIZES["part"], size, replace=False)))
     return tuple(tuple(int(i) for i in unit) for unit in sorted(found))
 
-  def law(self, kind: str, topic: int) -> np.ndarray:
+  def probs(self, kind: str, topic: int) -> np.ndarray:
     """Probabilities of the words of a kind in a document of a topic, float64."""
     size = _SIZES[kind]
     own = self.topic(kind, np.arange(size)) == topic
     return OWN_RATE * own / own.sum() + (1 - OWN_RATE) / size
 
   @functools.cache  # pylint: disable=method-cache-max-size-none  (8 x 40)
-  def object_law(self, topic: int, verb: int) -> np.ndarray:
+  def object_probs(self, topic: int, verb: int) -> np.ndarray:
     """Probabilities of the nouns as object of a verb."""
     nouns = np.arange(_SIZES["noun"])
     fits = self.takes(verb, nouns) & (self.is_held_out(verb, nouns) == self._held_out)
-    law = self.law("noun", topic) * fits
-    return law / law.sum()
+    probs = self.probs("noun", topic) * fits
+    return probs / probs.sum()
 
   def document(self, seed: Sequence[int], num_paragraphs: int,
                num_sentences: int) -> tuple[int, list[list[np.ndarray]]]:
@@ -92,25 +92,25 @@ class Grammar:
     topic = int(draw.integers(NUM_TOPICS))
     return topic, [self._paragraph(draw, topic, num_sentences) for _ in range(num_paragraphs)]
 
-  def _verb_law(self, topic: int) -> np.ndarray:
-    law = self.law("verb", topic)
+  def _verb_probs(self, topic: int) -> np.ndarray:
+    probs = self.probs("verb", topic)
     if self._held_out:
-      verbs, nouns = np.arange(len(law))[:, None], np.arange(_SIZES["noun"])[None]
-      law = law * (self.takes(verbs, nouns) & self.is_held_out(verbs, nouns)).any(axis=1)
-    return law / law.sum()
+      verbs, nouns = np.arange(len(probs))[:, None], np.arange(_SIZES["noun"])[None]
+      probs = probs * (self.takes(verbs, nouns) & self.is_held_out(verbs, nouns)).any(axis=1)
+    return probs / probs.sum()
 
   def _paragraph(self, draw, topic, num_sentences):
-    nouns = self.law("noun", topic)
+    nouns = self.probs("noun", topic)
     key, subject, sentences = int(draw.choice(len(nouns), p=nouns)), None, []
     for _ in range(num_sentences):
       has_key, same, as_subject = draw.random(3) < (KEY_RATE, SAME_SUBJECT_RATE, 0.5)
-      verb = int(draw.choice(_SIZES["verb"], p=self._verb_law(topic)))
-      thing = int(draw.choice(len(nouns), p=self.object_law(topic, verb)))
+      verb = int(draw.choice(_SIZES["verb"], p=self._verb_probs(topic)))
+      thing = int(draw.choice(len(nouns), p=self.object_probs(topic, verb)))
       if subject is None or not same:
         subject = int(draw.choice(len(nouns), p=nouns))
       if has_key and as_subject:
         subject = key
-      elif has_key and self.object_law(topic, verb)[key]:
+      elif has_key and self.object_probs(topic, verb)[key]:
         thing = key
       sentence = [*self._phrase(draw, topic, subject), _FIRST["verb"] + verb,
                   *self._phrase(draw, topic, thing)]
@@ -122,5 +122,5 @@ class Grammar:
   def _phrase(self, draw, topic, noun):
     words = [_FIRST["det"] + 2 * self.gender(noun) + int(draw.integers(2))]
     if draw.random() < ADJECTIVE_RATE:
-      words.append(_FIRST["adj"] + int(draw.choice(_SIZES["adj"], p=self.law("adj", topic))))
+      words.append(_FIRST["adj"] + int(draw.choice(_SIZES["adj"], p=self.probs("adj", topic))))
     return [*words, _FIRST["noun"] + noun]

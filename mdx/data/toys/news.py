@@ -1,6 +1,6 @@
 """Toy news of 24 months: who is in them, and of what, tells when they are from.
 
-Contents: News, NAMES, WORDS, FIRST_DATE, LAST_DATE, law.
+Contents: News, NAMES, WORDS, FIRST_DATE, LAST_DATE, probs.
 
   persons   four at a time are in the news, each for four to six months; their names share first
             and last names
@@ -72,18 +72,18 @@ def active(month: int) -> list[int]:
 
 
 @functools.cache
-def topic_law(month: int) -> np.ndarray:
+def topic_probs(month: int) -> np.ndarray:
   """Weights of the topics of a month, float64 [topics]."""
   phase = 2 * np.pi * (month / NUM_MONTHS - np.arange(len(_TOPICS)) / len(_TOPICS))
   weights = np.exp(DRIFT * np.cos(phase))
   return weights / weights.sum()
 
 
-def law(person: int, noun: str) -> np.ndarray:
+def probs(person: int, noun: str) -> np.ndarray:
   """Probability of a person with a noun in a sentence without a date, float64 [months]."""
   topic = next(i for i, words in enumerate(_TOPICS) if noun in words)
   own = OWN_RATE * (_PERSONS[person][1] == topic)
-  of_month = np.array([own + (1 - OWN_RATE) * topic_law(m)[topic] for m in range(NUM_MONTHS)])
+  of_month = np.array([own + (1 - OWN_RATE) * topic_probs(m)[topic] for m in range(NUM_MONTHS)])
   is_active = np.array([(person in active(m)) / len(active(m)) for m in range(NUM_MONTHS)])
   return is_active * of_month / len(_TOPICS[topic])
 
@@ -108,7 +108,7 @@ def _sentence(draw: np.random.Generator, month: int, date_rate: float) -> str:
     relation = "before" if _event_months()[event] < other else "after"
     return f" the {_EVENTS[event]} came {relation}{_date(other)}."
   person, topic = one(active(month)), int(np.searchsorted(
-      topic_law(month).cumsum()[:-1], draw.random(), side="right"))
+      topic_probs(month).cumsum()[:-1], draw.random(), side="right"))
   if draw.random() < OWN_RATE:
     topic = _PERSONS[person][1]
   sentence = f" {NAMES[person]} {one(_VERBS)} the {one(_TOPICS[topic])}"

@@ -181,7 +181,7 @@ def test_the_law_of_the_toy_news_gives_the_best_accuracy_of_dating():
     for sentence in record["text"].split(".")[:-1]:
       (*_, name), = gazetteer.persons(sentence)
       with np.errstate(divide="ignore"):
-        total += np.log(news.law(news.NAMES.index(name), sentence.split()[-1]))
+        total += np.log(news.probs(news.NAMES.index(name), sentence.split()[-1]))
     posterior = np.exp(total - total.max())
     posterior /= posterior.sum()
     right.append(posterior.argmax() == record["label"])

@@ -51,15 +51,15 @@ def test_verbs_and_adjectives_prefer_the_topic_as_often_as_they_should():
     own = [grammar.Grammar.topic(kind, NUMBER[x]) == topic
            for topic, sentence in _sentences() for x in sentence if KIND[x] == kind]
     assert abs(oracle.z_score(np.array(own), 0.8 + 0.2 / 8)) < 4
-    assert DRAWN.law(kind, 3).sum() == pytest.approx(1)
+    assert DRAWN.probs(kind, 3).sum() == pytest.approx(1)
 
 
 def test_the_topic_is_found_from_a_bag_of_words_by_its_posterior():
-  laws = {kind: np.log([DRAWN.law(kind, t) for t in range(8)]) for kind in ("verb", "adj")}
+  probs = {kind: np.log([DRAWN.probs(kind, t) for t in range(8)]) for kind in ("verb", "adj")}
   right = []
   for topic, paragraphs in SAMPLE:
     words = np.concatenate(paragraphs[0][:2])  # two sentences leave some doubt
-    score = sum(laws[KIND[x]][:, NUMBER[x]] for x in words if KIND[x] in laws)
+    score = sum(probs[KIND[x]][:, NUMBER[x]] for x in words if KIND[x] in probs)
     right.append(score.argmax() == topic)
   # Of n independent words the best guess is right with a probability between these.
   assert 0.85 < np.mean(right) < 0.995
