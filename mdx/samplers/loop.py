@@ -208,7 +208,8 @@ class _Run(NamedTuple):
     keep = lambda old, new: jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
     new = jax.tree.map(keep, state, new)
     if recorded is not None:
-      recorded = self.recorder.add(recorded, state, new, step, active)
+      time = self.sampler.noise_level(state)
+      recorded = self.recorder.add(recorded, state, new, step, active, time)
     return new, recorded
 
   def _index(self, state):
