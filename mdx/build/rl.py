@@ -150,10 +150,13 @@ def check(config: dict[str, Any]) -> None:
   if rollout["prompt_format"] not in task_eval.FORMATS:
     raise ValueError(f"config.rollout.prompt_format is {rollout['prompt_format']!r}; choose from "
                      f"{', '.join(task_eval.FORMATS)}.")
-  for name in ("top_k", "top_p"):
-    if rollout["sampler"].get(name, 0) not in (0, 1.0):
+  for name, neutral in (("top_k", 0), ("top_p", 1.0)):
+    if rollout["sampler"].get(name, neutral) != neutral:
       raise ValueError(f"config.rollout.sampler.{name} cuts the law that tokens are drawn from, so "
                        "ratios of later policies would not be defined; leave it out.")
+  if guidance := rollout["sampler"].get("guidance_scale", 0):
+    raise ValueError(f"config.rollout.sampler.guidance_scale {guidance} draws tokens from another "
+                     "law than the model's, whose log-probabilities are trained; use 0.")
   if rollout["sampler"].get("eos") == "forbid":
     raise ValueError("config.rollout.sampler.eos forbid cuts the law that tokens are drawn from; "
                      "use allow or last.")
