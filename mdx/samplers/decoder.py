@@ -243,7 +243,7 @@ class Decoder:
                for plan in self.plans)
 
   def init(self, canvas: jax.Array, positions: jax.Array, keys: jax.Array,
-           plan_keys: jax.Array | None = None) -> State:
+           plan_keys: jax.Array | None = None, plan: jax.Array | None = None) -> State:
     """State of a batch.
 
     Args:
@@ -251,6 +251,7 @@ class Decoder:
       positions: int32 [B, S].
       keys: typed PRNG keys [B] of the rows.
       plan_keys: of the draw of plans; rows with one key follow one plan. None = `keys`.
+      plan: int32 [B], which of `plans` each row follows; None: drawn.
     """
     free = canvas == self.mask_id
     if self.cache == "block":  # the blocks of the model
@@ -258,8 +259,10 @@ class Decoder:
       block_of -= jnp.min(jnp.where(free, block_of, END), axis=1, keepdims=True)
     else:
       block_of = jnp.cumsum(free, axis=1) - 1
-    zeros = plan = jnp.zeros(len(canvas), jnp.int32)
-    if self.mixture:
+    zeros = jnp.zeros(len(canvas), jnp.int32)
+    if not self.mixture:
+      plan = zeros
+    elif plan is None:
       plan = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(self.plans)))(
           keys if plan_keys is None else plan_keys)
     if self.cache != "block":

@@ -47,8 +47,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            row_index: jax.Array, params: types.Params = MappingProxyType({}),
            positions: jax.Array | None = None, segment_ids: jax.Array | None = None,
            start: int = 0, record: str = "none",
-           plan_index: jax.Array | None = None, is_shifted: bool = False,
-           before: jax.Array | None = None) -> Decoded:
+           plan_index: jax.Array | None = None, plan: jax.Array | None = None,
+           is_shifted: bool = False, before: jax.Array | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
@@ -65,6 +65,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     record: one of `trajectory.RECORDS`.
     plan_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
       None: every row its own.
+    plan: int32 [B], the pair of `sampler.mixture` that each row follows; None: drawn.
     is_shifted: as `types.Reader.is_shifted`.
     before: as `types.Request.before`.
 
@@ -82,7 +83,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   plan_keys = rng.per_example(rng.stream(key, "plan"),
                               row_index if plan_index is None else plan_index)
   state = sampler.init(canvas, at_positions,
-                       jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys), plan_keys)
+                       jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys), plan_keys,
+                       plan)
   num_free = canvas.shape[1] - start
   run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free, is_shifted=is_shifted,
@@ -109,8 +111,8 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
     sampler: the rule; its parts are read from `params`.
     params: of the model.
     key: typed key of the run.
-    rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, and `before`
-      where a token is said to come before them.
+    rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, `before`
+      where a token is said to come before them, and `plan` where it is not drawn.
     start, record: as in `decode`.
     group_size: consecutive rows that draw the same pair of `sampler.mixture`.
   """
@@ -118,8 +120,8 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
                 params={name: params[name] for name in sampler.parts()}, key=key,
                 row_index=rows["row_index"], positions=rows.get("positions"),
                 segment_ids=rows.get("segment_ids"), start=start, record=record,
-                plan_index=rows["row_index"] // group_size, before=rows.get("before"),
-                is_shifted=objective.reader().is_shifted)
+                plan_index=rows["row_index"] // group_size, plan=rows.get("plan"),
+                before=rows.get("before"), is_shifted=objective.reader().is_shifted)
 
 
 def _places(size: int, *chosen: jax.Array) -> jax.Array:

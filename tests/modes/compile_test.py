@@ -218,8 +218,8 @@ def test_llada_mdpo_builds_and_shards_without_weights_and_problems():
   config = mdpo.get_config("llada_8b").to_dict()
   mesh = aot.sharding.make_mesh({"data": 1, "fsdp": 8})
   rollout, update = aot.programs_lib.of_config(config, "unused", mesh)
-  assert rollout.trips == 128 and update.kinds["batch"]["canvas"].shape == (128, 128, 512)
-  assert update.kinds["batch"]["tokens"].shape == (128, 320 + 512)
+  assert rollout.trips == 128 and update.kinds["batch"]["canvas"].shape == (16, 128, 512)
+  assert update.kinds["batch"]["tokens"].shape == (16, 320 + 512)
 
 
 @needs_libtpu

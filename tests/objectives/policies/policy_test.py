@@ -119,9 +119,9 @@ def _timed_rollout(rule, rows=2 * GROUP):
   record = jax.jit(lambda params: loop.decode(
       lambda request: TIMED.answer(params, request), sampler, canvas, key=rng.root(1),
       row_index=jnp.arange(rows), record="full").trajectory)(params)
-  reward = jnp.asarray(np.random.default_rng(0).integers(0, 2, record.canvas.shape[:2]), jnp.float32)
+  reward = np.random.default_rng(0).integers(0, 2, record.canvas.shape[:2]).astype(np.float32)
   batch = {k: v for k, v in record._asdict().items() if v is not None}
-  return params, batch | {"step_reward": reward, "reward": reward[:, 0],
+  return params, batch | {"step_reward": jnp.asarray(reward), "reward": jnp.asarray(reward[:, 0]),
                           "example_index": jnp.arange(rows)}
 
 
@@ -169,7 +169,8 @@ def test_own_canvases_are_scored_at_the_times_a_sampler_would_tell(cls, fields):
     np.testing.assert_allclose(jnp.where(first, expected - batch["log_prob"], 0.0), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("confidence", tiny.mostly_slow(["entropy", "random", "margin"], ["entropy"]))
+@pytest.mark.parametrize("confidence", tiny.mostly_slow(["entropy", "random", "margin"],
+                                                        ["entropy"]))
 def test_tokens_weigh_their_probability_whatever_the_sampler_goes_by(confidence):
   batch = _rollout(0.6, confidence=confidence)
   policy = _policy(mdpo.MDPO, temperature=0.6, step_choice="all", token_mean=False)
