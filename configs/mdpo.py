@@ -30,7 +30,7 @@ The recipes of the baselines' papers, on the same files:
 diffu_grpo (d1): 16 prompts x 6 rollouts, 12 updates on each, temperature 0.9, LoRA of rank 128.
 wd1: the same on 8 prompts (half of the GPUs). coupled_grpo (DiffuCoder's): groups of 10, 2 updates
 on each, temperature 1, cosine rate, no LoRA; LLaDA, 8 prompts and one pass over 21,000 problems are
-our choice. Not as published: bfloat16 instead of 4-bit weights and no dropout of LoRA (d1, wd1), and
+our choice. Not as published: bfloat16 instead of 4-bit weights and no dropout of LoRA (d1, wd1);
 the reference stays the base model (DiffuCoder sets it anew every 64 steps).
 """
 

@@ -1,6 +1,7 @@
 """Reading answers out of model output, and exact arithmetic without `eval`.
 
-Contents: final_answer, last_marked, last_boxed, last_tag, number, last_number, expression, value, apply.
+Contents: final_answer, last_marked, last_boxed, last_tag, number, last_number, expression, value,
+apply.
 
 Convention: model output is hostile input. Nothing here raises for any string, runs it, or takes
 time beyond linear in MAX_CHARS; only the last MAX_CHARS characters are looked at, since an answer
@@ -78,9 +79,9 @@ def final_answer(text: str) -> str | None:
 
 
 def last_marked(text: str) -> str | None:
-  r"""The content of the last \boxed{} or <answer>, whichever ends last; of a box in a tag the box's.
+  r"""The content of the last \boxed{} or <answer>, whichever ends last, or None.
 
-  None if there is neither.
+  Of a box in a tag it is that of the box.
   """
   text = text[-MAX_CHARS:]
   tag = last_tag(text)

@@ -4,10 +4,11 @@ Contents: Sudoku.
 
 Convention: a prompt is the cells row by row with "." for an empty one, then "="; an answer is the
 digits of the whole grid. With `in_place` there is no "=", and the answer takes the place of the
-prompt, whose givens stay. Every character is one token. With an `instruction` a prompt is text for a
-real model: the rules, the cells with "0" for an empty one, a newline, the instruction. The answer of
-a completion is its last \boxed{} or <answer>; without either, its last run of as many cells as the
-grid has, or else all of it. Blanks, newlines and lines drawn between cells do not count.
+prompt, whose givens stay. Every character is one token. With an `instruction` a prompt is text for
+a real model: the rules, the cells with "0" for an empty one, a newline, the instruction. The answer
+of a completion is its last \boxed{} or <answer>, or else all of it; in a text with other characters
+than cells, its last run of as many cells as the grid has. Blanks, newlines and lines drawn between
+cells do not count.
 
 Reference: the reward of `unique=True` and the cells as digits are those of d1, Zhao et al. 2025,
 arXiv:2504.12216; the instruction behind a newline is that of He et al. 2025, arXiv:2508.13148. Only
@@ -34,10 +35,10 @@ from mdx.utils import readers
 _ROUND = 8192  # puzzles drawn at a time
 _FEWEST = {4: 4, 9: 17}  # givens without which no puzzle has a single solution
 _LINES = str.maketrans(dict.fromkeys("|,;&-+*`'\"[]()/\\\u2502\u2500\u253c", None))
-_PROMPT = ("Solve this {size}x{size} Sudoku: every row, every column and every {box}x{box} box holds "
-           "each of the digits 1 to {size} once. Its {cells} cells, row by row, with 0 for an empty "
-           "one: {puzzle}. The answer is the {cells} digits of the solved grid, row by row, without "
-           "spaces.\n{instruction}")
+_PROMPT = ("Solve this {size}x{size} Sudoku: every row, every column and every {box}x{box} box "
+           "holds each of the digits 1 to {size} once. Its {cells} cells, row by row, 0 for an "
+           "empty one: {puzzle}. The answer is the {cells} digits of the solved grid, row by row, "
+           "without spaces.\n{instruction}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,8 +126,8 @@ class Sudoku:
 
   def _need_symbols(self, name: str) -> None:
     if self.instruction:
-      raise ValueError(f"Sudoku has {name} without an instruction only; with one, use the tokenizer "
-                       "of the model.")
+      raise ValueError(f"Sudoku has {name} without an instruction only; with one, use the "
+                       "tokenizer of the model.")
 
   def examples(self, split: str) -> list[dict[str, Any]]:
     """Returns [{"prompt", "answer", "key"}]; drawn or read once."""
