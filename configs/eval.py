@@ -18,6 +18,7 @@ from ml_collections import config_dict
 
 from mdx import samplers
 from mdx.configs import mdpo
+from mdx.tasks import problems
 
 _TASKS = {
     "gsm8k": dict(name="gsm8k", path="", test_path=""),
@@ -25,7 +26,7 @@ _TASKS = {
     "countdown": dict(name="countdown", format="expression", num_numbers=3, max_number=20,
                       path="", test_path="", num_test=256),
     "sudoku": dict(name="sudoku", size=4, min_givens=4, max_givens=8, unique=True, path="",
-                   test_path="", num_test=256),
+                   test_path="", num_test=256, instruction=problems.INSTRUCTION),
 }
 # Tokens of an answer, denoising steps, tokens of a block. LLaDA's blocks differ by task.
 _PAPERS = {

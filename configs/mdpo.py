@@ -18,6 +18,20 @@ of a file with `problem` and `answer` a line:
   python -m mdx.main --config=configs/mdpo.py:llada_8b --distributed \
     --config.init.checkpoint=LLaDA-8B-Instruct --config.task.path=train.jsonl \
     --config.task.test_path=math500.jsonl
+Full fine-tuning. The paper's log counts a step every 16 prompts x 8 rollouts x 8 denoising steps,
+178 an epoch, and its best checkpoint is that of 150; its wrapper steps AdamW every 2 prompts x 8
+rollouts x 8 steps (read, not run), about 1,420 updates at 7e-7. This is the default. The count of
+the log is rollout.num_prompts=16, microbatches=16 and updates=150, an eighth of the updates at the
+same rate. The block length of a problem, 32 or 512, is drawn for the over-denoising filter and kept
+for its rollouts; on its list of filtered problems the paper draws 128 or 512 a rollout.
+
+The recipes of the baselines' papers, on the same files:
+  python -m mdx.main --config=configs/mdpo.py:llada_8b,diffu_grpo ...
+diffu_grpo (d1): 16 prompts x 6 rollouts, 12 updates on each, temperature 0.9, LoRA of rank 128.
+wd1: the same on 8 prompts (half of the GPUs). coupled_grpo (DiffuCoder's): groups of 10, 2 updates
+on each, temperature 1, cosine rate, no LoRA; LLaDA, 8 prompts and one pass over 21,000 problems are
+our choice. Not as published: bfloat16 instead of 4-bit weights and no dropout of LoRA (d1, wd1);
+the reference stays the base model (DiffuCoder sets it anew every 64 steps).
 """
 
 import dataclasses
@@ -47,7 +61,7 @@ def get_config(arg=None):
     config = _small(dict(name="sudoku", size=4, min_givens=2, max_givens=4, unique=False,
                          in_place=True))
   if variants == ["llada_8b"]:
-    config = _llada_8b(config)
+    config = _llada_8b(config, *methods or ["mdpo"])
   if methods and methods != ["mdpo"]:
     config.objective = _method(methods[0])
   return config
@@ -92,15 +106,19 @@ def _small(task):
           epochs=1,  # updates on each rollout
           prompt_format="text",  # or chat: the user's message in the model's chat template
           max_prompt_length=0,  # tokens; 0 = any
+          long_prompts="cut",  # on the left; or skip: not trained on (evaluation cuts)
           filter="none",  # or over_denoising: problems right on the way and wrong at the end
           filter_examples=0,  # problems decoded to find them, 0 = all
+          filter_once=False,  # whether those of the first epoch serve all
           # Transforms of rl.rewards, in their order: identity, calibrated, length_penalty.
           rewards=("identity",),
           dynamic_sampling=False,  # replace groups whose rewards do not vary, by further decodes,
           max_refills=3,  # at most so many an iteration
           max_turns=1,  # of an episode, where the task is an environment that replies
           max_reply_length=64,  # tokens of a reply that are read
-          mixture_draw="per_group",  # of sampler.mixture: one pair a group, or per_rollout
+          # Of sampler.mixture: a pair per_group, per_rollout, or per_problem, which keeps it from
+          # the filter on and in every epoch.
+          mixture_draw="per_group",
           sampler=dict(sampler, name="confidence", steps=3, temperature=1.0,
                        gen_length=built.answer_length)),
       optimizer=dict(name="adamw", learning_rate=2e-4, schedule="cosine", warmup_steps=5,
@@ -167,22 +185,53 @@ def _countdown():
   return config
 
 
-def _llada_8b(config):
-  """The paper's recipe: full fine-tuning, one update on 16 prompts x 8 rollouts."""
+# Published settings beside those of `_llada_8b`, by method; fields of nested tables by their keys.
+_D1 = {
+    "rollout": dict(group_size=6, epochs=12, max_prompt_length=200),
+    "rollout.sampler": dict(gen_length=256, steps=128, block_length=32, temperature=0.9),
+    "optimizer": dict(learning_rate=3e-6, warmup_steps=1, weight_decay=0.1, b2=0.99,
+                      clip_norm=0.2),
+    "lora": dict(rank=128, alpha=64.0)}
+_PUBLISHED = {
+    "mdpo": {
+        "": dict(updates=1420, microbatches=2, eval_steps=100, checkpoint_steps=20),
+        "objective": dict(num_steps=8, kl=0.02, drop_dead=False),
+        "rollout": dict(num_prompts=2, group_size=8, max_prompt_length=320,
+                        filter="over_denoising", filter_examples=40000,
+                        mixture_draw="per_problem"),
+        "rollout.sampler": dict(gen_length=512, steps=128, temperature=0.4,
+                                confidence_filtered=True, mixture=((32, 128), (512, 128))),
+        "optimizer": dict(learning_rate=7e-7)},
+    "diffu_grpo": _D1 | {
+        "": dict(updates=6600, microbatches=2, eval_steps=600, checkpoint_steps=120),
+        "rollout": _D1["rollout"] | dict(num_prompts=16)},
+    "wd1": _D1 | {
+        "": dict(updates=7500, microbatches=1, eval_steps=600, checkpoint_steps=120),
+        "rollout": _D1["rollout"] | dict(num_prompts=8)},
+    "coupled_grpo": {
+        "": dict(updates=5250, microbatches=1, eval_steps=500, checkpoint_steps=100),
+        "rollout": dict(num_prompts=8, group_size=10, epochs=2, max_prompt_length=320),
+        "rollout.sampler": dict(gen_length=256, steps=256, temperature=1.0),
+        "optimizer": dict(learning_rate=1e-6, schedule="cosine", final_rate=0.1, weight_decay=0.1,
+                          clip_norm=0.2)}}
+
+
+def _llada_8b(config, method):
+  """The recipe of the method's paper on LLaDA-8B."""
+  if method not in _PUBLISHED:
+    raise ValueError(f"configs/mdpo.py:llada_8b has the published recipes of "
+                     f"{', '.join(_PUBLISHED)}, not one of {method}; take one of these.")
   config.task = dict(name="math", path="", test_path="")
   config.init = dict(checkpoint="", params="raw", adapter="", weights="")
-  config.updates = 150
-  config.objective.update(num_steps=8, kl=0.02, drop_dead=False)
-  config.rollout.update(num_prompts=16, prompt_format="chat", max_prompt_length=320,
-                        filter="over_denoising", filter_examples=40000,
-                        mixture_draw="per_rollout")
-  config.rollout.sampler.update(gen_length=512, steps=128, temperature=0.4,
-                                confidence_filtered=True, mixture=((128, 128), (512, 128)))
-  config.optimizer.update(learning_rate=7e-7, schedule="constant", warmup_steps=0)
-  config.mesh.update(data=1, fsdp=-1)
+  config.rollout.prompt_format = "chat"
+  config.optimizer.update(schedule="constant", warmup_steps=0)
+  config.mesh.update(data=1, fsdp=-1, tensor=4)  # rollouts of an iteration: no more shards than 16
   config.remat = "full"
-  config.microbatches = 16
   config.compile.update(topology="v5e:8x8", preset="llada_8b", vocab_size=126464)
   config.eval.update(nfe=(64, 128, 256), num_examples=500, batch_size=64, curve_nfe=128)
-  config.update(log_steps=1, eval_steps=25, checkpoint_steps=10)
+  for key, values in _PUBLISHED[method].items():
+    table = config
+    for part in key.split(".") if key else ():
+      table = table[part]
+    table.update(values)
   return config

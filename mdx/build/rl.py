@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import config as config_lib
@@ -34,7 +35,8 @@ from mdx.utils import rng
 from mdx.utils import tree
 
 REMASKING = {"low_confidence": "confidence", "rcr": "rcr"}
-_CHOICES = {"filter": ("none", "over_denoising"), "mixture_draw": ("per_rollout", "per_group"),
+_CHOICES = {"filter": ("none", "over_denoising"), "long_prompts": ("cut", "skip"),
+            "mixture_draw": ("per_rollout", "per_group", "per_problem"),
             "prompt_format": task_eval.FORMATS}
 
 
@@ -66,12 +68,37 @@ class Setup(NamedTuple):
     return self.task.examples(split)[:limit or None]
 
   def prompts(self, split: str) -> task_eval.Prompts:
-    """The encoded problems of a split."""
-    return task_eval.encode_prompts([self.task.prompt(e) for e in self.examples(split)],
-                                    self.model.tokenizer,
-                                    max_length=self.config["rollout"]["max_prompt_length"],
-                                    prompt_format=self.config["rollout"]["prompt_format"],
-                                    blank=self.task.blank)
+    """The encoded problems of a split; those for training with the components that they keep."""
+    rollout = self.config["rollout"]
+    found = task_eval.encode_prompts([self.task.prompt(e) for e in self.examples(split)],
+                                     self.model.tokenizer, cuts=True,
+                                     max_length=rollout["max_prompt_length"],
+                                     prompt_format=rollout["prompt_format"], blank=self.task.blank)
+    if split != "train" or not self._kept_mixture:
+      return found
+    draw = np.random.default_rng([self.config["seed"], 0, 3])
+    return found._replace(component=draw.integers(
+        len(self._kept_mixture), size=len(found.tokens), dtype=np.int32))
+
+  @property
+  def _kept_mixture(self) -> tuple[tuple[int, int], ...]:
+    """Pairs of which each problem keeps the one that was drawn for it."""
+    keeps = self.config["rollout"]["mixture_draw"] == "per_problem"
+    return self.sampler.mixture if keeps else ()
+
+  def trained_on(self, prompts: task_eval.Prompts) -> np.ndarray:
+    """Training problems that rollouts may be of, int32 [n]: all but those too long, if so said.
+
+    Raises:
+      ValueError: there are none.
+    """
+    found = np.arange(len(prompts.tokens), dtype=np.int32)
+    if prompts.is_cut is not None and self.config["rollout"]["long_prompts"] == "skip":
+      found = found[~prompts.is_cut]
+    if not len(found):
+      raise ValueError("every training prompt has more tokens than rollout.max_prompt_length "
+                       f"{self.config['rollout']['max_prompt_length']}; raise it.")
+    return found
 
   def turns(self, decoder: task_decoder.TaskDecoder, prompts: task_eval.Prompts, sampler: Any,
             examples: list[dict[str, Any]]) -> task_decoder.TaskDecoder | episodes_lib.Episodes:
@@ -92,14 +119,19 @@ class Setup(NamedTuple):
                                     seed=self.config["seed"], record=self.policy.record,
                                     group_size=group_size)
 
-  def eval_sampler(self, remasking: str, nfe: int) -> Any:
+  def filter_sampler(self) -> Any:
+    """The greedy decoding that finds over-denoised problems, by the components that they keep."""
+    return self.eval_sampler("low_confidence", self.sampler.steps, self._kept_mixture)
+
+  def eval_sampler(self, remasking: str, nfe: int,
+                   mixture: tuple[tuple[int, int], ...] = ()) -> Any:
     """The greedy decoding of a cell of the table, without a cache: every step is scored."""
     if remasking not in REMASKING:
       raise ValueError(f"config.eval.remasking has {remasking!r}; choose from "
                        f"{', '.join(REMASKING)}.")
     given = self.config["rollout"]["sampler"]
     fields = dict(given, name=REMASKING[remasking], steps=nfe, temperature=0.0,
-                  block_length=self.config["eval"]["block_length"], mixture=(), cache="none")
+                  block_length=self.config["eval"]["block_length"], mixture=mixture, cache="none")
     return self.model.sampler(**samplers.select(fields, also=(given["name"], *REMASKING.values())))
 
   @property
@@ -145,10 +177,18 @@ def check(config: dict[str, Any]) -> None:
     if rollout[name] not in choices:
       raise ValueError(f"config.rollout.{name} is {rollout[name]!r}; choose from "
                        f"{', '.join(choices)}.")
-  for name in ("top_k", "top_p"):
-    if rollout["sampler"].get(name, 0) not in (0, 1.0):
+  if rollout["max_turns"] > 1:
+    for name, value in (("filter", "over_denoising"), ("mixture_draw", "per_problem")):
+      if rollout[name] == value:
+        raise ValueError(f"config.rollout.{name} {value} is for answers of one turn, not "
+                         f"rollout.max_turns {rollout['max_turns']}; use 1.")
+  for name, neutral in (("top_k", 0), ("top_p", 1.0)):
+    if rollout["sampler"].get(name, neutral) != neutral:
       raise ValueError(f"config.rollout.sampler.{name} cuts the distribution that tokens are drawn "
                        "from, so ratios of later policies would not be defined; leave it out.")
+  if guidance := rollout["sampler"].get("guidance_scale", 0):
+    raise ValueError(f"config.rollout.sampler.guidance_scale {guidance} draws tokens from another "
+                     "distribution than the model's, whose log-probabilities are trained; use 0.")
   if rollout["sampler"].get("eos") == "forbid":
     raise ValueError("config.rollout.sampler.eos forbid cuts the distribution that tokens are "
                      "drawn from; use allow or last.")
@@ -235,8 +275,11 @@ def _rows_of_update(run: Setup) -> int:
   return len(prepared["noisy_tokens"])
 
 
-def check_data(run: Setup) -> None:
-  """Raises ValueError for problems that do not fit the model, or decodings that cannot be."""
+def check_data(run: Setup) -> list[str]:
+  """Raises ValueError for problems that do not fit the model, or decodings that cannot be.
+
+  Returns a line on each split of which prompts are too long.
+  """
   for nfe in run.config["eval"]["nfe"]:
     for remasking in run.config["eval"]["remasking"]:
       run.eval_sampler(remasking, nfe)
@@ -246,5 +289,15 @@ def check_data(run: Setup) -> None:
       raise ValueError(f"config.rollout.max_turns {rollout['max_turns']} needs a task that replies "
                        f"to answers, which {type(run.task).__name__} does not; use 1.")
     room = (rollout["max_turns"] - 1) * (run.sampler.gen_length + rollout["max_reply_length"])
-  for split in ("train", "test"):
-    task_decoder.check_prompts(run.prompts(split), run.sampler, run.model.max_length - room)
+  if rollout["filter"] != "none":
+    run.filter_sampler()
+  notes = []
+  for split in ("train", "test", *(("validation",) if run.config["updates"] else ())):
+    prompts = run.prompts(split)
+    task_decoder.check_prompts(prompts, run.sampler, run.model.max_length - room)
+    is_whole = split != "train" or len(run.trained_on(prompts)) == len(prompts.tokens)
+    if prompts.is_cut is not None:
+      notes.append(f"{prompts.is_cut.sum()} of {len(prompts.tokens)} {split} prompts have more "
+                   f"than {rollout['max_prompt_length']} tokens and are "
+                   f"{'cut on the left' if is_whole else 'skipped'}.")
+  return notes

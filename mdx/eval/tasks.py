@@ -32,10 +32,15 @@ class Prompts(NamedTuple):
     tokens: int32 [E, P].
     lengths: int32 [E], tokens that are not padding.
     blank_id: id of the blanks that are filled in; -1: an answer follows the prompt.
+    is_cut: bool [E], prompts of which only the end is here; None: all are whole.
+    component: int32 [E], the pair of a sampler's `mixture` that each problem is decoded by; None:
+      drawn.
   """
   tokens: np.ndarray
   lengths: np.ndarray
   blank_id: int = -1
+  is_cut: np.ndarray | None = None
+  component: np.ndarray | None = None
 
   @property
   def start(self) -> int:
@@ -44,16 +49,18 @@ class Prompts(NamedTuple):
 
   def select(self, chosen: np.ndarray) -> Prompts:
     """Some of them."""
-    return self._replace(tokens=self.tokens[chosen], lengths=self.lengths[chosen])
+    return Prompts(*(x if x is None or isinstance(x, int) else x[chosen] for x in self))
 
   def canvas(self, chosen: np.ndarray, gen_length: int, mask_id: int) -> dict[str, np.ndarray]:
-    """Canvases of some prompts: `canvas` [N, S], and positions and segments if any is padded."""
+    """Rows of some prompts: `canvas` [N, S]; positions and segments if any is padded; components.
+    """
     tokens, lengths = self.tokens[chosen], self.lengths[chosen]
     width = tokens.shape[1]
+    rows = {} if self.component is None else {"component": self.component[chosen]}
     if self.blank_id >= 0:
-      return {"canvas": np.where(tokens == self.blank_id, np.int32(mask_id), tokens)}
+      return rows | {"canvas": np.where(tokens == self.blank_id, np.int32(mask_id), tokens)}
     masks = np.full((len(tokens), gen_length), mask_id, np.int32)
-    rows = {"canvas": np.concatenate([tokens, masks], axis=1)}
+    rows |= {"canvas": np.concatenate([tokens, masks], axis=1)}
     if (self.lengths < width).any():
       positions, segments = batching.behind_padding(width - lengths, width + gen_length)
       rows |= {"segment_ids": segments, "positions": positions}
@@ -62,7 +69,7 @@ class Prompts(NamedTuple):
 
 def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
                    max_length: int = 0, blank: str = "", prompt_format: str = "text",
-                   system: str = "") -> Prompts:
+                   system: str = "", cuts: bool = False) -> Prompts:
   """Encodes prompts to the length of the longest.
 
   Args:
@@ -72,6 +79,7 @@ def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
     blank: what is filled in; "" if answers follow the prompts.
     prompt_format: "text", or "chat": each is a user's message in the model's chat template.
     system: the system's message of chats; "" = none.
+    cuts: whether of a prompt that is too long the last `max_length` tokens are kept.
 
   Raises:
     ValueError: a prompt that is too long, or that the tokenizer cannot write (a model of
@@ -87,16 +95,20 @@ def encode_prompts(texts: Sequence[str], tokenizer: tokenizer_lib.Tokenizer, *,
     raise ValueError(f"the model's tokenizer {tokenizer.name!r:.60} cannot write the prompts of "
                      f"this task ({error}); use a checkpoint trained for it.") from None
   lengths = np.array([len(row) for row in rows], np.int32)
-  if max_length and lengths.max() > max_length:
+  is_long = lengths > (max_length or lengths.max())
+  if is_long.any() and (blank or not cuts):
     raise ValueError(f"a prompt has {lengths.max()} tokens, more than {max_length}; raise the "
                      "limit or leave such problems out.")
+  rows = [row[-max_length:] for row in rows]  # 0 = all
+  lengths = np.array([len(row) for row in rows], np.int32)
   if blank and (len(blank_ids) != 1 or lengths.min() != lengths.max()):
     raise ValueError(f"texts to fill in need one length and a blank of one token, got "
                      f"{lengths.min()} to {lengths.max()} and {len(blank_ids)} tokens.")
   tokens = np.full((len(rows), lengths.max()), tokenizer.pad_id, np.int32)
   for row, ids in zip(tokens, rows):
     row[len(row) - len(ids):] = ids
-  return Prompts(tokens, lengths, int(blank_ids[0]) if blank else -1)
+  return Prompts(tokens, lengths, int(blank_ids[0]) if blank else -1,
+                 is_long if is_long.any() else None)
 
 
 def _encode_chats(texts, tokenizer, system):

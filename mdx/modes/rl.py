@@ -86,7 +86,8 @@ def _checked(config: Mapping[str, Any], workdir: str, model: load_lib.Loaded,
              task: types.Task) -> rl_setup.Setup:
   """The parts of a run, with all checked that can be before anything is compiled."""
   run = rl_setup.assemble(config, workdir, model, task)
-  rl_setup.check_data(run)
+  for note in rl_setup.check_data(run):
+    console.say(note)
   memory.check("the state of this run", run.shapes)
   return run
 
@@ -182,10 +183,12 @@ def _rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
       prepared, _ = run.policy.prepare(params, batch, key, types.context(step))
       return run.policy.log_prob(params, prepared)
 
-  choose = None
-  if config["rollout"]["filter"] == "over_denoising":
-    choose = lambda params, epoch: _over_denoised(run, params, epoch)
   prompts, examples = run.prompts("train"), run.examples("train")
+  fits = run.trained_on(prompts)
+  choose = lambda params, epoch: fits
+  if config["rollout"]["filter"] == "over_denoising":
+    first_only = config["rollout"]["filter_once"]
+    choose = lambda params, epoch: _over_denoised(run, params, 0 if first_only else epoch)
   return rollout_lib.Rollouts(
       run.turns(run.decoder(prompts), prompts, run.sampler, examples), run.task, examples,
       run.model.tokenizer,
@@ -204,13 +207,12 @@ def _over_denoised(run: rl_setup.Setup, params, epoch: int) -> np.ndarray:
   file = run.workdir / f"over_denoised_{epoch}.json"
   if file.exists():
     return np.array(readers.read_json(file), np.int32)
-  limit = run.config["rollout"]["filter_examples"] or len(run.examples("train"))
-  examples = run.examples("train")
+  examples, prompts = run.examples("train"), run.prompts("train")
+  fits = run.trained_on(prompts)
   draw = np.random.default_rng([run.config["seed"], epoch, 1])
-  chosen = np.sort(draw.permutation(len(examples))[:limit])
-  prompts = run.prompts("train")
-  part = prompts.select(chosen)
-  result = _arm(run, run.eval_sampler("low_confidence", run.sampler.steps), part,
+  order = draw.permutation(len(fits))[:run.config["rollout"]["filter_examples"] or None]
+  chosen = np.sort(fits[order])
+  result = _arm(run, run.filter_sampler(), prompts.select(chosen),
                 [examples[i] for i in chosen])(params)[0]
   kept = chosen[result.over_denoised]
   console.say(f"epoch {epoch}: {len(kept)} of {len(chosen)} training problems are over-denoised")

@@ -244,7 +244,8 @@ class Decoder:
         for component in self.components)
 
   def init(self, canvas: jax.Array, positions: jax.Array, keys: jax.Array,
-           component_keys: jax.Array | None = None) -> State:
+           component_keys: jax.Array | None = None,
+           component: jax.Array | None = None) -> State:
     """State of a batch.
 
     Args:
@@ -253,6 +254,7 @@ class Decoder:
       keys: typed PRNG keys [B] of the rows.
       component_keys: of the draw of components; rows with one key draw the same one;
         None = `keys`.
+      component: int32 [B], which of `components` each row follows; None: drawn.
     """
     free = canvas == self.mask_id
     if self.cache == "block":  # the blocks of the model
@@ -260,8 +262,10 @@ class Decoder:
       block_of -= jnp.min(jnp.where(free, block_of, END), axis=1, keepdims=True)
     else:
       block_of = jnp.cumsum(free, axis=1) - 1
-    zeros = component = jnp.zeros(len(canvas), jnp.int32)
-    if self.mixture:
+    zeros = jnp.zeros(len(canvas), jnp.int32)
+    if not self.mixture:
+      component = zeros
+    elif component is None:
       component = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(self.components)))(
           keys if component_keys is None else component_keys)
     if self.cache != "block":

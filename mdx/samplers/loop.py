@@ -47,8 +47,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            row_index: jax.Array, params: types.Params = MappingProxyType({}),
            positions: jax.Array | None = None, segment_ids: jax.Array | None = None,
            start: int = 0, record: str = "none",
-           component_index: jax.Array | None = None, is_shifted: bool = False,
-           before: jax.Array | None = None) -> Decoded:
+           component_index: jax.Array | None = None, component: jax.Array | None = None,
+           is_shifted: bool = False, before: jax.Array | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
@@ -65,6 +65,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     record: one of `trajectory.RECORDS`.
     component_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
       None: every row its own.
+    component: int32 [B], the pair of `sampler.mixture` that each row follows; None: drawn.
     is_shifted: as `types.Reader.is_shifted`.
     before: as `types.Request.before`.
 
@@ -82,7 +83,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   component_keys = rng.per_example(rng.stream(key, "plan"),  # the name of the stream stays
                                    row_index if component_index is None else component_index)
   init_keys = jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys)
-  state = sampler.init(canvas, at_positions, init_keys, component_keys)
+  state = sampler.init(canvas, at_positions, init_keys, component_keys, component)
   num_free = canvas.shape[1] - start
   run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free, is_shifted=is_shifted,
@@ -109,8 +110,8 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
     sampler: the rule; its parts are read from `params`.
     params: of the model.
     key: typed key of the run.
-    rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, and `before`
-      where a token is said to come before them.
+    rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, `before`
+      where a token is said to come before them, and `component` where it is not drawn.
     start, record: as in `decode`.
     group_size: consecutive rows that draw the same pair of `sampler.mixture`.
   """
@@ -118,8 +119,8 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
                 params={name: params[name] for name in sampler.parts()}, key=key,
                 row_index=rows["row_index"], positions=rows.get("positions"),
                 segment_ids=rows.get("segment_ids"), start=start, record=record,
-                component_index=rows["row_index"] // group_size, before=rows.get("before"),
-                is_shifted=objective.reader().is_shifted)
+                component_index=rows["row_index"] // group_size, component=rows.get("component"),
+                before=rows.get("before"), is_shifted=objective.reader().is_shifted)
 
 
 def _indices(size: int, *chosen: jax.Array) -> jax.Array:
@@ -208,7 +209,8 @@ class _Run(NamedTuple):
     keep = lambda old, new: jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
     new = jax.tree.map(keep, state, new)
     if recorded is not None:
-      recorded = self.recorder.add(recorded, state, new, step, active)
+      time = self.sampler.noise_level(state)
+      recorded = self.recorder.add(recorded, state, new, step, active, time)
     return new, recorded
 
   def _index(self, state):

@@ -41,6 +41,7 @@ class Trajectory(NamedTuple):
     prediction: int32 [B, T, G], the full clean prediction: what was drawn where the
       canvas is masked, the canvas elsewhere; or None.
     step_log_prob: float32 [B, T, G], likewise of `prediction`; or None.
+    step_time: float32 [B, T], the time that the network was told at each step; or None.
     action: int32 [B, T, G], what a learned rule drew at each step, at any level; 0 where it drew
       nothing; None of a rule without actions.
     action_log_prob: float32 [B, T, G], its log-probability, likewise.
@@ -55,6 +56,7 @@ class Trajectory(NamedTuple):
   step_confidence: jax.Array | None = None
   prediction: jax.Array | None = None
   step_log_prob: jax.Array | None = None
+  step_time: jax.Array | None = None
   action: jax.Array | None = None
   action_log_prob: jax.Array | None = None
 
@@ -88,12 +90,13 @@ class Recorder:
     if self.level in ("canvas", "full"):
       record = record._replace(canvas=each(jnp.int32), step_confidence=each(jnp.float32))
     if self.level == "full":
-      record = record._replace(prediction=each(jnp.int32), step_log_prob=each(jnp.float32))
+      record = record._replace(prediction=each(jnp.int32), step_log_prob=each(jnp.float32),
+                               step_time=jnp.zeros((rows, self.max_steps), jnp.float32))
     return record
 
   def add(self, record: Trajectory, before: decoder.State, after: decoder.State,
-          step: decoder.Step, active: jax.Array) -> Trajectory:
-    """Adds one step of the active rows."""
+          step: decoder.Step, active: jax.Array, time: jax.Array | None = None) -> Trajectory:
+    """Adds one step of the active rows; a full record takes the time float32 [B] it was told."""
     length, rows = before["canvas"].shape[1], jnp.arange(len(active))
     shown, new = before["canvas"][:, self.start:], after["canvas"][:, self.start:]
     # Positions before `start` are fixed, so they are never among those looked at.
@@ -125,7 +128,8 @@ class Recorder:
       return record
     return record._replace(
         prediction=store(record.prediction, spread(shown, step.tokens)),
-        step_log_prob=store(record.step_log_prob, spread(zeros, step.log_prob)))
+        step_log_prob=store(record.step_log_prob, spread(zeros, step.log_prob)),
+        step_time=store(record.step_time, time))
 
 
 def canvas_before(record: Trajectory, step: jax.Array, mask_id: int) -> jax.Array:

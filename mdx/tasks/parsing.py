@@ -1,6 +1,7 @@
 """Reading answers out of model output, and exact arithmetic without `eval`.
 
-Contents: final_answer, last_boxed, last_tag, number, last_number, expression, value, apply.
+Contents: final_answer, last_marked, last_boxed, last_tag, number, last_number, expression, value,
+apply.
 
 Convention: model output is hostile input. Nothing here raises for any string, runs it, or takes
 time beyond linear in MAX_CHARS; only the last MAX_CHARS characters are looked at, since an answer
@@ -75,6 +76,20 @@ def final_answer(text: str) -> str | None:
   r"""Answer of a model: the last \boxed{}, else the last <answer>, else None."""
   boxed = last_boxed(text)
   return last_tag(text) if boxed is None else boxed
+
+
+def last_marked(text: str) -> str | None:
+  r"""The content of the last \boxed{} or <answer>, whichever ends last, or None.
+
+  Of a box in a tag it is that of the box.
+  """
+  text = text[-MAX_CHARS:]
+  tag = last_tag(text)
+  if tag is None:
+    return last_boxed(text)
+  later = last_boxed(text[text.rfind("</answer>"):])
+  inner = last_boxed(tag) if later is None else later
+  return tag if inner is None else inner
 
 
 def number(text: str) -> fractions.Fraction | None:

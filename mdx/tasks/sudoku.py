@@ -1,19 +1,25 @@
-"""Sudoku, 4x4 and 9x9: draw or read puzzles, and check completions exactly.
+r"""Sudoku, 4x4 and 9x9: draw or read puzzles, and check completions exactly.
 
 Contents: Sudoku.
 
 Convention: a prompt is the cells row by row with "." for an empty one, then "="; an answer is the
 digits of the whole grid. With `in_place` there is no "=", and the answer takes the place of the
-prompt, whose givens stay. Every character is one token.
+prompt, whose givens stay. Every character is one token. With an `instruction` a prompt is text for
+a real model: the rules, the cells with "0" for an empty one, a newline, the instruction. The answer
+of a completion is its last \boxed{} or <answer>, or else all of it; in a text with other characters
+than cells, its last run of as many cells as the grid has. Blanks, newlines and lines drawn between
+cells do not count.
 
-Reference: the reward of `unique=True` is that of d1, Zhao et al. 2025, arXiv:2504.12216; only 288
-grids exist for size 4, hence the split by grid.
+Reference: the reward of `unique=True` and the cells as digits are those of d1, Zhao et al. 2025,
+arXiv:2504.12216; the instruction behind a newline is that of He et al. 2025, arXiv:2508.13148. Only
+288 grids exist for size 4, hence the split by grid.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -22,11 +28,17 @@ import numpy as np
 
 from mdx import config as config_lib
 from mdx.tasks import grids as grids_lib
+from mdx.tasks import parsing
 from mdx.tasks import problems
 from mdx.utils import readers
 
 _ROUND = 8192  # puzzles drawn at a time
 _FEWEST = {4: 4, 9: 17}  # givens without which no puzzle has a single solution
+_LINES = str.maketrans(dict.fromkeys("|,;&-+*`'\"[]()/\\\u2502\u2500\u253c", None))
+_PROMPT = ("Solve this {size}x{size} Sudoku: every row, every column and every {box}x{box} box "
+           "holds each of the digits 1 to {size} once. Its {cells} cells, row by row, 0 for an "
+           "empty one: {puzzle}. The answer is the {cells} digits of the solved grid, row by row, "
+           "without spaces.\n{instruction}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,7 @@ class Sudoku:
     partial_reward: for unique=False, instead of 0 or 1 the fraction of rows, columns and boxes
       that are complete times the fraction of givens kept.
     in_place: whether the empty cells are filled in where they are.
+    instruction: sentence after the problem in words, such as `problems.INSTRUCTION`; "": symbols.
     num_train, num_validation, num_test: number of puzzles (at most, if they are read).
     seed: of the drawing.
     path: file of puzzles instead of drawing: `puzzle solution` or `puzzle` a line, with a space,
@@ -57,6 +70,7 @@ class Sudoku:
   unique: bool = False
   partial_reward: bool = False
   in_place: bool = False
+  instruction: str = ""
   num_train: int = 23000
   num_validation: int = 512
   num_test: int = 1024
@@ -76,6 +90,9 @@ class Sudoku:
     if self.unique and self.partial_reward:
       raise ValueError("partial_reward is for unique=False; with unique=True the reward is the "
                        "fraction of right cells already. Leave it out.")
+    if self.instruction and self.in_place:
+      raise ValueError("a task with an instruction is answered in words, not in_place; leave one "
+                       "of them out.")
     if self.path or self.test_path:
       problems.check_files(self, "...34.2.......4. solution")
 
@@ -87,6 +104,7 @@ class Sudoku:
   @property
   def symbols(self) -> tuple[str, ...]:
     """The vocabulary of prompts and answers."""
+    self._need_symbols("symbols")
     return (".", *(str(d) for d in range(1, self.size + 1))) + ("=",) * (not self.in_place)
 
   @property
@@ -97,12 +115,19 @@ class Sudoku:
   @property
   def prompt_length(self) -> int:
     """Tokens before an answer."""
+    self._need_symbols("prompt_length")
     return 0 if self.in_place else self.cells + 1
 
   @property
   def answer_length(self) -> int:
     """Tokens of an answer."""
+    self._need_symbols("answer_length")
     return self.cells
+
+  def _need_symbols(self, name: str) -> None:
+    if self.instruction:
+      raise ValueError(f"Sudoku has {name} without an instruction only; with one, use the "
+                       "tokenizer of the model.")
 
   def examples(self, split: str) -> list[dict[str, Any]]:
     """Returns [{"prompt", "answer", "key"}]; drawn or read once."""
@@ -114,8 +139,11 @@ class Sudoku:
     return example["prompt"]
 
   def training_pairs(self, split: str) -> list[tuple[str, str]]:
-    """Returns (prompt, the grid that the puzzle was drawn from)."""
-    return [(e["prompt"], e["answer"]) for e in self.examples(split)]
+    """Returns (prompt, the grid that the puzzle was drawn from, as the instruction wants it)."""
+    form = "{}"
+    if self.instruction:
+      form = "<answer>{}</answer>" if "<answer>" in self.instruction else "\\boxed{{{}}}"
+    return [(e["prompt"], form.format(e["answer"])) for e in self.examples(split)]
 
   def score(self, examples: Sequence[dict[str, Any]], completions: Sequence[str]) -> dict[str, Any]:
     """Scores completions, a whole batch at a time.
@@ -127,7 +155,8 @@ class Sudoku:
       {"reward": float32 [N], "correct": bool [N]}.
     """
     problems.same_length(examples, completions)
-    puzzles = self._digits([e["prompt"] for e in examples])
+    puzzles = self._digits([self._grid_in(e["prompt"]) for e in examples])
+    completions = [self._grid_in(c) for c in completions]
     cells = self._digits(completions)
     fits = np.array([len(c) <= self.cells for c in completions], bool)
     is_given = puzzles > 0
@@ -143,6 +172,18 @@ class Sudoku:
     kept_rate = is_kept.sum(1) / np.maximum(is_given.sum(1), 1)
     return {"reward": (units.mean(1) * kept_rate * fits).astype(np.float32), "correct": correct}
 
+  def _grid_in(self, text: str) -> str:
+    """The cells in a text: those of its answer, of its last whole run of cells, or all of it."""
+    marked = parsing.last_marked(text) if "<" in text or "\\" in text else None
+    text = text[-parsing.MAX_CHARS:] if marked is None else marked
+    joined = "".join(text.replace("\\hline", "").split()).translate(_LINES)
+    if marked is not None and len(joined) == self.cells + 1:
+      joined = joined.removesuffix(".")
+    if re.fullmatch("[.0-9]*", joined):
+      return joined
+    run = rf"(?<![.0-9])[.0-{self.size}]{{{self.cells}}}(?![0-9]|\.[.0-9])"
+    return (re.findall(run, text) or re.findall(run, joined) or [joined])[-1]
+
   def _digits(self, texts: Sequence[str]) -> np.ndarray:
     """The first cells of each text as digits, uint8 [N, cells]; 0 for anything else."""
     n = self.cells
@@ -152,7 +193,11 @@ class Sudoku:
     return np.where(is_digit, codes - ord("0"), 0).astype(np.uint8)
 
   def _example(self, puzzle: str, answer: str) -> dict[str, Any]:
-    return {"prompt": puzzle + "=" * (not self.in_place), "answer": answer,
+    prompt = puzzle + "=" * (not self.in_place)
+    if self.instruction:
+      prompt = _PROMPT.format(size=self.size, box=math.isqrt(self.size), cells=self.cells,
+                              puzzle=puzzle.replace(".", "0"), instruction=self.instruction)
+    return {"prompt": prompt, "answer": answer,
             "key": answer if self.unique else puzzle}
 
   def _draw(self, split: str) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from mdx.build import identity
 from mdx.configs import diffusion
 from mdx.configs import mdpo
 
-_LATER = ("rewards", "dynamic_sampling", "max_refills", "max_turns", "max_reply_length")
+_LATER = ("rewards", "dynamic_sampling", "max_refills", "max_turns", "max_reply_length",
+          "long_prompts", "filter_once")
 
 
 def test_keys_that_came_later_change_no_identity():

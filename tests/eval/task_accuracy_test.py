@@ -84,6 +84,17 @@ def test_prompts_of_another_vocabulary_or_length_are_refused():
     tasks.encode_prompts(["abc"], TOKENIZER, max_length=2)
 
 
+def test_prompts_that_are_too_long_are_cut_on_the_left_where_that_is_wanted():
+  prompts = tasks.encode_prompts(["abc", "d", "bacd"], TOKENIZER, max_length=2, cuts=True)
+  pad, ids = TOKENIZER.pad_id, TOKENIZER.encode("bcdcd")
+  np.testing.assert_array_equal(prompts.tokens, [ids[:2], [pad, ids[2]], ids[3:]])
+  assert prompts.lengths.tolist() == [2, 1, 2] and prompts.is_cut.tolist() == [True, False, True]
+  assert prompts.select(np.array([1, 2])).is_cut.tolist() == [False, True]
+  assert tasks.encode_prompts(["abc"], TOKENIZER, max_length=3, cuts=True).is_cut is None
+  with pytest.raises(ValueError, match="has 3 tokens, more than 2"):  # a text to fill in is whole
+    tasks.encode_prompts(["aba"], TOKENIZER, max_length=2, cuts=True, blank="a")
+
+
 def test_blanks_become_masks_and_the_rest_stays():
   prompts = tasks.encode_prompts(["abca", "cabb"], TOKENIZER, blank="a")
   mask = TOKENIZER.mask_id

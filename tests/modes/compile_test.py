@@ -216,10 +216,19 @@ def test_llada_builds_and_shards_without_tokenizer_weights_and_data(arg, monkeyp
 
 def test_llada_mdpo_builds_and_shards_without_weights_and_problems():
   config = mdpo.get_config("llada_8b").to_dict()
-  mesh = aot.sharding.make_mesh({"data": 1, "fsdp": 8})
+  mesh = aot.sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 4})
   rollout, update = aot.programs_lib.of_config(config, "unused", mesh)
-  assert rollout.trips == 128 and update.kinds["batch"]["canvas"].shape == (128, 128, 512)
-  assert update.kinds["batch"]["tokens"].shape == (128, 320 + 512)
+  assert rollout.trips == 128 and update.kinds["batch"]["canvas"].shape == (16, 128, 512)
+  assert update.kinds["batch"]["tokens"].shape == (16, 320 + 512)
+
+
+@pytest.mark.parametrize("method, rows, prompt", tiny.mostly_slow(
+    [("diffu_grpo", 96, 200), ("wd1", 48, 200), ("coupled_grpo", 80, 320)], [("diffu_grpo", 96, 200)]))
+def test_llada_recipes_of_baselines_build_and_shard(method, rows, prompt):
+  config = mdpo.get_config(f"llada_8b,{method}").to_dict()
+  mesh = aot.sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 4})
+  _, update = aot.programs_lib.of_config(config, "unused", mesh)
+  assert update.kinds["batch"]["tokens"].shape == (rows, prompt + 256)
 
 
 @needs_libtpu

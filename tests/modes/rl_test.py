@@ -15,8 +15,10 @@ from mdx import objectives
 from mdx import tasks
 from mdx.build import rl as rl_setup
 from mdx.configs import mdpo as mdpo_config
+from mdx.eval import task_decoder
 from mdx.networks.adaptation import lora
 from mdx.networks.adaptation import sites
+from mdx.rl import rollout as rollout_lib
 from mdx.tasks import sudoku
 from mdx.train import step as step_lib
 from mdx.utils import tree
@@ -248,7 +250,10 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
     ({"rollout.filter": "hard"}, "choose from none, over_denoising"),
     ({"rollout.sampler.temperature": 0.0}, "positive temperature"),
     ({"rollout.sampler.gen_length": 60, "rollout.sampler.steps": 60}, "fill in have 16 tokens"),
-    ({"rollout.mixture_draw": "each"}, "choose from per_rollout, per_group"),
+    ({"rollout.mixture_draw": "each"}, "choose from per_rollout, per_group, per_problem"),
+    ({"rollout.long_prompts": "drop"}, "choose from cut, skip"),
+    ({"rollout.max_turns": 2, "rollout.filter": "over_denoising"}, "filter over_denoising is for"),
+    ({"rollout.max_prompt_length": 8}, "has 16 tokens, more than 8"),
     ({"rollout.sampler.mixture": ((16, 0),)}, "pairs \\(block_length, steps\\)"),
     ({"updates": -1}, "updates must be a whole number of at least 0"),
     ({"objective.name": "ppo"}, "choose from coupled_grpo"),
@@ -269,6 +274,8 @@ def test_a_wrong_config_is_refused_before_the_base_model_is_trained(tmp_path, mo
                            ({"objective.kl_form": "k9"}, "choose from k2, k3"),
                            ({"rollout.sampler.name": "beam"}, "unknown sampler"),
                            ({"rollout.sampler.eos": "forbid"}, "use allow or last"),
+                           ({"rollout.sampler.guidance_scale": 0.5}, "guidance_scale 0.5 .* use 0"),
+                           ({"rollout.sampler.top_k": 1}, "top_k cuts the law"),
                            ({"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\)"),
                            ({"eval.nfe": ("abc",)}, r"config.eval.nfe\[0\] must be a whole number"),
                            ({"rollout.sampler.gen_length": 60, "rollout.sampler.steps": 60},
@@ -327,3 +334,93 @@ def test_every_method_has_a_config_that_a_run_takes(name):
   assert mdpo_config.get_config("mdpo").to_dict() == mdpo_config.get_config().to_dict()
   with pytest.raises(ValueError, match="one of mdpo, diffu_grpo, wd1, coupled_grpo after a comma"):
     mdpo_config.get_config(f"{name},nope")
+
+
+@pytest.mark.parametrize("choice", tiny.mostly_slow(["skip", "cut"], ["skip"]))
+def test_prompts_that_are_too_long_are_skipped_or_cut_and_counted(choice, base, rewarding, tmp_path,
+                                                                  capsys, monkeypatch):
+  is_long = lambda e: zlib.crc32(e["key"].encode()) % 3 == 0
+  monkeypatch.setattr(sudoku.Sudoku, "prompt",
+                      lambda self, e: e["prompt"][:16] * (2 if is_long(e) else 1))
+  drawn, examples_of = [], rollout_lib.Rollouts.examples_of
+
+  def watched(self, *args):
+    found = examples_of(self, *args)
+    drawn.extend(self._examples[i] for i in found)
+    return found
+
+  monkeypatch.setattr(rollout_lib.Rollouts, "examples_of", watched)
+  cfg = _grpo(base, rollout__max_prompt_length=16, rollout__long_prompts=choice,
+              rollout__num_prompts=16, task__in_place=False)
+  modes.run("rl", cfg, str(tmp_path))
+  train = tasks.build(dict(cfg.task)).examples("train")
+  done = {"skip": "skipped", "cut": "cut on the left"}[choice]
+  out = capsys.readouterr().out
+  assert (f"{sum(map(is_long, train))} of 40 train prompts have more than 16 tokens and are {done}."
+          in out) and "test prompts have more than 16 tokens and are cut on the left" in out
+  assert len(drawn) == 2 * 16 * 2 and any(map(is_long, drawn)) == (choice == "cut")
+
+
+def test_when_all_prompts_are_too_long_to_be_trained_on_it_is_said(base, tmp_path):
+  cfg = _grpo(base, rollout__max_prompt_length=8, rollout__long_prompts="skip")
+  cfg.task.in_place = False
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sudoku.Sudoku, "prompt", lambda self, e: e["prompt"][:16])
+    with pytest.raises(ValueError, match="every training prompt has more tokens than .* 8; raise"):
+      modes.run("rl", cfg, str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("once", [True, False])
+def test_a_problem_keeps_its_component_from_the_filter_on_and_epochs_may_keep_the_filter_s_outcome(
+    once, base, tmp_path, monkeypatch):
+  def coin(self, examples, completions):
+    del self, examples
+    heads = np.array([zlib.crc32(c.encode()) % 2 for c in completions])
+    return {"reward": heads.astype(np.float32), "correct": heads.astype(bool)}
+
+  monkeypatch.setattr(sudoku.Sudoku, "score", coin)
+  calls, call = [], task_decoder.TaskDecoder.__call__
+
+  def watched(self, params, examples, iteration, **options):
+    found = call(self, params, examples, iteration, **options)
+    if self._prompts.component is not None:
+      calls.append([(tuple(self._prompts.tokens[i]), int(n))
+                    for i, n in zip(examples, np.asarray(found[0].nfe))])
+    return found
+
+  monkeypatch.setattr(task_decoder.TaskDecoder, "__call__", watched)
+  cfg = _config(base, rollout__filter="over_denoising", rollout__filter_once=once, updates=8,
+                rollout__sampler__mixture=((4, 4), (16, 2)), rollout__mixture_draw="per_problem",
+                rollout__num_prompts=8, eval__nfe=(2,), eval__remasking=("rcr",))
+  modes.run("rl", cfg, str(tmp_path))
+  steps = {}
+  for problem, nfe in sum(calls, []):
+    steps.setdefault(problem, set()).add(nfe)
+  assert steps and all(len(found) == 1 for found in steps.values())
+  assert set.union(*steps.values()) == {2, 3, 4}  # blocks of 4 of the 12 to 14 cells, or all
+  in_filter = {problem for problem, _ in sum((x for x in calls if len(x) != 16), [])}
+  in_rollouts = {problem for problem, _ in sum((x for x in calls if len(x) == 16), [])}
+  assert in_rollouts and in_rollouts <= in_filter
+  files = sorted(x.name for x in tmp_path.glob("over_denoised_*.json"))
+  assert files[0] == "over_denoised_0.json" and (len(files) == 1) == once
+
+
+@pytest.mark.parametrize("method, epochs, temperature, rank, rate, rows", [
+    ("mdpo", 1, 0.4, 0, 7e-7, 16), ("diffu_grpo", 12, 0.9, 128, 3e-6, 96),
+    ("wd1", 12, 0.9, 128, 3e-6, 48), ("coupled_grpo", 2, 1.0, 0, 1e-6, 80)])
+def test_the_published_recipes_are_presets_of_their_methods(method, epochs, temperature, rank, rate,
+                                                            rows):
+  config = mdpo_config.get_config(f"llada_8b,{method}").to_dict()
+  rl_setup.check(config)
+  rollout = config["rollout"]
+  assert config["objective"]["name"] == method and config["lora"]["rank"] == rank
+  assert (rollout["epochs"], rollout["sampler"]["temperature"]) == (epochs, temperature)
+  assert config["optimizer"]["learning_rate"] == rate
+  assert rollout["num_prompts"] * rollout["group_size"] == rows
+  steps = config["objective"].get("num_steps", 1)
+  assert rows % 16 == 0 and rows * steps % (16 * config["microbatches"]) == 0  # 64 chips by 4
+  if method == "mdpo":
+    assert config == mdpo_config.get_config("llada_8b").to_dict()
+    # 2,840 problems, 2 an update: the paper's count of AdamW's steps.
+    assert config["updates"] == 2840 // rollout["num_prompts"] and rows * steps == 2 * 8 * 8

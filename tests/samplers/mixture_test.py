@@ -46,6 +46,12 @@ def test_rows_with_one_component_index_draw_one_component():
   assert np.all(groups.reshape(8, 8) == groups[::8, None]) and set(groups) == {0, 1}
 
 
+def test_a_component_that_is_given_is_followed():
+  sampler, component = _sampler(confidence.Confidence, mixture=COMPONENTS), jnp.arange(12) % 2
+  found = driving.decode(_answer, sampler, CANVAS, component=component)
+  assert found.nfe.tolist() == [4, 2] * 6
+
+
 @pytest.mark.parametrize("fields, message", [
     (dict(mixture=((3, 2),)), "block_length 3 does not divide gen_length 8"),
     (dict(mixture=((4, 3),)), "steps 3 is not divisible by the 2 blocks"),

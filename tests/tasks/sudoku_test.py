@@ -229,3 +229,56 @@ def test_in_place_the_answer_takes_the_place_of_the_prompt():
   other = sudoku.Sudoku(num_train=20)
   assert other.blank == "" and other.examples("train")[0]["prompt"] == example["prompt"] + "="
   assert task.score([example], [example["answer"]])["correct"].tolist() == [True]
+
+
+_ROWS = ["1234", "3412", "2143", "4321"]
+
+
+@pytest.mark.parametrize("completion", [
+    "<answer>{0}</answer>", "\\boxed{{{0}}}", "\n{0}", " {0}\n", "<answer>\n{0}\n</answer>",
+    "<reasoning>1200 is row one.</reasoning>\n<answer>{0}</answer>",
+    "<answer>4321341221431234</answer> no: <answer>{0}</answer>", "\\boxed{{4321}} <answer>{0}</answer>",
+    "<answer>4321</answer> so \\boxed{{{0}}}.", "<answer>\\boxed{{{0}}}</answer>",
+    "\\boxed{{\\text{{{0}}}}}", "<answer>\n{1}\n</answer>", "{1}", "Solved:\n{1}",
+    "The answer is {0}.", "<answer>{0}.</answer>", "<answer>{0}", "**{0}**", "{2}",
+    "\\boxed{{\\begin{{array}}{{|cc|cc|}}\n1 & 2 & 3 & 4 \\\\\\hline 3&4&1&2\\\\2&1&4&3\\\\4&3&2&1"
+    "\\end{{array}}}}", "| 1 2 | 3 4 |\n| 3 4 | 1 2 |\n+-----+\n| 2 1 | 4 3 |\n| 4 3 | 2 1 |",
+    "1200000000000021 is {0}"])
+@pytest.mark.parametrize("unique", [False, True])
+def test_a_right_grid_is_right_in_every_form_of_an_answer(completion, unique):
+  task = _task(unique=unique, min_givens=4)
+  nested = str([list(map(int, row)) for row in _ROWS])
+  text = completion.format(_GRID, "\n".join(" ".join(row) for row in _ROWS), nested)
+  puzzle = "1234........4321"
+  for prompt in (puzzle + "=", f"A 4x4 grid, {puzzle.replace('.', '0')}.\nSolve it.", puzzle):
+    example = {"prompt": prompt, "answer": _GRID, "key": ""}
+    found = task.score([example], [text])
+    assert found["correct"].tolist() == [True] and found["reward"].tolist() == [1]
+    wrong = task.score([example], [text.replace("2143", "2134").replace("2, 1, 4, 3", "2, 1, 3, 4")
+                                   .replace("2 1 4 3", "2 1 3 4").replace("2 1 | 4 3", "2 1 | 3 4")
+                                   .replace("2&1&4&3", "2&1&3&4")])
+    assert wrong["correct"].tolist() == [False] and wrong["reward"][0] < 1
+
+
+@pytest.mark.parametrize("completion", [
+    "<answer>12</answer> " + _GRID, "<answer></answer>", "\\boxed{}", "1" + _GRID, _GRID + ".",
+    _GRID.replace("4", "0"), "5" + _GRID[1:], "x" + _GRID[1:], "row 1 is 1234, then 3412"])
+def test_what_is_no_whole_right_grid_stays_wrong(completion):
+  assert not _task().score([_one("12..............")], [completion])["correct"].any()
+
+
+@pytest.mark.parametrize("instruction, answer", [
+    (problems.INSTRUCTION, "\\boxed{{{}}}"), ("Write it in <answer> tags.", "<answer>{}</answer>")])
+def test_with_an_instruction_prompts_are_text_and_their_answers_are_right(instruction, answer):
+  task = _task(instruction=instruction, num_train=20)
+  symbols = _task(num_train=20)
+  pairs = task.training_pairs("train")
+  for (prompt, text), (puzzle, grid) in zip(pairs, symbols.training_pairs("train"), strict=True):
+    assert puzzle[:-1].replace(".", "0") in prompt and prompt.endswith("\n" + instruction)
+    assert text == answer.format(grid)
+  found = task.score(task.examples("train"), [text for _, text in pairs])
+  assert found["correct"].all()
+  with pytest.raises(ValueError, match="answer_length without an instruction only"):
+    task.answer_length  # pylint: disable=pointless-statement
+  with pytest.raises(ValueError, match="not in_place; leave one"):
+    _task(instruction=instruction, in_place=True)

@@ -30,15 +30,15 @@ class MDPO(policy.Policy):
 
     1/n * sum over masked i of w_i ( -min(ratio_i A, clip(ratio_i) A) L / n + kl k2_i ),
 
-  with L the tokens of the answer, w_i the rollout's confidence in the token, averaged over the
-  chosen steps.
+  with L the tokens of the answer, w_i the probability that the rollout drew the token with,
+  averaged over the chosen steps.
 
   Attributes:
     advantage: one of advantage.STEP_ADVANTAGES.
     num_steps: steps of a rollout that are trained.
     step_choice: steps of the "largest" |A|, "uniform" at random, or "all".
     targets: the "masked" tokens of a prediction, or those "committed" by the step only.
-    confidence_weight: whether w_i is the confidence, else 1.
+    confidence_weight: whether w_i is that probability, whatever the sampler goes by, else 1.
     length_weight: whether there is the factor L / n.
     token_mean: whether there is the factor 1 / n.
     drop_dead: leave steps out whose group has equal credits (advantage 0), which otherwise
@@ -87,8 +87,8 @@ class MDPO(policy.Policy):
       final = jnp.repeat(batch["tokens"][:, -length:], number, axis=0)
       is_masked &= jnp.where(last, final, each(following)) == targets
     count = jnp.maximum(is_masked.sum(axis=1, dtype=jnp.float32), 1)
-    weight = each(batch["step_confidence"]) if self.confidence_weight else jnp.ones_like(count)[
-        :, None]
+    drawn = each(batch["step_log_prob"])
+    weight = jnp.exp(drawn) if self.confidence_weight else jnp.ones_like(count)[:, None]
     weight = jnp.where(is_masked, weight, 0.0)
     if self.token_mean:
       weight = weight / count[:, None]
@@ -102,6 +102,8 @@ class MDPO(policy.Policy):
         "noisy_tokens": policy.joined(batch, canvas)[:, None], "targets": targets,
         "mix": is_masked[:, None].astype(jnp.float32),
         "token_weight": weight * live[:, None], "advantage": chosen, "policy_scale": scale,
-        "old_log_prob": each(batch["step_log_prob"])}
+        "old_log_prob": drawn}
+    if "step_time" in batch:
+      prepared["noise_level"] = each(batch["step_time"][..., None])
     total = live.sum(dtype=jnp.float32)
     return prepared, dict.fromkeys(self.scales, total)

@@ -9,7 +9,9 @@ a `samplers.trajectory.Trajectory` of level `Policy.record` over the last G posi
 it, says which tokens the model wrote, in several turns with replies between them. Rows of one
 prompt stand together, `group_size` of them. `prepare` turns this into R rows to score:
 `noisy_tokens` [R, C, S], C canvases whose log-probabilities are added up with the factors `mix`
-[R, C, G]; `targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G].
+[R, C, G]; `targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G]; and
+`noise_level` [R, C] where canvases are a sampler's, the times that it told the network. Otherwise
+the time is that of the share of the `is_free` positions [R, G] that are masked, as of a sampler.
 
 The surrogate of a token is -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), plus kl times an
 estimate of the divergence from the reference policy, `context.frozen["reference"]` (those of its
@@ -97,12 +99,16 @@ class Policy(types.Objective):
     length = batch["targets"].shape[1]
     repeat = lambda x: jnp.repeat(x, canvases, axis=0)
     tokens = batch["noisy_tokens"].reshape(rows * canvases, size)
-    left = (tokens[:, size - length:] == self.mask_id).mean(axis=1)
     optional = {k: repeat(batch[k]) for k in ("positions", "segment_ids") if k in batch}
     reader = self.model.reader()
-    level = left
-    if reader.noise is not None:
-      level = config_lib.build(schedule_lib.SCHEDULES, reader.noise, what="schedule").time(left)
+    if "noise_level" in batch:
+      level = batch["noise_level"].reshape(-1)
+    else:
+      free = repeat(batch["is_free"])
+      left = ((tokens[:, size - length:] == self.mask_id) & free).sum(axis=1)
+      noise = reader.noise or {"name": "linear"}
+      level = config_lib.build(schedule_lib.SCHEDULES, noise, what="schedule").time(
+          left / jnp.maximum(free.sum(axis=1), 1))
     targets = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
     logits = reader.answer(params, types.Request(tokens=tokens, noise_level=level,
                                                  targets=targets, **optional)).logits
@@ -157,6 +163,6 @@ def joined(batch: types.Batch, canvas: jax.Array) -> jax.Array:
 
 
 def optional_fields(batch: types.Batch, times: int = 1) -> dict[str, Any]:
-  """positions and segment_ids, each row `times` times, where the batch has them."""
-  return {k: jnp.repeat(batch[k], times, axis=0) for k in ("positions", "segment_ids")
+  """is_free, and positions and segment_ids where the batch has them, each row `times` times."""
+  return {k: jnp.repeat(batch[k], times, axis=0) for k in ("is_free", "positions", "segment_ids")
           if k in batch}
