@@ -275,7 +275,7 @@ def test_a_wrong_config_is_refused_before_the_base_model_is_trained(tmp_path, mo
                            ({"rollout.sampler.name": "beam"}, "unknown sampler"),
                            ({"rollout.sampler.eos": "forbid"}, "use allow or last"),
                            ({"rollout.sampler.guidance_scale": 0.5}, "guidance_scale 0.5 .* use 0"),
-                           ({"rollout.sampler.top_k": 1}, "top_k cuts the law"),
+                           ({"rollout.sampler.top_k": 1}, "top_k cuts the distribution"),
                            ({"ema_decay": 1.5}, r"ema_decay must lie in \[0, 1\)"),
                            ({"eval.nfe": ("abc",)}, r"config.eval.nfe\[0\] must be a whole number"),
                            ({"rollout.sampler.gen_length": 60, "rollout.sampler.steps": 60},
