@@ -113,7 +113,7 @@ def completions(tokens: np.ndarray, tokenizer: tokenizer_lib.Tokenizer) -> list[
   """Texts of answers int32 [N, G], each up to its first end of text."""
   ended = tokenizer.ends(tokens)
   ends = np.where(ended.any(axis=1), ended.argmax(axis=1), tokens.shape[1])
-  return [tokenizer.decode(row[:end]) for row, end in zip(tokens, ends)]
+  return tokenizer.decode_rows(tokens, ends)
 
 
 class Answers(NamedTuple):

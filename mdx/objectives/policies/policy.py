@@ -74,8 +74,9 @@ class Policy(types.Objective):
     if self.temperature <= 0:
       raise ValueError("rollouts need a positive temperature: greedy ones of a prompt are all "
                        f"alike; got {self.temperature}.")
-    if not 0 < self.clip or self.kl < 0:
-      raise ValueError(f"clip must be positive and kl not negative, got {self.clip}, {self.kl}.")
+    if not self.clip > 0:
+      raise ValueError(f"objective.clip must be positive, got {self.clip}.")
+    config_lib.check(self, "objective", at_least={"kl": 0})
 
   def _check(self, field: str, choices) -> None:
     if getattr(self, field) not in choices:
