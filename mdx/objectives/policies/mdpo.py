@@ -103,6 +103,6 @@ class MDPO(policy.Policy):
         "noisy_tokens": policy.joined(batch, canvas)[:, None], "targets": targets,
         "mix": is_masked[:, None].astype(jnp.float32),
         "token_weight": weight * live[:, None], "advantage": chosen, "policy_scale": scale,
-        "old_log_prob": each(batch["step_log_prob"])}
+        "num_free": free, "old_log_prob": each(batch["step_log_prob"])}
     total = live.sum(dtype=jnp.float32)
     return prepared, dict.fromkeys(self.scales, total)

@@ -209,7 +209,7 @@ def _decoded(model, params, rows=8, steps=3, m=3, name="confidence", temperature
 
 @pytest.mark.parametrize("name", ["confidence", "rcr"])
 def test_canvases_are_scored_with_the_distributions_that_predictions_were_drawn_from(name):
-  """Also where positions in the answer are given and the network is told the noise level."""
+  """Positions of the answer are given, and the network is told the noise level."""
   model, params = _network(REAL + 2, 2, init_std=0.5, time_conditioning=True)
   record = _decoded(model, params, name=name)
   reward = jnp.asarray(np.random.default_rng(0).integers(0, 2, (8, 3, 3)), jnp.float32)
@@ -225,6 +225,12 @@ def test_canvases_are_scored_with_the_distributions_that_predictions_were_drawn_
   is_target = np.asarray(prepared["is_target"])
   assert is_target.sum() >= 8 * (3 + 2 + 1) and not is_target[:, 1].any()
   np.testing.assert_allclose(found[..., 0][is_target], drawn[is_target], atol=1e-5)
+  published = mdpo.MDPO(model=model, mask_id=model.mask_id, group_size=2, temperature=0.7, kl=0.0)
+  prepared, _ = _prepare(published, batch)
+  _, aux = published(params, prepared, _context(params))
+  ratio, number = aux.metrics["ratio"]
+  np.testing.assert_allclose(ratio, number, rtol=1e-4)
+  assert aux.metrics["clipped_rate"][0] == 0
 
 
 NOISE_M, NOISE_ROWS = 16, 64
