@@ -70,7 +70,7 @@ def _method(name):
 def _branch_sizes(config, variants):
   """Prompts in place of groups, as many rollouts an update: a canvas is its own baseline."""
   config.rollout.update(num_prompts=config.rollout.num_prompts * config.rollout.group_size,
-                        group_size=1, mixture_draw="per_rollout")
+                        group_size=1)
   if variants == ["llada_8b"]:
     return
   # Few updates at a high rate, which the exact divergence and the lower noise allow.

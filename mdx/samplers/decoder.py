@@ -50,7 +50,7 @@ class Proposal(NamedTuple):
     log_prob: float32 [B, W], of `tokens` under the distribution they were drawn from, for the
       record; None: 0.
     hidden: [B, W, D], hidden states.
-    law: float32 [B, W, V], logits that `tokens` were drawn from, for records of further predictions.
+    law: float32 [B, W, V], logits that `tokens` were drawn from, for the record.
   """
   index: jax.Array
   positions: jax.Array
