@@ -174,6 +174,15 @@ def test_the_divergence_and_its_gradient_vanish_at_the_reference():
   value, grad = jax.value_and_grad(kl)(PARAMS)
   assert abs(value) < 1e-5 and np.abs(grad["table"]).max() < 1e-5
   assert kl(OTHER) > 0.1
+  # Elsewhere the gradient is that of the whole expectation, also through its weights.
+  canvases, is_target = np.asarray(prepared["noisy_tokens"])[:, 0], prepared["is_target"]
+
+  def plain(params):
+    laws = [jnp.stack([MODEL.law(p, x, 1.0)[:, :REAL] for x in canvases]) for p in (params, PARAMS)]
+    return jnp.where(is_target, (jnp.exp(laws[0]) * (laws[0] - laws[1])).sum(axis=-1), 0.0).sum()
+
+  np.testing.assert_allclose(jax.grad(kl)(OTHER)["table"], jax.jit(jax.grad(plain))(OTHER)["table"],
+                             atol=2e-6)
 
 
 def test_microbatches_accumulate_exactly():
@@ -211,6 +220,8 @@ def _decoded(model, params, rows=8, steps=3, m=3, name="confidence", temperature
 def test_canvases_are_scored_with_the_distributions_that_predictions_were_drawn_from(name):
   """Positions of the answer are given, and the network is told the noise level."""
   model, params = _network(REAL + 2, 2, init_std=0.5, time_conditioning=True)
+  draw = np.random.default_rng(0)  # at the start the time changes nothing
+  params = jax.tree.map(lambda x: x + jnp.asarray(0.3 * draw.normal(size=x.shape), x.dtype), params)
   record = _decoded(model, params, name=name)
   reward = jnp.asarray(np.random.default_rng(0).integers(0, 2, (8, 3, 3)), jnp.float32)
   batch = {k: v for k, v in record._asdict().items() if v is not None} | {
