@@ -13,6 +13,10 @@ Another policy gradient on the same machinery, diffu_grpo, wd1 or coupled_grpo:
   python -m mdx.main --config=configs/mdpo.py:diffu_grpo --workdir=runs/diffu_grpo
   python -m mdx.main --config=configs/mdpo.py:countdown,wd1
 
+Branch credit, an extension of MDPO that is not in the paper, with sizes of its own (256 prompts x 1
+rollout of 6 steps, 40 updates):
+  python -m mdx.main --config=configs/mdpo.py:branch_mdpo --workdir=runs/branch_mdpo
+
 The recipe of the paper (He et al. 2025, arXiv:2508.13148), for a pod: LLaDA-8B-Instruct on problems
 of a file with `problem` and `answer` a line:
   python -m mdx.main --config=configs/mdpo.py:llada_8b --distributed \
@@ -64,6 +68,8 @@ def get_config(arg=None):
     config = _llada_8b(config, *methods or ["mdpo"])
   if methods and methods != ["mdpo"]:
     config.objective = _method(methods[0])
+  if methods == ["branch_mdpo"]:
+    _branch_sizes(config, variants)
   return config
 
 
@@ -73,6 +79,19 @@ def _method(name):
   unused = () if cls.uses_ratio else ("clip", "advantage")
   return dict(name=name) | {f.name: f.default for f in dataclasses.fields(cls)
                             if f.init and f.name not in _GIVEN + unused}
+
+
+def _branch_sizes(config, variants):
+  """Prompts in place of groups, as many rollouts an update: a canvas is its own baseline."""
+  config.rollout.update(num_prompts=config.rollout.num_prompts * config.rollout.group_size,
+                        group_size=1)
+  if variants == ["llada_8b"]:
+    return
+  # Few updates at a high rate, which the exact divergence and the lower noise allow.
+  config.update(updates=40, eval_steps=10, checkpoint_steps=10)
+  config.optimizer.update(learning_rate=8e-4, warmup_steps=2)
+  if variants != ["countdown"]:
+    config.rollout.sampler.steps = 6  # on 4x4 they do not fit the rows of the grid
 
 
 def _small(task):
@@ -97,7 +116,7 @@ def _small(task):
       lora=dict(  # new adapters, which alone are trained if nothing else is said; rank 0 = none
           rank=0, alpha=0.0, targets=("q", "k", "v", "o", "gate", "up", "down")),
       adaptations=(),  # further ones, dict(name=..., **fields) each
-      objective=dict(  # mdpo, diffu_grpo, wd1 or coupled_grpo, and its fields
+      objective=dict(  # mdpo, diffu_grpo, wd1, coupled_grpo or branch_mdpo, and its fields
           name="mdpo", num_steps=2, kl=0.1, clip=0.2, drop_dead=True),
       rollout=dict(
           num_prompts=32,  # of an iteration

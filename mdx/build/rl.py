@@ -26,6 +26,7 @@ from mdx.eval import tasks as task_eval
 from mdx.rl import episodes as episodes_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.rl import rollout as rollout_lib
+from mdx.samplers import decoder as decoder_lib
 from mdx.samplers import trajectory
 from mdx.train import loop as loop_lib
 from mdx.train import optimizer as optimizer_lib
@@ -117,6 +118,7 @@ class Setup(NamedTuple):
     return task_decoder.TaskDecoder(self.model.objective, self.sampler, prompts,
                                     self.model.mesh, name="rollout",
                                     seed=self.config["seed"], record=self.policy.record,
+                                    num_predictions=self.policy.predictions_per_step,
                                     group_size=group_size)
 
   def filter_sampler(self) -> Any:
@@ -166,9 +168,6 @@ def check(config: dict[str, Any]) -> None:
   """Raises ValueError for values without meaning, before the base model is trained."""
   values.check(config)
   rollout = config["rollout"]
-  if rollout["group_size"] < 2:
-    raise ValueError("config.rollout.group_size must be at least 2, for rollouts of a prompt are "
-                     f"compared with one another; got {rollout['group_size']}.")
   for name in ("updates", "checkpoint_steps", "eval_steps"):
     if config[name] % rollout["epochs"]:
       raise ValueError(f"config.{name} {config[name]} is not a multiple of rollout.epochs "
@@ -198,6 +197,7 @@ def check(config: dict[str, Any]) -> None:
   objectives.check_policy(config["objective"], group_size=rollout["group_size"],
                           temperature=sampler.temperature)
   policy = objectives.POLICIES[config["objective"]["name"]]
+  _check_updates(config, policy)
   for name in rollout["rewards"]:
     if name not in rewards_lib.REWARDS:
       raise ValueError(f"config.rollout.rewards has {name!r}; choose from "
@@ -212,6 +212,17 @@ def check(config: dict[str, Any]) -> None:
     raise ValueError(f"objective {config['objective']['name']} reads the prediction of every step, "
                      f"which rollout.sampler.cache {sampler.cache} leaves out; use cache none, or "
                      "an objective that reads final answers, such as diffu_grpo.")
+
+
+def _check_updates(config: dict[str, Any], policy: Any) -> None:
+  """Raises ValueError for rollouts that a policy cannot use so."""
+  rollout, name = config["rollout"], config["objective"]["name"]
+  if rollout["epochs"] > 1 and not policy.reuses:
+    raise ValueError(f"config.rollout.epochs is {rollout['epochs']}, and objective {name} has no "
+                     "ratio that corrects for the draws of an older policy; use 1.")
+  if rollout["dynamic_sampling"] and not policy.compares:
+    raise ValueError(f"config.rollout.dynamic_sampling replaces groups whose rewards do not vary, "
+                     f"and objective {name} compares no group; leave it out.")
 
 
 def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Loaded,
@@ -230,6 +241,11 @@ def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_li
   policy = objectives.build_policy(config["objective"], model.objective, model.tokenizer,
                                    group_size=rollout["group_size"],
                                    temperature=sampler.temperature)
+  if (policy.record == "full" and model.objective.network.reads_time
+      and type(sampler).noise_level is not decoder_lib.Decoder.noise_level):
+    raise ValueError(f"objective {config['objective']['name']} scores a canvas at its share of "
+                     f"masks, and rollout.sampler.name {rollout['sampler']['name']} tells this "
+                     "time-conditioned model another time; use confidence.")
   optimizer = optimizer_of(config)
   intervals = loop_lib.Intervals(steps=max(config["updates"], 1), log_steps=config["log_steps"],
                                  checkpoint_steps=config["checkpoint_steps"],
@@ -265,7 +281,8 @@ def _rows_of_update(run: Setup) -> int:
   """Rows that the loss scores: several of each rollout, where it has several steps."""
   length = run.sampler.gen_length
   recorder = trajectory.Recorder(level=run.policy.record, start=0, mask_id=run.sampler.mask_id,
-                                 max_steps=run.sampler.max_steps(length))
+                                 max_steps=run.sampler.max_steps(length),
+                                 num_predictions=run.policy.predictions_per_step)
   canvas = jax.ShapeDtypeStruct((run.num_rows, length), jnp.int32)
   batch = jax.eval_shape(
       lambda canvas: rollout_lib.make_batch(recorder.init(canvas), {"canvas": canvas}, 0), canvas)

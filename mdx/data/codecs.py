@@ -1,9 +1,10 @@
 """Codecs: text to ids of one vocabulary and back, for `tokenizer.Tokenizer`.
 
-Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind; without_panic. Each is built
-from its definition and has `kind`, `size`, `control_ids` (special ids that the vocabulary itself
-declares), definition, identity, specials, num_chars, word_edges, encode, offsets (first and last
-character of each id of `encode`, half open), decode.
+Contents: Bytes, Chars, Symbols, Ids, HuggingFace; CODECS, by kind; SEPARATE, kinds whose texts are
+those of their tokens; without_panic. Each is built from its definition and has `kind`, `size`,
+`control_ids` (special ids that the vocabulary itself declares), definition, identity, specials,
+num_chars, word_edges, encode, offsets (first and last character of each id of `encode`, half open),
+decode.
 
 Convention: `encode` makes no special ids, except where HuggingFace.encode_apart is needed.
 """
@@ -340,6 +341,7 @@ def without_panic():
                      f"({' '.join(str(e).split())[:200]}); correct its tokenizer.json.") from None
 
 
+SEPARATE = (Chars.kind, Symbols.kind)
 CODECS = {codec.kind: codec for codec in (Bytes, Chars, Symbols, Ids, HuggingFace)}
 
 

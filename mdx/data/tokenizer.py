@@ -201,6 +201,29 @@ class Tokenizer:
         i < self.vocab.size and int(i) not in self.special_ids)]
     return self.vocab.decode(kept, self.mask_id)
 
+  @functools.cached_property
+  def _texts(self) -> np.ndarray | None:
+    """The text of each id, object [vocab_size]; None where neighbours change it."""
+    if self.vocab.kind not in codecs.SEPARATE:
+      return None
+    return np.array([self.decode([i]) for i in range(self.vocab_size)], object)
+
+  def decode_rows(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
+    """Returns the texts of the first tokens of rows, as `decode` gives them one by one.
+
+    Args:
+      tokens: int [N, L].
+      lengths: int [N], tokens of each row that are read.
+
+    Raises:
+      ValueError: an id outside [0, vocab_size).
+    """
+    texts = self._texts
+    if texts is None or not tokens.size or tokens.min() < 0 or tokens.max() >= len(texts):
+      return [self.decode(row[:length]) for row, length in zip(tokens, lengths)]
+    read = np.arange(tokens.shape[1])[None] < lengths[:, None]
+    return ["".join(row) for row in np.where(read, texts[tokens], "").tolist()]
+
   def to_json(self) -> str:
     """Everything needed to build this tokenizer again, as `from_json` reads it."""
     return json.dumps({

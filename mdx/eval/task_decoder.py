@@ -23,7 +23,8 @@ class TaskDecoder:
   """Decodes the prompts of a task with one compiled program."""
 
   def __init__(self, objective: types.Objective, sampler: Any, prompts: task_eval.Prompts,
-               mesh: jax.sharding.Mesh, *, name: str, seed: int, record: str, group_size: int = 1):
+               mesh: jax.sharding.Mesh, *, name: str, seed: int, record: str, group_size: int = 1,
+               num_predictions: int = 1):
     """Compiles nothing yet.
 
     Args:
@@ -36,6 +37,7 @@ class TaskDecoder:
       record: one of `samplers.trajectory.RECORDS`: "full" for the predictions of every step, which
         allows no cache; "commits" for final answers.
       group_size: rows that follow the same component of a sampler's mixture.
+      num_predictions: of every canvas, that record "full" keeps.
     """
     self._sampler, self._prompts, self.mesh = sampler, prompts, mesh
     self._key = rng.stream(rng.root(seed), name)
@@ -47,7 +49,7 @@ class TaskDecoder:
       if start not in self._programs:
         self._programs[start] = processes.Jitted(lambda params, key, rows: loop.decode_rows(
             objective, sampler, params, key, rows, start=start, record=record,
-            group_size=group_size))
+            group_size=group_size, num_predictions=num_predictions))
       return self._programs[start]
 
     self._program, self.run = program, program(self.start)  # (params, key, rows) -> loop.Decoded

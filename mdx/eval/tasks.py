@@ -124,7 +124,7 @@ def completions(tokens: np.ndarray, tokenizer: tokenizer_lib.Tokenizer) -> list[
   """Texts of answers int32 [N, G], each up to its first end of text."""
   ended = tokenizer.ends(tokens)
   ends = np.where(ended.any(axis=1), ended.argmax(axis=1), tokens.shape[1])
-  return [tokenizer.decode(row[:end]) for row, end in zip(tokens, ends)]
+  return tokenizer.decode_rows(tokens, ends)
 
 
 class Answers(NamedTuple):
@@ -162,19 +162,20 @@ def score_steps(task: types.Task, examples: Sequence[dict[str, Any]],
     task: the verifier.
     examples: one a row.
     tokenizer: makes texts of predictions.
-    predictions: int32 [N, T, G].
+    predictions: int32 [N, T, ..., G]; [N, T, m, G] of m predictions a step.
     nfe: int32 [N], steps of each row.
 
   Returns:
-    reward float32 [N, T] and correct bool [N, T]; 0 and False beyond a row's steps.
+    reward float32 [N, T, ...] and correct bool [N, T, ...]; 0 and False beyond a row's steps.
   """
-  rows, steps = predictions.shape[:2]
-  taken = np.arange(steps)[None] < nfe[:, None]
-  number = np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], taken.shape)
+  shape = predictions.shape[:-1]
+  spread = lambda x: np.broadcast_to(x.reshape(x.shape + (1,) * (len(shape) - x.ndim)), shape)
+  taken = spread(np.arange(shape[1])[None] < nfe[:, None])
+  number = spread(np.arange(shape[0], dtype=np.int32)[:, None])
   keyed = np.concatenate([number[taken][:, None], predictions[taken]], axis=1)
   unique, inverse = np.unique(keyed, axis=0, return_inverse=True)
   scored = task.score([examples[i] for i in unique[:, 0]], completions(unique[:, 1:], tokenizer))
-  reward, correct = np.zeros((rows, steps), np.float32), np.zeros((rows, steps), bool)
+  reward, correct = np.zeros(shape, np.float32), np.zeros(shape, bool)
   reward[taken] = np.asarray(scored["reward"], np.float32)[inverse.reshape(-1)]
   correct[taken] = np.asarray(scored["correct"], bool)[inverse.reshape(-1)]
   return reward, correct

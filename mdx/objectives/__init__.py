@@ -18,6 +18,7 @@ from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
 from mdx.objectives.labels import finetune
+from mdx.objectives.policies import branch_mdpo
 from mdx.objectives.policies import grpo
 from mdx.objectives.policies import mdpo
 from mdx.objectives.tokens import bitimebert
@@ -55,6 +56,7 @@ POLICIES = {
     "diffu_grpo": grpo.DiffuGRPO,
     "wd1": grpo.WeightedLikelihood,
     "coupled_grpo": grpo.CoupledGRPO,
+    "branch_mdpo": branch_mdpo.BranchMDPO,
 }
 
 

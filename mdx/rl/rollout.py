@@ -46,6 +46,8 @@ def reward_shapes(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
            "reward": jax.ShapeDtypeStruct((rows,), jnp.float32)}
   if "prediction" in batch:
     found["step_reward"] = jax.ShapeDtypeStruct(batch["prediction"].shape[:2], jnp.float32)
+  if "branches" in batch:
+    found["branch_reward"] = jax.ShapeDtypeStruct(batch["branches"].shape[:3], jnp.float32)
   return found
 
 
@@ -53,17 +55,20 @@ class Rolled(NamedTuple):
   """One scored decode of the prompts of an iteration.
 
   Attributes:
-    batch: of `make_batch`, with `step_reward` where it has predictions; on the device.
+    batch: of `make_batch`, with `step_reward` where it has predictions and `branch_reward` where
+      it has several of every canvas; on the device.
     reward: float32 [N], the verifier's, of the final answers.
     best: float32 [N], the largest of any step's; None where only commits are recorded.
     length: int32 [N], tokens that the model wrote, up to its ends of text.
     nfe: int32 [N], network calls.
+    live: int32 [N], canvases whose predictions get different rewards; None where each has one.
   """
   batch: dict[str, jax.Array]
   reward: np.ndarray
   best: np.ndarray | None
   length: np.ndarray
   nfe: np.ndarray
+  live: np.ndarray | None = None
 
 
 class Rollouts:
@@ -179,13 +184,14 @@ class Rollouts:
     record, rows = decoded[0] if len(parts) == 1 else jax.tree.map(
         lambda *x: jnp.concatenate(x), *decoded)
     batch = make_batch(record, rows, self._decoder.start)
-    host = processes.fetch({k: getattr(record, k) for k in ("tokens", "nfe", "prediction")})
+    host = processes.fetch({k: getattr(record, k) for k in
+                            ("tokens", "nfe", "prediction", "branches")})
     is_action = np.asarray(processes.fetch(rows["is_action"])) if "is_action" in rows else None
     spent["rollout"] = spent.get("rollout", 0.0) + time.monotonic() - began
     began = time.monotonic()
     mine = sharding.local_rows(self._mesh, len(examples))
     chosen = [self._examples[i] for i in examples[mine]]
-    best = None
+    best = live = None
     if host["prediction"] is None:
       texts = task_eval.completions(host["tokens"][mine], self._tokenizer)
       if is_action is not None:
@@ -193,21 +199,30 @@ class Rollouts:
                                     np.asarray(processes.fetch(rows["segment_ids"]))[mine])
       scored = {"reward": np.asarray(self._task.score(chosen, texts)["reward"], np.float32)}
     else:
-      steps, _ = task_eval.score_steps(self._task, chosen, self._tokenizer,
-                                       host["prediction"][mine], host["nfe"][mine])
-      last = np.maximum(host["nfe"][mine] - 1, 0)[:, None]
+      predictions = host["prediction"][mine][:, :, None]
+      if host["branches"] is not None:
+        predictions = np.concatenate([predictions, host["branches"][mine]], axis=2)
+      rewards, _ = task_eval.score_steps(self._task, chosen, self._tokenizer, predictions,
+                                         host["nfe"][mine])
+      steps, last = rewards[:, :, 0], np.maximum(host["nfe"][mine] - 1, 0)[:, None]
       scored = {"step_reward": steps, "reward": np.take_along_axis(steps, last, axis=1)[:, 0]}
+      if host["branches"] is not None:
+        scored["branch_reward"] = rewards[:, :, 1:]
     placed = sharding.place_batch(scored, self._mesh, num_rows=len(examples))
     reward = np.asarray(processes.fetch(placed.pop("reward")))
     if placed:
-      best = np.asarray(processes.fetch(placed["step_reward"])).max(axis=1)
+      fetched = {k: np.asarray(v) for k, v in processes.fetch(placed).items()}
+      best = fetched["step_reward"].max(axis=1)
+      if "branch_reward" in fetched:
+        differs = fetched["branch_reward"] != fetched["step_reward"][:, :, None]
+        live = differs.any(axis=2).sum(axis=1)
     if is_action is None:
       ended = self._tokenizer.ends(host["tokens"])
       length = np.where(ended.any(axis=1), ended.argmax(axis=1), ended.shape[1])
     else:
       length = is_action.sum(axis=1)
     spent["score"] = spent.get("score", 0.0) + time.monotonic() - began
-    return Rolled(batch | placed, reward, best, length.astype(np.int32), host["nfe"])
+    return Rolled(batch | placed, reward, best, length.astype(np.int32), host["nfe"], live)
 
   def _varies(self, rolled: Rolled) -> np.ndarray:
     """Groups whose rewards differ, bool [P]."""
@@ -233,15 +248,20 @@ class Rollouts:
     figures = {"reward": self._reward}
     if first.best is not None:
       figures["best_of_steps"] = float(first.best.mean())
-    figures |= {"dead_groups": float(1 - self._varies(first).mean()), "nfe": float(nfe.mean()),
-                "num_rollouts": len(nfe), **{f"{k}_seconds": v for k, v in spent.items()}}
+    if self._group > 1:
+      figures["dead_groups"] = float(1 - self._varies(first).mean())
+    if first.live is not None:
+      figures["dead_canvases"] = float(1 - first.live.sum() / first.nfe.sum())
+    figures |= {"nfe": float(nfe.mean()), "num_rollouts": len(nfe),
+                **{f"{k}_seconds": v for k, v in spent.items()}}
     if self._max_refills:
       figures |= {"refills": len(rolled) - 1,
                   "dead_groups_left": float(1 - self._varies(kept).mean())}
     # Named by the update that uses it, so that a restart at `step` writes it again.
     self._writers.write(step + 1, "rollout", figures)
     seen = first.reward if first.best is None else np.concatenate([first.reward, first.best])
-    self._silent = self._silent + 1 if seen.max() == seen.min() else 0
+    is_silent = seen.max() == seen.min() and (first.live is None or not first.live.any())
+    self._silent = self._silent + 1 if is_silent else 0
     if self._silent == 3:
       self._say(f"warning: in 3 rollouts the verifier gave every prediction the reward "
                 f"{seen.max():g}: there is no signal to learn from. Check the task, or train "

@@ -50,6 +50,7 @@ class Proposal(NamedTuple):
     log_prob: float32 [B, W], of `tokens` under the distribution they were drawn from, for the
       record; None: 0.
     hidden: [B, W, D], hidden states.
+    drawn_from: float32 [B, W, V], logits that `tokens` were drawn from, for the record.
   """
   index: jax.Array
   positions: jax.Array
@@ -62,6 +63,7 @@ class Proposal(NamedTuple):
   certainty: jax.Array | None = None
   log_prob: jax.Array | None = None
   hidden: jax.Array | None = None
+  drawn_from: jax.Array | None = None
 
 
 class Commit(NamedTuple):
@@ -88,6 +90,7 @@ class Step(NamedTuple):
   log_prob: jax.Array  # of `tokens` under the distribution they were drawn from
   action: jax.Array | None = None
   action_log_prob: jax.Array | None = None
+  drawn_from: jax.Array | None = None
 
 
 def put(row: jax.Array, index: jax.Array, where: jax.Array, values: jax.Array) -> jax.Array:
@@ -330,7 +333,7 @@ class Decoder:
     certainty = proposal.confidence if proposal.certainty is None else proposal.certainty
     log_prob = jnp.zeros_like(certainty) if proposal.log_prob is None else proposal.log_prob
     return state, Step(index, is_written, proposal.tokens, certainty, log_prob, commit.action,
-                       commit.action_log_prob)
+                       commit.action_log_prob, proposal.drawn_from)
 
   def propose(self, params: types.Params, state: State, index: jax.Array, answer: types.Answer,
               keys: jax.Array) -> Proposal:
@@ -357,7 +360,7 @@ class Decoder:
     log_prob = jnp.take_along_axis(drawn, tokens[..., None], axis=-1)[..., 0]
     log_prob -= jax.nn.logsumexp(drawn, axis=-1)
     return Proposal(index, positions, is_open, current, tokens, order, probability, logits,
-                    certainty, log_prob, answer.hidden)
+                    certainty, log_prob, answer.hidden, drawn)
 
   def commit(self, params: types.Params, state: State, proposal: Proposal, keys: jax.Array
              ) -> Commit:

@@ -46,7 +46,7 @@ class Decoded(NamedTuple):
 def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            row_index: jax.Array, params: types.Params = MappingProxyType({}),
            positions: jax.Array | None = None, segment_ids: jax.Array | None = None,
-           start: int = 0, record: str = "none",
+           start: int = 0, record: str = "none", num_predictions: int = 1,
            component_index: jax.Array | None = None, component: jax.Array | None = None,
            is_shifted: bool = False, before: jax.Array | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
@@ -63,6 +63,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     segment_ids: int32 [B, S], 0 on padding, or None.
     start: an index at or before the first masked position of every row.
     record: one of `trajectory.RECORDS`.
+    num_predictions: of every canvas, that record full keeps; they change no token.
     component_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
       None: every row its own.
     component: int32 [B], the pair of `sampler.mixture` that each row follows; None: drawn.
@@ -77,6 +78,9 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   if record == "full" and sampler.cache != "none":
     raise ValueError("record full needs the logits of every masked position at every step, which "
                      f"cache {sampler.cache} leaves out; use cache none, or record canvas.")
+  if num_predictions < 1 or num_predictions > 1 and record != "full":
+    raise ValueError(f"num_predictions is {num_predictions} with record {record}; expected at "
+                     "least 1, and more than 1 with record full only.")
   row_keys = rng.per_example(rng.stream(key, "sample"), row_index)
   index = jnp.arange(canvas.shape[1])[None]
   at_positions = jnp.broadcast_to(index if positions is None else positions, canvas.shape)
@@ -91,7 +95,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
              width=num_free if record == "full" else sampler.width(num_free),
              looks_everywhere=record == "full", recorder=None if record == "none" else
              trajectory_lib.Recorder(level=record, start=start, mask_id=sampler.mask_id,
-                                     max_steps=sampler.max_steps(num_free), acts=sampler.acts))
+                                     max_steps=sampler.max_steps(num_free), acts=sampler.acts,
+                                     num_predictions=num_predictions))
   carry = (state, None if run.recorder is None else run.recorder.init(canvas))
   state, recorded = run.without_cache(carry) if sampler.cache == "none" else run.by_blocks(carry)
   if recorded is not None:
@@ -101,8 +106,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
 
 
 def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, key: jax.Array,
-                rows: Mapping[str, jax.Array], *, start: int, record: str, group_size: int = 1
-                ) -> Decoded:
+                rows: Mapping[str, jax.Array], *, start: int, record: str, group_size: int = 1,
+                num_predictions: int = 1) -> Decoded:
   """Decodes rows by a model, for a compiled program; see `decode`.
 
   Args:
@@ -112,13 +117,14 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
     key: typed key of the run.
     rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, `before`
       where a token is said to come before them, and `component` where it is not drawn.
-    start, record: as in `decode`.
+    start, record, num_predictions: as in `decode`.
     group_size: consecutive rows that draw the same pair of `sampler.mixture`.
   """
   return decode(reading.answerer(objective, params), sampler, rows["canvas"],
                 params={name: params[name] for name in sampler.parts()}, key=key,
                 row_index=rows["row_index"], positions=rows.get("positions"),
                 segment_ids=rows.get("segment_ids"), start=start, record=record,
+                num_predictions=num_predictions,
                 component_index=rows["row_index"] // group_size, component=rows.get("component"),
                 before=rows.get("before"), is_shifted=objective.reader().is_shifted)
 
@@ -210,7 +216,7 @@ class _Run(NamedTuple):
     new = jax.tree.map(keep, state, new)
     if recorded is not None:
       time = self.sampler.noise_level(state)
-      recorded = self.recorder.add(recorded, state, new, step, active, time)
+      recorded = self.recorder.add(recorded, state, new, step, active, keys, time)
     return new, recorded
 
   def _index(self, state):

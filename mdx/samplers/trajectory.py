@@ -6,7 +6,8 @@ Convention: G is the number of recorded positions (the last G of each row), T th
 the steps; entries of steps that a row did not take are zero. Three sizes: "commits"
 keeps what each final token was written with, O(G) a row; "canvas" adds the canvas before
 every step and the confidence of the masked positions looked at; "full" looks at all
-masked positions, and keeps what was predicted there.
+masked positions, and keeps what was predicted there. A full record may have m predictions of
+every canvas, the sampler's own and m - 1 further draws: 4 (m - 1) T G bytes a row more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx.samplers import decoder
+from mdx.samplers import logits as logits_lib
+from mdx.utils import rng
 
 RECORDS = ("none", "commits", "canvas", "full")
 
@@ -45,6 +48,8 @@ class Trajectory(NamedTuple):
     action: int32 [B, T, G], what a learned rule drew at each step, at any level; 0 where it drew
       nothing; None of a rule without actions.
     action_log_prob: float32 [B, T, G], its log-probability, likewise.
+    branches: int32 [B, T, m - 1, G], further predictions of the same canvases, independent of
+      `prediction` and of one another; None where m is 1.
   """
   tokens: jax.Array
   step: jax.Array
@@ -59,6 +64,7 @@ class Trajectory(NamedTuple):
   step_time: jax.Array | None = None
   action: jax.Array | None = None
   action_log_prob: jax.Array | None = None
+  branches: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,12 +77,14 @@ class Recorder:
     max_steps: T.
     mask_id: id of the mask token.
     acts: whether the rule has actions.
+    num_predictions: m, of each canvas of a full record.
   """
   level: str
   start: int
   max_steps: int
   mask_id: int
   acts: bool = False
+  num_predictions: int = 1
 
   def init(self, canvas: jax.Array) -> Trajectory:
     """An empty record of canvases int32 [B, S]."""
@@ -92,11 +100,24 @@ class Recorder:
     if self.level == "full":
       record = record._replace(prediction=each(jnp.int32), step_log_prob=each(jnp.float32),
                                step_time=jnp.zeros((rows, self.max_steps), jnp.float32))
+    if self.num_predictions > 1:
+      shape = (rows, self.max_steps, self.num_predictions - 1, length)
+      record = record._replace(branches=jnp.zeros(shape, jnp.int32))
     return record
 
   def add(self, record: Trajectory, before: decoder.State, after: decoder.State,
-          step: decoder.Step, active: jax.Array, time: jax.Array | None = None) -> Trajectory:
-    """Adds one step of the active rows; a full record takes the time float32 [B] it was told."""
+          step: decoder.Step, active: jax.Array, keys: jax.Array | None = None,
+          time: jax.Array | None = None) -> Trajectory:
+    """Adds one step of the active rows.
+
+    Args:
+      record: of the steps before.
+      before, after: states of the rows.
+      step: of the rule.
+      active: bool [B].
+      keys: typed keys [B] of (seed, row, step), for further predictions.
+      time: float32 [B], the time that the model was told; full records keep it.
+    """
     length, rows = before["canvas"].shape[1], jnp.arange(len(active))
     shown, new = before["canvas"][:, self.start:], after["canvas"][:, self.start:]
     # Positions before `start` are fixed, so they are never among those looked at.
@@ -126,10 +147,24 @@ class Recorder:
                               spread(zeros, step.confidence, is_masked | step.is_written)))
     if record.prediction is None:
       return record
-    return record._replace(
+    record = record._replace(
         prediction=store(record.prediction, spread(shown, step.tokens)),
         step_log_prob=store(record.step_log_prob, spread(zeros, step.log_prob)),
         step_time=store(record.step_time, time))
+    if record.branches is None:
+      return record
+    if step.drawn_from is None:
+      raise ValueError("further predictions need the logits that tokens are drawn from, which this "
+                       "sampler's steps do not give; use one that does, such as confidence.")
+    positions = decoder.at(before["positions"], step.index)
+
+    def branch(number):
+      own = jax.vmap(lambda key: rng.stream(key, "branch", number))(keys)
+      return spread(shown, logits_lib.draw(own, positions, step.drawn_from))
+
+    # One after another: all at once would hold the noise of m - 1 draws over the vocabulary.
+    found = jax.lax.map(branch, jnp.arange(self.num_predictions - 1))
+    return record._replace(branches=store(record.branches, found.swapaxes(0, 1)))
 
 
 def canvas_before(record: Trajectory, step: jax.Array, mask_id: int) -> jax.Array:

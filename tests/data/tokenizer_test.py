@@ -84,6 +84,23 @@ def test_char_tokenizer_has_one_id_a_character():
     tokenizer.encode("hexe")
 
 
+@pytest.mark.parametrize("spec", ["byte", "char", "symbols:a bc . 12", "asset:holmes_bpe512.json"])
+def test_rows_are_decoded_together_as_one_by_one(spec):
+  tokenizer = tokenizer_lib.build(spec)
+  draw = np.random.default_rng(0)
+  rows, lengths = draw.integers(0, tokenizer.vocab_size, (50, 9)), draw.integers(0, 10, 50)
+  rows[:, 0] = tokenizer.mask_id
+  found = tokenizer.decode_rows(rows, lengths)
+  assert found == [tokenizer.decode(row[:n]) for row, n in zip(rows, lengths)] and any(found)
+  assert tokenizer.decode_rows(rows[:0], lengths[:0]) == []
+  rows[3, 5] = tokenizer.vocab_size  # behind the end it is not read
+  assert tokenizer.decode_rows(rows[3:4], np.array([5])) == [tokenizer.decode(rows[3, :5])]
+  for wrong in (tokenizer.vocab_size, -1):
+    rows[3, 5] = wrong
+    with pytest.raises(ValueError, match=f"id {wrong} is outside this vocabulary"):
+      tokenizer.decode_rows(rows, np.full(50, 9))
+
+
 def test_char_without_texts_is_printable_ascii():
   tokenizer = tokenizer_lib.build("char")
   text = "The end.\n~ [MASK]"

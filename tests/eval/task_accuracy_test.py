@@ -55,6 +55,19 @@ def test_every_step_is_scored_up_to_its_end_of_text_and_equal_ones_once():
   assert sorted(task.scored) == sorted(["ab", "aa", "ab", "cd", "bbb", "ad", "ab"])
 
 
+def test_several_predictions_of_a_step_are_scored_in_one_call_and_equal_ones_once():
+  task = _Spell()
+  order = np.array([[2, 1, 0], [1, 0, 2], [2, 1, 0]])
+  several = np.stack([PREDICTIONS, PREDICTIONS[np.arange(3)[:, None], order]], axis=2)
+  reward, correct = tasks.score_steps(task, EXAMPLES, TOKENIZER, several, NFE)
+  alone = tasks.score_steps(_Spell(), EXAMPLES, TOKENIZER, PREDICTIONS, NFE)[0]
+  assert reward.shape == correct.shape == (3, 3, 2)
+  np.testing.assert_array_equal(reward[..., 0], alone)
+  np.testing.assert_array_equal(reward[..., 1], np.take_along_axis(alone, order, axis=1))
+  assert not reward[1, 2].any()  # of a step not taken
+  assert sorted(task.scored) == sorted(["ab", "aa", "ab", "cd", "bbb", "ad", "ab"])
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_accuracy_and_over_denoising_do_not_depend_on_the_batches(batch_size):
   decode = lambda index: tasks.answers_of(RECORD(PREDICTIONS[index], NFE[index]), TOKENIZER)

@@ -109,7 +109,7 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective, epochs", [
-    ("mdpo", 1), pytest.param("diffu_grpo", 2, marks=pytest.mark.slow)])
+    ("mdpo", 1), ("branch_mdpo", 1), pytest.param("diffu_grpo", 2, marks=pytest.mark.slow)])
 def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(objective, epochs, base,
                                                                   rewarding, tmp_path):
   cfg = _config(base, rollout__epochs=epochs, eval__nfe=(2,), eval__remasking=("rcr",))
@@ -143,13 +143,70 @@ def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["wd1", "coupled_grpo"])
+@pytest.mark.parametrize("objective", ["wd1", "coupled_grpo", "branch_mdpo"])
 def test_baselines_run_on_the_same_machinery(objective, base, rewarding, tmp_path):
   cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",))
   cfg.objective = dict(name=objective)
   results = modes.run("rl", cfg, str(tmp_path))
   assert [row["model"] for row in results["table"]] == ["base", objective]
   assert all(np.isfinite(x["loss"]) and x["grad_norm"] > 0 for x in _lines(tmp_path, "train"))
+
+
+def _branch(base, **changes):
+  cfg = _config(base, **{"rollout__num_prompts": 8, "rollout__group_size": 1} | changes)
+  cfg.objective = dict(name="branch_mdpo", num_predictions=3, num_steps=1)
+  return cfg
+
+
+def test_branch_credit_needs_no_group(base, rewarding, tmp_path):
+  cfg = _branch(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",),
+                eval_steps=0)
+  results = modes.run("rl", cfg, str(tmp_path))
+  assert [row["model"] for row in results["table"]] == ["base", "branch_mdpo"]
+  assert results["rollouts"] == 16 and results["nfe_rollout"] == 32
+  lines = _lines(tmp_path, "rollout")
+  assert len(lines) == 2 and all(
+      0 <= x["dead_canvases"] < 1 and "dead_groups" not in x for x in lines)
+  train = _lines(tmp_path, "train")
+  assert train[0]["kl"] == pytest.approx(0, abs=1e-6) and train[1]["kl"] > 0
+  assert all(0 < x["live_canvases"] <= 1 and x["grad_norm"] > 0 for x in train)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"objective.num_predictions": 1}, "objective.num_predictions must be at least 2, got 1"),
+    ({"objective.num_steps": 0}, "objective.num_steps must be at least 1, got 0"),
+    ({"objective.kl": -0.1}, "objective.kl must be at least 0, got -0.1"),
+    ({"objective.clip": 0.2}, "has no field 'clip'"),
+    ({"objective.kl_form": "k2"}, "has no field 'kl_form'"),
+    ({"rollout.group_size": 0}, "group_size must be a whole number of at least 1"),
+    ({"rollout.epochs": 2}, "has no ratio that corrects for the draws of an older policy"),
+    ({"rollout.dynamic_sampling": True}, "branch_mdpo compares no group; leave it out"),
+    ({"rollout.sampler.guidance_scale": 1.0}, "scores predictions without guidance"),
+    ({"rollout.sampler.cache": "dual"}, "branch_mdpo reads the prediction of every step"),
+    ({"rollout.sampler.temperature": 0.0}, "positive temperature"),
+    ({"rollout.sampler.top_p": 0.9}, "sampler.top_p cuts the law"),
+    ({"rollout.rewards": ("calibrated",)}, "branch_mdpo reads that of every step"),
+    ({"rollout.max_turns": 2}, "branch_mdpo; use 1")])
+def test_branch_credit_refuses_what_it_cannot_score_before_the_base_is_trained(
+    changes, message, tmp_path, monkeypatch):
+  monkeypatch.setattr("mdx.modes.train.run", lambda *args: pytest.fail("trained a base model"))
+  cfg = _branch("")
+  with cfg.unlocked():
+    cfg.objective.update({k.partition(".")[2]: v for k, v in changes.items()
+                          if k.startswith("objective.")})
+  cfg = tiny.changed(cfg, {k: v for k, v in changes.items() if not k.startswith("objective.")})
+  with pytest.raises(ValueError, match=message) as error:
+    modes.run("rl", cfg, str(tmp_path / "run"))
+  assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_sampler_that_tells_the_network_another_time_than_the_update_is_refused(tmp_path):
+  cfg = _branch("", rollout__sampler__name="first_hitting")
+  with cfg.unlocked():
+    cfg.init.base.network.time_conditioning = True
+  with pytest.raises(ValueError, match="objective branch_mdpo scores a canvas at its share of masks"):
+    modes.run("rl", cfg, str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()
 
 
 def _grpo(base, **changes):
@@ -240,6 +297,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("changes, message", [
     ({"rollout.group_size": 1}, "group_size must be at least 2"),
+    ({"rollout.sampler.guidance_scale": 1.0}, "objective mdpo scores predictions without guidance"),
     ({"rollout.epochs": 3}, "updates 4 is not a multiple of rollout.epochs 3"),
     ({"rollout.num_prompts": 3}, "3 prompts x 2 rollouts are not divisible by 8 batch shards"),
     ({"rollout.sampler.cache": "dual"}, "objective mdpo reads the prediction of every step, which "
@@ -256,7 +314,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
     ({"rollout.max_prompt_length": 8}, "has 16 tokens, more than 8"),
     ({"rollout.sampler.mixture": ((16, 0),)}, "pairs \\(block_length, steps\\)"),
     ({"updates": -1}, "updates must be a whole number of at least 0"),
-    ({"objective.name": "ppo"}, "choose from coupled_grpo"),
+    ({"objective.name": "ppo"}, "choose from branch_mdpo, coupled_grpo"),
     ({"eval.remasking": ("low",)}, "choose from low_confidence, rcr"),
     ({"task.num_train": 0}, "the train split has no examples"),
     ({"task.size": 9, "task.max_givens": 20, "task.min_givens": 20, "task.num_train": 2},
@@ -270,7 +328,7 @@ def test_bad_input_is_one_line_before_anything_is_written(changes, message, base
 
 def test_a_wrong_config_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
   monkeypatch.setattr("mdx.modes.train.run", lambda *args: pytest.fail("trained a base model"))
-  for changes, message in (({"objective.name": "ppo"}, "choose from coupled_grpo"),
+  for changes, message in (({"objective.name": "ppo"}, "choose from branch_mdpo, coupled_grpo"),
                            ({"objective.kl_form": "k9"}, "choose from k2, k3"),
                            ({"rollout.sampler.name": "beam"}, "unknown sampler"),
                            ({"rollout.sampler.eos": "forbid"}, "use allow or last"),
@@ -332,7 +390,8 @@ def test_every_method_has_a_config_that_a_run_takes(name):
   assert config["objective"]["name"] == name and config["task"]["name"] == "countdown"
   assert mdpo_config.get_config(name).task.name == "sudoku"
   assert mdpo_config.get_config("mdpo").to_dict() == mdpo_config.get_config().to_dict()
-  with pytest.raises(ValueError, match="one of mdpo, diffu_grpo, wd1, coupled_grpo after a comma"):
+  with pytest.raises(ValueError, match="one of mdpo, diffu_grpo, wd1, coupled_grpo, branch_mdpo "
+                     "after a comma"):
     mdpo_config.get_config(f"{name},nope")
 
 

@@ -1,5 +1,6 @@
 """Records of decodes: steps, canvases, predictions, log-probabilities."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -110,6 +111,36 @@ def test_a_full_prediction_has_the_canvas_where_it_is_known_and_draws_elsewhere(
     assert not record.prediction[row, record.nfe[row]:].any()
 
 
+@pytest.mark.parametrize("name", ["confidence", pytest.param("rcr", marks=pytest.mark.slow)])
+def test_branches_are_further_draws_of_the_same_canvas_and_change_nothing_else(name):
+  sampler = driving.build(MODEL, **FIELDS | dict(name=name, top_k=0, top_p=1.0),
+                          also=samplers.SAMPLERS)
+  rows = np.repeat(CANVAS[2:3], 400, axis=0)  # one canvas at the first step
+  one, many = (jax.jit(lambda rows, m=m: loop.decode(
+      lambda request: MODEL.answer(None, request), sampler, rows, key=rng.root(0),
+      row_index=jnp.arange(400), start=4, record="full", num_predictions=m))(
+          jnp.asarray(rows)).trajectory for m in (1, 4))
+  assert one.branches is None and many.branches.shape == (400, one.canvas.shape[1], 3, 12)
+  for field in one._fields:
+    if field != "branches" and getattr(one, field) is not None:
+      np.testing.assert_array_equal(getattr(one, field), getattr(many, field))
+  branches, canvas = np.asarray(many.branches), np.asarray(many.canvas)[:, :, None]
+  active = np.arange(canvas.shape[1])[None] < np.asarray(many.nfe)[:, None]
+  given = np.broadcast_to((canvas != MASK) & active[..., None, None], branches.shape)
+  np.testing.assert_array_equal(branches[given], np.broadcast_to(canvas, branches.shape)[given])
+  assert not (branches == MASK).any() and not branches[~active].any()
+  # Each is of the distribution at its position, and independent of the sampler's own.
+  _, law = _law(rows[:1], 0.7, driving.VOCAB, 1 - 1e-9)
+  first = np.concatenate([np.asarray(many.prediction)[:, :1], branches[:, 0]], axis=1)
+  for place in np.flatnonzero(rows[0, 4:] == MASK):
+    expected = law[0, 4 + place]
+    drawn = np.eye(driving.VOCAB)[first[:, :, place]]
+    np.testing.assert_allclose(drawn[:, 1:].mean(axis=(0, 1)), expected, atol=0.05)
+    together = np.einsum("nja,nkb->jkab", drawn, drawn) / 400
+    for j, k in ((0, 1), (1, 2), (0, 3), (2, 3)):
+      np.testing.assert_allclose(together[j, k], np.outer(expected, expected), atol=0.09)
+
+
 def test_the_record_of_canvases_looks_at_the_active_block_only():
   record = _decode("canvas").trajectory
   assert np.all(record.step_confidence[0, 0, :6] > 0) and not record.step_confidence[0, 0, 6:].any()
@@ -171,10 +202,11 @@ def test_frames_show_each_canvas_and_the_confidence_of_each_token():
   np.testing.assert_array_equal(step, np.arange(record.nfe[2]))
 
 
-def _call(record, **fields):
+def _call(record, num_predictions=1, **fields):
   sampler = driving.build(MODEL, **FIELDS | fields)
   loop.decode(lambda request: MODEL.answer(None, request), sampler, jnp.asarray(CANVAS),
-              key=rng.root(0), row_index=jnp.arange(6), record=record)
+              key=rng.root(0), row_index=jnp.arange(6), record=record,
+              num_predictions=num_predictions)
 
 
 def test_a_record_that_cannot_be_made_is_refused():
@@ -182,3 +214,6 @@ def test_a_record_that_cannot_be_made_is_refused():
     _call("all")
   with pytest.raises(ValueError, match="cache dual leaves out; use cache none, or record canvas"):
     _call("full", cache="dual")
+  for record, number in (("commits", 2), ("full", 0)):
+    with pytest.raises(ValueError, match=f"num_predictions is {number} with record {record}"):
+      _call(record, num_predictions=number)

@@ -5,7 +5,8 @@ Contents: Policy, by_group, joined, optional_fields.
 A batch of rollouts has, beside `tokens` [N, S] (prompt and final answer), the fields of
 a `samplers.trajectory.Trajectory` of level `Policy.record` over the last G positions, and
 `reward` [N], the verifier's verdict on the final answer; with the level "full" also
-`step_reward` [N, T], on the prediction of every step. `is_action` bool [N, S], where a batch has
+`step_reward` [N, T], on the prediction of every step, and `branch_reward` [N, T, m - 1] where m
+predictions of every canvas are kept, on the others. `is_action` bool [N, S], where a batch has
 it, says which tokens the model wrote, in several turns with replies between them. Rows of one
 prompt stand together, `group_size` of them. `prepare` turns this into R rows to score:
 `noisy_tokens` [R, C, S], C canvases whose log-probabilities are added up with the factors `mix`
@@ -64,11 +65,14 @@ class Policy(types.Objective):
   record: ClassVar[str] = "commits"  # level of the rollouts' records
   needs_scores: ClassVar[bool] = False  # log-probabilities of its own canvases, before updates
   uses_ratio: ClassVar[bool] = True
+  compares: ClassVar[bool] = True  # rollouts of a prompt, which must be several
+  reuses: ClassVar[bool] = True  # rollouts, for several updates
 
   def __post_init__(self):
     config_lib.check(self, "objective", choices={"kl_form": KL_FORMS}, at_least={"kl": 0})
-    if self.group_size < 2:
-      raise ValueError(f"group_size must be at least 2 to compare rollouts, got {self.group_size}.")
+    if self.compares and self.group_size < 2:
+      raise ValueError("rollout.group_size must be at least 2, for rollouts of a prompt are "
+                       f"compared with one another; got {self.group_size}.")
     if not self.temperature > 0:
       raise ValueError("rollouts need a positive temperature: greedy ones of a prompt are all "
                        f"alike; got {self.temperature}.")
@@ -79,6 +83,11 @@ class Policy(types.Objective):
   def network(self) -> types.Network:
     """The model's network."""
     return self.model.network
+
+  @property
+  def predictions_per_step(self) -> int:
+    """Number of predictions of every canvas that records keep."""
+    return 1
 
   @property
   def scales(self) -> Mapping[str, float]:
@@ -93,12 +102,18 @@ class Policy(types.Objective):
     """The model's parameters."""
     return self.model.init(key)
 
-  def log_prob(self, params: types.Params, batch: types.Batch) -> jax.Array:
-    """Log-probability of the targets of a prepared batch, float32 [R, G]."""
-    rows, canvases, size = batch["noisy_tokens"].shape
-    length = batch["targets"].shape[1]
+  def logits(self, params: types.Params, batch: types.Batch, length: int) -> jax.Array:
+    """Logits that the last G tokens of C canvases are drawn from, float32 [R * C, G, V].
+
+    Args:
+      params: of the model.
+      batch: prepared; the noise level is its `noise_level` float32 [R], where it has one, else the
+        time of the share of the positions `is_free` that is masked, as samplers tell it.
+      length: G.
+    """
+    _, canvases, size = batch["noisy_tokens"].shape
     repeat = lambda x: jnp.repeat(x, canvases, axis=0)
-    tokens = batch["noisy_tokens"].reshape(rows * canvases, size)
+    tokens = batch["noisy_tokens"].reshape(-1, size)
     optional = {k: repeat(batch[k]) for k in ("positions", "segment_ids") if k in batch}
     reader = self.model.reader()
     if "noise_level" in batch:
@@ -112,8 +127,15 @@ class Policy(types.Objective):
     targets = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
     logits = reader.answer(params, types.Request(tokens=tokens, noise_level=level,
                                                  targets=targets, **optional)).logits
-    logits = heads.block_columns(logits, self.mask_id) / self.temperature
-    picked = jnp.take_along_axis(logits, repeat(batch["targets"])[..., None], axis=-1)[..., 0]
+    return heads.block_columns(logits, self.mask_id) / self.temperature
+
+  def log_prob(self, params: types.Params, batch: types.Batch) -> jax.Array:
+    """Log-probability of the targets of a prepared batch, float32 [R, G]."""
+    rows, canvases, _ = batch["noisy_tokens"].shape
+    length = batch["targets"].shape[1]
+    logits = self.logits(params, batch, length)
+    targets = jnp.repeat(batch["targets"], canvases, axis=0)
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     log_prob = (picked - jax.nn.logsumexp(logits, axis=-1)).reshape(rows, canvases, length)
     # Log-probabilities of tokens that a canvas shows have no meaning, and may be -1e30.
     return jnp.sum(jnp.where(batch["mix"] != 0, batch["mix"] * log_prob, 0.0), axis=1)
