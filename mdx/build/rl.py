@@ -26,7 +26,6 @@ from mdx.eval import tasks as task_eval
 from mdx.rl import episodes as episodes_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.rl import rollout as rollout_lib
-from mdx.samplers import decoder as decoder_lib
 from mdx.samplers import trajectory
 from mdx.train import loop as loop_lib
 from mdx.train import optimizer as optimizer_lib
@@ -241,11 +240,6 @@ def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_li
   policy = objectives.build_policy(config["objective"], model.objective, model.tokenizer,
                                    group_size=rollout["group_size"],
                                    temperature=sampler.temperature)
-  if (policy.record == "full" and model.objective.network.reads_time
-      and type(sampler).noise_level is not decoder_lib.Decoder.noise_level):
-    raise ValueError(f"objective {config['objective']['name']} scores a canvas at its share of "
-                     f"masks, and rollout.sampler.name {rollout['sampler']['name']} tells this "
-                     "time-conditioned model another time; use confidence.")
   optimizer = optimizer_of(config)
   intervals = loop_lib.Intervals(steps=max(config["updates"], 1), log_steps=config["log_steps"],
                                  checkpoint_steps=config["checkpoint_steps"],
