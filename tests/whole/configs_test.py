@@ -44,7 +44,7 @@ class _Compiled(logging.Handler):
 
 
 # Their losses are compiled in tests/objectives; the rest of a run is what the others share.
-_QUICK = ("diffusion", "mlm")
+_QUICK = ("diffusion",)
 
 
 @pytest.mark.parametrize("name", tiny.mostly_slow(tiny.CONFIGS, _QUICK))

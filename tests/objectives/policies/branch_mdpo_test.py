@@ -216,7 +216,7 @@ def _decoded(model, params, rows=8, steps=3, m=3, name="confidence", temperature
       row_index=jnp.arange(rows), record="full", num_predictions=m).trajectory)(params, rng.root(1))
 
 
-@pytest.mark.parametrize("name", ["confidence", "rcr"])
+@pytest.mark.parametrize("name", ["rcr", pytest.param("confidence", marks=pytest.mark.slow)])
 def test_canvases_are_scored_with_the_distributions_that_predictions_were_drawn_from(name):
   """Positions of the answer are given, and the network is told the noise level."""
   model, params = _network(REAL + 2, 2, init_std=0.5, time_conditioning=True)

@@ -85,10 +85,11 @@ def test_a_model_that_reads_time_is_scored_at_the_times_it_was_sampled_at(rule):
                                atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls, fields", [
     (grpo.DiffuGRPO, {"prompt_mask_rate": 0.0}),
-    pytest.param(grpo.WeightedLikelihood, {"prompt_mask_rate": 0.0}, marks=pytest.mark.slow),
-    pytest.param(grpo.CoupledGRPO, {"min_rate": 0.5, "max_rate": 0.5}, marks=pytest.mark.slow)])
+    (grpo.WeightedLikelihood, {"prompt_mask_rate": 0.0}),
+    (grpo.CoupledGRPO, {"min_rate": 0.5, "max_rate": 0.5})])
 def test_own_canvases_are_scored_at_the_times_a_sampler_would_tell(cls, fields):
   params, batch = _timed_rollout("confidence")
   policy = cls(model=TIMED, mask_id=MASK_ID, eos_id=EOS_ID, group_size=GROUP, temperature=0.8,
