@@ -95,7 +95,7 @@ def last_marked(text: str) -> str | None:
 def number(text: str) -> fractions.Fraction | None:
   r"""The only number in a short answer such as "$1,000.00", "x = 5", "15 m^2" or "42 apples".
 
-  Fractions (1/2, \frac{1}{2}), mixed numbers (2 1/2), powers and n \times 10^k are numbers; sums
+  Fractions, also those of LaTeX, mixed numbers (2 1/2), powers and n * 10^k are numbers; sums
   are not. The last side of an equation counts ("3 + 4 = 7"), and a number that differs ("6 = 5")
   contradicts it. Then, and for two numbers ("10 or 20"), it is None.
   """

@@ -2,7 +2,7 @@ r"""Surface forms of mathematics: one way of writing for what LaTeX, Unicode and
 
 Contents: normal, ascii_formula.
 
-Convention: the normal form is LaTeX with * and / as operators, \frac{}{} for all built-up
+Convention: the normal form is LaTeX with * and / as operators, its "frac" for all built-up
 fractions, ASCII digits without separators of thousands, and no spacing, sizes or mathematics
 delimiters. Nothing here computes; the time is linear in the text.
 """
@@ -104,10 +104,10 @@ def _is_one_group(inner: str, text: str) -> bool:
 
 
 def normal(text: str) -> str:
-  r"""Rewrites a short answer to the normal form; meanings that differ stay apart.
+  """Rewrites a short answer to the normal form; meanings that differ stay apart.
 
-  "2 1/2" and "2\frac{1}{2}" become (2+\frac{1}{2}); "1 000", "1,000" and "1{,}000" become 1000;
-  currency signs go; "Answer:" before and a full stop behind go.
+  Mixed numbers become sums, "2 1/2" that of 2 and a built-up fraction; "1 000", "1,000" and
+  "1{,}000" become 1000; currency signs go; "Answer:" before and a full stop behind go.
   """
   text = re.sub("[⁰¹²³⁴-⁹⁻⁺]+", lambda m: f"^{{{m[0].translate(_RAISED)}}}", text)
   text = re.sub("[₀-₉]+", lambda m: f"_{{{m[0].translate(_LOWERED)}}}", text)
@@ -128,7 +128,7 @@ def normal(text: str) -> str:
 
 
 def ascii_formula(text: str) -> str:
-  r"""The normal form with \frac{a}{b} as ((a)/(b)) and groups in parentheses.
+  """The normal form with built-up fractions as ((a)/(b)) and groups in parentheses.
 
   Products without a sign next to parentheses get their *. Text that is no arithmetic stays as it
   is; whether the parentheses match is for the reader to find.
