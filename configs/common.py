@@ -1,4 +1,4 @@
-"""What all training configs share; every key is explained here.
+"""Keys that all training configs share; every key is explained here.
 
 A method's config calls `get_config()` and changes what differs. Small configs run on
 two CPU cores in minutes.

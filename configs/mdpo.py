@@ -95,7 +95,7 @@ def _branch_sizes(config, variants):
 
 
 def _small(task):
-  """What the tasks that train a base model of their own have in common."""
+  """The common part of the tasks that train a base model of their own."""
   built = tasks.build(task)
   sampler = {k: v for k, v in samplers.defaults().items() if k not in ("top_k", "top_p")}
   return config_dict.ConfigDict(dict(

@@ -1,4 +1,4 @@
-"""What a stored directory gives, by the network alone.
+"""Numbers of a stored directory, by the network alone.
 
 Contents: causal_law, causal_log_likelihood.
 """

@@ -1,4 +1,4 @@
-"""What the claims about pre-training share: small runs, and the comparisons of encoders."""
+"""Common parts of the claims about pre-training: small runs, and the comparisons of encoders."""
 
 from ml_collections import config_dict
 

@@ -74,5 +74,5 @@ def base_checkpoint(config: Mapping[str, Any], workdir: str, train: Callable) ->
 
 
 def loading(init: Mapping[str, Any]) -> dict[str, Any]:
-  """What says how a model is loaded."""
+  """Keys of `init` that say how a model is loaded."""
   return {name: init.get(name, "") for name in ("params", "adapter", "weights", "special_tokens")}

@@ -159,7 +159,7 @@ def check_job(path: pathlib.Path, config: Mapping[str, Any], data: Callable[[], 
 
 
 def meta(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
-  """What is saved with every checkpoint."""
+  """Facts of a run that are saved with every checkpoint."""
   return {"hash": identity.run_hash(config), "tokenizer": tokenizer.fingerprint,
           "process_count": jax.process_count()}
 

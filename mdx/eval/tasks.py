@@ -154,7 +154,7 @@ def answers_of(record: Any, tokenizer: tokenizer_lib.Tokenizer) -> Answers:
 def score_steps(task: types.Task, examples: Sequence[dict[str, Any]],
                 tokenizer: tokenizer_lib.Tokenizer, predictions: np.ndarray,
                 nfe: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """What the verifier gives to the prediction of every step.
+  """Verdicts and rewards of the prediction of every step.
 
   Equal predictions of one row are scored once: late steps often repeat one another.
 

@@ -57,7 +57,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   if base_lib.is_missing(config, workdir):  # what is wrong is said before it is trained
     base = base_lib.described(config, workdir, sharding.make_mesh(config["mesh"]))
     optimizer = resolve.trained({**config, "network": base.config["network"]}, base.source)
-    _checked({**config, "optimizer": optimizer}, workdir, base, task)
+    _checked({**config, "optimizer": optimizer}, workdir, base, task)  # its notes come later
   source = base_lib.base_checkpoint(config, workdir, train_mode.run)
   base_seconds = time.monotonic() - began
   stop = progress_lib.StopSignal()
@@ -68,7 +68,9 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
                            init=config["init"], adapters=config.get("lora"),
                            adaptations=config.get("adaptations", ()), seed=config["seed"],
                            trains=rl_setup.optimizer_of(config).trains)
-    parts = _checked(config, workdir, model, task)
+    parts, notes = _checked(config, workdir, model, task)
+    for note in notes:
+      console.say(note)
     workdir_lib.check_job(parts.workdir, parts.config, lambda: _ends(task))
     with jax.set_mesh(parts.model.mesh):
       return _train(parts, stop, base_seconds)
@@ -83,13 +85,12 @@ def _ends(task: types.Task) -> list[Any]:
 
 
 def _checked(config: Mapping[str, Any], workdir: str, model: load_lib.Loaded,
-             task: types.Task) -> rl_setup.Setup:
-  """The parts of a run, with all checked that can be before anything is compiled."""
+             task: types.Task) -> tuple[rl_setup.Setup, list[str]]:
+  """The parts of a run, all checked that can be before the first compile, and notes on its data."""
   run = rl_setup.assemble(config, workdir, model, task)
-  for note in rl_setup.check_data(run):
-    console.say(note)
+  notes = rl_setup.check_data(run)
   memory.check("the state of this run", run.shapes)
-  return run
+  return run, notes
 
 
 def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,

@@ -9,6 +9,7 @@ Convention: an error names the file and the line, row or record, in one line.
 
 from __future__ import annotations
 
+import abc
 import codecs
 import json
 import lzma
@@ -34,9 +35,9 @@ class Records(Sequence):
 
   _length: int
 
+  @abc.abstractmethod
   def _get(self, index: int) -> Any:
     """The record of an index in range."""
-    raise NotImplementedError
 
   def __len__(self) -> int:
     return self._length

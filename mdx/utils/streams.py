@@ -89,7 +89,7 @@ _UNPACKERS: dict[str, Callable[[], Any]] = {".xz": _new_lzma, ".gz": _Gzip}
 
 
 def _unpacked(file: BinaryIO, new: Callable[[], Any]) -> Iterator[bytes]:
-  """What the streams of a file hold, in parts of at most a megabyte."""
+  """Contents of the streams of a file, in parts of at most a megabyte."""
   data = file.read(_CHUNK_BYTES)
   while data:
     unpacker = new()

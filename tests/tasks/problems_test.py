@@ -1,4 +1,4 @@
-"""What tasks share, and the table of tasks."""
+"""The common part of tasks, and the table of tasks."""
 
 import collections
 

@@ -52,7 +52,7 @@ _ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-  """What one job has compiled, the next one finds."""
+  """A compilation cache: programs of one job are found by the next."""
   _ENVIRONMENT["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
 
 
