@@ -1,9 +1,12 @@
-r"""Evaluation on a task: every problem decoded once, every generation kept with its score.
+r"""Evaluation on a task: every problem decoded, every generation kept with its score.
 
 Without arguments it trains the small Sudoku model of configs/mdpo.py under `workdir/base` and
 evaluates it; on a run or an export of yours, with what it was trained on:
   python -m mdx.main --config=configs/eval.py --workdir=runs/eval \
     --config.init.checkpoint=runs/mdpo --config.sampler.steps=4
+pass@k, and how often the most likely of k answers is right:
+  python -m mdx.main --config=configs/eval.py --config.init.checkpoint=runs/mdpo \
+    --config.num_samples=16 --config.pass_k="(1, 4, 16)" --config.sampler.temperature=1.0
 A chat model (LLaDA-8B-Instruct) on gsm8k, math500, countdown or sudoku, by the settings of a paper
 and from a file of problems (those of countdown and sudoku can also be drawn):
   python -m mdx.main --config=configs/eval.py:gsm8k --workdir=runs/gsm8k \
@@ -56,6 +59,8 @@ def get_config(arg=None):
       system="",  # the system's message of chats
       max_prompt_length=0,  # tokens; 0 = any
       num_examples=0,  # the first so many test problems; 0 = all
+      num_samples=1,  # answers to each, drawn at sampler.temperature
+      pass_k=(),  # pass@k and the most likely of k, for these k of the num_samples answers
       batch_size=256,  # decoded together
       sampler=dict(sampler, gen_length=16, steps=8),
       dtype="",  # of activations: float32 or bfloat16; "" = as in training

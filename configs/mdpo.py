@@ -151,7 +151,11 @@ def _small(task):
           num_examples=1024,  # held-out problems
           batch_size=512,
           block_length=0,  # 0 = one block
-          curve_nfe=4),  # denoising steps of the learning curve, on the validation split
+          curve_nfe=4,  # denoising steps of the learning curve, on the validation split
+          curve_also=(),  # further ones, whose accuracy the curve has beside it
+          # pass@k and the most likely of k answers, drawn as in the rollouts; pass_k=() = none.
+          pass_k=(1, 4, 8), pass_samples=8,
+          pass_examples=256),  # the first so many test problems; 0 = all
       log_steps=10,
       eval_steps=50,
       checkpoint_steps=50,

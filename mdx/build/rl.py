@@ -21,6 +21,7 @@ from mdx import sharding
 from mdx import types
 from mdx.build import load as load_lib
 from mdx.build import values
+from mdx.eval import repeated
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
 from mdx.rl import episodes as episodes_lib
@@ -190,6 +191,8 @@ def check(config: dict[str, Any]) -> None:
   if rollout["sampler"].get("eos") == "forbid":
     raise ValueError("config.rollout.sampler.eos forbid cuts the distribution that tokens are "
                      "drawn from; use allow or last.")
+  repeated.check(config["eval"].get("pass_samples", 1), config["eval"].get("pass_k", ()),
+                 rollout["sampler"].get("temperature", 0.0), "config.eval.pass_k")
   loop_lib.Profile(config.get("profile_steps", ()))
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   sampler = samplers.check_fields(samplers.select(rollout["sampler"], also=REMASKING.values()))

@@ -26,6 +26,7 @@ from mdx.build import load as load_lib
 from mdx.build import setup as setup_lib
 from mdx.build import values
 from mdx.build import workdir as workdir_lib
+from mdx.eval import repeated
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
 from mdx.modes import reporting
@@ -47,6 +48,8 @@ def _check(config: Mapping[str, Any]) -> None:
     raise ValueError("config.system is a message of chats; set prompt_format to chat.")
   if config["sampler"]["name"]:
     samplers.check_fields(config["sampler"])
+  repeated.check(config.get("num_samples", 1), config.get("pass_k", ()),
+                 config["sampler"].get("temperature", 0.0), "config.pass_k")
 
 
 @reporting.reported
@@ -79,12 +82,15 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     workdir: of the run; an evaluation that was cut short resumes.
 
   Returns:
-    accuracy, stderr and reward as fractions, the 95 % interval of the accuracy (Wilson's),
-    over_denoising (None with a cache), nfe, num_examples, seconds.
+    accuracy, stderr and reward as fractions, the 95 % interval of the accuracy (Wilson's; with
+    several answers to a problem 1.96 standard errors over the problems), over_denoising (None with
+    a cache), nfe, num_examples, seconds, tokens_per_second, and pass_at_k, of `repeated.figures`.
   """
   _check(config := config_lib.to_dict(config))
   task, path = tasks.build(config["task"]), pathlib.Path(workdir)
   examples = task.examples("test")[:config["num_examples"] or None]
+  number = config.get("num_samples", 1)
+  examples = [example for example in examples for _ in range(number)]  # an answer each
   if base_lib.is_missing(config, workdir):  # what is wrong is said before it is trained
     mesh = sharding.make_mesh(config["mesh"])
     _prompts(base_lib.described(config, workdir, mesh), config, task, examples)
@@ -98,7 +104,8 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
       "init": base_lib.loading(config["init"]),
       "seed": config["seed"],
       "dtype": config["dtype"], "sampler": repr(sampler), "prompts": prompts.tokens.tolist(),
-      "references": [e["answer"] for e in examples], "task": repr(task)})
+      "references": [e["answer"] for e in examples], "task": repr(task),
+      "pass_k": list(config.get("pass_k", ()))})
   results_file = path / "results.json"
   if results_file.exists():
     results = readers.read_object(results_file)
@@ -106,25 +113,36 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
       console.say("this evaluation is finished; remove its workdir to run it again.")
       _print_results(results, path)
       return results
-  console.say(f"{type(sampler).__name__}: {len(examples)} problems, answers of "
-                f"{sampler.gen_length} tokens in {sampler.steps} steps, from {source}, "
-                f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
+  console.say(f"{type(sampler).__name__}: {len(examples) // number} problems, {number} answer(s) "
+              f"of {sampler.gen_length} tokens in {sampler.steps} steps to each, from {source}, "
+              f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
   if sampler.cache != "none":
     console.say("with a cache only final answers are recorded: over-denoising is not measured.")
   table = files.PartialRows(path / "generations.jsonl", identity)
   with jax.set_mesh(model.mesh):
-    seconds = _decode(model, sampler, prompts, task, examples, config, table)
+    seconds, pace = _decode(model, sampler, prompts, task, examples, config, table)
   table.finish()
   rows = [table.rows[i] for i in range(len(examples))]
   column = lambda name, dtype: np.array([row[name] for row in rows], dtype)
   best = column("best_of_steps", bool) if sampler.cache == "none" else None
   found = task_eval.summarize(column("correct", bool), best, column("score", np.float64),
                               column("nfe", np.float64))
-  interval = stats.binomtest(sum(row["correct"] for row in rows), len(rows)).proportion_ci(
-      method="wilson")
-  results = {k: v for k, v in found._asdict().items() if k != "over_denoised"} | {
-      "interval_low": float(interval.low), "interval_high": float(interval.high),
-      "seconds": seconds, "checkpoint": source, "identity": identity}
+  results = {k: v for k, v in found._asdict().items() if k != "over_denoised"}
+  grouped = lambda name, dtype: column(name, dtype).reshape(-1, number)
+  answers = repeated.Repeated(grouped("correct", bool), grouped("log_prob", np.float64))
+  if number > 1:  # answers to one problem are alike, so it counts as one unit
+    first, = repeated.figures(answers, (1,))
+    error = 1.96 * first["stderr"]
+    results |= {"stderr": first["stderr"], "num_examples": first["num_examples"],
+                "interval_low": max(first["pass_at_k"] - error, 0.0),
+                "interval_high": min(first["pass_at_k"] + error, 1.0)}
+  else:
+    interval = stats.binomtest(sum(row["correct"] for row in rows), len(rows)).proportion_ci(
+        method="wilson")
+    results |= {"interval_low": float(interval.low), "interval_high": float(interval.high)}
+  results |= {"pass_at_k": repeated.figures(answers, config.get("pass_k", ())),
+              "seconds": seconds, "tokens_per_second": pace, "checkpoint": source,
+              "identity": identity}
   if jax.process_index() == 0:
     files.write_json(results_file, results)
   _print_results(results, path)
@@ -141,19 +159,26 @@ def _prompts(model: load_lib.Loaded, config: Mapping[str, Any], task: Any, examp
   return sampler, prompts
 
 
-def _decode(model, sampler, prompts, task, examples, config, table) -> float:
-  """Decodes what is not in the table, adding to it; returns the seconds it took."""
+def _decode(model, sampler, prompts, task, examples, config, table) -> tuple[float, float | None]:
+  """Decodes what is not in the table, adding to it.
+
+  Returns the seconds it took, and the tokens a second of the fastest batch, None without one.
+  """
   decoder = task_decoder.TaskDecoder(model.objective, sampler, prompts, model.mesh,
                                      name="eval", seed=config["seed"],
                                      record="full" if sampler.cache == "none" else "commits")
   size, shards = config["batch_size"], sharding.num_batch_shards(model.mesh)
+  number = config.get("num_samples", 1)
   progress = progress_lib.Progress(len(examples), enabled=jax.process_index() == 0,
                                    what="decoding")
-  began = time.monotonic()
+  began, paces, log_probs = time.monotonic(), [], {}
 
   def decode(index):
-    record, _ = decoder(model.params, index, 0, row_index=index)
-    return task_eval.answers_of(processes.fetch(record), model.tokenizer)
+    first = time.monotonic()
+    record = processes.fetch(decoder(model.params, index, 0, row_index=index)[0])
+    paces.append(float(record.is_free.sum()) / (time.monotonic() - first))
+    log_probs.update(zip(index.tolist(), record.log_prob.sum(axis=1).tolist()))
+    return task_eval.answers_of(record, model.tokenizer)
 
   for part in task_eval.scored_batches(
       decode, task, examples, model.tokenizer, -(-min(size, len(examples)) // shards) * shards,
@@ -161,19 +186,22 @@ def _decode(model, sampler, prompts, task, examples, config, table) -> float:
     texts = task_eval.completions(part.tokens, model.tokenizer)
     for row, i in enumerate(part.index.tolist()):
       if i not in table.rows:
-        table.add(i, {"id": i, "prompt": task.prompt(examples[i]), "completion": texts[row],
+        table.add(i, {"id": i // number, "sample": i % number, "prompt": task.prompt(examples[i]), "completion": texts[row],
                       "reference": examples[i]["answer"], "score": float(part.reward[row]),
                       "correct": bool(part.correct[row]),
                       "best_of_steps": None if part.best is None else bool(part.best[row]),
-                      "nfe": int(part.nfe[row])})
+                      "nfe": int(part.nfe[row]), "log_prob": log_probs[i]})
     progress.update(len(table.rows))
   progress.close()
-  return time.monotonic() - began
+  return time.monotonic() - began, max(paces, default=None)
 
 
 def _print_results(results, path) -> None:
   low, high = 100 * results["interval_low"], 100 * results["interval_high"]
   over = results["over_denoising"]
+  for row in results.get("pass_at_k", ()):
+    console.say(f"k = {row['k']:<3} pass@k {100 * row['pass_at_k']:5.1f} %   most likely of k "
+                f"{100 * row['best_of_k']:5.1f} %")
   console.say(
       f"\naccuracy {100 * results['accuracy']:.1f} % of {results['num_examples']} problems "
       f"(95 % interval {low:.1f} to {high:.1f}), "

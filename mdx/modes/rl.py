@@ -6,10 +6,11 @@ Contents: run.
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,16 @@ from mdx.build import load as load_lib
 from mdx.build import resolve
 from mdx.build import rl as rl_setup
 from mdx.build import workdir as workdir_lib
+from mdx.eval import repeated
+from mdx.eval import repeated
+from mdx.eval import repeated
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
 from mdx.modes import reporting
 from mdx.modes import train as train_mode
 from mdx.report import denoising
 from mdx.report import plots
+from mdx.rl import episodes as episodes_lib
 from mdx.rl import rollout as rollout_lib
 from mdx.samplers import trajectory
 from mdx.train import loop as loop_lib
@@ -45,6 +50,12 @@ from mdx.utils import processes
 from mdx.utils import readers
 from mdx.utils import rng
 from mdx.utils import tree
+
+_AT_STEPS = re.compile(r"accuracy_\d+_steps")  # further points of the learning curve
+
+_AT_STEPS = re.compile(r"accuracy_\d+_steps")  # further points of the learning curve
+
+_AT_STEPS = re.compile(r"accuracy_\d+_steps")  # further points of the learning curve
 
 
 @reporting.reported
@@ -140,10 +151,12 @@ def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,
 def _finish(run: rl_setup.Setup, models: Mapping[str, Any], base_seconds: float) -> dict[str, Any]:
   """Evaluates, and writes what the run gives."""
   began = time.monotonic()
-  table, traces = _evaluate(run, models)
+  table, speeds, traces = _evaluate(run, models)
+  repeats = _pass_at_k(run, models)
   file = run.workdir / "metrics.jsonl"
   lines = metrics_lib.read(file) if file.exists() and jax.process_index() == 0 else []
-  results = {"table": table} | _counts(lines, run.config) | {
+  results = {"table": table, "pass_at_k": repeats, "tokens_per_second": speeds} | _counts(
+      lines, run.config) | {
       "curve": _curve(lines), "seconds": _seconds(lines, base=base_seconds,
                                                   evaluate=time.monotonic() - began)}
   if jax.process_index() == 0:
@@ -214,7 +227,7 @@ def _over_denoised(run: rl_setup.Setup, params, epoch: int) -> np.ndarray:
   order = draw.permutation(len(fits))[:run.config["rollout"]["filter_examples"] or None]
   chosen = np.sort(fits[order])
   result = _arm(run, run.filter_sampler(), prompts.select(chosen),
-                [examples[i] for i in chosen])(params)[0]
+                [examples[i] for i in chosen])(params).result
   kept = chosen[result.over_denoised]
   console.say(f"epoch {epoch}: {len(kept)} of {len(chosen)} training problems are over-denoised")
   if not len(kept):
@@ -225,8 +238,22 @@ def _over_denoised(run: rl_setup.Setup, params, epoch: int) -> np.ndarray:
   return kept
 
 
-def _arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts, examples) -> Callable:
-  """Returns params -> (Result, record of the first batch)."""
+class _Decoded(NamedTuple):
+  """Examples decoded by one model: the figures, the record of the first batch, and the pace.
+
+  Attributes:
+    result: accuracy and the like.
+    record: on the host.
+    pace: tokens decoded a second, of the fastest batch: the first one may have to compile.
+  """
+  result: task_eval.Result
+  record: trajectory.Trajectory
+  pace: float
+
+
+def _arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts,
+         examples) -> Callable[[types.Params], _Decoded]:
+  """Returns params -> the examples, decoded and scored."""
   size = run.config["eval"]["batch_size"]
   shards = sharding.num_batch_shards(run.model.mesh)
   size = -(-min(size, len(examples)) // shards) * shards
@@ -236,36 +263,42 @@ def _arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts, examples
   decoder = run.turns(decoder, prompts, sampler, examples)
 
   def evaluate(params):
-    records = []
+    records, paces = [], []
 
     def decode(index):
+      began = time.monotonic()
       record, rows = decoder(params, index, 0)
       record = processes.fetch(record)
+      paces.append(float(record.is_free.sum()) / (time.monotonic() - began))
       if not records:
         records.append(record)
       found = task_eval.answers_of(record, run.model.tokenizer)
-      if "is_action" in rows:
-        segments = processes.fetch(rows["segment_ids"])
-        found = found._replace(texts=decoder.texts(record.tokens, segments))
+      if isinstance(decoder, episodes_lib.Episodes):
+        found = found._replace(texts=episodes_lib.texts_of(decoder, record.tokens, rows,
+                                                           run.model.tokenizer))
       return found
 
-    return task_eval.evaluate(decode, run.task, examples, run.model.tokenizer, size), records[0]
+    result = task_eval.evaluate(decode, run.task, examples, run.model.tokenizer, size)
+    return _Decoded(result, records[0], max(paces))
 
   return evaluate
 
 
 def _quick_evaluator(run: rl_setup.Setup) -> Callable:
   """Returns params -> accuracy on the validation split, for the learning curve."""
-  nfe = run.config["eval"]["curve_nfe"]
-  arm = _arm(run, run.eval_sampler("low_confidence", nfe), run.prompts("validation"),
-             run.examples("validation"))
+  config = run.config["eval"]
+  first, *others = dict.fromkeys((config["curve_nfe"], *config.get("curve_also", ())))
+  arm = lambda nfe: _arm(run, run.eval_sampler("low_confidence", nfe), run.prompts("validation"),
+                         run.examples("validation"))
+  first, others = arm(first), {nfe: arm(nfe) for nfe in others}
 
   def evaluate(params):
-    result = arm(params)[0]
+    result = first(params).result
     figures = {"accuracy": result.accuracy, "accuracy_stderr": result.stderr}
     if result.over_denoising is not None:
       figures["over_denoising"] = result.over_denoising
-    return figures
+    return figures | {f"accuracy_{nfe}_steps": one(params).result.accuracy
+                      for nfe, one in others.items()}
 
   return evaluate
 
@@ -274,7 +307,7 @@ def _evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
   """Evaluates every model with every remasking and number of steps on the test split."""
   console.say("evaluating the held-out problems ...")
   config, examples, prompts = run.config["eval"], run.examples("test"), run.prompts("test")
-  table, traces = [], []
+  table, paces, traces = [], {}, []
   progress = progress_lib.Progress(len(config["remasking"]) * len(config["nfe"]) * len(models),
                                    enabled=jax.process_index() == 0, what="evaluating")
   shown = config["curve_nfe"] if config["curve_nfe"] in config["nfe"] else config["nfe"][0]
@@ -282,7 +315,8 @@ def _evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
     for nfe in config["nfe"]:
       arm = _arm(run, run.eval_sampler(remasking, nfe), prompts, examples)
       for name, params in models.items():
-        result, record = arm(params)
+        result, record, pace = arm(params)
+        paces[remasking, nfe] = max(pace, paces.get((remasking, nfe), 0.0))
         table.append({"model": name, "remasking": remasking, "nfe": nfe,
                       "accuracy": result.accuracy, "stderr": result.stderr,
                       "over_denoising": result.over_denoising,
@@ -293,7 +327,41 @@ def _evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
           traces += _traces(run, record, examples, f"{name}, {nfe} steps")
   progress.close()
   order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
-  return sorted(table, key=lambda row: (order[row["model"], row["remasking"]], row["nfe"])), traces
+  speeds = [{"remasking": r, "nfe": n, "tokens_per_second": x} for (r, n), x in paces.items()]
+  table.sort(key=lambda row: (order[row["model"], row["remasking"]], row["nfe"]))
+  return table, speeds, traces
+
+
+def _pass_at_k(run: rl_setup.Setup, models: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """pass@k and best of k of every model, of answers drawn as in the rollouts."""
+  config, sizes = run.config["eval"], run.config["eval"].get("pass_k", ())
+  if not sizes:
+    return []
+  number, examples = config["pass_samples"], run.examples("test")[:config["pass_examples"] or None]
+  prompts = run.prompts("test").select(np.arange(len(examples)))
+  decoder = task_decoder.TaskDecoder(run.model.objective, run.sampler, prompts, run.model.mesh,
+                                     name="pass_at_k", seed=run.config["seed"], record="commits")
+  decoder = run.turns(decoder, prompts, run.sampler, examples)
+  shards = sharding.num_batch_shards(run.model.mesh)
+  total = len(examples) * number
+  size = -(-min(config["batch_size"], total) // shards) * shards
+  found = []
+  for name, params in models.items():
+    correct, log_prob, nfe = [], [], []
+    for first in range(0, total, size):
+      index = np.minimum(np.arange(first, first + size), total - 1)
+      record, rows = decoder(params, (index // number).astype(np.int32), 0, row_index=index)
+      record = processes.fetch(record)
+      texts = episodes_lib.texts_of(decoder, record.tokens, rows, run.model.tokenizer)
+      correct.append(run.task.score([examples[i // number] for i in index], texts)["correct"])
+      log_prob.append(record.log_prob.sum(axis=1))
+      nfe.append(record.nfe)
+    grouped = lambda x: np.concatenate(x)[:total].reshape(len(examples), number)
+    answers = repeated.Repeated(grouped(correct).astype(bool), grouped(log_prob))
+    mean_nfe = float(grouped(nfe).mean())
+    found += [{"model": name, "nfe": mean_nfe, "temperature": run.sampler.temperature, **row}
+              for row in repeated.figures(answers, sizes)]
+  return found
 
 
 def _traces(run: rl_setup.Setup, record: trajectory.Trajectory, examples, title: str,
@@ -347,7 +415,8 @@ def _curve(lines) -> list[dict[str, float]]:
                   "nfe_rollout": round(sum(x["nfe"] * x["num_rollouts"] for x in before)),
                   "seconds": pace * len(before), "accuracy": point["accuracy"],
                   "stderr": point["accuracy_stderr"],
-                  "over_denoising": point.get("over_denoising")})
+                  "over_denoising": point.get("over_denoising")}
+                 | {k: v for k, v in point.items() if _AT_STEPS.fullmatch(k)})
   return found
 
 

@@ -1,6 +1,6 @@
 """Episodes: decodes of several turns, between which an environment answers.
 
-Contents: Episodes.
+Contents: Episodes, texts_of.
 
 Convention: an episode is one row of fixed width: the prompt, padded on the left, and then for each
 turn G tokens that are decoded and (but for the last turn) R tokens of room for the reply. Tokens
@@ -12,9 +12,10 @@ arguments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from mdx import sharding
@@ -123,6 +124,23 @@ class Episodes:
         if real[i, first]:
           found[i] += text + self._tokenizer.decode(tokens[i, room][real[i, room]])
     return found
+
+
+def texts_of(decoder: task_decoder.TaskDecoder | Episodes, tokens: np.ndarray,
+             rows: Mapping[str, jax.Array], tokenizer: Any, chosen: Any = slice(None)) -> list[str]:
+  """Texts that are scored of what a decoder made: answers, or transcripts of several turns.
+
+  Args:
+    decoder: gave the rest.
+    tokens: int32 [N, A], of its record, on the host.
+    rows: its rows, on the device.
+    tokenizer: the model's.
+    chosen: index of the rows that are wanted.
+  """
+  if isinstance(decoder, Episodes):
+    is_real = np.asarray(processes.fetch(rows["segment_ids"]))
+    return decoder.texts(tokens[chosen], is_real[chosen])
+  return task_eval.completions(tokens[chosen], tokenizer)
 
 
 def _rows(tokens, is_real, size):

@@ -25,6 +25,7 @@ from mdx import metrics as metrics_lib
 from mdx import sharding
 from mdx import types
 from mdx.eval import tasks as task_eval
+from mdx.rl import episodes as episodes_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.samplers import trajectory
 from mdx.utils import processes
@@ -193,10 +194,7 @@ class Rollouts:
     chosen = [self._examples[i] for i in examples[mine]]
     best = live = None
     if host["prediction"] is None:
-      texts = task_eval.completions(host["tokens"][mine], self._tokenizer)
-      if is_action is not None:
-        texts = self._decoder.texts(host["tokens"][mine],
-                                    np.asarray(processes.fetch(rows["segment_ids"]))[mine])
+      texts = episodes_lib.texts_of(self._decoder, host["tokens"], rows, self._tokenizer, mine)
       scored = {"reward": np.asarray(self._task.score(chosen, texts)["reward"], np.float32)}
     else:
       predictions = host["prediction"][mine][:, :, None]
