@@ -1,19 +1,12 @@
 """Mode claim: arms x seeds of ordinary runs, compared by a stated test.
 
-Contents: run, check, Comparison, EQUAL, value_at, updates_to_reach, rising, verdict, merge,
-set_key, publish, run_once.
+Contents: run, check, merge, set_key, publish, run_once.
 
 A claim's config has `run`, a config of mode train, rl or eval; `arms`, what each arm changes of it;
-`seeds`; `grids`, values that an arm tries for one key, the best of which counts; and
-`comparisons` of two arms. A measure is a name of `results.json` ("bits_per_char"), or
-"table:MODEL,REMASKING,NFE" of an RL run's table, or "first", "best" or "last" of its learning curve
-(an RL run's accuracy, that of the probe of a training run, or of the next token), or "reach:X", the
-updates after which the curve is at X (all of them if it never is).
-
-The test is Student's paired t over the seeds, two-sided, at 5 %: *reproduced* if the difference
-has the claimed sign and is significant, *not reproduced* if it is significant the other way,
-*inconclusive* otherwise. Differences that are all equal are judged by their signs. With `ratio` the
-differences are those of the logarithms.
+`seeds`; `grids`, values that an arm tries for one key, or tables of several keys, the best of
+which counts; `comparisons` of two arms, see `eval.comparison`; `tuning_seeds`, on which grids are
+tried, so that the runs which are compared had no part in the choice (without them grids are tried
+on `seeds`); and `correct`, "holm" where p values are corrected for the number of comparisons.
 """
 
 from __future__ import annotations
@@ -22,7 +15,6 @@ import copy
 import dataclasses
 import functools
 import gc
-import itertools
 import json
 import math
 import pathlib
@@ -31,138 +23,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from scipy import optimize
-from scipy import stats
 
 from mdx import config as config_lib
 from mdx import modes
 from mdx.build import base as base_lib
 from mdx.build import identity
+from mdx.eval import comparison as comparison_lib
 from mdx.modes import reporting
 from mdx.utils import console
 from mdx.utils import files
 from mdx.utils import readers
 
-EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds")
-_LEVEL = 0.05
-_ROUNDING = 1e-6  # differences whose spread is below this share of their mean are equal
 Results = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-  """`left` is claimed to be better than `right`.
-
-  Attributes:
-    name: the claim.
-    left, right: names of arms.
-    measure: of both, or of the left arm only if there is a `right_measure`.
-    right_measure: of the right arm; "" = the same.
-    equal: "" to compare the measures; or one of EQUAL: the accuracies of the learning curves at
-      the most of it that both runs have spent.
-    larger_is_better: the claimed sign.
-    ratio: the test is on the logarithms, for positive measures that differ by a factor.
-    speedup: also say how many times fewer updates the left arm needs to reach the best accuracy
-      of the right arm's learning curve, both read off the `rising` fits of the curves: the best of
-      noisy points is too high, and more so the more points there are.
-  """
-  name: str
-  left: str
-  right: str
-  measure: str = "last"
-  right_measure: str = ""
-  equal: str = ""
-  larger_is_better: bool = True
-  ratio: bool = False
-  speedup: bool = False
-
-  def __post_init__(self):
-    if self.equal not in EQUAL:
-      raise ValueError(f"comparison {self.name!r}: equal is {self.equal!r}; choose from "
-                       f"{', '.join(EQUAL[1:])}, or leave it empty.")
-
-  def values(self, left: Results, right: Results) -> tuple[float, float]:
-    """The two figures of a pair of runs."""
-    if self.equal:
-      spent = min(run["curve"][-1][self.equal] for run in (left, right))
-      return value_at(left["curve"], self.equal, spent), value_at(right["curve"], self.equal, spent)
-    return measured(left, self.measure), measured(right, self.right_measure or self.measure)
-
-
-def measured(results: Results, measure: str) -> float:
-  """A figure of a finished run.
-
-  Raises:
-    ValueError: the run has no such figure.
-  """
-  kind, _, rest = measure.partition(":")
-  if kind == "table" and "table" in results:
-    model, remasking, nfe = rest.split(",")
-    for row in results["table"]:
-      if (row["model"] == model or model == "trained" and row["model"] != "base") and (
-          row["remasking"], row["nfe"]) == (remasking, int(nfe)):
-        return row["accuracy"]
-  if kind in ("first", "best", "last") and results.get("curve"):
-    found = [point["accuracy"] for point in results["curve"]]
-    return max(found) if kind == "best" else found[0 if kind == "first" else -1]
-  if kind == "reach" and results.get("curve"):
-    curve = results["curve"]
-    return min(updates_to_reach(curve, float(rest)), float(curve[-1]["updates"]))
-  if isinstance(results.get(measure), (int, float)):
-    return float(results[measure])
-  raise ValueError(f"a run has no measure {measure!r}; its results are "
-                   f"{', '.join(sorted(results))}.")
-
-
-def value_at(curve: Sequence[Results], axis: str, spent: float) -> float:
-  """Accuracy of a learning curve where `axis` is `spent`, linear between its points."""
-  before = [p for p in curve if p[axis] <= spent * (1 + 1e-9)]
-  after = [p for p in curve if p[axis] > spent * (1 + 1e-9)]
-  if not after:
-    return before[-1]["accuracy"]
-  low, high = before[-1], after[0]
-  share = (spent - low[axis]) / (high[axis] - low[axis])
-  return low["accuracy"] + share * (high["accuracy"] - low["accuracy"])
-
-
-def updates_to_reach(curve: Sequence[Results], accuracy: float) -> float:
-  """Updates after which a learning curve first has an accuracy; infinite if never."""
-  for low, high in itertools.pairwise(curve):
-    if low["accuracy"] >= accuracy:
-      return float(low["updates"])
-    if high["accuracy"] >= accuracy:
-      share = (accuracy - low["accuracy"]) / (high["accuracy"] - low["accuracy"])
-      return low["updates"] + share * (high["updates"] - low["updates"])
-  return float(curve[-1]["updates"]) if curve[-1]["accuracy"] >= accuracy else math.inf
-
-
-def rising(curve: Sequence[Results]) -> list[dict[str, Any]]:
-  """The curve with the accuracies of the closest non-decreasing one, in least squares.
-
-  If noise (or overfitting) makes it fall, neighbours have their mean; a curve that only rises
-  stays as it is.
-  """
-  fitted = optimize.isotonic_regression([point["accuracy"] for point in curve]).x
-  return [dict(point, accuracy=float(x)) for point, x in zip(curve, fitted)]
-
-
-def verdict(differences: Sequence[float], larger_is_better: bool = True) -> dict[str, Any]:
-  """The paired t test on differences left - right, one a seed.
-
-  Differences that are equal for all seeds have no spread to compare with, which says nothing of
-  other seeds; p is then that of their signs, 2 / 2^n for n seeds (0.25 for three). Without a
-  difference, or with one that is not finite, p is 1.
-  """
-  if not all(map(math.isfinite, differences)):
-    return {"difference": None, "spread": None, "p": 1.0, "verdict": "inconclusive"}
-  mean, spread = statistics.mean(differences), statistics.stdev(differences)
-  if spread > max(_ROUNDING * abs(mean), 1e-12):
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-  else:
-    p = 1.0 if abs(mean) < 1e-12 else 2.0 ** (1 - len(differences))
-  is_claimed = (mean > 0) == larger_is_better
-  word = "inconclusive" if p >= _LEVEL else "reproduced" if is_claimed else "not reproduced"
-  return {"difference": mean, "spread": spread, "p": p, "verdict": word}
 
 
 def merge(config: dict[str, Any], changes: Mapping[str, Any], where: str = "config") -> None:
@@ -204,10 +76,16 @@ def set_key(config: dict[str, Any], key: str, value: Any) -> None:
   merge(config, value)
 
 
-def check(config: Mapping[str, Any]) -> list[Comparison]:
+def check(config: Mapping[str, Any]) -> list[comparison_lib.Comparison]:
   """Refuses a claim that cannot be tested, before anything runs; ValueError."""
   if len(set(config["seeds"])) < 3:
     raise ValueError(f"a claim needs 3 different seeds or more, got {config['seeds']}.")
+  tuning = set(config.get("tuning_seeds", ()))
+  if both := tuning & set(config["seeds"]):
+    raise ValueError(f"config.tuning_seeds and seeds share {min(both)}; runs that are compared "
+                     "have no part in the choice of the grids: use other seeds.")
+  if config.get("correct", "") not in ("", "holm"):
+    raise ValueError(f"config.correct is {config['correct']!r}; use holm, or leave it empty.")
   if config["run"]["mode"] not in ("train", "rl", "eval"):
     raise ValueError(f"config.run.mode is {config['run']['mode']!r}; a claim is about runs of "
                      "mode train, rl or eval.")
@@ -217,29 +95,41 @@ def check(config: Mapping[str, Any]) -> list[Comparison]:
     if arm not in config["arms"]:
       raise ValueError(f"config.grids has {arm!r}, which is no arm; arms are "
                        f"{', '.join(config['arms'])}.")
-  comparisons = [Comparison(**fields) for fields in config["comparisons"]]
+  comparisons = [comparison_lib.Comparison(**fields) for fields in config["comparisons"]]
   for comparison in comparisons:
     for arm in (comparison.left, comparison.right):
       if arm not in config["arms"]:
         raise ValueError(f"comparison {comparison.name!r} names the arm {arm!r}; arms are "
                          f"{', '.join(config['arms'])}.")
   for arm in config["arms"]:
-    for value in _grid(config, arm)[1]:
-      _run_config(config, arm, value, config["seeds"][0])
+    for _, changes in _grid(config, arm):
+      _run_config(config, arm, changes, config["seeds"][0])
   return comparisons
 
 
-def _grid(config, arm) -> tuple[str, list]:
-  """Key and values that an arm tries; one value None without a grid."""
+def _grid(config, arm) -> list[tuple[str, dict[str, Any]]]:
+  """Names and changes by dotted key of the values that an arm tries; one of neither without."""
   grid = config["grids"].get(arm)
-  return (grid["key"], list(grid["values"])) if grid else ("", [None])
+  if not grid:
+    return [("", {})]
+  tables = [value if isinstance(value, Mapping) else {grid["key"]: value}
+            for value in grid["values"]]
+  text = lambda x: f"{x:g}" if isinstance(x, float) else str(x)
+  return [("_".join(map(text, table.values())), dict(table)) for table in tables]
 
 
-def _run_config(config, arm, value, seed) -> dict[str, Any]:
+def _is_at_edge(tables: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> bool:
+  """Whether the best of several tables has the least or the largest of 3 or more of a key."""
+  axes = {key: sorted({table[key] for table in tables}) for key in best
+          if all(isinstance(table.get(key), (int, float)) for table in tables)}
+  return any(len(axis) > 2 and best[key] in (axis[0], axis[-1]) for key, axis in axes.items())
+
+
+def _run_config(config, arm, changes, seed) -> dict[str, Any]:
   run = copy.deepcopy(config["run"])
   merge(run, config["arms"][arm])
-  if value is not None:
-    set_key(run, _grid(config, arm)[0], value)
+  for key, value in changes.items():
+    set_key(run, key, value)
   run["seed"] = seed
   if run.get("init", {}).get("base"):
     run["init"]["base"]["seed"] = seed
@@ -260,26 +150,33 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   config = config_lib.to_dict(config)
   comparisons = check(config)
   root = pathlib.Path(workdir)
-  runs = {}
-  # Arms take turns, so that a machine which is busy for a while is so for all of them.
-  for seed in config["seeds"]:
-    for arm in config["arms"]:
-      for value in _grid(config, arm)[1]:
-        runs[arm, value, seed] = _one(config, root, arm, value, seed)
-  found, chosen = {}, {}
-  for arm in config["arms"]:
-    key, values = _grid(config, arm)
-    tried = {value: [runs[arm, value, seed] for seed in config["seeds"]] for value in values}
-    scores = {value: statistics.mean(measured(r, config["choose_by"]) for r in runs)
-              for value, runs in tried.items()} if key else {None: 0.0}
-    best = max(scores, key=lambda value: scores[value])
-    found[arm] = tried[best]
-    if key:
-      chosen[arm] = {"key": key, "value": best, "tried": [
-          {"value": value, config["choose_by"]: score} for value, score in scores.items()]}
-  results = {"statement": config["statement"], "seeds": config["seeds"], "chosen": chosen,
+  runs, chosen, picked = {}, {}, {}
+
+  def tried(seeds, grids):
+    # Arms take turns, so that a machine which is busy for a while is so for all of them.
+    for seed in seeds:
+      for arm, values in grids.items():
+        for name, changes in values:
+          runs[arm, name, seed] = _one(config, root, arm, name, changes, seed)
+
+  grids = {arm: _grid(config, arm) for arm in config["arms"]}
+  tuning = config.get("tuning_seeds") or config["seeds"]
+  tried(tuning, grids if tuning == config["seeds"] else
+        {arm: values for arm, values in grids.items() if len(values) > 1})
+  for arm, values in grids.items():
+    picked[arm] = values[0]
+    if len(values) > 1:
+      picked[arm], chosen[arm] = _choice(config, arm, values, runs, tuning)
+  tried(config["seeds"], {arm: [value] for arm, value in picked.items()})
+  found = {arm: [runs[arm, name, seed] for seed in config["seeds"]]
+           for arm, (name, _) in picked.items()}
+  rows = [_compare(c, found[c.left], found[c.right]) for c in comparisons]
+  if config.get("correct"):
+    rows = comparison_lib.corrected(rows)
+  results = {"statement": config["statement"], "seeds": config["seeds"],
+             "tuning_seeds": list(tuning), "chosen": chosen,
              "arms": {arm: _figures(config, runs) for arm, runs in found.items()},
-             "comparisons": [_compare(c, found[c.left], found[c.right]) for c in comparisons]}
+             "comparisons": rows}
   publish(root / "claim.txt", results, table_text)
   return results
 
@@ -293,11 +190,22 @@ def publish(path: pathlib.Path, results: Results, table: Callable[[Results], str
     console.say("\n" + text)
 
 
-def _one(config, root, arm, value, seed) -> Results:
+def _choice(config, arm, values, runs, seeds):
+  """The best of the values of a grid, and what was tried, for people."""
+  measure = config["choose_by"]
+  scores = {name: statistics.mean(comparison_lib.measured(runs[arm, name, seed], measure)
+                                  for seed in seeds) for name, _ in values}
+  best = max(values, key=lambda value: scores[value[0]])
+  single = lambda table: next(iter(table.values())) if len(table) == 1 else table
+  return best, {"key": ", ".join(best[1]), "value": single(best[1]),
+                "is_at_edge": _is_at_edge([table for _, table in values], best[1]), "tried": [
+                    {"value": single(table), measure: scores[name]} for name, table in values]}
+
+
+def _one(config, root, arm, name, changes, seed) -> Results:
   """Results of a run, which is made now if it has not been."""
-  name = arm if value is None else f"{arm}_{value:g}" if isinstance(value, float) else (
-      f"{arm}_{value}")
-  return run_once(_run_config(config, arm, value, seed), root / name / f"seed_{seed}", root,
+  name = f"{arm}_{name}" if name else arm
+  return run_once(_run_config(config, arm, changes, seed), root / name / f"seed_{seed}", root,
                   title=f"{name}, seed {seed}")
 
 
@@ -348,7 +256,7 @@ def _figures(config, runs) -> dict[str, Any]:
   found = {}
   for measure in config["measures"]:
     try:
-      values = [measured(run, measure) for run in runs]
+      values = [comparison_lib.measured(run, measure) for run in runs]
     except ValueError:
       continue
     found[measure] = {"values": values, "mean": statistics.mean(values),
@@ -362,13 +270,15 @@ def _compare(comparison, left, right) -> dict[str, Any]:
       "values": pairs, "left_mean": statistics.mean(p[0] for p in pairs),
       "right_mean": statistics.mean(p[1] for p in pairs)}
   difference = _log_ratio if comparison.ratio else (lambda a, b: a - b)
-  row |= verdict([difference(a, b) for a, b in pairs], comparison.larger_is_better)
+  row |= comparison_lib.verdict([difference(a, b) for a, b in pairs],
+                                comparison.larger_is_better, comparison.margin)
   if comparison.speedup:
     ratios = []
     for a, b in zip(left, right):
-      own, other = rising(a["curve"]), rising(b["curve"])
+      own, other = comparison_lib.rising(a["curve"]), comparison_lib.rising(b["curve"])
       best = other[-1]["accuracy"]
-      ratios.append(updates_to_reach(other, best) / max(updates_to_reach(own, best), 1e-9))
+      spent = [comparison_lib.updates_to_reach(curve, best) for curve in (other, own)]
+      ratios.append(spent[0] / max(spent[1], 1e-9))
     row["speedups"] = ratios  # 0 where the left arm never reaches it
   return row
 
@@ -378,13 +288,20 @@ def _log_ratio(a: float, b: float) -> float:
   return math.log(a) - math.log(b) if a > 0 and b > 0 else math.nan
 
 
+def _short(value) -> str:
+  if isinstance(value, Mapping):
+    return "/".join(map(_short, value.values()))
+  return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
 def table_text(results: Results) -> str:
   """The figures and verdicts as a table of plain text."""
   lines = [results["statement"], ""]
   for arm, choice in results["chosen"].items():
-    tried = ", ".join(f"{t['value']:g}: " + " ".join(
+    tried = ", ".join(f"{_short(t['value'])}: " + " ".join(
         f"{v:.3f}" for k, v in t.items() if k != "value") for t in choice["tried"])
-    lines.append(f"{arm}: {choice['key']} = {choice['value']:g} is the best of {tried}")
+    edge = " (at the edge of its grid)" if choice.get("is_at_edge") else ""
+    lines.append(f"{arm}: {choice['key']} = {_short(choice['value'])}{edge} is the best of {tried}")
   lines.append(f"\nmean +- spread over seeds {', '.join(map(str, results['seeds']))}")
   for arm, figures in results["arms"].items():
     for measure, figure in figures.items():
@@ -394,12 +311,17 @@ def table_text(results: Results) -> str:
     compared = ("no finite difference" if row["difference"] is None else
                 f"ratio {math.exp(row['difference']):.4g} *: {math.exp(row['spread']):.3g}"
                 if row["ratio"] else f"difference {row['difference']:+.4g} +- {row['spread']:.2g}")
-    p = "< 0.001" if row["p"] < 0.001 else f"= {row['p']:.3f}"
+    if row.get("margin"):
+      compared += f", margin {row['margin']:g}"
+    tested = row.get("p_corrected", row["p"])
+    p = "< 0.001" if tested < 0.001 else f"= {tested:.3f}"
     lines.append(f"{row['verdict'].upper()}: {row['name']}: {row['left_mean']:.5g} against "
                  f"{row['right_mean']:.5g}, {compared}, p {p}"
                  + (f" (at equal {row['equal']})" if row["equal"] else ""))
     if row.get("speedups"):
       lines.append("  times fewer updates to the other's best: "
                    + ", ".join(f"{r:.2f}" for r in row["speedups"]))
-  lines.append(f"test: paired t over the seeds, two-sided, {_LEVEL:.0%}")
+  is_corrected = any("p_corrected" in row for row in results["comparisons"])
+  lines.append(f"test: paired t over the seeds, two-sided, {comparison_lib.LEVEL:.0%}"
+               + (", p corrected by Holm" if is_corrected else ""))
   return "\n".join(lines)

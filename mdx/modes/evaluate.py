@@ -186,7 +186,8 @@ def _decode(model, sampler, prompts, task, examples, config, table) -> tuple[flo
     texts = task_eval.completions(part.tokens, model.tokenizer)
     for row, i in enumerate(part.index.tolist()):
       if i not in table.rows:
-        table.add(i, {"id": i // number, "sample": i % number, "prompt": task.prompt(examples[i]), "completion": texts[row],
+        table.add(i, {"id": i // number, "sample": i % number,
+                      "prompt": task.prompt(examples[i]), "completion": texts[row],
                       "reference": examples[i]["answer"], "score": float(part.reward[row]),
                       "correct": bool(part.correct[row]),
                       "best_of_steps": None if part.best is None else bool(part.best[row]),

@@ -28,8 +28,6 @@ from mdx.build import resolve
 from mdx.build import rl as rl_setup
 from mdx.build import workdir as workdir_lib
 from mdx.eval import repeated
-from mdx.eval import repeated
-from mdx.eval import repeated
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
 from mdx.modes import reporting

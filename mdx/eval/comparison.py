@@ -1,0 +1,206 @@
+"""Comparisons of finished runs: figures of runs, learning curves, and the test over seeds.
+
+Contents: EQUAL, Comparison, measured, value_at, reach, updates_to_reach, rising, verdict,
+corrected.
+
+A measure is a name of `results.json` ("bits_per_char"), or one of these:
+  "table:MODEL,REMASKING,NFE": accuracy, of an RL run's table;
+  "first", "best" or "last" of the learning curve (an RL run's accuracy, that of the probe of a
+    training run, or of the next token), or of its part "last@NFE" at a number of denoising steps;
+  "reach:X": the updates after which the curve is at the accuracy X, or, for "reach:50%", has come
+    so far from its first point towards 1; all of them if it never is; "@NFE" as above, and
+    "reach:50%@6,seconds" is in another unit of the curve (updates, rollouts, nfe_rollout, seconds).
+
+The test is Student's paired t over the seeds, two-sided, at 5 %: *reproduced* if the difference
+has the claimed sign and is significant, *not reproduced* if it is significant the other way,
+*inconclusive* otherwise. Differences that are all equal are judged by their signs. With `ratio` the
+differences are those of the logarithms; with a `margin` the left arm may be worse by so much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scipy import optimize
+from scipy import stats
+
+from mdx.eval import significance
+
+EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds")
+LEVEL = 0.05
+_ROUNDING = 1e-6  # differences whose spread is below this share of their mean are equal
+Results = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+  """`left` is claimed to be better than `right`.
+
+  Attributes:
+    name: the claim.
+    left, right: names of arms.
+    measure: of both, or of the left arm only if there is a `right_measure`.
+    right_measure: of the right arm; "" = the same.
+    equal: "" to compare the measures; or one of EQUAL: the accuracies of the learning curves at
+      the most of it that both runs have spent.
+    larger_is_better: the claimed sign.
+    ratio: the test is on the logarithms, for positive measures that differ by a factor.
+    margin: the claim is that left is worse by less than this (non-inferiority); 0: it is better.
+    speedup: also say how many times fewer updates the left arm needs to reach the best accuracy
+      of the right arm's learning curve, both read off the `rising` fits of the curves: the best of
+      noisy points is too high, and more so the more points there are.
+  """
+  name: str
+  left: str
+  right: str
+  measure: str = "last"
+  right_measure: str = ""
+  equal: str = ""
+  larger_is_better: bool = True
+  ratio: bool = False
+  margin: float = 0.0
+  speedup: bool = False
+
+  def __post_init__(self):
+    if self.equal not in EQUAL:
+      raise ValueError(f"comparison {self.name!r}: equal is {self.equal!r}; choose from "
+                       f"{', '.join(EQUAL[1:])}, or leave it empty.")
+    if self.margin < 0:
+      raise ValueError(f"comparison {self.name!r}: margin is {self.margin}; it is how much worse "
+                       "the left arm may be, at least 0.")
+
+  def values(self, left: Results, right: Results) -> tuple[float, float]:
+    """The two figures of a pair of runs."""
+    if self.equal:
+      spent = min(run["curve"][-1][self.equal] for run in (left, right))
+      return value_at(left["curve"], self.equal, spent), value_at(right["curve"], self.equal, spent)
+    return measured(left, self.measure), measured(right, self.right_measure or self.measure)
+
+
+def measured(results: Results, measure: str) -> float:
+  """A figure of a finished run.
+
+  Raises:
+    ValueError: the run has no such figure.
+  """
+  kind, _, rest = measure.partition(":")
+  if kind == "table" and "table" in results:
+    model, remasking, nfe = rest.split(",")
+    for row in results["table"]:
+      if (row["model"] == model or model == "trained" and row["model"] != "base") and (
+          row["remasking"], row["nfe"]) == (remasking, int(nfe)):
+        return row["accuracy"]
+  kind, _, steps = kind.partition("@")
+  if kind in ("first", "best", "last") and results.get("curve"):
+    found = [point["accuracy"] for point in _curve_at(results["curve"], steps)]
+    return max(found) if kind == "best" else found[0 if kind == "first" else -1]
+  if kind == "reach" and results.get("curve"):
+    rest, _, unit = rest.partition(",")
+    level, _, steps = rest.partition("@")
+    return reach(_curve_at(results["curve"], steps), level, unit or "updates")
+  if isinstance(results.get(measure), (int, float)):
+    return float(results[measure])
+  raise ValueError(f"a run has no measure {measure!r}; its results are "
+                   f"{', '.join(sorted(results))}.")
+
+
+def _curve_at(curve: Sequence[Results], steps: str) -> list[Results]:
+  """The learning curve at a number of denoising steps; "" = the one that it is of."""
+  if not steps or curve[0].get("nfe") == int(steps):
+    return list(curve)
+  name = f"accuracy_{steps}_steps"
+  if name not in curve[0]:
+    raise ValueError(f"the learning curve has no points at {steps} denoising steps; set "
+                     "eval.curve_nfe or eval.curve_also.")
+  return [dict(point, accuracy=point[name]) for point in curve]
+
+
+def reach(curve: Sequence[Results], level: str, unit: str = "updates") -> float:
+  """What a learning curve has spent when it is first at a level; all of it if it never is.
+
+  Args:
+    curve: points with an accuracy and the unit.
+    level: an accuracy "0.9", or a share "50%" of the way from the first point to 1.
+    unit: "updates" or another axis of the curve.
+  """
+  target = float(level.rstrip("%"))
+  if level.endswith("%"):
+    first = curve[0]["accuracy"]
+    target = first + target / 100 * (1 - first)
+  return min(updates_to_reach(curve, target, unit), float(curve[-1][unit]))
+
+
+def value_at(curve: Sequence[Results], axis: str, spent: float) -> float:
+  """Accuracy of a learning curve where `axis` is `spent`, linear between its points."""
+  before = [p for p in curve if p[axis] <= spent * (1 + 1e-9)]
+  after = [p for p in curve if p[axis] > spent * (1 + 1e-9)]
+  if not after:
+    return before[-1]["accuracy"]
+  low, high = before[-1], after[0]
+  share = (spent - low[axis]) / (high[axis] - low[axis])
+  return low["accuracy"] + share * (high["accuracy"] - low["accuracy"])
+
+
+def updates_to_reach(curve: Sequence[Results], accuracy: float, unit: str = "updates") -> float:
+  """Updates (or another unit) after which a curve first has an accuracy; infinite if never."""
+  for low, high in itertools.pairwise(curve):
+    if low["accuracy"] >= accuracy:
+      return float(low[unit])
+    if high["accuracy"] >= accuracy:
+      share = (accuracy - low["accuracy"]) / (high["accuracy"] - low["accuracy"])
+      return low[unit] + share * (high[unit] - low[unit])
+  return float(curve[-1][unit]) if curve[-1]["accuracy"] >= accuracy else math.inf
+
+
+def rising(curve: Sequence[Results]) -> list[dict[str, Any]]:
+  """The curve with the accuracies of the closest non-decreasing one, in least squares.
+
+  If noise (or overfitting) makes it fall, neighbours have their mean; a curve that only rises
+  stays as it is.
+  """
+  fitted = optimize.isotonic_regression([point["accuracy"] for point in curve]).x
+  return [dict(point, accuracy=float(x)) for point, x in zip(curve, fitted)]
+
+
+def verdict(differences: Sequence[float], larger_is_better: bool = True,
+            margin: float = 0.0) -> dict[str, Any]:
+  """The paired t test on differences left - right, one a seed.
+
+  Differences that are equal for all seeds have no spread to compare with, which says nothing of
+  other seeds; p is then that of their signs, 2 / 2^n for n seeds (0.25 for three). Without a
+  difference, or with one that is not finite, p is 1. With a margin the test is of the differences
+  plus the margin: the left arm is not inferior if the 95 % interval of the difference lies above
+  -margin.
+  """
+  if not all(map(math.isfinite, differences)):
+    return {"difference": None, "spread": None, "p": 1.0, "verdict": "inconclusive"}
+  shift = margin if larger_is_better else -margin
+  mean, spread = statistics.mean(differences), statistics.stdev(differences)
+  tested = [x + shift for x in differences]
+  if spread > max(_ROUNDING * abs(mean), 1e-12):
+    p = float(stats.ttest_1samp(tested, 0.0).pvalue)
+  else:
+    p = 1.0 if abs(mean + shift) < 1e-12 else 2.0 ** (1 - len(differences))
+  is_claimed = (mean + shift > 0) == larger_is_better
+  return {"difference": mean, "spread": spread, "p": p, "verdict": _word(p, is_claimed)}
+
+
+def _word(p: float, is_claimed: bool) -> str:
+  return "inconclusive" if p >= LEVEL else "reproduced" if is_claimed else "not reproduced"
+
+
+def corrected(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Rows with `p_corrected`, Holm's for their number, by which the verdicts are then made.
+
+  Args:
+    rows: of `verdict`, of comparisons that are claimed together.
+  """
+  found = significance.holm([row["p"] for row in rows])
+  turned = {"reproduced": True, "not reproduced": False, "inconclusive": True}
+  return [row | {"p_corrected": float(p), "verdict": _word(p, turned[row["verdict"]])}
+          for row, p in zip(rows, found)]
