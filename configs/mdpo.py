@@ -66,6 +66,8 @@ def get_config(arg=None):
                          in_place=True))
   if variants == ["llada_8b"]:
     config = _llada_8b(config, *methods or ["mdpo"])
+  if not variants:
+    methods = methods or ["branch_mdpo"]
   if methods and methods != ["mdpo"]:
     config.objective = _method(methods[0])
   if methods == ["branch_mdpo"]:

@@ -1,6 +1,6 @@
 """Mode rl: improve a diffusion model by reinforcement learning, and measure it.
 
-Contents: run.
+Contents: run, rollouts.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,
   quick = _quick_evaluator(run)
   if start == 0:
     writers.write(0, "eval", quick(state.params))
-  produce = _rollouts(run, writers)
+  produce = rollouts(run, writers)
   state, _ = loop_lib.fit(
       state, run.step(), None, start=start, intervals=run.intervals, mesh=model.mesh,
       writers=writers, checkpoints=checkpoints, meta=meta, window=saved.get("window"), stop=stop,
@@ -155,8 +155,8 @@ def _finish(run: rl_setup.Setup, models: Mapping[str, Any], base_seconds: float)
   lines = metrics_lib.read(file) if file.exists() and jax.process_index() == 0 else []
   results = {"table": table, "pass_at_k": repeats, "tokens_per_second": speeds} | _counts(
       lines, run.config) | {
-      "curve": _curve(lines), "seconds": _seconds(lines, base=base_seconds,
-                                                  evaluate=time.monotonic() - began)}
+      "curve": _curve(lines, run.config["eval"]["curve_nfe"]),
+      "seconds": _seconds(lines, base=base_seconds, evaluate=time.monotonic() - began)}
   if jax.process_index() == 0:
     _report(run, results, lines, traces)
   return results
@@ -183,7 +183,7 @@ def _start(run: rl_setup.Setup, checkpoints: checkpoint_lib.Checkpoints, meta: M
   return 0, rest(params)._replace(params=copied), {}
 
 
-def _rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
+def rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
   """The producer of batches."""
   config = run.config
   score = None
@@ -394,8 +394,8 @@ def _seconds(lines, **more: float) -> dict[str, float]:
                        for stage in ("rollout", "score", "update")})
 
 
-def _curve(lines) -> list[dict[str, float]]:
-  """Accuracy on the validation split against what had been spent until then.
+def _curve(lines, nfe: int) -> list[dict[str, float]]:
+  """Accuracy on the validation split in `nfe` steps, against what had been spent until then.
 
   `seconds` is the number of iterations times the median of one, so it is free of compilation.
   """
@@ -411,7 +411,7 @@ def _curve(lines) -> list[dict[str, float]]:
     before = [x for x in rollouts if x["step"] <= step]
     found.append({"updates": step, "rollouts": sum(x["num_rollouts"] for x in before),
                   "nfe_rollout": round(sum(x["nfe"] * x["num_rollouts"] for x in before)),
-                  "seconds": pace * len(before), "accuracy": point["accuracy"],
+                  "seconds": pace * len(before), "nfe": nfe, "accuracy": point["accuracy"],
                   "stderr": point["accuracy_stderr"],
                   "over_denoising": point.get("over_denoising")}
                  | {k: v for k, v in point.items() if _AT_STEPS.fullmatch(k)})

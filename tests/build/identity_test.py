@@ -16,7 +16,7 @@ _LATER = ("rewards", "dynamic_sampling", "max_refills", "max_turns", "max_reply_
 def test_keys_that_came_later_change_no_identity():
   for config, paths in ((diffusion.get_config(), [("frozen",), ("adaptations",),
                                                   ("eval", "evaluators")]),
-                        (mdpo.get_config(), [("rollout", key) for key in _LATER])):
+                        (mdpo.get_config("mdpo"), [("rollout", key) for key in _LATER])):
     config = config_lib.to_dict(config)
     before = copy.deepcopy(config)
     for *above, last in paths:

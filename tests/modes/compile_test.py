@@ -40,7 +40,7 @@ def _training(**changes):
 
 
 def _rl(**changes):
-  cfg = mdpo.get_config()
+  cfg = mdpo.get_config("mdpo")
   base = {f"init.base.{k}": v for k, v in _NETWORK.items()}
   return tiny.changed(cfg, base | {
       "mode": "compile", "compile.topology": "gpu:8", "rollout.num_prompts": 4,

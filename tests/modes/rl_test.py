@@ -59,7 +59,7 @@ def _is_adapter(path):
 
 
 def _config(base, **changes):
-  cfg = mdpo_config.get_config()
+  cfg = mdpo_config.get_config("mdpo")
   with cfg.unlocked():
     cfg.task.update(_TASK)
   cfg.init.checkpoint = str(base)
@@ -380,7 +380,7 @@ def test_every_method_has_a_config_that_a_run_takes(name):
   rl_setup.check(config)
   assert config["objective"]["name"] == name and config["task"]["name"] == "countdown"
   assert mdpo_config.get_config(name).task.name == "sudoku"
-  assert mdpo_config.get_config("mdpo").to_dict() == mdpo_config.get_config().to_dict()
+  assert mdpo_config.get_config("branch_mdpo").to_dict() == mdpo_config.get_config().to_dict()
   with pytest.raises(ValueError, match="one of mdpo, diffu_grpo, wd1, coupled_grpo, branch_mdpo "
                      "after a comma"):
     mdpo_config.get_config(f"{name},nope")
