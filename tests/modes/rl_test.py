@@ -29,7 +29,8 @@ _BASE = {"steps": 2, "batch_size": 8, "network.num_layers": 1, "network.width": 
 _SMALL = {"updates": 4, "rollout.num_prompts": 4, "rollout.group_size": 2, "eval.num_examples": 8,
           "eval.batch_size": 8, "eval.nfe": (2, 4), "rollout.sampler.steps": 2, "log_steps": 1,
           "rollout.sampler.mixture": (),
-          "eval_steps": 2, "checkpoint_steps": 2, "eval.curve_nfe": 2}
+          "eval_steps": 2, "checkpoint_steps": 2, "eval.curve_nfe": 2, "eval.curve_also": (),
+          "eval.pass_k": ()}
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,18 @@ def _lines(workdir, kind):
 
 @pytest.mark.slow
 def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
-  results = modes.run("rl", _config(base), str(tmp_path))
+  cfg = _config(base, eval__pass_k=(1, 2), eval__pass_samples=2, eval__pass_examples=4,
+                eval__curve_also=(4,))
+  results = modes.run("rl", cfg, str(tmp_path))
   assert json.loads((tmp_path / "results.json").read_text()) == results
+  assert [(x["model"], x["k"], x["num_samples"], x["num_examples"], x["nfe"])
+          for x in results["pass_at_k"]] == [(m, k, 2, 4, 2.0) for m in ("base", "mdpo")
+                                             for k in (1, 2)]
+  for one, two in zip(results["pass_at_k"][::2], results["pass_at_k"][1::2]):
+    assert 0 <= one["pass_at_k"] <= two["pass_at_k"] <= 1
+    assert one["best_of_k"] == pytest.approx(one["pass_at_k"]) and two["best_of_k"] <= 1
+  assert all(x["tokens_per_second"] > 0 for x in results["tokens_per_second"])
+  assert all(0 <= x["accuracy_4_steps"] <= 1 and x["nfe"] == 2 for x in results["curve"])
   arms = [(row["model"], row["remasking"], row["nfe"]) for row in results["table"]]
   assert arms == [(m, r, n) for m in ("base", "mdpo") for r in ("low_confidence", "rcr")
                   for n in (2, 4)]
@@ -100,7 +111,7 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
   assert "before and after mdpo" in (tmp_path / "trajectories.html").read_text()
   # A finished run is not run again, and its model can be sampled from.
   before = (tmp_path / "metrics.jsonl").read_text()
-  assert modes.run("rl", _config(base), str(tmp_path)) == results
+  assert modes.run("rl", cfg, str(tmp_path)) == results
   assert (tmp_path / "metrics.jsonl").read_text() == before
   sample = mdx.load(str(tmp_path), params="raw").sample("1" + 15 * "[MASK]", gen_length=16,
                                                         name="rcr", steps=4)[0]
