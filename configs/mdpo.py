@@ -75,10 +75,9 @@ def get_config(arg=None):
 
 def _method(name):
   """A baseline with all of its fields, at its paper's values."""
-  cls = objectives.POLICIES[name]
-  unused = () if cls.uses_ratio else ("clip", "advantage")
-  return dict(name=name) | {f.name: f.default for f in dataclasses.fields(cls)
-                            if f.init and f.name not in _GIVEN + unused}
+  return dict(name=name) | {f.name: f.default
+                            for f in dataclasses.fields(objectives.POLICIES[name])
+                            if f.init and f.name not in _GIVEN}
 
 
 def _branch_sizes(config, variants):
