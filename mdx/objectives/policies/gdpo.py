@@ -44,4 +44,4 @@ class GDPO(sequence.SequencePolicy):
     draw = lambda node: mask_lib.bernoulli(
         rng.per_example(rng.stream(key, "answer", node), index), rates[node], is_answer)
     hidden = jnp.stack([draw(node) for node in range(self.num_nodes)], axis=1)
-    return hidden, hidden * (weights / rates)[:, None]
+    return hidden, hidden * (weights / rates)[None, :, None]

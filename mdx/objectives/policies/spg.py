@@ -90,7 +90,7 @@ class SPG(policy.Policy):
     length = counts.sum(axis=1)
     num_blocks = jnp.maximum(-(-length // self.block_length), 1)
     score = jax.vmap(lambda k: jax.random.uniform(k, (most,)))(keys)
-    order = jnp.argsort(jnp.where(jnp.arange(most) < num_blocks[:, None], score, 2.0), axis=1)
+    order = jnp.argsort(jnp.where(jnp.arange(most)[None] < num_blocks[:, None], score, 2.0), axis=1)
     block_of = jnp.maximum(jnp.cumsum(counts, axis=1) - 1, 0) // self.block_length
     hidden, earlier = [], []
     for number in range(self.num_canvases):

@@ -1,7 +1,7 @@
 """Rollouts of a small model with random rewards, and losses of policies on them.
 
 Contents: MASK_ID, EOS_ID, VOCAB, PROMPT, ANSWER, GROUP, SPEC, MODEL, PARAMS, OTHER, policy,
-rollout, context, loss, log_prob, masked_log_probs.
+rollout, context, loss, log_prob, scored, masked_log_probs.
 """
 
 import functools
@@ -79,6 +79,11 @@ def loss(policy, params, batch, key=None, reference=PARAMS):
 
 def log_prob(policy, params, prepared):
   return jax.jit(policy.log_prob)(params, prepared)
+
+
+def scored(policy, params, prepared, reference=PARAMS):
+  """Totals and Aux of a prepared batch."""
+  return jax.jit(lambda p, b, r: policy(p, b, context(r)))(params, prepared, reference)
 
 
 @jax.jit
