@@ -128,10 +128,10 @@ class Preference(types.Objective):
     is_real = batch["other_segment_ids"] > 0
     other = {"tokens": batch["other"], "loss_mask": batch["other_loss_mask"],
              "segment_ids": batch["other_segment_ids"],
-             "positions": jnp.where(is_real, jnp.arange(is_real.shape[1]), 0)}
+             "positions": jnp.where(is_real, jnp.arange(is_real.shape[1])[None], 0)}
     sides = {k: jnp.stack([batch[k], other[k]], axis=1).reshape((-1,) + batch[k].shape[1:])
              for k in other}
-    index = (2 * batch["example_index"][:, None] + jnp.arange(2)).reshape(-1)
+    index = (2 * batch["example_index"][:, None] + jnp.arange(2)[None]).reshape(-1)
     offset = 1 - jax.vmap(jax.random.uniform)(rng.per_example(rng.stream(key, "time"), index))
 
     def one(draw):

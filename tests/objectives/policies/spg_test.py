@@ -69,7 +69,7 @@ def test_good_answers_take_the_lower_bound_and_bad_ones_the_mixture():
   batch = rollouts.rollout(num_prompts=3)
   batch["reward"] = jnp.asarray([1.0, 0.0, 0.0, 0.0] * 3)
   policy = rollouts.policy(spg.SPG, block_length=2, eubo_share=0.3, exponent=2.0)
-  prepared, weights = policy.prepare(PARAMS, batch, rng.root(0), rollouts.context())
+  prepared, weights = rollouts.prepared(policy, batch, rng.root(0))
   log_prob = jax.jit(policy.canvas_log_prob)(PARAMS, prepared)
   is_target = prepared["mix"] > 0
   lower = spg.elbo(log_prob, is_target)
@@ -92,7 +92,7 @@ def test_canvases_mask_part_of_a_block_all_later_tokens_and_little_of_what_is_be
   batch["tokens"] = jnp.asarray(tokens)
   for rate in (0.0, 0.4):
     policy = rollouts.policy(spg.SPG, block_length=2, given_mask_rate=rate)
-    prepared, _ = policy.prepare(PARAMS, batch, rng.root(0), rollouts.context())
+    prepared, _ = rollouts.prepared(policy, batch, rng.root(0))
     noisy = np.asarray(prepared["noisy_tokens"])
     hidden, target = noisy == MASK_ID, np.asarray(prepared["mix"]) > 0
     assert np.all(noisy[~hidden] == np.broadcast_to(tokens[:, None], noisy.shape)[~hidden])

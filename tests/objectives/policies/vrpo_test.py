@@ -19,7 +19,7 @@ REWARD = jnp.asarray([0.0, 1.0, 0.5, 0.0] + [1.0] * 4 + [0.3, 0.2, 0.1, 0.4])
 
 def _prepared(policy, key=0):
   batch = rollouts.rollout(num_prompts=3) | {"reward": REWARD}
-  prepared, weights = policy.prepare(PARAMS, batch, rng.root(key), rollouts.context())
+  prepared, weights = rollouts.prepared(policy, batch, rng.root(key))
   return batch, prepared, weights
 
 
