@@ -9,7 +9,8 @@ share no givens with those of training: puzzles are divided by a hash.
 Countdown with three numbers, solved in two steps over a vocabulary of numbers:
   python -m mdx.main --config=configs/mdpo.py:countdown
 
-Another policy gradient on the same machinery, diffu_grpo, wd1 or coupled_grpo:
+Another policy gradient on the same machinery, diffu_grpo, wd1 or coupled_grpo; or, with bounds of
+whole answers, espo, gdpo, spg or vrpo:
   python -m mdx.main --config=configs/mdpo.py:diffu_grpo --workdir=runs/diffu_grpo
   python -m mdx.main --config=configs/mdpo.py:countdown,wd1
 
@@ -115,7 +116,7 @@ def _small(task):
       lora=dict(  # new adapters, which alone are trained if nothing else is said; rank 0 = none
           rank=0, alpha=0.0, targets=("q", "k", "v", "o", "gate", "up", "down")),
       adaptations=(),  # further ones, dict(name=..., **fields) each
-      objective=dict(  # mdpo, diffu_grpo, wd1, coupled_grpo or branch_mdpo, and its fields
+      objective=dict(  # a name in objectives.POLICIES, and its fields
           name="mdpo", num_steps=2, kl=0.1, clip=0.2, drop_dead=True),
       rollout=dict(
           num_prompts=32,  # of an iteration

@@ -381,8 +381,8 @@ def test_every_method_has_a_config_that_a_run_takes(name):
   assert config["objective"]["name"] == name and config["task"]["name"] == "countdown"
   assert mdpo_config.get_config(name).task.name == "sudoku"
   assert mdpo_config.get_config("mdpo").to_dict() == mdpo_config.get_config().to_dict()
-  with pytest.raises(ValueError, match="one of mdpo, diffu_grpo, wd1, coupled_grpo, branch_mdpo "
-                     "after a comma"):
+  with pytest.raises(ValueError, match="one of mdpo, diffu_grpo, wd1, coupled_grpo, branch_mdpo, "
+                     "espo, gdpo, spg, vrpo after a comma"):
     mdpo_config.get_config(f"{name},nope")
 
 
