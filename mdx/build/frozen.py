@@ -72,8 +72,8 @@ def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
       raise ValueError(f"{where}.params is {fields['params']!r}; choose from ema, raw.")
     if fields["checkpoint"] == INITIAL:
       if not (config["init"]["checkpoint"] or config["init"].get("base")):
-        raise ValueError(f"{where}.checkpoint is {INITIAL!r}, the weights that the run starts from, "
-                         "and init.checkpoint is empty; give a checkpoint.")
+        raise ValueError(f"{where}.checkpoint is {INITIAL!r}, the weights that the run starts "
+                         "from, and init.checkpoint is empty; give a checkpoint.")
       continue
     load_lib.check_exists(fields["checkpoint"])
     described, own = load_lib.describe(fields["checkpoint"])

@@ -1,8 +1,8 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
 Contents: Subset (hold-out), Concatenated, Mapped, JsonLines; read_text, read_json, read_object,
-parse_json, lines, cut, record, raw, messages, two_texts, prompt, preference, json_record, json_rows,
-first_value, reason; ROLES.
+parse_json, lines, cut, record, raw, messages, two_texts, prompt, preference, json_record,
+json_rows, first_value, reason; ROLES.
 
 Convention: an error names the file and the line, row or record, in one line.
 """

@@ -40,7 +40,8 @@ class Preferences(types.Layout):
       sides.append((found["tokens"], _before_last(found["is_given"])))
     (tokens, is_given), (other, other_given) = sides
     if np.array_equal(tokens, other):
-      raise ValueError("the chosen and the rejected answer are the same tokens; leave the pair out.")
+      raise ValueError("the chosen and the rejected answer are the same tokens; leave the pair "
+                       "out.")
     return {"tokens": tokens, "is_given": is_given, "other": other,
             "other_loss_mask": ~other_given, "other_segment_ids": np.ones(len(other), np.int32)}
 

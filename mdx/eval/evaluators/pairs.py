@@ -69,5 +69,5 @@ class Pairs(types.Evaluator):
   def text(self, results: Mapping[str, Any]) -> str:
     """The final figures for the console."""
     return (f"held-out pairs      {100 * results['pair_accuracy']:.1f} +- "
-            f"{100 * results['pair_accuracy_stderr']:.1f} % right, loss {results['pair_loss']:.4f}, "
-            f"margin {results['pair_margin']:.3f}")
+            f"{100 * results['pair_accuracy_stderr']:.1f} % right, loss "
+            f"{results['pair_loss']:.4f}, margin {results['pair_margin']:.3f}")

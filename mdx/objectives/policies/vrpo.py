@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import mask as mask_lib
-from mdx.corruption import time as time_lib
 from mdx.objectives import preference
 from mdx.objectives.policies import policy
 from mdx.objectives.policies import sequence
