@@ -15,6 +15,7 @@ from mdx.train import step as step_lib
 from mdx.utils import rng
 
 import oracle
+import tiny
 
 MASK_ID, PAD_ID, LENGTH = 1, 4, 6
 NETWORK = transformer.Transformer(num_layers=1, width=16, num_heads=2, vocab_size=5, max_length=8,
@@ -86,7 +87,7 @@ def test_of_an_autoregressive_model_it_is_the_closed_form_of_dpo():
   assert np.abs(margin).min() > 1e-3 and aux.rows["loss"][3] == 0
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", tiny.mostly_slow([*MODELS], ["diffusion"]))
 def test_at_the_reference_the_loss_is_log_two_and_its_gradient_half_of_beta(name):
   batch, objective = _batch(), preference.Preference(model=MODELS[name], beta=0.3, num_draws=2)
   prepared, weights = _prepared(objective, batch)

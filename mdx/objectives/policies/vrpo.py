@@ -24,7 +24,7 @@ from mdx.utils import rng
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VRPO(sequence.SequencePolicy):
-  """The loss of `preference` on pairs that the verifier makes: offline preference learning, online.
+  """The loss of `preference.pair_losses` on pairs that the verifier makes of rollouts.
 
   A pair is the answer with the highest and the one with the lowest reward of a group; groups of
   equal rewards are left out. The bound of an answer is the mean over `num_draws` canvases, which

@@ -16,6 +16,7 @@ from enumerated_answers import MASKS
 import oracle
 import rollouts
 from rollouts import ANSWER, GROUP, MASK_ID, OTHER, PARAMS, PROMPT
+import tiny
 
 ROW = np.array([1, 2, 3, 4, 0, 5, 5])  # with ends of text, which are scored too
 TABLE = np.asarray(enumerated_answers.table(PARAMS, ROW), np.float64)
@@ -116,7 +117,7 @@ def test_ratio_and_divergence_are_those_of_bounds_over_the_length():
   np.testing.assert_allclose(aux.metrics["ratio"][0], np.exp((new - old) / ANSWER), rtol=1e-4)
 
 
-@pytest.mark.parametrize("cls", [espo.ESPO, gdpo.GDPO])
+@pytest.mark.parametrize("cls", tiny.mostly_slow([espo.ESPO, gdpo.GDPO], [espo.ESPO]))
 def test_before_an_update_every_ratio_is_one_and_rows_count_alike(cls):
   batch = rollouts.rollout(num_prompts=4)
   policy = rollouts.policy(cls, kl=0.1)
@@ -136,7 +137,7 @@ def test_before_an_update_every_ratio_is_one_and_rows_count_alike(cls):
     np.testing.assert_array_equal(alone["noisy_tokens"], prepared["noisy_tokens"][GROUP:2 * GROUP])
 
 
-@pytest.mark.parametrize("cls", [grpo.DiffuGRPO, espo.ESPO])
+@pytest.mark.parametrize("cls", tiny.mostly_slow([grpo.DiffuGRPO, espo.ESPO], [espo.ESPO]))
 def test_the_upper_clip_is_of_ratios_above_one_alone(cls):
   batch = rollouts.rollout(num_prompts=2)
   make = lambda high: rollouts.policy(cls, kl=0.0, clip=0.2, clip_high=high)

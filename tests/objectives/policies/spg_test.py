@@ -123,6 +123,7 @@ def test_values_without_meaning_are_refused(fields, message):
     rollouts.policy(spg.SPG, **fields)
 
 
+@pytest.mark.slow
 def test_there_is_a_loss_where_groups_differ_and_none_elsewhere():
   batch = rollouts.rollout(num_prompts=2)
   policy = rollouts.policy(spg.SPG)

@@ -76,6 +76,7 @@ def test_at_the_reference_the_loss_is_log_two_and_its_gradient_half_of_betas():
   assert policy.reads_reference and np.abs(margin).min() > 1e-2
 
 
+@pytest.mark.slow
 def test_microbatches_keep_pairs_together():
   policy = rollouts.policy(vrpo.VRPO)
   _, prepared, weights = _prepared(policy)
