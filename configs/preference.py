@@ -26,7 +26,7 @@ def get_config(arg=None):
     base.objective = dict(name="ar")
     base.data.update(fill="pad")
   config = common.get_config()
-  config.update(steps=100, batch_size=16, log_steps=10, eval_steps=25, checkpoint_steps=50,
+  config.update(steps=100, batch_size=8, log_steps=10, eval_steps=25, checkpoint_steps=50,
                 ema_decay=0.0)
   config.objective = dict(name="preference", beta=0.2, num_draws=8,
                           model=base.objective.to_dict())  # as `init.checkpoint` was trained

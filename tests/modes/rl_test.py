@@ -143,9 +143,11 @@ def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["wd1", "coupled_grpo", "branch_mdpo"])
+@pytest.mark.parametrize("objective", ["wd1", "coupled_grpo", "branch_mdpo", "espo", "gdpo", "spg",
+                                       "vrpo"])
 def test_baselines_run_on_the_same_machinery(objective, base, rewarding, tmp_path):
-  cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",))
+  cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",),
+                rollout__num_prompts=16)  # whose pairs, in vrpo, the devices divide
   cfg.objective = dict(name=objective)
   results = modes.run("rl", cfg, str(tmp_path))
   assert [row["model"] for row in results["table"]] == ["base", objective]
