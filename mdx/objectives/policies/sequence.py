@@ -10,6 +10,7 @@ between turns stay visible.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import ClassVar
 
@@ -44,6 +45,7 @@ class SequencePolicy(policy.Policy):
     super().__post_init__()
     config_lib.check(self, "objective", choices={"advantage": advantage_lib.GROUP_ADVANTAGES})
 
+  @abc.abstractmethod
   def canvases(self, key: jax.Array, index: jax.Array, is_answer: jax.Array
                ) -> tuple[jax.Array, jax.Array]:
     """Draws the canvases of answers.
@@ -57,7 +59,6 @@ class SequencePolicy(policy.Policy):
       hidden: bool [N, C, G]. mix: float32 [N, C, G], 0 where a token is not hidden; the expectation
       of the sum over canvases and positions of `mix` log p is the bound.
     """
-    raise NotImplementedError
 
   def rows(self, batch: types.Batch, key: jax.Array) -> tuple[types.Batch, jax.Array]:
     """Rows of answers to score, without advantages; float32 [N], 1 where there is an answer."""
