@@ -13,7 +13,8 @@ MDPO as published (He et al. 2025, arXiv:2508.13148), on the same task:
 Countdown with three numbers, solved in two steps over a vocabulary of numbers:
   python -m mdx.main --config=configs/mdpo.py:countdown
 
-Another policy gradient on the same machinery, diffu_grpo, wd1 or coupled_grpo:
+Another policy gradient on the same machinery, diffu_grpo, wd1 or coupled_grpo; or, with bounds of
+whole answers, espo, gdpo, spg or vrpo:
   python -m mdx.main --config=configs/mdpo.py:diffu_grpo --workdir=runs/diffu_grpo
   python -m mdx.main --config=configs/mdpo.py:countdown,wd1
 
@@ -82,10 +83,9 @@ def get_config(arg=None):
 
 def _method(name):
   """A baseline with all of its fields, at its paper's values."""
-  cls = objectives.POLICIES[name]
-  unused = () if cls.uses_ratio else ("clip", "advantage")
-  return dict(name=name) | {f.name: f.default for f in dataclasses.fields(cls)
-                            if f.init and f.name not in _GIVEN + unused}
+  return dict(name=name) | {f.name: f.default
+                            for f in dataclasses.fields(objectives.POLICIES[name])
+                            if f.init and f.name not in _GIVEN}
 
 
 def _branch_sizes(config, variants):
@@ -124,7 +124,7 @@ def _small(task):
       lora=dict(  # new adapters, which alone are trained if nothing else is said; rank 0 = none
           rank=0, alpha=0.0, targets=("q", "k", "v", "o", "gate", "up", "down")),
       adaptations=(),  # further ones, dict(name=..., **fields) each
-      objective=dict(  # mdpo, diffu_grpo, wd1, coupled_grpo or branch_mdpo, and its fields
+      objective=dict(  # a name in objectives.POLICIES, and its fields
           name="mdpo", num_steps=2, kl=0.1, clip=0.2, drop_dead=True),
       rollout=dict(
           num_prompts=32,  # of an iteration

@@ -1,6 +1,7 @@
 """Shipped configs made small, for tests.
 
-Contents: PARTS, config, CONFIGS (those that train), OTHERS, changed, stored, mostly_slow.
+Contents: PARTS, config, CONFIGS (those that train, and read no other model), OTHERS, changed,
+stored, mostly_slow.
 """
 
 import importlib
@@ -16,11 +17,11 @@ from mdx import configs
 from mdx import types
 from mdx.networks import axes
 
-_ALL = {p.stem: importlib.import_module(f"mdx.configs.{p.stem}").get_config().mode
+_ALL = {p.stem: importlib.import_module(f"mdx.configs.{p.stem}").get_config()
         for p in sorted(pathlib.Path(configs.__path__[0]).glob("*.py"))
         if p.stem not in ("__init__", "common")}
-CONFIGS = [name for name, mode in _ALL.items() if mode == "train"]
-OTHERS = [name for name, mode in _ALL.items() if mode != "train"]
+CONFIGS = [name for name, cfg in _ALL.items() if cfg.mode == "train" and not cfg.frozen]
+OTHERS = [name for name in _ALL if name not in CONFIGS]
 # The parts of parameters that are a transformer's alone.
 PARTS = {"model": types.Part(None, axes.axes, axes.decays)}
 _TEXT = "It was the best of times, it was the worst of times; it was the age of wisdom. "

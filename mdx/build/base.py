@@ -26,7 +26,7 @@ def is_missing(config: Mapping[str, Any], workdir: str) -> bool:
 
 
 def _directory(workdir: str) -> pathlib.Path:
-  return pathlib.Path(workdir) / "base"
+  return pathlib.Path(workdir) / workdir_lib.BASE
 
 
 def described(config: Mapping[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> load_lib.Loaded:

@@ -1,9 +1,11 @@
 """Frozen models of a run: teachers, scorers and references that are read and not trained.
 
-Contents: Frozen, describe, load.
+Contents: Frozen, INITIAL, describe, initial, load.
 
 `config.frozen` is {name: dict(checkpoint=..., params="ema" | "raw")}. A frozen model is loaded in
-the type that it is stored in, sharded like any model, and has neither gradient nor moments.
+the type that it is stored in, sharded like any model, and has neither gradient nor moments. With
+the checkpoint "init" it is the run's own model at the start: of its trained parameters alone, for
+the others do not change.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from mdx.build import source as source_lib
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import adaptation
 
+INITIAL = "init"
 _FIELDS = {"checkpoint": "", "params": "ema"}
 
 
@@ -41,7 +44,7 @@ class Frozen(NamedTuple):
 
 def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
              tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Frozen]:
-  """The frozen models of a config; reads no weights.
+  """The frozen models of a config, but for `initial` ones; reads no weights.
 
   Args:
     config: of the run.
@@ -67,6 +70,11 @@ def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
                        "Face directory.")
     if fields["params"] not in ("ema", "raw"):
       raise ValueError(f"{where}.params is {fields['params']!r}; choose from ema, raw.")
+    if fields["checkpoint"] == INITIAL:
+      if not (config["init"]["checkpoint"] or config["init"].get("base")):
+        raise ValueError(f"{where}.checkpoint is {INITIAL!r}, the weights that the run starts "
+                         "from, and init.checkpoint is empty; give a checkpoint.")
+      continue
     load_lib.check_exists(fields["checkpoint"])
     described, own = load_lib.describe(fields["checkpoint"])
     if own.fingerprint != tokenizer.fingerprint:
@@ -79,6 +87,21 @@ def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
     shapes = source_lib.open_source(source).stored_types(model.params, put)
     found[name] = Frozen(model.objective, shapes, source, fields["params"], put)
   return found
+
+
+def initial(config: Mapping[str, Any], objective: types.Objective, shapes: types.Params,
+            adaptations: Sequence[types.Adaptation]) -> dict[str, Frozen]:
+  """The frozen models that are the run's own at the start.
+
+  Args:
+    config: of the run.
+    objective: of the run.
+    shapes: shape structs of its trained parameters.
+    adaptations: of its network.
+  """
+  return {name: Frozen(objective, shapes, INITIAL, config["init"]["params"], adaptations)
+          for name, given in (config.get("frozen") or {}).items()
+          if given.get("checkpoint") == INITIAL}
 
 
 def load(frozen: Mapping[str, Frozen]) -> dict[str, types.Params]:

@@ -139,9 +139,9 @@ class Setup(NamedTuple):
   @property
   def reference(self) -> types.Params:
     """Parameters of the base model that the update reads beside the state: the values that the
-    trained ones had, if the loss has a divergence."""
+    trained ones had, if the loss compares with them."""
     trained = tree.part(self.model.params, self.optimizer.trains)
-    return {"reference": trained} if self.policy.kl else {}
+    return {"reference": trained} if self.policy.reads_reference else {}
 
   @property
   def _transform(self):
@@ -268,7 +268,7 @@ def _check_rows(run: Setup) -> None:
     raise ValueError(f"config.rollout.batch_size {size} must divide the {run.num_rows} rollouts of "
                      f"an iteration and be a multiple of the {shards} batch shards.")
   rows, microbatches = _rows_of_update(run), run.config["microbatches"]
-  if rows % (shards * microbatches):
+  if rows % (shards * microbatches * run.policy.rows_per_unit):
     raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts make "
                      f"an update of {rows} rows, which are not divisible by {shards} batch shards "
                      f"x {microbatches} microbatches; change rollout.num_prompts or group_size.")

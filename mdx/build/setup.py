@@ -1,7 +1,6 @@
 """From a config to the checked parts of a run.
 
-Contents: Setup, setup, check, assemble, start_state, fresh_parts,
-load_weights.
+Contents: Setup, setup, check, assemble, start_state, fresh_parts, load_weights, load_frozen.
 
 Convention: `setup` checks everything that can be checked before the first compile and
 before anything is written; every error of it is one line.
@@ -21,6 +20,7 @@ from mdx import config as config_lib
 from mdx import objectives
 from mdx import samplers
 from mdx import sharding
+from mdx import types
 from mdx.build import frozen as frozen_lib
 from mdx.build import model_parts
 from mdx.build import resolve
@@ -42,6 +42,7 @@ from mdx.train import step as step_lib
 from mdx.utils import console
 from mdx.utils import memory
 from mdx.utils import rng
+from mdx.utils import tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,6 +185,8 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   shapes = sharding.with_shardings(
       jax.eval_shape(init, rng.root(config["seed"])), parts, mesh, config["sharding"])
   optimizer.check(shapes.params)
+  frozen |= frozen_lib.initial(config, objective, tree.part(shapes.params, optimizer.trains),
+                               spec.adaptations)
   coupling.check(objective, shapes.params,
                  pipeline.shapes(config["data"], config["batch_size"]),
                  {name: one.shapes for name, one in frozen.items()}, config["microbatches"])
@@ -235,16 +238,30 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
                              trains=run.optimizer.trains)
     return 0, state_lib.create(init, rng.root(config["seed"]), run.objective.parts(), run.mesh,
                                config["sharding"]), {}
-  fresh = fresh_parts(run.objective)
-  params = source_lib.open_source(source).load(
-      run.shapes.params, which, seed=config["seed"], adaptations=run.spec.adaptations,
-      adapter=config["init"].get("adapter", ""), fresh=fresh)
-  if fresh:
-    params |= _fresh(run)
+  params = _starting(run, source)
   console.say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)
   return 0, jax.jit(begin, out_shardings=shardings)(params), {}
+
+
+def _starting(run: Setup, source: str) -> types.Params:
+  """The parameters that a run starts from, of a source."""
+  config, fresh = run.config, fresh_parts(run.objective)
+  params = source_lib.open_source(source).load(
+      run.shapes.params, config["init"]["params"], seed=config["seed"],
+      adaptations=run.spec.adaptations, adapter=config["init"].get("adapter", ""), fresh=fresh)
+  return params | (_fresh(run) if fresh else {})
+
+
+def load_frozen(run: Setup) -> dict[str, types.Params]:
+  """Parameters of the frozen models; the mesh is in context."""
+  is_initial = lambda one: one.source == frozen_lib.INITIAL
+  found = frozen_lib.load({k: v for k, v in run.frozen.items() if not is_initial(v)})
+  if names := [name for name, one in run.frozen.items() if is_initial(one)]:
+    source = run.config["init"]["checkpoint"] or str(run.workdir / workdir_lib.BASE)
+    found |= dict.fromkeys(names, tree.part(_starting(run, source), run.optimizer.trains))
+  return found
 
 
 def _fresh(run: Setup) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The directory of a run: checked, and claimed for one config.
 
-Contents: check_workdir, in_use, claim_workdir, check_config, check_job, meta,
+Contents: BASE, check_workdir, in_use, claim_workdir, check_config, check_job, meta,
 check_meta.
 """
 
@@ -24,6 +24,7 @@ from mdx.utils import processes
 from mdx.utils import readers
 from mdx.utils import tree
 
+BASE = "base"  # directory in a workdir, of the model that the run trained first
 
 def check_workdir(workdir: str) -> None:
   """Raises ValueError for a URL."""

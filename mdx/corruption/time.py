@@ -1,6 +1,6 @@
 """Draws of the diffusion time t in (0, 1] for a whole global batch.
 
-Contents: independent, stratified, lattice, TIMES, of_blocks.
+Contents: independent, stratified, lattice, TIMES, of_blocks, quadrature.
 
 Convention: every scheme is a function of (key, example_index) alone. The slot of an example is
 `example_index` modulo the batch size, scattered by a stride near the golden ratio, so that any run
@@ -16,6 +16,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mdx.utils import rng
 
@@ -72,3 +73,12 @@ def of_blocks(keys: jax.Array, time: jax.Array, num_blocks: int) -> jax.Array:
   """
   order = jax.vmap(lambda key: jax.random.permutation(key, num_blocks))(keys)
   return (order + time[:, None]) / num_blocks
+
+
+def quadrature(num_nodes: int) -> tuple[jax.Array, jax.Array]:
+  """Nodes and weights of Gauss and Legendre on (0, 1), float32 [num_nodes] each.
+
+  The weighted sum over the nodes is the integral of every polynomial of degree 2 num_nodes - 1.
+  """
+  nodes, weights = np.polynomial.legendre.leggauss(num_nodes)
+  return jnp.asarray((nodes + 1) / 2, jnp.float32), jnp.asarray(weights / 2, jnp.float32)

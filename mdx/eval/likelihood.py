@@ -23,6 +23,7 @@ import numpy as np
 
 from mdx import sharding
 from mdx import types
+from mdx.corruption import time as time_lib
 from mdx.utils import processes
 from mdx.utils import rng
 
@@ -76,8 +77,7 @@ def make_row_nll(objective: Any, *, estimator: str = "stratified", num_samples: 
     raise ValueError(f"the number of likelihood samples must be positive, got {num_samples}.")
   num_samples = 1 if exact else num_samples
   names = ("nll", "right") if exact else ("nll",)
-  nodes, shares = np.polynomial.legendre.leggauss(num_samples)
-  nodes, shares = (jnp.asarray(x, jnp.float32) for x in ((nodes + 1) / 2, shares / 2))
+  nodes, shares = time_lib.quadrature(num_samples)
 
   def row_nll(params, batch, frozen=None):
     key = rng.stream(rng.root(seed), "likelihood")

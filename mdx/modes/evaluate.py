@@ -21,7 +21,6 @@ from mdx import samplers
 from mdx import sharding
 from mdx import tasks
 from mdx.build import base as base_lib
-from mdx.build import frozen as frozen_lib
 from mdx.build import load as load_lib
 from mdx.build import setup as setup_lib
 from mdx.build import values
@@ -63,7 +62,7 @@ def _on_held_out(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   run = setup_lib.setup(config, workdir)
   jax.set_mesh(run.mesh)
   source, params = setup_lib.load_weights(run)
-  frozen = frozen_lib.load(run.frozen)
+  frozen = setup_lib.load_frozen(run)
   run.workdir.mkdir(parents=True, exist_ok=True)
   results = run.evaluation().of(params, frozen) | train_mode.gradient_noise(
       run, params, frozen, run.objective.init_state())

@@ -51,10 +51,6 @@ from mdx.utils import tree
 
 _AT_STEPS = re.compile(r"accuracy_\d+_steps")  # further points of the learning curve
 
-_AT_STEPS = re.compile(r"accuracy_\d+_steps")  # further points of the learning curve
-
-_AT_STEPS = re.compile(r"accuracy_\d+_steps")  # further points of the learning curve
-
 
 @reporting.reported
 def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:

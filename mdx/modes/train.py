@@ -17,7 +17,6 @@ from mdx import metrics as metrics_lib
 from mdx import model as model_lib
 from mdx import sharding
 from mdx.build import base as base_lib
-from mdx.build import frozen as frozen_lib
 from mdx.build import setup as setup_lib
 from mdx.build import workdir as workdir_lib
 from mdx.data import pipeline
@@ -77,7 +76,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
       f"{config['objective']['name']}: {tree.count(state.params):,} parameters, "
       f"{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
       f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
-  evaluation, frozen = run.evaluation(), frozen_lib.load(run.frozen)
+  evaluation, frozen = run.evaluation(), setup_lib.load_frozen(run)
   file = run.workdir / "metrics.jsonl"
   clock = meter_lib.Clock(run.workdir, start)
   writers = metrics_lib.open_writers(str(run.workdir), config, resume_step=start,

@@ -9,6 +9,7 @@ from typing import Any, Mapping
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.objectives import preference
 from mdx.objectives.causal import ar
 from mdx.objectives.causal import meap
 from mdx.objectives.diffusion import adapt
@@ -19,8 +20,12 @@ from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
 from mdx.objectives.labels import finetune
 from mdx.objectives.policies import branch_mdpo
+from mdx.objectives.policies import espo
+from mdx.objectives.policies import gdpo
 from mdx.objectives.policies import grpo
 from mdx.objectives.policies import mdpo
+from mdx.objectives.policies import spg
+from mdx.objectives.policies import vrpo
 from mdx.objectives.tokens import bitimebert
 from mdx.objectives.tokens import decoded
 from mdx.objectives.tokens import electra
@@ -47,6 +52,7 @@ OBJECTIVES = {
     "adapt": adapt.Adaptation,
     "meap": meap.MEAP,
     "meap_sft": meap.MEAPFineTuning,
+    "preference": preference.Preference,
     "classification": finetune.Classification,
     "regression": finetune.Regression,
     "tagging": finetune.Tagging,
@@ -57,6 +63,10 @@ POLICIES = {
     "wd1": grpo.WeightedLikelihood,
     "coupled_grpo": grpo.CoupledGRPO,
     "branch_mdpo": branch_mdpo.BranchMDPO,
+    "espo": espo.ESPO,
+    "gdpo": gdpo.GDPO,
+    "spg": spg.SPG,
+    "vrpo": vrpo.VRPO,
 }
 
 

@@ -1,8 +1,8 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
 Contents: Subset (hold-out), Concatenated, Mapped, JsonLines; read_text, read_json, read_object,
-parse_json, lines, cut, record, raw, messages, two_texts, prompt, json_record, json_rows,
-first_value, reason; ROLES.
+parse_json, lines, cut, record, raw, messages, two_texts, prompt, preference, json_record,
+json_rows, first_value, reason; ROLES.
 
 Convention: an error names the file and the line, row or record, in one line.
 """
@@ -228,6 +228,19 @@ def prompt(value: Any, answer: Any, where: str) -> dict[str, Any]:
     if not isinstance(x, str):
       raise ValueError(f"{where}: expected texts as prompt and answer, got {x!r:.60}.")
   return {"prompt": value, "answer": answer, "blank": ""}
+
+
+def preference(value: Any, chosen: Any, rejected: Any, where: str) -> dict[str, Any]:
+  """Makes {"prompt", "chosen", "rejected"} of a prompt, text or messages, and two answers."""
+  for name, answer in (("chosen", chosen), ("rejected", rejected)):
+    if not isinstance(answer, str) or not answer:
+      raise ValueError(f"{where}: {name} must be a text that is not empty, got {answer!r:.60}.")
+  if chosen == rejected:
+    raise ValueError(f"{where}: chosen and rejected are the same text, {chosen!r:.40}; leave the "
+                     "pair out.")
+  if not isinstance(value, str):
+    value = messages(value, f"{where}, prompt")["messages"]
+  return {"prompt": value, "chosen": chosen, "rejected": rejected}
 
 
 def json_record(line: bytes, fields: Sequence[str], where: str,

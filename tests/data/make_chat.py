@@ -1,6 +1,6 @@
 """Writes mdx/assets/chat.jsonl: 480 short conversations, from lists and rules.
 
-Contents: conversations, text. Run: python tests/data/make_chat.py > mdx/assets/chat.jsonl
+Contents: question, conversations, text. Run: python tests/data/make_chat.py > mdx/assets/chat.jsonl
 """
 
 import json
@@ -18,7 +18,7 @@ _WORDS = ("river stone garden window copper lantern bridge market violin harbor 
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 
-def _question(draw):
+def question(draw):
   """A question and its answer."""
   kind = draw.randrange(6)
   if kind == 0:
@@ -54,7 +54,7 @@ def conversations(num: int = 480) -> list[dict]:
     if draw.random() < 0.2:
       messages += [("user", draw.choice(["Hello!", "Good day."])), ("assistant", "Hello! Ask me.")]
     for _ in range(draw.choice([1, 1, 2])):
-      ask, answer = _question(draw)
+      ask, answer = question(draw)
       messages += [("user", ask), ("assistant", answer)]
     if draw.random() < 0.15:
       messages += [("user", "Thank you."), ("assistant", "You are welcome.")]

@@ -154,9 +154,11 @@ def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["wd1", "coupled_grpo", "branch_mdpo"])
+@pytest.mark.parametrize("objective", ["wd1", "coupled_grpo", "branch_mdpo", "espo", "gdpo", "spg",
+                                       "vrpo"])
 def test_baselines_run_on_the_same_machinery(objective, base, rewarding, tmp_path):
-  cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",))
+  cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",),
+                rollout__num_prompts=16)  # whose pairs, in vrpo, the devices divide
   cfg.objective = dict(name=objective)
   results = modes.run("rl", cfg, str(tmp_path))
   assert [row["model"] for row in results["table"]] == ["base", objective]
@@ -392,8 +394,7 @@ def test_every_method_has_a_config_that_a_run_takes(name):
   assert config["objective"]["name"] == name and config["task"]["name"] == "countdown"
   assert mdpo_config.get_config(name).task.name == "sudoku"
   assert mdpo_config.get_config("branch_mdpo").to_dict() == mdpo_config.get_config().to_dict()
-  with pytest.raises(ValueError, match="one of mdpo, diffu_grpo, wd1, coupled_grpo, branch_mdpo "
-                     "after a comma"):
+  with pytest.raises(ValueError, match=f"one of {', '.join(objectives.POLICIES)} after a comma"):
     mdpo_config.get_config(f"{name},nope")
 
 

@@ -6,6 +6,7 @@ Contents: LAYOUTS, by the name that a source gives. A layout is one entry here.
 from mdx.data.layouts import dated
 from mdx.data.layouts import labelled
 from mdx.data.layouts import parts
+from mdx.data.layouts import preferences
 from mdx.data.layouts import signals
 from mdx.data.layouts import text
 from mdx.data.layouts import views
@@ -18,6 +19,7 @@ LAYOUTS = {
     "labelled": labelled.Labelled(),
     "dated": dated.Dated(),
     "views": views.Views(),
+    "preferences": preferences.Preferences(),
     "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
     "patches": signals.Signal("patches", "patch_mask", takes=("frames",)),
 }

@@ -28,6 +28,7 @@ SOURCES = {
     "text": text.Text,
     "jsonl": records.Jsonl,
     "chat": records.Chat,
+    "preferences": records.Preferences,
     "parquet": records.Parquet,
     "arrow": records.Arrow,
     "array_record": records.ArrayRecord,

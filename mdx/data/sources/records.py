@@ -1,6 +1,6 @@
 """Files of records, one field of which is the text, and records given in the config.
 
-Contents: Jsonl, Chat, Parquet, Arrow, ArrayRecord, Memory.
+Contents: Jsonl, Chat, Preferences, Parquet, Arrow, ArrayRecord, Memory.
 """
 
 from __future__ import annotations
@@ -84,6 +84,21 @@ class Chat(files.Files):
     if ending in columns.ENDINGS:
       return columns.Rows(ending[1:], path, self.field, _column_messages, self.is_checked)
     return readers.JsonLines(path, (self.field,), readers.messages, self.is_checked)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preferences(files.Files):
+  """Pairs of answers, one JSON object a line: `prompt`, `chosen` and `rejected`.
+
+  The prompt is a text, or a list of messages as in a conversation.
+  """
+
+  layout = "preferences"
+
+  def _read(self, paths):
+    return readers.Concatenated([
+        readers.JsonLines(path, ("prompt", "chosen", "rejected"), readers.preference,
+                          self.is_checked) for path in paths])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

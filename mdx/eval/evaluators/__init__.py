@@ -20,11 +20,13 @@ from mdx.eval import best as best_lib
 from mdx.eval.evaluators import held_out
 from mdx.eval.evaluators import labels
 from mdx.eval.evaluators import linear_probe
+from mdx.eval.evaluators import pairs
 
 EVALUATORS = {
     "loss": held_out.HeldOut,
     "labels": labels.Labels,
     "linear_probe": linear_probe.LinearProbe,
+    "pairs": pairs.Pairs,
 }
 
 

@@ -47,6 +47,7 @@ class BranchMDPO(policy.Policy):
 
   # Of ratios and estimates of the divergence; there are none here, so no config has them.
   clip: float = dataclasses.field(init=False, repr=False, default=0.2)
+  clip_high: float = dataclasses.field(init=False, repr=False, default=0.0)
   kl_form: str = dataclasses.field(init=False, repr=False, default="k2")
   kl: float = 0.2
   num_predictions: int = 16

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from mdx import config as config_lib
-from mdx.networks import heads
 from mdx.objectives.policies import advantage as advantage_lib
 from mdx.objectives.policies import policy
 from mdx.utils import rng
@@ -53,29 +52,26 @@ class DiffuGRPO(policy.Policy):
     """Draws the canvases."""
     del params, context
     free = batch["is_free"]
-    final = batch["tokens"][:, -free.shape[1]:]
+    final, counts = policy.final_answer(batch)
     hidden, mix = self._canvases(batch, final, rng.stream(key, "answer"))
     canvas = jnp.where(hidden & free[:, None], self.mask_id, final[:, None])
-    noisy = self._mask_prompt(batch, policy.joined(batch, canvas), free, rng.stream(key, "prompt"))
-    counts = free
-    if "is_action" in batch:  # up to the end of each turn
-      counts = batch["is_action"][:, -free.shape[1]:]
-    elif self.until_eos:
-      is_end = heads.is_one_of(final, (self.eos_id, *self.other_eos_ids))
-      ended = jnp.cumsum(is_end, axis=1) - is_end
-      counts &= ended == 0
+    noisy = policy.joined(batch, canvas)
+    given = jnp.pad(~free, ((0, 0), (noisy.shape[-1] - free.shape[1], 0)), constant_values=True)
+    noisy = policy.mask_given(rng.stream(key, "prompt"), batch, noisy, given[:, None],
+                              self.prompt_mask_rate, self.mask_id)
+    if self.until_eos and "is_action" not in batch:  # a turn counts up to its own end
+      counts &= policy.until_end(final, (self.eos_id, *self.other_eos_ids))
     weight, total = self._token_weight(counts)
     prepared = policy.optional_fields(batch) | {
         "noisy_tokens": noisy, "targets": final, "mix": mix * counts[:, None],
-        "token_weight": weight, "advantage": self._advantage(batch["reward"]),
+        "token_weight": weight, "advantage": self._advantage(batch),
         "policy_scale": jnp.ones(len(final))}
     if "old_log_prob" in batch:
       prepared["old_log_prob"] = batch["old_log_prob"]
     return prepared, dict.fromkeys(self.scales, total)
 
-  def _advantage(self, reward):
-    grouped = policy.by_group(reward, self.group_size)
-    return advantage_lib.group_advantage(grouped, self.advantage).reshape(-1)
+  def _advantage(self, batch):
+    return policy.group_advantages(batch, self.group_size, self.advantage)
 
   def _token_weight(self, counts):
     weight = counts.astype(jnp.float32)
@@ -85,16 +81,6 @@ class DiffuGRPO(policy.Policy):
     """Masks of C canvases, bool [N, C, G], and the factors of their log-probabilities."""
     del batch, key
     return jnp.ones(final.shape, bool)[:, None], jnp.ones(final.shape)[:, None]
-
-  def _mask_prompt(self, batch, noisy, free, key):
-    if not self.prompt_mask_rate:
-      return noisy
-    keys = rng.per_example(key, batch["example_index"])
-    draw = jax.vmap(lambda k: jax.random.uniform(k, noisy.shape[-1:]))(keys)
-    given = jnp.pad(~free, ((0, 0), (noisy.shape[-1] - free.shape[1], 0)), constant_values=True)
-    if "segment_ids" in batch:
-      given &= batch["segment_ids"] > 0
-    return jnp.where(((draw < self.prompt_mask_rate) & given)[:, None], self.mask_id, noisy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,14 +94,18 @@ class WeightedLikelihood(DiffuGRPO):
 
   Reference: Tang et al. 2025, arXiv:2507.08838.
   """
+  # Of ratios and of another advantage; no config has them.
+  clip: float = dataclasses.field(init=False, repr=False, default=0.5)
+  clip_high: float = dataclasses.field(init=False, repr=False, default=0.0)
+  advantage: str = dataclasses.field(init=False, repr=False, default="mean")
   kl: float = 0.0
   sharpness: float = 1.0
 
   needs_scores = False
   uses_ratio = False
 
-  def _advantage(self, reward):
-    grouped = policy.by_group(reward, self.group_size)
+  def _advantage(self, batch):
+    grouped = policy.by_group(batch["reward"], self.group_size)
     return advantage_lib.contrast_weights(grouped, self.sharpness).reshape(-1)
 
   def _token_weight(self, counts):

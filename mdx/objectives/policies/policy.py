@@ -1,6 +1,7 @@
 """Base of the policy-gradient losses of diffusion models.
 
-Contents: Policy, by_group, joined, optional_fields.
+Contents: Policy, by_group, joined, optional_fields, final_answer, until_end, group_advantages,
+mask_given.
 
 A batch of rollouts has, beside `tokens` [N, S] (prompt and final answer), the fields of
 a `samplers.trajectory.Trajectory` of level `Policy.record` over the last G positions, and
@@ -10,14 +11,17 @@ predictions of every canvas are kept, on the others. `is_action` bool [N, S], wh
 it, says which tokens the model wrote, in several turns with replies between them. Rows of one
 prompt stand together, `group_size` of them. `prepare` turns this into R rows to score:
 `noisy_tokens` [R, C, S], C canvases whose log-probabilities are added up with the factors `mix`
-[R, C, G]; `targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G]; and
+[R, C, G]; `targets` [R, G]; `token_weight` [R, U]; `advantage` [R]; `old_log_prob` [R, U]; and
 `noise_level` [R, C] where canvases are a sampler's, the times that it told the network. Otherwise
 the time is that of the share of the `is_free` positions [R, G] that are masked, as of a sampler.
+A row has U units of a ratio: its tokens (U = G), or the whole answer (U = 1) in `sequence`.
 
-The surrogate of a token is -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), plus kl times an
+The surrogate of a unit is -min(ratio A, clip(ratio, 1 - eps, 1 + eps') A), plus kl times an
 estimate of the divergence from the reference policy, `context.frozen["reference"]` (those of its
 parameters that are trained since; the others are the policy's), whose
 log-probability exceeds that of the policy by d: k2 = d^2 / 2 or k3 = e^d - 1 - d.
+
+Reference: Yu et al. 2025, arXiv:2503.14476 (DAPO: eps' above eps).
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import schedule as schedule_lib
 from mdx.networks import heads
+from mdx.objectives.policies import advantage as advantage_lib
+from mdx.utils import rng
 from mdx.utils import tree
 
 KL_FORMS = ("k2", "k3")
@@ -49,6 +55,7 @@ class Policy(types.Objective):
     group_size: rollouts of a prompt.
     temperature: that the rollouts were drawn at; log-probabilities are taken at the same.
     clip: eps of the clipped ratio.
+    clip_high: eps', of a ratio above 1; 0 = the same as `clip`.
     kl: weight of the divergence from the reference; 0 = none, and it is not computed.
     kl_form: "k2" or "k3".
   """
@@ -59,6 +66,7 @@ class Policy(types.Objective):
   group_size: int = 8
   temperature: float = 1.0
   clip: float = 0.2
+  clip_high: float = 0.0
   kl: float = 0.0
   kl_form: str = "k2"
 
@@ -69,7 +77,8 @@ class Policy(types.Objective):
   reuses: ClassVar[bool] = True  # rollouts, for several updates
 
   def __post_init__(self):
-    config_lib.check(self, "objective", choices={"kl_form": KL_FORMS}, at_least={"kl": 0})
+    config_lib.check(self, "objective", choices={"kl_form": KL_FORMS},
+                     at_least={"kl": 0, "clip_high": 0})
     if self.compares and self.group_size < 2:
       raise ValueError("rollout.group_size must be at least 2, for rollouts of a prompt are "
                        f"compared with one another; got {self.group_size}.")
@@ -83,6 +92,11 @@ class Policy(types.Objective):
   def network(self) -> types.Network:
     """The model's network."""
     return self.model.network
+
+  @property
+  def reads_reference(self) -> bool:
+    """Whether the loss reads the parameters that the run began with."""
+    return bool(self.kl)
 
   @property
   def predictions_per_step(self) -> int:
@@ -129,8 +143,8 @@ class Policy(types.Objective):
                                                  targets=targets, **optional)).logits
     return heads.block_columns(logits, self.mask_id) / self.temperature
 
-  def log_prob(self, params: types.Params, batch: types.Batch) -> jax.Array:
-    """Log-probability of the targets of a prepared batch, float32 [R, G]."""
+  def canvas_log_prob(self, params: types.Params, batch: types.Batch) -> jax.Array:
+    """Log-probability of the targets under every canvas, float32 [R, C, G]; 0 where `mix` is 0."""
     rows, canvases, _ = batch["noisy_tokens"].shape
     length = batch["targets"].shape[1]
     logits = self.logits(params, batch, length)
@@ -138,33 +152,52 @@ class Policy(types.Objective):
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     log_prob = (picked - jax.nn.logsumexp(logits, axis=-1)).reshape(rows, canvases, length)
     # Log-probabilities of tokens that a canvas shows have no meaning, and may be -1e30.
-    return jnp.sum(jnp.where(batch["mix"] != 0, batch["mix"] * log_prob, 0.0), axis=1)
+    return jnp.where(batch["mix"] != 0, log_prob, 0.0)
+
+  def log_prob(self, params: types.Params, batch: types.Batch) -> jax.Array:
+    """Log-probability of the units of a prepared batch, float32 [R, U]."""
+    return jnp.sum(batch["mix"] * self.canvas_log_prob(params, batch), axis=1)
+
+  def reference_log_prob(self, params: types.Params, batch: types.Batch,
+                         context: types.Context) -> jax.Array:
+    """`log_prob` under the reference policy, without gradient."""
+    reference = tree.overlay(context.frozen["reference"], params)
+    return jax.lax.stop_gradient(self.log_prob(reference, batch))
+
+  def log_ratio(self, change: jax.Array, batch: types.Batch) -> jax.Array:
+    """Logarithm of the ratio of each unit, of the change of its log-probability, [R, U]."""
+    del batch
+    return change
+
+  def divergence(self, more: jax.Array, batch: types.Batch) -> jax.Array:
+    """Estimate of the divergence of each unit, of the excess d of the reference, [R, U]."""
+    del batch
+    return more ** 2 / 2 if self.kl_form == "k2" else jnp.expm1(more) - more
 
   def __call__(self, params, batch, context):
-    """Weighted sums of the surrogate and of the divergence over the targets."""
+    """Weighted sums of the surrogate and of the divergence over the units."""
     weight, advantage = batch["token_weight"], batch["advantage"][:, None]
     log_prob = self.log_prob(params, batch)
     old = batch.get("old_log_prob")
     old = jax.lax.stop_gradient(log_prob) if old is None else old
     is_target = weight != 0
     change = jnp.where(is_target, log_prob - old, 0.0)
-    ratio = jnp.exp(change)
+    ratio = jnp.exp(self.log_ratio(change, batch))
+    high = self.clip_high or self.clip
     if self.uses_ratio:
-      clipped = jnp.clip(ratio, 1 - self.clip, 1 + self.clip)
+      clipped = jnp.clip(ratio, 1 - self.clip, 1 + high)
       gain = jnp.minimum(ratio * advantage, clipped * advantage)
     else:
       gain = jnp.where(is_target, log_prob, 0.0) * advantage
     number = is_target.sum(dtype=jnp.float32)
-    outside = is_target & (jnp.abs(ratio - 1) > self.clip)
+    outside = is_target & ((ratio - 1 < -self.clip) | (ratio - 1 > high))
     totals = {"policy": -(weight * gain * batch["policy_scale"][:, None]).sum()}
     metrics = {"ratio": (jnp.where(is_target, ratio, 0.0).sum(), number),
                "clipped_rate": (outside.sum(dtype=jnp.float32), number),
                "log_prob": (jnp.where(is_target, log_prob, 0.0).sum(), number)}
     if self.kl:
-      reference = tree.overlay(context.frozen["reference"], params)
-      reference = jax.lax.stop_gradient(self.log_prob(reference, batch))
-      more = jnp.where(is_target, reference - log_prob, 0.0)
-      divergence = more ** 2 / 2 if self.kl_form == "k2" else jnp.expm1(more) - more
+      more = jnp.where(is_target, self.reference_log_prob(params, batch, context) - log_prob, 0.0)
+      divergence = self.divergence(more, batch)
       totals["kl"] = (weight * divergence).sum()
       metrics["kl"] = (jnp.where(is_target, divergence, 0.0).sum(), number)
     return totals, types.Aux(metrics, {}, {})
@@ -188,3 +221,44 @@ def optional_fields(batch: types.Batch, times: int = 1) -> dict[str, Any]:
   """is_free, and positions and segment_ids where the batch has them, each row `times` times."""
   return {k: jnp.repeat(batch[k], times, axis=0) for k in ("is_free", "positions", "segment_ids")
           if k in batch}
+
+
+def final_answer(batch: types.Batch) -> tuple[jax.Array, jax.Array]:
+  """Last G tokens int32 [N, G]; bool [N, G], those the model wrote, in any of its turns."""
+  free = batch["is_free"]
+  length = free.shape[1]
+  return batch["tokens"][:, -length:], (
+      batch["is_action"][:, -length:] if "is_action" in batch else free)
+
+
+def until_end(tokens: jax.Array, end_ids: tuple[int, ...]) -> jax.Array:
+  """Positions up to the first end of text, with it: bool [N, G] of tokens [N, G]."""
+  is_end = heads.is_one_of(tokens, end_ids)
+  return jnp.cumsum(is_end, axis=1) - is_end == 0
+
+
+def group_advantages(batch: types.Batch, group_size: int, kind: str) -> jax.Array:
+  """Advantage of every rollout over its group, float32 [N]; see `advantage.group_advantage`."""
+  grouped = by_group(batch["reward"], group_size)
+  return advantage_lib.group_advantage(grouped, kind).reshape(-1)
+
+
+def mask_given(key: jax.Array, batch: types.Batch, noisy: jax.Array, is_given: jax.Array,
+               rate: float, mask_id: int) -> jax.Array:
+  """Returns canvases [R, C, S] in which given tokens are masked too, with probability `rate`.
+
+  Args:
+    key: typed key; draws depend on it and on `example_index`. The canvases of a row share them.
+    batch: rows; their padding is left alone.
+    noisy: int32 [R, C, S].
+    is_given: bool [R, C, S] or [R, 1, S].
+    rate: of each token.
+    mask_id: id of the mask token.
+  """
+  if not rate:
+    return noisy
+  keys = rng.per_example(key, batch["example_index"])
+  draw = jax.vmap(lambda k: jax.random.uniform(k, noisy.shape[-1:]))(keys)
+  if "segment_ids" in batch:
+    is_given &= batch["segment_ids"][:, None] > 0
+  return jnp.where((draw < rate)[:, None] & is_given, mask_id, noisy)

@@ -33,6 +33,8 @@ def _cases(tmp_path):
                               source=dict(name="task", task=sudoku))),
       "chat": (chat, dict(length=512, packing="first_fit", too_long="skip",
                           source=dict(name="chat", path="asset:chat.jsonl"))),
+      "preferences": (chat, dict(length=96, packing="pad", source=dict(
+          name="preferences", path="asset:preferences.jsonl"))),
       "parts": (grammar, dict(length=32, packing="pad",
                               source=dict(name="structure", documents=documents))),
       "labelled": (BYTE, dict(length=64, packing="pad", too_long="cut", labels=(),

@@ -1,7 +1,7 @@
 """Rollouts of a small model with random rewards, and losses of policies on them.
 
 Contents: MASK_ID, EOS_ID, VOCAB, PROMPT, ANSWER, GROUP, SPEC, MODEL, PARAMS, OTHER, policy,
-rollout, context, loss, log_prob, masked_log_probs.
+rollout, context, loss, log_prob, prepared, scored, masked_log_probs.
 """
 
 import functools
@@ -79,6 +79,16 @@ def loss(policy, params, batch, key=None, reference=PARAMS):
 
 def log_prob(policy, params, prepared):
   return jax.jit(policy.log_prob)(params, prepared)
+
+
+def prepared(policy, batch, key):
+  """The rows of a batch to score, and weights."""
+  return jax.jit(lambda b, k: policy.prepare(PARAMS, b, k, context()))(batch, key)
+
+
+def scored(policy, params, prepared, reference=PARAMS):
+  """Totals and Aux of a prepared batch."""
+  return jax.jit(lambda p, b, r: policy(p, b, context(r)))(params, prepared, reference)
 
 
 @jax.jit
