@@ -21,6 +21,7 @@ from mdx.objectives.labels import finetune
 from mdx.objectives.policies import branch_mdpo
 from mdx.objectives.policies import grpo
 from mdx.objectives.policies import mdpo
+from mdx.objectives.policies import replay
 from mdx.objectives.tokens import bitimebert
 from mdx.objectives.tokens import decoded
 from mdx.objectives.tokens import electra
@@ -57,6 +58,11 @@ POLICIES = {
     "wd1": grpo.WeightedLikelihood,
     "coupled_grpo": grpo.CoupledGRPO,
     "branch_mdpo": branch_mdpo.BranchMDPO,
+    "trace_rl": replay.TraceRL,
+    "d2": replay.D2,
+    "agrpo": replay.AGRPO,
+    "cj_grpo": replay.CJGRPO,
+    "just_grpo": replay.JustGRPO,
 }
 
 
@@ -101,7 +107,7 @@ def build_policy(cfg: Mapping[str, Any], model: types.Objective, tokenizer: Any,
     cfg: `config.objective`: `name` and fields of the dataclass.
     model: the objective that the model was trained with.
     tokenizer: gives the special ids.
-    **rollout: values that the rollouts fix: `group_size` and `temperature`.
+    **rollout: values that the rollouts fix: `group_size`, `temperature` and `decoding`.
 
   Raises:
     ValueError: as `build`.

@@ -64,8 +64,9 @@ class DiffuGRPO(policy.Policy):
       is_end = heads.is_one_of(final, (self.eos_id, *self.other_eos_ids))
       ended = jnp.cumsum(is_end, axis=1) - is_end
       counts &= ended == 0
-    weight, total = self._token_weight(counts)
-    prepared = policy.optional_fields(batch) | {
+    kept = policy.kept(batch)
+    weight, total = self._token_weight(counts & kept[:, None], kept)
+    prepared = policy.optional_fields(batch) | self.own_text(batch) | {
         "noisy_tokens": noisy, "targets": final, "mix": mix * counts[:, None],
         "token_weight": weight, "advantage": self._advantage(batch["reward"]),
         "policy_scale": jnp.ones(len(final))}
@@ -77,7 +78,9 @@ class DiffuGRPO(policy.Policy):
     grouped = policy.by_group(reward, self.group_size)
     return advantage_lib.group_advantage(grouped, self.advantage).reshape(-1)
 
-  def _token_weight(self, counts):
+  def _token_weight(self, counts, kept):
+    """Weights of tokens float32 [N, G], and their divisor; `kept` bool [N] are the rollouts."""
+    del kept
     weight = counts.astype(jnp.float32)
     return weight, weight.sum()
 
@@ -118,8 +121,8 @@ class WeightedLikelihood(DiffuGRPO):
     grouped = policy.by_group(reward, self.group_size)
     return advantage_lib.contrast_weights(grouped, self.sharpness).reshape(-1)
 
-  def _token_weight(self, counts):
-    return counts.astype(jnp.float32), jnp.float32(len(counts) // self.group_size)
+  def _token_weight(self, counts, kept):
+    return counts.astype(jnp.float32), kept.sum(dtype=jnp.float32) / self.group_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
