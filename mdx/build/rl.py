@@ -237,8 +237,8 @@ def _check_updates(config: dict[str, Any], policy: Any) -> None:
       raise ValueError("config.rollout.pass_rate must be (low, high), low <= high, or () for all "
                        f"groups; got {rates}.")
     if not policy.compares:
-      raise ValueError(f"config.rollout.pass_rate leaves groups out, and objective {name} compares "
-                       "no group; use ().")
+      raise ValueError("config.rollout.pass_rate leaves groups out, and objective "
+                       f"{name} compares no group; use ().")
 
 
 def _check_replay(policy: Any, name: str, sampler: Any, max_turns: int) -> None:
@@ -294,8 +294,8 @@ def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_li
   if policy.replays and model.objective.network.reads_time and (
       type(sampler).noise_level is not decoder_lib.Decoder.noise_level):
     raise ValueError(f"objective {config['objective']['name']} replays steps at the time of their "
-                     f"share of masks, and rollout.sampler {type(sampler).__name__} tells the model "
-                     "another; use one such as confidence.")
+                     f"share of masks, and rollout.sampler {type(sampler).__name__} tells the "
+                     "model another; use one such as confidence.")
   optimizer = optimizer_of(config)
   intervals = loop_lib.Intervals(steps=max(config["updates"], 1), log_steps=config["log_steps"],
                                  checkpoint_steps=config["checkpoint_steps"],

@@ -35,7 +35,7 @@ def _counts(schedule: str, num_tokens: int, steps: int) -> list[int]:
     counts = [base + (step < rest) for step in range(steps)]
   elif schedule == "doubling":
     before = [min(2 ** step - 1, num_tokens) for step in range(steps)]
-    counts = np.diff(before + [num_tokens])
+    counts = list(np.diff(before + [num_tokens]))
   elif num_tokens < 2:
     counts = [num_tokens]
   else:

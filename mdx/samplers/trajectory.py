@@ -5,8 +5,9 @@ Contents: RECORDS, Trajectory, Recorder, canvas_before, frames.
 Convention: G is the number of recorded positions (the last G of each row), T the bound of
 the steps; entries of steps that a row did not take are zero. Four sizes: "commits"
 keeps what each final token was written with, O(G) a row, and "entropy" the entropy of the
-distribution that it was drawn from too; "canvas" adds to "commits" the canvas before every step and the confidence of the masked positions looked at; "full" looks at all
-masked positions, and keeps what was predicted there. A full record may have m predictions of
+distribution that it was drawn from too; "canvas" adds to "commits" the canvas before every step and
+the confidence of the masked positions looked at; "full" looks at all masked positions, and keeps
+what was predicted there. A full record may have m predictions of
 every canvas, the sampler's own and m - 1 further draws: 4 (m - 1) T G bytes a row more.
 """
 

@@ -14,7 +14,8 @@ prompt stand together, `group_size` of them. `prepare` turns this into R rows to
 [R, C, G]; `targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G]; and
 `clean_tokens` [R, S] where a model of blocks reads each block of the canvases behind the clean
 blocks before it; and `noise_level` [R, C] where canvases are a sampler's, the times that it told
-the network. Otherwise the time is that of the share of the `is_free` positions [R, G] that are masked, as of a sampler.
+the network. Otherwise the time is that of the share of the `is_free` positions [R, G] that are
+masked, as of a sampler.
 
 The surrogate of a token is -min(ratio A, clip(ratio, 1 - eps, 1 + eps) A), plus kl times an
 estimate of the divergence from the reference policy, `context.frozen["reference"]` (those of its

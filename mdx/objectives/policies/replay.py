@@ -1,4 +1,4 @@
-"""Policies that replay the trajectory of a rollout: the canvases at which its tokens were committed.
+"""Policies that replay the trajectory of a rollout: its canvases, step by step.
 
 Contents: Replay, step_numbers, TraceRL, D2, AGRPO, CJGRPO, JustGRPO.
 
@@ -110,7 +110,7 @@ class Replay(policy.Policy):
     return prepared, dict.fromkeys(self.scales, total)
 
   def _counts(self, batch):
-    """Tokens that may be targets, bool [N, G]: of the groups that are kept, up to an end of text."""
+    """Tokens that may be targets, bool [N, G]: of kept groups, up to an end of text."""
     counts = jnp.broadcast_to(policy.kept(batch)[:, None], batch["is_free"].shape)
     if not self.until_eos:
       return counts
@@ -311,7 +311,7 @@ class AGRPO(Replay):
     share /= share.sum(axis=1, keepdims=True)
     keys = rng.per_example(rng.stream(key, "steps"), batch["example_index"])
     draw = jax.vmap(lambda key: jax.random.uniform(key, (self.num_steps,)))(keys)
-    strata = (jnp.arange(self.num_steps) + draw) / self.num_steps
+    strata = (jnp.arange(self.num_steps)[None] + draw) / self.num_steps
     chosen = (jnp.cumsum(share, axis=1)[:, None] <= strata[..., None]).sum(axis=-1)
     chosen = jnp.minimum(chosen, last)
     weight = 1 / (jnp.take_along_axis(share, chosen, axis=1) * self.num_steps * mean)
