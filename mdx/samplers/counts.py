@@ -25,7 +25,7 @@ _MASK_RATIOS = {
     "exp": lambda r, n: 1 - 2 ** (-math.log2(n) * (1 - r)),
 }
 OWN_STEPS = ("doubling",)  # schedules that say how many steps there are, up to `steps`
-SCHEDULES = ("even", *OWN_STEPS) + tuple(_MASK_RATIOS)
+SCHEDULES = ("even", *_MASK_RATIOS, *OWN_STEPS)
 
 
 def _counts(schedule: str, num_tokens: int, steps: int) -> list[int]:
