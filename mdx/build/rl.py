@@ -155,8 +155,12 @@ class Setup(NamedTuple):
   def _transform(self):
     return self.optimizer.build(self.intervals.steps, self.policy.parts())
 
+  def begun(self, params: types.Params) -> types.Params:
+    """The base model's parameters with new ones of the policy's own."""
+    return {**params, **self.policy.own(rng.stream(rng.root(self.config["seed"]), "policy"))}
+
   def begin(self) -> Callable[[types.Params], state_lib.State]:
-    """Parameters -> the state of update 0."""
+    """Parameters, also of the policy's own parts, -> the state of update 0."""
     return state_lib.begin_fn(self.policy, self._transform, keep_ema=self.config["ema_decay"] > 0,
                               trains=self.optimizer.trains)
 
@@ -301,10 +305,16 @@ def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_li
                                  checkpoint_steps=config["checkpoint_steps"],
                                  eval_steps=config["eval_steps"])
   optimizer.check(model.params)
+  for name in set(policy.parts()) - set(model.params):
+    if not optimizer.trains(f"{name}/kernel"):
+      raise ValueError(f"objective {config['objective']['name']} has parameters {name!r} of its "
+                       "own, which optimizer.trainable (or lora) leaves out; train all, or leave "
+                       f"objective.{name} out.")
   found = Setup(config, pathlib.Path(workdir), model, task, policy, sampler, optimizer,
                intervals, None)
   _check_rows(found)
-  shapes = sharding.with_shardings(jax.eval_shape(found.begin(), model.params), policy.parts(),
+  shapes = sharding.with_shardings(jax.eval_shape(lambda params: found.begin()(found.begun(params)),
+                                                 model.params), policy.parts(),
                                    model.mesh, model.config["sharding"])
   return found._replace(shapes=shapes)
 

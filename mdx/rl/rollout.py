@@ -103,7 +103,8 @@ class Rollouts:
       rewards: names of transforms in `rl.rewards.REWARDS`, applied in their order.
       max_refills: most further decodes of an iteration that replace groups without variance.
       pass_rate: least and greatest share of right answers of a group that is trained on; (): any.
-      score: (params, batch, step) -> log-probabilities of an objective's own canvases.
+      score: (params, batch, step) -> fields of a batch that are computed before its updates, such
+        as log-probabilities of an objective's own canvases.
       choose: (params, epoch) -> the examples an epoch goes through; None = all.
       say: prints a warning.
     """
@@ -152,7 +153,7 @@ class Rollouts:
       self._iterate(state, iteration, step)
     batch = self._batch
     if self._score is not None:
-      batch = batch | {"old_log_prob": self._scores[epoch]}
+      batch = batch | self._scores[epoch]
     self._ended = time.monotonic()
     return batch
 

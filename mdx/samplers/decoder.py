@@ -200,8 +200,8 @@ class Decoder:
     if (self.eos != "allow" or self.eos_stop != "never") and self.eos_id < 0:
       raise ValueError("sampler.eos and eos_stop need a tokenizer with an end-of-text id.")
     if self.eos == "ramp" and (not self.counts_steps or self.confidence == "entropy"):
-      raise ValueError("sampler.eos ramp needs a rule that counts steps and another confidence than "
-                       f"entropy, got {type(self).__name__} and {self.confidence}; use last.")
+      raise ValueError("sampler.eos ramp needs a rule that counts steps and another confidence "
+                       f"than entropy, got {type(self).__name__} and {self.confidence}; use last.")
     self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
 
   def parts(self) -> Mapping[str, types.Part]:

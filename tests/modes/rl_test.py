@@ -218,6 +218,20 @@ def test_policies_that_replay_trajectories_run_on_the_same_machinery(objective, 
   assert all(0 <= x["kept_groups"] <= 1 for x in _lines(tmp_path, "rollout"))
 
 
+def test_a_value_head_is_trained_and_kept_and_its_run_is_sampled_from(base, rewarding, tmp_path):
+  cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",), eval_steps=0)
+  cfg.objective = dict(name="trace_rl", value=True)
+  modes.run("rl", cfg, str(tmp_path))
+  assert all(np.isfinite(x["loss"]) and x["grad_norm"] > 0 for x in _lines(tmp_path, "train"))
+  head = tiny.stored(tmp_path)[1]["params"]["value"]
+  assert head["kernel"].shape == (16, 1) and np.abs(head["kernel"]).max() > 0
+  assert mdx.load(str(tmp_path), params="raw").sample("1" + 15 * "[MASK]", gen_length=16,
+                                                      steps=2)[0].text[0] == "1"
+  cfg.lora.rank = 2
+  with pytest.raises(ValueError, match="has parameters 'value' of its own"):
+    modes.run("rl", cfg, str(tmp_path / "lora"))
+
+
 @pytest.mark.parametrize("objective, changes, message", [
     ("cj_grpo", {"sampler.name": "rcr"}, "RunningConfidence revises them"),
     ("trace_rl", {"sampler.name": "remdm"}, "Remdm revises them"),

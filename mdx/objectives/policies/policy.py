@@ -11,7 +11,8 @@ it, says which tokens the model wrote, in several turns with replies between the
 [N], where a batch has it, is False for rollouts of groups that are not trained on. Rows of one
 prompt stand together, `group_size` of them. `prepare` turns this into R rows to score:
 `noisy_tokens` [R, C, S], C canvases whose log-probabilities are added up with the factors `mix`
-[R, C, G]; `targets` [R, G]; `token_weight` [R, G]; `advantage` [R]; `old_log_prob` [R, G]; and
+[R, C, G]; `targets` [R, G]; `token_weight` [R, G]; `advantage` [R] or, of each token, [R, G];
+`old_log_prob` [R, G];
 `clean_tokens` [R, S] where a model of blocks reads each block of the canvases behind the clean
 blocks before it; and `noise_level` [R, C] where canvases are a sampler's, the times that it told
 the network. Otherwise the time is that of the share of the `is_free` positions [R, G] that are
@@ -35,6 +36,7 @@ from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import schedule as schedule_lib
 from mdx.networks import heads
+from mdx.utils import rng
 from mdx.utils import tree
 
 KL_FORMS = ("k2", "k3")
@@ -124,8 +126,27 @@ class Policy(types.Objective):
     """The model's parameters."""
     return self.model.init(key)
 
+  def own(self, key: jax.Array) -> types.Params:
+    """Returns new parameters of the policy's own parts, which its model does not have."""
+    given = self.model.parts()
+    return {name: part.init(rng.stream(key, name)) for name, part in self.parts().items()
+            if name not in given}
+
+  def is_scored(self, epochs: int) -> bool:
+    """Returns whether batches are scored before their updates, `epochs` on each rollout."""
+    return self.needs_scores and epochs > 1
+
+  def scores(self, params: types.Params, batch: types.Batch) -> dict[str, jax.Array]:
+    """Fields of a batch before its updates, of a prepared batch and the old parameters."""
+    return {"old_log_prob": self.log_prob(params, batch)}
+
   def logits(self, params: types.Params, batch: types.Batch, length: int) -> jax.Array:
-    """Logits that the last G tokens of C canvases are drawn from, float32 [R * C, G, V].
+    """Logits that the last G tokens of C canvases are drawn from, float32 [R * C, G, V]."""
+    logits = self.answer(params, batch, length).logits
+    return heads.block_columns(logits, self.mask_id) / self.temperature
+
+  def answer(self, params: types.Params, batch: types.Batch, length: int) -> types.Answer:
+    """Answer of the model at the last G tokens of C canvases, [R * C, G, ...].
 
     Args:
       params: of the model.
@@ -149,10 +170,8 @@ class Policy(types.Objective):
     targets = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
     request = types.Request(tokens=tokens, noise_level=level, targets=targets, **optional)
     if "clean_tokens" in batch:
-      logits = reader.by_blocks(params, request, repeat(batch["clean_tokens"])).logits
-    else:
-      logits = reader.answer(params, request).logits
-    return heads.block_columns(logits, self.mask_id) / self.temperature
+      return reader.by_blocks(params, request, repeat(batch["clean_tokens"]))
+    return reader.answer(params, request)
 
   def log_prob(self, params: types.Params, batch: types.Batch) -> jax.Array:
     """Log-probability of the targets of a prepared batch, float32 [R, G]."""
@@ -167,7 +186,8 @@ class Policy(types.Objective):
 
   def __call__(self, params, batch, context):
     """Weighted sums of the surrogate and of the divergence over the targets."""
-    weight, advantage = batch["token_weight"], batch["advantage"][:, None]
+    weight, advantage = batch["token_weight"], batch["advantage"]
+    advantage = advantage[:, None] if advantage.ndim == 1 else advantage
     log_prob = self.log_prob(params, batch)
     old = batch.get("old_log_prob")
     old = jax.lax.stop_gradient(log_prob) if old is None else old
@@ -192,13 +212,14 @@ class Policy(types.Objective):
       divergence = more ** 2 / 2 if self.kl_form == "k2" else jnp.expm1(more) - more
       totals["kl"] = (weight * divergence).sum()
       metrics["kl"] = (jnp.where(is_target, divergence, 0.0).sum(), number)
-    totals |= self.more_terms(batch, change)
+    totals |= self.more_terms(params, batch, change)
     return totals, types.Aux(metrics, {}, {})
 
 
-  def more_terms(self, batch: types.Batch, change: jax.Array) -> dict[str, jax.Array]:
+  def more_terms(self, params: types.Params, batch: types.Batch,
+                 change: jax.Array) -> dict[str, jax.Array]:
     """Further loss terms of a policy, of the change of each target's log-probability [R, G]."""
-    del batch, change
+    del params, batch, change
     return {}
 
   def own_text(self, batch: types.Batch) -> dict[str, jax.Array]:

@@ -291,6 +291,39 @@ def test_trace_rl_is_its_formula(has_blocks):
   np.testing.assert_allclose(totals["old_kl"], 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("gamma, lam, returns, advantages", [
+    (1.0, 1.0, [1, 1, 1, 1], [.8, .6, .5, .4]),
+    (0.9, 0.95, [.81, .81, .9, 1], [.5766, .3766, .382, .4])])
+def test_returns_and_advantages_of_steps_equal_the_vectors(gamma, lam, returns, advantages):
+  """Computed in numpy from the recursions of the paper; a step without targets is skipped."""
+  value = jnp.array([[.2, .4, .5, .6, 9.0]])
+  for number in ([0, 0, 1, 2, -1], [0, 0, 2, 5, 5]):
+    found = replay.step_returns(jnp.array([number]), jnp.array([[1, 1, 1, 1, 0]], bool),
+                                jnp.ones(1), value, 6, gamma, lam)
+    np.testing.assert_allclose(found[0][0, :4], returns, atol=1e-6)
+    np.testing.assert_allclose(found[1][0, :4], advantages, atol=2e-5)  # of four digits
+
+
+def test_values_fit_returns_and_leave_the_model_alone():
+  model, batch, decoding = _rollout(block_length=4)
+  policy = _policy(replay.TraceRL, model, decoding, value=True, shrink=2, gamma=0.9)
+  params = {**PARAMS, **policy.own(rng.root(0))}
+  first, _ = _prepare(policy, batch)
+  scores = jax.jit(policy.scores)(params, first)
+  assert np.all(np.asarray(scores["old_value"]) == 0)
+  prepared, _ = _prepare(policy, batch | scores)
+  terms = lambda params: policy(params, prepared, types.context(0))[0]
+  totals, grads = jax.jit(lambda p: (terms(p), jax.grad(lambda p: terms(p)["value"])(p)))(params)
+  weight, returns = (np.asarray(prepared[k]) for k in ("token_weight", "returns"))
+  np.testing.assert_allclose(totals["value"], (weight * returns ** 2).sum() / 2, rtol=1e-5)
+  np.testing.assert_allclose(grads["value"]["bias"], [-(weight * returns).sum()], rtol=1e-5)
+  assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(grads["model"]))
+  reward = np.repeat(np.asarray(batch["reward"]), len(weight) // ROWS)
+  later = returns[weight > 0] / np.broadcast_to(reward[:, None], returns.shape)[weight > 0]
+  later = later[np.isfinite(later)]  # 0.9 to the number of merged steps that follow
+  assert later.size and set(np.round(np.log(later) / np.log(0.9), 3)) <= {0.0, 1.0, 2.0, 3.0}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_microbatches_accumulate_exactly(method):
@@ -347,6 +380,8 @@ def test_own_canvases_of_a_model_of_blocks_are_scored_behind_clean_blocks():
 @pytest.mark.parametrize("cls, fields, message", [
     (replay.TraceRL, {"shrink": 0}, "objective.shrink must be at least 1, got 0"),
     (replay.TraceRL, {"old_kl": -1.0}, "objective.old_kl must be at least 0"),
+    (replay.TraceRL, {"gamma": 1.5}, r"objective.gamma must lie in \[0, 1\]"),
+    (replay.TraceRL, {"value": True, "decoding": policy_lib.Decoding(2, 1, 2, True)}, "use cache none"),
     (replay.D2, {"num_segments": 0}, "objective.num_segments must be at least 1"),
     (replay.AGRPO, {"num_steps": -1}, "objective.num_steps must be at least 0"),
     (replay.AGRPO, {"step_draw": "best"}, "choose from uniform, entropy"),
