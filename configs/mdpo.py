@@ -52,7 +52,8 @@ from mdx import tasks
 from mdx.configs import common
 
 _VARIANTS = ("sudoku", "countdown", "llada_8b")
-_GIVEN = ("model", "mask_id", "eos_id", "other_eos_ids", "group_size", "temperature")  # not fields
+_GIVEN = ("model", "mask_id", "eos_id", "other_eos_ids", "group_size", "temperature",
+          "decoding")  # not fields
 
 
 def get_config(arg=None):
@@ -78,6 +79,34 @@ def get_config(arg=None):
     config.objective = _method(methods[0])
   if methods == ["branch_mdpo"]:
     _branch_sizes(config, variants)
+  for key, values in _REPLAYS.get(methods[0], {}).items() if methods else ():
+    _table(config, key).update(values)
+  return config
+
+
+# Sizes of the policies that replay trajectories, by method; fields of tables by their keys.
+_REPLAYS = {
+    "trace_rl": {
+        "objective": dict(shrink=2),
+        "rollout": dict(pass_rate=(0.2, 0.8)),
+        "rollout.sampler": dict(steps=6)},
+    "d2": {
+        "objective": dict(num_segments=3),
+        "rollout.sampler": dict(steps=6)},
+    "agrpo": {
+        "objective": dict(num_steps=2),
+        "rollout.sampler": dict(confidence="random", steps=6)},
+    "cj_grpo": {
+        "rollout.sampler": dict(schedule="doubling", steps=4)},
+    "just_grpo": {
+        "objective": dict(num_positions=4),
+        "rollout.sampler": dict(name="autoregressive")}}
+
+
+def _table(config, key):
+  """The table of a config under a dotted key; "" = the config."""
+  for part in key.split(".") if key else ():
+    config = config[part]
   return config
 
 
@@ -141,6 +170,7 @@ def _small(task):
           rewards=("identity",),
           dynamic_sampling=False,  # replace groups whose rewards do not vary, by further decodes,
           max_refills=3,  # at most so many an iteration
+          pass_rate=(),  # least and greatest share of right answers of groups trained on; () = any
           max_turns=1,  # of an episode, where the task is an environment that replies
           max_reply_length=64,  # tokens of a reply that are read
           # Of sampler.mixture: a pair per_group, per_rollout, or per_problem, which keeps it from
@@ -261,8 +291,5 @@ def _llada_8b(config, method):
   config.compile.update(topology="v5e:8x8", preset="llada_8b", vocab_size=126464)
   config.eval.update(nfe=(64, 128, 256), num_examples=500, batch_size=64, curve_nfe=128)
   for key, values in _PUBLISHED[method].items():
-    table = config
-    for part in key.split(".") if key else ():
-      table = table[part]
-    table.update(values)
+    _table(config, key).update(values)
   return config

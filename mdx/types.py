@@ -236,6 +236,8 @@ class Reader(NamedTuple):
     caches: caches that samplers may use with the model, "none" always being one.
     is_shifted: whether a position is read from the state of the one before it, which a window over
       a cache must then include.
+    by_blocks: (params, request, clean int32 [B, S]) -> Answer of a model of blocks at the request's
+      tokens, each block of them behind the clean blocks before it; None: the model has none.
     start_id: start token of an empty row, where rows begin with a first token of their own, which
       nothing predicts; -1: rows begin otherwise.
   """
@@ -245,6 +247,7 @@ class Reader(NamedTuple):
   sampler: str = "confidence"
   caches: tuple[str, ...] = ("prefix", "dual")
   is_shifted: bool = False
+  by_blocks: Callable[[Params, Request, jax.Array], Answer] | None = None
   start_id: int = -1
 
 

@@ -208,6 +208,11 @@ def _of_rl(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> lis
   batch |= rollout_lib.reward_shapes(batch)
   whole = lambda x: jax.ShapeDtypeStruct((run.num_rows, *x.shape[1:]), x.dtype)
   batch = jax.tree.map(lambda x: with_rows(whole(x)), batch)
+  if plain.policy.is_scored(config["rollout"]["epochs"]):
+    scored = jax.eval_shape(
+        lambda params, batch: plain.policy.scores(params, plain.policy.prepare(
+            params, batch, rng.root(0), types.context(0))[0]), plain.shapes.params, batch)
+    batch |= jax.tree.map(with_rows, scored)
   update = Program("rl_update", run.step(), (run.shapes, batch, run.reference),
                    _gradient(plain.policy, config, run.optimizer.trains),
                    _kinds(run.shapes, reference=run.reference, batch=batch), 1.0,

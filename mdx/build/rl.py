@@ -24,9 +24,13 @@ from mdx.build import values
 from mdx.eval import repeated
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
+from mdx.objectives.policies import policy as policy_lib
 from mdx.rl import episodes as episodes_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.rl import rollout as rollout_lib
+from mdx.samplers import ancestral
+from mdx.samplers import counts
+from mdx.samplers import decoder as decoder_lib
 from mdx.samplers import trajectory
 from mdx.train import loop as loop_lib
 from mdx.train import optimizer as optimizer_lib
@@ -134,6 +138,11 @@ class Setup(NamedTuple):
     given = self.config["rollout"]["sampler"]
     fields = dict(given, name=REMASKING[remasking], steps=nfe, temperature=0.0,
                   block_length=self.config["eval"]["block_length"], mixture=mixture, cache="none")
+    # Cells of the table are numbers of steps, of decoding by confidence.
+    if fields.get("schedule") in counts.OWN_STEPS:
+      fields["schedule"] = "even"
+    if fields.get("confidence") == "random":
+      fields["confidence"] = "probability"
     return self.model.sampler(**samplers.select(fields, also=(given["name"], *REMASKING.values())))
 
   @property
@@ -147,8 +156,12 @@ class Setup(NamedTuple):
   def _transform(self):
     return self.optimizer.build(self.intervals.steps, self.policy.parts())
 
+  def begun(self, params: types.Params) -> types.Params:
+    """The base model's parameters with new ones of the policy's own."""
+    return {**params, **self.policy.own(rng.stream(rng.root(self.config["seed"]), "policy"))}
+
   def begin(self) -> Callable[[types.Params], state_lib.State]:
-    """Parameters -> the state of update 0."""
+    """Parameters, also of the policy's own parts, -> the state of update 0."""
     return state_lib.begin_fn(self.policy, self._transform, keep_ema=self.config["ema_decay"] > 0,
                               trains=self.optimizer.trains)
 
@@ -200,6 +213,7 @@ def check(config: dict[str, Any]) -> None:
                           temperature=sampler.temperature)
   policy = objectives.POLICIES[config["objective"]["name"]]
   _check_updates(config, policy)
+  _check_replay(policy, config["objective"]["name"], sampler, rollout["max_turns"])
   for name in rollout["rewards"]:
     if name not in rewards_lib.REWARDS:
       raise ValueError(f"config.rollout.rewards has {name!r}; choose from "
@@ -225,6 +239,46 @@ def _check_updates(config: dict[str, Any], policy: Any) -> None:
   if rollout["dynamic_sampling"] and not policy.compares:
     raise ValueError(f"config.rollout.dynamic_sampling replaces groups whose rewards do not vary, "
                      f"and objective {name} compares no group; leave it out.")
+  if rates := tuple(rollout.get("pass_rate", ())):
+    if len(rates) != 2 or rates[0] > rates[1]:
+      raise ValueError("config.rollout.pass_rate must be (low, high), low <= high, or () for all "
+                       f"groups; got {rates}.")
+    if not policy.compares:
+      raise ValueError("config.rollout.pass_rate leaves groups out, and objective "
+                       f"{name} compares no group; use ().")
+
+
+def _check_replay(policy: Any, name: str, sampler: Any, max_turns: int) -> None:
+  """Raises ValueError for a decoding whose canvases a policy cannot rebuild."""
+  if not policy.replays:
+    return
+  rule = type(sampler).__name__
+  if max_turns > 1:
+    raise ValueError(f"objective {name} replays the steps of one turn, got rollout.max_turns "
+                     f"{max_turns}; use 1.")
+  if sampler.revises:
+    raise ValueError(f"objective {name} replays tokens that stay where they are committed, and "
+                     f"rollout.sampler {rule} revises them; use one such as confidence.")
+  if sampler.cache in ("prefix", "dual") and not policy.needs_scores:
+    raise ValueError(f"objective {name} scores every step on the whole canvas, and "
+                     f"rollout.sampler.cache {sampler.cache} draws from another distribution; use "
+                     "none.")
+  if policy.left_to_right and not isinstance(sampler, ancestral.LeftToRight):
+    raise ValueError(f"objective {name} needs rollouts from left to right, and rollout.sampler is "
+                     f"{rule}; use autoregressive.")
+
+
+def _decoding(sampler: Any, model: types.Objective) -> policy_lib.Decoding:
+  """Bounds of the rollouts of a sampler."""
+  length, reader = sampler.gen_length, model.reader()
+  sizes = [size for size, _ in sampler.components]
+  is_aligned = sampler.cache == "block" and reader.by_blocks is not None and (
+      sampler.block == reader.attention.block_length)
+  return policy_lib.Decoding(
+      max_steps=sampler.max_steps(length),
+      num_blocks=max(-(-length // size) for size in sizes) + (sampler.cache == "block"),
+      block_steps=sampler.block_steps if sampler.counts_steps else max(sizes),
+      has_model_blocks=is_aligned)
 
 
 def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Loaded,
@@ -242,16 +296,28 @@ def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_li
   sampler = model.sampler(**samplers.select(rollout["sampler"], also=REMASKING.values()))
   policy = objectives.build_policy(config["objective"], model.objective, model.tokenizer,
                                    group_size=rollout["group_size"],
-                                   temperature=sampler.temperature)
+                                   temperature=sampler.temperature,
+                                   decoding=_decoding(sampler, model.objective))
+  if policy.replays and model.objective.network.reads_time and (
+      type(sampler).noise_level is not decoder_lib.Decoder.noise_level):
+    raise ValueError(f"objective {config['objective']['name']} replays steps at the time of their "
+                     f"share of masks, and rollout.sampler {type(sampler).__name__} tells the "
+                     "model another; use one such as confidence.")
   optimizer = optimizer_of(config)
   intervals = loop_lib.Intervals(steps=max(config["updates"], 1), log_steps=config["log_steps"],
                                  checkpoint_steps=config["checkpoint_steps"],
                                  eval_steps=config["eval_steps"])
   optimizer.check(model.params)
+  for name in set(policy.parts()) - set(model.params):
+    if not optimizer.trains(f"{name}/kernel"):
+      raise ValueError(f"objective {config['objective']['name']} has parameters {name!r} of its "
+                       "own, which optimizer.trainable (or lora) leaves out; train all, or leave "
+                       f"objective.{name} out.")
   found = Setup(config, pathlib.Path(workdir), model, task, policy, sampler, optimizer,
                intervals, None)
   _check_rows(found)
-  shapes = sharding.with_shardings(jax.eval_shape(found.begin(), model.params), policy.parts(),
+  shapes = sharding.with_shardings(jax.eval_shape(lambda params: found.begin()(found.begun(params)),
+                                                 model.params), policy.parts(),
                                    model.mesh, model.config["sharding"])
   return found._replace(shapes=shapes)
 

@@ -190,12 +190,17 @@ class Run(_Source):
     del adaptations, keep
     return dict(shapes)
 
+  @functools.cached_property
+  def _is_tuned(self) -> bool:
+    """Whether the run fine-tuned a model by a policy, which may have further parts."""
+    return self.file is not None and "model" in readers.read_json(self.file)["config"]
+
   def _check(self, base, *, is_part):
-    checkpoint_lib.check_params(self.path, base, is_part=is_part)
+    checkpoint_lib.check_params(self.path, base, is_part=is_part or self._is_tuned)
 
   def _load(self, base, which, put_on, *, is_part):
-    return tree.map_with_path(put_on, checkpoint_lib.load_params(self.path, base, which,
-                                                                 is_part=is_part))
+    return tree.map_with_path(put_on, checkpoint_lib.load_params(
+        self.path, base, which, is_part=is_part or self._is_tuned))
 
 
 @dataclasses.dataclass(frozen=True)

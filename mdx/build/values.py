@@ -86,6 +86,7 @@ KEYS = {
             "rollout.rewards"),
     "adaptations": _each(_TABLE, "tables, dict(name=..., ...)"),
     "ema_decay": _below_one,
+    "rollout.pass_rate": _each(_number(0.0, 1.0, whole=False), "two rates"),
     "init.params": _choice("ema", "raw"),
     **_keys(_each(_COUNT, "whole numbers"), "eval.curve_also", "eval.nfe", "eval.pass_k",
             "pass_k"),

@@ -172,7 +172,7 @@ def _start(run: rl_setup.Setup, checkpoints: checkpoint_lib.Checkpoints, meta: M
   begin = run.begin()
   # Trained parameters are copied, for the reference keeps the base model's buffers when the state's
   # are donated; the others are shared.
-  trains, params = run.optimizer.trains, run.model.params
+  trains, params = run.optimizer.trains, run.begun(run.model.params)
   copied = tree.map_with_path(lambda path, x: jnp.copy(x) if trains(path) else x, params)
   rest = jax.jit(lambda params: begin(params)._replace(params={}),
                  out_shardings=shardings._replace(params={}))
@@ -183,13 +183,13 @@ def rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
   """The producer of batches."""
   config = run.config
   score = None
-  if run.policy.needs_scores and config["rollout"]["epochs"] > 1:
+  if run.policy.is_scored(config["rollout"]["epochs"]):
 
     @jax.jit
     def score(params, batch, step):
       key = rng.stream(rng.root(config["seed"]), "train", step)
       prepared, _ = run.policy.prepare(params, batch, key, types.context(step))
-      return run.policy.log_prob(params, prepared)
+      return run.policy.scores(params, prepared)
 
   prompts, examples = run.prompts("train"), run.examples("train")
   fits = run.trained_on(prompts)
@@ -202,6 +202,7 @@ def rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
       run.model.tokenizer,
       mesh=run.model.mesh, rewards=config["rollout"]["rewards"],
       max_refills=config["rollout"]["max_refills"] * config["rollout"]["dynamic_sampling"],
+      pass_rate=config["rollout"].get("pass_rate", ()),
       num_prompts=config["rollout"]["num_prompts"], group_size=config["rollout"]["group_size"],
       batch_size=run.rows_together, epochs=config["rollout"]["epochs"], seed=config["seed"],
       writers=writers, score=score, choose=choose, say=console.say)

@@ -24,6 +24,7 @@ from mdx.objectives.policies import espo
 from mdx.objectives.policies import gdpo
 from mdx.objectives.policies import grpo
 from mdx.objectives.policies import mdpo
+from mdx.objectives.policies import replay
 from mdx.objectives.policies import spg
 from mdx.objectives.policies import vrpo
 from mdx.objectives.tokens import bitimebert
@@ -67,6 +68,11 @@ POLICIES = {
     "gdpo": gdpo.GDPO,
     "spg": spg.SPG,
     "vrpo": vrpo.VRPO,
+    "trace_rl": replay.TraceRL,
+    "d2": replay.D2,
+    "agrpo": replay.AGRPO,
+    "cj_grpo": replay.CJGRPO,
+    "just_grpo": replay.JustGRPO,
 }
 
 
@@ -111,7 +117,7 @@ def build_policy(cfg: Mapping[str, Any], model: types.Objective, tokenizer: Any,
     cfg: `config.objective`: `name` and fields of the dataclass.
     model: the objective that the model was trained with.
     tokenizer: gives the special ids.
-    **rollout: values that the rollouts fix: `group_size` and `temperature`.
+    **rollout: values that the rollouts fix: `group_size`, `temperature` and `decoding`.
 
   Raises:
     ValueError: as `build`.

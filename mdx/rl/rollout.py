@@ -9,6 +9,9 @@ iteration that was cut short is repeated exactly.
 Dynamic sampling (Yu et al. 2025, arXiv:2503.14476): groups whose rewards do not vary teach nothing;
 they are replaced by those that vary of a further decode of as many prompts, up to `max_refills`
 times. Groups that are left then stay.
+
+Groups whose share of right answers lies outside `pass_rate` are not trained on: they have weight 0
+(Wang et al. 2025, arXiv:2509.06949).
 """
 
 from __future__ import annotations
@@ -62,6 +65,7 @@ class Rolled(NamedTuple):
     best: float32 [N], the largest of any step's; None where only commits are recorded.
     length: int32 [N], tokens that the model wrote, up to its ends of text.
     nfe: int32 [N], network calls.
+    correct: bool [N], whether the final answers are right.
     live: int32 [N], canvases whose predictions get different rewards; None where each has one.
   """
   batch: dict[str, jax.Array]
@@ -69,6 +73,7 @@ class Rolled(NamedTuple):
   best: np.ndarray | None
   length: np.ndarray
   nfe: np.ndarray
+  correct: np.ndarray
   live: np.ndarray | None = None
 
 
@@ -79,7 +84,8 @@ class Rollouts:
                examples: Sequence[dict[str, Any]], tokenizer: Any, *, mesh: jax.sharding.Mesh,
                num_prompts: int, group_size: int, batch_size: int, epochs: int, seed: int,
                writers: metrics_lib.Writers, rewards: Sequence[str] = ("identity",),
-               max_refills: int = 0, score: Callable | None = None,
+               max_refills: int = 0, pass_rate: Sequence[float] = (),
+               score: Callable | None = None,
                choose: Callable[[types.Params, int], np.ndarray] | None = None,
                say: Callable[[str], None] = print):
     """Takes what an iteration needs.
@@ -97,7 +103,9 @@ class Rollouts:
       writers: get the figures of every rollout.
       rewards: names of transforms in `rl.rewards.REWARDS`, applied in their order.
       max_refills: most further decodes of an iteration that replace groups without variance.
-      score: (params, batch, step) -> log-probabilities of an objective's own canvases.
+      pass_rate: least and greatest share of right answers of a group that is trained on; (): any.
+      score: (params, batch, step) -> fields of a batch that are computed before its updates, such
+        as log-probabilities of an objective's own canvases.
       choose: (params, epoch) -> the examples an epoch goes through; None = all.
       say: prints a warning.
     """
@@ -105,7 +113,7 @@ class Rollouts:
     self._tokenizer, self._writers, self._score, self._say = tokenizer, writers, score, say
     self._num_prompts, self._group, self._epochs = num_prompts, group_size, epochs
     self._size, self._seed, self._choose, self._chosen = batch_size, seed, choose, {}
-    self._rewards, self._max_refills = rewards, max_refills
+    self._rewards, self._max_refills, self._pass_rate = rewards, max_refills, pass_rate
     self._batch, self._scores, self._ended, self._silent = None, None, None, 0
     self._reward = float("nan")
     self._replaced = jax.jit(_replace_rows)
@@ -146,7 +154,7 @@ class Rollouts:
       self._iterate(state, iteration, step)
     batch = self._batch
     if self._score is not None:
-      batch = batch | {"old_log_prob": self._scores[epoch]}
+      batch = batch | self._scores[epoch]
     self._ended = time.monotonic()
     return batch
 
@@ -156,7 +164,7 @@ class Rollouts:
     spent = {"update": began - self._ended if self._ended else 0.0}
     kept = self._roll(state.params, iteration, 0, spent)
     rolled = [kept]
-    while len(rolled) <= self._max_refills and not (varies := self._varies(kept)).all():
+    while len(rolled) <= self._max_refills and not (varies := self._teaches(kept)).all():
       rolled.append(more := self._roll(state.params, iteration, len(rolled), spent))
       kept = self._refilled(kept, more, varies)
     began = time.monotonic()
@@ -165,9 +173,11 @@ class Rollouts:
     reward = rewards_lib.transform(self._rewards, grouped(kept.reward), rewards_lib.Facts(
         grouped(kept.length), kept.batch["is_free"].shape[1])).reshape(-1)
     index = (iteration * num_rows + np.arange(num_rows)) % 2 ** 31
+    more = {"reward": reward, "example_index": index.astype(np.int32)}
+    if self._pass_rate:
+      more["is_kept"] = np.repeat(self._passes(kept), self._group)
     self._batch = kept.batch | sharding.place_batch(
-        {"reward": reward[mine], "example_index": index[mine].astype(np.int32)}, self._mesh,
-        num_rows=num_rows)
+        {k: v[mine] for k, v in more.items()}, self._mesh, num_rows=num_rows)
     if self._score is not None:
       self._scores = [self._score(state.params, self._batch, jnp.int32(step + i))
                       for i in range(self._epochs)]
@@ -195,19 +205,22 @@ class Rollouts:
     best = live = None
     if host["prediction"] is None:
       texts = episodes_lib.texts_of(self._decoder, host["tokens"], rows, self._tokenizer, mine)
-      scored = {"reward": np.asarray(self._task.score(chosen, texts)["reward"], np.float32)}
+      found = self._task.score(chosen, texts)
+      scored = {"reward": np.asarray(found["reward"], np.float32),
+                "correct": np.asarray(found["correct"], bool)}
     else:
       predictions = host["prediction"][mine][:, :, None]
       if host["branches"] is not None:
         predictions = np.concatenate([predictions, host["branches"][mine]], axis=2)
-      rewards, _ = task_eval.score_steps(self._task, chosen, self._tokenizer, predictions,
+      rewards, correct = task_eval.score_steps(self._task, chosen, self._tokenizer, predictions,
                                          host["nfe"][mine])
       steps, last = rewards[:, :, 0], np.maximum(host["nfe"][mine] - 1, 0)[:, None]
-      scored = {"step_reward": steps, "reward": np.take_along_axis(steps, last, axis=1)[:, 0]}
+      scored = {"step_reward": steps, "reward": np.take_along_axis(steps, last, axis=1)[:, 0],
+                "correct": np.take_along_axis(correct[:, :, 0], last, axis=1)[:, 0]}
       if host["branches"] is not None:
         scored["branch_reward"] = rewards[:, :, 1:]
     placed = sharding.place_batch(scored, self._mesh, num_rows=len(examples))
-    reward = np.asarray(processes.fetch(placed.pop("reward")))
+    reward, correct = (np.asarray(processes.fetch(placed.pop(k))) for k in ("reward", "correct"))
     if placed:
       fetched = {k: np.asarray(v) for k, v in processes.fetch(placed).items()}
       best = fetched["step_reward"].max(axis=1)
@@ -220,16 +233,26 @@ class Rollouts:
     else:
       length = is_action.sum(axis=1)
     spent["score"] = spent.get("score", 0.0) + time.monotonic() - began
-    return Rolled(batch | placed, reward, best, length.astype(np.int32), host["nfe"], live)
+    return Rolled(batch | placed, reward, best, length.astype(np.int32), host["nfe"], correct, live)
 
   def _varies(self, rolled: Rolled) -> np.ndarray:
     """Groups whose rewards differ, bool [P]."""
     groups = rolled.reward.reshape(-1, self._group)
     return groups.max(axis=1) > groups.min(axis=1)
 
+  def _passes(self, rolled: Rolled) -> np.ndarray:
+    """Groups whose share of right answers is one to train on, bool [P]."""
+    low, high = self._pass_rate or (0.0, 1.0)
+    share = rolled.correct.reshape(-1, self._group).mean(axis=1)
+    return (share >= low) & (share <= high)
+
+  def _teaches(self, rolled: Rolled) -> np.ndarray:
+    """Groups that there is something to learn from, bool [P]."""
+    return self._varies(rolled) & self._passes(rolled)
+
   def _refilled(self, kept: Rolled, more: Rolled, varies: np.ndarray) -> Rolled:
     """`kept` with groups that do not vary replaced by those of `more` that do."""
-    free, found = np.flatnonzero(~varies), np.flatnonzero(self._varies(more))
+    free, found = np.flatnonzero(~varies), np.flatnonzero(self._teaches(more))
     count = min(len(free), len(found))
     source = np.full(len(varies), -1)
     source[free[:count]] = found[:count]
@@ -254,7 +277,9 @@ class Rollouts:
                 **{f"{k}_seconds": v for k, v in spent.items()}}
     if self._max_refills:
       figures |= {"refills": len(rolled) - 1,
-                  "dead_groups_left": float(1 - self._varies(kept).mean())}
+                  "dead_groups_left": float(1 - self._teaches(kept).mean())}
+    if self._pass_rate:
+      figures["kept_groups"] = float(self._passes(kept).mean())
     # Named by the update that uses it, so that a restart at `step` writes it again.
     self._writers.write(step + 1, "rollout", figures)
     seen = first.reward if first.best is None else np.concatenate([first.reward, first.best])

@@ -1,9 +1,10 @@
 """Numbers of tokens that the denoising steps commit.
 
-Contents: SCHEDULES, count_table.
+Contents: OWN_STEPS, SCHEDULES, count_table.
 
 References: Nie et al. 2025, arXiv:2502.09992 ("even"); Chang et al. 2022,
-arXiv:2202.04200 (the mask-ratio schedules of MaskGIT).
+arXiv:2202.04200 (the mask-ratio schedules of MaskGIT); Yang et al. 2025, arXiv:2509.23924
+("doubling": 2^i tokens at step i, so log2 of the tokens is enough steps).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _MASK_RATIOS = {
     "log": lambda r, n: -math.log2(r) / math.log2(n),
     "exp": lambda r, n: 1 - 2 ** (-math.log2(n) * (1 - r)),
 }
-SCHEDULES = ("even",) + tuple(_MASK_RATIOS)
+OWN_STEPS = ("doubling",)  # schedules that say how many steps there are, up to `steps`
+SCHEDULES = ("even", *_MASK_RATIOS, *OWN_STEPS)
 
 
 def _counts(schedule: str, num_tokens: int, steps: int) -> list[int]:
@@ -31,6 +33,9 @@ def _counts(schedule: str, num_tokens: int, steps: int) -> list[int]:
   if schedule == "even":
     base, rest = divmod(num_tokens, steps)
     counts = [base + (step < rest) for step in range(steps)]
+  elif schedule == "doubling":
+    before = [min(2 ** step - 1, num_tokens) for step in range(steps)]
+    counts = list(np.diff(before + [num_tokens]))
   elif num_tokens < 2:
     counts = [num_tokens]
   else:

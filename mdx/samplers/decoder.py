@@ -29,7 +29,8 @@ from mdx.utils import rng
 END = 2 ** 30  # block of a row that is finished
 LAST = 1e4  # taken from a confidence, puts a token behind all others
 CACHES = ("none", "prefix", "dual", "block")
-EOS_RULES = ("allow", "forbid", "last")
+EOS_RULES = ("allow", "forbid", "last", "ramp")
+RAMP_START = 0.4  # factor of the confidence of an EOS at the first step of eos="ramp"
 EOS_STOPS = ("never", "block", "row")
 State = dict[str, jax.Array]
 
@@ -146,8 +147,10 @@ class Decoder:
       follows it) are those of the block's first step, an approximation for models that
       see both ways (Wu et al. 2025, arXiv:2505.22618); "block": exact, for block-causal
       and causal models.
-    eos: "allow"; "forbid": probability 0; or "last": rules that go by the confidence
-      commit it only where nothing else is left.
+    eos: "allow"; "forbid": probability 0; "last": rules that go by the confidence commit it only
+      where nothing else is left; or "ramp": its confidence is multiplied by a factor that rises
+      from 0.4 at the first step of a block to 1 at the last (Yang et al. 2025, arXiv:2509.23924),
+      of rules that count steps and a confidence that is never negative.
     eos_stop: "never"; after an EOS with nothing masked before it, fill with EOS and end
       the "block" or the "row".
   """
@@ -196,6 +199,9 @@ class Decoder:
                          f"{block_length} tokens; use a multiple of {blocks}.")
     if (self.eos != "allow" or self.eos_stop != "never") and self.eos_id < 0:
       raise ValueError("sampler.eos and eos_stop need a tokenizer with an end-of-text id.")
+    if self.eos == "ramp" and (not self.counts_steps or self.confidence == "entropy"):
+      raise ValueError("sampler.eos ramp needs a rule that counts steps and another confidence "
+                       f"than entropy, got {type(self).__name__} and {self.confidence}; use last.")
     self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
 
   def parts(self) -> Mapping[str, types.Part]:
@@ -357,6 +363,11 @@ class Decoder:
     order = certainty
     if self.eos == "last":
       order = jnp.where(self._ends(tokens), certainty - LAST, certainty)
+    elif self.eos == "ramp":
+      last = jnp.array([max(self.block_steps_of(one) - 1, 1) for one in self.components])
+      share = jnp.minimum(state["step"] / last[state["component"]], 1.0)
+      factor = RAMP_START + (1 - RAMP_START) * share[:, None]
+      order = jnp.where(self._ends(tokens), factor * certainty, certainty)
     log_prob = jnp.take_along_axis(drawn, tokens[..., None], axis=-1)[..., 0]
     log_prob -= jax.nn.logsumexp(drawn, axis=-1)
     return Proposal(index, positions, is_open, current, tokens, order, probability, logits,

@@ -100,7 +100,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   carry = (state, None if run.recorder is None else run.recorder.init(canvas))
   state, recorded = run.without_cache(carry) if sampler.cache == "none" else run.by_blocks(carry)
   if recorded is not None:
-    recorded = recorded._replace(tokens=state["canvas"][:, start:], nfe=state["nfe"])
+    recorded = recorded._replace(tokens=state["canvas"][:, start:], nfe=state["nfe"],
+                                 block=state["block_of"][:, start:])
   calls = state["nfe"] * (2 if sampler.guidance_scale else 1)
   return Decoded(sampler.finalize(state), calls, recorded)
 

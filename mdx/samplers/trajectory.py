@@ -3,10 +3,11 @@
 Contents: RECORDS, Trajectory, Recorder, canvas_before, frames.
 
 Convention: G is the number of recorded positions (the last G of each row), T the bound of
-the steps; entries of steps that a row did not take are zero. Three sizes: "commits"
-keeps what each final token was written with, O(G) a row; "canvas" adds the canvas before
-every step and the confidence of the masked positions looked at; "full" looks at all
-masked positions, and keeps what was predicted there. A full record may have m predictions of
+the steps; entries of steps that a row did not take are zero. Four sizes: "commits"
+keeps what each final token was written with, O(G) a row, and "entropy" the entropy of the
+distribution that it was drawn from too; "canvas" adds to "commits" the canvas before every step and
+the confidence of the masked positions looked at; "full" looks at all masked positions, and keeps
+what was predicted there. A full record may have m predictions of
 every canvas, the sampler's own and m - 1 further draws: 4 (m - 1) T G bytes a row more.
 """
 
@@ -23,7 +24,7 @@ from mdx.samplers import decoder
 from mdx.samplers import logits as logits_lib
 from mdx.utils import rng
 
-RECORDS = ("none", "commits", "canvas", "full")
+RECORDS = ("none", "commits", "entropy", "canvas", "full")
 
 
 class Trajectory(NamedTuple):
@@ -38,6 +39,9 @@ class Trajectory(NamedTuple):
       and filtered; at temperature 0 the untempered one).
     nfe: int32 [B], steps of the row.
     is_free: bool [B, G], positions that were decoded, not given.
+    block: int32 [B, G], number of the block that each position was decoded in; any where given.
+    entropy: float32 [B, G], in nats, of the distribution that it was drawn from; 0 if not drawn; or
+      None.
     canvas: int32 [B, T, G] before each step, or None.
     step_confidence: float32 [B, T, G] of the tokens proposed at masked positions that were
       looked at, and of those that replace one; 0 elsewhere; or None.
@@ -57,6 +61,8 @@ class Trajectory(NamedTuple):
   log_prob: jax.Array
   nfe: jax.Array
   is_free: jax.Array
+  block: jax.Array | None = None
+  entropy: jax.Array | None = None
   canvas: jax.Array | None = None
   step_confidence: jax.Array | None = None
   prediction: jax.Array | None = None
@@ -92,7 +98,10 @@ class Recorder:
     one = lambda dtype, fill=0: jnp.full((rows, length), fill, dtype)
     each = lambda dtype: jnp.zeros((rows, self.max_steps, length), dtype)
     record = Trajectory(one(jnp.int32), one(jnp.int32, -1), one(jnp.float32), one(jnp.float32),
-                        jnp.zeros(rows, jnp.int32), canvas[:, self.start:] == self.mask_id)
+                        jnp.zeros(rows, jnp.int32), canvas[:, self.start:] == self.mask_id,
+                        one(jnp.int32))
+    if self.level == "entropy":
+      record = record._replace(entropy=one(jnp.float32))
     if self.acts:
       record = record._replace(action=each(jnp.int32), action_log_prob=each(jnp.float32))
     if self.level in ("canvas", "full"):
@@ -128,6 +137,9 @@ class Recorder:
     record = record._replace(step=jnp.where(stands, before["nfe"][:, None], record.step),
                              confidence=write(record.confidence, step.confidence),
                              log_prob=write(record.log_prob, step.log_prob))
+    if record.entropy is not None:
+      record = record._replace(entropy=write(
+          record.entropy, logits_lib.entropy(_drawn_from(step, "entropies"))))
     number = jnp.where(active, before["nfe"], self.max_steps)
     store = lambda old, values: old.at[rows, number].set(values, mode="drop")
     exists = step.index < length
@@ -153,18 +165,23 @@ class Recorder:
         step_time=store(record.step_time, time))
     if record.branches is None:
       return record
-    if step.drawn_from is None:
-      raise ValueError("further predictions need the logits that tokens are drawn from, which this "
-                       "sampler's steps do not give; use one that does, such as confidence.")
+    drawn_from = _drawn_from(step, "further predictions")
     positions = decoder.at(before["positions"], step.index)
 
     def branch(number):
       own = jax.vmap(lambda key: rng.stream(key, "branch", number))(keys)
-      return spread(shown, logits_lib.draw(own, positions, step.drawn_from))
+      return spread(shown, logits_lib.draw(own, positions, drawn_from))
 
     # One after another: all at once would hold the noise of m - 1 draws over the vocabulary.
     found = jax.lax.map(branch, jnp.arange(self.num_predictions - 1))
     return record._replace(branches=store(record.branches, found.swapaxes(0, 1)))
+
+
+def _drawn_from(step, what):
+  if step.drawn_from is None:
+    raise ValueError(f"{what} need the logits that tokens are drawn from, which this "
+                     "sampler's steps do not give; use one that does, such as confidence.")
+  return step.drawn_from
 
 
 def canvas_before(record: Trajectory, step: jax.Array, mask_id: int) -> jax.Array:

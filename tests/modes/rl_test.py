@@ -213,6 +213,58 @@ def test_branch_credit_refuses_what_it_cannot_score_before_the_base_is_trained(
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("objective, sampler", [
+    ("trace_rl", {}), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("d2", {}), ("agrpo", {"confidence": "random"}), ("cj_grpo", {"schedule": "doubling"}),
+        ("just_grpo", {"name": "autoregressive"})))])
+def test_policies_that_replay_trajectories_run_on_the_same_machinery(objective, sampler, base,
+                                                                    rewarding, tmp_path):
+  cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",), eval_steps=0,
+                rollout__epochs=2, rollout__pass_rate=(0.0, 0.9))
+  cfg.objective = dict(name=objective)
+  cfg.rollout.sampler.update(sampler)
+  modes.run("rl", cfg, str(tmp_path))
+  lines = _lines(tmp_path, "train")
+  assert all(np.isfinite(x["loss"]) and x["grad_norm"] > 0 for x in lines)
+  # The second update on a rollout has another policy than the one it was drawn with.
+  assert lines[0]["ratio"] == pytest.approx(1, abs=1e-5) and lines[1]["ratio"] != 1
+  assert all(0 <= x["kept_groups"] <= 1 for x in _lines(tmp_path, "rollout"))
+
+
+def test_a_value_head_is_trained_and_kept_and_its_run_is_sampled_from(base, rewarding, tmp_path):
+  cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",), eval_steps=0)
+  cfg.objective = dict(name="trace_rl", value=True)
+  modes.run("rl", cfg, str(tmp_path))
+  assert all(np.isfinite(x["loss"]) and x["grad_norm"] > 0 for x in _lines(tmp_path, "train"))
+  head = tiny.stored(tmp_path)[1]["params"]["value"]
+  assert head["kernel"].shape == (16, 1) and np.abs(head["kernel"]).max() > 0
+  assert mdx.load(str(tmp_path), params="raw").sample("1" + 15 * "[MASK]", gen_length=16,
+                                                      steps=2)[0].text[0] == "1"
+  cfg.lora.rank = 2
+  with pytest.raises(ValueError, match="has parameters 'value' of its own"):
+    modes.run("rl", cfg, str(tmp_path / "lora"))
+
+
+@pytest.mark.parametrize("objective, changes, message", [
+    ("cj_grpo", {"sampler.name": "rcr"}, "RunningConfidence revises them"),
+    ("trace_rl", {"sampler.name": "remdm"}, "Remdm revises them"),
+    ("agrpo", {"sampler.cache": "dual"}, "cache dual draws from another distribution"),
+    ("d2", {"max_turns": 2}, "replays the steps of one turn, got rollout.max_turns 2"),
+    ("just_grpo", {}, "needs rollouts from left to right, and rollout.sampler is Confidence"),
+    ("branch_mdpo", {"pass_rate": (0.2, 0.8), "group_size": 1}, "branch_mdpo compares no group"),
+    ("trace_rl", {"pass_rate": (0.8, 0.2)}, r"must be \(low, high\), low <= high"),
+    ("trace_rl", {"pass_rate": (0.2, 1.2)}, r"pass_rate\[1\] must be a number"),
+    ("trace_rl", {"pass_rate": (0.2,)}, "pass_rate must be")])
+def test_decodings_that_a_policy_cannot_replay_are_refused_before_the_base_is_trained(
+    objective, changes, message, tmp_path, monkeypatch):
+  monkeypatch.setattr("mdx.modes.train.run", lambda *args: pytest.fail("trained a base model"))
+  cfg = tiny.changed(_config(""), {f"rollout.{k}": v for k, v in changes.items()})
+  cfg.objective = dict(name=objective)
+  with pytest.raises(ValueError, match=message) as error:
+    modes.run("rl", cfg, str(tmp_path / "run"))
+  assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
 def _grpo(base, **changes):
   cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",), **changes)
   cfg.objective = dict(name="diffu_grpo")

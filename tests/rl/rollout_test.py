@@ -18,10 +18,10 @@ def test_an_iteration_has_whole_groups_and_every_example_once_an_epoch():
 
 
 def _rolled(reward, first):
-  """A decode whose rows are numbered from `first`."""
+  """A decode whose rows are numbered from `first`; a reward of 1 is a right answer."""
   rows = np.arange(first, first + len(reward))
   return rollout_lib.Rolled({"tokens": jnp.asarray(rows[:, None])}, np.asarray(reward, np.float32),
-                            None, rows, rows)
+                            None, rows, rows, np.asarray(reward) == 1)
 
 
 def test_groups_without_variance_are_replaced_by_whole_groups_that_vary():
@@ -36,3 +36,15 @@ def test_groups_without_variance_are_replaced_by_whole_groups_that_vary():
   np.testing.assert_array_equal(found.length, wanted)
   np.testing.assert_array_equal(found.reward, [1, 0, 0, 1, 0, 0])
   assert found.best is None
+
+
+def test_groups_outside_the_pass_rate_are_left_out_and_replaced():
+  make = lambda pass_rate: rollout_lib.Rollouts(
+      None, None, list(range(10)), None, mesh=None, num_prompts=3, group_size=4, batch_size=12,
+      epochs=1, seed=0, writers=None, pass_rate=pass_rate)
+  kept = _rolled([1, 1, 1, 0, 1, 0.5, 0, 0, 0.5, 0, 0, 0], 0)  # 3, 1 and none of 4 right
+  for pass_rate, passes in (((), [1, 1, 1]), ((0.2, 0.8), [1, 1, 0]), ((0.25, 0.25), [0, 1, 0]),
+                            ((0.0, 0.5), [0, 1, 1])):
+    produce = make(pass_rate)
+    np.testing.assert_array_equal(produce._passes(kept), np.array(passes, bool))  # pylint: disable=protected-access
+    np.testing.assert_array_equal(produce._teaches(kept), np.array(passes, bool))  # pylint: disable=protected-access

@@ -36,6 +36,12 @@ def test_rows_sum_to_the_number_of_tokens_and_their_zeros_are_at_the_end(schedul
   assert np.all((table[:, 1:] == 0) | (table[:, :-1] > 0))
 
 
+def test_doubling_needs_the_logarithm_of_the_tokens_and_the_last_step_takes_the_rest():
+  np.testing.assert_array_equal(counts.count_table("doubling", 16, 8)[16], [1, 2, 4, 8, 1, 0, 0, 0])
+  np.testing.assert_array_equal(counts.count_table("doubling", 15, 4)[15], [1, 2, 4, 8])
+  np.testing.assert_array_equal(counts.count_table("doubling", 32, 3)[32], [1, 2, 29])
+
+
 def test_a_step_that_would_commit_nothing_is_skipped():
   left = [math.floor(512 * max(math.cos(math.pi / 2 * (s + 1) / 128), 1e-6)) for s in range(128)]
   committed = -np.diff([512] + left)

@@ -221,6 +221,13 @@ def test_the_last_end_of_text_is_committed_when_nothing_else_is_left(name):
   assert last.confidence[0, 2] == pytest.approx(0.9, abs=1e-3)  # recorded as it is
 
 
+def test_the_confidence_of_an_end_of_text_rises_from_two_fifths():
+  # 0.9 (0.4 + 0.6 s / 7) is 0.36, 0.44, 0.51 and 0.59 against 0.8, 0.7, 0.6 and 0.55.
+  _, _, record = _eos("ramp")
+  np.testing.assert_array_equal(record.step[0, [6, 1, 0, 2, 4]], [0, 1, 2, 3, 4])
+  assert record.confidence[0, 2] == pytest.approx(0.9, abs=1e-3)  # recorded as it is
+
+
 @pytest.mark.parametrize("eos_stop,expected,nfe", [
     # Order of the confidences: 2, 6, 1, 0: then nothing before the end of text is masked.
     ("row", [2, 3, EOS, EOS, EOS, EOS, 2, EOS], 4), ("never", [2, 3, EOS, 4, 5, 6, 2, 3], 8)])

@@ -60,6 +60,8 @@ def test_defaults_leave_everything_off():
     (dict(schedule="sine"), "sampler.schedule is 'sine'; choose from even, linear, cosine"),
     (dict(cache="full"), "sampler.cache is 'full'; choose from none, prefix, dual, block"),
     (dict(eos="never"), "sampler.eos is 'never'; choose from allow, forbid, last"),
+    (dict(eos="ramp", confidence="entropy"), "sampler.eos ramp needs a rule that counts steps"),
+    (dict(name="threshold", eos="ramp"), "sampler.eos ramp needs a rule that counts steps"),
     (dict(eos_stop="yes"), "sampler.eos_stop is 'yes'; choose from never, block, row"),
     (dict(name="remdm", remdm="min"), "sampler.remdm is 'min'; choose from cap, rescale, confidence, loop"),
     (dict(name="rcr", rcr_stat="mean"), "sampler.rcr_stat is 'mean'; choose from latest, max"),

@@ -44,7 +44,8 @@ def test_the_record_says_nothing_new_about_the_text():
     for name in ("step", "confidence", "log_prob"):
       np.testing.assert_array_equal(getattr(record, name),
                                     getattr(decodes["full"].trajectory, name))
-    assert (record.canvas is None) == (level == "commits")
+    assert (record.canvas is None) == (level in ("commits", "entropy"))
+    assert (record.entropy is None) == (level != "entropy")
     assert (record.prediction is None) == (level != "full")
 
 
@@ -97,6 +98,19 @@ def test_log_probabilities_are_those_of_the_law_that_tokens_were_drawn_from():
                                pick(plain, record.prediction[:, step])[masked], rtol=1e-4)
   given = ~record.is_free
   assert given.sum() == 2 and np.all(record.log_prob[given] == 0)
+
+
+def test_entropies_are_those_of_the_distributions_that_tokens_were_drawn_from():
+  record = _decode("entropy", steps=2, block_length=0).trajectory
+  number = 0
+  for step in range(2):
+    shown = np.asarray(trajectory.canvas_before(record, jnp.int32(step), MASK))
+    _, law = (x[:, 4:] for x in _law(np.concatenate([CANVAS[:, :4], shown], axis=1), 0.7, 4, 0.9))
+    entropy = -(law * np.log(np.maximum(law, 1e-30))).sum(axis=-1)
+    here = record.step == step
+    number += here.sum()
+    np.testing.assert_allclose(record.entropy[here], entropy[here], atol=1e-4)
+  assert number == record.is_free.sum() and np.all(record.entropy[~record.is_free] == 0)
 
 
 def test_a_full_prediction_has_the_canvas_where_it_is_known_and_draws_elsewhere():
@@ -210,7 +224,7 @@ def _call(record, num_predictions=1, **fields):
 
 
 def test_a_record_that_cannot_be_made_is_refused():
-  with pytest.raises(ValueError, match="record is 'all'; choose from none, commits, canvas, full"):
+  with pytest.raises(ValueError, match="record is 'all'; choose from none, commits, entropy, canvas, full"):
     _call("all")
   with pytest.raises(ValueError, match="cache dual leaves out; use cache none, or record canvas"):
     _call("full", cache="dual")

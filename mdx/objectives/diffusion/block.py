@@ -13,10 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mdx import types
 from mdx.corruption import block as block_lib
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import time as time_lib
 from mdx.networks import attention as attention_lib
+from mdx.networks import heads
 from mdx.objectives import reading
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.utils import rng
@@ -114,6 +116,26 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     starts = reading.segment_starts(segments, begins.shape)
     return jnp.where((begins & ~starts)[..., None], reading.previous_hidden(clean, segments),
                      reading.previous_hidden(noisy, segments))
+
+  def reader(self):
+    """Reader that also answers all blocks of a text at once."""
+    return super().reader()._replace(by_blocks=self.answer_by_blocks)
+
+  def answer_by_blocks(self, params, request, clean):
+    """Logits of the tokens of every block, behind the clean blocks before it.
+
+    Args:
+      params: of the model.
+      request: its `tokens` are the noisy ones; it has no cache.
+      clean: int32 [B, S], the text that is read before each block.
+    """
+    rows = {"tokens": clean, "noisy_tokens": request.tokens, "positions": request.positions,
+            "segment_ids": request.segment_ids}
+    hidden = self._hidden(params, {k: v for k, v in rows.items() if v is not None})
+    if request.targets is not None:
+      hidden = jnp.take_along_axis(hidden, request.targets[..., None], axis=1)
+    logits = self.network.head(params["model"], hidden, "lm")
+    return types.Answer(heads.block_columns(logits, self._never), hidden)
 
   @property
   def reads_time(self):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 STEP_ADVANTAGES = ("improvement_and_tail", "tail", "improvement", "reward", "final")
-GROUP_ADVANTAGES = ("mean", "z_score", "leave_one_out")
+GROUP_ADVANTAGES = ("mean", "z_score", "population_z_score", "leave_one_out")
 _EPS = 1e-4
 
 
@@ -66,7 +66,8 @@ def group_advantage(reward: jax.Array, kind: str = "mean") -> jax.Array:
   Args:
     reward: float32 [P, G].
     kind: "mean": r - mean (d1, arXiv:2504.12216); "z_score": over the unbiased standard
-      deviation + 1e-4; "leave_one_out": r - mean of the others (arXiv:2506.20639).
+      deviation + 1e-4; "population_z_score": over the biased one (TraceRL, arXiv:2509.06949);
+      "leave_one_out": r - mean of the others (arXiv:2506.20639).
   """
   size = reward.shape[1]
   centred = reward - reward.mean(axis=1, keepdims=True)
@@ -75,6 +76,8 @@ def group_advantage(reward: jax.Array, kind: str = "mean") -> jax.Array:
   if kind == "z_score":
     std = jnp.sqrt(jnp.sum(centred ** 2, axis=1, keepdims=True) / (size - 1))
     return centred / (std + _EPS)
+  if kind == "population_z_score":
+    return centred / (reward.std(axis=1, keepdims=True) + _EPS)
   return centred
 
 

@@ -61,8 +61,9 @@ class DiffuGRPO(policy.Policy):
                               self.prompt_mask_rate, self.mask_id)
     if self.until_eos and "is_action" not in batch:  # a turn counts up to its own end
       counts &= policy.until_end(final, (self.eos_id, *self.other_eos_ids))
-    weight, total = self._token_weight(counts)
-    prepared = policy.optional_fields(batch) | {
+    kept = policy.kept(batch)
+    weight, total = self._token_weight(counts & kept[:, None], kept)
+    prepared = policy.optional_fields(batch) | self.own_text(batch) | {
         "noisy_tokens": noisy, "targets": final, "mix": mix * counts[:, None],
         "token_weight": weight, "advantage": self._advantage(batch),
         "policy_scale": jnp.ones(len(final))}
@@ -73,7 +74,9 @@ class DiffuGRPO(policy.Policy):
   def _advantage(self, batch):
     return policy.group_advantages(batch, self.group_size, self.advantage)
 
-  def _token_weight(self, counts):
+  def _token_weight(self, counts, kept):
+    """Weights of tokens float32 [N, G], and their divisor; `kept` bool [N] are the rollouts."""
+    del kept
     weight = counts.astype(jnp.float32)
     return weight, weight.sum()
 
@@ -108,8 +111,8 @@ class WeightedLikelihood(DiffuGRPO):
     grouped = policy.by_group(batch["reward"], self.group_size)
     return advantage_lib.contrast_weights(grouped, self.sharpness).reshape(-1)
 
-  def _token_weight(self, counts):
-    return counts.astype(jnp.float32), jnp.float32(len(counts) // self.group_size)
+  def _token_weight(self, counts, kept):
+    return counts.astype(jnp.float32), kept.sum(dtype=jnp.float32) / self.group_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

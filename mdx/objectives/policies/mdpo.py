@@ -93,7 +93,7 @@ class MDPO(policy.Policy):
     if self.token_mean:
       weight = weight / count[:, None]
     chosen = each(advantage[..., None])[:, 0]
-    live = each(valid[..., None])[:, 0]
+    live = each((valid & policy.kept(batch)[:, None])[..., None])[:, 0]
     if self.drop_dead:
       live &= chosen != 0
     free = jnp.repeat(batch["is_free"].sum(axis=1), number)

@@ -1,20 +1,23 @@
 """Base of the policy-gradient losses of diffusion models.
 
-Contents: Policy, by_group, joined, optional_fields, final_answer, until_end, group_advantages,
-mask_given.
+Contents: Decoding, Policy, by_group, kept, joined, optional_fields, final_answer, until_end,
+group_advantages, mask_given.
 
 A batch of rollouts has, beside `tokens` [N, S] (prompt and final answer), the fields of
 a `samplers.trajectory.Trajectory` of level `Policy.record` over the last G positions, and
 `reward` [N], the verifier's verdict on the final answer; with the level "full" also
 `step_reward` [N, T], on the prediction of every step, and `branch_reward` [N, T, m - 1] where m
 predictions of every canvas are kept, on the others. `is_action` bool [N, S], where a batch has
-it, says which tokens the model wrote, in several turns with replies between them. Rows of one
+it, says which tokens the model wrote, in several turns with replies between them. `is_kept` bool
+[N], where a batch has it, is False for rollouts of groups that are not trained on. Rows of one
 prompt stand together, `group_size` of them. `prepare` turns this into R rows to score:
 `noisy_tokens` [R, C, S], C canvases whose log-probabilities are added up with the factors `mix`
-[R, C, G]; `targets` [R, G]; `token_weight` [R, U]; `advantage` [R]; `old_log_prob` [R, U]; and
-`noise_level` [R, C] where canvases are a sampler's, the times that it told the network. Otherwise
-the time is that of the share of the `is_free` positions [R, G] that are masked, as of a sampler.
-A row has U units of a ratio: its tokens (U = G), or the whole answer (U = 1) in `sequence`.
+[R, C, G]; `targets` [R, G]; `token_weight` [R, U]; `advantage` [R] or, of each unit, [R, U];
+`old_log_prob` [R, U]; `clean_tokens` [R, S] where a model of blocks reads each block of the
+canvases behind the clean blocks before it; and `noise_level` [R, C] where canvases are a sampler's,
+the times that it told the network. Otherwise the time is that of the share of the `is_free`
+positions [R, G] that are masked, as of a sampler. A row has U units of a ratio: its tokens (U = G),
+or the whole answer (U = 1) in `sequence`.
 
 The surrogate of a unit is -min(ratio A, clip(ratio, 1 - eps, 1 + eps') A), plus kl times an
 estimate of the divergence from the reference policy, `context.frozen["reference"]` (those of its
@@ -27,7 +30,7 @@ Reference: Yu et al. 2025, arXiv:2503.14476 (DAPO: eps' above eps).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Mapping
+from typing import Any, ClassVar, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +46,21 @@ from mdx.utils import tree
 KL_FORMS = ("k2", "k3")
 
 
+class Decoding(NamedTuple):
+  """Bounds of the decoding of rollouts.
+
+  Attributes:
+    max_steps: most denoising steps of a rollout.
+    num_blocks: most blocks of one.
+    block_steps: most steps of a block.
+    has_model_blocks: whether its blocks are those of a model of blocks.
+  """
+  max_steps: int = 1
+  num_blocks: int = 1
+  block_steps: int = 1
+  has_model_blocks: bool = False
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy(types.Objective):
   """Base of the policy losses.
@@ -54,6 +72,7 @@ class Policy(types.Objective):
     other_eos_ids: further ids that end one.
     group_size: rollouts of a prompt.
     temperature: that the rollouts were drawn at; log-probabilities are taken at the same.
+    decoding: bounds of the rollouts' decoding, for policies that replay it.
     clip: eps of the clipped ratio.
     clip_high: eps', of a ratio above 1; 0 = the same as `clip`.
     kl: weight of the divergence from the reference; 0 = none, and it is not computed.
@@ -65,6 +84,7 @@ class Policy(types.Objective):
   other_eos_ids: tuple[int, ...] = ()
   group_size: int = 8
   temperature: float = 1.0
+  decoding: Decoding = Decoding()
   clip: float = 0.2
   clip_high: float = 0.0
   kl: float = 0.0
@@ -75,6 +95,8 @@ class Policy(types.Objective):
   uses_ratio: ClassVar[bool] = True
   compares: ClassVar[bool] = True  # rollouts of a prompt, which must be several
   reuses: ClassVar[bool] = True  # rollouts, for several updates
+  replays: ClassVar[bool] = False  # the canvases that a record of commits says
+  left_to_right: ClassVar[bool] = False  # whether rollouts must be decoded so
 
   def __post_init__(self):
     config_lib.check(self, "objective", choices={"kl_form": KL_FORMS},
@@ -116,8 +138,27 @@ class Policy(types.Objective):
     """The model's parameters."""
     return self.model.init(key)
 
+  def own(self, key: jax.Array) -> types.Params:
+    """Returns new parameters of the policy's own parts, which its model does not have."""
+    given = self.model.parts()
+    return {name: part.init(rng.stream(key, name)) for name, part in self.parts().items()
+            if name not in given}
+
+  def is_scored(self, epochs: int) -> bool:
+    """Returns whether batches are scored before their updates, `epochs` on each rollout."""
+    return self.needs_scores and epochs > 1
+
+  def scores(self, params: types.Params, batch: types.Batch) -> dict[str, jax.Array]:
+    """Fields of a batch before its updates, of a prepared batch and the old parameters."""
+    return {"old_log_prob": self.log_prob(params, batch)}
+
   def logits(self, params: types.Params, batch: types.Batch, length: int) -> jax.Array:
-    """Logits that the last G tokens of C canvases are drawn from, float32 [R * C, G, V].
+    """Logits that the last G tokens of C canvases are drawn from, float32 [R * C, G, V]."""
+    logits = self.answer(params, batch, length).logits
+    return heads.block_columns(logits, self.mask_id) / self.temperature
+
+  def answer(self, params: types.Params, batch: types.Batch, length: int) -> types.Answer:
+    """Answer of the model at the last G tokens of C canvases, [R * C, G, ...].
 
     Args:
       params: of the model.
@@ -139,9 +180,10 @@ class Policy(types.Objective):
       level = config_lib.build(schedule_lib.SCHEDULES, noise, what="schedule").time(
           left / jnp.maximum(free.sum(axis=1), 1))
     targets = jnp.broadcast_to(jnp.arange(size - length, size)[None], (len(tokens), length))
-    logits = reader.answer(params, types.Request(tokens=tokens, noise_level=level,
-                                                 targets=targets, **optional)).logits
-    return heads.block_columns(logits, self.mask_id) / self.temperature
+    request = types.Request(tokens=tokens, noise_level=level, targets=targets, **optional)
+    if "clean_tokens" in batch:
+      return reader.by_blocks(params, request, repeat(batch["clean_tokens"]))
+    return reader.answer(params, request)
 
   def canvas_log_prob(self, params: types.Params, batch: types.Batch) -> jax.Array:
     """Log-probability of the targets under every canvas, float32 [R, C, G]; 0 where `mix` is 0."""
@@ -176,7 +218,8 @@ class Policy(types.Objective):
 
   def __call__(self, params, batch, context):
     """Weighted sums of the surrogate and of the divergence over the units."""
-    weight, advantage = batch["token_weight"], batch["advantage"][:, None]
+    weight, advantage = batch["token_weight"], batch["advantage"]
+    advantage = advantage[:, None] if advantage.ndim == 1 else advantage
     log_prob = self.log_prob(params, batch)
     old = batch.get("old_log_prob")
     old = jax.lax.stop_gradient(log_prob) if old is None else old
@@ -200,12 +243,30 @@ class Policy(types.Objective):
       divergence = self.divergence(more, batch)
       totals["kl"] = (weight * divergence).sum()
       metrics["kl"] = (jnp.where(is_target, divergence, 0.0).sum(), number)
+    totals |= self.more_terms(params, batch, change)
     return totals, types.Aux(metrics, {}, {})
+
+
+  def more_terms(self, params: types.Params, batch: types.Batch,
+                 change: jax.Array) -> dict[str, jax.Array]:
+    """Further loss terms of a policy, of the change of each target's log-probability [R, G]."""
+    del params, batch, change
+    return {}
+
+  def own_text(self, batch: types.Batch) -> dict[str, jax.Array]:
+    """`clean_tokens` of canvases that are the policy's own, where the model has blocks."""
+    has_blocks = self.model.reader().by_blocks is not None
+    return {"clean_tokens": batch["tokens"]} if has_blocks else {}
 
 
 def by_group(values: jax.Array, group_size: int) -> jax.Array:
   """[N, ...] -> [P, G, ...]."""
   return values.reshape((-1, group_size) + values.shape[1:])
+
+
+def kept(batch: types.Batch) -> jax.Array:
+  """Rollouts that are trained on, bool [N]."""
+  return batch.get("is_kept", jnp.ones(len(batch["tokens"]), bool))
 
 
 def joined(batch: types.Batch, canvas: jax.Array) -> jax.Array:

@@ -65,7 +65,7 @@ class SequencePolicy(policy.Policy):
     final, is_answer = policy.final_answer(batch)
     hidden, mix = self.canvases(key, batch["example_index"], is_answer)
     length = is_answer.sum(axis=1, dtype=jnp.float32)
-    return policy.optional_fields(batch) | {
+    return policy.optional_fields(batch) | self.own_text(batch) | {
         "noisy_tokens": policy.joined(batch, jnp.where(hidden, self.mask_id, final[:, None])),
         "targets": final, "mix": mix, "length": jnp.maximum(length, 1)}, jnp.minimum(length, 1)
 
@@ -73,6 +73,7 @@ class SequencePolicy(policy.Policy):
     """Draws the canvases."""
     del params, context
     prepared, is_live = self.rows(batch, key)
+    is_live *= policy.kept(batch)
     prepared |= {"token_weight": is_live[:, None], "policy_scale": jnp.ones_like(is_live),
                  "advantage": policy.group_advantages(batch, self.group_size, self.advantage)}
     if "old_log_prob" in batch:

@@ -73,9 +73,10 @@ class SPG(policy.Policy):
     noisy = policy.mask_given(rng.stream(key, "given"), batch, noisy,
                               jnp.pad(is_given, before, constant_values=True),
                               self.given_mask_rate, self.mask_id)
+    counts &= policy.kept(batch)[:, None]
     is_target = (noisy[..., -free.shape[1]:] == self.mask_id) & counts[:, None]
     length = counts.sum(axis=1, dtype=jnp.float32)
-    prepared = policy.optional_fields(batch) | {
+    prepared = policy.optional_fields(batch) | self.own_text(batch) | {
         "noisy_tokens": noisy, "targets": final, "mix": is_target.astype(jnp.float32),
         "rate": is_target.sum(axis=2) / jnp.maximum(length, 1)[:, None],
         "token_weight": length[:, None],

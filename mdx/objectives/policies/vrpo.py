@@ -80,6 +80,7 @@ class VRPO(sequence.SequencePolicy):
     fields = ("tokens", "is_free", "is_action", "positions", "segment_ids", "example_index")
     prepared, is_long = self.rows({k: batch[k][rows] for k in fields if k in batch}, key)
     is_live = (reward.max(axis=1) > reward.min(axis=1)) & (is_long.reshape(-1, 2).min(axis=1) > 0)
+    is_live &= policy.by_group(policy.kept(batch), self.group_size).any(axis=1)
     prepared["is_live"] = jnp.repeat(is_live, 2)
     return prepared, {"policy": is_live.sum(dtype=jnp.float32)}
 

@@ -19,38 +19,14 @@ from mdx.samplers import loop
 from mdx.train import step as step_lib
 from mdx.utils import rng
 
-REAL = 3  # tokens of the enumerable problems; also the id of the mask
+import table_model
+from table_model import REAL
+
 REWARDS = np.random.default_rng(0).normal(size=(REAL, REAL)).astype(np.float32)
 SOLVED = (REWARDS > 0.3).astype(np.float32)
 
 
-class _Table:
-  """A model that is its own table: logits [(REAL + 1)^L, L, REAL + 1] of every canvas of L tokens."""
-
-  mask_id = REAL
-
-  def __init__(self, length):
-    self.length = length
-
-  def init(self, seed):
-    size = (REAL + 1) ** self.length
-    draw = np.random.default_rng(seed).normal(size=(size, self.length, REAL + 1))
-    return {"table": jnp.asarray(draw, jnp.float32)}
-
-  def reader(self):
-    return types.Reader(answer=self.answer, attention=None)
-
-  def answer(self, params, request):
-    index = (request.tokens * (REAL + 1) ** jnp.arange(self.length)[None]).sum(axis=1)
-    return types.Answer(jnp.take_along_axis(params["table"][index], request.targets[..., None], axis=1))
-
-  def law(self, params, canvas, temperature):
-    """Log-probabilities at one canvas [L], float32 [L, REAL + 1]."""
-    logits = params["table"][sum(int(x) * (REAL + 1) ** i for i, x in enumerate(canvas))]
-    return jax.nn.log_softmax(logits.at[..., REAL].set(-1e30) / temperature, axis=-1)
-
-
-PAIR, MODEL = _Table(2), _Table(4)
+PAIR, MODEL = table_model.Table(2), table_model.Table(4)
 PARAMS, OTHER = MODEL.init(0), MODEL.init(1)
 
 
