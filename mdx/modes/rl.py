@@ -29,11 +29,10 @@ from mdx.build import workdir as workdir_lib
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
 from mdx.modes import reporting
+from mdx.modes import solving
 from mdx.modes import train as train_mode
-from mdx.report import denoising
 from mdx.report import plots
 from mdx.rl import rollout as rollout_lib
-from mdx.samplers import trajectory
 from mdx.train import loop as loop_lib
 from mdx.train import meter as meter_lib
 from mdx.train import progress as progress_lib
@@ -274,10 +273,10 @@ def _evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
   """Evaluates every model with every remasking and number of steps on the test split."""
   console.say("evaluating the held-out problems ...")
   config, examples, prompts = run.config["eval"], run.examples("test"), run.prompts("test")
-  table, traces = [], []
+  table, traces = [], {}
   progress = progress_lib.Progress(len(config["remasking"]) * len(config["nfe"]) * len(models),
                                    enabled=jax.process_index() == 0, what="evaluating")
-  shown = config["curve_nfe"] if config["curve_nfe"] in config["nfe"] else config["nfe"][0]
+  shown = {min(config["nfe"]), config["curve_nfe"]}
   for remasking in config["remasking"]:
     for nfe in config["nfe"]:
       arm = _arm(run, run.eval_sampler(remasking, nfe), prompts, examples)
@@ -288,29 +287,13 @@ def _evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
                       "over_denoising": result.over_denoising,
                       "num_examples": result.num_examples})
         progress.update(len(table))
-        if (nfe == shown and remasking == config["remasking"][0]
+        if (nfe in shown and remasking == config["remasking"][0]
             and record.prediction is not None):
-          traces += _traces(run, record, examples, f"{name}, {nfe} steps")
+          traces.setdefault(nfe, {})[name] = solving.traces(run.task, examples, record,
+                                                            run.model.tokenizer, name)
   progress.close()
   order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
   return sorted(table, key=lambda row: (order[row["model"], row["remasking"]], row["nfe"])), traces
-
-
-def _traces(run: rl_setup.Setup, record: trajectory.Trajectory, examples, title: str,
-            count: int = 3):
-  """The first rows of a decode for the viewer, each step with its verdict."""
-  found, tokenizer = [], run.model.tokenizer
-  _, correct = task_eval.score_steps(run.task, examples[:count], tokenizer,
-                                     record.prediction[:count], record.nfe[:count])
-  for row in range(count):
-    texts = task_eval.completions(record.prediction[row, :record.nfe[row]], tokenizer)
-    notes = [f"prediction {text} {'right' if right else 'wrong'}"
-             for text, right in zip(texts, correct[row])]
-    verdict = "right" if correct[row, record.nfe[row] - 1] else "wrong"
-    found.append(denoising.from_trajectory(
-        record, row, tokenizer.mask_id, prompt=run.task.prompt(examples[row]),
-        title=f"{title}, {verdict}", notes=notes + ["final answer"]))
-  return found
 
 
 def _counts(lines, config) -> dict[str, int]:
@@ -375,13 +358,11 @@ def _report(run: rl_setup.Setup, results, lines, traces) -> None:
   if lines:
     plots.rl_curve(lines, run.workdir / "learning_curve.png", title=name)
   if traces:  # of every step; there are none of several turns
-    denoising.write_html(run.workdir / "trajectories.html", traces,
-                         lambda i: run.model.tokenizer.decode([i]), run.model.tokenizer.mask_id,
-                         heading=f"before and after {name}")
+    solving.write(run.workdir, traces, run.model.tokenizer, name)
   console.say("\n" + _table_text(results["table"]))
   seconds = "  ".join(f"{k} {v:.0f} s" for k, v in results["seconds"].items())
   console.say(f"{results['updates']} updates, {results['rollouts']} rollouts, "
                 f"{results['nfe_rollout']} network calls of rollouts; {seconds}\n"
                 f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png"
                 f"{', learning_curve.png' if lines else ''}"
-                f"{', trajectories.html' if traces else ''}")
+                f"{', trajectories.html' if traces else ''}; open report.html")
