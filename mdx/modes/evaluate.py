@@ -124,7 +124,7 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
       method="wilson")
   results = {k: v for k, v in found._asdict().items() if k != "over_denoised"} | {
       "interval_low": float(interval.low), "interval_high": float(interval.high),
-      "seconds": seconds, "checkpoint": source, "identity": identity}
+      "seconds": seconds, "checkpoint": source, "identity": identity} | task_eval.described(task)
   if jax.process_index() == 0:
     files.write_json(results_file, results)
   _print_results(results, path)

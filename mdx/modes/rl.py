@@ -142,7 +142,7 @@ def _finish(run: rl_setup.Setup, models: Mapping[str, Any], base_seconds: float)
   table, traces = _evaluate(run, models)
   file = run.workdir / "metrics.jsonl"
   lines = metrics_lib.read(file) if file.exists() and jax.process_index() == 0 else []
-  results = {"table": table} | _counts(lines, run.config) | {
+  results = {"table": table} | task_eval.described(run.task) | _counts(lines, run.config) | {
       "curve": _curve(lines), "seconds": _seconds(lines, base=base_seconds,
                                                   evaluate=time.monotonic() - began)}
   if jax.process_index() == 0:
