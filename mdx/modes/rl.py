@@ -32,6 +32,7 @@ from mdx.modes import reporting
 from mdx.modes import solving
 from mdx.modes import train as train_mode
 from mdx.report import plots
+from mdx.report import words
 from mdx.rl import rollout as rollout_lib
 from mdx.train import loop as loop_lib
 from mdx.train import meter as meter_lib
@@ -105,7 +106,7 @@ def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,
   if start >= config["updates"] and results_file.exists():
     console.say("this run is finished; remove its workdir to train again.")
     results = readers.read_object(results_file, "table")
-    console.say(_table_text(results["table"]))
+    _show_table(results["table"])
     return results
   rollout = config["rollout"]
   console.say(
@@ -334,20 +335,24 @@ def _curve(lines) -> list[dict[str, float]]:
   return found
 
 
-def _table_text(table) -> str:
-  """The table as the console shows it: accuracy (over-denoising) in percent."""
+def _show_table(table) -> None:
+  """Prints accuracy (over-denoising) in percent, models in colours of their own."""
   steps = sorted({row["nfe"] for row in table})
-  lines = [f"{'accuracy, % (over-denoised)':<30}" + "".join(f"{f'{n} steps':>16}" for n in steps)]
   arms = list(dict.fromkeys((row["model"], row["remasking"]) for row in table))
+  names = {(model, remasking): model + (" + RCR" if remasking == "rcr" else "")
+           for model, remasking in arms}
+  width = max(map(len, names.values())) + 1
+  lines = [[("", "")], [("right answers, % (over-denoised)", "bold")],
+           [(" " * width + "".join(f"{f'{n} steps':>14}" for n in steps), "bold")]]
   for model, remasking in arms:
     cells = {row["nfe"]: f"{100 * row['accuracy']:.1f}" + (
         "" if row["over_denoising"] is None else f" ({100 * row['over_denoising']:.1f})")
              for row in table if (row["model"], row["remasking"]) == (model, remasking)}
-    name = model + (" + RCR" if remasking == "rcr" else "")
-    lines.append(f"{name:<30}" + "".join(f"{cells[n]:>16}" for n in steps))
+    lines.append([(f"{names[model, remasking]:<{width}}", "dim" if model == "base" else "bold green"),
+                  ("".join(f"{cells[n]:>14}" for n in steps), "" if model == "base" else "green")])
   error = max(row["stderr"] for row in table)
-  return "\n".join(lines) + (f"\n{table[0]['num_examples']} held-out problems, standard error at "
-                             f"most {100 * error:.1f}")
+  console.table([*lines, [(f"{table[0]['num_examples']} held-out problems, standard error at most "
+                           f"{100 * error:.1f}", "dim")]])
 
 
 def _report(run: rl_setup.Setup, results, lines, traces) -> None:
@@ -359,10 +364,12 @@ def _report(run: rl_setup.Setup, results, lines, traces) -> None:
     plots.rl_curve(lines, run.workdir / "learning_curve.png", title=name)
   if traces:  # of every step; there are none of several turns
     solving.write(run.workdir, traces, run.model.tokenizer, name)
-  console.say("\n" + _table_text(results["table"]))
-  seconds = "  ".join(f"{k} {v:.0f} s" for k, v in results["seconds"].items())
+  _show_table(results["table"])
+  stages = {k: v for k, v in results["seconds"].items() if v >= 0.5}
+  spent = ", ".join(f"{k} {words.duration(v)}" for k, v in stages.items())
   console.say(f"{results['updates']} updates, {results['rollouts']} rollouts, "
-                f"{results['nfe_rollout']} network calls of rollouts; {seconds}\n"
-                f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png"
-                f"{', learning_curve.png' if lines else ''}"
-                f"{', trajectories.html' if traces else ''}; open report.html")
+              f"{results['nfe_rollout']} network calls of rollouts\n"
+              f"{words.duration(sum(results['seconds'].values()))} in all: {spent}\n"
+              f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png"
+              f"{', learning_curve.png' if lines else ''}"
+              f"{', trajectories.html' if traces else ''}")

@@ -1,7 +1,7 @@
 """Words of reports: the sentence that says what a run did, names, units and terms.
 
-Contents: TERMS, SMALLER_IS_BETTER, LARGER_IS_BETTER, label, name_of, term_of, flat, is_share,
-quantity, is_error, error_of, figures, headline.
+Contents: TERMS, SMALLER_IS_BETTER, LARGER_IS_BETTER, label, name_of, term_of, flat,
+duration, is_share, quantity, is_error, error_of, figures, headline.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def flat(value: Any, above: str = "") -> dict[str, Any]:
   return found
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+  """Seconds as hours, minutes and seconds."""
   if seconds < 60 or not math.isfinite(seconds):
     return f"{seconds:.3g} s"
   minutes, seconds = divmod(round(seconds), 60)
@@ -136,7 +137,7 @@ def quantity(key: str, value: Any, error: float | None = None) -> str:
     digits = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:,.{digits}f} ± {error:.{digits}f}"
   if last.endswith("seconds") or key.startswith("seconds."):
-    return _duration(value)
+    return duration(value)
   if last.endswith("bytes"):
     return f"{value / 2**30:.2f} GiB" if value >= 2**28 else f"{value / 2**20:.1f} MiB"
   if last.endswith("flops"):
@@ -223,7 +224,7 @@ def _of_training(config: Mapping[str, Any], results: Mapping[str, Any]) -> tuple
               if isinstance(results.get(f"{name}_bits_per_char"), float)]
   time = results.get("seconds")
   parts = [f"{results['parameters']:,} parameters" if "parameters" in results else "",
-           _duration(time) if isinstance(time, (int, float)) else "",
+           duration(time) if isinstance(time, (int, float)) else "",
            f"for comparison {' and '.join(compared)} bits" if compared else ""]
   sentence = ", ".join(filter(None, parts))
   return (f"{method}: {quantity(key, *found[key])} {name_of(key)}{where}{steps}",
