@@ -272,7 +272,7 @@ def evaluate(decode: Callable[[np.ndarray], Answers], task: types.Task,
 
 
 def described(task: types.Task) -> dict[str, dict[str, str]]:
-  """The entry `task` of results.json: what problems are called and what is right, if it is known."""
+  """The entry `task` of results.json: names and rules of the problems; {} where not known."""
   if not isinstance(task, types.Shown):
     return {}
   return {"task": {"noun": task.noun, "rules": task.rules}}

@@ -348,8 +348,9 @@ def _show_table(table) -> None:
     cells = {row["nfe"]: f"{100 * row['accuracy']:.1f}" + (
         "" if row["over_denoising"] is None else f" ({100 * row['over_denoising']:.1f})")
              for row in table if (row["model"], row["remasking"]) == (model, remasking)}
-    lines.append([(f"{names[model, remasking]:<{width}}", "dim" if model == "base" else "bold green"),
-                  ("".join(f"{cells[n]:>14}" for n in steps), "" if model == "base" else "green")])
+    style = "" if model == "base" else "green"
+    lines.append([(f"{names[model, remasking]:<{width}}", style),
+                  ("".join(f"{cells[n]:>14}" for n in steps), style)])
   error = max(row["stderr"] for row in table)
   console.table([*lines, [(f"{table[0]['num_examples']} held-out problems, standard error at most "
                            f"{100 * error:.1f}", "dim")]])

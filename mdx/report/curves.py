@@ -86,7 +86,7 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, byt
     with theme.axis(words.name_of(name) + (", %" if unit > 1 else ""), "step", pictures,
                     caption) as axis:
       for number, (run, points) in enumerate(lines_of.items()):
-        steps, values = zip(*[(step, unit * value) for step, value in points])
+        steps, values = [step for step, _ in points], [unit * value for _, value in points]
         colour = theme.COLOURS[number % len(theme.COLOURS)]
         error = dict(_series(runs[run], kind, f"{name}_stderr"))
         if half:

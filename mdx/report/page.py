@@ -3,9 +3,9 @@
 Contents: environment, write, compare.
 
 Convention: the file needs nothing else and no network: pictures are data, and the denoising
-viewer stands in a frame of its own. Everything that a run wrote is text here, never markup. A figure
-stands with its error and unit in one cell; terms of `report.words` show their meaning where the
-pointer rests, and are listed at the end.
+viewer stands in a frame of its own. Everything that a run wrote is text here, never markup. A
+figure stands with its error and unit in one cell; terms of `report.words` show their meaning where
+the pointer rests, and are listed at the end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import html
 import importlib.metadata
 import importlib.resources
 import json
-import math
 import os
 import pathlib
 import platform
@@ -341,8 +340,8 @@ def _side_by_side(names: Sequence[str], texts: Sequence[Sequence[tuple[str, str,
     prompts = {prompt for prompt, text, _ in ones if text}
     if len(prompts) == 1:
       ones = [("", text, verdict) for _, text, verdict in ones]
-      rows.append(f'<tr><td colspan="{len(names)}">{_sample(*prompts, "", "")}</td></tr>'
-                  if any(prompts) else "")
+      rows.append(f'<tr><td colspan="{len(names)}">{_sample(prompts.pop(), "", "")}</td></tr>'
+                  if "" not in prompts else "")
     rows.append("<tr>" + "".join(f"<td>{_sample(*one)}</td>" for one in ones) + "</tr>")
   head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
   return (f'<div class="scroll"><table class="texts"><thead><tr>{head}</tr></thead><tbody>'

@@ -100,7 +100,7 @@ def flat(value: Any, above: str = "") -> dict[str, Any]:
 def duration(seconds: float) -> str:
   """Seconds as hours, minutes and seconds."""
   if seconds < 60 or not math.isfinite(seconds):
-    return f"{seconds:.3g} s"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

@@ -77,8 +77,8 @@ class Countdown:
 
   blank: ClassVar[str] = ""
   noun: ClassVar[str] = "Countdown problems"
-  rules: ClassVar[str] = ("An answer is right if it combines the given numbers, each used once, with "
-                          "+ - * / to the target.")
+  rules: ClassVar[str] = ("An answer is right if it combines the given numbers, each used once, "
+                          "with + - * / to the target.")
 
   def __post_init__(self):
     config_lib.check(self, "task", choices=dict(format=FORMATS),

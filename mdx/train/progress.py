@@ -45,7 +45,7 @@ class Progress:
       atexit.register(self._bar.stop)  # after an error too, or the terminal has no cursor
 
   def compiling(self) -> None:
-    """Says that the first step is compiled; the next `update` ends it, and the clock begins anew."""
+    """Says that the first step is compiled; the next `update` ends it and restarts the clock."""
     self._compiles = True
     if self._bar is not None:
       self._bar.update(self._task, description="compiling")
