@@ -38,12 +38,12 @@ def axis(ylabel: str, xlabel: str, pictures: list[tuple[str, bytes]],
            "axes.labelcolor": _LIGHT["muted"], "axes.edgecolor": _LIGHT["muted"],
            "xtick.color": _LIGHT["muted"], "ytick.color": _LIGHT["muted"],
            "axes.facecolor": "none", "legend.facecolor": "none", "legend.edgecolor": "none",
-           "font.size": 11, "axes.spines.top": False, "axes.spines.right": False,
+           "font.size": 11, "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.spines.top": False, "axes.spines.right": False,
            "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}
   with matplotlib.rc_context(style):
     figure = figure_lib.Figure(figsize=(4.6, 3.1), facecolor="none")
-    # A layout engine would draw everything twice; tick labels have six characters at most.
-    drawn = figure.subplots(gridspec_kw=dict(left=0.19, right=0.95, bottom=0.18, top=0.95))
+    # A layout engine would draw everything twice; tick labels have eight characters at most.
+    drawn = figure.subplots(gridspec_kw=dict(left=0.22, right=0.95, bottom=0.18, top=0.95))
     drawn.set(xlabel=xlabel, ylabel=ylabel)
     drawn.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: short(value)))
     drawn.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: short(value)))
@@ -57,12 +57,12 @@ def axis(ylabel: str, xlabel: str, pictures: list[tuple[str, bytes]],
 
 
 def short(value: float) -> str:
-  """A tick label of six characters at most."""
+  """A tick label of eight characters at most, four of them significant."""
   for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
     if abs(value) >= size:
       return f"{value / (1e3 if prefix == 'k' else size):.4g}{prefix}"
   text = f"{value:.4g}"
-  return text if len(text) <= 6 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+  return text if len(text) <= 7 else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def themed(svg: str) -> bytes:

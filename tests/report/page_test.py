@@ -9,6 +9,7 @@ import pytest
 from mdx import modes
 from mdx.configs import report as report_config
 from mdx.report import page
+from mdx.report import theme
 import browser
 
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -69,6 +70,14 @@ def test_the_title_says_what_happened(run):
   title = re.search(r"<h1>(.*?)</h1>", text)[1]
   assert title == "MDPO raised correct 4x4 Sudokus in 2 steps from 30 % to 75 %"
   assert "<p class=\"sentence\">2,000 updates on 16,000 rollouts, 512 held-out problems" in text
+
+
+@pytest.mark.parametrize("ticks, labels", [
+    ((-0.1325, -0.135, -0.1375), ["-0.1325", "-0.135", "-0.1375"]), ((2e-4, 5e-5), ["0.0002", "5e-05"]),
+    ((0.00025, -0.00015), ["0.00025", "-1.5e-4"]), ((15000, 2.5e6, 0), ["15k", "2.5M", "0"])])
+def test_tick_labels_are_short_and_differ(ticks, labels):
+  assert [theme.short(value) for value in ticks] == labels
+  assert max(map(len, labels)) <= 8
 
 
 def test_pictures_follow_the_mode_and_label_their_axes(run):
