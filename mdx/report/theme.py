@@ -38,7 +38,8 @@ def axis(ylabel: str, xlabel: str, pictures: list[tuple[str, bytes]],
            "axes.labelcolor": _LIGHT["muted"], "axes.edgecolor": _LIGHT["muted"],
            "xtick.color": _LIGHT["muted"], "ytick.color": _LIGHT["muted"],
            "axes.facecolor": "none", "legend.facecolor": "none", "legend.edgecolor": "none",
-           "font.size": 11, "xtick.labelsize": 10, "ytick.labelsize": 10, "axes.spines.top": False, "axes.spines.right": False,
+           "font.size": 11, "xtick.labelsize": 10, "ytick.labelsize": 10,
+           "axes.spines.top": False, "axes.spines.right": False,
            "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}
   with matplotlib.rc_context(style):
     figure = figure_lib.Figure(figsize=(4.6, 3.1), facecolor="none")

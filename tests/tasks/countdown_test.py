@@ -262,4 +262,6 @@ def test_an_equation_with_masks_is_not_judged():
   found = draw(masked, "*", "5", "=", "60", ",", "60", "-", "3", "=", "58")
   assert not found[:6].any() and found[6:].all()
   assert draw("12", "*", "4", "=", "48", ",", masked, "+", "9", "=", "57")[:6].all()  # no 4 is given
+  missed = draw("12", "*", "5", "=", "60", ",", "60", "+", "3", "=", "63")  # true, but 57 is asked
+  assert not missed[:6].any() and missed[6:].all()
   assert countdown.Countdown(format="expression").render(_example(), ["1"]) is None
