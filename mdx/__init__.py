@@ -2,13 +2,13 @@
 
 Contents: load.
 
-Reference: see README.md for the map from papers to configs.
+Reference: see docs/methods/index.md for the map from papers to configs.
 """
 
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(path: str, **options: Any):

@@ -2,7 +2,7 @@
 
 Contents: RARE, Params, Batch, Part, no_axes, Aux, Context, context, Noise, Inputs, Hidden, Network,
 Request, Answer, Reader, World, Objective, Coupled, is_coupled, Frontend, Leaf, Adaptation,
-Sampler, Task, Environment, Field, Layout, Evaluator.
+Sampler, Task, Drawing, Shown, Environment, Field, Layout, Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -619,6 +619,39 @@ class Task(Protocol):
 
   def score(self, examples, completions) -> dict[str, Any]:
     """Returns {"reward": float32 [N], "correct": bool [N]}."""
+
+
+class Drawing(NamedTuple):
+  """How an answer is drawn.
+
+  Attributes:
+    lines: positions of each line, from the top.
+    is_wrong: bool [G], positions that break a rule.
+    box: side of the boxes of a grid, whose lines are as long as there are; 0: lines of text.
+  """
+  lines: tuple[tuple[int, ...], ...]
+  is_wrong: Sequence[bool]
+  box: int = 0
+
+
+@runtime_checkable
+class Shown(Task, Protocol):
+  """A task that says how people are shown its problems.
+
+  Attributes:
+    noun: of its problems, plural: "4x4 Sudokus".
+    rules: what is asked and what is right, one sentence.
+  """
+  noun: str
+  rules: str
+
+  def render(self, example: dict[str, Any], tokens: Sequence[str | None]) -> Drawing | None:
+    """Returns how an answer is drawn; None: as running text.
+
+    Args:
+      example: of the task.
+      tokens: texts of the answer's G positions, None where masked.
+    """
 
 
 @runtime_checkable

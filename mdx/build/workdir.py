@@ -1,6 +1,6 @@
 """The directory of a run: checked, and claimed for one config.
 
-Contents: BASE, check_workdir, in_use, claim_workdir, check_config, check_job, meta,
+Contents: BASE, check_workdir, in_use, claim_workdir, write_config, check_config, check_job, meta,
 check_meta.
 """
 
@@ -113,8 +113,13 @@ def claim_workdir(path: pathlib.Path, config: Mapping[str, Any],
                      f"{need / 2 ** 20:,.0f} MiB; free some space or use another --workdir.")
   if not (is_begun and (path / "config.json").exists()):
     tokenizer.save(path)
-    files.write_json(path / "config.json", {"hash": identity.run_hash(config),
-                                            "config": identity.anywhere(config)})
+    write_config(path, config)
+
+
+def write_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Writes the config of a run, with its hash, into the workdir."""
+  files.write_json(path / "config.json", {"hash": identity.run_hash(config),
+                                          "config": identity.anywhere(config)})
 
 
 def _is_begun(path: pathlib.Path) -> bool:

@@ -1,7 +1,7 @@
 """Task accuracy of a decoder, and what it had right on the way.
 
 Contents: FORMATS, Prompts, encode_prompts, completions, Answers, answers_of, score_steps,
-Scored, scored_batches, Result, summarize, evaluate.
+Scored, scored_batches, Result, summarize, evaluate, described.
 
 An example is *over-denoised* if the prediction of some denoising step is correct and the
 final answer is not (He et al. 2025, arXiv:2508.13148); that is known where every prediction was
@@ -269,3 +269,10 @@ def evaluate(decode: Callable[[np.ndarray], Answers], task: types.Task,
   parts = list(scored_batches(decode, task, examples, tokenizer, batch_size))
   joined = Scored(*(None if x[0] is None else np.concatenate(x) for x in zip(*parts)))
   return summarize(joined.correct, joined.best, joined.reward, joined.nfe)
+
+
+def described(task: types.Task) -> dict[str, dict[str, str]]:
+  """The entry `task` of results.json: names and rules of the problems; {} where not known."""
+  if not isinstance(task, types.Shown):
+    return {}
+  return {"task": {"noun": task.noun, "rules": task.rules}}

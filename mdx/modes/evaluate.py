@@ -141,7 +141,7 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     results |= {"interval_low": float(interval.low), "interval_high": float(interval.high)}
   results |= {"pass_at_k": repeated.figures(answers, config.get("pass_k", ())),
               "seconds": seconds, "tokens_per_second": pace, "checkpoint": source,
-              "identity": identity}
+              "identity": identity} | task_eval.described(task)
   if jax.process_index() == 0:
     files.write_json(results_file, results)
   _print_results(results, path)

@@ -12,6 +12,7 @@ from typing import Any, Callable, Mapping
 
 import jax
 
+from mdx import config as config_lib
 from mdx.build import workdir as workdir_lib
 from mdx.report import page
 from mdx.utils import console
@@ -42,6 +43,8 @@ def reported(mode: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any
       results = mode(config, workdir)
       if jax.process_index() == 0:
         if age() != before:  # else the run was finished already
+          if config["mode"] in ("sample", "eval") and not looks_on:  # others have theirs already
+            workdir_lib.write_config(path, config_lib.to_dict(config))
           files.write_json(path / page.ENVIRONMENT, page.environment(time.monotonic() - began))
         console.say(_report(path))
       return results

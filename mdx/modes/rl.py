@@ -31,9 +31,10 @@ from mdx.eval import repeated
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
 from mdx.modes import reporting
+from mdx.modes import solving
 from mdx.modes import train as train_mode
-from mdx.report import denoising
 from mdx.report import plots
+from mdx.report import words
 from mdx.rl import episodes as episodes_lib
 from mdx.rl import rollout as rollout_lib
 from mdx.samplers import trajectory
@@ -111,7 +112,7 @@ def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,
   if start >= config["updates"] and results_file.exists():
     console.say("this run is finished; remove its workdir to train again.")
     results = readers.read_object(results_file, "table")
-    console.say(_table_text(results["table"]))
+    _show_table(results["table"])
     return results
   rollout = config["rollout"]
   console.say(
@@ -149,10 +150,10 @@ def _finish(run: rl_setup.Setup, models: Mapping[str, Any], base_seconds: float)
   repeats = _pass_at_k(run, models)
   file = run.workdir / "metrics.jsonl"
   lines = metrics_lib.read(file) if file.exists() and jax.process_index() == 0 else []
-  results = {"table": table, "pass_at_k": repeats, "tokens_per_second": speeds} | _counts(
-      lines, run.config) | {
-      "curve": _curve(lines, run.config["eval"]["curve_nfe"]),
-      "seconds": _seconds(lines, base=base_seconds, evaluate=time.monotonic() - began)}
+  results = {"table": table, "pass_at_k": repeats, "tokens_per_second": speeds} | (
+      task_eval.described(run.task) | _counts(lines, run.config)) | {
+          "curve": _curve(lines, run.config["eval"]["curve_nfe"]),
+          "seconds": _seconds(lines, base=base_seconds, evaluate=time.monotonic() - began)}
   if jax.process_index() == 0:
     _report(run, results, lines, traces)
   return results
@@ -302,10 +303,10 @@ def _evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
   """Evaluates every model with every remasking and number of steps on the test split."""
   console.say("evaluating the held-out problems ...")
   config, examples, prompts = run.config["eval"], run.examples("test"), run.prompts("test")
-  table, paces, traces = [], {}, []
+  table, paces, traces = [], {}, {}
   progress = progress_lib.Progress(len(config["remasking"]) * len(config["nfe"]) * len(models),
                                    enabled=jax.process_index() == 0, what="evaluating")
-  shown = config["curve_nfe"] if config["curve_nfe"] in config["nfe"] else config["nfe"][0]
+  shown = {min(config["nfe"]), config["curve_nfe"]}
   for remasking in config["remasking"]:
     for nfe in config["nfe"]:
       arm = _arm(run, run.eval_sampler(remasking, nfe), prompts, examples)
@@ -317,9 +318,10 @@ def _evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
                       "over_denoising": result.over_denoising,
                       "num_examples": result.num_examples})
         progress.update(len(table))
-        if (nfe == shown and remasking == config["remasking"][0]
+        if (nfe in shown and remasking == config["remasking"][0]
             and record.prediction is not None):
-          traces += _traces(run, record, examples, f"{name}, {nfe} steps")
+          traces.setdefault(nfe, {})[name] = solving.traces(run.task, examples, record,
+                                                            run.model.tokenizer, name)
   progress.close()
   order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
   speeds = [{"remasking": r, "nfe": n, "tokens_per_second": x} for (r, n), x in paces.items()]
@@ -356,23 +358,6 @@ def _pass_at_k(run: rl_setup.Setup, models: Mapping[str, Any]) -> list[dict[str,
     mean_nfe = float(grouped(nfe).mean())
     found += [{"model": name, "nfe": mean_nfe, "temperature": run.sampler.temperature, **row}
               for row in repeated.figures(answers, sizes)]
-  return found
-
-
-def _traces(run: rl_setup.Setup, record: trajectory.Trajectory, examples, title: str,
-            count: int = 3):
-  """The first rows of a decode for the viewer, each step with its verdict."""
-  found, tokenizer = [], run.model.tokenizer
-  _, correct = task_eval.score_steps(run.task, examples[:count], tokenizer,
-                                     record.prediction[:count], record.nfe[:count])
-  for row in range(count):
-    texts = task_eval.completions(record.prediction[row, :record.nfe[row]], tokenizer)
-    notes = [f"prediction {text} {'right' if right else 'wrong'}"
-             for text, right in zip(texts, correct[row])]
-    verdict = "right" if correct[row, record.nfe[row] - 1] else "wrong"
-    found.append(denoising.from_trajectory(
-        record, row, tokenizer.mask_id, prompt=run.task.prompt(examples[row]),
-        title=f"{title}, {verdict}", notes=notes + ["final answer"]))
   return found
 
 
@@ -415,20 +400,25 @@ def _curve(lines, nfe: int) -> list[dict[str, float]]:
   return found
 
 
-def _table_text(table) -> str:
-  """The table as the console shows it: accuracy (over-denoising) in percent."""
+def _show_table(table) -> None:
+  """Prints accuracy (over-denoising) in percent, models in colours of their own."""
   steps = sorted({row["nfe"] for row in table})
-  lines = [f"{'accuracy, % (over-denoised)':<30}" + "".join(f"{f'{n} steps':>16}" for n in steps)]
   arms = list(dict.fromkeys((row["model"], row["remasking"]) for row in table))
+  names = {(model, remasking): model + (" + RCR" if remasking == "rcr" else "")
+           for model, remasking in arms}
+  width = max(map(len, names.values())) + 1
+  lines = [[("", "")], [("right answers, % (over-denoised)", "bold")],
+           [(" " * width + "".join(f"{f'{n} steps':>14}" for n in steps), "bold")]]
   for model, remasking in arms:
     cells = {row["nfe"]: f"{100 * row['accuracy']:.1f}" + (
         "" if row["over_denoising"] is None else f" ({100 * row['over_denoising']:.1f})")
              for row in table if (row["model"], row["remasking"]) == (model, remasking)}
-    name = model + (" + RCR" if remasking == "rcr" else "")
-    lines.append(f"{name:<30}" + "".join(f"{cells[n]:>16}" for n in steps))
+    style = "" if model == "base" else "green"
+    lines.append([(f"{names[model, remasking]:<{width}}", style),
+                  ("".join(f"{cells[n]:>14}" for n in steps), style)])
   error = max(row["stderr"] for row in table)
-  return "\n".join(lines) + (f"\n{table[0]['num_examples']} held-out problems, standard error at "
-                             f"most {100 * error:.1f}")
+  console.table([*lines, [(f"{table[0]['num_examples']} held-out problems, standard error at most "
+                           f"{100 * error:.1f}", "dim")]])
 
 
 def _report(run: rl_setup.Setup, results, lines, traces) -> None:
@@ -439,13 +429,13 @@ def _report(run: rl_setup.Setup, results, lines, traces) -> None:
   if lines:
     plots.rl_curve(lines, run.workdir / "learning_curve.png", title=name)
   if traces:  # of every step; there are none of several turns
-    denoising.write_html(run.workdir / "trajectories.html", traces,
-                         lambda i: run.model.tokenizer.decode([i]), run.model.tokenizer.mask_id,
-                         heading=f"before and after {name}")
-  console.say("\n" + _table_text(results["table"]))
-  seconds = "  ".join(f"{k} {v:.0f} s" for k, v in results["seconds"].items())
+    solving.write(run.workdir, traces, run.model.tokenizer, name)
+  _show_table(results["table"])
+  stages = {k: v for k, v in results["seconds"].items() if v >= 0.5}
+  spent = ", ".join(f"{k} {words.duration(v)}" for k, v in stages.items())
   console.say(f"{results['updates']} updates, {results['rollouts']} rollouts, "
-                f"{results['nfe_rollout']} network calls of rollouts; {seconds}\n"
-                f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png"
-                f"{', learning_curve.png' if lines else ''}"
-                f"{', trajectories.html' if traces else ''}")
+              f"{results['nfe_rollout']} network calls of rollouts\n"
+              f"{words.duration(sum(results['seconds'].values()))} in all: {spent}\n"
+              f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png"
+              f"{', learning_curve.png' if lines else ''}"
+              f"{', trajectories.html' if traces else ''}")

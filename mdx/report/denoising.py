@@ -1,6 +1,6 @@
 """The decode of a masked-diffusion model, step by step, as one web page.
 
-Contents: Trace, Changes, changes, from_trajectory, even, visible, scale, write_html.
+Contents: Trace, Changes, changes, from_trajectory, drawn, even, visible, scale, write_html.
 
 Convention: frame f of a trace is the canvas after f steps, so frame 0 is what the
 decoder was given and the last frame is the text. A token is *written* in step f if it
@@ -12,6 +12,7 @@ is cut is said on the page and returned.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from mdx import types
 from mdx.samplers import trajectory
 from mdx.utils import files
 
@@ -43,6 +45,10 @@ class Trace(NamedTuple):
     is_given: bool [G], tokens fixed by the user, or None.
     predictions: int32 [F - 1, G], what the model said at each masked position of a frame
       (other entries are not read), or None.
+    example: traces of one example that follow one another are shown side by side; "": alone.
+    lines, box: of the final answer, as `types.Drawing` has them; (): running text.
+    is_wrong: bool [F, G], tokens that break a rule of the task, or None.
+    is_right: verdict on the final answer, or None.
   """
   prompt: str
   frames: np.ndarray
@@ -51,6 +57,11 @@ class Trace(NamedTuple):
   notes: tuple[str, ...] = ()
   is_given: np.ndarray | None = None
   predictions: np.ndarray | None = None
+  example: str = ""
+  lines: tuple[tuple[int, ...], ...] = ()
+  box: int = 0
+  is_wrong: np.ndarray | None = None
+  is_right: bool | None = None
 
 
 class Changes(NamedTuple):
@@ -72,11 +83,14 @@ def _check(trace: Trace) -> None:
   shape = np.shape(trace.frames)
   if len(shape) != 2 or 0 in shape:
     raise ValueError(f"frames must be [F, G] with a frame and a place at least, got {shape}.")
-  wanted = {"confidence": shape, "is_given": shape[1:], "predictions": (shape[0] - 1, shape[1])}
+  wanted = {"confidence": shape, "is_given": shape[1:], "predictions": (shape[0] - 1, shape[1]),
+            "is_wrong": shape}
   for name, expected in wanted.items():
     value = getattr(trace, name)
     if (value is not None or name == "confidence") and np.shape(value) != expected:
       raise ValueError(f"{name} must be {expected} for frames {shape}, got {np.shape(value)}.")
+  if trace.lines and sorted(i for line in trace.lines for i in line) != list(range(shape[1])):
+    raise ValueError(f"lines must have each of {shape[1]} positions once, got {trace.lines}.")
   if trace.notes and len(trace.notes) != shape[0]:
     raise ValueError(f"notes must be one a frame ({shape[0]}) or none, got {len(trace.notes)}.")
 
@@ -114,6 +128,28 @@ def from_trajectory(record: trajectory.Trajectory, row: int, mask_id: int, *, pr
       record.prediction[row][:len(frames) - 1])
   return Trace(prompt, frames, confidence, title, tuple(notes),
                ~np.asarray(record.is_free[row], bool), predictions)
+
+
+def drawn(trace: Trace, task: Any, example: Mapping[str, Any], token_text: Callable[[int], str],
+          mask_id: int) -> Trace:
+  """The trace with its answer as the task draws it; unchanged if it does not.
+
+  Args:
+    trace: of an answer.
+    task: `types.Shown`, or any other.
+    example: of the task.
+    token_text: text of a token id.
+    mask_id: id of the mask.
+  """
+  if not isinstance(task, types.Shown):
+    return trace
+  text = functools.cache(token_text)
+  drawings = [task.render(example, [None if i == mask_id else text(i) for i in frame])
+              for frame in np.asarray(trace.frames).tolist()]
+  if any(drawing is None for drawing in drawings):
+    return trace
+  return trace._replace(lines=drawings[-1].lines, box=drawings[-1].box,
+                        is_wrong=np.array([drawing.is_wrong for drawing in drawings], bool))
 
 
 def even(num: int, most: int) -> np.ndarray:
@@ -187,7 +223,11 @@ def _row(trace: Trace, ids: np.ndarray, order: np.ndarray, mask_id: int, max_fra
       "length": frames.shape[1], "steps": kept.tolist(), "given": given,
       "frames": _deltas(local(frames[kept]), np.asarray(trace.confidence)[kept]),
       "notes": [_clip(trace.notes[f], "note") for f in kept] if trace.notes else None,
-      "predictions": guesses}
+      "predictions": guesses, "example": _clip(trace.example, "title"),
+      "lines": [list(line) for line in trace.lines], "box": trace.box,
+      "wrong": [np.flatnonzero(x).tolist() for x in trace.is_wrong[kept]]
+               if trace.is_wrong is not None else None,
+      "right": trace.is_right}
 
 
 def scale(traces: Sequence[Trace]) -> list[float]:

@@ -3,7 +3,9 @@
 Contents: environment, write, compare.
 
 Convention: the file needs nothing else and no network: pictures are data, and the denoising
-viewer stands in a frame of its own. Everything that a run wrote is text here, never markup.
+viewer stands in a frame of its own. Everything that a run wrote is text here, never markup. A
+figure stands with its error and unit in one cell; terms of `report.words` show their meaning where
+the pointer rests, and are listed at the end.
 """
 
 from __future__ import annotations
@@ -13,26 +15,29 @@ import html
 import importlib.metadata
 import importlib.resources
 import json
-import math
 import os
 import pathlib
 import platform
+import re
 import resource
 import string
 import time
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import jax
 
+import mdx
 from mdx import metrics
+from mdx.report import compared
 from mdx.report import curves
+from mdx.report import words
 from mdx.utils import files
 from mdx.utils import readers
 
 NAME, ENVIRONMENT = "report.html", "environment.json"
-_PACKAGES = ("mdx", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _VIEWERS = {"trajectories.html": "trajectories before and after", "samples.html": "samples"}
-_PLOTS = {"accuracy.png": "accuracy and over-denoising", "claim.png": "the claim"}
+_PLOTS = {"claim.png": "the claim"}
 _ROWS = 8  # of samples
 _FIGURES = 6  # learning curves that are shown at once
 _TEXT = 4000  # characters of one of them
@@ -50,7 +55,7 @@ class _Run(NamedTuple):
 
 def environment(seconds: float) -> dict[str, Any]:
   """Versions, devices and the most memory that this process has used until now."""
-  versions = {"python": platform.python_version()}
+  versions = {"python": platform.python_version(), "mdx": mdx.__version__}
   for package in _PACKAGES:
     try:
       versions[package] = importlib.metadata.version(package)
@@ -87,32 +92,29 @@ def _read(path: str | os.PathLike) -> _Run:
   return _Run(path.name or str(path), path, config, results, lines, _json(path / ENVIRONMENT))
 
 
-def flat(value: Any, above: str = "") -> dict[str, Any]:
-  """{dotted path: leaf} of nested dicts."""
-  if not isinstance(value, Mapping):
-    return {above: value}
-  found: dict[str, Any] = {}
-  for key, inner in value.items():
-    found |= flat(inner, f"{above}.{key}" if above else str(key))
-  return found
+def _term(text: str) -> str:
+  """A text as markup; a term shows its meaning and leads to the list at the end."""
+  term = words.term_of(text)
+  if not term:
+    return html.escape(text)
+  return (f'<a class="term" href="#{_anchor(term)}" title="{html.escape(words.TERMS[term])}">'
+          f"{html.escape(text)}</a>")
 
 
-def _say(value: Any) -> str:
-  if isinstance(value, bool) or not isinstance(value, (int, float)):
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-  if isinstance(value, int) or not math.isfinite(value):
-    return f"{value:,}" if isinstance(value, int) else str(value)
-  return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def _anchor(term: str) -> str:
+  return "term-" + re.sub("[^a-z]+", "-", term.lower())
 
 
-def _cell(value: Any, tag: str = "td") -> str:
-  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+def _cell(value: Any, markup: Callable[[str], str] = _term) -> str:
+  """A cell; numbers, with what follows them, stand on the right."""
+  text = value if isinstance(value, str) else words.quantity("", value)
+  is_number = re.fullmatch(r"[-+\u2212]?[0-9][0-9.,e+]*( [\u00b1%(\w].*)?", text)
   kind = ' class="number"' if is_number else ""
-  return f"<{tag}{kind}>{html.escape(_say(value))}</{tag}>"
+  return f"<td{kind}>{markup(text)}</td>"
 
 
 def _table(rows: Sequence[Sequence[Any]], head: Sequence[str] = ()) -> str:
-  top = f"<thead><tr>{''.join(_cell(h, 'th') for h in head)}</tr></thead>" if head else ""
+  top = f"<thead><tr>{''.join(f'<th>{_term(h)}</th>' for h in head)}</tr></thead>" if head else ""
   body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
   return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
 
@@ -123,10 +125,10 @@ def _image(data: bytes, kind: str, caption: str) -> str:
   return (f'<figure><img src="{source}" alt="{label}"><figcaption>{label}</figcaption></figure>')
 
 
-def _scalars(results: Mapping[str, Any]) -> dict[str, Any]:
-  """The figures of results.json that fit into a line each."""
-  return {key: value for key, value in flat(results).items()
-          if isinstance(value, (int, float, str)) and key != "identity"}
+def _rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """(name, value with unit and error) of the figures of results.json."""
+  return [(words.name_of(key), words.quantity(key, *figure))
+          for key, figure in words.figures(results).items()]
 
 
 def _accuracies(results: Mapping[str, Any]) -> str:
@@ -138,95 +140,129 @@ def _accuracies(results: Mapping[str, Any]) -> str:
   arms = dict.fromkeys((row["model"], row["remasking"]) for row in table)
   rows = []
   for model, remasking in arms:
-    cells = {row["nfe"]: f"{100 * row['accuracy']:.1f} ± {100 * row['stderr']:.1f}" + (
+    cells = {row["nfe"]: f"{100 * row['accuracy']:.1f} \u00b1 {100 * row['stderr']:.1f}" + (
         "" if row["over_denoising"] is None else f" ({100 * row['over_denoising']:.1f})")
              for row in table if (row["model"], row["remasking"]) == (model, remasking)}
-    rows.append([model, remasking.replace("_", " "), *(cells.get(step, "") for step in steps)])
+    rows.append([words.label(model), words.name_of(remasking),
+                 *(cells.get(step, "") for step in steps)])
   head = ["model", "remasking", *(f"{step} steps" for step in steps)]
-  return ("<p class=\"muted\">Accuracy in percent with its standard error (over-denoised), "
-          f"{table[0]['num_examples']} held-out problems.</p>" + _table(rows, head))
+  return (f'<p class="muted">Right answers in percent \u00b1 {_term("standard error")} '
+          f'({_term("over-denoised")}), after so many {_term("denoising steps")}; '
+          f"{table[0]['num_examples']:,} {_term('held-out')} problems.</p>" + _table(rows, head))
 
 
-def _samples(path: pathlib.Path) -> Iterator[str]:
-  """The first texts that a run wrote."""
+def _texts(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
+  """(prompt, text, verdict) of the first texts that a run wrote."""
   for name in ("generations.jsonl", "samples.jsonl"):
     if (path / name).is_file():
-      rows = metrics.read_rows(path / name)[:_ROWS]
-      for row in rows:
-        prompt, text = row.get("prompt", ""), row.get("completion", row.get("text", ""))
-        score = f" (score {_say(row['score'])})" if "score" in row else ""
-        yield (f"<pre>{html.escape(str(prompt)[:_TEXT])}</pre>" if prompt else "") + (
-            f"<pre>{html.escape(str(text)[:_TEXT])}</pre>" + (
-                f'<p class="muted">{html.escape(score)}</p>' if score else ""))
+      for row in metrics.read_rows(path / name)[:_ROWS]:
+        text = str(row.get("completion", row.get("text", "")))
+        verdict = f"score {words.quantity('', row['score'])}" if "score" in row else ""
+        yield str(row.get("prompt", ""))[:_TEXT], text[:_TEXT], verdict
       return
   if (path / "samples.txt").is_file():
     texts = (path / "samples.txt").read_text(encoding="utf-8").split("\n---\n")
-    for text in texts[:_ROWS]:
-      yield f"<pre>{html.escape(text[:_TEXT])}</pre>"
+    yield from (("", text[:_TEXT], "") for text in texts[:_ROWS])
+
+
+def _sample(prompt: str, text: str, verdict: str) -> str:
+  parts = [f"<pre>{html.escape(part)}</pre>" for part in (prompt, text) if part]
+  return "".join(parts) + (f'<p class="muted">{html.escape(verdict)}</p>' if verdict else "")
+
+
+def _samples(path: pathlib.Path) -> str:
+  return "".join(_sample(*one) for one in _texts(path))
 
 
 def _environment(run: _Run) -> str:
   known = run.environment
   if not known:
     return ""
-  gib = lambda name: known.get(name, 0) / 2 ** 30
-  rows = [("wall time of the last start", f"{known['wall_seconds']:,.0f} s"),
-          ("most memory, host", f"{gib('peak_host_bytes'):.2f} GiB")]
-  if known.get("peak_device_bytes"):
-    rows.append(("most memory, a device", f"{gib('peak_device_bytes'):.2f} GiB"))
-  rows += [("devices", known["devices"]), ("processes", known["processes"]),
-           ("system", known["system"]), ("finished", known["finished"])]
+  names = ("wall_seconds", "peak_host_bytes", "peak_device_bytes")
+  rows = [(words.name_of(name), words.quantity(name, known[name])) for name in names
+          if known.get(name)]
+  rows += [(name, str(known[name])) for name in ("devices", "processes", "system", "finished")]
   seconds = run.results.get("seconds")
   if isinstance(seconds, dict):
-    rows += [(f"seconds: {stage}", f"{value:,.1f}") for stage, value in seconds.items()]
+    rows += [(f"time: {stage}", words.quantity("seconds", value))
+             for stage, value in seconds.items() if value]
   return _table(rows) + "<h3>Versions</h3>" + _table(list(known["versions"].items()))
 
 
 def _config(config: Mapping[str, Any]) -> str:
-  rows = sorted(flat(config).items())
-  return f"<details><summary>{len(rows)} values</summary>{_table(rows)}</details>" if rows else ""
+  rows = sorted(words.flat(config).items())
+  body = "".join(f"<tr>{_cell(key, html.escape)}{_cell(value, html.escape)}</tr>"
+                 for key, value in rows)
+  return (f'<details><summary>{len(rows)} values</summary><div class="scroll"><table>{body}</table>'
+          "</div></details>" if rows else "")
+
+
+def _task(results: Mapping[str, Any]) -> str:
+  """The rules of the task."""
+  task = results.get("task")
+  rules = task.get("rules", "") if isinstance(task, Mapping) else ""
+  return f"<p>{html.escape(str(rules))}</p>" if rules else ""
 
 
 def _sections(run: _Run) -> Iterator[tuple[str, str]]:
   claim = run.path / "claim.txt"
   text = f"<pre>{html.escape(claim.read_text(encoding='utf-8'))}</pre>" if claim.is_file() else ""
-  figures = _table(list(_scalars(run.results).items()))
+  shown = _table(_rows(run.results))
   accuracies = _accuracies(run.results)
   if text or accuracies:
-    figures = f"<details><summary>all figures</summary>{figures}</details>" if run.results else ""
-  yield "Results", text + accuracies + (figures if run.results else "")
+    shown = f"<details><summary>all figures</summary>{shown}</details>" if run.results else ""
+  yield "Results", _task(run.results) + text + accuracies + (shown if run.results else "")
+  if (run.path / "denoising.svg").is_file():
+    picture = _image((run.path / "denoising.svg").read_bytes(), "svg+xml",
+                     "held-out problems, step by step; red cells break a rule")
+    yield "Before and after", f'<div class="scroll wide">{picture}</div>'
   plots = [_image((run.path / name).read_bytes(), "png", caption)
            for name, caption in _PLOTS.items() if (run.path / name).is_file()]
-  yield "Accuracy", "".join(plots)
+  yield "Accuracy", "".join(plots) + (
+      _grid(curves.accuracy(run.results["table"])) if accuracies else "")
   yield "Learning curves", _figures({run.name: run.lines})
-  yield "Samples", "".join(_samples(run.path))
   for name, caption in _VIEWERS.items():
     if (run.path / name).is_file():
       page = html.escape((run.path / name).read_text(encoding="utf-8"), quote=True)
       yield f"Denoising: {caption}", (f'<iframe sandbox="allow-scripts" loading="lazy" '
                                       f'title="{caption}" srcdoc="{page}"></iframe>')
+  yield "Samples", _samples(run.path)
   yield "Time, memory and versions", _environment(run)
   yield "Config", _config(run.config)
 
 
+def _grid(pictures: Sequence[tuple[str, bytes]]) -> str:
+  shown = "".join(_image(svg, "svg+xml", caption) for caption, svg in pictures)
+  return f'<div class="figures">{shown}</div>' if shown else ""
+
+
 def _figures(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-  pictures = [_image(svg, "svg+xml", caption) for caption, svg in curves.draw(runs)]
-  grid = lambda shown: f'<div class="figures">{"".join(shown)}</div>' if shown else ""
-  rest = grid(pictures[_FIGURES:])
+  pictures = curves.draw(runs)
+  rest = _grid(pictures[_FIGURES:])
   if rest:
     rest = f"<details><summary>{len(pictures) - _FIGURES} more</summary>{rest}</details>"
-  return grid(pictures[:_FIGURES]) + rest
+  return _grid(pictures[:_FIGURES]) + rest
 
 
-def _write(path: pathlib.Path, title: str, subtitle: str,
+def _terms(body: str) -> str:
+  """The terms that a page leads to."""
+  rows = "".join(f'<dt id="{_anchor(term)}">{html.escape(term)}</dt><dd>{html.escape(text)}.</dd>'
+                 for term, text in words.TERMS.items() if f'href="#{_anchor(term)}"' in body)
+  return f"<dl>{rows}</dl>" if rows else ""
+
+
+def _write(path: pathlib.Path, title: str, sentence: str, subtitle: str,
            sections: Iterator[tuple[str, str]]) -> pathlib.Path:
   shown = [(name, body) for name, body in sections if body]
+  if terms := _terms("".join(body for _, body in shown)):
+    shown.append(("Terms", terms))
   template = (importlib.resources.files("mdx.report") / "page.html").read_text(encoding="utf-8")
   links = "".join(f'<a href="#s{i}">{html.escape(name)}</a>' for i, (name, _) in enumerate(shown))
   body = "".join(f'<h2 id="s{i}">{html.escape(name)}</h2>{text}'
                  for i, (name, text) in enumerate(shown))
   page = string.Template(template).substitute(
-      title=html.escape(title), subtitle=html.escape(subtitle), links=links, body=body)
+      title=html.escape(title), sentence=html.escape(sentence), subtitle=html.escape(subtitle),
+      links=links, body=body)
   files.write_text(path, page, errors="replace")
   return path
 
@@ -239,11 +275,11 @@ def write(workdir: str | os.PathLike) -> pathlib.Path:
   """
   run = _read(workdir)
   objective = run.config.get("objective", {}).get("name", "")
-  mode = run.config.get("mode", "")
-  title = " ".join(x for x in (mode, objective, str(workdir)) if x)
+  title, sentence = words.headline(run.config, run.results) if run.results else ("", "")
+  name = " ".join(x for x in (run.config.get("mode", ""), objective, str(workdir)) if x)
   version = run.environment.get("versions", {}).get("mdx", "")
-  subtitle = f"mdx {version}, {run.environment.get('finished', 'not finished')}"
-  return _write(run.path / NAME, title, subtitle, _sections(run))
+  subtitle = f"{name}, mdx {version}, {run.environment.get('finished', 'not finished')}"
+  return _write(run.path / NAME, title or name, sentence, subtitle, _sections(run))
 
 
 def _names(paths: Sequence[str]) -> list[str]:
@@ -257,7 +293,7 @@ def _names(paths: Sequence[str]) -> list[str]:
 
 
 def compare(workdirs: Sequence[str], path: str | os.PathLike) -> pathlib.Path:
-  """Writes one report of several runs: results, where configs differ, curves over one another.
+  """Writes one report of several runs: what differs in results, configs, curves and samples.
 
   Args:
     workdirs: of the runs.
@@ -269,21 +305,44 @@ def compare(workdirs: Sequence[str], path: str | os.PathLike) -> pathlib.Path:
   names = _names(workdirs)
   runs = [_read(workdir)._replace(name=name) for name, workdir in zip(names, workdirs)]
 
-  def sections():
-    results = [_scalars(run.results) for run in runs]
-    keys = list(dict.fromkeys(key for one in results for key in one))
-    yield "Results", _table([[key, *(one.get(key, "") for one in results)] for key in keys],
-                            ["", *names])
-    for run in runs:
-      yield f"Accuracy: {run.name}", _accuracies(run.results)
-    configs = [flat(run.config) for run in runs]
-    keys = sorted(set().union(*configs))
-    rows = [[key, *(one.get(key, "") for one in configs)] for key in keys
-            if len({json.dumps(one.get(key, ""), default=str) for one in configs}) > 1]
-    yield "Where the configs differ", _table(rows, ["", *names])
-    yield "Learning curves", _figures({run.name: run.lines for run in runs})
-    rows = [[key, *(_say(flat(run.environment).get(key, "")) for run in runs)]
-            for key in dict.fromkeys(k for run in runs for k in flat(run.environment))]
-    yield "Time, memory and versions", _table(rows, ["", *names])
+  def differing(tables: Sequence[Mapping[str, Any]], head: str = "") -> str:
+    keys = list(dict.fromkeys(key for one in tables for key in one))
+    rows = [[key, *(one.get(key, "") for one in tables)] for key in keys
+            if len({json.dumps(one.get(key, ""), default=str) for one in tables}) > 1]
+    return _table(rows, [head, *names]) if rows else ""
 
-  return _write(pathlib.Path(path), f"{len(runs)} runs", ", ".join(names), sections())
+  def sections():
+    rows, same = compared.rows(names, [run.results for run in runs])
+    note = (f'<p class="muted">Errors are {_term("standard error")}s; those of a difference are '
+            "taken as independent. Better is a run that is ahead of the next one by two of them. "
+            f"{same} figures that are equal in all runs are left out.</p>")
+    yield "Results", (note + _table(rows, ["", *names, "difference", "better"]) if rows else
+                      "<p>All results are equal.</p>")
+    yield "Where the configs differ", differing([dict(sorted(words.flat(run.config).items()))
+                                                 for run in runs])
+    yield "Learning curves", _figures({run.name: run.lines for run in runs})
+    yield "Samples side by side", _side_by_side(names, [list(_texts(run.path)) for run in runs])
+    yield "Time, memory and versions", differing(
+        [{words.name_of(key): words.quantity(key, value)
+          for key, value in words.flat(run.environment).items()} for run in runs])
+
+  title, sentence = compared.headline(names, [run.results for run in runs])
+  return _write(pathlib.Path(path), title, sentence, ", ".join(map(str, workdirs)), sections())
+
+
+def _side_by_side(names: Sequence[str], texts: Sequence[Sequence[tuple[str, str, str]]]) -> str:
+  """The first texts of several runs, a column each; a prompt that all have stands once."""
+  if sum(map(bool, texts)) < 2:
+    return ""
+  rows = []
+  for i in range(max(map(len, texts))):
+    ones = [one[i] if i < len(one) else ("", "", "") for one in texts]
+    prompts = {prompt for prompt, text, _ in ones if text}
+    if len(prompts) == 1:
+      ones = [("", text, verdict) for _, text, verdict in ones]
+      rows.append(f'<tr><td colspan="{len(names)}">{_sample(prompts.pop(), "", "")}</td></tr>'
+                  if "" not in prompts else "")
+    rows.append("<tr>" + "".join(f"<td>{_sample(*one)}</td>" for one in ones) + "</tr>")
+  head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+  return (f'<div class="scroll"><table class="texts"><thead><tr>{head}</tr></thead><tbody>'
+          f"{''.join(rows)}</tbody></table></div>")

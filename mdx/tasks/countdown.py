@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mdx import config as config_lib
+from mdx import types
 from mdx.tasks import parsing
 from mdx.tasks import problems
 from mdx.tasks import surface
@@ -75,6 +76,9 @@ class Countdown:
   test_path: str = ""
 
   blank: ClassVar[str] = ""
+  noun: ClassVar[str] = "Countdown problems"
+  rules: ClassVar[str] = ("An answer is right if it combines the given numbers, each used once, "
+                          "with + - * / to the target.")
 
   def __post_init__(self):
     config_lib.check(self, "task", choices=dict(format=FORMATS),
@@ -140,6 +144,31 @@ class Countdown:
                        for e, c in zip(examples, completions)], int)
     reward = np.array([0, self.number_reward, 1], np.float32)[grades]
     return {"reward": reward, "correct": grades == _RIGHT}
+
+  def render(self, example: dict[str, Any], tokens: Sequence[str | None]) -> types.Drawing | None:
+    """Returns one equation a line; wrong are those that no right answer has in their place.
+
+    An equation with masks in it is not judged; of one that follows such an equation it is not
+    known which numbers are left.
+    """
+    if self.format != "steps":
+      return None
+    ends = [i + 1 for i, token in enumerate(tokens) if token == ","]
+    lines = [tuple(range(a, b)) for a, b in zip([0, *ends], [*ends, len(tokens)])]
+    pool: list[int] | None = list(example["numbers"])
+    is_wrong = np.zeros(len(tokens), bool)
+    for number, line in enumerate(lines):
+      texts = [tokens[i] for i in line]
+      if None in texts:
+        pool = None
+        continue
+      step = "".join(texts).removesuffix(",")
+      left = pool and _after(pool, step)
+      is_last = number == len(example["numbers"]) - 2
+      missed = is_last and not step.endswith(f"={example['target']}")
+      is_wrong[list(line)] = not _is_true(step) or missed or (pool is not None and left is None)
+      pool = left
+    return types.Drawing(tuple(lines), is_wrong)
 
   def _draw(self, split: str) -> list[dict[str, Any]]:
     rng = np.random.default_rng([self.seed, problems.SPLITS.index(split)])
@@ -235,25 +264,40 @@ def _answer_in_text(text: str) -> str:
   return surface.ascii_formula(_TIMES.sub("*", answer))
 
 
+def _is_true(step: str) -> bool:
+  """Whether a step is an equation, and holds."""
+  match = _STEP.fullmatch(step)
+  if match is None:
+    return False
+  a, operator, b, value = int(match[1]), match[2], int(match[3]), int(match[4])
+  return a == value * b if operator == "/" else parsing.apply(operator, a, b) == value
+
+
+def _after(pool: Sequence[int], step: str) -> list[int] | None:
+  """Numbers that are left after a step; None: it is no equation, or uses others."""
+  match = _STEP.fullmatch(step)
+  left = list(pool)
+  if match is None:
+    return None
+  for used in (int(match[1]), int(match[3])):
+    if used not in left:
+      return None
+    left.remove(used)
+  return [*left, int(match[4])]
+
+
 @functools.lru_cache(maxsize=2**15)
 def _grade_steps(numbers: tuple[int, ...], target: int, answer: str) -> int:
   """Returns _RIGHT; _NUMBERS if the numbers are used as they should but a value is wrong; or 0."""
   steps = answer.split(",")
   if len(steps) != len(numbers) - 1:
     return 0
-  pool, is_true, value = list(numbers), True, None
+  pool: list[int] | None = list(numbers)
   for step in steps:
-    match = _STEP.fullmatch(step)
-    if match is None:
+    pool = _after(pool, step)
+    if pool is None:
       return 0
-    a, operator, b, value = int(match[1]), match[2], int(match[3]), int(match[4])
-    for used in (a, b):
-      if used not in pool:
-        return 0
-      pool.remove(used)
-    pool.append(value)
-    is_true &= a == value * b if operator == "/" else parsing.apply(operator, a, b) == value
-  return _RIGHT if is_true and value == target else _NUMBERS
+  return _RIGHT if all(map(_is_true, steps)) and pool == [target] else _NUMBERS
 
 
 @functools.lru_cache(maxsize=2**15)

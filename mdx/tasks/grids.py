@@ -1,6 +1,7 @@
 """Sudoku grids: solving, counting, drawing.
 
-Contents: units, solve, all_grids, complete_units, count_completions, random_givens, Images.
+Contents: units, solve, all_grids, complete_units, conflicts, count_completions, random_givens,
+Images.
 
 Convention: a grid or puzzle is a row of size * size cells, row by row; 0 is an empty cell. `size`
 is a square number (4 or 9), its root is the side of a box.
@@ -133,6 +134,21 @@ def complete_units(cells: np.ndarray, size: int) -> np.ndarray:
   """Which rows, columns and boxes have every digit: bool [N, 3 * size], cells [N, size^2]."""
   bits = np.left_shift(1, cells.astype(np.int32))[:, units(size)]
   return np.bitwise_or.reduce(bits, axis=2) == (2 << size) - 2
+
+
+def conflicts(cells: np.ndarray, size: int) -> np.ndarray:
+  """Cells whose digit stands a second time in their row, column or box: bool [size^2].
+
+  Args:
+    cells: int [size^2], 0 empty.
+    size: 4 or 9.
+  """
+  table = units(size)
+  digits = np.asarray(cells)[table]  # [3 * size, size]
+  is_twice = (digits[:, :, None] == digits[:, None, :]).sum(axis=2) > 1
+  found = np.zeros(size * size, bool)
+  found[table[is_twice & (digits > 0)]] = True
+  return found
 
 
 def count_completions(puzzles: np.ndarray) -> np.ndarray:

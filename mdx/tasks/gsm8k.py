@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mdx import types
 from mdx.tasks import parsing
 from mdx.tasks import problems
 
@@ -40,6 +41,8 @@ class Gsm8k:
   instruction: str = problems.INSTRUCTION
 
   blank: ClassVar[str] = ""
+  noun: ClassVar[str] = "GSM8K problems"
+  rules: ClassVar[str] = "An answer is right if its last number has the value of the reference."
 
   def __post_init__(self):
     problems.check_files(self, "{\"question\": ..., \"answer\": \"... #### 42\"}")
@@ -51,6 +54,10 @@ class Gsm8k:
   def prompt(self, example: dict[str, Any]) -> str:
     """Returns the text to complete."""
     return example["prompt"]
+
+  def render(self, example: dict[str, Any], tokens: Sequence[str | None]) -> types.Drawing | None:
+    """Returns None: an answer is running text."""
+    del self, example, tokens
 
   def training_pairs(self, split: str) -> list[tuple[str, str]]:
     """Returns (prompt, worked solution that ends in a boxed number)."""

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mdx import config as config_lib
+from mdx import types
 from mdx.tasks import algebra
 from mdx.tasks import parsing
 from mdx.tasks import problems
@@ -46,6 +47,8 @@ class Math:
   time_limit: float = 2.0
 
   blank: ClassVar[str] = ""
+  noun: ClassVar[str] = "MATH problems"
+  rules: ClassVar[str] = "An answer is right if its last formula is equal to the reference."
 
   def __post_init__(self):
     problems.check_files(self, "{\"problem\": ..., \"answer\": ...}")
@@ -59,6 +62,10 @@ class Math:
   def prompt(self, example: dict[str, Any]) -> str:
     """Returns the text to complete."""
     return example["prompt"]
+
+  def render(self, example: dict[str, Any], tokens: Sequence[str | None]) -> types.Drawing | None:
+    """Returns None: an answer is running text."""
+    del self, example, tokens
 
   def training_pairs(self, split: str) -> list[tuple[str, str]]:
     """Returns (prompt, solution if the file has it, else the boxed answer)."""

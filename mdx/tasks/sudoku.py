@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from mdx import config as config_lib
+from mdx import types
 from mdx.tasks import grids as grids_lib
 from mdx.tasks import parsing
 from mdx.tasks import problems
@@ -123,6 +124,30 @@ class Sudoku:
     """Tokens of an answer."""
     self._need_symbols("answer_length")
     return self.cells
+
+  @property
+  def noun(self) -> str:
+    """Name of the problems."""
+    return f"{self.size}x{self.size} Sudokus"
+
+  @property
+  def rules(self) -> str:
+    """What is asked."""
+    box = math.isqrt(self.size)
+    return (f"A grid is right if every row, column and {box}x{box} box has each of the digits 1 to "
+            f"{self.size} once and the given cells are kept; a puzzle has "
+            f"{'one solution' if self.unique else 'one solution or more'}.")
+
+  def render(self, example: dict[str, Any], tokens: Sequence[str | None]) -> types.Drawing | None:
+    """Returns the grid; wrong are cells in conflict and givens that were changed."""
+    if self.instruction or len(tokens) != self.cells:
+      return None
+    text = "".join(token if token and len(token) == 1 else "." for token in tokens)
+    cells, givens = self._digits([text, self._grid_in(example["prompt"].removesuffix("="))])
+    is_wrong = grids_lib.conflicts(cells, self.size) | (
+        (givens > 0) & (cells > 0) & (cells != givens))
+    rows = np.arange(self.cells).reshape(self.size, self.size).tolist()
+    return types.Drawing(tuple(map(tuple, rows)), is_wrong, math.isqrt(self.size))
 
   def _need_symbols(self, name: str) -> None:
     if self.instruction:

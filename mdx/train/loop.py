@@ -174,6 +174,8 @@ def fit(state: state_lib.State, step_fn: Callable, data: Any, *, start: int,
     if is_last:
       meter.finish(step)
 
+  if start < intervals.steps:
+    progress.compiling()
   try:
     for step in range(start, intervals.steps):
       is_whole = step % unit == 0

@@ -30,19 +30,34 @@ class Progress:
   def __init__(self, total: int, *, start: int = 0, enabled: bool = True, what: str = "training"):
     """Starts the clock at step `start` of `total`; `what` is written before the bar."""
     self._total, self._first, self._start = total, start, time.monotonic()
-    self._enabled = enabled
+    self._enabled, self._what, self._compiles = enabled, what, False
     self._bar = self._task = None
     if enabled and sys.stdout.isatty():
-      from rich import progress as rich_progress  # pylint: disable=g-import-not-at-top
+      from rich import progress as rich_progress, table  # pylint: disable=g-import-not-at-top
+      # The text has what the other columns leave, and ends in an ellipsis where it is longer.
+      words = table.Column(ratio=1, no_wrap=True, overflow="ellipsis")
       self._bar = rich_progress.Progress(
-          rich_progress.TextColumn("{task.description}"), rich_progress.BarColumn(),
-          rich_progress.MofNCompleteColumn(), rich_progress.TimeRemainingColumn())
+          rich_progress.TextColumn("{task.description}", markup=False, table_column=words),
+          rich_progress.BarColumn(bar_width=12), rich_progress.MofNCompleteColumn(),
+          rich_progress.TimeRemainingColumn(), expand=True)
       self._task = self._bar.add_task(what, total=total, completed=start)
       self._bar.start()
       atexit.register(self._bar.stop)  # after an error too, or the terminal has no cursor
 
+  def compiling(self) -> None:
+    """Says that the first step is compiled; the next `update` ends it and restarts the clock."""
+    self._compiles = True
+    if self._bar is not None:
+      self._bar.update(self._task, description="compiling")
+    elif self._enabled:
+      print("compiling ...", flush=True)
+
   def update(self, step: int) -> None:
     """Moves the bar."""
+    if self._compiles:
+      self._compiles, self._first, self._start = False, step, time.monotonic()
+      if self._bar is not None:
+        self._bar.update(self._task, description=self._what)
     if self._bar is not None:
       self._bar.update(self._task, completed=step)
 
@@ -62,7 +77,10 @@ class Progress:
   def say(self, text: str) -> None:
     """Prints a line above the bar."""
     if self._enabled:
-      print(text, flush=True) if self._bar is None else self._bar.console.print(text)
+      if self._bar is None:
+        print(text, flush=True)
+      else:
+        self._bar.console.print(text, markup=False, highlight=False)
 
   def close(self) -> None:
     """Removes the bar."""

@@ -58,6 +58,9 @@ def test_every_generation_is_kept_with_the_score_that_the_task_gives_it(base, tm
   if not scored["correct"].any():
     assert results["interval_high"] == pytest.approx(0.1611, abs=1e-4)
   assert json.loads((tmp_path / "results.json").read_text()) == results
+  assert results["task"]["noun"] == task.noun
+  config = json.loads((tmp_path / "config.json").read_text())["config"]
+  assert config["task"]["name"] == cfg.task.name and config["mode"] == "eval"
 
 
 def test_a_cache_measures_final_answers_only_and_says_so(base, tmp_path, capsys):

@@ -108,7 +108,11 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
   assert all(x["ratio"] == pytest.approx(1, abs=1e-5) for x in _lines(tmp_path, "train"))
   for name in ("accuracy.png", "learning_curve.png"):
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-  assert "before and after mdpo" in (tmp_path / "trajectories.html").read_text()
+  assert "before and after MDPO" in (tmp_path / "trajectories.html").read_text()
+  picture = (tmp_path / "denoising.svg").read_text()
+  assert "after MDPO" in picture and picture.count("translate(") == 2 * 8
+  assert results["task"]["noun"] == "4x4 Sudokus"
+  assert "correct 4x4 Sudokus in 2 steps" in (tmp_path / "report.html").read_text()
   # A finished run is not run again, and its model can be sampled from.
   before = (tmp_path / "metrics.jsonl").read_text()
   assert modes.run("rl", cfg, str(tmp_path)) == results

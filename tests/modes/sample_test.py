@@ -66,6 +66,8 @@ def test_every_rule_writes_rows_in_the_order_of_the_prompts(name, runs, tmp_path
   html = (tmp_path / "run" / "samples.html").read_text()
   assert html.startswith(("<!DOCTYPE html>", "<!doctype html>"))
   assert not (tmp_path / "run" / "samples.partial.jsonl").exists()
+  config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+  assert config["sampler"]["name"] == name and config["num_samples"] == 2
 
 
 @pytest.mark.slow

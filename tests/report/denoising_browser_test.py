@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 
+from mdx import tasks
 from mdx.report import denoising
 import browser
 
@@ -193,4 +194,40 @@ def test_the_page_says_what_was_cut_and_numbers_the_steps_that_are_left(page, tr
   steps = page.run("cells.map(cell => describe(cell.place))")
   assert any(f"written in step {kept[-1]}\n" in text for text in steps[2:])
   assert not any(f"written in step {len(kept) - 1}\n" in text for text in steps)
+  assert page.complaints() == ([], [])
+
+
+def test_traces_of_one_example_stand_side_by_side_with_conflicts_and_verdicts(page, tmp_path):
+  task, final = tasks.build(dict(name="sudoku", in_place=True)), "1234341221434321"
+  prompt = {"prompt": "1" + "." * 15}
+
+  def trace(end, title, is_right, cuts):
+    rows = ["1" + "." * 15] + [end[:cut] + "." * (16 - cut) for cut in cuts]
+    frames = np.array([[0 if c == "." else int(c) for c in row] for row in rows])
+    return denoising.drawn(denoising.Trace("", frames, np.full(frames.shape, np.nan), title,
+                                           example="puzzle", is_right=is_right), task, prompt, str, 0)
+
+  path = tmp_path / "two.html"
+  denoising.write_html(path, [trace("1134" + final[4:], "base", False, (8, 16)),
+                              trace(final, "mdpo", True, (4, 8, 16)), decode()], str, 0)
+  page.resize(1280)
+  page.open(path)
+  texts = "[...document.querySelectorAll('.pane h2')].map(x => x.textContent)"
+  wrong = ("[...document.querySelectorAll('.pane')].map(p => [...p.querySelectorAll('.box.wrong')]"
+           ".map(b => Number(b.parentNode.dataset.place)))")
+  verdicts = "[...document.querySelectorAll('.verdict')].map(v => v.textContent)"
+  assert page.run(texts) == ["base", "mdpo"] and page.run(wrong) == [[], []]
+  seen = []
+  for _ in range(3):
+    page.press("ArrowRight")
+    seen.append((shown(page), page.run(wrong), page.run(verdicts)))
+  assert seen == [("step 1 of 3", [[0, 1], []], ["", ""]),
+                  ("step 2 of 3", [[0, 1, 9], []], ["\u2717 wrong", ""]),
+                  ("step 3 of 3", [[0, 1, 9], []], ["\u2717 wrong", "\u2713 right"])]
+  box = page.run("(() => { const b = [0, 1, 4].map(i => document.querySelector("
+                 "`.pane [data-place='${i}']`).getBoundingClientRect()); return b.map(r => [r.x, r.y]); })()")
+  assert box[0][0] == box[2][0] < box[1][0] and box[0][1] == box[1][1] < box[2][1], "a grid"
+  assert "breaks a rule" in page.hover("[data-pane='0'] [data-place='9']")
+  page.press("ArrowDown")
+  assert page.run("document.querySelectorAll('.pane').length") == 1
   assert page.complaints() == ([], [])

@@ -12,6 +12,7 @@ from PIL import Image
 import pytest
 from rich import console as rich_console
 
+from mdx import tasks
 from mdx.report import denoising
 from mdx.report import denoising_pictures
 from mdx.report import denoising_terminal
@@ -399,3 +400,25 @@ def test_model_text_cannot_steer_a_terminal(is_terminal, encoding):
   out = raw.getvalue().decode(encoding)
   assert "\x1b[2J" not in out and "\x1b]0" not in out and "\x07" not in out
   assert "\u202e" not in out and "[2J" in out
+
+
+def test_a_trace_is_drawn_by_a_task_that_shows_its_answers_and_by_no_other(tmp_path):
+  frames = np.array([[1, 0, 0, 0] + [0] * 12, [1, 1, 3, 4] + [0] * 12], np.int32)
+  plain = denoising.Trace("", frames, np.full(frames.shape, NAN), example="a", is_right=False)
+  task = tasks.build(dict(name="sudoku", in_place=True))
+  example = {"prompt": "1" + "." * 15}
+  trace = denoising.drawn(plain, task, example, str, 0)
+  assert trace.box == 2 and trace.lines[1] == (4, 5, 6, 7)
+  assert np.flatnonzero(trace.is_wrong[1]).tolist() == [0, 1] and not trace.is_wrong[0].any()
+  assert denoising.drawn(plain, object(), example, str, 0) is plain
+  words = tasks.build(dict(name="sudoku", instruction="Solve it."))
+  assert denoising.drawn(plain, words, example, str, 0) is plain
+  path = tmp_path / "page.html"
+  denoising.write_html(path, [trace, plain], str, 0)
+  rows = read(path)[0]["rows"]
+  assert [row["wrong"] for row in rows] == [[[], [0, 1]], None]
+  assert rows[0]["lines"] == [list(range(i, i + 4)) for i in (0, 4, 8, 12)] and rows[1]["lines"] == []
+  assert all((row["box"], row["example"], row["right"]) == (box, "a", False)
+             for row, box in zip(rows, (2, 0)))
+  with pytest.raises(ValueError, match="lines must have"):
+    denoising.write_html(path, [trace._replace(lines=((0, 1),))], str, 0)

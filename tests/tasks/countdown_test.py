@@ -236,3 +236,32 @@ def test_what_does_not_exist_is_refused(steps, text):
       getattr(text, name)
   with pytest.raises(ValueError, match="one example per completion"):
     steps.score([], [""])
+
+
+def test_a_drawn_answer_has_a_wrong_line_exactly_where_it_is_not_right(steps):
+  rng = np.random.default_rng(0)
+  num_right = 0
+  for example in steps.examples("test")[:60]:
+    for change in range(4):
+      tokens = _tokens(example["answer"])
+      if change:
+        tokens[rng.integers(len(tokens))] = str(rng.choice(steps.symbols))
+      drawing = steps.render(example, tokens)
+      is_right = bool(steps.score([example], ["".join(tokens)])["correct"][0])
+      num_right += is_right
+      complete = len(drawing.lines) == steps.num_numbers - 1
+      assert is_right == (complete and not any(drawing.is_wrong)), tokens
+      assert [i for line in drawing.lines for i in line] == list(range(len(tokens)))
+  assert 60 <= num_right < 240
+
+
+def test_an_equation_with_masks_is_not_judged():
+  task, masked = countdown.Countdown(), None
+  draw = lambda *tokens: np.asarray(task.render(_example(57, (12, 5, 3)), tokens).is_wrong)
+  assert not draw("12", "*", "5", "=", masked, ",", "60", "-", "3", "=", "57").any()
+  found = draw(masked, "*", "5", "=", "60", ",", "60", "-", "3", "=", "58")
+  assert not found[:6].any() and found[6:].all()
+  assert draw("12", "*", "4", "=", "48", ",", masked, "+", "9", "=", "57")[:6].all()  # no 4 is given
+  missed = draw("12", "*", "5", "=", "60", ",", "60", "+", "3", "=", "63")  # true, but 57 is asked
+  assert not missed[:6].any() and missed[6:].all()
+  assert countdown.Countdown(format="expression").render(_example(), ["1"]) is None

@@ -282,3 +282,22 @@ def test_with_an_instruction_prompts_are_text_and_their_answers_are_right(instru
     task.answer_length  # pylint: disable=pointless-statement
   with pytest.raises(ValueError, match="not in_place; leave one"):
     _task(instruction=instruction, in_place=True)
+
+
+def test_drawn_cells_are_wrong_where_a_digit_repeats_in_a_unit_or_a_given_was_changed():
+  rng = np.random.default_rng(0)
+  for size in (4, 9):
+    task, box = _task(size=size, in_place=True), int(size**0.5)
+    for _ in range(20):
+      grid = rng.integers(0, size + 1, (size, size))
+      givens = np.where(rng.random((size, size)) < 0.2, rng.integers(1, size + 1, grid.shape), 0)
+      same = lambda r, c, i, j: (r == i or c == j or (r // box, c // box) == (i // box, j // box))
+      wanted = [[bool(grid[r, c]) and (bool(givens[r, c]) and givens[r, c] != grid[r, c] or any(
+          (i, j) != (r, c) and grid[i, j] == grid[r, c] and same(r, c, i, j)
+          for i in range(size) for j in range(size))) for c in range(size)] for r in range(size)]
+      prompt = "".join(str(d) if d else "." for d in givens.ravel())
+      found = task.render({"prompt": prompt}, [str(d) if d else None for d in grid.ravel()])
+      assert np.array_equal(np.reshape(found.is_wrong, grid.shape), wanted)
+      assert found.box == box and np.ravel(found.lines).tolist() == list(range(size * size))
+  assert _task().render(_one("1" + "." * 15), list(_GRID)).box == 2
+  assert _task().render(_one("1" + "." * 15), list(_GRID[:-1])) is None  # not a grid
