@@ -171,6 +171,7 @@ def _small(task):
           dynamic_sampling=False,  # replace groups whose rewards do not vary, by further decodes,
           max_refills=3,  # at most so many an iteration
           pass_rate=(),  # least and greatest share of right answers of groups trained on; () = any
+          tree="none",  # or uniform: rollouts of a prompt branch at a step drawn at random
           max_turns=1,  # of an episode, where the task is an environment that replies
           max_reply_length=64,  # tokens of a reply that are read
           # Of sampler.mixture: a pair per_group, per_rollout, or per_problem, which keeps it from

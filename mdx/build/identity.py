@@ -28,7 +28,8 @@ _TABLES = {"network": transformer.NETWORKS, "optimizer": optimizer_lib.OPTIMIZER
 # Keys of rollouts that release 0.1 did not have, with the values at which they change nothing.
 _ROLLOUT = {"rollout.rewards": ("identity",), "rollout.max_refills": 3, "rollout.max_turns": 1,
             "rollout.max_reply_length": 64, "rollout.long_prompts": "cut",
-            "rollout.filter_once": False, "rollout.pass_rate": ()}
+            "rollout.filter_once": False, "rollout.pass_rate": (),
+            "rollout.tree": "none"}
 
 
 def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:

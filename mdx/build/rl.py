@@ -40,7 +40,8 @@ from mdx.utils import rng
 from mdx.utils import tree
 
 REMASKING = {"low_confidence": "confidence", "rcr": "rcr"}
-_CHOICES = {"filter": ("none", "over_denoising"), "long_prompts": ("cut", "skip"),
+_CHOICES = {"tree": ("none", "uniform"),
+            "filter": ("none", "over_denoising"), "long_prompts": ("cut", "skip"),
             "mixture_draw": ("per_rollout", "per_group", "per_problem"),
             "prompt_format": task_eval.FORMATS}
 
@@ -56,6 +57,12 @@ class Setup(NamedTuple):
   optimizer: optimizer_lib.Optimizer
   intervals: loop_lib.Intervals
   shapes: state_lib.State
+
+  @property
+  def branch_steps(self) -> int:
+    """Bound of the steps that the rollouts of a prompt take together; 0 = they are no tree."""
+    is_tree = self.config["rollout"].get("tree", "none") != "none"
+    return self.sampler.max_steps(self.sampler.gen_length) if is_tree else 0
 
   @property
   def num_rows(self) -> int:
@@ -186,8 +193,8 @@ def check(config: dict[str, Any]) -> None:
       raise ValueError(f"config.{name} {config[name]} is not a multiple of rollout.epochs "
                        f"{rollout['epochs']}, the updates on one rollout; use a multiple.")
   for name, choices in _CHOICES.items():
-    if rollout[name] not in choices:
-      raise ValueError(f"config.rollout.{name} is {rollout[name]!r}; choose from "
+    if (value := rollout.get(name, choices[0])) not in choices:
+      raise ValueError(f"config.rollout.{name} is {value!r}; choose from "
                        f"{', '.join(choices)}.")
   if rollout["max_turns"] > 1:
     for name, value in (("filter", "over_denoising"), ("mixture_draw", "per_problem")):
@@ -246,6 +253,10 @@ def _check_updates(config: dict[str, Any], policy: Any) -> None:
     if not policy.compares:
       raise ValueError("config.rollout.pass_rate leaves groups out, and objective "
                        f"{name} compares no group; use ().")
+  if rollout.get("tree", "none") != "none" and not policy.replays:
+    raise ValueError("config.rollout.tree branches the rollouts of a prompt on the way, and "
+                     f"objective {name} does not score the steps after that; use none, or an "
+                     "objective such as cj_grpo.")
 
 
 def _check_replay(policy: Any, name: str, sampler: Any, max_turns: int) -> None:

@@ -81,6 +81,7 @@ KEYS = {
             "init.checkpoint", "init.weights", "prompt_format", "prompts", "quality.params",
             "quality.scorer", "remat", "rollout.filter", "rollout.long_prompts",
             "rollout.mixture_draw", "rollout.prompt_format", "rollout.sampler.name",
+            "rollout.tree",
             "sampler.name", "system", "tokenizer.chat_template", "tokenizer.path", "wandb"),
     **_keys(_TEXTS, "eval.evaluators", "eval.measures", "eval.remasking", "lora.targets",
             "rollout.rewards"),

@@ -55,7 +55,8 @@ class TaskDecoder:
     self._program, self.run = program, program(self.start)  # (params, key, rows) -> loop.Decoded
 
   def __call__(self, params: types.Params, examples: np.ndarray, iteration: int, *,
-               row_index: np.ndarray | None = None
+               row_index: np.ndarray | None = None, shared_steps: np.ndarray | None = None,
+               group_size: int = 1
                ) -> tuple[trajectory.Trajectory, dict[str, jax.Array]]:
     """Decodes examples; returns the record and the rows, on the device.
 
@@ -64,10 +65,15 @@ class TaskDecoder:
       examples: int32 [N].
       iteration: of the run, part of the key of every draw.
       row_index: int32 [N], likewise of each row; None = its number among these.
+      shared_steps: int32 [N], first steps that the rows of a group take together; None = none.
+      group_size: consecutive row indices of a group.
     """
     rows = self._prompts.canvas(examples, self._sampler.gen_length, self._sampler.mask_id)
     index = np.arange(len(examples)) if row_index is None else row_index
     rows["row_index"] = index.astype(np.int32)
+    if shared_steps is not None:
+      rows |= {"shared_steps": shared_steps.astype(np.int32),
+               "leader": (index // group_size * group_size).astype(np.int32)}
     rows = sharding.place_batch(rows, self.mesh)
     return self.decode(params, rows, iteration, start=self.start), rows
 

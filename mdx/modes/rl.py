@@ -203,6 +203,7 @@ def rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
       run.model.tokenizer,
       mesh=run.model.mesh, rewards=config["rollout"]["rewards"],
       max_refills=config["rollout"]["max_refills"] * config["rollout"]["dynamic_sampling"],
+      branch_steps=run.branch_steps,
       pass_rate=config["rollout"].get("pass_rate", ()),
       num_prompts=config["rollout"]["num_prompts"], group_size=config["rollout"]["group_size"],
       batch_size=run.rows_together, epochs=config["rollout"]["epochs"], seed=config["seed"],

@@ -10,6 +10,9 @@ Dynamic sampling (Yu et al. 2025, arXiv:2503.14476): groups whose rewards do not
 they are replaced by those that vary of a further decode of as many prompts, up to `max_refills`
 times. Groups that are left then stay.
 
+Trees: with `branch_steps` the rollouts of a prompt are continuations of one canvas, which they reach
+together: the number of steps before it is uniform on 0 .. branch_steps - 1.
+
 Groups whose share of right answers lies outside `pass_rate` are not trained on: they have weight 0
 (Wang et al. 2025, arXiv:2509.06949).
 """
@@ -40,7 +43,8 @@ def make_batch(record: trajectory.Trajectory, rows: Mapping[str, jax.Array],
   fields = {k: v for k, v in record._asdict().items() if v is not None}
   return fields | {
       "tokens": jnp.concatenate([rows["canvas"][:, :start], record.tokens], axis=1)} | {
-          k: rows[k] for k in ("positions", "segment_ids", "is_action") if k in rows}
+          k: rows[k] for k in ("positions", "segment_ids", "is_action", "shared_steps")
+          if k in rows}
 
 
 def reward_shapes(batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -84,7 +88,7 @@ class Rollouts:
                examples: Sequence[dict[str, Any]], tokenizer: Any, *, mesh: jax.sharding.Mesh,
                num_prompts: int, group_size: int, batch_size: int, epochs: int, seed: int,
                writers: metrics_lib.Writers, rewards: Sequence[str] = ("identity",),
-               max_refills: int = 0, pass_rate: Sequence[float] = (),
+               max_refills: int = 0, pass_rate: Sequence[float] = (), branch_steps: int = 0,
                score: Callable | None = None,
                choose: Callable[[types.Params, int], np.ndarray] | None = None,
                say: Callable[[str], None] = print):
@@ -104,6 +108,7 @@ class Rollouts:
       rewards: names of transforms in `rl.rewards.REWARDS`, applied in their order.
       max_refills: most further decodes of an iteration that replace groups without variance.
       pass_rate: least and greatest share of right answers of a group that is trained on; (): any.
+      branch_steps: bound of the steps that the rollouts of a prompt take together; 0 = no trees.
       score: (params, batch, step) -> fields of a batch that are computed before its updates, such
         as log-probabilities of an objective's own canvases.
       choose: (params, epoch) -> the examples an epoch goes through; None = all.
@@ -114,6 +119,7 @@ class Rollouts:
     self._num_prompts, self._group, self._epochs = num_prompts, group_size, epochs
     self._size, self._seed, self._choose, self._chosen = batch_size, seed, choose, {}
     self._rewards, self._max_refills, self._pass_rate = rewards, max_refills, pass_rate
+    self._branch_steps = branch_steps
     self._batch, self._scores, self._ended, self._silent = None, None, None, 0
     self._reward = float("nan")
     self._replaced = jax.jit(_replace_rows)
@@ -190,8 +196,11 @@ class Rollouts:
     began = time.monotonic()
     examples = self.examples_of(params, iteration, refill)
     parts = np.split(np.arange(len(examples)), len(examples) // self._size)
+    shared = self._shared_steps(iteration, refill)
     decoded = [self._decoder(params, examples[i], iteration,
-                             row_index=refill * len(examples) + i) for i in parts]
+                             row_index=refill * len(examples) + i,
+                             **{k: v[i] for k, v in shared.items()},
+                             **({"group_size": self._group} if shared else {})) for i in parts]
     record, rows = decoded[0] if len(parts) == 1 else jax.tree.map(
         lambda *x: jnp.concatenate(x), *decoded)
     batch = make_batch(record, rows, self._decoder.start)
@@ -234,6 +243,14 @@ class Rollouts:
       length = is_action.sum(axis=1)
     spent["score"] = spent.get("score", 0.0) + time.monotonic() - began
     return Rolled(batch | placed, reward, best, length.astype(np.int32), host["nfe"], correct, live)
+
+  def _shared_steps(self, iteration: int, refill: int) -> dict[str, np.ndarray]:
+    """First steps that the rollouts of each prompt take together, of trees."""
+    if not self._branch_steps:
+      return {}
+    draw = np.random.default_rng([self._seed, iteration, refill, 4])
+    steps = draw.integers(self._branch_steps, size=self._num_prompts, dtype=np.int32)
+    return {"shared_steps": np.repeat(steps, self._group)}
 
   def _varies(self, rolled: Rolled) -> np.ndarray:
     """Groups whose rewards differ, bool [P]."""

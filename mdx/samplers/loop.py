@@ -48,6 +48,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            positions: jax.Array | None = None, segment_ids: jax.Array | None = None,
            start: int = 0, record: str = "none", num_predictions: int = 1,
            component_index: jax.Array | None = None, component: jax.Array | None = None,
+           leader: jax.Array | None = None, shared_steps: jax.Array | None = None,
            is_shifted: bool = False, before: jax.Array | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
@@ -67,6 +68,9 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     component_index: int32 [B]; rows with the same number draw the same pair of `sampler.mixture`;
       None: every row its own.
     component: int32 [B], the pair of `sampler.mixture` that each row follows; None: drawn.
+    leader: int32 [B], identity of the row whose draws a row makes for its first `shared_steps`
+      int32 [B] steps, so that rows of equal canvases and leaders go through the same canvases until
+      then; None: every row its own.
     is_shifted: as `types.Reader.is_shifted`.
     before: as `types.Request.before`.
 
@@ -82,14 +86,16 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     raise ValueError(f"num_predictions is {num_predictions} with record {record}; expected at "
                      "least 1, and more than 1 with record full only.")
   row_keys = rng.per_example(rng.stream(key, "sample"), row_index)
+  first_keys = row_keys if leader is None else rng.per_example(rng.stream(key, "sample"), leader)
   index = jnp.arange(canvas.shape[1])[None]
   at_positions = jnp.broadcast_to(index if positions is None else positions, canvas.shape)
   component_keys = rng.per_example(rng.stream(key, "plan"),  # the name of the stream stays
                                    row_index if component_index is None else component_index)
-  init_keys = jax.vmap(lambda row_key: rng.stream(row_key, "init"))(row_keys)
+  init_keys = jax.vmap(lambda row_key: rng.stream(row_key, "init"))(first_keys)
   state = sampler.init(canvas, at_positions, init_keys, component_keys, component)
   num_free = canvas.shape[1] - start
-  run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, positions=positions,
+  run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, first_keys=first_keys,
+             shared_steps=None if leader is None else shared_steps, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free, is_shifted=is_shifted,
              before=before,
              width=num_free if record == "full" else sampler.width(num_free),
@@ -117,7 +123,8 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
     params: of the model.
     key: typed key of the run.
     rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, `before`
-      where a token is said to come before them, and `component` where it is not drawn.
+      where a token is said to come before them, `component` where it is not drawn, and `leader` and
+      `shared_steps` where rows begin alike.
     start, record, num_predictions: as in `decode`.
     group_size: consecutive rows that draw the same pair of `sampler.mixture`.
   """
@@ -126,7 +133,9 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
                 row_index=rows["row_index"], positions=rows.get("positions"),
                 segment_ids=rows.get("segment_ids"), start=start, record=record,
                 num_predictions=num_predictions,
-                component_index=rows["row_index"] // group_size, component=rows.get("component"),
+                component_index=rows.get("leader", rows["row_index"]) // group_size,
+                component=rows.get("component"), leader=rows.get("leader"),
+                shared_steps=rows.get("shared_steps"),
                 before=rows.get("before"), is_shifted=objective.reader().is_shifted)
 
 
@@ -152,6 +161,8 @@ class _Run(NamedTuple):
   sampler: Any
   params: types.Params
   keys: jax.Array
+  first_keys: jax.Array
+  shared_steps: jax.Array | None
   positions: jax.Array | None
   segment_ids: jax.Array | None
   start: int
@@ -212,6 +223,9 @@ class _Run(NamedTuple):
     """Updates the active rows, and the record."""
     state, recorded = carry
     keys = jax.vmap(jax.random.fold_in)(self.keys, state["nfe"])
+    if self.shared_steps is not None:
+      first = jax.vmap(jax.random.fold_in)(self.first_keys, state["nfe"])
+      keys = jnp.where(state["nfe"] < self.shared_steps, first, keys)
     new, step = self.sampler.update(self.params, state, index, answer, keys)
     keep = lambda old, new: jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
     new = jax.tree.map(keep, state, new)

@@ -198,6 +198,7 @@ def test_branch_credit_needs_no_group(base, rewarding, tmp_path):
     ({"rollout.group_size": 0}, "group_size must be a whole number of at least 1"),
     ({"rollout.epochs": 2}, "has no ratio that corrects for the draws of an older policy"),
     ({"rollout.dynamic_sampling": True}, "branch_mdpo compares no group; leave it out"),
+    ({"rollout.tree": "uniform"}, "branch_mdpo does not score the steps after that; use none"),
     ({"rollout.sampler.guidance_scale": 1.0}, "draws tokens from another distribution than"),
     ({"rollout.sampler.cache": "dual"}, "branch_mdpo reads the prediction of every step"),
     ({"rollout.sampler.temperature": 0.0}, "positive temperature"),
@@ -217,14 +218,15 @@ def test_branch_credit_refuses_what_it_cannot_score_before_the_base_is_trained(
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("objective, sampler", [
-    ("trace_rl", {}), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-        ("d2", {}), ("agrpo", {"confidence": "random"}), ("cj_grpo", {"schedule": "doubling"}),
-        ("just_grpo", {"name": "autoregressive"})))])
-def test_policies_that_replay_trajectories_run_on_the_same_machinery(objective, sampler, base,
+@pytest.mark.parametrize("objective, sampler, tree", [
+    ("trace_rl", {}, "none"), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("d2", {}, "none"), ("agrpo", {"confidence": "random"}, "uniform"),
+        ("cj_grpo", {"schedule": "doubling"}, "uniform"),
+        ("just_grpo", {"name": "autoregressive"}, "none")))])
+def test_policies_that_replay_trajectories_run_on_the_same_machinery(objective, sampler, tree, base,
                                                                     rewarding, tmp_path):
   cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",), eval_steps=0,
-                rollout__epochs=2, rollout__pass_rate=(0.0, 0.9))
+                rollout__epochs=2, rollout__pass_rate=(0.0, 0.9), rollout__tree=tree)
   cfg.objective = dict(name=objective)
   cfg.rollout.sampler.update(sampler)
   modes.run("rl", cfg, str(tmp_path))
@@ -374,7 +376,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
     ({"rollout.max_prompt_length": 8}, "has 16 tokens, more than 8"),
     ({"rollout.sampler.mixture": ((16, 0),)}, "pairs \\(block_length, steps\\)"),
     ({"updates": -1}, "updates must be a whole number of at least 0"),
-    ({"objective.name": "ppo"}, "choose from branch_mdpo, coupled_grpo"),
+    ({"objective.name": "ppo"}, "choose from agrpo, branch_mdpo"),
     ({"eval.remasking": ("low",)}, "choose from low_confidence, rcr"),
     ({"task.num_train": 0}, "the train split has no examples"),
     ({"task.size": 9, "task.max_givens": 20, "task.min_givens": 20, "task.num_train": 2},
@@ -388,7 +390,7 @@ def test_bad_input_is_one_line_before_anything_is_written(changes, message, base
 
 def test_a_wrong_config_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
   monkeypatch.setattr("mdx.modes.train.run", lambda *args: pytest.fail("trained a base model"))
-  for changes, message in (({"objective.name": "ppo"}, "choose from branch_mdpo, coupled_grpo"),
+  for changes, message in (({"objective.name": "ppo"}, "choose from agrpo, branch_mdpo"),
                            ({"objective.kl_form": "k9"}, "choose from k2, k3"),
                            ({"rollout.sampler.name": "beam"}, "unknown sampler"),
                            ({"rollout.sampler.eos": "forbid"}, "use allow or last"),

@@ -288,3 +288,17 @@ def test_eight_devices_decode_what_one_does(axes, fields):
   # Sums in another order may turn a near tie; then the rest of the row differs.
   equal = (one.tokens == eight.tokens).all(axis=1)
   assert equal.sum() >= 15 and np.array_equal(one.nfe[equal], eight.nfe[equal])
+
+
+def test_rows_with_a_leader_go_the_same_way_until_they_branch():
+  shared = jnp.array([0, 1, 2, 3, 4, 4])
+  decode = lambda **more: driving.decode(
+      BOTH.answer, _sampler(temperature=3.0, block_length=12), CANVAS[np.full(6, 4)],
+      row_index=jnp.arange(6) + 7, record="canvas", **more).trajectory.canvas
+  alone, tree = decode(), decode(leader=jnp.full(6, 7), shared_steps=shared)
+  np.testing.assert_array_equal(tree[0], alone[0])  # the leader
+  for i, steps in enumerate(np.asarray(shared)):
+    same = (tree[i] == tree[0]).all(axis=1)
+    assert same[:steps + 1].all() and same.all() == (i == 0), i
+  assert (tree[4] != tree[5]).any()  # both leave the leader at one step, each by its own draws
+  assert all((alone[i] != alone[0])[1].any() for i in range(1, 6))

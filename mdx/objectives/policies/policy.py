@@ -9,7 +9,8 @@ a `samplers.trajectory.Trajectory` of level `Policy.record` over the last G posi
 `step_reward` [N, T], on the prediction of every step, and `branch_reward` [N, T, m - 1] where m
 predictions of every canvas are kept, on the others. `is_action` bool [N, S], where a batch has
 it, says which tokens the model wrote, in several turns with replies between them. `is_kept` bool
-[N], where a batch has it, is False for rollouts of groups that are not trained on. Rows of one
+[N], where a batch has it, is False for rollouts of groups that are not trained on, and
+`shared_steps` int32 [N] the first steps that the rollouts of a prompt took together. Rows of one
 prompt stand together, `group_size` of them. `prepare` turns this into R rows to score:
 `noisy_tokens` [R, C, S], C canvases whose log-probabilities are added up with the factors `mix`
 [R, C, G]; `targets` [R, G]; `token_weight` [R, U]; `advantage` [R] or, of each unit, [R, U];

@@ -9,6 +9,11 @@ of one rollout, and its targets are the tokens that were drawn in it. Where the 
 those of a model of blocks, one row is the same merged step of every block, each behind the clean
 blocks before it.
 
+Where the rollouts of a prompt are a tree (`shared_steps` int32 [N], the steps that they took
+together), the canvas at which they branch is their baseline: targets are the tokens after it, each
+weighted by the inverse of the probability that a tree branches before its step, so that the mean
+over trees is the gradient of whole trajectories.
+
 The choice of positions is left out: the product of the tokens' probabilities is the probability of
 the trajectory where positions are chosen without the model (at random, from left to right), and a
 surrogate where they are chosen by its confidence.
@@ -94,12 +99,18 @@ class Replay(policy.Policy):
     is_hidden = batch["is_free"][:, None] & (number[:, None] >= chosen[..., None])
     canvas = flat(jnp.where(is_hidden, self.mask_id, final[:, None]))
     is_target = flat(is_target[:, None] & (number[:, None] == chosen[..., None]))
+    weight = flat(weight)[:, None]
+    if "shared_steps" in batch:
+      # Tokens before the branching have the same advantage in expectation, 0; the later a step,
+      # the more of the trees branch before it.
+      is_target &= repeat(batch["step"] >= batch["shared_steps"][:, None])
+      weight = weight * repeat(self.decoding.max_steps / (batch["step"] + 1))
     reward = policy.by_group(batch["reward"], self.group_size)
     advantage = advantage_lib.group_advantage(reward, self.advantage).reshape(-1)
     prepared = policy.optional_fields(batch, times) | {
         "noisy_tokens": policy.joined(batch, canvas)[:, None], "targets": repeat(final),
         "mix": is_target[:, None].astype(jnp.float32),
-        "token_weight": jnp.where(is_target, flat(weight)[:, None], 0.0),
+        "token_weight": jnp.where(is_target, weight, 0.0),
         "advantage": repeat(advantage), "policy_scale": jnp.ones(len(canvas))}
     if self.is_packed:
       prepared["clean_tokens"] = repeat(batch["tokens"])

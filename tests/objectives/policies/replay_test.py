@@ -389,3 +389,27 @@ def test_own_canvases_of_a_model_of_blocks_are_scored_behind_clean_blocks():
 def test_values_without_meaning_are_refused(cls, fields, message):
   with pytest.raises(ValueError, match=message):
     cls(model=None, mask_id=MASK_ID, group_size=GROUP, **fields)
+
+
+def test_the_mean_over_trees_is_the_gradient_of_whole_trajectories():
+  batch = _trajectories([[0, 1, 2], [2, 0, 1]])
+  values = jnp.asarray(VALUES[tuple(np.asarray(batch["tokens"]).T)])
+  policy = replay.CJGRPO(model=TRIPLE, mask_id=REAL, group_size=len(values), until_eos=False,
+                         decoding=policy_lib.Decoding(3, 1, 3))
+  share = jnp.exp(_log_probs(TABLE, batch)) / 2
+
+  @jax.jit
+  def gradient(batch):
+    prepared, _ = policy.prepare({}, batch, rng.root(0), types.context(0))
+    prepared["advantage"] = jnp.repeat(values * share, len(prepared["advantage"]) // len(values))
+    prepared.pop("old_log_prob")
+    return jax.grad(lambda p: policy(p, prepared, types.context(0))[0]["policy"])(TABLE)["table"]
+
+  whole = gradient(batch)
+  parts = [gradient(batch | {"shared_steps": jnp.full(len(values), s)}) for s in range(3)]
+  np.testing.assert_allclose(sum(parts) / 3, whole, atol=1e-6)
+  assert all(np.abs(part - whole).max() > 1e-3 for part in parts)
+  # The last tree has the last token alone, weighted by 1: all trees branch at or before its step.
+  is_last = np.asarray(parts[2]).any(axis=(1, 2))
+  canvases = np.array(list(np.ndindex(4, 4, 4)))[:, ::-1]
+  assert is_last.any() and (canvases[is_last] == REAL).sum(axis=1).max() == 1
