@@ -10,10 +10,10 @@ other policy has an arm too, and with `countdown` the task is Countdown:
 
 from ml_collections import config_dict
 
+from mdx import objectives
 from mdx.configs import mdpo
 
 _STEPS = (2, 3, 6, 16)
-_OTHERS = ("wd1", "coupled_grpo")
 
 
 def get_config(arg=None):
@@ -23,19 +23,20 @@ def get_config(arg=None):
     raise ValueError(f"configs/claims/mdpo.py takes all, countdown or both after a comma, got "
                      f"{arg!r}.")
   run = mdpo.get_config(",".join([*(["countdown"] if "countdown" in words else []), "mdpo"]))
-  run.update(updates=100, eval_steps=5, checkpoint_steps=100)
+  run.update(updates=100, eval_steps=10, checkpoint_steps=100)
   run.rollout.sampler.steps = 6
   run.eval.update(nfe=_STEPS, remasking=("low_confidence",), num_examples=512, pass_k=(),
-                  curve_nfe=6, curve_also=(2, 3))
+                  curve_nfe=6, curve_also=(2,))
   branch = dict(objective=dict(mdpo.get_config("branch_mdpo").objective),
-                rollout=dict(num_prompts=256, group_size=1), updates=40, checkpoint_steps=40,
+                rollout=dict(num_prompts=256, group_size=1), updates=40, eval_steps=5,
+                checkpoint_steps=40,
                 optimizer=dict(warmup_steps=2))
   baseline = lambda name: dict(objective=dict(mdpo.get_config(name).objective))
   arms = dict(branch_mdpo=branch,
               all_masked=dict(branch, rollout=dict(branch["rollout"], sampler=dict(steps=1))),
               mdpo=dict(), diffu_grpo=baseline("diffu_grpo"))
   if "all" in words:
-    arms |= {name: baseline(name) for name in _OTHERS}
+    arms |= {name: _other(name, run) for name in objectives.POLICIES if name not in arms}
     arms["diffu_grpo_12"] = dict(arms["diffu_grpo"], rollout=dict(epochs=12), updates=96,
                                  eval_steps=12, checkpoint_steps=96)
   rate = lambda *values: dict(key="optimizer.learning_rate", values=values)
@@ -48,10 +49,18 @@ def get_config(arg=None):
       run=run, arms=arms, grids=grids,
       choose_by="last",  # accuracy in 6 steps on the validation split
       measures=tuple(f"table:{m},low_confidence,{n}" for m in ("base", "trained") for n in _STEPS)
-      + tuple(f"reach:{level}@{n}{unit}" for n in (2, 3, 6) for level in ("50%", "80%")
+      + tuple(f"reach:{level}@{n}{unit}" for n in (2, 6) for level in ("50%", "80%")
               for unit in ("", ",seconds")),
       comparisons=tuple(_comparisons(arms)),
   ))
+
+
+def _other(name, run):
+  """A policy on the rollouts of the others, as far as its own do not differ in more than steps."""
+  own = mdpo.get_config(name)
+  sampler = own.rollout.sampler.to_dict() | {"steps": run.rollout.sampler.steps}
+  return dict(objective=dict(own.objective),
+              rollout=dict(pass_rate=own.rollout.pass_rate, sampler=sampler))
 
 
 def _comparisons(arms):

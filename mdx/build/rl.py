@@ -211,8 +211,9 @@ def check(config: dict[str, Any]) -> None:
   if rollout["sampler"].get("eos") == "forbid":
     raise ValueError("config.rollout.sampler.eos forbid cuts the distribution that tokens are "
                      "drawn from; use allow or last.")
-  repeated.check(config["eval"].get("pass_samples", 1), config["eval"].get("pass_k", ()),
-                 rollout["sampler"].get("temperature", 0.0), "config.eval.pass_k")
+  if sizes := config["eval"].get("pass_k", ()):
+    repeated.check(config["eval"]["pass_samples"], sizes,
+                   rollout["sampler"].get("temperature", 0.0), "config.eval.pass_k")
   loop_lib.Profile(config.get("profile_steps", ()))
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   sampler = samplers.check_fields(samplers.select(rollout["sampler"], also=REMASKING.values()))

@@ -10,8 +10,8 @@ Dynamic sampling (Yu et al. 2025, arXiv:2503.14476): groups whose rewards do not
 they are replaced by those that vary of a further decode of as many prompts, up to `max_refills`
 times. Groups that are left then stay.
 
-Trees: with `branch_steps` the rollouts of a prompt are continuations of one canvas, which they reach
-together: the number of steps before it is uniform on 0 .. branch_steps - 1.
+Trees: with `branch_steps` the rollouts of a prompt are continuations of one canvas, which they
+reach together: the number of steps before it is uniform on 0 .. branch_steps - 1.
 
 Groups whose share of right answers lies outside `pass_rate` are not trained on: they have weight 0
 (Wang et al. 2025, arXiv:2509.06949).

@@ -9,6 +9,8 @@ import pytest
 
 from mdx import config as config_lib
 from mdx import modes
+from mdx import objectives
+from mdx.build import rl as rl_setup
 from mdx.build import setup as setup_lib
 from mdx.configs.claims import bitimebert
 from mdx.configs.claims import block_size
@@ -122,7 +124,22 @@ def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path, mo
   assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("module", [mdpo, rcr, block_size, carry_over, lattice_times, schedules,
+@pytest.mark.parametrize("arg", [None, "all", "countdown", "all,countdown"])
+def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(arg):
+  config = config_lib.to_dict(mdpo.get_config(arg))
+  assert len(claim.check(config)) >= 20 and len(config["seeds"]) >= 5
+  assert (set(objectives.POLICIES) <= set(config["arms"])) == ("all" in (arg or ""))
+  for arm in config["arms"]:
+    for _, changes in claim._grid(config, arm):
+      run = claim._run_config(config, arm, changes, 0)
+      rl_setup.check(run)
+      rollout = run["rollout"]
+      assert rollout["num_prompts"] * rollout["group_size"] == 256
+  with pytest.raises(ValueError, match="takes all, countdown or both"):
+    mdpo.get_config("x")
+
+
+@pytest.mark.parametrize("module", [rcr, block_size, carry_over, lattice_times, schedules,
                                     looking_right, meap, bitimebert, finetuned])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
