@@ -38,8 +38,13 @@ The recipes of the baselines' papers, on the same files:
 diffu_grpo (d1): 16 prompts x 6 rollouts, 12 updates on each, temperature 0.9, LoRA of rank 128.
 wd1: the same on 8 prompts (half of the GPUs). coupled_grpo (DiffuCoder's): groups of 10, 2 updates
 on each, temperature 1, cosine rate, no LoRA; LLaDA, 8 prompts and one pass over 21,000 problems are
-our choice. Not as published: bfloat16 instead of 4-bit weights and no dropout of LoRA (d1, wd1);
-the reference stays the base model (DiffuCoder sets it anew every 64 steps).
+our choice. espo and spg: d1's with 8 and 4 updates on each rollout batch; prompts and number of
+updates are those of diffu_grpo. trace_rl: 32 prompts x 8, a step a token, 8 steps merged.
+agrpo: 16 x 8, random positions, 24 steps of each rollout, LoRA of rank 64. just_grpo: groups of 16,
+125 updates; 8 prompts, and 64 positions scored of each rollout instead of all 256, are our choice.
+Not as published: bfloat16 instead of 4-bit weights and no dropout of LoRA (d1, wd1), no top-k and
+top-p in rollouts (AGRPO); the reference stays the base model (DiffuCoder sets it anew every 64
+steps).
 """
 
 import dataclasses
@@ -64,28 +69,31 @@ def get_config(arg=None):
   if max(len(variants), len(methods)) > 1 or len(words) > len(variants) + len(methods):
     raise ValueError(f"configs/mdpo.py takes one of {', '.join(_VARIANTS)}, and one of "
                      f"{', '.join(objectives.POLICIES)} after a comma; got {arg!r}.")
-  if variants == ["countdown"]:
-    config = _countdown()
-  else:
-    config = _small(dict(name="sudoku", size=4, min_givens=2, max_givens=4, unique=False,
-                         in_place=True))
-    # 4, 8 and 16 steps fit the rows of the grid; 3 and 6 do not, and over-denoise most.
-    config.eval.update(nfe=(2, 3, 4, 6, 8, 16), curve_nfe=6, curve_also=(2,))
+  method = methods[0] if methods else "mdpo" if variants else "branch_mdpo"
   if variants == ["llada_8b"]:
-    config = _llada_8b(config, *methods or ["mdpo"])
-  if not variants:
-    methods = methods or ["branch_mdpo"]
-  if methods and methods != ["mdpo"]:
-    config.objective = _method(methods[0])
-  if methods == ["branch_mdpo"]:
-    _branch_sizes(config, variants)
-  for key, values in _REPLAYS.get(methods[0], {}).items() if methods else ():
-    _table(config, key).update(values)
+    config, sizes = _llada_8b(method), (_PUBLISHED,)
+  elif variants == ["countdown"]:
+    config, sizes = _countdown(), (_SIZES,)
+  else:
+    config, sizes = _sudoku(), (_SIZES, _ON_SUDOKU)
+  if method != "mdpo":
+    config.objective = dict(name=method) | {
+        f.name: f.default for f in dataclasses.fields(objectives.POLICIES[method])
+        if f.init and f.name not in _GIVEN}
+  for table in sizes:
+    for key, values in table.get(method, {}).items():
+      _table(config, key).update(values)
   return config
 
 
-# Sizes of the policies that replay trajectories, by method; fields of tables by their keys.
-_REPLAYS = {
+# Sizes of methods; fields of tables by their keys.
+_SIZES = {
+    "branch_mdpo": {
+        # Few updates at a high rate, which the exact divergence and the lower noise allow.
+        "": dict(updates=40, eval_steps=10, checkpoint_steps=10),
+        "optimizer": dict(learning_rate=8e-4, warmup_steps=2),
+        # Prompts in place of groups: a canvas is its own baseline.
+        "rollout": dict(num_prompts=256, group_size=1)},
     "trace_rl": {
         "objective": dict(shrink=2),
         "rollout": dict(pass_rate=(0.2, 0.8)),
@@ -101,6 +109,11 @@ _REPLAYS = {
     "just_grpo": {
         "objective": dict(num_positions=4),
         "rollout.sampler": dict(name="autoregressive")}}
+_ON_SUDOKU = {
+    "branch_mdpo": {
+        # With a divergence of 0.2 more are right in 2 to 6 steps, and fewer in 16.
+        "objective": dict(kl=0.25),
+        "rollout.sampler": dict(steps=6)}}
 
 
 def _table(config, key):
@@ -110,25 +123,13 @@ def _table(config, key):
   return config
 
 
-def _method(name):
-  """A baseline with all of its fields, at its paper's values."""
-  return dict(name=name) | {f.name: f.default
-                            for f in dataclasses.fields(objectives.POLICIES[name])
-                            if f.init and f.name not in _GIVEN}
-
-
-def _branch_sizes(config, variants):
-  """Prompts in place of groups, as many rollouts an update: a canvas is its own baseline."""
-  config.rollout.update(num_prompts=config.rollout.num_prompts * config.rollout.group_size,
-                        group_size=1)
-  if variants == ["llada_8b"]:
-    return
-  # Few updates at a high rate, which the exact divergence and the lower noise allow.
-  config.update(updates=40, eval_steps=10, checkpoint_steps=10)
-  config.optimizer.update(learning_rate=8e-4, warmup_steps=2)
-  if variants != ["countdown"]:
-    config.rollout.sampler.steps = 6
-    config.objective.kl = 0.25  # with 0.2 more are right in 2 to 6 steps, and fewer in 16
+def _sudoku():
+  """4x4 Sudoku with many solutions, filled in where it stands."""
+  config = _small(dict(name="sudoku", size=4, min_givens=2, max_givens=4, unique=False,
+                       in_place=True))
+  # 4, 8 and 16 steps fit the rows of the grid; 3 and 6 do not, and over-denoise most.
+  config.eval.update(nfe=(2, 3, 4, 6, 8, 16), curve_nfe=6, curve_also=(2,))
+  return config
 
 
 def _small(task):
@@ -270,6 +271,34 @@ _PUBLISHED = {
     "wd1": _D1 | {
         "": dict(updates=7500, microbatches=1, eval_steps=600, checkpoint_steps=120),
         "rollout": _D1["rollout"] | dict(num_prompts=8)},
+    "espo": _D1 | {
+        "": dict(updates=6600, microbatches=2, eval_steps=600, checkpoint_steps=120),
+        "objective": dict(kl=1e-3),
+        "rollout": _D1["rollout"] | dict(num_prompts=16, epochs=8)},
+    "spg": _D1 | {
+        "": dict(updates=6600, microbatches=2, eval_steps=600, checkpoint_steps=120),
+        "rollout": _D1["rollout"] | dict(num_prompts=16, epochs=4)},
+    "agrpo": {
+        "": dict(updates=2335, microbatches=24, eval_steps=200, checkpoint_steps=50),
+        "objective": dict(num_steps=24),
+        "rollout": dict(num_prompts=16, group_size=8, max_prompt_length=320),
+        "rollout.sampler": dict(gen_length=384, steps=128, block_length=12, temperature=0.6,
+                                confidence="random"),
+        "optimizer": dict(learning_rate=5e-6, schedule="cosine", warmup_steps=23, final_rate=0.0,
+                          weight_decay=0.01, b2=0.99),
+        "lora": dict(rank=64, alpha=64.0)},
+    "trace_rl": {
+        "": dict(updates=80, microbatches=312, eval_steps=20, checkpoint_steps=5),
+        "objective": dict(shrink=8),
+        "rollout": dict(num_prompts=32, group_size=8, max_prompt_length=320, pass_rate=(0.2, 0.8)),
+        "rollout.sampler": dict(gen_length=512, steps=512, block_length=32, temperature=0.8),
+        "optimizer": dict(learning_rate=1e-6)},
+    "just_grpo": {
+        "": dict(updates=125, microbatches=64, eval_steps=25, checkpoint_steps=5),
+        "objective": dict(num_positions=64),
+        "rollout": dict(num_prompts=8, group_size=16, max_prompt_length=320),
+        "rollout.sampler": dict(name="autoregressive", gen_length=256),
+        "optimizer": dict(learning_rate=5e-6)},
     "coupled_grpo": {
         "": dict(updates=5250, microbatches=1, eval_steps=500, checkpoint_steps=100),
         "rollout": dict(num_prompts=8, group_size=10, epochs=2, max_prompt_length=320),
@@ -278,11 +307,12 @@ _PUBLISHED = {
                           clip_norm=0.2)}}
 
 
-def _llada_8b(config, method):
-  """The recipe of the method's paper on LLaDA-8B."""
+def _llada_8b(method):
+  """LLaDA-8B on problems of a file, for the recipe of a method's paper."""
   if method not in _PUBLISHED:
     raise ValueError(f"configs/mdpo.py:llada_8b has the published recipes of "
                      f"{', '.join(_PUBLISHED)}, not one of {method}; take one of these.")
+  config = _sudoku()
   config.task = dict(name="math", path="", test_path="")
   config.init = dict(checkpoint="", params="raw", adapter="", weights="")
   config.rollout.prompt_format = "chat"
@@ -290,7 +320,6 @@ def _llada_8b(config, method):
   config.mesh.update(data=1, fsdp=-1, tensor=4)  # rollouts of an iteration: no more shards than 16
   config.remat = "full"
   config.compile.update(topology="v5e:8x8", preset="llada_8b", vocab_size=126464)
-  config.eval.update(nfe=(64, 128, 256), num_examples=500, batch_size=64, curve_nfe=128)
-  for key, values in _PUBLISHED[method].items():
-    _table(config, key).update(values)
+  config.eval.update(nfe=(64, 128, 256), num_examples=500, batch_size=64, curve_nfe=128,
+                     curve_also=(), pass_k=())
   return config

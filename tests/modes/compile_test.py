@@ -222,13 +222,15 @@ def test_llada_mdpo_builds_and_shards_without_weights_and_problems():
   assert update.kinds["batch"]["tokens"].shape == (16, 320 + 512)
 
 
-@pytest.mark.parametrize("method, rows, prompt", tiny.mostly_slow(
-    [("diffu_grpo", 96, 200), ("wd1", 48, 200), ("coupled_grpo", 80, 320)], [("diffu_grpo", 96, 200)]))
-def test_llada_recipes_of_baselines_build_and_shard(method, rows, prompt):
+@pytest.mark.parametrize("method, rows, prompt, length", tiny.mostly_slow(
+    [("diffu_grpo", 96, 200, 256), ("wd1", 48, 200, 256), ("coupled_grpo", 80, 320, 256),
+     ("espo", 96, 200, 256), ("spg", 96, 200, 256), ("agrpo", 128, 320, 384),
+     ("trace_rl", 256, 320, 512), ("just_grpo", 128, 320, 256)], [("diffu_grpo", 96, 200, 256)]))
+def test_llada_recipes_of_baselines_build_and_shard(method, rows, prompt, length):
   config = mdpo.get_config(f"llada_8b,{method}").to_dict()
   mesh = aot.sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 4})
   _, update = aot.programs_lib.of_config(config, "unused", mesh)
-  assert update.kinds["batch"]["tokens"].shape == (rows, prompt + 256)
+  assert update.kinds["batch"]["tokens"].shape == (rows, prompt + length)
 
 
 @needs_libtpu
