@@ -23,7 +23,7 @@ def get_config(arg=None):
     raise ValueError(f"configs/claims/mdpo.py takes all, countdown or both after a comma, got "
                      f"{arg!r}.")
   run = mdpo.get_config(",".join([*(["countdown"] if "countdown" in words else []), "mdpo"]))
-  run.update(updates=100, eval_steps=10, checkpoint_steps=100)
+  run.update(updates=60, eval_steps=10, checkpoint_steps=60)
   run.rollout.sampler.steps = 6
   run.eval.update(nfe=_STEPS, remasking=("low_confidence",), num_examples=512, pass_k=(),
                   curve_nfe=6, curve_also=(2,))
@@ -37,8 +37,8 @@ def get_config(arg=None):
               mdpo=dict(), diffu_grpo=baseline("diffu_grpo"))
   if "all" in words:
     arms |= {name: _other(name, run) for name in objectives.POLICIES if name not in arms}
-    arms["diffu_grpo_12"] = dict(arms["diffu_grpo"], rollout=dict(epochs=12), updates=96,
-                                 eval_steps=12, checkpoint_steps=96)
+    arms["diffu_grpo_12"] = dict(arms["diffu_grpo"], rollout=dict(epochs=12), updates=720,
+                                 eval_steps=120, checkpoint_steps=720)
   rate = lambda *values: dict(key="optimizer.learning_rate", values=values)
   grids = {name: rate(2e-4, 4e-4, 8e-4) for name in arms}
   grids |= {name: rate(4e-4, 8e-4, 1.6e-3) for name in ("branch_mdpo", "all_masked")}
