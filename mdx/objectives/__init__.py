@@ -19,13 +19,17 @@ from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
 from mdx.objectives.labels import finetune
+from mdx.objectives.policies import agrpo
 from mdx.objectives.policies import branch_mdpo
+from mdx.objectives.policies import cj_grpo
+from mdx.objectives.policies import d2
 from mdx.objectives.policies import espo
 from mdx.objectives.policies import gdpo
 from mdx.objectives.policies import grpo
+from mdx.objectives.policies import just_grpo
 from mdx.objectives.policies import mdpo
-from mdx.objectives.policies import replay
 from mdx.objectives.policies import spg
+from mdx.objectives.policies import trace_rl
 from mdx.objectives.policies import vrpo
 from mdx.objectives.tokens import bitimebert
 from mdx.objectives.tokens import decoded
@@ -68,11 +72,11 @@ POLICIES = {
     "gdpo": gdpo.GDPO,
     "spg": spg.SPG,
     "vrpo": vrpo.VRPO,
-    "trace_rl": replay.TraceRL,
-    "d2": replay.D2,
-    "agrpo": replay.AGRPO,
-    "cj_grpo": replay.CJGRPO,
-    "just_grpo": replay.JustGRPO,
+    "trace_rl": trace_rl.TraceRL,
+    "d2": d2.D2,
+    "agrpo": agrpo.AGRPO,
+    "cj_grpo": cj_grpo.CJGRPO,
+    "just_grpo": just_grpo.JustGRPO,
 }
 
 

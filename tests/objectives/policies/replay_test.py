@@ -11,10 +11,15 @@ import pytest
 from mdx import samplers
 from mdx import types
 from mdx.objectives.diffusion import block as block_diffusion
+from mdx.objectives.policies import agrpo
+from mdx.objectives.policies import cj_grpo
+from mdx.objectives.policies import d2
 from mdx.objectives.policies import grpo
+from mdx.objectives.policies import just_grpo
 from mdx.objectives.policies import mdpo
 from mdx.objectives.policies import policy as policy_lib
 from mdx.objectives.policies import replay
+from mdx.objectives.policies import trace_rl
 from mdx.samplers import loop
 from mdx.train import step as step_lib
 from mdx.utils import rng
@@ -29,8 +34,8 @@ LENGTH, ROWS, BLOCK = 8, 2 * GROUP, 4
 BLOCKS = block_diffusion.BlockDiffusion(
     network=rollouts.SPEC.network(), mask_id=MASK_ID,
     attention={"name": "block_causal", "block_length": BLOCK})
-METHODS = {"trace_rl": replay.TraceRL, "d2": replay.D2, "agrpo": replay.AGRPO,
-           "cj_grpo": replay.CJGRPO, "just_grpo": replay.JustGRPO}
+METHODS = {"trace_rl": trace_rl.TraceRL, "d2": d2.D2, "agrpo": agrpo.AGRPO,
+           "cj_grpo": cj_grpo.CJGRPO, "just_grpo": just_grpo.JustGRPO}
 
 
 @functools.cache
@@ -119,7 +124,7 @@ def test_merged_steps_end_with_their_block_and_segments_do_not():
   np.testing.assert_array_equal(number(shrink=9), [[0, -1, 0, 0, 1, 1, 1]])
   for segments, wanted in ((2, [0, -1, 0, 0, 1, 1, 1]), (3, [0, -1, 0, 1, 1, 2, 2]),
                            (6, [0, -1, 1, 2, 3, 4, 4])):
-    policy = replay.D2(model=None, mask_id=9, decoding=decoding, num_segments=segments)
+    policy = d2.D2(model=None, mask_id=9, decoding=decoding, num_segments=segments)
     found, bound = policy._numbers(batch, is_drawn)  # pylint: disable=protected-access
     np.testing.assert_array_equal(found, [wanted])
     assert bound == segments
@@ -228,7 +233,7 @@ def test_the_mean_over_draws_of_steps_is_the_sum_over_all(fields):
   copies = 6000
   batch = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), one) | {
       "example_index": jnp.arange(copies)}
-  policy = functools.partial(replay.AGRPO, model=table_model.Table(5), mask_id=MASK_ID, eos_id=EOS_ID,
+  policy = functools.partial(agrpo.AGRPO, model=table_model.Table(5), mask_id=MASK_ID, eos_id=EOS_ID,
                              group_size=4, decoding=policy_lib.Decoding(5, 1, 5))
   total = lambda prepared: np.asarray(prepared["token_weight"]).reshape(copies, -1, 5).sum(axis=1)
   full = total(_prepare(policy(num_steps=0, **fields), batch)[0])
@@ -248,7 +253,7 @@ def test_the_mean_over_drawn_positions_is_the_mean_over_all():
   model, batch, decoding = _rollout(name="autoregressive")
   copies = jax.tree.map(lambda x: jnp.repeat(x[:GROUP], 1000, axis=0), batch)
   copies["example_index"] = jnp.arange(1000 * GROUP)
-  make = functools.partial(_policy, replay.JustGRPO, model, decoding, until_eos=True)
+  make = functools.partial(_policy, just_grpo.JustGRPO, model, decoding, until_eos=True)
   total = lambda prepared: np.asarray(prepared["token_weight"]).reshape(
       GROUP, 1000, -1, LENGTH).sum(axis=2)
   full, drawn = (total(_prepare(make(num_positions=n), copies)[0]) for n in (0, 3))
@@ -265,7 +270,7 @@ def test_trace_rl_is_its_formula(has_blocks):
   """Row means of the surrogate, and sums of k3 from the old policy, at other parameters."""
   fields = dict(block_length=BLOCK, cache="block") if has_blocks else dict(block_length=4)
   model, batch, decoding = _rollout(has_blocks, **fields)
-  policy = _policy(replay.TraceRL, model, decoding, shrink=2, old_kl=0.3)
+  policy = _policy(trace_rl.TraceRL, model, decoding, shrink=2, old_kl=0.3)
   first, _ = _prepare(policy, batch)
   batch = batch | {"old_log_prob": rollouts.log_prob(policy, PARAMS, first)}
   prepared, weights = _prepare(policy, batch)
@@ -298,7 +303,7 @@ def test_returns_and_advantages_of_steps_equal_the_vectors(gamma, lam, returns, 
   """Computed in numpy from the recursions of the paper; a step without targets is skipped."""
   value = jnp.array([[.2, .4, .5, .6, 9.0]])
   for number in ([0, 0, 1, 2, -1], [0, 0, 2, 5, 5]):
-    found = replay.step_returns(jnp.array([number]), jnp.array([[1, 1, 1, 1, 0]], bool),
+    found = trace_rl.step_returns(jnp.array([number]), jnp.array([[1, 1, 1, 1, 0]], bool),
                                 jnp.ones(1), value, 6, gamma, lam)
     np.testing.assert_allclose(found[0][0, :4], returns, atol=1e-6)
     np.testing.assert_allclose(found[1][0, :4], advantages, atol=2e-5)  # of four digits
@@ -306,7 +311,7 @@ def test_returns_and_advantages_of_steps_equal_the_vectors(gamma, lam, returns, 
 
 def test_values_fit_returns_and_leave_the_model_alone():
   model, batch, decoding = _rollout(block_length=4)
-  policy = _policy(replay.TraceRL, model, decoding, value=True, shrink=2, gamma=0.9)
+  policy = _policy(trace_rl.TraceRL, model, decoding, value=True, shrink=2, gamma=0.9)
   params = {**PARAMS, **policy.own(rng.root(0))}
   first, _ = _prepare(policy, batch)
   scores = jax.jit(policy.scores)(params, first)
@@ -337,8 +342,8 @@ def test_microbatches_accumulate_exactly(method):
 
 
 @pytest.mark.parametrize("cls, fields", [
-    (replay.TraceRL, {"shrink": 2}), *(pytest.param(cls, {}, marks=pytest.mark.slow) for cls in (
-        replay.AGRPO, replay.CJGRPO, grpo.DiffuGRPO, grpo.WeightedLikelihood, mdpo.MDPO))])
+    (trace_rl.TraceRL, {"shrink": 2}), *(pytest.param(cls, {}, marks=pytest.mark.slow) for cls in (
+        agrpo.AGRPO, cj_grpo.CJGRPO, grpo.DiffuGRPO, grpo.WeightedLikelihood, mdpo.MDPO))])
 def test_groups_that_are_not_kept_have_no_weight(cls, fields):
   if cls in METHODS.values():
     model, batch, decoding = _rollout(block_length=4)
@@ -377,15 +382,15 @@ def test_own_canvases_of_a_model_of_blocks_are_scored_behind_clean_blocks():
 
 
 @pytest.mark.parametrize("cls, fields, message", [
-    (replay.TraceRL, {"shrink": 0}, "objective.shrink must be at least 1, got 0"),
-    (replay.TraceRL, {"old_kl": -1.0}, "objective.old_kl must be at least 0"),
-    (replay.TraceRL, {"gamma": 1.5}, r"objective.gamma must lie in \[0, 1\]"),
-    (replay.TraceRL, {"value": True, "decoding": policy_lib.Decoding(2, 1, 2, True)}, "use cache none"),
-    (replay.D2, {"num_segments": 0}, "objective.num_segments must be at least 1"),
-    (replay.AGRPO, {"num_steps": -1}, "objective.num_steps must be at least 0"),
-    (replay.AGRPO, {"step_draw": "best"}, "choose from uniform, entropy"),
-    (replay.JustGRPO, {"num_positions": -1}, "objective.num_positions must be at least 0"),
-    (replay.CJGRPO, {"advantage": "tail"}, "choose from mean")])
+    (trace_rl.TraceRL, {"shrink": 0}, "objective.shrink must be at least 1, got 0"),
+    (trace_rl.TraceRL, {"old_kl": -1.0}, "objective.old_kl must be at least 0"),
+    (trace_rl.TraceRL, {"gamma": 1.5}, r"objective.gamma must lie in \[0, 1\]"),
+    (trace_rl.TraceRL, {"value": True, "decoding": policy_lib.Decoding(2, 1, 2, True)}, "use cache none"),
+    (d2.D2, {"num_segments": 0}, "objective.num_segments must be at least 1"),
+    (agrpo.AGRPO, {"num_steps": -1}, "objective.num_steps must be at least 0"),
+    (agrpo.AGRPO, {"step_draw": "best"}, "choose from uniform, entropy"),
+    (just_grpo.JustGRPO, {"num_positions": -1}, "objective.num_positions must be at least 0"),
+    (cj_grpo.CJGRPO, {"advantage": "tail"}, "choose from mean")])
 def test_values_without_meaning_are_refused(cls, fields, message):
   with pytest.raises(ValueError, match=message):
     cls(model=None, mask_id=MASK_ID, group_size=GROUP, **fields)
@@ -394,7 +399,7 @@ def test_values_without_meaning_are_refused(cls, fields, message):
 def test_the_mean_over_trees_is_the_gradient_of_whole_trajectories():
   batch = _trajectories([[0, 1, 2], [2, 0, 1]])
   values = jnp.asarray(VALUES[tuple(np.asarray(batch["tokens"]).T)])
-  policy = replay.CJGRPO(model=TRIPLE, mask_id=REAL, group_size=len(values), until_eos=False,
+  policy = cj_grpo.CJGRPO(model=TRIPLE, mask_id=REAL, group_size=len(values), until_eos=False,
                          decoding=policy_lib.Decoding(3, 1, 3))
   share = jnp.exp(_log_probs(TABLE, batch)) / 2
 

@@ -1,0 +1,153 @@
+"""Evaluation of an RL run: the table, learning curves, and pass@k.
+
+Contents: Decoded, arm, quick_evaluator, evaluate, pass_at_k.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mdx import sharding
+from mdx import types
+from mdx.build import rl as rl_setup
+from mdx.eval import repeated
+from mdx.eval import task_decoder
+from mdx.eval import tasks as task_eval
+from mdx.modes import solving
+from mdx.rl import episodes as episodes_lib
+from mdx.samplers import trajectory
+from mdx.train import progress as progress_lib
+from mdx.utils import console
+from mdx.utils import processes
+
+
+class Decoded(NamedTuple):
+  """Examples decoded by one model: the figures, the record of the first batch, and the pace.
+
+  Attributes:
+    result: accuracy and the like.
+    record: on the host.
+    pace: tokens decoded a second, of the fastest batch: the first one may have to compile.
+  """
+  result: task_eval.Result
+  record: trajectory.Trajectory
+  pace: float
+
+
+def arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts,
+         examples) -> Callable[[types.Params], Decoded]:
+  """Returns params -> the examples, decoded and scored."""
+  size = run.config["eval"]["batch_size"]
+  shards = sharding.num_batch_shards(run.model.mesh)
+  size = -(-min(size, len(examples)) // shards) * shards
+  record = "full" if run.config["rollout"]["max_turns"] == 1 else "commits"
+  decoder = task_decoder.TaskDecoder(run.model.objective, sampler, prompts, run.model.mesh,
+                                     name="eval", seed=0, record=record)
+  decoder = run.turns(decoder, prompts, sampler, examples)
+
+  def measure(params):
+    records, paces = [], []
+
+    def decode(index):
+      began = time.monotonic()
+      record, rows = decoder(params, index, 0)
+      record = processes.fetch(record)
+      paces.append(float(record.is_free.sum()) / (time.monotonic() - began))
+      if not records:
+        records.append(record)
+      found = task_eval.answers_of(record, run.model.tokenizer)
+      if isinstance(decoder, episodes_lib.Episodes):
+        found = found._replace(texts=episodes_lib.texts_of(decoder, record.tokens, rows,
+                                                           run.model.tokenizer))
+      return found
+
+    result = task_eval.evaluate(decode, run.task, examples, run.model.tokenizer, size)
+    return Decoded(result, records[0], max(paces))
+
+  return measure
+
+
+def quick_evaluator(run: rl_setup.Setup) -> Callable:
+  """Returns params -> accuracy on the validation split, for the learning curve."""
+  config = run.config["eval"]
+  first, *others = dict.fromkeys((config["curve_nfe"], *config.get("curve_also", ())))
+  one = lambda nfe: arm(run, run.eval_sampler("low_confidence", nfe), run.prompts("validation"),
+                        run.examples("validation"))
+  first, others = one(first), {nfe: one(nfe) for nfe in others}
+
+  def measure(params):
+    result = first(params).result
+    figures = {"accuracy": result.accuracy, "accuracy_stderr": result.stderr}
+    if result.over_denoising is not None:
+      figures["over_denoising"] = result.over_denoising
+    return figures | {f"accuracy_{nfe}_steps": one(params).result.accuracy
+                      for nfe, one in others.items()}
+
+  return measure
+
+
+def evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
+  """Evaluates every model with every remasking and number of steps on the test split."""
+  console.say("evaluating the held-out problems ...")
+  config, examples, prompts = run.config["eval"], run.examples("test"), run.prompts("test")
+  table, paces, traces = [], {}, {}
+  progress = progress_lib.Progress(len(config["remasking"]) * len(config["nfe"]) * len(models),
+                                   enabled=jax.process_index() == 0, what="evaluating")
+  shown = {min(config["nfe"]), config["curve_nfe"]}
+  for remasking in config["remasking"]:
+    for nfe in config["nfe"]:
+      decoded = arm(run, run.eval_sampler(remasking, nfe), prompts, examples)
+      for name, params in models.items():
+        result, record, pace = decoded(params)
+        paces[remasking, nfe] = max(pace, paces.get((remasking, nfe), 0.0))
+        table.append({"model": name, "remasking": remasking, "nfe": nfe,
+                      "accuracy": result.accuracy, "stderr": result.stderr,
+                      "over_denoising": result.over_denoising,
+                      "num_examples": result.num_examples})
+        progress.update(len(table))
+        if (nfe in shown and remasking == config["remasking"][0]
+            and record.prediction is not None):
+          traces.setdefault(nfe, {})[name] = solving.traces(run.task, examples, record,
+                                                            run.model.tokenizer, name)
+  progress.close()
+  order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
+  speeds = [{"remasking": r, "nfe": n, "tokens_per_second": x} for (r, n), x in paces.items()]
+  table.sort(key=lambda row: (order[row["model"], row["remasking"]], row["nfe"]))
+  return table, speeds, traces
+
+
+def pass_at_k(run: rl_setup.Setup, models: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """pass@k and best of k of every model, of answers drawn as in the rollouts."""
+  config, sizes = run.config["eval"], run.config["eval"].get("pass_k", ())
+  if not sizes:
+    return []
+  number, examples = config["pass_samples"], run.examples("test")[:config["pass_examples"] or None]
+  prompts = run.prompts("test").select(np.arange(len(examples)))
+  decoder = task_decoder.TaskDecoder(run.model.objective, run.sampler, prompts, run.model.mesh,
+                                     name="pass_at_k", seed=run.config["seed"], record="commits")
+  decoder = run.turns(decoder, prompts, run.sampler, examples)
+  shards = sharding.num_batch_shards(run.model.mesh)
+  total = len(examples) * number
+  size = -(-min(config["batch_size"], total) // shards) * shards
+  found = []
+  for name, params in models.items():
+    correct, log_prob, nfe = [], [], []
+    for first in range(0, total, size):
+      index = np.minimum(np.arange(first, first + size), total - 1)
+      record, rows = decoder(params, (index // number).astype(np.int32), 0, row_index=index)
+      record = processes.fetch(record)
+      texts = episodes_lib.texts_of(decoder, record.tokens, rows, run.model.tokenizer)
+      correct.append(run.task.score([examples[i // number] for i in index], texts)["correct"])
+      log_prob.append(record.log_prob.sum(axis=1))
+      nfe.append(record.nfe)
+    grouped = lambda x: np.concatenate(x)[:total].reshape(len(examples), number)
+    answers = repeated.Repeated(grouped(correct).astype(bool), grouped(log_prob))
+    mean_nfe = float(grouped(nfe).mean())
+    found += [{"model": name, "nfe": mean_nfe, "temperature": run.sampler.temperature, **row}
+              for row in repeated.figures(answers, sizes)]
+  return found
