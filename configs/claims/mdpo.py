@@ -6,6 +6,8 @@ Arms: MDPO as published; branch credit, our extension, and the same on the all-m
 rate, of three that were tried on other seeds than those compared. With the argument `all` every
 other policy has an arm too, and with `countdown` the task is Countdown:
   python -m mdx.main --config=configs/claims/mdpo.py --workdir=runs/claims/mdpo
+32 runs and six base models, about an hour on two idle cores by the time of single runs; it has not
+been run to its end, and goes on where it was stopped.
 """
 
 from ml_collections import config_dict

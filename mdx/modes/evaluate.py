@@ -1,6 +1,6 @@
 """Mode eval: accuracy on a task, or figures of the held-out part of a data set.
 
-Contents: run.
+Contents: run, Model, loaded, on_task.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import pathlib
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from mdx import model as model_lib
 from mdx import samplers
 from mdx import sharding
 from mdx import tasks
+from mdx import types
 from mdx.build import base as base_lib
 from mdx.build import load as load_lib
 from mdx.build import setup as setup_lib
@@ -54,6 +55,7 @@ def _check(config: Mapping[str, Any]) -> None:
 @reporting.reported
 def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   """Evaluates a checkpoint on a task, or on the held-out part of its data."""
+  config = config_lib.to_dict(config)
   return _on_task(config, workdir) if "task" in config else _on_held_out(config, workdir)
 
 
@@ -73,7 +75,7 @@ def _on_held_out(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   return results
 
 
-def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+def _on_task(config: dict[str, Any], workdir: str) -> dict[str, Any]:
   """Decodes the test problems of a task; writes generations.jsonl and results.json.
 
   Args:
@@ -85,17 +87,49 @@ def _on_task(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     several answers to a problem 1.96 standard errors over the problems), over_denoising (None with
     a cache), nfe, num_examples, seconds, tokens_per_second, and pass_at_k, of `repeated.figures`.
   """
-  _check(config := config_lib.to_dict(config))
-  task, path = tasks.build(config["task"]), pathlib.Path(workdir)
-  examples = task.examples("test")[:config["num_examples"] or None]
-  number = config.get("num_samples", 1)
-  examples = [example for example in examples for _ in range(number)]  # an answer each
+  return on_task(config, workdir, loaded([config], workdir))
+
+
+class Model(NamedTuple):
+  """A model to evaluate, and where it is from."""
+  source: str
+  model: model_lib.Model
+
+
+def loaded(configs: Sequence[Mapping[str, Any]], workdir: str) -> Model:
+  """Loads the model of evaluations, training it where it is missing.
+
+  Args:
+    configs: of evaluations of one model that differ in how they decode; all are checked first.
+    workdir: of the run.
+
+  Raises:
+    ValueError: an evaluation that cannot be.
+  """
+  for config in configs:
+    _check(config)
+  config = configs[0]
+  task = tasks.build(config["task"])
   if base_lib.is_missing(config, workdir):  # what is wrong is said before it is trained
-    mesh = sharding.make_mesh(config["mesh"])
-    _prompts(base_lib.described(config, workdir, mesh), config, task, examples)
+    base = base_lib.described(config, workdir, sharding.make_mesh(config["mesh"]))
+    for one in configs:
+      _prompts(base, one, task, _examples(one, task))
   source = base_lib.base_checkpoint(config, workdir, train_mode.run)
-  model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
-                         dtype=config["dtype"], init=config["init"])
+  return Model(source, model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
+                                      dtype=config["dtype"], init=config["init"]))
+
+
+def _examples(config: Mapping[str, Any], task: types.Task) -> list[dict[str, Any]]:
+  """Test problems, each as often as it is answered."""
+  examples = task.examples("test")[:config["num_examples"] or None]
+  return [example for example in examples for _ in range(config.get("num_samples", 1))]
+
+
+def on_task(config: Mapping[str, Any], workdir: str | os.PathLike, model: Model) -> dict[str, Any]:
+  """Evaluates a model on a task, as said for mode eval; a finished evaluation is not repeated."""
+  source, model = model
+  task, path = tasks.build(config["task"]), pathlib.Path(workdir)
+  examples, number = _examples(config, task), config.get("num_samples", 1)
   sampler, prompts = _prompts(model, config, task, examples)
   workdir_lib.check_job(path, config, lambda: prompts.tokens.tolist())
   identity = config_lib.run_hash({

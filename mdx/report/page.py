@@ -37,7 +37,7 @@ from mdx.utils import readers
 NAME, ENVIRONMENT = "report.html", "environment.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _VIEWERS = {"trajectories.html": "trajectories before and after", "samples.html": "samples"}
-_PLOTS = {"claim.png": "the claim"}
+_PLOTS = {"claim.png": "the claim", "decoding.png": "accuracy against network calls"}
 _ROWS = 8  # of samples
 _FIGURES = 6  # learning curves that are shown at once
 _TEXT = 4000  # characters of one of them

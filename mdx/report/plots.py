@@ -1,6 +1,6 @@
 """Learning curves and result tables as PNG files.
 
-Contents: learning_curve, rl_curve, accuracy.
+Contents: learning_curve, rl_curve, accuracy, rules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _figure(path: str | os.PathLike, columns: int) -> Iterator[Sequence[Any]]:
   figure = figure_lib.Figure(figsize=(5 * columns, 4), layout="constrained")
   axes = figure.subplots(1, columns)
   yield axes
-  for axis in axes:
+  for axis in figure.axes:
     axis.grid(alpha=0.3)
   with files.replacing(path) as temporary:
     figure.savefig(temporary, dpi=120, format="png")
@@ -115,3 +115,23 @@ def accuracy(table: Sequence[Mapping[str, Any]], path: str | os.PathLike, *,
       axis.set_xlabel("denoising steps")
       axis.set_xticks(steps, steps)
     axes[0].legend(loc="lower right")
+
+
+def rules(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+  """Draws accuracy against the network calls of every rule of decoding into a PNG.
+
+  Args:
+    rows: with rule, nfe, accuracy, stderr.
+    path: file to write.
+  """
+  with _figure(path, 1) as axis:
+    for number, rule in enumerate(dict.fromkeys(x["rule"] for x in rows)):
+      own = sorted((x for x in rows if x["rule"] == rule), key=lambda x: x["nfe"])
+      axis.errorbar([x["nfe"] for x in own], [100 * x["accuracy"] for x in own],
+                    yerr=[200 * x["stderr"] for x in own], marker="osD^vP*X"[number % 8], ms=4,
+                    color=f"C{number % 10}", label=rule)
+    axis.set_xscale("log", base=2)
+    axis.set(xlabel="network calls a problem (mean)",
+             ylabel="right answers, % (bars: 2 standard errors)")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.legend()
