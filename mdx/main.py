@@ -152,22 +152,11 @@ def _check_value(flag: str, text: str, default) -> None:
 
 def _read_config(file: str, arg: str):
   """The config of a file, which is tried before absl does; raises ValueError."""
-  import importlib.util  # pylint: disable=g-import-not-at-top
-  from mdx.utils import streams  # pylint: disable=g-import-not-at-top
-  streams.check_regular(file)
-  spec = importlib.util.spec_from_file_location("mdx_checked_config", file)
-  if spec is None or spec.loader is None:
-    raise ValueError(f"config file {file!r} is no Python file; see --help for those of mdx.")
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    if hasattr(module, "get_config"):
+  from mdx.utils import python_file  # pylint: disable=g-import-not-at-top
+  module = python_file.load(file, "config file")
+  if hasattr(module, "get_config"):
+    with python_file.errors(file, "config file"):
       return module.get_config(arg) if arg else module.get_config()
-  except ValueError:
-    raise
-  except Exception as error:  # pylint: disable=broad-except
-    raise ValueError(f"config file {file!r} fails: {type(error).__name__}: {error} (--debug shows "
-                     "where)") from error
   raise ValueError(f"config file {file!r} has no get_config(arg=None); begin with a copy of one of "
                    "mdx, see --help.")
 
