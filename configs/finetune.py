@@ -11,8 +11,10 @@ sts: the same with scores; conll: entities; ud: tags of Universal Dependencies; 
 share a question; tfds):
   python -m mdx.main --config=configs/finetune.py:glue --workdir=runs/sst2 \
     --config.init.checkpoint=bert-base-uncased --config.data.source.path=train.tsv \
-    --config.data.source.validation_path=dev.tsv --config.data.source.fields="('sentence',)" \
+    --config.data.source.validation_path=dev.tsv --config.data.source.test_path=test.tsv \
+    --config.data.source.fields="('sentence',)" \
     --config.optimizer.learning_rate=3e-5 --config.optimizer.layer_decay=0.8
+New rows are labelled by configs/predict.py, or by mdx.load(WORKDIR).predict(texts).
 Models x tasks x seeds, with a table of means, spreads and tests:
   python -m mdx.main --config=configs/finetune.py:table --workdir=runs/table
 """
@@ -99,7 +101,7 @@ def get_config(arg=None):
       separators=1)  # end tokens between two texts; 2 for RoBERTa
   config.eval.update(
       measures=measures,  # of eval.measures.MEASURES; the first chooses the weights
-      test=name in _PACKAGED,  # whether the test split is read at the end
+      test=name != "tfds",  # whether the test split, if there is one, is read at the end
       baselines=False)
   config.sampler.num_samples = 0
   return config

@@ -1,6 +1,6 @@
-"""A checkpoint as a library: sampling and likelihood in three lines.
+"""A checkpoint as a library: sampling, likelihood and labels in three lines.
 
-Contents: Model, Sample, Fill, load, of.
+Contents: Model, Sample, Fill, Prediction, load, of.
 
   model = mdx.load("runs/diffusion")
   print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
@@ -16,15 +16,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy import special
 
 from mdx import sharding
 from mdx import types
 from mdx.build import load as load_lib
 from mdx.data import chat
+from mdx.data import pipeline
 from mdx.eval import generative
 from mdx.eval import inspection
 from mdx.eval import likelihood
 from mdx.eval import subsets
+from mdx.eval.evaluators import scoring
+from mdx.objectives.labels import finetune
 from mdx.report import denoising
 from mdx.samplers import batching
 from mdx.samplers import loop
@@ -61,6 +65,17 @@ class Fill(NamedTuple):
   id: int
   text: str
   probability: float
+
+
+class Prediction(NamedTuple):
+  """Label of a text, of a pair of texts, or labels of words.
+
+  Attributes:
+    label: the most probable label; of a regression the score, of words a label each.
+    probabilities: label -> probability in [0, 1]; {} of scores and of words.
+  """
+  label: str | float | list[str]
+  probabilities: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -441,6 +456,56 @@ class Model(load_lib.Loaded):
     log_probs = self._read("log_probs", [ids], 1)[0][masked]
     return [[Fill(i, self.tokenizer.decode([i]), p) for i, p in best]
             for best in inspection.most_probable(log_probs, top_k, blocked=self.tokenizer.mask_id)]
+
+  def predict(self, texts: Sequence[Any] | str, *, batch_size: int = 64) -> list[Prediction]:
+    """Labels texts with a model that was fine-tuned on labels, as its evaluation does.
+
+    Args:
+      texts: as the model was trained: texts, pairs of two texts, or lists of words. One string is
+        one text.
+      batch_size: rows read together; a row is as long as those of training.
+
+    Raises:
+      ValueError: a model that was not fine-tuned on labels, or a text of another kind.
+    """
+    objective = self.objective
+    if not isinstance(objective, finetune.Labelled) or not self.data:
+      raise ValueError(f"predict needs a run of configs/finetune.py, and {self.source} is none; "
+                       "train one, or use sample or fill_mask.")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    records = [self._unlabelled(i, text) for i, text in enumerate(texts)]
+    if not records:
+      return []
+    if "predict" not in self._compiled:
+      self._compiled["predict"] = jax.jit(scoring.make_scorer(objective))
+    size = sharding.padded_rows(min(len(records), batch_size), batch_size, self.mesh)
+    with jax.set_mesh(self.mesh):
+      found, _ = scoring.predict(
+          self._compiled["predict"], self.params, pipeline.batches_of(
+              self.data, records, self.tokenizer, batch_size=size), records, objective,
+          mesh=self.mesh)
+    if found.tags is not None:
+      return [Prediction(tags, {}) for tags in found.tags]
+    if not found.labels:
+      return [Prediction(float(score), {}) for score in found.scores]
+    probabilities = special.softmax(np.asarray(found.scores, np.float64), axis=1)
+    return [Prediction(found.labels[int(row.argmax())], dict(zip(found.labels, row.tolist())))
+            for row in probabilities]
+
+  def _unlabelled(self, number: int, text: Any) -> dict[str, Any]:
+    """A record of a text; its label stands for one and is not read."""
+    label = next(iter(self.objective.labels), "0")
+    if self.objective.kind == "words":
+      if isinstance(text, str) or not len(text) or not all(isinstance(x, str) for x in text):
+        raise ValueError(f"text {number} is {text!r:.60}; this model labels words: give a list of "
+                         "them, such as text.split().")
+      return {"words": list(text), "tags": [label] * len(text)}
+    parts = [text] if isinstance(text, str) else list(text)
+    wanted = len(self.data["source"].get("fields", parts))
+    if len(parts) != wanted or not all(isinstance(part, str) for part in parts):
+      raise ValueError(f"text {number} is {text!r:.60}; expected "
+                       f"{'a text' if wanted == 1 else f'{wanted} texts'}, as in training.")
+    return {"texts": parts, "label": label}
 
   def _read(self, wanted: str, rows: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
     key = ("read", wanted)

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -101,6 +102,38 @@ def test_files_exist_and_no_path_is_of_one_machine(page):
         _config(span)
     if found:
       assert (_ROOT / found[0]).exists(), span
+
+
+_SMALL = {"runs/texts": "steps=4", "runs/texts_samples": "sampler.steps=4",
+          "runs/sums": "updates=2", "runs/eval_sums": "batch_size=64"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["own_text", "own_task"])
+def test_the_page_runs_from_its_first_command_to_its_last(page, tmp_path):
+  """The commands as they stand, made smaller, in a folder with nothing but what the page has."""
+  (tmp_path / "texts").mkdir()
+  (tmp_path / "texts" / "a.txt").write_text("Once upon a time there was a house.\n" * 2000)
+  shutil.copy(_own_task(), tmp_path)
+  small = ["--config.init.base.steps=4", "--config.eval.num_examples=8", "--config.log_steps=1",
+           "--config.eval.batch_size=8", "--config.eval.pass_k=()"]
+  text = (_DOCS / "howto" / f"{page}.md").read_text(encoding="utf-8")
+  commands = [words for words in _commands(text) if words]
+  assert len(commands) == {"own_text": 3, "own_task": 2}[page]
+  environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+  for words in commands:
+    workdir = next((x.removeprefix("--workdir=") for x in words if x.startswith("--workdir")), "")
+    more = [f"--config.{_SMALL[workdir]}"] if workdir else []
+    more += small if workdir == "runs/sums" else []
+    done = subprocess.run([sys.executable, *words[1:], *more], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+  found = {path.name for path in tmp_path.rglob("*")}
+  assert {"own_text": "samples.html", "own_task": "generations.jsonl"}[page] in found
+  for code in re.findall(r"^```python\n(import mdx\n.*?)^```", text, re.M | re.S):
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Once upon" not in done.stderr, done.stderr
 
 
 @_by_page

@@ -121,7 +121,7 @@ def _alphabet(texts: Iterable[str]) -> str:
 def _lengths(blank: str, prompts: dict[str, list[str]], pairs: list[tuple[str, str]],
              tokenizer: tokenizer_lib.Tokenizer) -> tuple[int, int]:
   """Most tokens of a prompt and of an answer; ValueError for a text that cannot be written."""
-  most = lambda texts: max(len(tokenizer.encode(text)) for text in set(texts))
+  most = lambda texts: max(len(tokenizer.encode(text)) for text in dict.fromkeys(texts))
   before = most(x for one in prompts.values() for x in one)
   if not blank:
     return max(before, most(prompt for prompt, _ in pairs)), most(answer for _, answer in pairs)

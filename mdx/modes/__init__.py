@@ -14,7 +14,8 @@ from mdx import config as config_lib
 
 # config.mode -> its file.
 MODES = {"train": "train", "rl": "rl", "sample": "sample", "eval": "evaluate", "export": "export",
-         "claim": "claim", "table": "table", "compile": "compile", "report": "report"}
+         "predict": "predict", "claim": "claim", "table": "table", "compile": "compile",
+         "report": "report"}
 
 
 def run(mode: str, config: Mapping[str, Any], workdir: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import jax
 
 from mdx import metrics
 from mdx.report import curves
+from mdx.report import predictions
 from mdx.utils import files
 from mdx.utils import readers
 
@@ -198,6 +199,7 @@ def _sections(run: _Run) -> Iterator[tuple[str, str]]:
   plots = [_image((run.path / name).read_bytes(), "png", caption)
            for name, caption in _PLOTS.items() if (run.path / name).is_file()]
   yield "Accuracy", "".join(plots)
+  yield from _labels(run)
   yield "Learning curves", _figures({run.name: run.lines})
   yield "Samples", "".join(_samples(run.path))
   for name, caption in _VIEWERS.items():
@@ -207,6 +209,18 @@ def _sections(run: _Run) -> Iterator[tuple[str, str]]:
                                       f'title="{caption}" srcdoc="{page}"></iframe>')
   yield "Time, memory and versions", _environment(run)
   yield "Config", _config(run.config)
+
+
+def _labels(run: _Run) -> Iterator[tuple[str, str]]:
+  """Confusion matrices and examples of a fine-tuned model."""
+  names = run.config.get("objective", {}).get("labels", ())
+  for split, file in predictions.FILES.items():
+    rows = predictions.read(run.path / file)
+    (head, counts), (columns, worst) = predictions.confusion(rows, names), predictions.examples(rows, names)
+    if counts:
+      yield f"Labels: {split}", _table(counts, head)
+    if worst:
+      yield f"Most wrong: {split}", _table(worst, columns)
 
 
 def _figures(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
