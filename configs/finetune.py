@@ -87,7 +87,7 @@ def get_config(arg=None):
   source = dict(name="packaged", task=name, num_train=0)
   if name in _PACKAGED:
     objective, measures = _PACKAGED[name]
-    config.init.base = _base(name)
+    config.init.base = _base(name)  # config of the training of the encoder, without a checkpoint
     config.tokenizer.path = config.init.base.tokenizer.path
     config.init.params = "ema"
   else:
@@ -132,7 +132,7 @@ def _table():
                        eval=dict(measures=measures))
   return config_dict.ConfigDict(dict(
       mode="table",
-      run=run,
+      run=run,  # what all runs have in common, a config of mode train
       models=dict(
           random=dict(),  # from the seed
           mlm=dict(init=dict(base=bases["mlm"])),
@@ -140,6 +140,6 @@ def _table():
               attention=dict(name="causal"), pooling="last"))),
       tasks=tasks,
       grid=(dict(key="optimizer.learning_rate", values=(3e-4, 1e-3)),),  # all combinations
-      seeds=(0, 1, 2),
+      seeds=(0, 1, 2),  # a run each
       num_resamples=10_000,  # of the bootstrap and the permutation
   ))

@@ -151,7 +151,7 @@ def _small(task, sizes=None):
   sizes = sizes or task_rows.of_task(tasks.build(task))
   sampler = {k: v for k, v in samplers.defaults().items() if k not in ("top_k", "top_p")}
   return config_dict.ConfigDict(dict(
-      mode="rl",  # or compile
+      mode="rl",  # or compile, report or export
       seed=0,
       updates=300,  # 0 = evaluate the base model only
       microbatches=1,  # passes that the rows of an update are cut into
@@ -164,9 +164,10 @@ def _small(task, sizes=None):
           checkpoint="",  # the base model; "" = trained from `base` under workdir/base
           params="ema",  # which weights of it: ema or raw
           adapter="", weights="",  # a PEFT adapter to go on with; int8 where adapters are trained
-          base=_base(task, sizes)),
+          base=_base(task, sizes)),  # config of the training of the base model
       lora=dict(  # new adapters, which alone are trained if nothing else is said; rank 0 = none
-          rank=0, alpha=0.0, targets=("q", "k", "v", "o", "gate", "up", "down")),
+          rank=0, alpha=0.0,  # of adapters; their factor is alpha / rank, 0 = rank
+          targets=("q", "k", "v", "o", "gate", "up", "down")),
       adaptations=(),  # further ones, dict(name=..., **fields) each
       objective=dict(  # a name in objectives.POLICIES, and its fields
           name="mdpo", num_steps=2, kl=0.1, clip=0.2, drop_dead=True),
@@ -200,18 +201,18 @@ def _small(task, sizes=None):
 
       eval=dict(
           nfe=(2, 4, 8, 16),  # denoising steps of the table
-          remasking=("low_confidence", "rcr"),
+          remasking=("low_confidence", "rcr"),  # decoding rules of the table
           num_examples=1024,  # held-out problems
-          batch_size=512,
+          batch_size=512,  # problems decoded together
           block_length=0,  # 0 = one block
           curve_nfe=4,  # denoising steps of the learning curve, on the validation split
           curve_also=(),  # further ones, whose accuracy the curve has beside it
           # pass@k and the most likely of k answers, drawn as in the rollouts; pass_k=() = none.
           pass_k=(1, 4, 8), pass_samples=8,
           pass_examples=256),  # the first so many test problems; 0 = all
-      log_steps=10,
-      eval_steps=50,
-      checkpoint_steps=50,
+      log_steps=10,  # updates between two lines of metrics
+      eval_steps=50,  # between two points of the learning curve
+      checkpoint_steps=50,  # between two checkpoints
       checkpoint=dict(
           keep=2,  # the newest so many stay
           directory=""),  # where they are, also gs://bucket/run (extra gcs); "" = the workdir
@@ -224,9 +225,10 @@ def _small(task, sizes=None):
           slices=1,  # of TPUs; mesh.replica (or data) is cut over them
           preset="",  # of networks.presets, where init.checkpoint is not here
           vocab_size=0,  # ids, where the tokenizer is not here
-          # A table of meshes (the rest is fsdp), remat policies and microbatches ((): its own).
-          sweep=False, data=(1,), tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full"),
-          microbatches=()),
+          sweep=False,  # compile a table of meshes, remat policies and microbatches:
+          data=(1,), tensor=(1, 2, 4), sequence=(1,),  # of a sweep: sizes; the rest is fsdp
+          remat=("dots", "full"),  # of a sweep
+          microbatches=()),  # of a sweep; () = as in training
   ))
 
 

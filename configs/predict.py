@@ -9,13 +9,15 @@ a column of texts whose words are separated by blanks.
 
 from ml_collections import config_dict
 
+from mdx.configs import common
+
 
 def get_config(arg=None):
   """No arguments."""
   if arg:
     raise ValueError(f"configs/predict.py takes no argument, got {arg!r}.")
   return config_dict.ConfigDict(dict(
-      mode="predict",
+      mode="predict",  # the only one of this config
       # Workdir of a run of configs/finetune.py, whose best weights on validation are read; or one
       # of its checkpoints, or an export.
       init=dict(checkpoint=""),
@@ -24,5 +26,5 @@ def get_config(arg=None):
       has_header=True,  # whether the first line names the columns; otherwise they are "0", "1", ...
       batch_size=64,  # rows read together
       dtype="",  # of activations: float32 or bfloat16; "" = as in training
-      mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),
+      mesh=dict(common.get_config().mesh),
   ))

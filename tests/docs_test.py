@@ -113,9 +113,10 @@ _SMALL = {"runs/texts": "steps=4", "runs/texts_samples": "sampler.steps=4",
 def test_the_page_runs_from_its_first_command_to_its_last(page, tmp_path):
   """The commands as they stand, made smaller, in a folder with nothing but what the page has."""
   (tmp_path / "texts").mkdir()
-  (tmp_path / "texts" / "a.txt").write_text("Once upon a time there was a house.\n" * 2000)
+  (tmp_path / "texts" / "a.txt").write_text("Once upon a time there was a house.\n" * 6000)
   shutil.copy(_own_task(), tmp_path)
-  small = ["--config.init.base.steps=4", "--config.eval.num_examples=8", "--config.log_steps=1",
+  small = ["--config.init.base.steps=4", "--config.init.base.eval.final_samples=1",
+           "--config.eval.num_examples=8", "--config.log_steps=1",
            "--config.eval.batch_size=8", "--config.eval.pass_k=()"]
   text = (_DOCS / "howto" / f"{page}.md").read_text(encoding="utf-8")
   commands = [words for words in _commands(text) if words]
@@ -176,6 +177,20 @@ def test_keys_are_keys_of_a_config_or_fields():
     assert found[1] in keys | prefixes, found[0]
 
 
+def test_the_page_of_config_keys_has_every_config_and_its_keys():
+  spec = importlib.util.spec_from_file_location("config_keys", _DOCS / "config_keys.py")
+  hook = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(hook)
+  markdown = (_DOCS / "reference" / "config.md").read_text(encoding="utf-8")
+  assert re.findall(r"^<!-- keys of configs/(\w+)\.py -->$", markdown, re.M) == [
+      "common", *sorted(tiny.CONFIGS + tiny.OTHERS)]
+  page = hook.on_page_markdown(markdown)
+  assert "<!--" not in page
+  assert "| `batch_size` | `64` | whole number | rows a step over all devices |" in page
+  assert page.count("| `rollout.group_size` |") == 1  # of configs/mdpo.py
+  assert page.count("| `checkpoint.keep` |") == 1  # others mean the same by it
+
+
 def test_all_names_of_the_tables_are_explained():
   for table in (objectives.OBJECTIVES, objectives.POLICIES, samplers.SAMPLERS, tasks.TASKS,
                 schedule.SCHEDULES, time.TIMES, attention.ATTENTIONS):
@@ -213,5 +228,6 @@ def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', text), page
     assert "arithmatex" not in text and "\\frac" not in re.sub(r"<annotation.*?>", "", text), page
   assert "<math" in (tmp_path / "concepts" / "schedules.html").read_text(encoding="utf-8")
+  assert "rollout.group_size" in (tmp_path / "reference" / "config.html").read_text(encoding="utf-8")
   reference = (tmp_path / "reference" / "objectives.html").read_text(encoding="utf-8")
   assert 'id="mdx.objectives.diffusion.masked.MaskedDiffusion"' in reference
