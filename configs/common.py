@@ -138,6 +138,7 @@ def _small() -> config_dict.ConfigDict:
       compile=dict(  # of mode=compile
           topology="v5e:4x4",  # or v4, v5p, v6e, tpu7x; gpu:8 = devices simulated on the host
           slices=1,  # of TPUs; mesh.replica (or data) is cut over them
+          price=0.0,  # of a chip for an hour, in any currency; 0 = not known
           vocab_size=0,  # ids, where the tokenizer is not here
           sweep=False,  # compile a table of meshes, remat policies and microbatches:
           data=(1,), tensor=(1, 2, 4), sequence=(1,),  # of a sweep: sizes; the rest is fsdp

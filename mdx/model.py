@@ -1,6 +1,6 @@
 """A checkpoint as a library: sampling, likelihood and labels in three lines.
 
-Contents: Model, Sample, Fill, Prediction, load, of.
+Contents: Model, Sample, Samples, Step (of `report.samples`), Fill, Prediction, load, of.
 
   model = mdx.load("runs/diffusion")
   print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
@@ -10,6 +10,7 @@ Contents: Model, Sample, Fill, Prediction, load, of.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,9 +19,12 @@ import jax
 import numpy as np
 from scipy import special
 
+from mdx import checkpoint as checkpoint_lib
 from mdx import sharding
 from mdx import types
+from mdx.build import identity
 from mdx.build import load as load_lib
+from mdx.build import workdir as workdir_lib
 from mdx.data import chat
 from mdx.data import pipeline
 from mdx.eval import generative
@@ -30,8 +34,11 @@ from mdx.eval import subsets
 from mdx.eval.evaluators import scoring
 from mdx.objectives.labels import finetune
 from mdx.report import denoising
+from mdx.report import samples
 from mdx.samplers import batching
 from mdx.samplers import loop
+from mdx.train import progress as progress_lib
+from mdx.utils import files
 from mdx.utils import processes
 from mdx.utils import readers
 from mdx.utils import rng
@@ -39,25 +46,7 @@ from mdx.utils import tree
 
 MASK = "[MASK]"  # in the text of a prompt
 Ids = Sequence[int] | np.ndarray
-
-
-class Sample(NamedTuple):
-  """One decoded row.
-
-  Attributes:
-    prompt_tokens: int32 [n], as given.
-    tokens: int32 [gen_length], the answer; of an infilled prompt all its n tokens.
-    text: the answer as text, up to the first end-of-text.
-    nfe: network calls this row needed.
-    seconds: its share of the wall time of its batch, without compilation.
-    trace: the canvas step by step, for `report.denoising`, or None.
-  """
-  prompt_tokens: np.ndarray
-  tokens: np.ndarray
-  text: str
-  nfe: int
-  seconds: float
-  trace: denoising.Trace | None
+Sample, Samples, Step = samples.Sample, samples.Samples, samples.Step
 
 
 class Fill(NamedTuple):
@@ -82,6 +71,7 @@ class Prediction(NamedTuple):
 class Model(load_lib.Loaded):
   """A trained model with what decodes and scores it; see `build.load.Loaded` for its fields."""
   _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
+  _watched: list = dataclasses.field(default_factory=list, repr=False)  # by one decode at a time
 
   def __repr__(self) -> str:
     return (f"Model({self.config['objective']['name']}, {tree.count(self.params):,} parameters, "
@@ -159,7 +149,8 @@ class Model(load_lib.Loaded):
 
   def sample(self, prompts: Sequence[Any] | str | None = None, *, num_samples: int = 1,
              seed: int = 0, batch_size: int = 8, record: str = "none",
-             **fields: Any) -> list[Sample]:
+             stop: str | Sequence[str] = (), on_step: Callable[[Step], None] | None = None,
+             progress: bool = False, **fields: Any) -> Samples:
     """Decodes prompts.
 
     Args:
@@ -168,7 +159,10 @@ class Model(load_lib.Loaded):
       num_samples: rows of each prompt.
       seed: rows of the same index and seed are the same in every batch.
       batch_size: rows decoded together.
-      record: "none", or "canvas" for a `trace` of each row.
+      record: "none", or "canvas" for a `trace` of each row, which notebooks play.
+      stop: strings that end a text, which is cut before the first of them; `tokens` are not.
+      on_step: is called with every row after every denoising step, as the device reports them.
+      progress: whether a terminal shows how many rows are done.
       **fields: `name` and fields of a rule of `samplers`: gen_length, steps, temperature, ...
 
     Returns:
@@ -181,9 +175,15 @@ class Model(load_lib.Loaded):
         isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], Mapping))
     prompts = [""] if prompts is None else [prompts] if is_one else prompts
     rows = [p for prompt in prompts for p in [self.encode(prompt)] * num_samples]
-    decoded = dict(self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
-                               record=record))
-    return [decoded[i] for i in range(len(rows))]
+    bar = progress_lib.Progress(len(rows), enabled=progress, what="sampling")
+    decoded: dict[int, Sample] = {}
+    for i, row in self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
+                              record=record, on_step=on_step):
+      decoded[i] = row._replace(text=samples.until(row.text, stop))
+      bar.update(len(decoded))
+    bar.close()
+    return Samples([decoded[i] for i in range(len(rows))], lambda i: self.tokenizer.decode([i]),
+                   self.tokenizer.mask_id)
 
   def check(self, rows: Sequence[np.ndarray], sampler: Any) -> None:
     """Raises ValueError if some rows of ids cannot be decoded."""
@@ -200,16 +200,19 @@ class Model(load_lib.Loaded):
 
   def decode(self, rows: Sequence[np.ndarray], sampler: Any, *, seed: int = 0,
              batch_size: int = 8, record: str = "none",
-             skip: Callable[[int], bool] = lambda row: False) -> Iterator[tuple[int, Sample]]:
+             skip: Callable[[int], bool] = lambda row: False,
+             on_step: Callable[[Step], None] | None = None) -> Iterator[tuple[int, Sample]]:
     """Decodes rows of ids batch by batch; yields (index of the row, Sample).
 
     Args:
       rows: int32 [n] each.
       sampler: as `self.sampler` builds.
-      seed, batch_size, record: as in `sample`.
+      seed, batch_size, record, on_step: as in `sample`.
       skip: rows that are done already; their batch is left out when all are.
     """
     self.check(rows, sampler)
+    if on_step and jax.process_count() > 1:
+      raise ValueError("on_step is for one process; leave it out on a pod.")
     batch_size = sharding.padded_rows(min(len(rows), batch_size), batch_size, self.mesh)
     tokenizer = self.tokenizer
     prompts, before = self._cut(rows)
@@ -218,14 +221,31 @@ class Model(load_lib.Loaded):
                                   pad_id=tokenizer.pad_id, closing=self._closing):
       if all(skip(i) for i in batch.members):
         continue
-      result, seconds = self._run(batch, sampler, seed, record, before)
+      watch = self._watch(batch, prompts, on_step) if on_step else None
+      result, seconds = self._run(batch, sampler, seed, record, before, watch)
       for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
         infill = batch.start == 0 and len(prompts[i]) == length
         yield i, self._sample(rows[i], batch, result, row, length if infill else 0,
                               seconds / len(batch.members))
 
+  def _watch(self, batch: batching.Rows, prompts: Sequence[Any],
+             on_step: Callable[[Step], None]) -> Callable[[Any, Any], None]:
+    """A function of `canvas` and `nfe` that tells of every row that has gone on."""
+    seen: dict[int, int] = {}
+
+    def watch(canvas, nfe):
+      for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
+        if int(nfe[row]) > seen.get(i, 0):  # a report that comes late is left out
+          seen[i] = int(nfe[row])
+          infill = batch.start == 0 and len(prompts[i]) == length
+          end = canvas.shape[1] - batch.num_closing
+          on_step(Step(i, seen[i], self.tokenizer.decode(
+              canvas[row, -length:] if infill else canvas[row, batch.start:end])))
+
+    return watch
+
   def _run(self, batch: batching.Rows, sampler: Any, seed: int, record: str,
-           before: np.ndarray | None):
+           before: np.ndarray | None, watch: Callable | None = None):
     """Decodes one batch; returns host arrays and the seconds it took."""
     rows = {"canvas": batch.canvas, "row_index": batch.row_index}
     if before is not None:
@@ -236,15 +256,19 @@ class Model(load_lib.Loaded):
 
     def run(params, key, arrays):
       return loop.decode_rows(self.objective, sampler, params, key, arrays, start=batch.start,
-                              record=record)
+                              record=record, watch=None if watch is None else (
+                                  lambda canvas, nfe: self._watched[-1](canvas, nfe)))
 
     with jax.set_mesh(self.mesh):
-      name = (repr(sampler), batch.canvas.shape, batch.start, batch.positions is None, record)
+      name = (repr(sampler), batch.canvas.shape, batch.start, batch.positions is None, record,
+              watch is None)
       key = rng.root(seed)
       if name not in self._compiled:
         self._compiled[name] = jax.jit(run).lower(self.params, key, arrays).compile()
       began = time.monotonic()
+      self._watched[:] = [watch]
       result = jax.block_until_ready(self._compiled[name](self.params, key, arrays))
+      jax.effects_barrier()  # all reports have come
       seconds = time.monotonic() - began
       return processes.fetch(result), seconds
 
@@ -516,6 +540,22 @@ class Model(load_lib.Loaded):
     with jax.set_mesh(self.mesh):
       return inspection.run(self._compiled[key], self.params, rows, max_length=self.max_length,
                             pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh)
+
+  def save(self, path: str) -> None:
+    """Writes weights, config and tokenizer into a new directory, which `mdx.load` reads.
+
+    Raises:
+      ValueError: there is something already.
+    """
+    files.check_new(pathlib.Path(path))
+    # What labels a text is also how its rows are made.
+    labels = isinstance(self.objective, finetune.Labelled)
+    config = dict(self.config) | ({"data": dict(self.data)} if labels else {})
+    checkpoint_lib.save_params(path, self.params, workdir_lib.meta(self.config, self.tokenizer))
+    if jax.process_index() == 0:
+      files.write_json(pathlib.Path(path) / "config.json",
+                       {"hash": identity.run_hash(self.config), "config": config})
+      self.tokenizer.save(path)
 
   def check_likelihood(self) -> None:
     """Raises ValueError if the model cannot score a text."""

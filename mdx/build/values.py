@@ -90,7 +90,7 @@ KEYS = {
     "init.params": _choice("ema", "raw"),
     **_keys(_each(_COUNT, "whole numbers"), "eval.curve_also", "eval.nfe", "eval.pass_k",
             "pass_k"),
-    "lora.alpha": _number(0.0, whole=False),
+    **_keys(_number(0.0, whole=False), "compile.price", "lora.alpha"),
     "sampler.temperature": _number(0.0, whole=False),
     "profile_steps": _each(_MANY, "whole numbers"),
     "seed": _number(0, 2 ** 63 - 1),

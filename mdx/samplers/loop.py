@@ -48,7 +48,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            positions: jax.Array | None = None, segment_ids: jax.Array | None = None,
            start: int = 0, record: str = "none", num_predictions: int = 1,
            component_index: jax.Array | None = None, component: jax.Array | None = None,
-           is_shifted: bool = False, before: jax.Array | None = None) -> Decoded:
+           is_shifted: bool = False, before: jax.Array | None = None,
+           watch: Callable | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
@@ -69,6 +70,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     component: int32 [B], the pair of `sampler.mixture` that each row follows; None: drawn.
     is_shifted: as `types.Reader.is_shifted`.
     before: as `types.Request.before`.
+    watch: is told `canvas` and `nfe` on the host after every step, in no sure order.
 
   Raises:
     ValueError: a record that cannot be made.
@@ -91,7 +93,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   num_free = canvas.shape[1] - start
   run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free, is_shifted=is_shifted,
-             before=before,
+             before=before, watch=watch,
              width=num_free if record == "full" else sampler.width(num_free),
              looks_everywhere=record == "full", recorder=None if record == "none" else
              trajectory_lib.Recorder(level=record, start=start, mask_id=sampler.mask_id,
@@ -108,7 +110,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
 
 def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, key: jax.Array,
                 rows: Mapping[str, jax.Array], *, start: int, record: str, group_size: int = 1,
-                num_predictions: int = 1) -> Decoded:
+                num_predictions: int = 1, watch: Callable | None = None) -> Decoded:
   """Decodes rows by a model, for a compiled program; see `decode`.
 
   Args:
@@ -118,14 +120,14 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
     key: typed key of the run.
     rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, `before`
       where a token is said to come before them, and `component` where it is not drawn.
-    start, record, num_predictions: as in `decode`.
+    start, record, num_predictions, watch: as in `decode`.
     group_size: consecutive rows that draw the same pair of `sampler.mixture`.
   """
   return decode(reading.answerer(objective, params), sampler, rows["canvas"],
                 params={name: params[name] for name in sampler.parts()}, key=key,
                 row_index=rows["row_index"], positions=rows.get("positions"),
                 segment_ids=rows.get("segment_ids"), start=start, record=record,
-                num_predictions=num_predictions,
+                num_predictions=num_predictions, watch=watch,
                 component_index=rows["row_index"] // group_size, component=rows.get("component"),
                 before=rows.get("before"), is_shifted=objective.reader().is_shifted)
 
@@ -159,6 +161,7 @@ class _Run(NamedTuple):
   is_shifted: bool
   width: int
   before: jax.Array | None
+  watch: Callable | None
   looks_everywhere: bool
   recorder: trajectory_lib.Recorder | None
 
@@ -218,6 +221,8 @@ class _Run(NamedTuple):
     if recorded is not None:
       time = self.sampler.noise_level(state)
       recorded = self.recorder.add(recorded, state, new, step, active, keys, time)
+    if self.watch is not None:
+      jax.debug.callback(self.watch, new["canvas"], new["nfe"])
     return new, recorded
 
   def _index(self, state):

@@ -90,6 +90,9 @@ def test_new_texts_are_labelled_as_the_evaluation_labels_them(run, tmp_path):
   assert model.predict("good tea")[0].label in ("up", "down") and model.predict([]) == []
   with pytest.raises(ValueError, match="text 0 is .*; expected a text, as in training"):
     model.predict([("good", "tea")])
+  model.save(str(tmp_path / "saved"))
+  assert mdx.load(str(tmp_path / "saved")).predict(_sentences(rows)) == model.predict(
+      _sentences(rows))
   (tmp_path / "new.csv").write_text("sentence,more\n" + "".join(f"{x},1\n" for x in _sentences(rows)))
   new = predict_config.get_config()
   new.path, new.init.checkpoint = str(tmp_path / "new.csv"), str(workdir)
