@@ -73,8 +73,8 @@ def get_config(arg=None):
   methods = [word for word in words if word in objectives.POLICIES]
   if max(len(variants), len(methods), len(files)) > 1 or (
       len(words) > len(variants) + len(methods) or files and variants not in ([], ["llada_8b"])):
-    raise ValueError(f"configs/mdpo.py takes one of {', '.join(_VARIANTS)} or task=FILE.py, and one "
-                     f"of {', '.join(objectives.POLICIES)} after a comma; got {arg!r}.")
+    raise ValueError(f"configs/mdpo.py takes one of {', '.join(_VARIANTS)} or task=FILE.py, and "
+                     f"one of {', '.join(objectives.POLICIES)} after a comma; got {arg!r}.")
   if files and not variants:
     config, variants = _own(files[0]), ["task"]
   elif variants == ["countdown"]:
@@ -241,7 +241,8 @@ def _base(task, sizes):
                         mask_draw="exact_count")
   # Learned positions: attention by distance alone cannot tell the cells of a grid apart.
   base.network = dict(name="transformer", num_layers=3, width=96, num_heads=4, mlp_width=256,
-                      max_length=max(64, sizes.length), scan_layers=False, init_std=0.5, position="learned")
+                      max_length=max(64, sizes.length), scan_layers=False, init_std=0.5,
+                      position="learned")
   base.optimizer.update(learning_rate=2e-3, warmup_steps=50, weight_decay=0.01)
   base.tokenizer.path = sizes.tokenizer
   base.data = dict(length=sizes.length, packing="pad", fill="eos",

@@ -37,7 +37,8 @@ _COMPONENTS: dict[str, Mapping[str, type] | type] = {
     "optimizer": optimizer.OPTIMIZERS, "sampler": samplers.SAMPLERS, "source": sources.SOURCES,
     "task": tasks.TASKS, "schedule": schedule.SCHEDULES, "attention": attention.ATTENTIONS,
     "data": pipeline.Config, "model": objectives.OBJECTIVES, "token": objectives.OBJECTIVES,
-    "diffusion": objectives.OBJECTIVES["diffusion"], "documents": sources.SOURCES, "probe": linear_probe.Probe}
+    "diffusion": objectives.OBJECTIVES["diffusion"], "documents": sources.SOURCES,
+    "probe": linear_probe.Probe}
 _WIDTH = 98
 _KINDS = {bool: "True or False", int: "whole number", float: "number", str: "text", tuple: "list",
           list: "list", type(None): "anything"}

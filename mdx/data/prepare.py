@@ -12,8 +12,8 @@ Contents: train_bpe, write_records, main.
   python -m mdx.data.prepare persons --input='news/*.jsonl' --names=names.txt \
     --tokenizer=tokenizer.json --first_date=1987-01-01 --last_date=2007-06-19 --output=persons.json
 
-Convention: `--input` is a file, a glob or a folder of .txt files; .jsonl files have one object a line, others are text.
-Documents with a date may be .jsonl, .tsv or .csv.
+Convention: `--input` is a file, a glob or a folder of .txt files; .jsonl files have one object a
+line, others are text. Documents with a date may be .jsonl, .tsv or .csv.
 """
 
 from __future__ import annotations

@@ -216,7 +216,8 @@ def _labels(run: _Run) -> Iterator[tuple[str, str]]:
   names = run.config.get("objective", {}).get("labels", ())
   for split, file in predictions.FILES.items():
     rows = predictions.read(run.path / file)
-    (head, counts), (columns, worst) = predictions.confusion(rows, names), predictions.examples(rows, names)
+    head, counts = predictions.confusion(rows, names)
+    columns, worst = predictions.examples(rows, names)
     if counts:
       yield f"Labels: {split}", _table(counts, head)
     if worst:

@@ -6,8 +6,8 @@ Convention: a task is a frozen dataclass with `examples(split)`, `prompt(example
 `score(examples, completions)` and `training_pairs(split)`; the splits are "train", "validation"
 and "test". Sudoku and Countdown also say which `symbols` they are written with, one token each,
 and how many (`prompt_length`, `answer_length`). An answer follows its prompt, unless the task has
-`blank`, a text of one token: then it is the prompt with its blanks filled in. A name that ends in ".py" is a
-file with a task (`tasks.own`).
+`blank`, a text of one token: then it is the prompt with its blanks filled in. A name
+that ends in ".py" is a file with a task (`tasks.own`).
 """
 
 from __future__ import annotations

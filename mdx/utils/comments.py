@@ -2,11 +2,11 @@
 
 Contents: of_file, files_of.
 
-Convention: a key is a keyword of the `dict(...)` of a `ConfigDict`, and its comment stands behind it
-on its line, or on lines of its own above it; keywords of one line share both. A `dict(...)` that
-ends on its line has the comment for itself. Keys of tables that only later statements set (`config.a = ...`,
-`config.update(...)`) have the comment behind them; what stands above these is a reason, no
-explanation.
+Convention: a key is a keyword of the `dict(...)` of a `ConfigDict`, and its comment stands behind
+it on its line, or on lines of its own above it; keywords of one line share both. A `dict(...)`
+that ends on its line has the comment for itself. Keys of tables that only later statements set
+(`config.a = ...`, `config.update(...)`) have the comment behind them; what stands above these is a
+reason, no explanation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def of_file(path: str | pathlib.Path) -> dict[str, str]:
   text = pathlib.Path(path).read_text(encoding="utf-8")
   behind, above = _comments(text)
   tree = ast.parse(text)
-  literal = {key: line for key, line in reversed(list(_literals(tree)))}
+  literal = dict(reversed(list(_literals(tree))))  # the first of a key counts
   found = {key: " ".join(filter(None, (above.get(line), behind.get(line))))
            for key, line in literal.items()}
   for key, line in _statements(tree):
