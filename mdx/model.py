@@ -46,7 +46,9 @@ from mdx.utils import tree
 
 MASK = "[MASK]"  # in the text of a prompt
 Ids = Sequence[int] | np.ndarray
-Sample, Samples, Step = samples.Sample, samples.Samples, samples.Step
+Sample = samples.Sample
+Samples = samples.Samples
+Step = samples.Step
 
 
 class Fill(NamedTuple):
@@ -497,7 +499,7 @@ class Model(load_lib.Loaded):
       raise ValueError(f"predict needs a run of configs/finetune.py, and {self.source} is none; "
                        "train one, or use sample or fill_mask.")
     texts = [texts] if isinstance(texts, str) else list(texts)
-    records = [self._unlabelled(i, text) for i, text in enumerate(texts)]
+    records = [self._unlabelled(objective, i, text) for i, text in enumerate(texts)]
     if not records:
       return []
     if "predict" not in self._compiled:
@@ -516,10 +518,10 @@ class Model(load_lib.Loaded):
     return [Prediction(found.labels[int(row.argmax())], dict(zip(found.labels, row.tolist())))
             for row in probabilities]
 
-  def _unlabelled(self, number: int, text: Any) -> dict[str, Any]:
+  def _unlabelled(self, objective: finetune.Labelled, number: int, text: Any) -> dict[str, Any]:
     """A record of a text; its label stands for one and is not read."""
-    label = next(iter(self.objective.labels), "0")
-    if self.objective.kind == "words":
+    label = next(iter(objective.labels), "0")
+    if objective.kind == "words":
       if isinstance(text, str) or not len(text) or not all(isinstance(x, str) for x in text):
         raise ValueError(f"text {number} is {text!r:.60}; this model labels words: give a list of "
                          "them, such as text.split().")

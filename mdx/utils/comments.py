@@ -101,14 +101,16 @@ def files_of(path: str | pathlib.Path, folder: str | pathlib.Path) -> list[pathl
     path: the file.
     folder: that of `mdx.configs`.
   """
-  found, waiting = [], [pathlib.Path(path)]
+  found: list[pathlib.Path] = []
+  waiting = [pathlib.Path(path)]
   while waiting:
     file = waiting.pop(0)
     if file.resolve() in [x.resolve() for x in found] or not file.is_file():
       continue
     found.append(file)
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-      if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mdx.configs"):
-        below = pathlib.Path(folder, *node.module.split(".")[2:])
+      module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+      if isinstance(node, ast.ImportFrom) and module.startswith("mdx.configs"):
+        below = pathlib.Path(folder, *module.split(".")[2:])
         waiting += [below / f"{alias.name}.py" for alias in node.names]
   return found
