@@ -43,7 +43,7 @@ def read_requests(config: config_dict.ConfigDict) -> None:
 def _small() -> config_dict.ConfigDict:
   return config_dict.ConfigDict(dict(
       mode="train",  # train, eval, export or compile
-      seed=0,
+      seed=0,  # of weights, order of the data, and all draws
       steps=1000,  # any positive number; warm-up and intervals shrink with it
       batch_size=64,  # rows a step over all devices
       microbatches=1,  # gradient accumulation: passes that a batch is cut into
@@ -62,8 +62,17 @@ def _small() -> config_dict.ConfigDict:
           trainable="",  # pattern of the paths of the parameters that are trained; "" = all
           layer_decay=1.0),  # rate of a layer over that of the one above it
 
-      mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),  # -1: the remaining devices
-      sharding=dict(vocab="tensor", embed="fsdp", mlp="tensor", heads="tensor"),
+      mesh=dict(  # devices on each axis; -1: those that remain
+          replica=1,  # copies, such as slices of TPUs; rows are cut over them
+          data=-1,  # rows are cut over them
+          fsdp=1,  # rows, parameters and moments are cut over them
+          tensor=1,  # heads, MLP and vocabulary are cut over them
+          sequence=1),  # positions of a row are cut over them
+      sharding=dict(  # axis of the mesh that a dimension of the parameters is cut over
+          vocab="tensor",  # ids
+          embed="fsdp",  # width of the residual
+          mlp="tensor",  # hidden width of the MLP
+          heads="tensor"),  # heads of attention
 
       init=dict(
           # Weights to start from (or to evaluate, to export); "" = the seed. Of a Hugging Face
@@ -77,7 +86,7 @@ def _small() -> config_dict.ConfigDict:
       lora=dict(  # new adapters, which alone are trained if nothing else is said
           rank=0,  # 0 = none
           alpha=0.0,  # their factor is alpha / rank; 0 = rank
-          targets=("q", "k", "v", "o", "gate", "up", "down")),
+          targets=("q", "k", "v", "o", "gate", "up", "down")),  # linear maps that have one
       adaptations=(),  # further ones, dict(name=..., **fields) each (networks.adaptation)
 
       tokenizer=dict(
@@ -100,7 +109,7 @@ def _small() -> config_dict.ConfigDict:
       eval=dict(
           estimator="stratified",  # stratified, monte_carlo, lattice_k or quadrature
           num_samples=2,  # draws a row during training, over `num_batches` batches
-          num_batches=8,
+          num_batches=8,  # of the held-out part that are read during training
           final_samples=16,  # draws a row at the end, over the whole held-out part
           gradient_draws=0,  # at the end also the variance of the gradient over so many draws
           # Linear probe of the frozen encoder from so many labels (0: none), during and after
@@ -108,11 +117,13 @@ def _small() -> config_dict.ConfigDict:
           probe=dict(num_labels=0, num_draws=20, pool=512, ridge=1.0, seed=0),
           evaluators=(),  # names in eval.evaluators, beside those of the objective
           baselines=True),  # unigram and bigram bits per character
-      sampler=dict(num_samples=4, steps=64, temperature=1.0),  # of the samples at the end
+      sampler=dict(  # of the samples at the end
+          num_samples=4,  # rows; 0 = none
+          steps=64, temperature=1.0),
 
-      log_steps=50,
-      eval_steps=250,
-      checkpoint_steps=250,
+      log_steps=50,  # steps between two lines of metrics
+      eval_steps=250,  # between two evaluations of the held-out part; 0 = only at the end
+      checkpoint_steps=250,  # between two checkpoints
       checkpoint=dict(
           keep=2,  # the newest so many stay
           directory=""),  # where they are, also gs://bucket/run (extra gcs); "" = the workdir
@@ -127,8 +138,10 @@ def _small() -> config_dict.ConfigDict:
       compile=dict(  # of mode=compile
           topology="v5e:4x4",  # or v4, v5p, v6e, tpu7x; gpu:8 = devices simulated on the host
           slices=1,  # of TPUs; mesh.replica (or data) is cut over them
+          price=0.0,  # of a chip for an hour, in any currency; 0 = not known
           vocab_size=0,  # ids, where the tokenizer is not here
-          # A table of meshes (the rest is fsdp), remat policies and microbatches ((): its own).
-          sweep=False, data=(1,), tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full"),
-          microbatches=()),
+          sweep=False,  # compile a table of meshes, remat policies and microbatches:
+          data=(1,), tensor=(1, 2, 4), sequence=(1,),  # of a sweep: sizes; the rest is fsdp
+          remat=("dots", "full"),  # of a sweep
+          microbatches=()),  # of a sweep; () = as in training
   ))

@@ -13,6 +13,7 @@ The size and recipe of MDLM, on your data:
 from mdx import config as config_lib
 from mdx import tasks
 from mdx.configs import common
+from mdx.data import task_rows
 
 _PAPERS = {
     # Sahoo et al. 2024, arXiv:2406.07524
@@ -57,8 +58,8 @@ def get_config(arg=None):
 def _answers(config):
   """Countdown puzzles as prompts, which are given, and answers, which are learned."""
   task = dict(name="countdown", num_numbers=3)
-  built = tasks.build(task)
-  config.tokenizer.path = "symbols:" + " ".join(built.symbols)
-  config.data = dict(length=built.prompt_length + built.answer_length, packing="pad", fill="eos",
+  sizes = task_rows.of_task(tasks.build(task))
+  config.tokenizer.path = sizes.tokenizer
+  config.data = dict(length=sizes.length, packing="pad", fill="eos",
                      append_eos=False, source=dict(name="task", task=task))
   config.eval.baselines = False

@@ -7,6 +7,8 @@ evaluates it; on a run or an export of yours, with what it was trained on:
 pass@k, and how often the most likely of k answers is right:
   python -m mdx.main --config=configs/eval.py --config.init.checkpoint=runs/mdpo \
     --config.num_samples=16 --config.pass_k="(1, 4, 16)" --config.sampler.temperature=1.0
+The task of a file of yours (docs/howto/own_task.md), with its small model or the one you give:
+  python -m mdx.main --config=configs/eval.py:task=sums.py --workdir=runs/eval_sums
 A chat model (LLaDA-8B-Instruct) on gsm8k, math500, countdown or sudoku, by the settings of a paper
 and from a file of problems (those of countdown and sudoku can also be drawn):
   python -m mdx.main --config=configs/eval.py:gsm8k --workdir=runs/gsm8k \
@@ -41,8 +43,9 @@ _LLADA_MATH = dict(gen_length=512, steps=512, block_length=64)
 
 
 def get_config(arg=None):
-  """TASK[,PAPER]; without them, the small Sudoku model of configs/mdpo.py."""
-  run = mdpo.get_config()
+  """TASK[,PAPER], or task=FILE; without them, the small Sudoku model of configs/mdpo.py."""
+  is_own = (arg or "").startswith("task=")
+  run = mdpo.get_config(arg if is_own else None)
   sampler = samplers.defaults() | dict(name="confidence", temperature=0.0)
   config = config_dict.ConfigDict(dict(
       mode="eval",
@@ -62,12 +65,13 @@ def get_config(arg=None):
       num_samples=1,  # answers to each, drawn at sampler.temperature
       pass_k=(),  # pass@k and the most likely of k, for these k of the num_samples answers
       batch_size=256,  # decoded together
-      sampler=dict(sampler, gen_length=16, steps=8),
+      sampler=dict(sampler, gen_length=run.rollout.sampler.gen_length,
+                   steps=max(1, run.eval.nfe[-1] // 2)),
       dtype="",  # of activations: float32 or bfloat16; "" = as in training
       mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),
       export=dict(format="huggingface", path="", model_type="", dtype=""),  # of mode=export
   ))
-  if not arg:
+  if not arg or is_own:
     return config
   name, _, paper = arg.partition(",")
   paper = paper or "mdpo"

@@ -11,8 +11,10 @@ sts: the same with scores; conll: entities; ud: tags of Universal Dependencies; 
 share a question; tfds):
   python -m mdx.main --config=configs/finetune.py:glue --workdir=runs/sst2 \
     --config.init.checkpoint=bert-base-uncased --config.data.source.path=train.tsv \
-    --config.data.source.validation_path=dev.tsv --config.data.source.fields="('sentence',)" \
+    --config.data.source.validation_path=dev.tsv --config.data.source.test_path=test.tsv \
+    --config.data.source.fields="('sentence',)" \
     --config.optimizer.learning_rate=3e-5 --config.optimizer.layer_decay=0.8
+New rows are labelled by configs/predict.py, or by mdx.load(WORKDIR).predict(texts).
 Models x tasks x seeds, with a table of means, spreads and tests:
   python -m mdx.main --config=configs/finetune.py:table --workdir=runs/table
 """
@@ -85,7 +87,7 @@ def get_config(arg=None):
   source = dict(name="packaged", task=name, num_train=0)
   if name in _PACKAGED:
     objective, measures = _PACKAGED[name]
-    config.init.base = _base(name)
+    config.init.base = _base(name)  # config of the training of the encoder, without a checkpoint
     config.tokenizer.path = config.init.base.tokenizer.path
     config.init.params = "ema"
   else:
@@ -99,7 +101,7 @@ def get_config(arg=None):
       separators=1)  # end tokens between two texts; 2 for RoBERTa
   config.eval.update(
       measures=measures,  # of eval.measures.MEASURES; the first chooses the weights
-      test=name in _PACKAGED,  # whether the test split is read at the end
+      test=name != "tfds",  # whether the test split, if there is one, is read at the end
       baselines=False)
   config.sampler.num_samples = 0
   return config
@@ -130,7 +132,7 @@ def _table():
                        eval=dict(measures=measures))
   return config_dict.ConfigDict(dict(
       mode="table",
-      run=run,
+      run=run,  # what all runs have in common, a config of mode train
       models=dict(
           random=dict(),  # from the seed
           mlm=dict(init=dict(base=bases["mlm"])),
@@ -138,6 +140,6 @@ def _table():
               attention=dict(name="causal"), pooling="last"))),
       tasks=tasks,
       grid=(dict(key="optimizer.learning_rate", values=(3e-4, 1e-3)),),  # all combinations
-      seeds=(0, 1, 2),
+      seeds=(0, 1, 2),  # a run each
       num_resamples=10_000,  # of the bootstrap and the permutation
   ))

@@ -21,6 +21,10 @@ whole answers, espo, gdpo, spg or vrpo:
 branch_mdpo is the default on Sudoku, with sizes of its own (256 prompts x 1 rollout of 6 steps, 40
 updates); mdpo is on the others.
 
+A task of your own, a Python file (docs/howto/own_task.md): tokenizer, lengths and the steps of the
+rollouts are those of its problems, which are checked before anything is trained:
+  python -m mdx.main --config=configs/mdpo.py:task=sums.py --workdir=runs/sums
+
 The recipe of the paper (He et al. 2025, arXiv:2508.13148), for a pod: LLaDA-8B-Instruct on problems
 of a file with `problem` and `answer` a line:
   python -m mdx.main --config=configs/mdpo.py:llada_8b --distributed \
@@ -55,6 +59,7 @@ from mdx import objectives
 from mdx import samplers
 from mdx import tasks
 from mdx.configs import common
+from mdx.data import task_rows
 
 _VARIANTS = ("sudoku", "countdown", "llada_8b")
 _GIVEN = ("model", "mask_id", "eos_id", "other_eos_ids", "group_size", "temperature",
@@ -62,16 +67,26 @@ _GIVEN = ("model", "mask_id", "eos_id", "other_eos_ids", "group_size", "temperat
 
 
 def get_config(arg=None):
-  """A task, sudoku (the default), countdown or llada_8b; and a method, mdpo or another."""
+  """A task, sudoku (the default), countdown, llada_8b or task=FILE; and a method, mdpo or another.
+
+  With llada_8b and a file, the recipe of the paper on the task of the file.
+  """
   words = [word for word in (arg or "").split(",") if word]
+  files = [word.removeprefix("task=") for word in words if word.startswith("task=")]
+  words = [word for word in words if not word.startswith("task=")]
   variants = [word for word in words if word in _VARIANTS]
   methods = [word for word in words if word in objectives.POLICIES]
-  if max(len(variants), len(methods)) > 1 or len(words) > len(variants) + len(methods):
-    raise ValueError(f"configs/mdpo.py takes one of {', '.join(_VARIANTS)}, and one of "
-                     f"{', '.join(objectives.POLICIES)} after a comma; got {arg!r}.")
-  method = methods[0] if methods else "mdpo" if variants else "branch_mdpo"
+  if max(len(variants), len(methods), len(files)) > 1 or (
+      len(words) > len(variants) + len(methods) or files and variants not in ([], ["llada_8b"])):
+    raise ValueError(f"configs/mdpo.py takes one of {', '.join(_VARIANTS)} or task=FILE.py, and "
+                     f"one of {', '.join(objectives.POLICIES)} after a comma; got {arg!r}.")
+  method = methods[0] if methods else "mdpo" if variants or files else "branch_mdpo"
   if variants == ["llada_8b"]:
     config, sizes = _llada_8b(method), (_PUBLISHED,)
+    if files:
+      config.task = dict(name=files[0])
+  elif files:
+    config, sizes = _own(files[0]), (_SIZES,)
   elif variants == ["countdown"]:
     config, sizes = _countdown(), (_SIZES,)
   else:
@@ -132,12 +147,12 @@ def _sudoku():
   return config
 
 
-def _small(task):
-  """The common part of the tasks that train a base model of their own."""
-  built = tasks.build(task)
+def _small(task, sizes=None):
+  """The common part of the tasks that train a base model of their own; `sizes` of its rows."""
+  sizes = sizes or task_rows.of_task(tasks.build(task))
   sampler = {k: v for k, v in samplers.defaults().items() if k not in ("top_k", "top_p")}
   return config_dict.ConfigDict(dict(
-      mode="rl",  # or compile
+      mode="rl",  # or compile, report or export
       seed=0,
       updates=300,  # 0 = evaluate the base model only
       microbatches=1,  # passes that the rows of an update are cut into
@@ -150,9 +165,10 @@ def _small(task):
           checkpoint="",  # the base model; "" = trained from `base` under workdir/base
           params="ema",  # which weights of it: ema or raw
           adapter="", weights="",  # a PEFT adapter to go on with; int8 where adapters are trained
-          base=_base(task, built)),
+          base=_base(task, sizes)),  # config of the training of the base model
       lora=dict(  # new adapters, which alone are trained if nothing else is said; rank 0 = none
-          rank=0, alpha=0.0, targets=("q", "k", "v", "o", "gate", "up", "down")),
+          rank=0, alpha=0.0,  # of adapters; their factor is alpha / rank, 0 = rank
+          targets=("q", "k", "v", "o", "gate", "up", "down")),
       adaptations=(),  # further ones, dict(name=..., **fields) each
       objective=dict(  # a name in objectives.POLICIES, and its fields
           name="mdpo", num_steps=2, kl=0.1, clip=0.2, drop_dead=True),
@@ -179,7 +195,7 @@ def _small(task):
           # the filter on and in every epoch.
           mixture_draw="per_group",
           sampler=dict(sampler, name="confidence", steps=3, temperature=1.0,
-                       gen_length=built.answer_length)),
+                       gen_length=sizes.answer_length)),
       optimizer=dict(name="adamw", learning_rate=2e-4, schedule="cosine", warmup_steps=5,
                      final_rate=0.1, weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=1.0,
                      trainable=""),  # pattern of the paths of the parameters trained; "" = all
@@ -187,18 +203,18 @@ def _small(task):
 
       eval=dict(
           nfe=(2, 4, 8, 16),  # denoising steps of the table
-          remasking=("low_confidence", "rcr"),
+          remasking=("low_confidence", "rcr"),  # decoding rules of the table
           num_examples=1024,  # held-out problems
-          batch_size=512,
+          batch_size=512,  # problems decoded together
           block_length=0,  # 0 = one block
           curve_nfe=4,  # denoising steps of the learning curve, on the validation split
           curve_also=(),  # further ones, whose accuracy the curve has beside it
           # pass@k and the most likely of k answers, drawn as in the rollouts; pass_k=() = none.
           pass_k=(1, 4, 8), pass_samples=8,
           pass_examples=256),  # the first so many test problems; 0 = all
-      log_steps=10,
-      eval_steps=50,
-      checkpoint_steps=50,
+      log_steps=10,  # updates between two lines of metrics
+      eval_steps=50,  # between two points of the learning curve
+      checkpoint_steps=50,  # between two checkpoints
       checkpoint=dict(
           keep=2,  # the newest so many stay
           directory=""),  # where they are, also gs://bucket/run (extra gcs); "" = the workdir
@@ -209,15 +225,17 @@ def _small(task):
       compile=dict(  # of mode=compile
           topology="v5e:4x4",  # or v4, v5p, v6e, tpu7x; gpu:8 = devices simulated on the host
           slices=1,  # of TPUs; mesh.replica (or data) is cut over them
+          price=0.0,  # of a chip for an hour, in any currency; 0 = not known
           preset="",  # of networks.presets, where init.checkpoint is not here
           vocab_size=0,  # ids, where the tokenizer is not here
-          # A table of meshes (the rest is fsdp), remat policies and microbatches ((): its own).
-          sweep=False, data=(1,), tensor=(1, 2, 4), sequence=(1,), remat=("dots", "full"),
-          microbatches=()),
+          sweep=False,  # compile a table of meshes, remat policies and microbatches:
+          data=(1,), tensor=(1, 2, 4), sequence=(1,),  # of a sweep: sizes; the rest is fsdp
+          remat=("dots", "full"),  # of a sweep
+          microbatches=()),  # of a sweep; () = as in training
   ))
 
 
-def _base(task, built):
+def _base(task, sizes):
   """Supervised training on problems and one answer of each."""
   base = common.get_config()
   base.update(steps=1000, batch_size=128, log_steps=100, eval_steps=500, checkpoint_steps=500)
@@ -225,14 +243,33 @@ def _base(task, built):
                         mask_draw="exact_count")
   # Learned positions: attention by distance alone cannot tell the cells of a grid apart.
   base.network = dict(name="transformer", num_layers=3, width=96, num_heads=4, mlp_width=256,
-                      max_length=64, scan_layers=False, init_std=0.5, position="learned")
+                      max_length=max(64, sizes.length), scan_layers=False, init_std=0.5,
+                      position="learned")
   base.optimizer.update(learning_rate=2e-3, warmup_steps=50, weight_decay=0.01)
-  base.tokenizer.path = "symbols:" + " ".join(built.symbols)
-  base.data = dict(length=built.prompt_length + built.answer_length, packing="pad", fill="eos",
+  base.tokenizer.path = sizes.tokenizer
+  base.data = dict(length=sizes.length, packing="pad", fill="eos",
                    append_eos=False, source=dict(name="task", task=task))
   base.eval.update(baselines=False, final_samples=8)
   base.sampler.num_samples = 0
   return base
+
+
+def _own(path):
+  """A task of a file: as Countdown where an answer follows its prompt, else as Sudoku.
+
+  A rollout has a step every three tokens of an answer, at least 2 and at most 8; the columns of
+  the table are powers of two up to a token a step.
+  """
+  task = dict(name=path)
+  built = tasks.build(task)
+  sizes = task_rows.measured(built)
+  config = _small(task, sizes)
+  if not built.blank:
+    config.objective.update(targets="committed", kl=0.04)
+  config.rollout.sampler.steps = min(max(2, sizes.answer_length // 3), 8, sizes.answer_length)
+  nfe = tuple(n for n in (2, 4, 8, 16) if n <= sizes.answer_length) or (1,)
+  config.eval.update(nfe=nfe, curve_nfe=min(4, nfe[-1]))
+  return config
 
 
 def _countdown():

@@ -40,7 +40,7 @@ def get_config(arg=None):
       fill=base.data.fill,  # what follows an answer, as in the data of the model
       fill_multiple=16, too_long="error", on_error="stop", append_eos=True,
       isolate_documents=True)
-  config.init.base = base
+  config.init.base = base  # config of the training of the model, without a checkpoint
   config.init.params = "raw"
   config.frozen = dict(reference=dict(checkpoint="init"))  # the weights the run starts from
   config.optimizer.update(learning_rate=1e-4, schedule="constant", warmup_steps=10,

@@ -11,4 +11,6 @@ from ml_collections import config_dict
 
 def get_config(arg=None):
   """Workdirs, separated by commas; also as the argument."""
-  return config_dict.ConfigDict(dict(mode="report", workdirs=arg or ""))
+  return config_dict.ConfigDict(dict(
+      mode="report",  # the only one of this config
+      workdirs=arg or ""))  # runs, separated by commas; "" = that of --workdir

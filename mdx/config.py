@@ -197,14 +197,24 @@ def did_you_mean(word: str, choices) -> str:
   return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def did_you_mean_key(word: str, config: Mapping[str, Any]) -> str:
-  """As `did_you_mean`, over the keys of a config and of the tables in it, as dotted names."""
-  keys = list(flatten(config))
+def did_you_mean_key(word: str, config: Mapping[str, Any], table: str = "") -> str:
+  """As `did_you_mean`, over the keys of a config and of the tables in it, as dotted names.
+
+  Args:
+    word: the mistyped name.
+    config: the config.
+    table: dotted name of the table that has no such key, whose keys come first; "" = the config.
+  """
+  keys, prefix = list(flatten(config)), f"{table}." if table else ""
+  own = {key.removeprefix(prefix).split(".")[0] for key in keys if key.startswith(prefix)}
+  if table and did_you_mean(word, own):
+    return did_you_mean(word, own).replace("mean '", f"mean '{prefix}")
   known = [key for name in (word, _ELSEWHERE.get(word)) for key in keys
            if key.split(".")[-1] == name]
-  if not known:
-    return did_you_mean(word, {key.split(".")[-1] for key in keys} | set(keys))
-  return f" Did you mean {' or '.join(known[:3])}?"
+  if known:
+    return f" Did you mean {' or '.join(known[:3])}?"
+  return did_you_mean(word, own) or did_you_mean(
+      word, {key.split(".")[-1] for key in keys} | set(keys))
 
 
 def parse_arg(arg: str | None, **defaults) -> dict[str, Any]:

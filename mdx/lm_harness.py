@@ -43,6 +43,7 @@ from mdx import samplers
 from mdx.data import chat
 from mdx.data import hf_tokenizer
 from mdx.eval import subsets
+from mdx.report import samples
 from mdx.train import progress as progress_lib
 from mdx.utils import readers
 
@@ -244,7 +245,7 @@ class HarnessModel(lm_model.TemplateLM):
       rows = [np.array(self._context(requests[i].args[0])[-room:], np.int32) for i in members]
       for place, sample in self.model.decode(rows, self.model.sampler(**fields), seed=self._seed,
                                              batch_size=self._batch_size):
-        texts[members[place]] = _until(sample.text, stops[members[place]])
+        texts[members[place]] = samples.until(sample.text, stops[members[place]])
     return texts
 
 
@@ -269,12 +270,6 @@ def _warn_of_ties(questions: Sequence[Any], log_prob: np.ndarray, stderr: np.nda
     warnings.warn(f"in {num_close} of {len(asked)} questions the two best choices differ by less "
                   "than the standard error of their likelihoods; raise num_samples in "
                   "--model_args.", stacklevel=3)
-
-
-def _until(text: str, stops: str | Sequence[str] | None) -> str:
-  """The text before the first of some strings."""
-  stops = [stops] if isinstance(stops, str) else stops or []
-  return text[:min((text.find(s) for s in stops if s and s in text), default=len(text))]
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from mdx import config as config_lib
 from mdx.utils import malloc
 
 OK, FAILED, BAD_INPUT, TOO_LARGE, STOPPED = 0, 1, 2, 3, 75
+_HELP_FLAGS = ("--help", "-h", "-help", "--helpfull", "--helpshort")
 _HEARTBEAT_SECONDS = 30  # after which a process that died ends the others of its job
 _GRACE_SECONDS = 10.0  # in which the processes of a job that failed may end together
 
@@ -37,6 +38,7 @@ usage: mdx --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=DIR]
 
   --config      a config file, one of those below or yours
   --config.KEY  overrides one value, e.g. --config.steps=100 --config.optimizer.learning_rate=1e-3
+  --help --config=FILE  every key of a config with its default, type and explanation
   --print_config  print every value of the config as such an override, and do nothing
   --workdir     where the run writes (default: runs/ and the config's name)
   --distributed join a multi-process job: TPU pod, SLURM, Kubernetes, or by hand with
@@ -50,6 +52,7 @@ modes (config.mode; sample, rl and claim have configs of their own)
   eval          accuracy on a task (configs/eval.py), or held-out likelihood of a checkpoint (with
                 any training config)
   export        write weights, config and tokenizer to --config.export.path (likewise)
+  predict       label new rows with a fine-tuned model (configs/predict.py)
   claim         measure a claim of configs/claims: arms x seeds of runs, and a stated test
   report        write report.html of a run again, or of several (configs/report.py)
   compile       compile a training or RL config for --config.compile.topology, which need not be
@@ -84,6 +87,14 @@ def _print_help() -> None:
   claims = textwrap.fill(", ".join(_names(folder / "claims")), 98, initial_indent="  ",
                          subsequent_indent="  ")
   _show(_HELP.format(configs="\n".join(configs), claims=claims).rstrip())
+
+
+def _print_keys(argv: Sequence[str]) -> None:
+  """Explains the keys of the config of a command line."""
+  from mdx.build import explain  # pylint: disable=g-import-not-at-top
+  file, _, arg = next(a.partition("=")[2] for a in _find_configs(argv)
+                      if a.startswith("--config=")).partition(":")
+  _show(explain.text(explain.of_config(_read_config(file, arg), file)))
 
 
 def _print_config(cfg) -> None:
@@ -152,22 +163,11 @@ def _check_value(flag: str, text: str, default) -> None:
 
 def _read_config(file: str, arg: str):
   """The config of a file, which is tried before absl does; raises ValueError."""
-  import importlib.util  # pylint: disable=g-import-not-at-top
-  from mdx.utils import streams  # pylint: disable=g-import-not-at-top
-  streams.check_regular(file)
-  spec = importlib.util.spec_from_file_location("mdx_checked_config", file)
-  if spec is None or spec.loader is None:
-    raise ValueError(f"config file {file!r} is no Python file; see --help for those of mdx.")
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    if hasattr(module, "get_config"):
+  from mdx.utils import python_file  # pylint: disable=g-import-not-at-top
+  module = python_file.load(file, "config file")
+  if hasattr(module, "get_config"):
+    with python_file.errors(file, "config file"):
       return module.get_config(arg) if arg else module.get_config()
-  except ValueError:
-    raise
-  except Exception as error:  # pylint: disable=broad-except
-    raise ValueError(f"config file {file!r} fails: {type(error).__name__}: {error} (--debug shows "
-                     "where)") from error
   raise ValueError(f"config file {file!r} has no get_config(arg=None); begin with a copy of one of "
                    "mdx, see --help.")
 
@@ -188,8 +188,8 @@ def _check_overrides(argv: Sequence[str]) -> None:
         choices = sorted(value) if hasattr(value, "keys") else []
         raise ValueError(f"{path} has no key {name!r} ({flag}); its keys are "
                          f"{', '.join(choices) or 'none'}."
-                         + (config_lib.did_you_mean(name, choices)
-                            or config_lib.did_you_mean_key(name, config)))
+                         + config_lib.did_you_mean_key(
+                             name, config, path.removeprefix("config").lstrip(".")))
       value, path = value[name], f"{path}.{name}"
     if is_set and "[" not in flag:
       _check_value(flag, text, value)
@@ -253,10 +253,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(number, _stop_early)  # until training installs its own
   argv = list(sys.argv if argv is None else argv)
   debug_given = "--debug" in argv
-  if any(a in ("--help", "-h", "-help", "--helpfull", "--helpshort") for a in argv[1:]):
-    _print_help()
-    return OK
+  if any(a in _HELP_FLAGS for a in argv[1:]):
+    if not any(a.split("=")[0] == "--config" for a in argv):
+      _print_help()
+      return OK
   try:
+    if any(a in _HELP_FLAGS for a in argv[1:]):
+      _print_keys(argv)
+      return OK
     config, workdir, distributed, debug, shown = _define_flags()
     argv = _find_configs(argv)
     _check_overrides(argv)

@@ -1,6 +1,6 @@
-"""A checkpoint as a library: sampling and likelihood in three lines.
+"""A checkpoint as a library: sampling, likelihood and labels in three lines.
 
-Contents: Model, Sample, Fill, load, of.
+Contents: Model, Sample, Samples, Step (of `report.samples`), Fill, Prediction, load, of.
 
   model = mdx.load("runs/diffusion")
   print(model.sample(["It was a dark night"], steps=32, gen_length=64)[0].text)
@@ -10,24 +10,35 @@ Contents: Model, Sample, Fill, load, of.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy import special
 
+from mdx import checkpoint as checkpoint_lib
 from mdx import sharding
 from mdx import types
+from mdx.build import identity
 from mdx.build import load as load_lib
+from mdx.build import workdir as workdir_lib
 from mdx.data import chat
+from mdx.data import pipeline
 from mdx.eval import generative
 from mdx.eval import inspection
 from mdx.eval import likelihood
 from mdx.eval import subsets
+from mdx.eval.evaluators import scoring
+from mdx.objectives.labels import finetune
 from mdx.report import denoising
+from mdx.report import samples
 from mdx.samplers import batching
 from mdx.samplers import loop
+from mdx.train import progress as progress_lib
+from mdx.utils import files
 from mdx.utils import processes
 from mdx.utils import readers
 from mdx.utils import rng
@@ -35,25 +46,9 @@ from mdx.utils import tree
 
 MASK = "[MASK]"  # in the text of a prompt
 Ids = Sequence[int] | np.ndarray
-
-
-class Sample(NamedTuple):
-  """One decoded row.
-
-  Attributes:
-    prompt_tokens: int32 [n], as given.
-    tokens: int32 [gen_length], the answer; of an infilled prompt all its n tokens.
-    text: the answer as text, up to the first end-of-text.
-    nfe: network calls this row needed.
-    seconds: its share of the wall time of its batch, without compilation.
-    trace: the canvas step by step, for `report.denoising`, or None.
-  """
-  prompt_tokens: np.ndarray
-  tokens: np.ndarray
-  text: str
-  nfe: int
-  seconds: float
-  trace: denoising.Trace | None
+Sample = samples.Sample
+Samples = samples.Samples
+Step = samples.Step
 
 
 class Fill(NamedTuple):
@@ -63,10 +58,22 @@ class Fill(NamedTuple):
   probability: float
 
 
+class Prediction(NamedTuple):
+  """Label of a text, of a pair of texts, or labels of words.
+
+  Attributes:
+    label: the most probable label; of a regression the score, of words a label each.
+    probabilities: label -> probability in [0, 1]; {} of scores and of words.
+  """
+  label: str | float | list[str]
+  probabilities: dict[str, float]
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Model(load_lib.Loaded):
   """A trained model with what decodes and scores it; see `build.load.Loaded` for its fields."""
   _compiled: dict = dataclasses.field(default_factory=dict, repr=False)
+  _watched: list = dataclasses.field(default_factory=list, repr=False)  # by one decode at a time
 
   def __repr__(self) -> str:
     return (f"Model({self.config['objective']['name']}, {tree.count(self.params):,} parameters, "
@@ -144,7 +151,8 @@ class Model(load_lib.Loaded):
 
   def sample(self, prompts: Sequence[Any] | str | None = None, *, num_samples: int = 1,
              seed: int = 0, batch_size: int = 8, record: str = "none",
-             **fields: Any) -> list[Sample]:
+             stop: str | Sequence[str] = (), on_step: Callable[[Step], None] | None = None,
+             progress: bool = False, **fields: Any) -> Samples:
     """Decodes prompts.
 
     Args:
@@ -153,7 +161,10 @@ class Model(load_lib.Loaded):
       num_samples: rows of each prompt.
       seed: rows of the same index and seed are the same in every batch.
       batch_size: rows decoded together.
-      record: "none", or "canvas" for a `trace` of each row.
+      record: "none", or "canvas" for a `trace` of each row, which notebooks play.
+      stop: strings that end a text, which is cut before the first of them; `tokens` are not.
+      on_step: is called with every row after every denoising step, as the device reports them.
+      progress: whether a terminal shows how many rows are done.
       **fields: `name` and fields of a rule of `samplers`: gen_length, steps, temperature, ...
 
     Returns:
@@ -166,9 +177,15 @@ class Model(load_lib.Loaded):
         isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], Mapping))
     prompts = [""] if prompts is None else [prompts] if is_one else prompts
     rows = [p for prompt in prompts for p in [self.encode(prompt)] * num_samples]
-    decoded = dict(self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
-                               record=record))
-    return [decoded[i] for i in range(len(rows))]
+    bar = progress_lib.Progress(len(rows), enabled=progress, what="sampling")
+    decoded: dict[int, Sample] = {}
+    for i, row in self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
+                              record=record, on_step=on_step):
+      decoded[i] = row._replace(text=samples.until(row.text, stop))
+      bar.update(len(decoded))
+    bar.close()
+    return Samples([decoded[i] for i in range(len(rows))], lambda i: self.tokenizer.decode([i]),
+                   self.tokenizer.mask_id)
 
   def check(self, rows: Sequence[np.ndarray], sampler: Any) -> None:
     """Raises ValueError if some rows of ids cannot be decoded."""
@@ -185,16 +202,19 @@ class Model(load_lib.Loaded):
 
   def decode(self, rows: Sequence[np.ndarray], sampler: Any, *, seed: int = 0,
              batch_size: int = 8, record: str = "none",
-             skip: Callable[[int], bool] = lambda row: False) -> Iterator[tuple[int, Sample]]:
+             skip: Callable[[int], bool] = lambda row: False,
+             on_step: Callable[[Step], None] | None = None) -> Iterator[tuple[int, Sample]]:
     """Decodes rows of ids batch by batch; yields (index of the row, Sample).
 
     Args:
       rows: int32 [n] each.
       sampler: as `self.sampler` builds.
-      seed, batch_size, record: as in `sample`.
+      seed, batch_size, record, on_step: as in `sample`.
       skip: rows that are done already; their batch is left out when all are.
     """
     self.check(rows, sampler)
+    if on_step and jax.process_count() > 1:
+      raise ValueError("on_step is for one process; leave it out on a pod.")
     batch_size = sharding.padded_rows(min(len(rows), batch_size), batch_size, self.mesh)
     tokenizer = self.tokenizer
     prompts, before = self._cut(rows)
@@ -203,14 +223,31 @@ class Model(load_lib.Loaded):
                                   pad_id=tokenizer.pad_id, closing=self._closing):
       if all(skip(i) for i in batch.members):
         continue
-      result, seconds = self._run(batch, sampler, seed, record, before)
+      watch = self._watch(batch, prompts, on_step) if on_step else None
+      result, seconds = self._run(batch, sampler, seed, record, before, watch)
       for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
         infill = batch.start == 0 and len(prompts[i]) == length
         yield i, self._sample(rows[i], batch, result, row, length if infill else 0,
                               seconds / len(batch.members))
 
+  def _watch(self, batch: batching.Rows, prompts: Sequence[Any],
+             on_step: Callable[[Step], None]) -> Callable[[Any, Any], None]:
+    """A function of `canvas` and `nfe` that tells of every row that has gone on."""
+    seen: dict[int, int] = {}
+
+    def watch(canvas, nfe):
+      for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
+        if int(nfe[row]) > seen.get(i, 0):  # a report that comes late is left out
+          seen[i] = int(nfe[row])
+          infill = batch.start == 0 and len(prompts[i]) == length
+          end = canvas.shape[1] - batch.num_closing
+          on_step(Step(i, seen[i], self.tokenizer.decode(
+              canvas[row, -length:] if infill else canvas[row, batch.start:end])))
+
+    return watch
+
   def _run(self, batch: batching.Rows, sampler: Any, seed: int, record: str,
-           before: np.ndarray | None):
+           before: np.ndarray | None, watch: Callable | None = None):
     """Decodes one batch; returns host arrays and the seconds it took."""
     rows = {"canvas": batch.canvas, "row_index": batch.row_index}
     if before is not None:
@@ -221,15 +258,19 @@ class Model(load_lib.Loaded):
 
     def run(params, key, arrays):
       return loop.decode_rows(self.objective, sampler, params, key, arrays, start=batch.start,
-                              record=record)
+                              record=record, watch=None if watch is None else (
+                                  lambda canvas, nfe: self._watched[-1](canvas, nfe)))
 
     with jax.set_mesh(self.mesh):
-      name = (repr(sampler), batch.canvas.shape, batch.start, batch.positions is None, record)
+      name = (repr(sampler), batch.canvas.shape, batch.start, batch.positions is None, record,
+              watch is None)
       key = rng.root(seed)
       if name not in self._compiled:
         self._compiled[name] = jax.jit(run).lower(self.params, key, arrays).compile()
       began = time.monotonic()
+      self._watched[:] = [watch]
       result = jax.block_until_ready(self._compiled[name](self.params, key, arrays))
+      jax.effects_barrier()  # all reports have come
       seconds = time.monotonic() - began
       return processes.fetch(result), seconds
 
@@ -442,6 +483,56 @@ class Model(load_lib.Loaded):
     return [[Fill(i, self.tokenizer.decode([i]), p) for i, p in best]
             for best in inspection.most_probable(log_probs, top_k, blocked=self.tokenizer.mask_id)]
 
+  def predict(self, texts: Sequence[Any] | str, *, batch_size: int = 64) -> list[Prediction]:
+    """Labels texts with a model that was fine-tuned on labels, as its evaluation does.
+
+    Args:
+      texts: as the model was trained: texts, pairs of two texts, or lists of words. One string is
+        one text.
+      batch_size: rows read together; a row is as long as those of training.
+
+    Raises:
+      ValueError: a model that was not fine-tuned on labels, or a text of another kind.
+    """
+    objective = self.objective
+    if not isinstance(objective, finetune.Labelled) or not self.data:
+      raise ValueError(f"predict needs a run of configs/finetune.py, and {self.source} is none; "
+                       "train one, or use sample or fill_mask.")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    records = [self._unlabelled(objective, i, text) for i, text in enumerate(texts)]
+    if not records:
+      return []
+    if "predict" not in self._compiled:
+      self._compiled["predict"] = jax.jit(scoring.make_scorer(objective))
+    size = sharding.padded_rows(min(len(records), batch_size), batch_size, self.mesh)
+    with jax.set_mesh(self.mesh):
+      found, _ = scoring.predict(
+          self._compiled["predict"], self.params, pipeline.batches_of(
+              self.data, records, self.tokenizer, batch_size=size), records, objective,
+          mesh=self.mesh)
+    if found.tags is not None:
+      return [Prediction(tags, {}) for tags in found.tags]
+    if not found.labels:
+      return [Prediction(float(score), {}) for score in found.scores]
+    probabilities = special.softmax(np.asarray(found.scores, np.float64), axis=1)
+    return [Prediction(found.labels[int(row.argmax())], dict(zip(found.labels, row.tolist())))
+            for row in probabilities]
+
+  def _unlabelled(self, objective: finetune.Labelled, number: int, text: Any) -> dict[str, Any]:
+    """A record of a text; its label stands for one and is not read."""
+    label = next(iter(objective.labels), "0")
+    if objective.kind == "words":
+      if isinstance(text, str) or not len(text) or not all(isinstance(x, str) for x in text):
+        raise ValueError(f"text {number} is {text!r:.60}; this model labels words: give a list of "
+                         "them, such as text.split().")
+      return {"words": list(text), "tags": [label] * len(text)}
+    parts = [text] if isinstance(text, str) else list(text)
+    wanted = len(self.data["source"].get("fields", parts))
+    if len(parts) != wanted or not all(isinstance(part, str) for part in parts):
+      raise ValueError(f"text {number} is {text!r:.60}; expected "
+                       f"{'a text' if wanted == 1 else f'{wanted} texts'}, as in training.")
+    return {"texts": parts, "label": label}
+
   def _read(self, wanted: str, rows: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
     key = ("read", wanted)
     if key not in self._compiled:
@@ -451,6 +542,22 @@ class Model(load_lib.Loaded):
     with jax.set_mesh(self.mesh):
       return inspection.run(self._compiled[key], self.params, rows, max_length=self.max_length,
                             pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh)
+
+  def save(self, path: str) -> None:
+    """Writes weights, config and tokenizer into a new directory, which `mdx.load` reads.
+
+    Raises:
+      ValueError: there is something already.
+    """
+    files.check_new(pathlib.Path(path))
+    # What labels a text is also how its rows are made.
+    labels = isinstance(self.objective, finetune.Labelled)
+    config = dict(self.config) | ({"data": dict(self.data)} if labels else {})
+    checkpoint_lib.save_params(path, self.params, workdir_lib.meta(self.config, self.tokenizer))
+    if jax.process_index() == 0:
+      files.write_json(pathlib.Path(path) / "config.json",
+                       {"hash": identity.run_hash(self.config), "config": config})
+      self.tokenizer.save(path)
 
   def check_likelihood(self) -> None:
     """Raises ValueError if the model cannot score a text."""

@@ -612,7 +612,7 @@ class Task(Protocol):
   blank: str = ""
 
   def examples(self, split: str) -> list[dict[str, Any]]:
-    """Returns the examples of a split."""
+    """Returns the examples of a split; an "answer" in one is kept beside generations."""
 
   def prompt(self, example: dict[str, Any]) -> str:
     """Returns the text a model is asked to complete."""

@@ -1,14 +1,17 @@
 """Everything that docs/ names exists: links, files, configs, keys, names; and the site builds strictly."""
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import tiny
@@ -46,9 +49,19 @@ def _commands(text):
       yield shlex.split(line, comments=True)
 
 
+@functools.cache
+def _own_task():
+  """Path of a file with the task of howto/own_task.md, which commands call sums.py."""
+  path = pathlib.Path(tempfile.mkdtemp()) / "sums.py"
+  page = (_DOCS / "howto" / "own_task.md").read_text(encoding="utf-8")
+  path.write_text(re.search(r"^```python\n(.*?)^```", page, re.M | re.S)[1])
+  return str(path)
+
+
 def _config(spec):
   """The config of "configs/x.py:ARG"."""
   file, _, arg = spec.partition(":")
+  arg = arg.replace("task=sums.py", f"task={_own_task()}")
   assert (_ROOT / file).is_file(), file
   module = importlib.import_module("mdx." + file.removesuffix(".py").replace("/", "."))
   return module.get_config(arg or None)
@@ -91,6 +104,39 @@ def test_files_exist_and_no_path_is_of_one_machine(page):
       assert (_ROOT / found[0]).exists(), span
 
 
+_SMALL = {"runs/texts": "steps=4", "runs/texts_samples": "sampler.steps=4",
+          "runs/sums": "updates=2", "runs/eval_sums": "batch_size=64"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["own_text", "own_task"])
+def test_the_page_runs_from_its_first_command_to_its_last(page, tmp_path):
+  """The commands as they stand, made smaller, in a folder with nothing but what the page has."""
+  (tmp_path / "texts").mkdir()
+  (tmp_path / "texts" / "a.txt").write_text("Once upon a time there was a house.\n" * 6000)
+  shutil.copy(_own_task(), tmp_path)
+  small = ["--config.init.base.steps=4", "--config.init.base.eval.final_samples=1",
+           "--config.eval.num_examples=8", "--config.log_steps=1",
+           "--config.eval.batch_size=8", "--config.eval.pass_k=()"]
+  text = (_DOCS / "howto" / f"{page}.md").read_text(encoding="utf-8")
+  commands = [words for words in _commands(text) if words]
+  assert len(commands) == {"own_text": 3, "own_task": 2}[page]
+  environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+  for words in commands:
+    workdir = next((x.removeprefix("--workdir=") for x in words if x.startswith("--workdir")), "")
+    more = [f"--config.{_SMALL[workdir]}"] if workdir else []
+    more += small if workdir == "runs/sums" else []
+    done = subprocess.run([sys.executable, *words[1:], *more], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+  found = {path.name for path in tmp_path.rglob("*")}
+  assert {"own_text": "samples.html", "own_task": "generations.jsonl"}[page] in found
+  for code in re.findall(r"^```python\n(import mdx\n.*?)^```", text, re.M | re.S):
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Once upon" not in done.stderr, done.stderr
+
+
 @_by_page
 def test_commands_name_what_exists(page):
   for words in _commands(page.read_text(encoding="utf-8")):
@@ -131,6 +177,20 @@ def test_keys_are_keys_of_a_config_or_fields():
     assert found[1] in keys | prefixes, found[0]
 
 
+def test_the_page_of_config_keys_has_every_config_and_its_keys():
+  spec = importlib.util.spec_from_file_location("config_keys", _DOCS / "config_keys.py")
+  hook = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(hook)
+  markdown = (_DOCS / "reference" / "config.md").read_text(encoding="utf-8")
+  assert re.findall(r"^<!-- keys of configs/(\w+)\.py -->$", markdown, re.M) == [
+      "common", *sorted(tiny.CONFIGS + tiny.OTHERS)]
+  page = hook.on_page_markdown(markdown)
+  assert "<!--" not in page
+  assert "| `batch_size` | `64` | whole number | rows a step over all devices |" in page
+  assert page.count("| `rollout.group_size` |") == 1  # of configs/mdpo.py
+  assert page.count("| `checkpoint.keep` |") == 1  # others mean the same by it
+
+
 def test_all_names_of_the_tables_are_explained():
   for table in (objectives.OBJECTIVES, objectives.POLICIES, samplers.SAMPLERS, tasks.TASKS,
                 schedule.SCHEDULES, time.TIMES, attention.ATTENTIONS):
@@ -168,5 +228,6 @@ def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', text), page
     assert "arithmatex" not in text and "\\frac" not in re.sub(r"<annotation.*?>", "", text), page
   assert "<math" in (tmp_path / "concepts" / "schedules.html").read_text(encoding="utf-8")
+  assert "rollout.group_size" in (tmp_path / "reference" / "config.html").read_text(encoding="utf-8")
   reference = (tmp_path / "reference" / "objectives.html").read_text(encoding="utf-8")
   assert 'id="mdx.objectives.diffusion.masked.MaskedDiffusion"' in reference

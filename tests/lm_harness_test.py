@@ -19,6 +19,7 @@ from mdx import lm_harness as harness
 from mdx import modes
 from mdx.data import chat
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.report import samples
 
 _TASK = """
 task: {name}
@@ -86,8 +87,8 @@ def test_long_texts_are_scored_in_windows_that_cover_every_token_once(adapter):
 
 
 def test_generation_ends_before_the_first_stop():
-  assert harness._until("ab\n\ncd Q: x", ["Q:", "\n\n"]) == "ab"
-  assert harness._until("ab", None) == "ab" and harness._until("ab cd", " ") == "ab"
+  assert samples.until("ab\n\ncd Q: x", ["Q:", "\n\n"]) == "ab"
+  assert samples.until("ab", None) == "ab" and samples.until("ab cd", " ") == "ab"
 
 
 def test_the_harness_runs_on_a_local_task(adapter, tmp_path):

@@ -59,6 +59,14 @@ def test_help_lists_modes_and_configs_and_exits_0():
     assert words in out  # what a config is, and the claims
 
 
+def test_help_of_a_config_explains_its_keys_and_exits_0():
+  code, out, err = _run("--help", "--config=configs/mlm.py")
+  assert code == 0 and not err
+  assert "  --config.batch_size=64\n      whole number; rows a step over all devices\n" in out
+  assert "network.width=128\n      whole number; residual width D.\n" in out
+  assert _run("--help", "--config", "configs/nope.py")[0] == 2
+
+
 def test_print_config_prints_overrides_that_give_the_same_config():
   code, out, err = _run("--config", "configs/mlm.py", "--print_config", "--config.steps=7",
                         '--config.lora.targets=("q", "v")')
@@ -74,9 +82,10 @@ _BAD_INPUT = [
     (["--config", "configs/difusion.py"], "Did you mean 'configs/diffusion.py'?"),
     (["--config=configs/ar.py", "extra"], "unexpected argument 'extra'"),
     (["--config=configs/ar.py", "--config.stepz=3"], "Did you mean 'steps'?"),
-    (["--config=configs/ar.py", "--config.data.lenght=3"], "Did you mean 'length'?"),
+    (["--config=configs/ar.py", "--config.data.lenght=3"], "Did you mean 'data.length'?"),
     (["--config=configs/ar.py", "--config.hidden_size=3"], "Did you mean network.width?"),
-    (["--config=configs/ar.py", "--config.optimizer.lr=3"], "Did you mean 'learning_rate'?"),
+    (["--config=configs/ar.py", "--config.width=3"], "Did you mean network.width?"),
+    (["--config=configs/ar.py", "--config.optimizer.lr=3"], "Did you mean 'optimizer.learning_rate'?"),
     (["--config=configs/ar.py", "--config.steps=many"], "expected a whole number, such as 1000"),
     (["--config", "configs/ar.py", "--config.optimizer.b1", "x"], "expected a number, such as 0.9"),
     (["--config=configs/ar.py", "--config.seed=-1"], "config.seed must be a whole number of at least 0"),
@@ -88,7 +97,7 @@ _BAD_INPUT = [
 
 
 @pytest.mark.parametrize("args, message", tiny.mostly_slow(
-    _BAD_INPUT, [_BAD_INPUT[i] for i in (1, 3, 5, 7, 9, 15)]))
+    _BAD_INPUT, [_BAD_INPUT[i] for i in (1, 3, 5, 7, 9, 16)]))
 def test_bad_input_exits_2_with_one_line(args, message, tmp_path):
   code, out, err = _run(*args, f"--workdir={tmp_path}/run")
   assert code == 2 and not out

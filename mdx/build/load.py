@@ -21,6 +21,7 @@ from mdx.build import model_parts
 from mdx.build import resolve as resolve_lib
 from mdx.build import source as source_lib
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.eval import best as best_lib
 from mdx.utils import memory
 from mdx.utils import rng
 
@@ -37,6 +38,7 @@ class Loaded:
     max_length: longest row.
     source: where it came from, for people.
     config: what it was built from: network, objective, tokenizer, dtype, sharding.
+    data: `config.data` that it was trained on, where it is a run.
     decoding: fields of a rule of `samplers` that the authors of a Hugging Face model, which
       this one is or began from, decode it with.
   """
@@ -47,6 +49,7 @@ class Loaded:
   max_length: int
   source: str
   config: Mapping[str, Any]
+  data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def sampler(self, **fields: Any) -> Any:
@@ -78,7 +81,7 @@ class Loaded:
     return fields
 
 
-def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = None,
+def load(path: str, *, params: str = "", mesh: Mapping[str, int] | None = None,
          dtype: str = "", remat: str = "", init: Mapping[str, Any] | None = None,
          adapters: Mapping[str, Any] | None = None,
          adaptations: Sequence[Mapping[str, Any]] = (), seed: int = 0,
@@ -87,7 +90,8 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
 
   Args:
     path: a run's workdir, one of its checkpoints, an export, or a Hugging Face directory.
-    params: "ema" or "raw" weights.
+    params: "ema" or "raw" weights of the last step; "" = those that were best on validation where
+      a run keeps them, otherwise "ema".
     mesh: sizes of the mesh axes; default all devices on `data`.
     dtype: of the activations; default that of training, or that of the stored weights.
     remat: rematerialisation of the blocks in training; default that of the checkpoint.
@@ -104,6 +108,9 @@ def load(path: str, *, params: str = "ema", mesh: Mapping[str, int] | None = Non
     ValueError: no such checkpoint, or one that cannot be read.
   """
   check_exists(path)
+  if not params:
+    best = best_lib.directory(path)
+    path, params = (best, "raw") if best else (path, "ema")
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
   init = dict(init or {})
   config, tokenizer = describe(path, dtype=dtype, remat=remat)
@@ -168,5 +175,5 @@ def assemble(config: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer,
       params = load_params(shapes=shapes, adaptations=spec.adaptations)
   return Loaded(objective=objective, params=params, tokenizer=tokenizer, mesh=mesh,
                max_length=spec.max_length, source=source,
-               config={k: config[k] for k in names},
+               config={k: config[k] for k in names}, data=dict(config.get("data", {})),
                decoding=interop.decoding(origin) if origin else {})

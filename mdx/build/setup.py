@@ -122,6 +122,9 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
   config, tokenizer = resolve.resolve(config)
   facts = facts_lib.Facts(config["data"])
   config = objectives.complete(config, facts)
+  if config["eval"].get("test") and not facts.has_test:
+    config = {**config, "eval": {**config["eval"], "test": False}}
+    console.say("no test split (data.source.test_path): results are of validation.")
   run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
   if config["init"]["checkpoint"]:
     source = source_lib.open_source(config["init"]["checkpoint"])

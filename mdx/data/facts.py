@@ -56,6 +56,12 @@ class Facts:
     return found[0]
 
   @property
+  def has_test(self) -> bool:
+    """Whether there is a test split."""
+    return all("test" in sources.build(fields).splits
+               for fields in pipeline.read_config(self.config).source_configs())
+
+  @property
   def layout(self) -> str:
     """Name of the layout of the rows, of `data.layouts`; that of the first source of a mixture."""
     data = pipeline.read_config(self.config)

@@ -175,6 +175,35 @@ def form(cfg: Config, layouts: Sequence[types.Layout],
       length=cfg.length, isolate_documents=cfg.isolate_documents)
 
 
+def batches_of(cfg: Mapping[str, Any], records: Sequence[Mapping[str, Any]],
+               tokenizer: tokenizer_lib.Tokenizer, *, batch_size: int) -> Iterator[pack.Row]:
+  """Yields batches of records that no source has, as `build` makes them: in order, one a row.
+
+  Args:
+    cfg: mapping with the fields of `Config`, of rows that hold one record each; its source, which
+      is not opened, says the layout.
+    records: as that layout reads them.
+    tokenizer: makes ids of text.
+    batch_size: rows of a batch; the last one is filled with rows of padding.
+
+  Raises:
+    ValueError: a record that does not fit, by its number.
+  """
+  cfg = read_config(cfg)
+  name = cfg.source_configs()[0]["name"]
+  layout = cfg.layout_of(sources.SOURCES[name].layout, name)
+  shape = form(cfg, [layout], tokenizer)
+  for first in range(0, len(records), batch_size):
+    rows = []
+    for i, record in enumerate(records[first:first + batch_size], first):
+      try:
+        document = shape.complete(layout.row(record, cfg, tokenizer))
+      except ValueError as error:
+        raise ValueError(f"{record.get('where') or f'text {i}'}: {error}") from None
+      rows.append(pack.finish_row(pack.row_of(document, shape), shape))
+    yield pack.stack_rows(rows, batch_size=batch_size, form=shape)
+
+
 def labelled_records(cfg: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
   """The records of a labelled data config, in the order of `build` without shuffling."""
   return [record for source, *_ in read_config(cfg).parts() for record in source.records(split)]

@@ -12,8 +12,8 @@ Contents: train_bpe, write_records, main.
   python -m mdx.data.prepare persons --input='news/*.jsonl' --names=names.txt \
     --tokenizer=tokenizer.json --first_date=1987-01-01 --last_date=2007-06-19 --output=persons.json
 
-Convention: `--input` is a file or a glob; .jsonl files have one object a line, others are text.
-Documents with a date may be .jsonl, .tsv or .csv.
+Convention: `--input` is a file, a glob or a folder of .txt files; .jsonl files have one object a
+line, others are text. Documents with a date may be .jsonl, .tsv or .csv.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()
 
 def _source(args: argparse.Namespace) -> source_lib.Source:
   """The source that reads the input files."""
-  paths = source_lib.find(args.input)
+  paths = source_lib.find(args.input, text_lib.files_of)
   kinds = [path for path in paths if path.endswith(".jsonl")]
   if kinds and len(kinds) < len(paths):
     raise ValueError(f"{kinds[0]} is jsonl and other files are text; run once for each kind.")

@@ -61,6 +61,11 @@ class Source(Protocol):
     return self
 
   @property
+  def splits(self) -> tuple[str, ...]:
+    """Names of the splits that it has."""
+    return SPLITS
+
+  @property
   def title(self) -> str:
     """Name of the source, for messages."""
     return type(self).__name__.lower()

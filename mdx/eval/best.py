@@ -1,6 +1,6 @@
 """The best weights of a run by a held-out figure.
 
-Contents: Best.
+Contents: Best, directory.
 """
 
 from __future__ import annotations
@@ -59,3 +59,11 @@ class Best:
   def load(self, shapes: Any) -> Any:
     """The weights; `shapes` as of `checkpoint.load_params`."""
     return checkpoint_lib.load_params(str(self._folder / str(self.step)), shapes, "raw")
+
+
+def directory(workdir: str | pathlib.Path) -> str:
+  """The best weights of a workdir; "" where none are kept."""
+  path = pathlib.Path(workdir)
+  if not (path / "best.json").is_file():
+    return ""
+  return str(path / "best" / str(readers.read_object(path / "best.json", "step")["step"]))

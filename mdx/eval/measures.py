@@ -42,8 +42,8 @@ class Predictions(NamedTuple):
   tags: Any = None
   groups: Any = None
 
-  def save(self, path: pathlib.Path) -> None:
-    """Writes one JSON object a record."""
+  def save(self, path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a record, with the texts or words of the records."""
     with files.replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
       for i, gold in enumerate(self.gold):
         if self.tags is not None:
@@ -53,6 +53,7 @@ class Predictions(NamedTuple):
                  "scores": np.asarray(self.scores[i], np.float64).tolist()}
           if self.groups is not None:
             row["group"] = self.groups[i]
+        row |= {k: records[i][k] for k in ("texts", "words") if k in records[i]}
         f.write(json.dumps(row) + "\n")
 
 

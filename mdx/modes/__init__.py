@@ -14,7 +14,8 @@ from mdx import config as config_lib
 
 # config.mode -> its file.
 MODES = {"train": "train", "rl": "rl", "sample": "sample", "eval": "evaluate", "export": "export",
-         "claim": "claim", "table": "table", "decoding": "decoding", "compile": "compile",
+         "predict": "predict", "claim": "claim", "table": "table", "decoding": "decoding",
+         "compile": "compile",
          "report": "report"}
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from mdx import config as config_lib
 from mdx import sharding
 from mdx.build import programs as programs_lib
+from mdx.costs import budget
 from mdx.costs import chips
 from mdx.costs import flops
 from mdx.costs import hlo
@@ -61,6 +62,10 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     report = _sweep(config, workdir, target)
   else:
     report = _report(target, _compile(config, workdir, target))
+  cost = budget.of_run(config, report["programs"], num_chips=target.num_chips,
+                       price=options.get("price", 0.0))
+  report["run"] = cost and cost._asdict()
+  console.say(_cost_text(cost))
   path = pathlib.Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
   files.write_json(path / "compile.json", report)
@@ -81,8 +86,10 @@ def _compile(config: Mapping[str, Any], workdir: str, target: chips.Target) -> l
   with backends.compiling_for("tpu" if target.chip else "cpu"):
     mesh = sharding.make_mesh(config["mesh"], devices=target.devices)
     found = []
-    for program in programs_lib.of_config(config, workdir, mesh):
+    programs = programs_lib.of_config(config, workdir, mesh)
+    for number, program in enumerate(programs, 1):
       began = time.monotonic()
+      console.say(f"compiling {program.name} ({number} of {len(programs)}) ...")
       one = _cost(program, mesh, target)
       console.say(_line(one) + f"  (compiled in {time.monotonic() - began:.0f} s)")
       found.append(one)
@@ -187,6 +194,16 @@ def _line(one: Mapping[str, Any]) -> str:
   return text + ("  DOES NOT FIT" if one["fits"] is False else "")
 
 
+def _cost_text(cost: budget.Budget | None) -> str:
+  """The cost of the whole run on one line of the console."""
+  if cost is None:
+    return "the cost of the run is not known: a program has no estimated time."
+  money = "" if cost.money is None else f", {cost.money:,.0f} at config.compile.price"
+  return (f"whole run: {cost.iterations:,} iterations, {cost.tokens:.3g} tokens, "
+          f"{cost.days:,.2f} days, {cost.chip_hours:,.0f} chip-hours{money}; without evaluation, "
+          "checkpoints and restarts")
+
+
 def _advice(one: Mapping[str, Any], report: Mapping[str, Any]) -> str:
   """Advice on a program that is too large: the excess, and what to turn."""
   over = one["bytes_per_chip"]["total"] - report["hbm_bytes"]
@@ -204,14 +221,15 @@ def _advice(one: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 def _sweep(config: dict[str, Any], workdir: str, target: chips.Target) -> dict[str, Any]:
   """Compiles meshes, remat policies and microbatches; the report of the best, a table of all."""
   options, rows, best = config["compile"], [], None
-  for *axes, remat, microbatches in itertools.product(*(
+  cells = list(itertools.product(*(
       options[name] or (config["microbatches"],)
-      for name in ("data", "tensor", "sequence", "remat", "microbatches"))):
+      for name in ("data", "tensor", "sequence", "remat", "microbatches"))))
+  for number, (*axes, remat, microbatches) in enumerate(cells, 1):
     sizes = dict(config["mesh"], **dict(zip(("data", "tensor", "sequence"), axes)), fsdp=-1)
     changed = config | {"mesh": sizes, "microbatches": microbatches} | programs_lib.with_remat(
         config, remat)
     label = "".join(f"{k} {v}, " for k, v in sizes.items() if v not in (1, -1)) + "fsdp rest"
-    console.say(f"{label}, remat {remat}, microbatches {microbatches}:")
+    console.say(f"{number} of {len(cells)}: {label}, remat {remat}, microbatches {microbatches}:")
     row = {"mesh": label, "remat": remat, "microbatches": microbatches}
     try:
       found = _compile(changed, workdir, target)

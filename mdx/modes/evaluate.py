@@ -137,7 +137,7 @@ def on_task(config: Mapping[str, Any], workdir: str | os.PathLike, model: Model)
       "init": base_lib.loading(config["init"]),
       "seed": config["seed"],
       "dtype": config["dtype"], "sampler": repr(sampler), "prompts": prompts.tokens.tolist(),
-      "references": [e["answer"] for e in examples], "task": repr(task),
+      "references": [e.get("answer", "") for e in examples], "task": repr(task),
       "pass_k": list(config.get("pass_k", ()))})
   results_file = path / "results.json"
   if results_file.exists():
@@ -221,7 +221,7 @@ def _decode(model, sampler, prompts, task, examples, config, table) -> tuple[flo
       if i not in table.rows:
         table.add(i, {"id": i // number, "sample": i % number,
                       "prompt": task.prompt(examples[i]), "completion": texts[row],
-                      "reference": examples[i]["answer"], "score": float(part.reward[row]),
+                      "reference": examples[i].get("answer", ""), "score": float(part.reward[row]),
                       "correct": bool(part.correct[row]),
                       "best_of_steps": None if part.best is None else bool(part.best[row]),
                       "nfe": int(part.nfe[row]), "log_prob": log_probs[i]})

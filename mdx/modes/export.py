@@ -11,16 +11,13 @@ from typing import Any, Mapping
 
 import jax
 
-from mdx import checkpoint as checkpoint_lib
 from mdx import config as config_lib
 from mdx import interop
 from mdx import model as model_lib
 from mdx import objectives
 from mdx import sharding
-from mdx.build import identity
 from mdx.build import model_parts
 from mdx.build import source as source_lib
-from mdx.build import workdir as workdir_lib
 from mdx.networks import transformer
 from mdx.networks.adaptation import sites
 from mdx.train import state as state_lib
@@ -49,8 +46,8 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   if wanted["format"] == "peft":
     _peft(source, config, path)
   elif wanted["format"] == "orbax":
-    _orbax(_served(model_lib.load(source, params=which, mesh=config["mesh"],
-                                  trains=state_lib.everything)), path)
+    _served(model_lib.load(source, params=which, mesh=config["mesh"],
+                           trains=state_lib.everything)).save(str(path))
   elif interop.is_hf_dir(source) and not config["init"].get("adapter"):
     _copy(source, config, path)
   else:
@@ -71,15 +68,6 @@ def _served(model: model_lib.Model) -> model_lib.Model:
   return dataclasses.replace(
       model, objective=objectives.build(fields, model.objective.network, model.tokenizer),
       params=params, config={**model.config, "objective": dict(fields)})
-
-
-def _orbax(model: model_lib.Model, path: pathlib.Path) -> None:
-  checkpoint_lib.save_params(str(path), model.params,
-                             workdir_lib.meta(model.config, model.tokenizer))
-  if jax.process_index() == 0:
-    files.write_json(path / "config.json", {"hash": identity.run_hash(model.config),
-                                                "config": dict(model.config)})
-    model.tokenizer.save(path)
 
 
 def _peft(source: str, config: Mapping[str, Any], path: pathlib.Path) -> None:

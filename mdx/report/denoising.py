@@ -1,6 +1,6 @@
 """The decode of a masked-diffusion model, step by step, as one web page.
 
-Contents: Trace, Changes, changes, from_trajectory, drawn, even, visible, scale, write_html.
+Contents: Trace, Changes, changes, from_trajectory, drawn, even, visible, scale, html, write_html.
 
 Convention: frame f of a trace is the canvas after f steps, so frame 0 is what the
 decoder was given and the last frame is the text. A token is *written* in step f if it
@@ -271,16 +271,15 @@ def _fit(traces: Sequence[Trace], vocabulary: tuple[np.ndarray, np.ndarray], mas
   return text, cuts
 
 
-def write_html(path: str | os.PathLike, traces: Sequence[Trace], token_text: Callable[[int], str],
-               mask_id: int, heading: str = "", settings: Mapping[str, Any] | None = None, *,
-               max_bytes: int = _MAX_BYTES) -> tuple[str, ...]:
-  """Writes a page that plays decodes, in one file that loads nothing else.
+def html(traces: Sequence[Trace], token_text: Callable[[int], str], mask_id: int,
+         heading: str = "", settings: Mapping[str, Any] | None = None, *,
+         max_bytes: int = _MAX_BYTES) -> tuple[str, tuple[str, ...]]:
+  """Makes a page that plays decodes and loads nothing else.
 
   Texts reach the page as JSON and from there as text nodes; its content security policy
   allows no script but its own and no connection.
 
   Args:
-    path: file to write.
     traces: the rows, one at least.
     token_text: text of a token id.
     mask_id: id of the mask; an id that does not occur if there is none.
@@ -289,7 +288,7 @@ def write_html(path: str | os.PathLike, traces: Sequence[Trace], token_text: Cal
     max_bytes: of the data (half of it at least is left to the rows, however long the
       token texts are); confidences are kept to 0.001.
 
-  Returns: what was cut to stay within `max_bytes`, one sentence each.
+  Returns: the page, and what was cut to stay within `max_bytes`, one sentence each.
 
   Raises: ValueError if there is no trace or one's fields do not fit each other.
   """
@@ -314,5 +313,11 @@ def write_html(path: str | os.PathLike, traces: Sequence[Trace], token_text: Cal
   script = re.search(r"<script>(.*?)</script>", page, re.DOTALL).group(1)
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   before, after = page.replace("@script_hash@", f"sha256-{digest}").split("@data@")
-  files.write_text(path, before + data + after, newline="\n")
-  return tuple(cuts)
+  return before + data + after, tuple(cuts)
+
+
+def write_html(path: str | os.PathLike, *args: Any, **options: Any) -> tuple[str, ...]:
+  """Writes the page of `html` into a file; returns what was cut."""
+  page, cuts = html(*args, **options)
+  files.write_text(path, page, newline="\n")
+  return cuts

@@ -30,6 +30,7 @@ import mdx
 from mdx import metrics
 from mdx.report import compared
 from mdx.report import curves
+from mdx.report import predictions
 from mdx.report import words
 from mdx.utils import files
 from mdx.utils import readers
@@ -220,6 +221,7 @@ def _sections(run: _Run) -> Iterator[tuple[str, str]]:
            for name, caption in _PLOTS.items() if (run.path / name).is_file()]
   yield "Accuracy", "".join(plots) + (
       _grid(curves.accuracy(run.results["table"])) if accuracies else "")
+  yield from _labels(run)
   yield "Learning curves", _figures({run.name: run.lines})
   for name, caption in _VIEWERS.items():
     if (run.path / name).is_file():
@@ -229,6 +231,19 @@ def _sections(run: _Run) -> Iterator[tuple[str, str]]:
   yield "Samples", _samples(run.path)
   yield "Time, memory and versions", _environment(run)
   yield "Config", _config(run.config)
+
+
+def _labels(run: _Run) -> Iterator[tuple[str, str]]:
+  """Confusion matrices and examples of a fine-tuned model."""
+  names = run.config.get("objective", {}).get("labels", ())
+  for split, file in predictions.FILES.items():
+    rows = predictions.read(run.path / file)
+    head, counts = predictions.confusion(rows, names)
+    columns, worst = predictions.examples(rows, names)
+    if counts:
+      yield f"Labels: {split}", _table(counts, head)
+    if worst:
+      yield f"Most wrong: {split}", _table(worst, columns)
 
 
 def _grid(pictures: Sequence[tuple[str, bytes]]) -> str:

@@ -49,7 +49,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            start: int = 0, record: str = "none", num_predictions: int = 1,
            component_index: jax.Array | None = None, component: jax.Array | None = None,
            leader: jax.Array | None = None, shared_steps: jax.Array | None = None,
-           is_shifted: bool = False, before: jax.Array | None = None) -> Decoded:
+           is_shifted: bool = False, before: jax.Array | None = None,
+           watch: Callable | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
   Args:
@@ -73,6 +74,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
       then; None: every row its own.
     is_shifted: as `types.Reader.is_shifted`.
     before: as `types.Request.before`.
+    watch: is told `canvas` and `nfe` on the host after every step, in no sure order.
 
   Raises:
     ValueError: a record that cannot be made.
@@ -97,7 +99,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, first_keys=first_keys,
              shared_steps=None if leader is None else shared_steps, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free, is_shifted=is_shifted,
-             before=before,
+             before=before, watch=watch,
              width=num_free if record == "full" else sampler.width(num_free),
              looks_everywhere=record == "full", recorder=None if record == "none" else
              trajectory_lib.Recorder(level=record, start=start, mask_id=sampler.mask_id,
@@ -114,7 +116,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
 
 def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, key: jax.Array,
                 rows: Mapping[str, jax.Array], *, start: int, record: str, group_size: int = 1,
-                num_predictions: int = 1) -> Decoded:
+                num_predictions: int = 1, watch: Callable | None = None) -> Decoded:
   """Decodes rows by a model, for a compiled program; see `decode`.
 
   Args:
@@ -125,14 +127,14 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
     rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, `before`
       where a token is said to come before them, `component` where it is not drawn, and `leader` and
       `shared_steps` where rows begin alike.
-    start, record, num_predictions: as in `decode`.
+    start, record, num_predictions, watch: as in `decode`.
     group_size: consecutive rows that draw the same pair of `sampler.mixture`.
   """
   return decode(reading.answerer(objective, params), sampler, rows["canvas"],
                 params={name: params[name] for name in sampler.parts()}, key=key,
                 row_index=rows["row_index"], positions=rows.get("positions"),
                 segment_ids=rows.get("segment_ids"), start=start, record=record,
-                num_predictions=num_predictions,
+                num_predictions=num_predictions, watch=watch,
                 component_index=rows.get("leader", rows["row_index"]) // group_size,
                 component=rows.get("component"), leader=rows.get("leader"),
                 shared_steps=rows.get("shared_steps"),
@@ -170,6 +172,7 @@ class _Run(NamedTuple):
   is_shifted: bool
   width: int
   before: jax.Array | None
+  watch: Callable | None
   looks_everywhere: bool
   recorder: trajectory_lib.Recorder | None
 
@@ -232,6 +235,8 @@ class _Run(NamedTuple):
     if recorded is not None:
       time = self.sampler.noise_level(state)
       recorded = self.recorder.add(recorded, state, new, step, active, keys, time)
+    if self.watch is not None:
+      jax.debug.callback(self.watch, new["canvas"], new["nfe"])
     return new, recorded
 
   def _index(self, state):

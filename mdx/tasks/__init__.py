@@ -7,7 +7,8 @@ Convention: a task is a frozen dataclass with `examples(split)`, `prompt(example
 and "test". Sudoku and Countdown also say which `symbols` they are written with, one token each,
 and how many (`prompt_length`, `answer_length`). An answer follows its prompt, unless the task has
 `blank`, a text of one token: then it is the prompt with its blanks filled in. `noun`, `rules` and
-`render` are for people (`types.Shown`).
+`render` are for people (`types.Shown`). A name that ends in ".py" is a file with a task
+(`tasks.own`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mdx import types
 from mdx.tasks import countdown
 from mdx.tasks import gsm8k
 from mdx.tasks import math_task
+from mdx.tasks import own
 from mdx.tasks import sudoku
 
 TASKS = {"countdown": countdown.Countdown, "gsm8k": gsm8k.Gsm8k, "math": math_task.Math,
@@ -26,5 +28,9 @@ TASKS = {"countdown": countdown.Countdown, "gsm8k": gsm8k.Gsm8k, "math": math_ta
 
 
 def build(cfg: Mapping[str, Any]) -> types.Task:
-  """Builds a task of `name` and its fields; ValueError if unknown or of bad values."""
+  """Builds a task of `name`, or of the file of that name, and its fields; ValueError if it is none.
+  """
+  name = cfg.get("name")
+  if isinstance(name, str) and name.endswith(".py"):
+    return config_lib.construct(own.load(name), cfg, what="task")
   return config_lib.build(TASKS, cfg, what="task")

@@ -85,7 +85,7 @@ def test_predictions_survive_the_disk(tmp_path):
   for p in (_classes(5), _classes(5)._replace(groups=list("aabbc")),
             measures.Predictions((), np.array([1.5, 2.5]), scores=np.array([1.0, 2.0])),
             measures.Predictions(("O",), [["O"]], tags=[["O"]])):
-    p.save(tmp_path / "p.jsonl")
+    p.save(tmp_path / "p.jsonl", [{}] * len(p.gold))
     again = measures.load(tmp_path / "p.jsonl", p.labels)
     assert again.groups == p.groups and again.tags == p.tags
     if p.tags is None:

@@ -18,6 +18,7 @@ from mdx.configs import common
 from mdx.configs import diffusion
 from mdx.configs import llada_8b
 from mdx.configs import mdpo
+from mdx.costs import budget
 from mdx.costs import chips
 from mdx.data import pipeline
 from mdx.modes import compile as aot
@@ -82,6 +83,21 @@ def test_the_train_step_of_a_config_without_its_data(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_cost_of_a_run_is_that_of_its_iterations():
+  program = lambda seconds, repeats=1: {"estimated_seconds": seconds, "repeats": repeats}
+  config = diffusion.get_config()
+  config.update(steps=7200, batch_size=8)
+  config.data.length = 100
+  cost = budget.of_run(config, [program(2.0)], num_chips=16, price=0.5)
+  assert cost == (7200, 4 / 24, 64.0, 7200 * 800, 32.0)
+  config = _rl(updates=60, rollout__epochs=2, rollout__sampler__gen_length=10)
+  cost = budget.of_run(config, [program(100.0, 3), program(30.0, 2)], num_chips=2)
+  assert cost.iterations == 30 and cost.money is None
+  assert cost.days * 24 * 3600 == pytest.approx(30 * (3 * 100 + 2 * 30))
+  assert cost.tokens == 30 * 16 * 10 and cost.chip_hours == pytest.approx(cost.days * 48)
+  assert budget.of_run(config, [program(None)], num_chips=2) is None
+
+
 @pytest.mark.parametrize("name", ["sft", "structural", "bitimebert", "finetune"])
 def test_a_program_takes_the_batches_of_its_data(name, tmp_path):
   config = importlib.import_module(f"mdx.configs.{name}").get_config()

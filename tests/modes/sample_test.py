@@ -1,6 +1,7 @@
 """Mode sample and `mdx.load`: prompts in, rows out, from any checkpoint."""
 
 import dataclasses
+import html
 import json
 
 import jax
@@ -15,6 +16,7 @@ from mdx import samplers
 from mdx import types
 from mdx.configs import sample as sample_config
 from mdx.data import chat
+from mdx.data import codecs
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.modes import sample as sampling
 from mdx.samplers import batching
@@ -296,3 +298,39 @@ def test_prompts_are_lines_that_end_at_newlines_alone(tmp_path):
   path.write_text('\ufeff{"text": "a\u2028b\x85"}\r\n\n{"text": "c"}\n\n', encoding="utf-8",
                   newline="")
   assert sampling.read_prompts(str(path)) == ["a\u2028b\x85", "c"]
+
+
+def test_steps_are_told_while_rows_are_decoded_and_change_nothing(runs):
+  model, steps = mdx.load(str(runs / "diffusion")), []
+  fields = dict(gen_length=8, steps=4, num_samples=2, batch_size=3)
+  plain = model.sample(["It was", "the"], **fields)
+  told = model.sample(["It was", "the"], on_step=steps.append, **fields)
+  assert [x.tokens.tolist() for x in told] == [x.tokens.tolist() for x in plain]
+  assert {x.row for x in steps} == {0, 1, 2, 3}
+  for row, sample in enumerate(plain):
+    own = [x for x in steps if x.row == row]
+    assert [x.nfe for x in own] == sorted({x.nfe for x in own}) and own[-1].nfe == sample.nfe
+    assert own[-1].text == model.tokenizer.decode(sample.tokens)
+    masked = [x.text.count(codecs.MASK_CHAR) for x in own]
+    assert masked == sorted(masked, reverse=True) and masked[-1] == 0 and masked[0] > 0
+  assert model.sample("It [MASK]as", steps=1, on_step=steps.append)[0].text == steps[-1].text
+
+
+def test_stop_strings_cut_texts_and_notebooks_show_them(runs):
+  model = mdx.load(str(runs / "diffusion"))
+  whole = model.sample("It was", gen_length=8, steps=4, record="canvas")
+  stop = whole[0].text[3]
+  cut = model.sample("It was", gen_length=8, steps=4, stop=["no such", stop])
+  assert cut[0].text == whole[0].text.partition(stop)[0]
+  assert cut[0].tokens.tolist() == whole[0].tokens.tolist()
+  assert "<iframe" in whole._repr_html_() and "denoising" in whole._repr_html_()
+  assert cut._repr_html_() == f"<pre>{html.escape(cut[0].text)}</pre>"
+
+
+def test_a_saved_model_is_the_model(runs, tmp_path):
+  model = mdx.load(str(runs / "diffusion"))
+  model.save(str(tmp_path / "saved"))
+  again = mdx.load(str(tmp_path / "saved"))
+  assert again.log_likelihood(["It was"]) == model.log_likelihood(["It was"])
+  with pytest.raises(ValueError, match="saved"):
+    model.save(str(tmp_path / "saved"))

@@ -48,7 +48,7 @@ def _faked(monkeypatch):
     wrong = draw.random(60) < (0.02 if is_b else 0.45)
     scores = np.eye(2)[np.where(wrong, 1 - _GOLD, _GOLD)]
     p = measures.Predictions(("x", "y"), _GOLD, scores=scores)
-    p.save(f"{workdir}/test_predictions.jsonl")
+    p.save(f"{workdir}/test_predictions.jsonl", [{}] * len(p.gold))
     return {f"test_{m}": measures.value(m, p) for m in ("accuracy", "macro_f1", "mcc")}
 
   monkeypatch.setattr(claim, "run_once", run_once)

@@ -17,8 +17,8 @@ class Files(source.Source):
   """Files with a hold-out; subclasses have `_read(paths)`, all records of the files.
 
   Attributes:
-    path: a file, "asset:NAME", a glob, or several of them, read one after another; for Parquet and
-      Arrow also a directory.
+    path: a file, "asset:NAME", a glob, or several of them, read one after another; for text,
+      Parquet and Arrow also a directory.
     validation_path: files of the validation split; None holds out of `path`.
     holdout_every: one record in this many is validation; 0 holds out none.
     is_checked: whether files are looked through for bad records when they are opened, where that

@@ -65,6 +65,11 @@ class Labelled(files.Files):
         raise ValueError(f"{shared[0]} is in test_path and also in path or validation_path; take "
                          "it out of one of them.")
 
+  @property
+  def splits(self):
+    """With "test" where it has files."""
+    return source.SPLITS if self.test_path is None else source.LABELLED_SPLITS
+
   def paths(self, split):
     """The files."""
     return self.test_path if split == "test" else super().paths(split)
@@ -173,6 +178,7 @@ class TfdsLabelled(source.Source):
 
   layout = "labelled"
   in_memory = True
+  splits = source.LABELLED_SPLITS
   data_dir: str
   builder: str | None = None
   fields: Sequence[str] = ("text",)
@@ -182,6 +188,7 @@ class TfdsLabelled(source.Source):
   train_split: str = "train"
   validation_split: str = "validation"
   test_split: str = "test"
+
 
   def __post_init__(self):
     tfds.check_directory(self.data_dir)
@@ -236,7 +243,7 @@ def _text(value: Any, where: str) -> str:
 
 def table_records(path: str, *, fields: Sequence[str], label: str, group: str = "",
                   has_header: bool = True) -> Iterator[Record]:
-  """Reads the rows of a .tsv, .csv or .jsonl file.
+  """Reads the rows of a .tsv, .csv or .jsonl file; records have no label if `label` is "".
 
   Raises:
     ValueError: a column is missing, named with file and line.
@@ -248,7 +255,7 @@ def table_records(path: str, *, fields: Sequence[str], label: str, group: str = 
                      "after it); rename it.")
   rows = (readers.json_rows(path) if ending == ".jsonl"
           else _delimited_rows(path, _DELIMITERS[ending], has_header))
-  wanted = (*fields, label, *([group] if group else []))
+  wanted = (*fields, *filter(None, (label, group)))
   for where, row in rows:
     for name in wanted:
       if name in row and row[name] is None:
@@ -257,10 +264,11 @@ def table_records(path: str, *, fields: Sequence[str], label: str, group: str = 
         raise ValueError(f"{where}: no column {name!r}; it has {', '.join(row)}. Set fields, label "
                          "and group of data.source.")
     value = {name: _text(row[name], f"{where}, column {name!r}") for name in wanted}
-    record = {"texts": [value[name] for name in fields], "label": value[label].strip(),
-              "where": where}
-    if not record["label"]:
-      raise ValueError(f"{where}: the column {label!r} is empty; every row needs a label.")
+    record = {"texts": [value[name] for name in fields], "where": where}
+    if label:
+      record["label"] = value[label].strip()
+      if not record["label"]:
+        raise ValueError(f"{where}: the column {label!r} is empty; every row needs a label.")
     yield record | ({"group": value[group]} if group else {})
 
 

@@ -1,11 +1,12 @@
 """Plain text.
 
-Contents: Text.
+Contents: Text, files_of.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 from mdx.data.sources import files
@@ -13,9 +14,22 @@ from mdx.data.sources import pairs
 from mdx.utils import readers
 
 
+_ENDINGS = (".txt", ".txt.xz", ".txt.gz")
+
+
+def files_of(folder: str) -> list[str]:
+  """The text files in a folder and in those below it, sorted; ValueError if there is none."""
+  found = sorted(str(path) for path in pathlib.Path(folder).rglob("*")
+                 if path.name.endswith(_ENDINGS) and path.is_file())
+  if not found:
+    raise ValueError(f"no {', '.join(_ENDINGS)} file in {folder}; correct the path, or name the "
+                     "files, such as 'folder/*'.")
+  return found
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Text(files.Files):
-  """Plain UTF-8 text (or .xz, .gz), cut into documents at line ends.
+  """Plain UTF-8 text (or .xz, .gz), or a folder of .txt files, cut into documents at line ends.
 
   The documents joined are the file, character for character. A document has at most
   `document_chars` characters unless a single line is longer. Read into memory; for
@@ -27,6 +41,7 @@ class Text(files.Files):
 
   layout = "text"
   in_memory = True
+  files_of = staticmethod(files_of)
   document_chars: int = 4000
   section_marks: Sequence[str] = ()
 

@@ -59,6 +59,7 @@ class GrammarTags(source.Source):
 
   layout = "labelled"
   in_memory = True
+  splits = source.LABELLED_SPLITS
   kind = "words"
   task: str = "agreement"
   num_train: int = 200

@@ -156,6 +156,7 @@ class Packaged(source.Source):
 
   layout = "labelled"
   in_memory = True
+  splits = source.LABELLED_SPLITS
   task: str = "book"
   num_train: int = 0
 

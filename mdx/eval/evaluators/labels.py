@@ -57,7 +57,7 @@ class Labels(types.Evaluator):
     if quick:
       return figures
     if jax.process_index() == 0:
-      predictions.save(self._parts.workdir / "validation_predictions.jsonl")
+      self._save(predictions, "validation")
     return figures | (self.test(params) if self._parts.config["eval"]["test"] else {})
 
   def test(self, params: types.Params | None = None) -> dict[str, float]:
@@ -72,9 +72,13 @@ class Labels(types.Evaluator):
     predictions, figures = self.predict(params, "test")
     figures = {f"test_{name}": figures[name] for name in parts.config["eval"]["measures"]}
     if jax.process_index() == 0:
-      predictions.save(parts.workdir / "test_predictions.jsonl")
+      self._save(predictions, "test")
       files.write_json(parts.workdir / "test_results.json", figures)
     return figures
+
+  def _save(self, predictions: measures.Predictions, split: str) -> None:
+    predictions.save(self._parts.workdir / f"{split}_predictions.jsonl",
+                     pipeline.labelled_records(self._parts.config["data"], split))
 
   def text(self, results: Mapping[str, Any]) -> str:
     """The final figures for the console."""

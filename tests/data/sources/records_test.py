@@ -364,3 +364,17 @@ def test_a_jsonl_says_its_layout_by_its_first_line(tmp_path):
 def test_the_layout_of_files_that_are_not_here_is_that_of_their_kind():
   for name, layout in (("jsonl", "text"), ("chat", "chat"), ("arrays", "frames")):
     assert sources.layout_of({"name": name, "path": "nowhere"}) == layout
+
+
+def test_a_folder_of_text_is_its_txt_files_in_order(tmp_path):
+  (tmp_path / "below").mkdir()
+  for name, text in (("b.txt", "second\n"), ("below/c.txt", "third\n"), ("a.txt", "first\n"),
+                     ("notes.md", "no\n")):
+    (tmp_path / name).write_text(text)
+  with gzip.open(tmp_path / "d.txt.gz", "wt") as f:
+    f.write("fourth\n")
+  source = sources.build(dict(name="text", path=str(tmp_path), holdout_every=0))
+  assert "".join(r["text"] for r in source.records("train")) == "first\nsecond\nthird\nfourth\n"
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(ValueError, match="no .txt, .txt.xz, .txt.gz file in .*empty; correct"):
+    sources.build(dict(name="text", path=str(tmp_path / "empty")))

@@ -11,11 +11,14 @@ import pytest
 import tiny
 import tokenizers
 
+import mdx
 from mdx import checkpoint as checkpoint_lib
 from mdx import modes
 from mdx.build import setup as setup_lib
 from mdx.build import source as source_lib
 from mdx.configs import finetune
+from mdx.configs import predict as predict_config
+from mdx.data.sources import labelled
 from mdx.eval import best as best_lib
 from mdx.eval import measures
 from mdx.modes import table
@@ -39,7 +42,6 @@ def _config(folder, **changes):
   cfg.data.source.update(_files(folder))
   cfg.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
   cfg.tokenizer.path = "char"
-  cfg.eval.test = True
   return tiny.changed(cfg, dict(steps=6, batch_size=8, eval_steps=2, checkpoint_steps=2, log_steps=1)
                       | {"data.length": 16, "optimizer.learning_rate": 0.02} | {
                           k.replace("__", "."): v for k, v in changes.items()})
@@ -67,6 +69,49 @@ def test_the_best_weights_on_validation_are_tested_once(run):
   # Asked again, the figures are read, not made.
   (workdir / "test_results.json").write_text('{"test_accuracy": 7}')
   assert table.test_split(cfg, str(workdir)) == {"test_accuracy": 7}
+
+
+def _sentences(rows):
+  return [row["texts"][0] for row in rows]
+
+
+def test_new_texts_are_labelled_as_the_evaluation_labels_them(run, tmp_path):
+  cfg, workdir, _ = run
+  model = mdx.load(str(workdir))
+  assert model.source.startswith(str(workdir / "best"))
+  rows = list(labelled.table_records(cfg.data.source.test_path, fields=("sentence",), label="label"))
+  stored = measures.load(workdir / "test_predictions.jsonl", model.objective.labels)
+  found = model.predict(_sentences(rows), batch_size=3)
+  assert len(found) == 8 and all(abs(sum(x.probabilities.values()) - 1) < 1e-12 for x in found)
+  for one, scores in zip(found, stored.scores):
+    assert one.label == ["down", "up"][int(scores.argmax())]
+    odds = np.log(one.probabilities["up"]) - np.log(one.probabilities["down"])
+    assert abs(odds - (scores[1] - scores[0])) < 1e-5
+  assert model.predict("good tea")[0].label in ("up", "down") and model.predict([]) == []
+  with pytest.raises(ValueError, match="text 0 is .*; expected a text, as in training"):
+    model.predict([("good", "tea")])
+  model.save(str(tmp_path / "saved"))
+  assert mdx.load(str(tmp_path / "saved")).predict(_sentences(rows)) == model.predict(
+      _sentences(rows))
+  (tmp_path / "new.csv").write_text("sentence,more\n" + "".join(f"{x},1\n" for x in _sentences(rows)))
+  new = predict_config.get_config()
+  new.path, new.init.checkpoint = str(tmp_path / "new.csv"), str(workdir)
+  assert modes.run("predict", new, str(tmp_path / "out")) == {"num_rows": 8}
+  lines = [json.loads(x) for x in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+  assert [x["predicted"] for x in lines] == [x.label for x in found]
+  assert [x["sentence"] for x in lines] == _sentences(rows)
+  new.fields = ("text",)
+  with pytest.raises(ValueError, match="new.csv, line 2: no column 'text'; it has sentence, more"):
+    modes.run("predict", new, str(tmp_path / "out"))
+
+
+def test_the_test_split_is_read_where_there_is_one(tmp_path, capsys):
+  cfg = _config(tmp_path, data__source__test_path="")
+  assert not setup_lib.setup(cfg, str(tmp_path / "a")).config["eval"]["test"]
+  assert "no test split (data.source.test_path)" in capsys.readouterr().out
+  assert setup_lib.setup(_config(tmp_path), str(tmp_path / "a")).config["eval"]["test"]
+  with pytest.raises(ValueError, match="no data file 'nowhere.tsv'"):
+    setup_lib.setup(_config(tmp_path, data__source__test_path="nowhere.tsv"), str(tmp_path / "a"))
 
 
 @pytest.mark.slow
