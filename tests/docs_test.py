@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 import tiny
@@ -29,9 +30,17 @@ from mdx.samplers import decoder
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DOCS = _ROOT / "docs"
-_SPEC = importlib.util.spec_from_file_location("pages", _DOCS / "pages.py")
-pages = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(pages)
+
+
+def _script(name):
+  """A module of docs/, which is no package."""
+  spec = importlib.util.spec_from_file_location(name, _DOCS / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+pages, pictures = _script("pages"), _script("pictures")
 _MADE = pages.pages()  # uri -> content of the pages that are made from other files
 _PAGES = sorted(_DOCS.rglob("*.md"))
 _ALL = "\n".join(page.read_text(encoding="utf-8") for page in _PAGES)
@@ -188,6 +197,34 @@ def test_the_link_to_the_repository_is_the_public_address_of_origin(remote, expe
   monkeypatch.setattr(subprocess, "run", lambda *args, **options: subprocess.CompletedProcess(
       args, 0, stdout=remote + "\n"))
   assert pages._repository() == expected  # pylint: disable=protected-access
+
+
+def test_every_method_has_its_picture():
+  methods = {page.stem: page.read_text(encoding="utf-8") for page in (_DOCS / "methods").glob("*.md")}
+  assert set(methods) == set(pictures.PICTURES)
+  for name, text in methods.items():
+    assert f"](../assets/pictures/{name}.svg)" in text, name
+  assert {path.stem for path in pictures.FOLDER.glob("*.svg")} == set(methods)
+
+
+def _shapes(path):
+  """Kinds of the marks of a picture, without their coordinates and names."""
+  root = ElementTree.parse(path).getroot()
+  return [element.tag.rpartition("}")[2] for element in root.iter()]
+
+
+def test_a_picture_is_what_its_script_draws(tmp_path):
+  for name in ("decoding", "bitimebert"):
+    drawn = pictures.draw(name, tmp_path)
+    assert _shapes(drawn) == _shapes(pictures.FOLDER / drawn.name)
+    assert len(_shapes(drawn)) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(pictures.PICTURES))
+def test_all_pictures_are_what_their_script_draws(name, tmp_path):
+  drawn = pictures.draw(name, tmp_path)
+  assert _shapes(drawn) == _shapes(pictures.FOLDER / drawn.name)
 
 
 @pytest.mark.slow
