@@ -40,7 +40,7 @@ def _script(name):
   return module
 
 
-pages, pictures = _script("pages"), _script("pictures")
+gallery, pages, pictures = (_script(name) for name in ("gallery", "pages", "pictures"))
 _MADE = pages.pages()  # uri -> content of the pages that are made from other files
 _PAGES = sorted(_DOCS.rglob("*.md"))
 _ALL = "\n".join(page.read_text(encoding="utf-8") for page in _PAGES)
@@ -225,6 +225,24 @@ def test_a_picture_is_what_its_script_draws(tmp_path):
 def test_all_pictures_are_what_their_script_draws(name, tmp_path):
   drawn = pictures.draw(name, tmp_path)
   assert _shapes(drawn) == _shapes(pictures.FOLDER / drawn.name)
+
+
+def test_the_gallery_has_all_reports_and_they_name_no_machine():
+  files = {f"{name}.{kind}" for name in gallery.RUNS for kind in ("html", "png")}
+  assert {path.name for path in gallery.FOLDER.iterdir()} == files | {"compared.html"}
+  assert sum(path.stat().st_size for path in gallery.FOLDER.iterdir()) < 1_500_000
+  shown = (_DOCS / "gallery.md").read_text(encoding="utf-8")
+  for path in gallery.FOLDER.glob("*.html"):
+    text = path.read_text(encoding="utf-8")
+    assert f"(assets/gallery/{path.name})" in shown
+    assert not re.search(r"(?<![\w.])/(tmp|home|root|work)/|Linux-", text), path
+
+
+@pytest.mark.slow
+def test_the_gallery_is_made_by_its_script(tmp_path):
+  gallery.make(tmp_path / "workdir", tmp_path / "made", steps=2)
+  assert ({path.name for path in (tmp_path / "made").iterdir()}
+          == {path.name for path in gallery.FOLDER.iterdir()})
 
 
 @pytest.mark.slow
