@@ -2,7 +2,8 @@
 
 Contents: on_page_content.
 
-Browsers draw MathML themselves, so that pages need no script and no network.
+Browsers draw MathML themselves, so that pages need no script and no network. The font is one of
+docs/assets/fonts. A formula that is wider than the page scrolls.
 """
 
 import html
@@ -15,8 +16,9 @@ _FORMULA = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.DOTALL)
 
 def _mathml(match: re.Match) -> str:
   formula = html.unescape(match[2].strip())[2:-2]  # without \( \) or \[ \]
-  display = "block" if match[1] == "div" else "inline"
-  return converter.convert(formula, display=display)
+  if match[1] == "span":
+    return converter.convert(formula, display="inline")
+  return f'<div class="formula">{converter.convert(formula, display="block")}</div>'
 
 
 def on_page_content(content: str, **unused) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from xml.etree import ElementTree
 
 import pytest
 import tiny
@@ -31,6 +33,18 @@ from mdx.samplers import decoder
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DOCS = _ROOT / "docs"
+
+
+def _script(name):
+  """A module of docs/, which is no package."""
+  spec = importlib.util.spec_from_file_location(name, _DOCS / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+gallery, pages, pictures = (_script(name) for name in ("gallery", "pages", "pictures"))
+_MADE = pages.pages()  # uri -> content of the pages that are made from other files
 _PAGES = sorted(_DOCS.rglob("*.md"))
 _ALL = "\n".join(page.read_text(encoding="utf-8") for page in _PAGES)
 _FOLDERS = ("configs", "mdx", "tests", "launch", "colabs", "benchmarks", "docs")
@@ -76,8 +90,9 @@ def _nav(entry):
 
 def test_every_page_is_in_the_navigation_once():
   nav = _nav(yaml.safe_load((_ROOT / "mkdocs.yml").read_text())["nav"])
-  assert sorted(nav) == sorted(str(page.relative_to(_DOCS)) for page in _PAGES)
-  assert len(nav) >= 15
+  made = [uri for uri in _MADE if uri.endswith(".md") and not uri.startswith("reference/")]
+  assert sorted(nav) == sorted([*(str(page.relative_to(_DOCS)) for page in _PAGES), *made])
+  assert len(made) > 4 and len(nav) >= 15
 
 
 @_by_page
@@ -85,7 +100,8 @@ def test_links_lead_somewhere(page):
   text = page.read_text(encoding="utf-8")
   for target in re.findall(r"\]\(([^)]+)\)", text):
     if not target.startswith("https://"):
-      assert (page.parent / target).resolve().is_file(), target
+      file = (page.parent / target).resolve()
+      assert file.is_file() or str(file.relative_to(_DOCS)) in _MADE, target
   for title, target in re.findall(r"\[([0-9]{4}\.[0-9]{5})\]\(([^)]+)\)", text):
     assert target == f"https://arxiv.org/abs/{title}"
 
@@ -205,13 +221,88 @@ def test_all_names_of_the_tables_are_explained():
     assert name.endswith(("/__init__.py", "/common.py")) or name in _ALL, name
 
 
-def test_the_reference_has_every_module():
-  shown = set(re.findall(r"^::: ([\w.]+)", _ALL, re.M))
-  for path in (_ROOT / "mdx").rglob("*.py"):
-    name = str(path.relative_to(_ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
-    package = ".".join(name.split(".")[:2]) if name.count(".") > 1 else name
-    assert name in shown or (package in shown and package != "mdx"), name
-  assert len(shown) and all(importlib.util.find_spec(name) for name in shown)
+def test_the_reference_has_a_page_for_every_module():
+  shown = {re.fullmatch(r"::: ([\w.]+)\n", text)[1]: uri for uri, text in _MADE.items()
+           if uri.startswith("reference/")}
+  assert shown["mdx.objectives.diffusion.masked"] == "reference/objectives/diffusion/masked.md"
+  names = {str(path.relative_to(_ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+           for path in (_ROOT / "mdx").rglob("*.py")}
+  assert set(shown) == {name for name in names if not name.startswith("mdx.configs")}
+  assert all(importlib.util.find_spec(name) for name in shown)
+  tree = _nav(pages._tree(pages.modules()))  # pylint: disable=protected-access
+  assert sorted(tree) == sorted(shown.values())
+
+
+def test_a_notebook_becomes_a_page_with_its_outputs(tmp_path):
+  cell = lambda kind, source, *outputs: {"cell_type": kind, "source": source} | (
+      {"outputs": list(outputs)} if kind == "code" else {})
+  image = {"output_type": "display_data", "data": {"image/png": "aGVsbG8="}}
+  said = {"output_type": "stream", "text": ["two\n", "lines ``` here\n"]}
+  path = tmp_path / "x.ipynb"
+  path.write_text(json.dumps({"cells": [
+      cell("markdown", "# T\n\n[![Open in Colab](https://a/b.svg)](https://c)"),
+      cell("code", "# Set-up\nimport os"), cell("code", "print()", said, image)]}))
+  text, pictures = pages.notebook(path)
+  assert pictures == {"x_0.png": b"hello"} and "![output of the cell above](x_0.png)" in text
+  assert "[Open in Colab](https://c)" in text and "b.svg" not in text
+  assert "````text\ntwo\nlines ``` here\n````" in text
+  assert '??? note "Set-up"\n\n    ```python\n    # Set-up\n    import os\n    ```' in text
+
+
+@pytest.mark.parametrize("remote, expected", [
+    ("git@github.com:someone/mdx.git", "https://github.com/someone/mdx"),
+    ("https://github.com/someone/mdx.git", "https://github.com/someone/mdx"),
+    ("/a/folder", ""), ("https://name:secret@github.com/someone/mdx", "")])
+def test_the_link_to_the_repository_is_the_public_address_of_origin(remote, expected, monkeypatch):
+  monkeypatch.setattr(subprocess, "run", lambda *args, **options: subprocess.CompletedProcess(
+      args, 0, stdout=remote + "\n"))
+  assert pages._repository() == expected  # pylint: disable=protected-access
+
+
+def test_every_method_has_its_picture():
+  methods = {page.stem: page.read_text(encoding="utf-8") for page in (_DOCS / "methods").glob("*.md")}
+  assert set(methods) == set(pictures.PICTURES)
+  for name, text in methods.items():
+    assert f"](../assets/pictures/{name}.svg)" in text, name
+  assert {path.stem for path in pictures.FOLDER.glob("*.svg")} == set(methods)
+
+
+def _shapes(path):
+  """Kinds of the marks of a picture, without their coordinates and names."""
+  root = ElementTree.parse(path).getroot()
+  return [element.tag.rpartition("}")[2] for element in root.iter()]
+
+
+def test_a_picture_is_what_its_script_draws(tmp_path):
+  for name in ("decoding", "bitimebert"):
+    drawn = pictures.draw(name, tmp_path)
+    assert _shapes(drawn) == _shapes(pictures.FOLDER / drawn.name)
+    assert len(_shapes(drawn)) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(pictures.PICTURES))
+def test_all_pictures_are_what_their_script_draws(name, tmp_path):
+  drawn = pictures.draw(name, tmp_path)
+  assert _shapes(drawn) == _shapes(pictures.FOLDER / drawn.name)
+
+
+def test_the_gallery_has_all_reports_and_they_name_no_machine():
+  files = {f"{name}.{kind}" for name in gallery.RUNS for kind in ("html", "png")}
+  assert {path.name for path in gallery.FOLDER.iterdir()} == files | {"compared.html"}
+  assert sum(path.stat().st_size for path in gallery.FOLDER.iterdir()) < 1_500_000
+  shown = (_DOCS / "gallery.md").read_text(encoding="utf-8")
+  for path in gallery.FOLDER.glob("*.html"):
+    text = path.read_text(encoding="utf-8")
+    assert f"(assets/gallery/{path.name})" in shown
+    assert not re.search(r"(?<![\w.])/(tmp|home|root|work)/|Linux-", text), path
+
+
+@pytest.mark.slow
+def test_the_gallery_is_made_by_its_script(tmp_path):
+  gallery.make(tmp_path / "workdir", tmp_path / "made", steps=2)
+  assert ({path.name for path in (tmp_path / "made").iterdir()}
+          == {path.name for path in gallery.FOLDER.iterdir()})
 
 
 @pytest.mark.slow
@@ -229,5 +320,5 @@ def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
     assert "arithmatex" not in text and "\\frac" not in re.sub(r"<annotation.*?>", "", text), page
   assert "<math" in (tmp_path / "concepts" / "schedules.html").read_text(encoding="utf-8")
   assert "rollout.group_size" in (tmp_path / "reference" / "config.html").read_text(encoding="utf-8")
-  reference = (tmp_path / "reference" / "objectives.html").read_text(encoding="utf-8")
+  reference = (tmp_path / "reference/objectives/diffusion/masked.html").read_text(encoding="utf-8")
   assert 'id="mdx.objectives.diffusion.masked.MaskedDiffusion"' in reference
