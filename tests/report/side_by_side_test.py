@@ -69,9 +69,9 @@ def test_panels_without_a_drawing_or_of_different_lengths_are_refused(tmp_path):
 @pytest.mark.slow
 def test_the_script_of_the_documentation_draws_a_run(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2] / "docs"))
-  import pictures
+  import animation
   from mdx.configs import mdpo
-  config = mdpo.get_config()
+  config = mdpo.get_config("mdpo")
   small = dict(steps=2, log_steps=1, eval_steps=2, checkpoint_steps=2, batch_size=8)
   config.init.base.update(small)
   config.init.base.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
@@ -81,9 +81,10 @@ def test_the_script_of_the_documentation_draws_a_run(tmp_path, monkeypatch):
   with config.unlocked():
     config.task.update(tasks_small)
     config.init.base.data.source.task.update(tasks_small)
-  config.eval.update(nfe=(2,), num_examples=8, batch_size=8, remasking=("low_confidence",))
+  config.eval.update(nfe=(2,), num_examples=8, batch_size=8, remasking=("low_confidence",),
+                     pass_k=(), curve_also=(), curve_nfe=2)
   run = tmp_path / "run"
   modes.run("rl", config, str(run))
   assert len(ET.fromstring((run / "denoising.svg").read_text()).findall(f"{_SVG}g[@transform]")) == 16
-  right = pictures.draw(str(run), tmp_path / "p.svg", 2, 3)
+  right = animation.draw(str(run), tmp_path / "p.svg", 2, 3)
   assert len(_states((tmp_path / "p.svg").read_text(), 2)) == 6 and set(right) == {"base", "mdpo"}
