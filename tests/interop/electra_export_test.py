@@ -31,7 +31,7 @@ def _run(tmp_path_factory):
   model = model_lib.Model(
       objective=run.objective, params=run.objective.init(rng.root(0)), tokenizer=run.tokenizer,
       mesh=run.mesh, max_length=run.spec.max_length, source="", config=run.config)
-  exporting._orbax(model, workdir)  # what a run of no steps would leave
+  model.save(str(workdir))  # what a run of no steps would leave
   return cfg, workdir
 
 

@@ -237,6 +237,7 @@ def test_policies_that_replay_trajectories_run_on_the_same_machinery(objective, 
   assert all(0 <= x["kept_groups"] <= 1 for x in _lines(tmp_path, "rollout"))
 
 
+@pytest.mark.slow
 def test_a_value_head_is_trained_and_kept_and_its_run_is_sampled_from(base, rewarding, tmp_path):
   cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",), eval_steps=0)
   cfg.objective = dict(name="trace_rl", value=True)

@@ -162,7 +162,7 @@ def test_the_served_model_is_the_plain_encoder_bit_by_bit(tmp_path):
   model = model_lib.Model(objective=run.objective, params=params, tokenizer=run.tokenizer,
                           mesh=run.mesh, max_length=run.spec.max_length, source="",
                           config=run.config)
-  exporting._orbax(model, workdir)  # what a run of no steps would leave
+  model.save(str(workdir))  # what a run of no steps would leave
   tiny.changed(cfg, {"export.path": str(tmp_path / "out"), "init.checkpoint": str(workdir)})
   exporting.run(cfg, str(workdir))
   served = model_lib.load(str(tmp_path / "out"))
