@@ -413,7 +413,7 @@ def _train(config, workdir, monkeypatch, num_devices, mode="train"):
       tiny.stored(workdir)[1]["params"])
 
 
-@pytest.mark.parametrize("name", tiny.mostly_slow(EXTENSIONS, ["with_value", "contrast"]))
+@pytest.mark.parametrize("name", tiny.mostly_slow(EXTENSIONS, ["with_value"]))
 def test_an_extension_trains_alike_on_devices_and_microbatches_and_resumes(name, tmp_path,
                                                                           monkeypatch):
   losses, params = _train(_config(name, tmp_path), tmp_path / "one", monkeypatch, 1)
