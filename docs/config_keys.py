@@ -2,7 +2,7 @@
 
 Contents: on_page_markdown.
 
-The page reference/config.md has a line for each config, which the table of its keys replaces.
+The page reference/config_keys.md has a line for each config, which the table of its keys replaces.
 """
 
 import importlib

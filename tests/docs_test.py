@@ -197,7 +197,7 @@ def test_the_page_of_config_keys_has_every_config_and_its_keys():
   spec = importlib.util.spec_from_file_location("config_keys", _DOCS / "config_keys.py")
   hook = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(hook)
-  markdown = (_DOCS / "reference" / "config.md").read_text(encoding="utf-8")
+  markdown = (_DOCS / "reference" / "config_keys.md").read_text(encoding="utf-8")
   assert re.findall(r"^<!-- keys of configs/(\w+)\.py -->$", markdown, re.M) == [
       "common", *sorted(tiny.CONFIGS + tiny.OTHERS)]
   page = hook.on_page_markdown(markdown)
@@ -320,6 +320,6 @@ def test_the_site_builds_without_warnings_and_needs_no_network(tmp_path):
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', text), page
     assert "arithmatex" not in text and "\\frac" not in re.sub(r"<annotation.*?>", "", text), page
   assert "<math" in (tmp_path / "concepts" / "schedules.html").read_text(encoding="utf-8")
-  assert "rollout.group_size" in (tmp_path / "reference" / "config.html").read_text(encoding="utf-8")
+  assert "rollout.group_size" in (tmp_path / "reference" / "config_keys.html").read_text(encoding="utf-8")
   reference = (tmp_path / "reference/objectives/diffusion/masked.html").read_text(encoding="utf-8")
   assert 'id="mdx.objectives.diffusion.masked.MaskedDiffusion"' in reference
