@@ -64,10 +64,9 @@ def _bound(tree):
 
 
 def _kinds(notebook):
-  """Kinds of the outputs of every code cell; pages of rows and progress bars come and go."""
-  kinds = lambda cell: {kind for output in cell.outputs for kind in output.get("data", {"text": ""})}
-  return [sorted(kinds(cell) - {"text/html"}) for cell in notebook.cells
-          if cell.cell_type == "code"]
+  """Kinds of the outputs of every code cell."""
+  return [sorted({kind for output in cell.outputs for kind in output.get("data", {"text": ""})})
+          for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def test_there_are_five_and_they_begin_with_the_same_set_up():
