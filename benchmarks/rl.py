@@ -52,7 +52,6 @@ def _mdx_side(base: str, steps: int):
   from mdx.build import rl as rl_setup
   from mdx.modes import rl as rl_mode
   config = _config(base, "mdpo", steps, 100_000).to_dict()
-  config["rollout"]["sampler"] = dict(config["rollout"]["sampler"])
   model = load.load(base, mesh=config["mesh"], trains=rl_setup.optimizer_of(config).trains)
   run = rl_setup.assemble(config, tempfile.mkdtemp(), model, tasks.build(config["task"]))
   jax.set_mesh(model.mesh)

@@ -53,7 +53,7 @@ def _network() -> types.Network:
 
 
 def _prepared(objective: types.Objective, rows: int, seed: int = 0) -> dict[str, Any]:
-  """What an objective draws for some copies of the sentence."""
+  """Prepared rows of some copies of the sentence, drawn by an objective."""
   batch = {"tokens": jnp.tile(jnp.arange(MASK, dtype=jnp.int32), (rows, 1)),
            "example_index": jnp.arange(rows)}
   batch, _ = objective.prepare({}, batch, rng.root(seed), types.context(0))
@@ -180,7 +180,7 @@ def block_diffusion():
 
 
 def mlm_variants():
-  """What masked language models read, by variant; predicted positions are outlined."""
+  """Inputs of masked language models, by variant; predicted positions are outlined."""
   make = lambda **fields: mlm.MaskedLM(network=_network(), mask_id=MASK, **fields)
   variants = {"80 / 10 / 10": make(mask_rate=0.34),
               "spans": make(mask_rate=0.34, mask_draw="exact_count", span_max=4,
@@ -216,7 +216,7 @@ def electra():
 
 
 def rts_slm():
-  """What RTS and SLM read; predicted positions are outlined."""
+  """Inputs of RTS and SLM; predicted positions are outlined."""
   found = _prepared(rts.ReplacedTokens(network=_network(), mask_id=MASK, mask_rate=0.34), 1, 4)
   swapped = _prepared(mlm.MaskedLM(network=_network(), mask_id=MASK, mask_rate=0.34,
                                    replace_mask_rate=0.0, replace_random_rate=1.0), 1, 4)

@@ -121,7 +121,7 @@ def _curve_at(curve: Sequence[Results], steps: str) -> list[Results]:
 
 
 def reach(curve: Sequence[Results], level: str, unit: str = "updates") -> float:
-  """What a learning curve has spent when it is first at a level; all of it if it never is.
+  """Cost until a learning curve is first at a level; that of the whole curve if it never is.
 
   Args:
     curve: points with an accuracy and the unit.

@@ -15,8 +15,7 @@ from mdx import config as config_lib
 # config.mode -> its file.
 MODES = {"train": "train", "rl": "rl", "sample": "sample", "eval": "evaluate", "export": "export",
          "predict": "predict", "claim": "claim", "table": "table", "decoding": "decoding",
-         "compile": "compile",
-         "report": "report"}
+         "compile": "compile", "report": "report"}
 
 
 def run(mode: str, config: Mapping[str, Any], workdir: str) -> dict[str, Any]:

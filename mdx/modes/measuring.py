@@ -40,7 +40,7 @@ class Decoded(NamedTuple):
 
 
 def arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts,
-         examples) -> Callable[[types.Params], Decoded]:
+        examples) -> Callable[[types.Params], Decoded]:
   """Returns params -> the examples, decoded and scored."""
   size = run.config["eval"]["batch_size"]
   shards = sharding.num_batch_shards(run.model.mesh)

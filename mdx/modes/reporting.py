@@ -43,7 +43,8 @@ def reported(mode: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any
       results = mode(config, workdir)
       if jax.process_index() == 0:
         if age() != before:  # else the run was finished already
-          if config["mode"] in ("sample", "eval") and not looks_on:  # others have theirs already
+          # Other modes have written theirs already.
+          if config["mode"] in ("sample", "eval", "decoding") and not looks_on:
             workdir_lib.write_config(path, config_lib.to_dict(config))
           files.write_json(path / page.ENVIRONMENT, page.environment(time.monotonic() - began))
         console.say(_report(path))

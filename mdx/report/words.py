@@ -232,7 +232,7 @@ def _of_training(config: Mapping[str, Any], results: Mapping[str, Any]) -> tuple
 
 
 def headline(config: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[str, str]:
-  """What a run did: a title and a sentence; ("", "") where no rule knows.
+  """Title and sentence that say how a run ended; ("", "") where no rule knows.
 
   Args:
     config: of the run.

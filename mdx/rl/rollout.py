@@ -197,10 +197,10 @@ class Rollouts:
     examples = self.examples_of(params, iteration, refill)
     parts = np.split(np.arange(len(examples)), len(examples) // self._size)
     shared = self._shared_steps(iteration, refill)
+    tree = lambda i: {} if shared is None else {"shared_steps": shared[i],
+                                                "group_size": self._group}
     decoded = [self._decoder(params, examples[i], iteration,
-                             row_index=refill * len(examples) + i,
-                             **{k: v[i] for k, v in shared.items()},
-                             **({"group_size": self._group} if shared else {})) for i in parts]
+                             row_index=refill * len(examples) + i, **tree(i)) for i in parts]
     record, rows = decoded[0] if len(parts) == 1 else jax.tree.map(
         lambda *x: jnp.concatenate(x), *decoded)
     batch = make_batch(record, rows, self._decoder.start)
@@ -244,13 +244,13 @@ class Rollouts:
     spent["score"] = spent.get("score", 0.0) + time.monotonic() - began
     return Rolled(batch | placed, reward, best, length.astype(np.int32), host["nfe"], correct, live)
 
-  def _shared_steps(self, iteration: int, refill: int) -> dict[str, np.ndarray]:
-    """First steps that the rollouts of each prompt take together, of trees."""
+  def _shared_steps(self, iteration: int, refill: int) -> np.ndarray | None:
+    """First steps that the rollouts of each prompt take together, int32 [N]; None of no trees."""
     if not self._branch_steps:
-      return {}
+      return None
     draw = np.random.default_rng([self._seed, iteration, refill, 4])
-    steps = draw.integers(self._branch_steps, size=self._num_prompts, dtype=np.int32)
-    return {"shared_steps": np.repeat(steps, self._group)}
+    return np.repeat(draw.integers(self._branch_steps, size=self._num_prompts, dtype=np.int32),
+                     self._group)
 
   def _varies(self, rolled: Rolled) -> np.ndarray:
     """Groups whose rewards differ, bool [P]."""

@@ -132,7 +132,7 @@ class Sudoku:
 
   @property
   def rules(self) -> str:
-    """What is asked."""
+    """Text of the problem."""
     box = math.isqrt(self.size)
     return (f"A grid is right if every row, column and {box}x{box} box has each of the digits 1 to "
             f"{self.size} once and the given cells are kept; a puzzle has "

@@ -27,8 +27,10 @@ def table(lines: Sequence[Sequence[tuple[str, str]]]) -> None:
   """
   if jax.process_index() == 0:
     from rich import console, text  # pylint: disable=g-import-not-at-top
+    # In a notebook too it is text: rich would make a page of every line.
+    out = console.Console(force_jupyter=False)
     for line in lines:
-      console.Console().print(text.Text.assemble(*line), soft_wrap=True, highlight=False)
+      out.print(text.Text.assemble(*line), soft_wrap=True, highlight=False)
     sys.stdout.flush()
 
 

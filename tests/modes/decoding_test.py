@@ -61,6 +61,7 @@ def test_rules_are_compared_on_one_figure_and_finished_cells_stand(tmp_path, cap
   assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
   assert (tmp_path / "run" / "decoding.png").read_bytes().startswith(b"\x89PNG")
   assert "data:image/png" in (tmp_path / "run" / "report.html").read_text()
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["mode"] == "decoding"
   single = modes.run("eval", decoding.cells(config)[1].config, str(tmp_path / "single"))
   assert single["accuracy"] == rows[1]["accuracy"]
   capsys.readouterr()

@@ -60,7 +60,7 @@ class DiffuGRPO(policy.Policy):
     noisy = policy.mask_given(rng.stream(key, "prompt"), batch, noisy, given[:, None],
                               self.prompt_mask_rate, self.mask_id)
     if self.until_eos and "is_action" not in batch:  # a turn counts up to its own end
-      counts &= policy.until_end(final, (self.eos_id, *self.other_eos_ids))
+      counts &= policy.until_end(self.ends(final))
     kept = policy.kept(batch)
     weight, total = self._token_weight(counts & kept[:, None], kept)
     prepared = policy.optional_fields(batch) | self.own_text(batch) | {

@@ -247,12 +247,15 @@ class Policy(types.Objective):
     totals |= self.more_terms(params, batch, change)
     return totals, types.Aux(metrics, {}, {})
 
-
   def more_terms(self, params: types.Params, batch: types.Batch,
                  change: jax.Array) -> dict[str, jax.Array]:
     """Further loss terms of a policy, of the change of each target's log-probability [R, G]."""
     del params, batch, change
     return {}
+
+  def ends(self, tokens: jax.Array) -> jax.Array:
+    """Tokens int32 [N, G] that end a text, bool [N, G]."""
+    return heads.is_one_of(tokens, (self.eos_id, *self.other_eos_ids))
 
   def own_text(self, batch: types.Batch) -> dict[str, jax.Array]:
     """`clean_tokens` of canvases that are the policy's own, where the model has blocks."""
@@ -293,9 +296,8 @@ def final_answer(batch: types.Batch) -> tuple[jax.Array, jax.Array]:
       batch["is_action"][:, -length:] if "is_action" in batch else free)
 
 
-def until_end(tokens: jax.Array, end_ids: tuple[int, ...]) -> jax.Array:
-  """Positions up to the first end of text, with it: bool [N, G] of tokens [N, G]."""
-  is_end = heads.is_one_of(tokens, end_ids)
+def until_end(is_end: jax.Array) -> jax.Array:
+  """Positions up to the first end of text, with it: bool [N, G], of the ends bool [N, G]."""
   return jnp.cumsum(is_end, axis=1) - is_end == 0
 
 

@@ -29,7 +29,6 @@ import jax.numpy as jnp
 
 from mdx import config as config_lib
 from mdx import types
-from mdx.networks import heads
 from mdx.objectives.policies import advantage as advantage_lib
 from mdx.objectives.policies import policy
 
@@ -103,8 +102,7 @@ class Replay(policy.Policy):
       # the more of the trees branch before it.
       is_target &= repeat(batch["step"] >= batch["shared_steps"][:, None])
       weight = weight * repeat(self.decoding.max_steps / (batch["step"] + 1))
-    reward = policy.by_group(batch["reward"], self.group_size)
-    advantage = advantage_lib.group_advantage(reward, self.advantage).reshape(-1)
+    advantage = policy.group_advantages(batch, self.group_size, self.advantage)
     prepared = policy.optional_fields(batch, times) | {
         "noisy_tokens": policy.joined(batch, canvas)[:, None], "targets": repeat(final),
         "mix": is_target[:, None].astype(jnp.float32),
@@ -121,14 +119,10 @@ class Replay(policy.Policy):
   def _counts(self, batch):
     """Tokens that may be targets, bool [N, G]: of kept groups, up to an end of text."""
     counts = jnp.broadcast_to(policy.kept(batch)[:, None], batch["is_free"].shape)
-    if not self.until_eos:
-      return counts
-    is_end = self._ends(batch)
-    return counts & (jnp.cumsum(is_end, axis=1) - is_end == 0)
+    return counts & policy.until_end(self._ends(batch)) if self.until_eos else counts
 
   def _ends(self, batch):
-    final = batch["tokens"][:, -batch["is_free"].shape[1]:]
-    return batch["is_free"] & heads.is_one_of(final, (self.eos_id, *self.other_eos_ids))
+    return batch["is_free"] & self.ends(batch["tokens"][:, -batch["is_free"].shape[1]:])
 
   def _numbers(self, batch, is_drawn):
     """Number of the merged step of every token, int32 [N, G], and how many there are at most."""

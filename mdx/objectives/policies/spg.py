@@ -66,7 +66,7 @@ class SPG(policy.Policy):
     free = batch["is_free"]
     final, counts = policy.final_answer(batch)
     if "is_action" not in batch:
-      counts &= policy.until_end(final, (self.eos_id, *self.other_eos_ids))
+      counts &= policy.until_end(self.ends(final))
     hidden, is_given = self._canvases(batch["example_index"], counts, free, key)
     noisy = policy.joined(batch, jnp.where(hidden, self.mask_id, final[:, None]))
     before = ((0, 0), (0, 0), (noisy.shape[-1] - free.shape[1], 0))
