@@ -312,7 +312,12 @@ CONFIGS = {name: (name, None) for name in (
     "sedd", "genmd4", "block_diffusion", "adapt", "meap")} | {
         "decoded_mlm": ("drbert", None), "cluster_rts": ("rts", "clusters"),
         "meap_sft": ("meap", "sft"), "classification": ("finetune", "next"),
-        "regression": ("finetune", "overlap"), "tagging": ("finetune", "speech")}
+        "regression": ("finetune", "overlap"), "tagging": ("finetune", "speech"),
+        "preference": ("preference", None)}
+
+
+def test_every_objective_has_a_config_here():
+  assert CONFIGS.keys() == objectives.OBJECTIVES.keys()
 
 
 @pytest.mark.parametrize("name", tiny.mostly_slow(list(objectives.OBJECTIVES), [
@@ -321,7 +326,7 @@ def test_lora_sets_up_and_traces_with_every_objective(name, tmp_path):
   module, arg = CONFIGS[name]
   config = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
   config.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
-  if "base" in config.init:
+  if "base" in config.init and not config.frozen:  # a frozen "init" says that there is a base
     config.init.base = None
   config.lora.rank = 2
   assert config.objective.name == name
