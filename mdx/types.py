@@ -218,10 +218,13 @@ class Answer(NamedTuple):
     logits: float32 [B, T, V].
     hidden: [B, T, D], the states that the logits were read from (nothing is computed for them).
     cache: the new cache, if the request had one, or None.
+    drafted: int32 [B, T], tokens that a rule which `drafts` proposed; the logits are of the causal
+      reading behind them.
   """
   logits: jax.Array
   hidden: jax.Array | None = None
   cache: PyTree = None
+  drafted: jax.Array | None = None
 
 
 class Reader(NamedTuple):
@@ -238,6 +241,8 @@ class Reader(NamedTuple):
       a cache must then include.
     by_blocks: (params, request, clean int32 [B, S]) -> Answer of a model of blocks at the request's
       tokens, each block of them behind the clean blocks before it; None: the model has none.
+    by_tokens: likewise of the causal reading: each token of the request, a mask, behind the clean
+      tokens before it, in blocks of one token; None: the model has none.
     start_id: start token of an empty row, where rows begin with a first token of their own, which
       nothing predicts; -1: rows begin otherwise.
   """
@@ -248,6 +253,7 @@ class Reader(NamedTuple):
   caches: tuple[str, ...] = ("prefix", "dual")
   is_shifted: bool = False
   by_blocks: Callable[[Params, Request, jax.Array], Answer] | None = None
+  by_tokens: Callable[[Params, Request, jax.Array], Answer] | None = None
   start_id: int = -1
 
 
@@ -562,8 +568,11 @@ class Sampler(Protocol):
 
   Attributes:
     acts: whether a step draws actions from a distribution of the rule's own, which are recorded.
+    drafts: whether a step makes a second call, which reads the tokens that `draft` proposes from
+      left to right; `update` is given its answer.
   """
   acts: ClassVar[bool] = False
+  drafts: ClassVar[bool] = False
 
   def parts(self) -> Mapping[str, Part]:
     """Returns the parameters of a learned rule, by name; {} of a rule without any."""
@@ -586,6 +595,9 @@ class Sampler(Protocol):
 
   def noise_level(self, state) -> jax.Array:
     """Returns the time that a time-conditioned network is told, float32 [B]."""
+
+  def draft(self, state, index: jax.Array, answer: Answer) -> jax.Array:
+    """Returns proposed tokens int32 [B, W] at `index`, of a rule that `drafts`."""
 
   def update(self, params: Params, state, index: jax.Array, answer: Answer, keys: jax.Array):
     """Returns the next state, and a `decoder.Step` of what was done.

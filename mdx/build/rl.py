@@ -217,6 +217,10 @@ def check(config: dict[str, Any]) -> None:
   loop_lib.Profile(config.get("profile_steps", ()))
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   sampler = samplers.check_fields(samplers.select(rollout["sampler"], also=REMASKING.values()))
+  if sampler.drafts:
+    raise ValueError(f"config.rollout.sampler {type(sampler).__name__} draws from the causal "
+                     "reading of a model, whose log-probabilities no objective scores; use "
+                     "another, such as confidence.")
   objectives.check_policy(config["objective"], group_size=rollout["group_size"],
                           temperature=sampler.temperature)
   policy = objectives.POLICIES[config["objective"]["name"]]

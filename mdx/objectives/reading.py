@@ -127,11 +127,20 @@ def attention_of(cfg: Mapping[str, Any], network: types.Network) -> Any:
   return found
 
 
-def answerer(objective: Any, params: types.Params) -> Callable[[types.Request], types.Answer]:
-  """The objective's `Reader.answer` for many calls in a loop; work that they share is done once."""
+def answerer(objective: Any, params: types.Params) -> Callable[..., types.Answer]:
+  """The objective's `Reader.answer` for many calls in a loop; work that they share is done once.
+
+  Returns:
+    (request, clean=None) -> Answer; with `clean` int32 [B, S], that of `Reader.by_tokens`.
+  """
   params = {**params, "model": objective.network.unstack(params["model"])}
-  answer = objective.reader().answer
-  return lambda request: answer(params, request)
+  reader = objective.reader()
+
+  def ask(request, clean=None):
+    return reader.answer(params, request) if clean is None else (
+        reader.by_tokens(params, request, clean))
+
+  return ask
 
 
 def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, int]) -> jax.Array:

@@ -18,6 +18,7 @@ from mdx.networks import attention as attention_lib
 from mdx.samplers import ancestral
 from mdx.samplers import confidence
 from mdx.samplers import revise
+from mdx.samplers import speculative
 
 SAMPLERS = {
     "ancestral": ancestral.Ancestral,
@@ -32,6 +33,7 @@ SAMPLERS = {
     "rcr": revise.RunningConfidence,
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,
+    "speculative": speculative.Speculative,
 }
 
 
@@ -103,6 +105,10 @@ def check(sampler: Any, objective: types.Objective) -> None:
   is_causal = isinstance(attention, attention_lib.Causal)
   if reader.sampler == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
+  if sampler.drafts and reader.by_tokens is None:
+    raise ValueError(f"sampler {type(sampler).__name__} verifies by a causal reading, which a "
+                     f"model trained with {type(objective).__name__} has not; use a model of blocks "
+                     "(objective block_diffusion), or another rule.")
   if sampler.cache in ("prefix", "dual") and sampler.cache not in reader.caches and not is_causal:
     raise ValueError(f"sampler.cache {sampler.cache} is not for this model; choose from "
                      f"{', '.join(('none', *reader.caches))}.")

@@ -176,6 +176,7 @@ class Decoder:
   mixes = True  # whether rows may differ in blocks and steps
   revises = False  # whether written tokens may be masked again or replaced
   acts = False  # whether commits have actions, drawn from a distribution of the rule's own
+  drafts = False  # whether a step verifies proposals by a second call
 
   def __post_init__(self):
     config_lib.check(
@@ -186,9 +187,10 @@ class Decoder:
                   "guidance_scale": 0},
         between={"top_p": "(0, 1]"})
     object.__setattr__(self, "mixture", tuple(self._pair(pair) for pair in self.mixture))
-    if self.mixture and (self.cache != "none" or not self.mixes):
-      raise ValueError("sampler.mixture needs cache none and a rule that counts tokens, not "
-                       f"{type(self).__name__} with cache {self.cache}; leave it out.")
+    if self.mixture and (self.cache == "block" or not self.mixes):
+      raise ValueError("sampler.mixture needs a rule that counts tokens, and blocks that are not "
+                       f"the model's, not {type(self).__name__} with cache {self.cache}; leave it "
+                       "out.")
     for block_length, steps in self.components:
       if self.gen_length % block_length:
         raise ValueError(f"sampler.block_length {block_length} does not divide gen_length "
@@ -220,6 +222,11 @@ class Decoder:
       raise ValueError("sampler.mixture has pairs (block_length, steps) of positive integers, got "
                        f"{pair!r}.")
     return tuple(pair)
+
+  @property
+  def follows_model(self) -> bool:
+    """Whether blocks are those of the model, by position, and not of the free positions alone."""
+    return self.cache == "block" or self.drafts
 
   @property
   def components(self) -> tuple[tuple[int, int], ...]:
@@ -266,7 +273,7 @@ class Decoder:
       component: int32 [B], which of `components` each row follows; None: drawn.
     """
     free = canvas == self.mask_id
-    if self.cache == "block":  # the blocks of the model
+    if self.follows_model:
       block_of = positions // self.block
       block_of -= jnp.min(jnp.where(free, block_of, END), axis=1, keepdims=True)
     else:
@@ -277,7 +284,7 @@ class Decoder:
     elif component is None:
       component = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(self.components)))(
           keys if component_keys is None else component_keys)
-    if self.cache != "block":
+    if not self.follows_model:
       lengths = jnp.array([block_length for block_length, _ in self.components])
       block_of //= lengths[component][:, None]
     state = {"canvas": canvas, "positions": positions, "free": free,

@@ -27,7 +27,7 @@ from mdx.samplers import decoder
 from mdx.samplers import trajectory as trajectory_lib
 from mdx.utils import rng
 
-Ask = Callable[[types.Request], types.Answer]
+Ask = Callable[..., types.Answer]
 
 
 class Decoded(NamedTuple):
@@ -35,7 +35,7 @@ class Decoded(NamedTuple):
 
   Attributes:
     tokens: int32 [B, S], the filled canvas.
-    nfe: int32 [B], network calls that each row needed (two a step with guidance).
+    nfe: int32 [B], network calls that each row needed (two a step with guidance, or drafts).
     trajectory: the record, or None.
   """
   tokens: jax.Array
@@ -110,7 +110,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   if recorded is not None:
     recorded = recorded._replace(tokens=state["canvas"][:, start:], nfe=state["nfe"],
                                  block=state["block_of"][:, start:])
-  calls = state["nfe"] * (2 if sampler.guidance_scale else 1)
+  calls = state["nfe"] * (2 if sampler.guidance_scale or sampler.drafts else 1)
   return Decoded(sampler.finalize(state), calls, recorded)
 
 
@@ -263,6 +263,11 @@ class _Run(NamedTuple):
       answer = answer._replace(
           logits=free + (1 + sampler.guidance_scale) * (given - free),
           hidden=None if answer.hidden is None else answer.hidden[:len(canvas)])
+    if sampler.drafts:
+      drafted = sampler.draft(state, index, answer)
+      clean = decoder.put(canvas, index, index < canvas.shape[1], drafted)
+      answer = self.answer(types.Request(num_targets=num_targets, **rows), clean)
+      answer = answer._replace(drafted=drafted)
     return answer
 
   def _prefill(self, state):

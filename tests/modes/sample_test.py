@@ -26,7 +26,7 @@ from mdx.samplers import batching
 def runs(tmp_path_factory):
   """Workdirs of trained models, by config."""
   root = tmp_path_factory.mktemp("runs")
-  for name in ("diffusion", "ar", "mlm"):
+  for name in ("diffusion", "ar", "mlm", "block_diffusion"):
     modes.run("train", tiny.config(name, sampler__num_samples=0, network__max_length=40),
                 str(root / name))
   return root
@@ -52,7 +52,7 @@ def _prompts(path, *lines):
 @pytest.mark.parametrize("name", tiny.mostly_slow(
     samplers.SAMPLERS, ["ancestral", "autoregressive", "confidence", "rcr"]))
 def test_every_rule_writes_rows_in_the_order_of_the_prompts(name, runs, tmp_path):
-  model = "ar" if name == "autoregressive" else "diffusion"
+  model = {"autoregressive": "ar", "speculative": "block_diffusion"}.get(name, "diffusion")
   tokenizer = mdx.load(str(runs / model)).tokenizer
   file = _prompts(tmp_path / "prompts.jsonl", {"text": "It was the age"}, {"tokens": [1, 2]},
                   {"text": "of"})

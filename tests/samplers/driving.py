@@ -76,7 +76,9 @@ class Memory:
 
   def reader(self):
     """For `samplers.check`."""
-    return types.Reader(self.answer, self.attention, sampler="ancestral")
+    return types.Reader(self.answer, self.attention, sampler="ancestral",
+                        by_tokens=lambda params, request, clean: self.answer(
+                            params, request._replace(tokens=clean)))
 
   def tables(self):
     """Logits of tokens given a token, [V, V], and a factor for each distance, [128]."""

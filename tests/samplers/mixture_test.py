@@ -9,6 +9,7 @@ from mdx.samplers import revise
 from mdx.utils import rng
 
 import driving
+import tiny
 
 COMPONENTS = ((4, 4), (8, 2))
 CANVAS = np.zeros((12, 8), np.int32)
@@ -24,11 +25,13 @@ def _sampler(rule, **fields):
   return rule(mask_id=0, eos_id=1, gen_length=8, **fields)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rule", [confidence.Confidence, revise.RunningConfidence])
-def test_every_row_is_decoded_by_the_component_it_drew(rule):
-  mixed = driving.decode(_answer, _sampler(rule, mixture=COMPONENTS), CANVAS)
-  alone = [driving.decode(_answer, _sampler(rule, block_length=b, steps=s), CANVAS)
+@pytest.mark.parametrize("rule, cache", tiny.mostly_slow([
+    (confidence.Confidence, "none"), (revise.RunningConfidence, "none"),
+    (confidence.Confidence, "prefix"), (confidence.Confidence, "dual"),
+    (revise.RunningConfidence, "dual")], [(confidence.Confidence, "dual")]))
+def test_every_row_is_decoded_by_the_component_it_drew(rule, cache):
+  mixed = driving.decode(_answer, _sampler(rule, mixture=COMPONENTS, cache=cache), CANVAS)
+  alone = [driving.decode(_answer, _sampler(rule, block_length=b, steps=s, cache=cache), CANVAS)
            for b, s in COMPONENTS]
   component = np.where(mixed.nfe == 4, 0, 1)
   assert set(mixed.nfe) == {2, 4}
@@ -55,9 +58,9 @@ def test_a_component_that_is_given_is_followed():
 @pytest.mark.parametrize("fields, message", [
     (dict(mixture=((3, 2),)), "block_length 3 does not divide gen_length 8"),
     (dict(mixture=((4, 3),)), "steps 3 is not divisible by the 2 blocks"),
-    (dict(mixture=((4, 4),), cache="dual"), "mixture needs cache none")])
+    (dict(mixture=((4, 4),), cache="block"), "mixture needs a rule that counts tokens, and")])
 def test_mixtures_without_meaning_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     _sampler(confidence.Confidence, **fields)
-  with pytest.raises(ValueError, match="a rule that counts tokens, not Remdm"):
+  with pytest.raises(ValueError, match="not Remdm with cache none"):
     _sampler(revise.Remdm, mixture=COMPONENTS)

@@ -118,8 +118,10 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
                      reading.previous_hidden(noisy, segments))
 
   def reader(self):
-    """Reader that also answers all blocks of a text at once."""
-    return super().reader()._replace(by_blocks=self.answer_by_blocks)
+    """Reader that also answers all blocks of a text at once, and reads from left to right."""
+    causal = dataclasses.replace(self, attention={"name": "block_causal", "block_length": 1})
+    return super().reader()._replace(by_blocks=self.answer_by_blocks,
+                                     by_tokens=causal.answer_by_blocks)
 
   def answer_by_blocks(self, params, request, clean):
     """Logits of the tokens of every block, behind the clean blocks before it.
