@@ -107,8 +107,8 @@ def check(sampler: Any, objective: types.Objective) -> None:
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
   if sampler.drafts and reader.by_tokens is None:
     raise ValueError(f"sampler {type(sampler).__name__} verifies by a causal reading, which a "
-                     f"model trained with {type(objective).__name__} has not; use a model of blocks "
-                     "(objective block_diffusion), or another rule.")
+                     f"model trained with {type(objective).__name__} has not; use a model of "
+                     "blocks (objective block_diffusion), or another rule.")
   if sampler.cache in ("prefix", "dual") and sampler.cache not in reader.caches and not is_causal:
     raise ValueError(f"sampler.cache {sampler.cache} is not for this model; choose from "
                      f"{', '.join(('none', *reader.caches))}.")
