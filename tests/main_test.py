@@ -18,7 +18,8 @@ _SMALL = ["--config.network.num_layers=1", "--config.network.width=16",
           "--config.batch_size=4", "--config.data.length=16", "--config.eval.final_samples=1",
           "--config.eval.num_batches=1", "--config.sampler.num_samples=1",
           "--config.sampler.steps=4", "--config.log_steps=10"]
-_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # most of the time is that of compiling
 
 
 def _start(*args, cwd=None, **kwargs):

@@ -24,7 +24,8 @@ _MOMENTS = {
     "first_line": "metrics.jsonl", "checkpoint_begun": "checkpoints/10.*", "checkpoint":
     "checkpoints/20", "last_checkpoint": f"checkpoints/{_STEPS}", "samples": "samples.txt*",
     "picture": "learning_curve.png*", "results": "results.json*", "report": "report.html*"}
-_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device
+_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {  # one device
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # most of the time is that of compiling
 _OF_TIME = ("tokens_per_second", "seconds", "goodput", "checkpoint_seconds_per_step", "cpu_seconds")
 
 
