@@ -170,6 +170,8 @@ class Network(NamedTuple):
     vary: (width=1.0, depth=1.0, **fields) -> Network with these shares of the width and of the
       layers, the same embeddings, and other fields; None if it cannot be varied.
     reads_time: whether what it says depends on `time`.
+    embed: (params, tokens int [...]) -> their rows of the embedding table [..., E], without
+      positions or norms; None: it has none.
   """
   init: Callable[[jax.Array], PyTree]
   encode: Callable[..., Hidden]
@@ -181,6 +183,7 @@ class Network(NamedTuple):
   unstack: Callable[[PyTree], PyTree] = lambda params: params
   vary: Callable[..., Network] | None = None
   reads_time: bool = False
+  embed: Callable[[PyTree, jax.Array], jax.Array] | None = None
 
 
 class Request(NamedTuple):
@@ -218,10 +221,13 @@ class Answer(NamedTuple):
     logits: float32 [B, T, V].
     hidden: [B, T, D], the states that the logits were read from (nothing is computed for them).
     cache: the new cache, if the request had one, or None.
+    states: [B, S, D], the states that the logits of every position of the rows are read from
+      (nothing is computed for them); None with a cache, or of a model without such states.
   """
   logits: jax.Array
   hidden: jax.Array | None = None
   cache: PyTree = None
+  states: jax.Array | None = None
 
 
 class Reader(NamedTuple):
@@ -240,6 +246,8 @@ class Reader(NamedTuple):
       tokens, each block of them behind the clean blocks before it; None: the model has none.
     start_id: start token of an empty row, where rows begin with a first token of their own, which
       nothing predicts; -1: rows begin otherwise.
+    given: fields of learned rules of decoding that the model gives, by name: what its training
+      made for them.
   """
   answer: Callable[[Params, Request], Answer]
   attention: Any
@@ -249,6 +257,7 @@ class Reader(NamedTuple):
   is_shifted: bool = False
   by_blocks: Callable[[Params, Request, jax.Array], Answer] | None = None
   start_id: int = -1
+  given: Mapping[str, Any] = {}
 
 
 class World(NamedTuple):
@@ -557,7 +566,8 @@ class Sampler(Protocol):
   """A decoding rule: a frozen dataclass that `samplers.loop` drives.
 
   The state is a dict of arrays with leading axis B; it has the `canvas` [B, S], the
-  positions that are `free`, the `block` being decoded [B] and the steps taken, `nfe` [B].
+  positions that are `free`, the `block` being decoded [B] and the steps taken, `nfe` [B]; and,
+  where rows are padded, the loop adds their `segment_ids` [B, S].
   `samplers.decoder.Decoder` is the base of those that mdx has.
 
   Attributes:
@@ -566,7 +576,7 @@ class Sampler(Protocol):
   acts: ClassVar[bool] = False
 
   def parts(self) -> Mapping[str, Part]:
-    """Returns the parameters of a learned rule, by name; {} of a rule without any."""
+    """Returns the parameters that a learned rule reads, by name; {} of a rule without any."""
     return {}
 
   def width(self, num_free: int) -> int:
