@@ -46,7 +46,7 @@ def get_config(arg=None):
     config.update(steps=3000, batch_size=256, eval_steps=1000, checkpoint_steps=1000,
                   log_steps=500)
   config.init.base = base  # config of the training of the model, without a checkpoint
-  config.optimizer.update(trainable="joint/.*", learning_rate=1e-3, weight_decay=0.0)
+  config.optimizer.update(learning_rate=1e-3, weight_decay=0.0)
   config.eval.update(
       baselines=False, final_samples=4, evaluators=("rules",),
       num_rows=20_000 if is_tilted else 256,  # samples of each rule

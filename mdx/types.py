@@ -290,10 +290,13 @@ class Objective(Protocol):
     rows_per_unit: consecutive rows that a microbatch must not cut (pairs,
       coupled masks).
     evaluators: names in `eval.evaluators.EVALUATORS` that a run is evaluated with.
+    trains_model: whether the loss has a gradient for the parts of a base checkpoint; if not, the
+      others alone are trained where `optimizer.trainable` says nothing.
   """
   network: Network
   rows_per_unit: ClassVar[int] = 1
   evaluators: ClassVar[tuple[str, ...]] = ("loss",)
+  trains_model: ClassVar[bool] = True
 
   @classmethod
   def complete(cls, config: Mapping[str, Any], data: Any) -> Mapping[str, Any]:

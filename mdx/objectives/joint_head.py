@@ -19,8 +19,8 @@ from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
 from mdx.corruption import schedule as schedule_lib
+from mdx.networks import drafter
 from mdx.networks import heads
-from mdx.networks import joint
 from mdx.objectives import reading
 from mdx.utils import rng
 
@@ -53,6 +53,8 @@ class JointHead(types.Objective):
   max_unroll: int = 3
   tokens: str = "data"
 
+  trains_model = False
+
   def __post_init__(self):
     config_lib.check(self, "objective", choices={"tokens": TOKENS}, at_least={"max_unroll": 1})
     reader = self.model.reader()
@@ -78,9 +80,9 @@ class JointHead(types.Objective):
     return self.model.network
 
   @functools.cached_property
-  def head(self) -> joint.Head:
+  def head(self) -> drafter.Head:
     """The joint head."""
-    return joint.Head(self.network, self.mask_id)
+    return drafter.Head(self.network, self.mask_id)
 
   @property
   def scales(self) -> Mapping[str, float]:

@@ -32,7 +32,7 @@ class Joint(decoder.Decoder):
     tokens_per_call: tokens drawn a network call, at most; a call does not go beyond its block.
     candidates: positions that the head scores, those of which the model itself is most confident;
       0 = all open ones.
-    head: a `networks.joint.Head`, given by the model that it was trained on.
+    head: a `networks.drafter.Head`, given by the model that it was trained on.
   """
   tokens_per_call: int = 2
   candidates: int = 0

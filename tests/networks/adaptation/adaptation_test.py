@@ -312,7 +312,8 @@ CONFIGS = {name: (name, None) for name in (
     "sedd", "genmd4", "block_diffusion", "adapt", "meap")} | {
         "decoded_mlm": ("drbert", None), "cluster_rts": ("rts", "clusters"),
         "meap_sft": ("meap", "sft"), "classification": ("finetune", "next"),
-        "regression": ("finetune", "overlap"), "tagging": ("finetune", "speech")}
+        "regression": ("finetune", "overlap"), "tagging": ("finetune", "speech"),
+        "joint_head": ("joint", None)}
 
 
 @pytest.mark.parametrize("name", tiny.mostly_slow(list(objectives.OBJECTIVES), [
