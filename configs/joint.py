@@ -55,6 +55,7 @@ def get_config(arg=None):
           joint=dict(tokens_per_call=(1, 2, 4) if is_tilted else (1, 2, 3, 4),
                      confidence="entropy"),
           confidence=dict(steps=(2, 4, 8) if is_tilted else (16, 32, 64), confidence="entropy"),
-          ancestral=dict(steps=(2, 4, 8) if is_tilted else (16, 32, 64))))
+          random=dict(name="confidence", steps=(2, 4) if is_tilted else (16, 32),
+                      confidence="random")))
   config.sampler.num_samples = 0
   return config

@@ -21,7 +21,6 @@ from mdx.corruption import replace as replace_lib
 from mdx.corruption import schedule as schedule_lib
 from mdx.networks import drafter
 from mdx.networks import heads
-from mdx.objectives import reading
 from mdx.utils import rng
 
 TOKENS = ("data", "head")
