@@ -50,8 +50,7 @@ def get_config(arg=None):
   config.eval.update(
       baselines=False, final_samples=4, evaluators=("rules",),
       num_rows=20_000 if is_tilted else 256,  # samples of each rule
-      # Rules that are compared at the end: name=fields of the sampler; one has several values.
-      rules=dict(
+      rules=dict(  # compared at the end: name=fields of the sampler; one field has several values
           joint=dict(tokens_per_call=(1, 2, 4) if is_tilted else (1, 2, 3, 4),
                      confidence="entropy"),
           confidence=dict(steps=(2, 4, 8) if is_tilted else (16, 32, 64), confidence="entropy"),

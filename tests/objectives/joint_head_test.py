@@ -25,6 +25,8 @@ MODEL = diffusion.MaskedDiffusion(network=NETWORK, mask_id=MASK_ID)
 OBJECTIVE = joint_head.JointHead(model=MODEL, mask_id=MASK_ID)
 CONTEXT = types.context(0)
 LAW = oracle.random_joint()
+_ASK = jax.jit(lambda params, canvas: MODEL.answer(params, types.Request(canvas, jnp.ones(1))))
+_STEP = jax.jit(OBJECTIVE.head.step)
 
 
 def _params(seed=0):
@@ -60,9 +62,8 @@ def _kl(one, other):
 
 def _expected(params, canvas, tokens, steps):
   """KL summed over the open positions of one row after some steps, one after another."""
-  ask = jax.jit(lambda canvas: MODEL.answer(params, types.Request(canvas, jnp.ones(1))))
-  step = jax.jit(lambda states, canvas: OBJECTIVE.head.step(params["joint"], params["model"], states,
-                                                            canvas))
+  ask = lambda canvas: _ASK(params, canvas)
+  step = lambda states, canvas: _STEP(params["joint"], params["model"], states, canvas)
   canvas = np.array(canvas)
   answer = ask(canvas[None])
   states, logits = answer.states, _log_softmax(answer.logits[0])
