@@ -23,11 +23,12 @@ import time
 
 import numpy as np
 
+from mdx.data.toys import tilted
 from mdx.utils import malloc
 
 # pylint: disable=g-import-not-at-top
 
-LENGTH, VOCAB = 8, 3
+LENGTH, VOCAB = tilted.LENGTH, len(tilted.SYMBOLS)
 MASK_ID = VOCAB
 SETTINGS = (
     [("ancestral", dict(steps=s)) for s in (1, 2, 4, 8, 32)] + [("first_hitting", {})]
@@ -47,20 +48,6 @@ SETTINGS = (
     + [("token_editing", dict(confidence="margin", threshold=0.5, edit_threshold=e))
        for e in (0.7, 0.9)]
 )
-
-
-def joint() -> np.ndarray:
-  """The true distribution, float64 [3] * 8."""
-  stay = np.array([[0.7, 0.2, 0.1], [0.15, 0.6, 0.25], [0.3, 0.1, 0.6]])
-  probs, total = np.ones((VOCAB,) * LENGTH), np.zeros((VOCAB,) * LENGTH, int)
-  place = lambda values, *axes: np.asarray(values).reshape(
-      [VOCAB if a in axes else 1 for a in range(LENGTH)])
-  for i in range(LENGTH):
-    total += place(np.arange(VOCAB), i)
-    if i:
-      probs *= place(stay, i - 1, i)
-  probs *= np.where(total % VOCAB == 0, 9.0, 1.0)
-  return probs / probs.sum()
 
 
 def conditionals(probs: np.ndarray) -> np.ndarray:
@@ -96,7 +83,7 @@ def measure(num_rows: int, seed: int) -> list[tuple[str, str, float, float, floa
   from mdx import types
   from mdx.samplers import loop
   from mdx.utils import rng
-  probs = joint()
+  probs = tilted.joint()
   logits = jnp.asarray(conditionals(probs))
   probs, powers = probs.reshape(-1), VOCAB ** np.arange(LENGTH)[::-1]
 

@@ -170,6 +170,8 @@ class Network(NamedTuple):
     vary: (width=1.0, depth=1.0, **fields) -> Network with these shares of the width and of the
       layers, the same embeddings, and other fields; None if it cannot be varied.
     reads_time: whether what it says depends on `time`.
+    embed: (params, tokens int [...]) -> their rows of the embedding table [..., E], without
+      positions or norms; None: it has none.
   """
   init: Callable[[jax.Array], PyTree]
   encode: Callable[..., Hidden]
@@ -181,6 +183,7 @@ class Network(NamedTuple):
   unstack: Callable[[PyTree], PyTree] = lambda params: params
   vary: Callable[..., Network] | None = None
   reads_time: bool = False
+  embed: Callable[[PyTree, jax.Array], jax.Array] | None = None
 
 
 class Request(NamedTuple):
@@ -218,12 +221,15 @@ class Answer(NamedTuple):
     logits: float32 [B, T, V].
     hidden: [B, T, D], the states that the logits were read from (nothing is computed for them).
     cache: the new cache, if the request had one, or None.
+    states: [B, S, D], the states that the logits of every position of the rows are read from
+      (nothing is computed for them); None with a cache, or of a model without such states.
     drafted: int32 [B, T], tokens that a rule which `drafts` proposed; the logits are of the causal
       reading behind them.
   """
   logits: jax.Array
   hidden: jax.Array | None = None
   cache: PyTree = None
+  states: jax.Array | None = None
   drafted: jax.Array | None = None
 
 
@@ -245,6 +251,8 @@ class Reader(NamedTuple):
       tokens before it, in blocks of one token; None: the model has none.
     start_id: start token of an empty row, where rows begin with a first token of their own, which
       nothing predicts; -1: rows begin otherwise.
+    given: fields of learned rules of decoding that the model gives, by name: what its training
+      made for them.
   """
   answer: Callable[[Params, Request], Answer]
   attention: Any
@@ -255,6 +263,7 @@ class Reader(NamedTuple):
   by_blocks: Callable[[Params, Request, jax.Array], Answer] | None = None
   by_tokens: Callable[[Params, Request, jax.Array], Answer] | None = None
   start_id: int = -1
+  given: Mapping[str, Any] = {}
 
 
 class World(NamedTuple):
@@ -287,10 +296,13 @@ class Objective(Protocol):
     rows_per_unit: consecutive rows that a microbatch must not cut (pairs,
       coupled masks).
     evaluators: names in `eval.evaluators.EVALUATORS` that a run is evaluated with.
+    trains_model: whether the loss has a gradient for the parts of a base checkpoint; if not, the
+      others alone are trained where `optimizer.trainable` says nothing.
   """
   network: Network
   rows_per_unit: ClassVar[int] = 1
   evaluators: ClassVar[tuple[str, ...]] = ("loss",)
+  trains_model: ClassVar[bool] = True
 
   @classmethod
   def complete(cls, config: Mapping[str, Any], data: Any) -> Mapping[str, Any]:
@@ -563,7 +575,8 @@ class Sampler(Protocol):
   """A decoding rule: a frozen dataclass that `samplers.loop` drives.
 
   The state is a dict of arrays with leading axis B; it has the `canvas` [B, S], the
-  positions that are `free`, the `block` being decoded [B] and the steps taken, `nfe` [B].
+  positions that are `free`, the `block` being decoded [B] and the steps taken, `nfe` [B]; and,
+  where rows are padded, the loop adds their `segment_ids` [B, S].
   `samplers.decoder.Decoder` is the base of those that mdx has.
 
   Attributes:
@@ -575,7 +588,7 @@ class Sampler(Protocol):
   drafts: ClassVar[bool] = False
 
   def parts(self) -> Mapping[str, Part]:
-    """Returns the parameters of a learned rule, by name; {} of a rule without any."""
+    """Returns the parameters that a learned rule reads, by name; {} of a rule without any."""
     return {}
 
   def width(self, num_free: int) -> int:

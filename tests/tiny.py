@@ -47,6 +47,8 @@ def config(name: str, **changes):
     small |= {"tokenizer.path": cfg.tokenizer.path, "data.length": cfg.data.length}
   if cfg.objective.get("lexicon"):  # it is of another tokenizer
     small["objective.lexicon"] = ""
+  if "rules" in cfg.eval:
+    small |= {"eval.rules": dict(joint=dict(tokens_per_call=(2,))), "eval.num_rows": 8}
   if "base" in cfg.init:
     small["init.base"] = None
   return changed(cfg, small | {k.replace("__", "."): v for k, v in changes.items()})

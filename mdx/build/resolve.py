@@ -101,15 +101,17 @@ def adapted(network: Mapping[str, Any], config: Mapping[str, Any], source: str) 
 
 
 def trained(config: Mapping[str, Any], source: str = "",
-            fresh: Sequence[str] = ()) -> dict[str, Any]:
+            fresh: Sequence[str] = (), trains_model: bool = True) -> dict[str, Any]:
   """Returns `config.optimizer`; where there are adaptations and it says nothing, of these alone.
 
-  With them the parts that are new with the objective (the layers of a fine-tuning task).
+  With them the parts that are new with the objective (the layers of a fine-tuning task), which
+  are trained alone where the objective does not train the model.
 
   Args:
     config: the config.
     source: a model whose network is taken, with its adaptations; "": `init.checkpoint`.
     fresh: parts of the parameters that are new with the objective.
+    trains_model: as `types.Objective.trains_model`.
 
   Raises:
     ValueError: parameters that cannot be trained would be.
@@ -121,7 +123,7 @@ def trained(config: Mapping[str, Any], source: str = "",
     network = source_lib.open_source(source).network if source else {}
   put = adaptation.build(adapted(network, config, source).get("adaptations", ()))
   patterns = [sites.pattern(one) for one in put if one.is_trained]
-  if patterns and not optimizer.get("trainable"):
+  if (patterns or not trains_model) and not optimizer.get("trainable"):
     optimizer["trainable"] = "|".join([*(f"{name}/.*" for name in fresh), *patterns])
   is_training = config.get("mode") not in ("eval", "export")
   for one in put if is_training else ():

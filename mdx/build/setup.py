@@ -177,7 +177,8 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
     raise ValueError(f"a microbatch has {rows} rows a device, but {config['objective']['name']} "
                      f"keeps {objective.rows_per_unit} rows together; change batch_size or "
                      "microbatches.")
-  config = {**config, "optimizer": resolve.trained(config, fresh=fresh_parts(objective))}
+  config = {**config, "optimizer": resolve.trained(
+      config, fresh=fresh_parts(objective), trains_model=objective.trains_model)}
   optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")
   intervals = loop_lib.Intervals(**{f.name: config[f.name]
                                     for f in dataclasses.fields(loop_lib.Intervals)})

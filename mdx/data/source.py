@@ -52,6 +52,10 @@ class Source(Protocol):
     """Returns {"first_date", "last_date"} of dated documents; {} of others."""
     return {}
 
+  def law(self) -> Mapping[str, float]:
+    """Returns the probability of every text, where the distribution is known; else {}."""
+    return {}
+
   def unchecked(self) -> Source:
     """Returns the source whose bad records are found when they are read, and not before."""
     return self

@@ -45,22 +45,8 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     ValueError: a rule without a field of several values, or with more than one.
   """
   common = {k: v for k, v in config.items() if k != "rules"}
-  if not config["rules"]:
-    raise ValueError("config.rules is empty; give at least one, such as "
-                     "dict(confidence=dict(steps=(2, 4, 8))).")
-  found = []
-  for name, fields in config["rules"].items():
-    files.check_name(name, "rule")
-    knobs = [k for k, v in fields.items() if isinstance(v, (tuple, list))]
-    if len(knobs) != 1 or not fields[knobs[0]]:
-      raise ValueError(f"config.rules.{name} needs one field with several values, such as steps or "
-                       f"threshold, got {len(knobs)}.")
-    fields = {"name": name} | dict(fields)
-    for value in fields[knobs[0]]:
-      sampler = dict(config["sampler"]) | fields | {knobs[0]: value}
-      samplers.check_fields(sampler)
-      found.append(Cell(name, knobs[0], value, common | {"mode": "eval", "sampler": sampler}))
-  return found
+  return [Cell(rule, knob, value, common | {"mode": "eval", "sampler": sampler})
+          for rule, knob, value, sampler in samplers.settings(config["rules"], config["sampler"])]
 
 
 @reporting.reported

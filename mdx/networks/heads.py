@@ -1,7 +1,7 @@
 """Heads: from hidden states to logits, and losses and draws of logits.
 
 Contents: NEVER, check_float32, block_columns, is_one_of, log_probs, cross_entropy,
-binary_cross_entropy, sample, mlp_part, mlp, affine.
+binary_cross_entropy, entropy, sample, mlp_part, mlp, affine.
 
 Convention: logits are float32 [..., V]; bfloat16 logits are refused, for
 their softmax and noise are wrong in the third digit.
@@ -58,6 +58,12 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """-log p(label) of a yes with probability sigmoid(logits), float32 [...], in nats."""
   check_float32(logits)
   return jax.nn.softplus(logits) - labels * logits
+
+
+def entropy(logits: jax.Array) -> jax.Array:
+  """Entropy of softmax(logits) in nats, float32 [...]."""
+  log_probs = jax.nn.log_softmax(logits, axis=-1)
+  return -jnp.sum(jnp.exp(log_probs) * jnp.maximum(log_probs, NEVER), axis=-1)
 
 
 def sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:

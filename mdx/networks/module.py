@@ -155,6 +155,10 @@ class Module(nn.Module):
     table = embed.embedding.astype(jnp.dtype(self.spec.dtype))
     return jnp.take(sharding.constrain(table, rows_axis, None), index, axis=0)
 
+  def embedded(self, tokens):
+    """Rows of the embedding table, [..., E]."""
+    return self._look_up(self.embed, tokens, "tensor")
+
   def _condition(self, time):
     if self.spec.time_conditioning and time is None:
       raise ValueError("network.time_conditioning needs an objective that passes `time`.")

@@ -272,6 +272,9 @@ class Transformer:
         raise ValueError(f"this transformer has the head {self.head!r}, not {name!r}.")
       return module_of(params).apply({"params": params}, hidden, method="logits")
 
+    def embed(params, tokens):
+      return module_of(params).apply({"params": params}, tokens, method="embedded")
+
     def unstack(params):
       if self.scan_layers:
         return params
@@ -284,7 +287,7 @@ class Transformer:
                          part=types.Part(init, functools.partial(axes.axes, adapted=adapted),
                                          functools.partial(axes.decays, adapted=adapted)),
                          vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
-                         reads_time=self.time_conditioning)
+                         reads_time=self.time_conditioning, embed=embed)
 
 
 NETWORKS = {"transformer": Transformer}

@@ -9,6 +9,7 @@ from typing import Any, Mapping
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.objectives import joint_head
 from mdx.objectives import preference
 from mdx.objectives.causal import ar
 from mdx.objectives.causal import meap
@@ -58,6 +59,7 @@ OBJECTIVES = {
     "meap": meap.MEAP,
     "meap_sft": meap.MEAPFineTuning,
     "preference": preference.Preference,
+    "joint_head": joint_head.JointHead,
     "classification": finetune.Classification,
     "regression": finetune.Regression,
     "tagging": finetune.Tagging,

@@ -103,7 +103,9 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
   inputs = types.Inputs(attention_lib.at_slots(tokens, request.slots), request.positions,
                         request.segment_ids)
   out = network.encode(params, inputs, attention=attention, time=time, **memory)
-  hidden, targets = out.last, request.targets
+  hidden, targets, states = out.last, request.targets, None
+  if request.cache is None:
+    states = previous_hidden(hidden, request.segment_ids) if shift else hidden
   if shift:
     starts = segment_starts(request.segment_ids, tokens.shape)
     before = jnp.maximum(jnp.arange(tokens.shape[1])[None] - ~starts, 0)
@@ -116,7 +118,7 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
     hidden = jnp.take_along_axis(hidden, targets[..., None], axis=1, mode="clip")
   logits = _head(network, params, hidden, request.num_targets)
   logits = heads.block_columns(logits, blocked)
-  return types.Answer(logits, hidden, out.cache)
+  return types.Answer(logits, hidden, out.cache, states)
 
 
 def attention_of(cfg: Mapping[str, Any], network: types.Network) -> Any:

@@ -1,6 +1,7 @@
 """Samplers: one compiled loop and the rules that plug into it.
 
-Contents: SAMPLERS, GIVEN, defaults, select, build, check, check_fields.
+Contents: SAMPLERS, LEARNED, GIVEN, defaults, select, Setting, settings, build, check,
+check_fields.
 
 Convention: a rule has the fields that it reads. A table of a config may have those of other rules
 too, at their defaults, so that `--config.sampler.name` alone changes the rule; one that is set and
@@ -10,15 +11,17 @@ not read is refused.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from mdx import config as config_lib
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.samplers import ancestral
 from mdx.samplers import confidence
+from mdx.samplers import joint
 from mdx.samplers import revise
 from mdx.samplers import speculative
+from mdx.utils import files
 
 SAMPLERS = {
     "ancestral": ancestral.Ancestral,
@@ -34,10 +37,12 @@ SAMPLERS = {
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,
     "speculative": speculative.Speculative,
+    "joint": joint.Joint,
 }
 
 
-GIVEN = ("mask_id", "eos_id", "other_eos_ids", "noise")  # by the model
+LEARNED = ("head",)  # fields that `types.Reader.given` has of a model that was trained for a rule
+GIVEN = ("mask_id", "eos_id", "other_eos_ids", "noise", *LEARNED)  # by the model
 
 
 def defaults() -> dict[str, Any]:
@@ -72,6 +77,50 @@ def select(cfg: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
   return found
 
 
+class Setting(NamedTuple):
+  """A rule at one value of its knob.
+
+  Attributes:
+    rule: its name in the config.
+    knob, value: the field that varies.
+    fields: of the sampler, its `name` among them.
+  """
+  rule: str
+  knob: str
+  value: Any
+  fields: dict[str, Any]
+
+
+def settings(rules: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any], *,
+             where: str = "config.rules") -> list[Setting]:
+  """Returns rules at each of the values of the one field of theirs that has several.
+
+  Args:
+    rules: name in the config -> fields; `name` is that of the rule, by default the same.
+    common: fields of all.
+    where: name of `rules`, for messages.
+
+  Raises:
+    ValueError: no rule, one without a field of several values or with more than one, or fields
+      without meaning.
+  """
+  if not rules:
+    raise ValueError(f"{where} is empty; give at least one, such as "
+                     "dict(confidence=dict(steps=(2, 4, 8))).")
+  found = []
+  for name, fields in rules.items():
+    files.check_name(name, "rule")
+    knobs = [k for k, v in fields.items() if isinstance(v, (tuple, list))]
+    if len(knobs) != 1 or not fields[knobs[0]]:
+      raise ValueError(f"{where}.{name} needs one field with several values, such as steps or "
+                       f"threshold, got {len(knobs)}.")
+    for value in fields[knobs[0]]:
+      one = {**common, "name": name, **fields, knobs[0]: value}
+      check_fields(one)
+      found.append(Setting(name, knobs[0], value, one))
+  return found
+
+
 def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
           eos_id: int = -1, other_eos_ids: Sequence[int] = ()) -> Any:
   """Builds the sampler of a config for a model.
@@ -89,8 +138,9 @@ def build(cfg: Mapping[str, Any], objective: types.Objective, *, mask_id: int,
   """
   reader = objective.reader()
   noise = dict((reader and reader.noise) or {"name": "linear"})
+  learned = dict.fromkeys(LEARNED) | dict(reader.given if reader else {})
   sampler = config_lib.build(SAMPLERS, select(cfg), what="sampler", mask_id=mask_id, eos_id=eos_id,
-                             other_eos_ids=tuple(other_eos_ids), noise=noise)
+                             other_eos_ids=tuple(other_eos_ids), noise=noise, **learned)
   check(sampler, objective)
   return sampler
 
@@ -101,6 +151,7 @@ def check(sampler: Any, objective: types.Objective) -> None:
   if reader is None:
     raise ValueError(f"a model trained with {type(objective).__name__} does not predict masked "
                      "tokens, so it cannot be sampled; use a diffusion, mlm or ar checkpoint.")
+  sampler.check_reader(reader)
   attention = reader.attention
   is_causal = isinstance(attention, attention_lib.Causal)
   if reader.sampler == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
@@ -130,4 +181,5 @@ def check_fields(cfg: Mapping[str, Any]) -> Any:
 
   Returns the sampler, as it would be for a tokenizer whose mask and end have the id 0.
   """
-  return config_lib.build(SAMPLERS, select(cfg), what="sampler", mask_id=0, eos_id=0)
+  return config_lib.build(SAMPLERS, select(cfg), what="sampler", mask_id=0, eos_id=0,
+                          **dict.fromkeys(LEARNED))

@@ -206,6 +206,10 @@ class Decoder:
                        f"than entropy, got {type(self).__name__} and {self.confidence}; use last.")
     self.alpha  # pylint: disable=pointless-statement  (checks the schedule)
 
+  def check_reader(self, reader: types.Reader) -> None:
+    """Raises ValueError for a model that lacks what a learned rule needs."""
+    del reader
+
   def parts(self) -> Mapping[str, types.Part]:
     """Returns the parameters of a learned rule, by name; of this one none."""
     return {}

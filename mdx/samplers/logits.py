@@ -90,8 +90,7 @@ def keep_likely(logits: jax.Array, top_k: int = 0, top_p: float = 1.0) -> jax.Ar
 
 def entropy(logits: jax.Array) -> jax.Array:
   """Entropy of softmax(logits) in nats, float32 [...]."""
-  log_probs = jax.nn.log_softmax(logits, axis=-1)
-  return -jnp.sum(jnp.exp(log_probs) * jnp.maximum(log_probs, heads.NEVER), axis=-1)
+  return heads.entropy(logits)
 
 
 def confidence(kind: str, logits: jax.Array, tokens: jax.Array, keys: jax.Array,

@@ -95,6 +95,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
                                    row_index if component_index is None else component_index)
   init_keys = jax.vmap(lambda row_key: rng.stream(row_key, "init"))(first_keys)
   state = sampler.init(canvas, at_positions, init_keys, component_keys, component)
+  if segment_ids is not None:
+    state = state | {"segment_ids": segment_ids}
   num_free = canvas.shape[1] - start
   run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, first_keys=first_keys,
              shared_steps=None if leader is None else shared_steps, positions=positions,
@@ -262,7 +264,8 @@ class _Run(NamedTuple):
       given, free = jnp.split(answer.logits, 2)
       answer = answer._replace(
           logits=free + (1 + sampler.guidance_scale) * (given - free),
-          hidden=None if answer.hidden is None else answer.hidden[:len(canvas)])
+          hidden=None if answer.hidden is None else answer.hidden[:len(canvas)],
+          states=None if answer.states is None else answer.states[:len(canvas)])
     if sampler.drafts:
       drafted = sampler.draft(state, index, answer)
       clean = decoder.put(canvas, index, index < canvas.shape[1], drafted)

@@ -46,7 +46,8 @@ def _decode(sampler, objective=BOTH, rows=slice(None), **kwargs):
 
 
 # Every rule with a cache; those that revise or remember with all of them.
-_MATRIX = [(name, "block") for name, rule in samplers.SAMPLERS.items() if not rule.drafts] + [
+_MATRIX = [(name, "block") for name, rule in samplers.SAMPLERS.items()
+           if not rule.drafts and name not in driving.LEARNED] + [
     (name, cache) for name in ("rcr", "remdm", "token_editing") for cache in ("dual", "prefix")] + [
         ("klass", "dual"), ("confidence", "prefix"), ("remdm", "none"), ("token_editing", "none")]
 

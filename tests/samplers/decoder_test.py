@@ -23,7 +23,7 @@ def test_a_field_means_the_same_in_every_rule_that_has_it():
   assert "eta" in usual and "mask_id" not in usual
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", [x for x in samplers.SAMPLERS if x not in driving.LEARNED])
 def test_a_table_of_all_fields_at_their_defaults_serves_every_rule(name):
   sampler = driving.build(MODEL, **samplers.defaults() | dict(name=name, confidence="margin"))
   assert sampler == driving.build(MODEL, name=name, confidence="margin")
@@ -104,7 +104,7 @@ def test_rules_for_the_end_of_text_need_its_id(fields):
 
 
 @pytest.mark.parametrize("name", [name for name, rule in samplers.SAMPLERS.items()
-                                  if not rule.counts_steps])
+                                  if not rule.counts_steps and name not in driving.LEARNED])
 def test_rules_that_choose_their_own_number_of_steps_ignore_steps(name):
   assert driving.build(MODEL, name=name, block_length=16, steps=7).steps == 7
 

@@ -1,6 +1,6 @@
 """Decodes for the tests of samplers: models that cost nothing, programs that compile fast.
 
-Contents: QUICK, decode, on_joint, keys, Memory, proposal, build, model.
+Contents: LEARNED (rules that need a model trained for them), QUICK, decode, on_joint, keys, Memory, proposal, build, model.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from mdx.utils import tree
 
 MASK_ID, EOS_ID, VOCAB = 0, 1, 7  # of Memory and of `model`
 QUICK = {"xla_backend_optimization_level": 0}  # halves the compile time
+LEARNED = ("joint",)
 _COMPILED = {}
 
 

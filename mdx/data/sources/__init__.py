@@ -23,6 +23,7 @@ from mdx.data.toys import grammar_text
 from mdx.data.toys import news
 from mdx.data.toys import packaged
 from mdx.data.toys import recall
+from mdx.data.toys import tilted
 
 SOURCES = {
     "text": text.Text,
@@ -47,6 +48,7 @@ SOURCES = {
     "grammar_tags": grammar_tags.GrammarTags,
     "news": news.News,
     "recall": recall.Recall,
+    "tilted": tilted.Tilted,
 }
 
 

@@ -21,12 +21,14 @@ from mdx.eval.evaluators import held_out
 from mdx.eval.evaluators import labels
 from mdx.eval.evaluators import linear_probe
 from mdx.eval.evaluators import pairs
+from mdx.eval.evaluators import rules
 
 EVALUATORS = {
     "loss": held_out.HeldOut,
     "labels": labels.Labels,
     "linear_probe": linear_probe.LinearProbe,
     "pairs": pairs.Pairs,
+    "rules": rules.Rules,
 }
 
 
