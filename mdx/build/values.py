@@ -59,7 +59,8 @@ def _keys(kind: Callable[[Any, str], None], *names: str) -> dict[str, Callable[[
 KEYS = {
     **_keys(_TABLE, "checkpoint", "compile", "data", "eval", "export", "init", "lora", "mesh",
             "network", "objective", "optimizer", "quality", "rollout", "rules", "sampler",
-            "sharding", "task", "tokenizer", "frozen", "eval.probe", "rollout.sampler"),
+            "sharding", "task", "tokenizer", "frozen", "eval.probe", "eval.rules",
+            "rollout.sampler"),
     **_keys(_COUNT, "batch_size", "checkpoint.keep", "checkpoint_steps", "data.length",
             "eval.batch_size", "eval.curve_nfe", "eval.final_samples", "eval.num_examples",
             "eval.num_samples", "eval.pass_samples", "log_steps", "microbatches", "num_samples",

@@ -1,6 +1,6 @@
 """Mode decoding: accuracy against network calls, of several rules of decoding on one figure.
 
-Contents: Cell, cells, run, table_text.
+Contents: Cell, cells, run.
 
 Every rule has one field with several values, a knob that trades accuracy for calls. A cell of the
 table is a rule at one value: an evaluation of mode eval, with a directory of its own, so that a run
@@ -17,6 +17,7 @@ import jax
 
 from mdx import config as config_lib
 from mdx import samplers
+from mdx.eval import rules as rules_lib
 from mdx.modes import evaluate
 from mdx.modes import reporting
 from mdx.report import plots
@@ -45,21 +46,12 @@ def cells(config: Mapping[str, Any]) -> list[Cell]:
     ValueError: a rule without a field of several values, or with more than one.
   """
   common = {k: v for k, v in config.items() if k != "rules"}
-  if not config["rules"]:
-    raise ValueError("config.rules is empty; give at least one, such as "
-                     "dict(confidence=dict(steps=(2, 4, 8))).")
   found = []
-  for name, fields in config["rules"].items():
-    files.check_name(name, "rule")
-    knobs = [k for k, v in fields.items() if isinstance(v, (tuple, list))]
-    if len(knobs) != 1 or not fields[knobs[0]]:
-      raise ValueError(f"config.rules.{name} needs one field with several values, such as steps or "
-                       f"threshold, got {len(knobs)}.")
-    fields = {"name": name} | dict(fields)
-    for value in fields[knobs[0]]:
-      sampler = dict(config["sampler"]) | fields | {knobs[0]: value}
-      samplers.check_fields(sampler)
-      found.append(Cell(name, knobs[0], value, common | {"mode": "eval", "sampler": sampler}))
+  for one in rules_lib.cells(config["rules"]):
+    sampler = dict(config["sampler"]) | one.fields
+    samplers.check_fields(sampler)
+    found.append(Cell(one.rule, one.knob, one.value,
+                      common | {"mode": "eval", "sampler": sampler}))
   return found
 
 
@@ -87,15 +79,5 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   if jax.process_index() == 0:
     files.write_json(path / "results.json", results)
     plots.rules(rows, path / "decoding.png")
-    console.say("\n" + table_text(rows))
+    console.say("\n" + rules_lib.table_text(rows))
   return results
-
-
-def table_text(rows: list[dict[str, Any]]) -> str:
-  """The cells as a table of plain text, a rule after another."""
-  lines = [f"{'rule':<18}{'knob':>18}{'calls':>8}{'right, %':>10}{'error':>7}{'over-denoised':>15}"]
-  for row in rows:
-    over = "" if row["over_denoising"] is None else f"{100 * row['over_denoising']:.1f}"
-    lines.append(f"{row['rule']:<18}{row['knob'] + ' ' + str(row['value']):>18}{row['nfe']:8.2f}"
-                 f"{100 * row['accuracy']:10.1f}{100 * row['stderr']:7.1f}{over:>15}")
-  return "\n".join(lines) + f"\n{rows[0]['num_examples']} held-out problems"

@@ -18,6 +18,7 @@ from mdx.networks import attention as attention_lib
 from mdx.samplers import ancestral
 from mdx.samplers import confidence
 from mdx.samplers import revise
+from mdx.samplers import unmasking
 
 SAMPLERS = {
     "ancestral": ancestral.Ancestral,
@@ -32,6 +33,7 @@ SAMPLERS = {
     "rcr": revise.RunningConfidence,
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,
+    "unmasking": unmasking.Unmasking,
 }
 
 
