@@ -1,4 +1,4 @@
-r"""A learned rule of decoding (arXiv:2512.09106): which positions a step unmasks is a small policy's.
+r"""Learned unmasking (arXiv:2512.09106): a small policy says which positions a step commits.
 
 A masked diffusion model of 4x4 Sudoku, the base of configs/mdpo.py, is trained once (kept under
 `workdir/base`) and frozen. A policy of one block reads its confidences and is trained by GRPO for
@@ -29,9 +29,9 @@ def get_config(arg=None):
   if arg not in (None, "", "countdown"):
     raise ValueError(f"configs/unmasking.py takes countdown or nothing, got {arg!r}.")
   config = mdpo.get_config(",".join([*([arg] if arg else []), "action_grpo"]))
-  config.update(updates=120, eval_steps=40, checkpoint_steps=40, log_steps=10)
-  config.rollout.update(num_prompts=32, group_size=8, epochs=2)
-  config.rollout.sampler.update(policy_width=64)
+  config.update(updates=180, eval_steps=60, checkpoint_steps=60, log_steps=30)
+  config.rollout.update(num_prompts=16, group_size=8, epochs=3)
+  config.rollout.sampler.update(policy_width=32)
   config.optimizer.update(learning_rate=3e-3, warmup_steps=5)
   steps = (2, 3, 4, 6, 8, 16) if not arg else (2, 4, 8)
   config.eval.rules = dict(

@@ -57,11 +57,13 @@ def replay(policy: Any, name: str, sampler: Any, max_turns: int) -> None:
 def rule(config: dict[str, Any], policy: Any, sampler: Any) -> None:
   """Raises ValueError for a policy and a decoding rule of which one trains what the other lacks."""
   rollout, name = config["rollout"], config["objective"]["name"]
-  if policy.trains_rule != sampler.acts:
+  own = type(sampler).__name__
+  if policy.trains_rule and not sampler.acts:
     raise ValueError(f"objective {name} trains the parameters of a decoding rule, and "
-                     f"rollout.sampler {type(sampler).__name__} has none; use unmasking." if policy.trains_rule else
-                     f"rollout.sampler {type(sampler).__name__} draws actions, which objective {name} does not "
-                     "train; use another rule, or an objective such as action_grpo.")
+                     f"rollout.sampler {own} has none; use unmasking.")
+  if sampler.acts and not policy.trains_rule:
+    raise ValueError(f"rollout.sampler {own} draws actions, which objective {name} does not train; "
+                     "use another rule, or an objective such as action_grpo.")
   if not policy.trains_rule:
     return
   if rollout["max_turns"] > 1 or rollout["mixture_draw"] != "per_group":

@@ -66,7 +66,7 @@ class Scorer:
               "confidence": {"kernel": normal(confidence, 2, self.width)},
               "alpha": alpha.init(speed),
               "out": {"kernel": 0.1 * normal(out, self.width, 1),
-                      "bias": jnp.full(1, _FIRST_BIAS)}}
+                      "bias": jnp.full(1, _FIRST_BIAS, jnp.float32)}}
 
     return types.Part(init)
 

@@ -192,22 +192,29 @@ class Unmasking(decoder.Decoder):
     Args:
       params: with the part of the policy.
       record: fields of a record of level "canvas": `canvas`, `step_confidence` and `action`
-        [N, T, G], `is_free` and `block` [N, G], and `row_draws`.
+        [N, T, G], `is_free` and `block` [N, G], `nfe` [N], and `row_draws`.
     """
-    canvas, draws = record["canvas"], record["row_draws"]
-    rows, steps, length = canvas.shape
-    free = record["is_free"][:, None]
-    is_masked = (canvas == self.mask_id) & free
-    block = jnp.where(is_masked, record["block"][:, None], decoder.END)
-    is_open = is_masked & (block == block.min(axis=2, keepdims=True))
-    flat = lambda x: jnp.broadcast_to(x, (rows, steps, length)).reshape(-1, length)
-    taken = jnp.broadcast_to(jnp.arange(steps), (rows, steps)).reshape(-1)
-    scores = self._scores(params, flat(is_masked), flat(is_open), flat(record["step_confidence"]),
-                          flat(free), taken, jnp.repeat(draws["speed_alpha"], steps))
-    scores = scores.reshape(rows, steps, length)
-    log_prob = self.distribution.log_prob(scores, record["action"], is_open).sum(axis=2)
-    is_expert = draws["is_expert"][:, None]
-    return jnp.where(is_expert, self._mixed(log_prob, is_expert), log_prob)
+    free, draws = record["is_free"], record["row_draws"]
+
+    def of_step(number, canvas, confidence, action):
+      is_masked = (canvas == self.mask_id) & free
+      block = jnp.where(is_masked, record["block"], decoder.END)
+      is_open = is_masked & (block == block.min(axis=1, keepdims=True))
+      taken = jnp.full(len(canvas), number)
+      scores = self._scores(params, is_masked, is_open, confidence, free, taken,
+                            draws["speed_alpha"])
+      return self._mixed(self.distribution.log_prob(scores, action, is_open).sum(axis=1),
+                         draws["is_expert"])
+
+    def step(last, one):  # of which there may be many more than any row has taken
+      return last, jax.lax.cond(one[0] < last, of_step,
+                                lambda *one: jnp.zeros(len(one[1]), jnp.float32), *one)
+
+    by_step = lambda name: jnp.swapaxes(record[name], 0, 1)
+    steps = jnp.arange(record["canvas"].shape[1])
+    _, found = jax.lax.scan(step, record["nfe"].max(), (
+        steps, by_step("canvas"), by_step("step_confidence"), by_step("action")))
+    return jnp.where(steps < record["nfe"][:, None], found.T, 0.0)
 
   def reward(self, record: Mapping[str, Any], reward: jax.Array) -> jax.Array:
     """Rewards float32 [N] times the speed of the rollouts."""

@@ -60,7 +60,7 @@ class ActionGRPO(policy.Policy):
     is_taken = jnp.arange(batch["canvas"].shape[1]) < nfe[:, None]
     weight = is_taken / (jnp.maximum(nfe, 1)[:, None] if self.step_average else 1)
     prepared = {name: batch[name] for name in (
-        "canvas", "step_confidence", "action", "is_free", "block", "row_draws")} | {
+        "canvas", "step_confidence", "action", "nfe", "is_free", "block", "row_draws")} | {
             "noisy_tokens": batch["canvas"],
             "token_weight": weight * kept[:, None],
             "advantage": policy.group_advantages(batch | {"reward": reward}, self.group_size,
