@@ -79,7 +79,7 @@ def _log_prob_of_order(scores, action, is_open):
   left = jax.lax.cumlogsumexp(ranked, axis=scores.ndim - 1, reverse=True)
   left = jnp.concatenate([left, jnp.full_like(left[..., :1], heads.NEVER)], axis=-1)
   with_stop = jnp.logaddexp(left, 0.0)
-  number = jnp.arange(size)
+  number = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
   chosen = ranked - jnp.where(number == 0, left[..., :-1], with_stop[..., :-1])
   count = (action > 0).sum(axis=-1, keepdims=True)
   stop = -jnp.take_along_axis(with_stop, count, axis=-1)

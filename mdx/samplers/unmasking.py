@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from mdx import config as config_lib
 from mdx import types
 from mdx.networks import heads
-from mdx.networks import unmasking as network_lib
+from mdx.networks import scorer as scorer_lib
 from mdx.samplers import actions as actions_lib
 from mdx.samplers import confidence as confidence_lib
 from mdx.samplers import decoder
@@ -104,9 +104,9 @@ class Unmasking(decoder.Decoder):
     return actions_lib.ACTIONS[self.form["actions"]]
 
   @property
-  def scorer(self) -> network_lib.Scorer:
+  def scorer(self) -> scorer_lib.Scorer:
     """The network."""
-    return network_lib.Scorer(width=self.form["policy_width"], num_heads=self.form["policy_heads"])
+    return scorer_lib.Scorer(width=self.form["policy_width"], num_heads=self.form["policy_heads"])
 
   @property
   def deployed(self) -> Unmasking:
@@ -179,7 +179,7 @@ class Unmasking(decoder.Decoder):
       action = jnp.where(is_expert[:, None], self._expert_action(state, proposal), action)
     log_prob = self.distribution.log_prob(scores, action, is_open)
     mixed = self._mixed(log_prob.sum(axis=1), is_expert)
-    begins = jnp.arange(action.shape[1]) == 0  # where the one term of an expert's action is kept
+    begins = jnp.arange(action.shape[1])[None] == 0  # where the one term of an expert's action is kept
     log_prob = jnp.where(is_expert[:, None], jnp.where(begins, mixed[:, None], 0.0), log_prob)
     none = ~jnp.any(action > 0, axis=1, keepdims=True)
     best = decoder.best_of(scores, is_open, jnp.ones(len(index), jnp.int32))
@@ -214,7 +214,7 @@ class Unmasking(decoder.Decoder):
     steps = jnp.arange(record["canvas"].shape[1])
     _, found = jax.lax.scan(step, record["nfe"].max(), (
         steps, by_step("canvas"), by_step("step_confidence"), by_step("action")))
-    return jnp.where(steps < record["nfe"][:, None], found.T, 0.0)
+    return jnp.where(steps[None] < record["nfe"][:, None], found.T, 0.0)
 
   def reward(self, record: Mapping[str, Any], reward: jax.Array) -> jax.Array:
     """Rewards float32 [N] times the speed of the rollouts."""
@@ -224,8 +224,8 @@ class Unmasking(decoder.Decoder):
 
   def _scores(self, params, is_masked, is_open, confidence, is_seen, taken, alpha):
     """Scores of positions, [B, S] as the arguments; `taken` int32 [B] are the steps before."""
-    kind = jnp.where(is_open, network_lib.OPEN, jnp.where(
-        is_masked, network_lib.WAITING, network_lib.COMMITTED))
+    kind = jnp.where(is_open, scorer_lib.OPEN, jnp.where(
+        is_masked, scorer_lib.WAITING, scorer_lib.COMMITTED))
     time = taken / jnp.maximum(is_seen.sum(axis=1), 1)
     return self.scorer.scores(params[PART], kind=kind, confidence=confidence, is_seen=is_seen,
                               time=time, alpha=alpha) / self.action_temperature

@@ -57,7 +57,7 @@ class ActionGRPO(policy.Policy):
     del params, key, context
     nfe, kept = batch["nfe"], policy.kept(batch)
     reward = self.decoding.rule.reward(batch, batch["reward"])
-    is_taken = jnp.arange(batch["canvas"].shape[1]) < nfe[:, None]
+    is_taken = jnp.arange(batch["canvas"].shape[1])[None] < nfe[:, None]
     weight = is_taken / (jnp.maximum(nfe, 1)[:, None] if self.step_average else 1)
     prepared = {name: batch[name] for name in (
         "canvas", "step_confidence", "action", "nfe", "is_free", "block", "row_draws")} | {

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdx.networks import unmasking
+from mdx.networks import scorer
 from mdx.utils import rng
 from mdx.utils import tree
 
-SCORER = unmasking.Scorer(width=8, num_heads=2)
+SCORER = scorer.Scorer(width=8, num_heads=2)
 DRAW = np.random.default_rng(0)
 PARAMS = jax.tree.map(lambda x: x + jnp.asarray(0.5 * DRAW.normal(size=x.shape), jnp.float32),
                       SCORER.part().init(rng.root(0)))
@@ -45,9 +45,9 @@ def test_positions_around_an_answer_change_no_score():
 
 
 def test_a_new_policy_writes_a_position_with_probability_about_an_eighth():
-  scorer = unmasking.Scorer()
-  params = scorer.part().init(rng.root(1))
-  scores = scorer.scores(params, kind=KIND, confidence=CONFIDENCE, is_seen=SEEN, time=jnp.zeros(2),
+  network = scorer.Scorer()
+  params = network.part().init(rng.root(1))
+  scores = network.scores(params, kind=KIND, confidence=CONFIDENCE, is_seen=SEEN, time=jnp.zeros(2),
                          alpha=jnp.ones(2))
   assert 0.07 < float(jax.nn.sigmoid(scores).mean()) < 0.2
   assert not any(x.weak_type for x in jax.tree.leaves(params))
