@@ -7,7 +7,10 @@ frozen base model; in one block (full diffusion), and in four blocks of four cel
   python -m mdx.main --config=configs/claims/unmasking.py --workdir=runs/claims/unmasking
 
 With the argument `full` or `blocks` that arm alone is run. Accuracy at a mean number of calls is
-read off the cells of a rule (`eval.rules.front`).
+read off the cells of a rule (`eval.rules.front`). It has not been run to its end. One policy on one
+base (configs/unmasking.py with width 64 and 60 updates of 30 x 256 rollouts, 512 puzzles) had
+97.9 % in 6.8 calls and 93.2 in 5.9, where threshold 0.7 had 94.3 in 5.9, entropy_bound 0.5 had 99.4
+in 4.8 and even decoding 68.0 in 6 and 84.4 in 8 (256 puzzles): ahead of the last only.
 """
 
 from ml_collections import config_dict

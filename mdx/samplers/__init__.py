@@ -66,7 +66,8 @@ def select(cfg: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
                if field in (f.name for f in dataclasses.fields(rule))]
     if field in own or not readers:
       found[field] = value
-    elif value != usual[field] and not set(readers) & set(also):
+    elif (tuple(value) if isinstance(value, list) else value) != usual[field] and (
+        not set(readers) & set(also)):  # a config of JSON has lists for tuples
       raise ValueError(f"sampler {name!r} has no field {field!r}; it is a field of "
                        f"{', '.join(readers)}.")
   return found

@@ -179,7 +179,7 @@ class Unmasking(decoder.Decoder):
       action = jnp.where(is_expert[:, None], self._expert_action(state, proposal), action)
     log_prob = self.distribution.log_prob(scores, action, is_open)
     mixed = self._mixed(log_prob.sum(axis=1), is_expert)
-    begins = jnp.arange(action.shape[1])[None] == 0  # where the one term of an expert's action is kept
+    begins = jnp.arange(action.shape[1])[None] == 0  # keeps the one term of an expert's action
     log_prob = jnp.where(is_expert[:, None], jnp.where(begins, mixed[:, None], 0.0), log_prob)
     none = ~jnp.any(action > 0, axis=1, keepdims=True)
     best = decoder.best_of(scores, is_open, jnp.ones(len(index), jnp.int32))
