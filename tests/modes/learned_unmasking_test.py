@@ -47,7 +47,9 @@ def _config(base="", **changes):
 
 @pytest.mark.parametrize("changes, message", [
     (dict(rollout__group_size=1), "rollout.group_size must be at least 2"),
-    (dict(rollout__sampler__name="threshold"), "rollout.sampler Threshold has none; use unmasking"),
+    (dict(rollout__sampler__name="threshold", rollout__sampler__policy_width=0,
+          rollout__sampler__policy_heads=0, rollout__sampler__speed_range=()),
+     "rollout.sampler Threshold has none; use unmasking"),
     (dict(rollout__sampler__speed_range=(-1.0, 1.0)), "sampler.speed_range must be"),
     (dict(rollout__mixture_draw="per_rollout"), "mixture_draw per_group"),
     (dict(eval__rules={}), "config.eval.rules is empty"),
