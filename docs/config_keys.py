@@ -23,7 +23,7 @@ def _keys(name: str) -> list[explain.Key]:
 
 
 def _table(match: re.Match) -> str:
-  """All keys of the common config; of others those that it (and mdpo) has not, or says otherwise."""
+  """All keys of the common config; of others those that it (or mdpo) has not or says otherwise."""
   keys = _keys(match[1])
   if match[1] != "common":
     known = {(key.name, key.about) for key in _keys("common")}
