@@ -123,7 +123,13 @@ _SIZES = {
         "rollout.sampler": dict(schedule="doubling", steps=4)},
     "just_grpo": {
         "objective": dict(num_positions=4),
-        "rollout.sampler": dict(name="autoregressive")}}
+        "rollout.sampler": dict(name="autoregressive")},
+    "action_grpo": {  # of a decoding rule, see configs/unmasking.py
+        "rollout.sampler": dict(name="unmasking", temperature=0.0, speed_range=(0.0, 10.0)),
+        "optimizer": dict(trainable="unmasking/.*"),
+        "eval": dict(pass_k=(), rules=dict(
+            unmasking=dict(speed_alpha=(0.0, 0.3, 1.0, 3.0, 10.0)),
+            confidence=dict(steps=(2, 4, 8))))}}
 _ON_SUDOKU = {
     "branch_mdpo": {
         # With a divergence of 0.2 more are right in 2 to 6 steps, and fewer in 16.
@@ -208,6 +214,9 @@ def _small(task, sizes=None):
           batch_size=512,  # problems decoded together
           block_length=0,  # 0 = one block
           curve_nfe=4,  # denoising steps of the learning curve, on the validation split
+          # Of a policy that trains a decoding rule: rules with one field of several values each, as
+          # in configs/decoding.py, in place of the table.
+          rules=dict(),
           curve_also=(),  # further ones, whose accuracy the curve has beside it
           # pass@k and the most likely of k answers, drawn as in the rollouts; pass_k=() = none.
           pass_k=(1, 4, 8), pass_samples=8,

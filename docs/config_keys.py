@@ -23,10 +23,12 @@ def _keys(name: str) -> list[explain.Key]:
 
 
 def _table(match: re.Match) -> str:
-  """All keys of the common config; of another those that it has not, or explains otherwise."""
+  """All keys of the common config; of others those that it (or mdpo) has not or says otherwise."""
   keys = _keys(match[1])
   if match[1] != "common":
     known = {(key.name, key.about) for key in _keys("common")}
+    if match[1] != "mdpo" and any(key.name.startswith("rollout.") for key in keys):
+      known |= {(key.name, key.about) for key in _keys("mdpo")}
     keys = [key for key in keys if (key.name, key.about) not in known]
   return explain.page(keys)
 

@@ -217,6 +217,7 @@ class Model(load_lib.Loaded):
       raise ValueError("on_step is for one process; leave it out on a pod.")
     batch_size = sharding.padded_rows(min(len(rows), batch_size), batch_size, self.mesh)
     tokenizer = self.tokenizer
+    params = self.decoding_params(sampler)
     prompts, before = self._cut(rows)
     for batch in batching.batches(prompts, gen_length=sampler.gen_length, batch_size=batch_size,
                                   max_length=self.max_length, mask_id=tokenizer.mask_id,
@@ -224,7 +225,7 @@ class Model(load_lib.Loaded):
       if all(skip(i) for i in batch.members):
         continue
       watch = self._watch(batch, prompts, on_step) if on_step else None
-      result, seconds = self._run(batch, sampler, seed, record, before, watch)
+      result, seconds = self._run(params, batch, sampler, seed, record, before, watch)
       for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
         infill = batch.start == 0 and len(prompts[i]) == length
         yield i, self._sample(rows[i], batch, result, row, length if infill else 0,
@@ -246,7 +247,7 @@ class Model(load_lib.Loaded):
 
     return watch
 
-  def _run(self, batch: batching.Rows, sampler: Any, seed: int, record: str,
+  def _run(self, params: types.Params, batch: batching.Rows, sampler: Any, seed: int, record: str,
            before: np.ndarray | None, watch: Callable | None = None):
     """Decodes one batch; returns host arrays and the seconds it took."""
     rows = {"canvas": batch.canvas, "row_index": batch.row_index}
@@ -266,10 +267,10 @@ class Model(load_lib.Loaded):
               watch is None)
       key = rng.root(seed)
       if name not in self._compiled:
-        self._compiled[name] = jax.jit(run).lower(self.params, key, arrays).compile()
+        self._compiled[name] = jax.jit(run).lower(params, key, arrays).compile()
       began = time.monotonic()
       self._watched[:] = [watch]
-      result = jax.block_until_ready(self._compiled[name](self.params, key, arrays))
+      result = jax.block_until_ready(self._compiled[name](params, key, arrays))
       jax.effects_barrier()  # all reports have come
       seconds = time.monotonic() - began
       return processes.fetch(result), seconds

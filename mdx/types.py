@@ -591,6 +591,24 @@ class Sampler(Protocol):
     """Returns the parameters that a learned rule reads, by name; {} of a rule without any."""
     return {}
 
+  @property
+  def deployed(self) -> Sampler:
+    """Returns the rule as it decodes after its training; by default itself."""
+    return self
+
+  def under(self, trained: Sampler, source: str) -> Sampler:
+    """Returns this rule with parameters that were trained, deployed; by default itself.
+
+    Args:
+      trained: the rule of the rollouts that its parameters were trained on.
+      source: their run, for messages.
+
+    Raises:
+      ValueError: the parameters are not for this rule as it is set.
+    """
+    del trained, source
+    return self
+
   def width(self, num_free: int) -> int:
     """Returns the most positions of a row that a step looks at, of `num_free` free ones."""
 
@@ -599,6 +617,20 @@ class Sampler(Protocol):
 
   def init(self, canvas: jax.Array, positions: jax.Array, keys: jax.Array):
     """Returns the state for a canvas int32 [B, S]; `keys` [B] of (seed, row)."""
+
+  def row_draws(self, state) -> Mapping[str, jax.Array]:
+    """Returns what a rule that `acts` drew for each row before its first step, [B] each."""
+
+  def action_log_prob(self, params: Params, record: Mapping[str, Any]) -> jax.Array:
+    """Returns the log-probability of recorded actions, float32 [N, T], of a rule that `acts`.
+
+    Args:
+      params: of the rule.
+      record: fields of a `samplers.trajectory.Trajectory` of level "canvas"; no model is run.
+    """
+
+  def reward(self, record: Mapping[str, Any], reward: jax.Array) -> jax.Array:
+    """Returns what answers are worth to a rule that `acts`, of the verifier's rewards [N]."""
 
   def active(self, state) -> jax.Array:
     """Returns which rows still need a step, bool [B]; the others are left alone."""

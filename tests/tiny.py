@@ -1,7 +1,7 @@
 """Shipped configs made small, for tests.
 
 Contents: PARTS, config, CONFIGS (those that train, and read no other model), OTHERS, changed,
-stored, mostly_slow.
+stored, policy, mostly_slow.
 """
 
 import importlib
@@ -14,8 +14,11 @@ from orbax.checkpoint import v1 as ocp
 
 from mdx import checkpoint as checkpoint_lib
 from mdx import configs
+from mdx import samplers
 from mdx import types
 from mdx.networks import axes
+from mdx.utils import files
+from mdx.utils import rng
 
 _ALL = {p.stem: importlib.import_module(f"mdx.configs.{p.stem}").get_config()
         for p in sorted(pathlib.Path(configs.__path__[0]).glob("*.py"))
@@ -74,6 +77,23 @@ def stored(workdir):
   items = {k: jax.tree.map(np.asarray, v) for k, v in items.items()}
   data = sorted(p.read_text() for p in (directory / "data").glob("process_*.json"))
   return int(directory.name), items | {"data": data}
+
+
+def policy(workdir, **fields):
+  """Makes the weights of a policy of sampler unmasking, as of a run; returns their path.
+
+  Args:
+    workdir: to make.
+    **fields: of the sampler of its rollouts.
+  """
+  fields = {"name": "unmasking", "policy_width": 8, "policy_heads": 1} | fields
+  rule = samplers.check_fields(fields)
+  params = {name: part.init(rng.root(0)) for name, part in rule.parts().items()}
+  workdir.mkdir(parents=True)
+  checkpoint_lib.save_params(str(workdir / "weights"), params, {"step": 1})
+  files.write_json(workdir / "config.json", {"config": {
+      "objective": {"name": "action_grpo"}, "rollout": {"sampler": fields}}})
+  return str(workdir / "weights")
 
 
 def mostly_slow(values, quick):

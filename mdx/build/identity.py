@@ -15,6 +15,7 @@ import jax
 
 from mdx import config as config_lib
 from mdx import objectives
+from mdx import samplers
 from mdx.build import resolve
 from mdx.data import pipeline
 from mdx.networks import transformer
@@ -35,6 +36,7 @@ _ROLLOUT = {"rollout.rewards": ("identity",), "rollout.max_refills": 3, "rollout
 def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """Dotted key -> default, of the fields of what a config builds."""
   found = _fields("data", pipeline.Config) | _ROLLOUT
+  found |= {f"rollout.sampler.{k}": v for k, v in samplers.defaults().items() if _is_plain(v)}
   for key, table in _TABLES.items():
     name = (config.get(key) or {}).get("name")
     if name in table:
@@ -45,7 +47,11 @@ def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
 def _fields(key: str, cls: type) -> dict[str, Any]:
   # Tables (schedules, attentions) are left as they are: they are built with defaults of their own.
   return {f"{key}.{field.name}": field.default for field in dataclasses.fields(cls)
-          if isinstance(field.default, (bool, int, float, str, tuple))}
+          if _is_plain(field.default)}
+
+
+def _is_plain(value: Any) -> bool:
+  return isinstance(value, (bool, int, float, str, tuple))
 
 
 def anywhere(config: Mapping[str, Any]) -> dict[str, Any]:

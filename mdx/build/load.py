@@ -17,6 +17,7 @@ from mdx import interop
 from mdx import samplers
 from mdx import sharding
 from mdx import types
+from mdx.build import learned
 from mdx.build import model_parts
 from mdx.build import resolve as resolve_lib
 from mdx.build import source as source_lib
@@ -53,7 +54,15 @@ class Loaded:
   decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def sampler(self, **fields: Any) -> Any:
-    """The decoding rule of some fields of a rule of `samplers` and a `name`.
+    """The decoding rule of some fields, as `new_sampler`; a learned one as it was trained."""
+    return learned.under(self.new_sampler(**fields), self.source)
+
+  def decoding_params(self, sampler: Any) -> types.Params:
+    """The parameters of the model, and those of a rule that `sampler` gave."""
+    return {**self.params, **learned.load(sampler, self.source, self.mesh)}
+
+  def new_sampler(self, **fields: Any) -> Any:
+    """The decoding rule of some fields of a rule of `samplers` and a `name`; a learned one is new.
 
     Without a name, that of `decoding`, whose fields are then the defaults; without this, the one
     that suits how the model was trained.

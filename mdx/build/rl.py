@@ -20,6 +20,7 @@ from mdx import samplers
 from mdx import sharding
 from mdx import types
 from mdx.build import load as load_lib
+from mdx.build import rl_checks
 from mdx.build import values
 from mdx.eval import repeated
 from mdx.eval import task_decoder
@@ -28,7 +29,6 @@ from mdx.objectives.policies import policy as policy_lib
 from mdx.rl import episodes as episodes_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.rl import rollout as rollout_lib
-from mdx.samplers import ancestral
 from mdx.samplers import counts
 from mdx.samplers import decoder as decoder_lib
 from mdx.samplers import trajectory
@@ -132,6 +132,10 @@ class Setup(NamedTuple):
                                     num_predictions=self.policy.predictions_per_step,
                                     group_size=group_size)
 
+  def rules(self) -> list[samplers.Setting]:
+    """The cells of `eval.rules`: greedy decodings, with fields of the rollouts' own rule."""
+    return rl_checks.rules(self.config)
+
   def filter_sampler(self) -> Any:
     """The greedy decoding that finds over-denoised problems, by the components that they keep."""
     return self.eval_sampler("low_confidence", self.sampler.steps, self._kept_mixture)
@@ -224,8 +228,9 @@ def check(config: dict[str, Any]) -> None:
   objectives.check_policy(config["objective"], group_size=rollout["group_size"],
                           temperature=sampler.temperature)
   policy = objectives.POLICIES[config["objective"]["name"]]
-  _check_updates(config, policy)
-  _check_replay(policy, config["objective"]["name"], sampler, rollout["max_turns"])
+  rl_checks.updates(config, policy)
+  rl_checks.replay(policy, config["objective"]["name"], sampler, rollout["max_turns"])
+  rl_checks.rule(config, policy, sampler)
   for name in rollout["rewards"]:
     if name not in rewards_lib.REWARDS:
       raise ValueError(f"config.rollout.rewards has {name!r}; choose from "
@@ -242,48 +247,6 @@ def check(config: dict[str, Any]) -> None:
                      "an objective that reads final answers, such as diffu_grpo.")
 
 
-def _check_updates(config: dict[str, Any], policy: Any) -> None:
-  """Raises ValueError for rollouts that a policy cannot use so."""
-  rollout, name = config["rollout"], config["objective"]["name"]
-  if rollout["epochs"] > 1 and not policy.reuses:
-    raise ValueError(f"config.rollout.epochs is {rollout['epochs']}, and objective {name} has no "
-                     "ratio that corrects for the draws of an older policy; use 1.")
-  if rollout["dynamic_sampling"] and not policy.compares:
-    raise ValueError(f"config.rollout.dynamic_sampling replaces groups whose rewards do not vary, "
-                     f"and objective {name} compares no group; leave it out.")
-  if rates := tuple(rollout.get("pass_rate", ())):
-    if len(rates) != 2 or rates[0] > rates[1]:
-      raise ValueError("config.rollout.pass_rate must be (low, high), low <= high, or () for all "
-                       f"groups; got {rates}.")
-    if not policy.compares:
-      raise ValueError("config.rollout.pass_rate leaves groups out, and objective "
-                       f"{name} compares no group; use ().")
-  if rollout.get("tree", "none") != "none" and not policy.replays:
-    raise ValueError("config.rollout.tree branches the rollouts of a prompt on the way, and "
-                     f"objective {name} does not score the steps after that; use none, or an "
-                     "objective such as cj_grpo.")
-
-
-def _check_replay(policy: Any, name: str, sampler: Any, max_turns: int) -> None:
-  """Raises ValueError for a decoding whose canvases a policy cannot rebuild."""
-  if not policy.replays:
-    return
-  rule = type(sampler).__name__
-  if max_turns > 1:
-    raise ValueError(f"objective {name} replays the steps of one turn, got rollout.max_turns "
-                     f"{max_turns}; use 1.")
-  if sampler.revises:
-    raise ValueError(f"objective {name} replays tokens that stay where they are committed, and "
-                     f"rollout.sampler {rule} revises them; use one such as confidence.")
-  if sampler.cache in ("prefix", "dual") and not policy.needs_scores:
-    raise ValueError(f"objective {name} scores every step on the whole canvas, and "
-                     f"rollout.sampler.cache {sampler.cache} draws from another distribution; use "
-                     "none.")
-  if policy.left_to_right and not isinstance(sampler, ancestral.LeftToRight):
-    raise ValueError(f"objective {name} needs rollouts from left to right, and rollout.sampler is "
-                     f"{rule}; use autoregressive.")
-
-
 def _decoding(sampler: Any, model: types.Objective) -> policy_lib.Decoding:
   """Bounds of the rollouts of a sampler."""
   length, reader = sampler.gen_length, model.reader()
@@ -294,7 +257,7 @@ def _decoding(sampler: Any, model: types.Objective) -> policy_lib.Decoding:
       max_steps=sampler.max_steps(length),
       num_blocks=max(-(-length // size) for size in sizes) + (sampler.cache == "block"),
       block_steps=sampler.block_steps if sampler.counts_steps else max(sizes),
-      has_model_blocks=is_aligned)
+      has_model_blocks=is_aligned, rule=sampler if sampler.acts else None)
 
 
 def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_lib.Loaded,
@@ -309,7 +272,7 @@ def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_li
   """
   config = config | {"model": dict(model.config)}
   rollout = config["rollout"]
-  sampler = model.sampler(**samplers.select(rollout["sampler"], also=REMASKING.values()))
+  sampler = model.new_sampler(**samplers.select(rollout["sampler"], also=REMASKING.values()))
   policy = objectives.build_policy(config["objective"], model.objective, model.tokenizer,
                                    group_size=rollout["group_size"],
                                    temperature=sampler.temperature,
@@ -323,7 +286,12 @@ def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_li
   intervals = loop_lib.Intervals(steps=max(config["updates"], 1), log_steps=config["log_steps"],
                                  checkpoint_steps=config["checkpoint_steps"],
                                  eval_steps=config["eval_steps"])
-  optimizer.check(model.params)
+  optimizer.check({**model.params, **jax.eval_shape(lambda: policy.own(rng.root(0)))})
+  if policy.trains_rule and tree.flatten(tree.part(model.params, optimizer.trains)):
+    name = next(iter(sampler.parts()))
+    raise ValueError(f"objective {config['objective']['name']} trains the decoding rule alone, and "
+                     f"optimizer.trainable {optimizer.trainable!r} parameters of the model too; "
+                     f"use {name}/.*.")
   for name in set(policy.parts()) - set(model.params):
     if not optimizer.trains(f"{name}/kernel"):
       raise ValueError(f"objective {config['objective']['name']} has parameters {name!r} of its "
@@ -361,10 +329,17 @@ def _rows_of_update(run: Setup) -> int:
   length = run.sampler.gen_length
   recorder = trajectory.Recorder(level=run.policy.record, start=0, mask_id=run.sampler.mask_id,
                                  max_steps=run.sampler.max_steps(length),
-                                 num_predictions=run.policy.predictions_per_step)
+                                 num_predictions=run.policy.predictions_per_step,
+                                 acts=run.sampler.acts)
   canvas = jax.ShapeDtypeStruct((run.num_rows, length), jnp.int32)
-  batch = jax.eval_shape(
-      lambda canvas: rollout_lib.make_batch(recorder.init(canvas), {"canvas": canvas}, 0), canvas)
+
+  def recorded(canvas):
+    keys = rng.per_example(rng.root(0), jnp.arange(len(canvas)))
+    draws = run.sampler.row_draws(run.sampler.init(canvas, jnp.zeros_like(canvas), keys))
+    record = recorder.init(canvas)._replace(row_draws=draws if run.sampler.acts else None)
+    return rollout_lib.make_batch(record, {"canvas": canvas}, 0)
+
+  batch = jax.eval_shape(recorded, canvas)
   batch |= rollout_lib.reward_shapes(batch)
   prepared = jax.eval_shape(
       lambda batch: run.policy.prepare({}, batch, rng.root(0), types.context(0))[0], batch)

@@ -7,6 +7,8 @@ A measure is a name of `results.json` ("bits_per_char"), or one of these:
   "table:MODEL,REMASKING,NFE": accuracy, of an RL run's table;
   "first", "best" or "last" of the learning curve (an RL run's accuracy, that of the probe of a
     training run, or of the next token), or of its part "last@NFE" at a number of denoising steps;
+  "rule:NAME@NFE": accuracy of a rule of decoding at a mean number of network calls, read off its
+    cells (`eval.rules.front`);
   "reach:X": the updates after which the curve is at the accuracy X, or, for "reach:50%", has come
     so far from its first point towards 1; all of them if it never is; "@NFE" as above, and
     "reach:50%@6,seconds" is in another unit of the curve (updates, rollouts, nfe_rollout, seconds).
@@ -29,6 +31,7 @@ from typing import Any
 from scipy import optimize
 from scipy import stats
 
+from mdx.eval import rules as rules_lib
 from mdx.eval import significance
 
 EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds")
@@ -95,6 +98,9 @@ def measured(results: Results, measure: str) -> float:
       if (row["model"] == model or model == "trained" and row["model"] != "base") and (
           row["remasking"], row["nfe"]) == (remasking, int(nfe)):
         return row["accuracy"]
+  if kind == "rule" and "rules" in results:
+    rule, _, nfe = rest.partition("@")
+    return rules_lib.front(results["rules"], rule, float(nfe))
   kind, _, steps = kind.partition("@")
   if kind in ("first", "best", "last") and results.get("curve"):
     found = [point["accuracy"] for point in _curve_at(results["curve"], steps)]

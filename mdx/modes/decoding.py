@@ -1,6 +1,6 @@
 """Mode decoding: accuracy against network calls, of several rules of decoding on one figure.
 
-Contents: Cell, cells, run, table_text.
+Contents: Cell, cells, run.
 
 Every rule has one field with several values, a knob that trades accuracy for calls. A cell of the
 table is a rule at one value: an evaluation of mode eval, with a directory of its own, so that a run
@@ -17,6 +17,7 @@ import jax
 
 from mdx import config as config_lib
 from mdx import samplers
+from mdx.eval import rules as rules_lib
 from mdx.modes import evaluate
 from mdx.modes import reporting
 from mdx.report import plots
@@ -73,15 +74,5 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   if jax.process_index() == 0:
     files.write_json(path / "results.json", results)
     plots.rules(rows, path / "decoding.png")
-    console.say("\n" + table_text(rows))
+    console.say("\n" + rules_lib.table_text(rows))
   return results
-
-
-def table_text(rows: list[dict[str, Any]]) -> str:
-  """The cells as a table of plain text, a rule after another."""
-  lines = [f"{'rule':<18}{'knob':>18}{'calls':>8}{'right, %':>10}{'error':>7}{'over-denoised':>15}"]
-  for row in rows:
-    over = "" if row["over_denoising"] is None else f"{100 * row['over_denoising']:.1f}"
-    lines.append(f"{row['rule']:<18}{row['knob'] + ' ' + str(row['value']):>18}{row['nfe']:8.2f}"
-                 f"{100 * row['accuracy']:10.1f}{100 * row['stderr']:7.1f}{over:>15}")
-  return "\n".join(lines) + f"\n{rows[0]['num_examples']} held-out problems"

@@ -132,8 +132,9 @@ def on_task(config: Mapping[str, Any], workdir: str | os.PathLike, model: Model)
   examples, number = _examples(config, task), config.get("num_samples", 1)
   sampler, prompts = _prompts(model, config, task, examples)
   workdir_lib.check_job(path, config, lambda: prompts.tokens.tolist())
+  params = model.decoding_params(sampler)
   identity = config_lib.run_hash({
-      "source": os.path.abspath(source), "weights": checksum.of_items({"params": model.params}),
+      "source": os.path.abspath(source), "weights": checksum.of_items({"params": params}),
       "init": base_lib.loading(config["init"]),
       "seed": config["seed"],
       "dtype": config["dtype"], "sampler": repr(sampler), "prompts": prompts.tokens.tolist(),
@@ -153,7 +154,7 @@ def on_task(config: Mapping[str, Any], workdir: str | os.PathLike, model: Model)
     console.say("with a cache only final answers are recorded: over-denoising is not measured.")
   table = files.PartialRows(path / "generations.jsonl", identity)
   with jax.set_mesh(model.mesh):
-    seconds, pace = _decode(model, sampler, prompts, task, examples, config, table)
+    seconds, pace = _decode(model, params, sampler, prompts, task, examples, config, table)
   table.finish()
   rows = [table.rows[i] for i in range(len(examples))]
   column = lambda name, dtype: np.array([row[name] for row in rows], dtype)
@@ -192,7 +193,8 @@ def _prompts(model: load_lib.Loaded, config: Mapping[str, Any], task: Any, examp
   return sampler, prompts
 
 
-def _decode(model, sampler, prompts, task, examples, config, table) -> tuple[float, float | None]:
+def _decode(model, params, sampler, prompts, task, examples, config, table
+            ) -> tuple[float, float | None]:
   """Decodes what is not in the table, adding to it.
 
   Returns the seconds it took, and the tokens a second of the fastest batch, None without one.
@@ -208,7 +210,7 @@ def _decode(model, sampler, prompts, task, examples, config, table) -> tuple[flo
 
   def decode(index):
     first = time.monotonic()
-    record = processes.fetch(decoder(model.params, index, 0, row_index=index)[0])
+    record = processes.fetch(decoder(params, index, 0, row_index=index)[0])
     paces.append(float(record.is_free.sum()) / (time.monotonic() - first))
     log_probs.update(zip(index.tolist(), record.log_prob.sum(axis=1).tolist()))
     return task_eval.answers_of(record, model.tokenizer)

@@ -1,6 +1,6 @@
 """Evaluation of an RL run: the table, learning curves, and pass@k.
 
-Contents: Decoded, arm, quick_evaluator, evaluate, pass_at_k.
+Contents: Decoded, arm, quick_evaluator, evaluate, rules, pass_at_k.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ def arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts,
 
 def quick_evaluator(run: rl_setup.Setup) -> Callable:
   """Returns params -> accuracy on the validation split, for the learning curve."""
+  if run.policy.trains_rule:
+    return _rule_evaluator(run)
   config = run.config["eval"]
   first, *others = dict.fromkeys((config["curve_nfe"], *config.get("curve_also", ())))
   one = lambda nfe: arm(run, run.eval_sampler("low_confidence", nfe), run.prompts("validation"),
@@ -89,6 +91,35 @@ def quick_evaluator(run: rl_setup.Setup) -> Callable:
                       for nfe, one in others.items()}
 
   return measure
+
+
+def _rule_evaluator(run: rl_setup.Setup) -> Callable:
+  """Returns params -> accuracy and network calls of the trained rule on the validation split."""
+  measured = arm(run, run.sampler.deployed, run.prompts("validation"), run.examples("validation"))
+
+  def measure(params):
+    result = measured(params).result
+    return {"accuracy": result.accuracy, "accuracy_stderr": result.stderr, "nfe": result.nfe}
+
+  return measure
+
+
+def rules(run: rl_setup.Setup, params: types.Params) -> list[dict[str, Any]]:
+  """Evaluates the rules of decoding of `eval.rules` on the test split; rows as of mode decoding."""
+  console.say("evaluating the held-out problems ...")
+  examples, prompts = run.examples("test"), run.prompts("test")
+  cells, rows = run.rules(), []
+  progress = progress_lib.Progress(len(cells), enabled=jax.process_index() == 0, what="evaluating")
+  for cell in cells:
+    sampler = run.model.new_sampler(**cell.fields).deployed
+    result, _, pace = arm(run, sampler, prompts, examples)(params)
+    rows.append({"rule": cell.rule, "knob": cell.knob, "value": cell.value, "nfe": result.nfe,
+                 "accuracy": result.accuracy, "stderr": result.stderr,
+                 "over_denoising": result.over_denoising, "tokens_per_second": pace,
+                 "num_examples": result.num_examples})
+    progress.update(len(rows))
+  progress.close()
+  return rows
 
 
 def evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):

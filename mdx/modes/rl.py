@@ -27,6 +27,7 @@ from mdx.build import load as load_lib
 from mdx.build import resolve
 from mdx.build import rl as rl_setup
 from mdx.build import workdir as workdir_lib
+from mdx.eval import rules as rules_lib
 from mdx.eval import tasks as task_eval
 from mdx.modes import measuring
 from mdx.modes import reporting
@@ -101,14 +102,14 @@ def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,
   workdir_lib.claim_workdir(run.workdir, config, model.tokenizer, run.shapes)
   results_file = run.workdir / "results.json"
   if not config["updates"]:
-    return _finish(run, {"base": model.params}, base_seconds)
+    return _finish(run, {"base": run.begun(model.params)}, base_seconds)
   checkpoints = checkpoint_lib.Checkpoints(run.workdir, **config["checkpoint"])
   meta = workdir_lib.meta(config, model.tokenizer)
   start, state, saved = _start(run, checkpoints, meta)
   if start >= config["updates"] and results_file.exists():
     console.say("this run is finished; remove its workdir to train again.")
-    results = readers.read_object(results_file, "table")
-    _show_table(results["table"])
+    results = readers.read_object(results_file)
+    _show(results)
     return results
   rollout = config["rollout"]
   console.say(
@@ -142,12 +143,17 @@ def _train(run: rl_setup.Setup, stop: progress_lib.StopSignal,
 def _finish(run: rl_setup.Setup, models: Mapping[str, Any], base_seconds: float) -> dict[str, Any]:
   """Evaluates, and writes what the run gives."""
   began = time.monotonic()
-  table, speeds, traces = measuring.evaluate(run, models)
-  repeats = measuring.pass_at_k(run, models)
+  traces: Mapping[int, Any] = {}
+  if run.policy.trains_rule:  # the model is the same before and after
+    *_, params = models.values()
+    found = {"rules": measuring.rules(run, params)}
+  else:
+    table, speeds, traces = measuring.evaluate(run, models)
+    found = {"table": table, "pass_at_k": measuring.pass_at_k(run, models),
+             "tokens_per_second": speeds}
   file = run.workdir / "metrics.jsonl"
   lines = metrics_lib.read(file) if file.exists() and jax.process_index() == 0 else []
-  results = {"table": table, "pass_at_k": repeats, "tokens_per_second": speeds} | (
-      task_eval.described(run.task) | _counts(lines, run.config)) | {
+  results = found | task_eval.described(run.task) | _counts(lines, run.config) | {
           "curve": _curve(lines, run.config["eval"]["curve_nfe"]),
           "seconds": _seconds(lines, base=base_seconds, evaluate=time.monotonic() - began)}
   if jax.process_index() == 0:
@@ -263,11 +269,20 @@ def _curve(lines, nfe: int) -> list[dict[str, float]]:
     before = [x for x in rollouts if x["step"] <= step]
     found.append({"updates": step, "rollouts": sum(x["num_rollouts"] for x in before),
                   "nfe_rollout": round(sum(x["nfe"] * x["num_rollouts"] for x in before)),
-                  "seconds": pace * len(before), "nfe": nfe, "accuracy": point["accuracy"],
+                  "seconds": pace * len(before), "nfe": point.get("nfe", nfe),
+                  "accuracy": point["accuracy"],
                   "stderr": point["accuracy_stderr"],
                   "over_denoising": point.get("over_denoising")}
                  | {k: v for k, v in point.items() if _AT_STEPS.fullmatch(k)})
   return found
+
+
+def _show(results) -> None:
+  """Prints the table of a run, of models or of decoding rules."""
+  if "rules" in results:
+    console.say("\n" + rules_lib.table_text(results["rules"]))
+  else:
+    _show_table(results["table"])
 
 
 def _show_table(table) -> None:
@@ -295,17 +310,21 @@ def _report(run: rl_setup.Setup, results, lines, traces) -> None:
   """Writes results.json, the plots and the viewer; prints the table."""
   files.write_json(run.workdir / "results.json", results)
   name = run.config["objective"]["name"]
-  plots.accuracy(results["table"], run.workdir / "accuracy.png", title=name)
+  picture = "decoding.png" if "rules" in results else "accuracy.png"
+  if "rules" in results:
+    plots.rules(results["rules"], run.workdir / picture)
+  else:
+    plots.accuracy(results["table"], run.workdir / picture, title=name)
   if lines:
     plots.rl_curve(lines, run.workdir / "learning_curve.png", title=name)
   if traces:  # of every step; there are none of several turns
     solving.write(run.workdir, traces, run.model.tokenizer, name)
-  _show_table(results["table"])
+  _show(results)
   stages = {k: v for k, v in results["seconds"].items() if v >= 0.5}
   spent = ", ".join(f"{k} {words.duration(v)}" for k, v in stages.items())
   console.say(f"{results['updates']} updates, {results['rollouts']} rollouts, "
               f"{results['nfe_rollout']} network calls of rollouts\n"
               f"{words.duration(sum(results['seconds'].values()))} in all: {spent}\n"
-              f"see {os.path.join(run.workdir, '')}: results.json, accuracy.png"
+              f"see {os.path.join(run.workdir, '')}: results.json, {picture}"
               f"{', learning_curve.png' if lines else ''}"
               f"{', trajectories.html' if traces else ''}")

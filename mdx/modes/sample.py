@@ -102,7 +102,8 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   console.say(f"{type(sampler).__name__}: {len(rows)} rows of {sampler.gen_length} tokens from "
                 f"{source}, {jax.device_count()} {jax.devices()[0].platform} device(s)")
   identity = config_lib.run_hash({
-      "source": os.path.abspath(source), "weights": checksum.of_items({"params": model.params}),
+      "source": os.path.abspath(source), "weights": checksum.of_items(
+          {"params": model.decoding_params(sampler)}),
       "init": base_lib.loading(config["init"]),
       "dtype": config["dtype"], "seed": config["seed"], "sampler": repr(sampler),
       "rows": [row.tolist() for row in rows]})

@@ -20,6 +20,7 @@ from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
 from mdx.objectives.labels import finetune
+from mdx.objectives.policies import action_grpo
 from mdx.objectives.policies import agrpo
 from mdx.objectives.policies import branch_mdpo
 from mdx.objectives.policies import cj_grpo
@@ -79,6 +80,7 @@ POLICIES = {
     "agrpo": agrpo.AGRPO,
     "cj_grpo": cj_grpo.CJGRPO,
     "just_grpo": just_grpo.JustGRPO,
+    "action_grpo": action_grpo.ActionGRPO,
 }
 
 

@@ -20,6 +20,7 @@ from mdx.samplers import ancestral
 from mdx.samplers import confidence
 from mdx.samplers import joint
 from mdx.samplers import revise
+from mdx.samplers import unmasking
 from mdx.samplers import speculative
 from mdx.utils import files
 
@@ -36,6 +37,7 @@ SAMPLERS = {
     "rcr": revise.RunningConfidence,
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,
+    "unmasking": unmasking.Unmasking,
     "speculative": speculative.Speculative,
     "joint": joint.Joint,
 }
@@ -71,7 +73,8 @@ def select(cfg: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
                if field in (f.name for f in dataclasses.fields(rule))]
     if field in own or not readers:
       found[field] = value
-    elif value != usual[field] and not set(readers) & set(also):
+    elif (tuple(value) if isinstance(value, list) else value) != usual[field] and (
+        not set(readers) & set(also)):  # a config of JSON has lists for tuples
       raise ValueError(f"sampler {name!r} has no field {field!r}; it is a field of "
                        f"{', '.join(readers)}.")
   return found
@@ -92,13 +95,14 @@ class Setting(NamedTuple):
 
 
 def settings(rules: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any], *,
-             where: str = "config.rules") -> list[Setting]:
+             where: str = "config.rules", also: Sequence[str] = ()) -> list[Setting]:
   """Returns rules at each of the values of the one field of theirs that has several.
 
   Args:
     rules: name in the config -> fields; `name` is that of the rule, by default the same.
     common: fields of all.
     where: name of `rules`, for messages.
+    also: names of other rules whose fields `common` may have.
 
   Raises:
     ValueError: no rule, one without a field of several values or with more than one, or fields
@@ -116,7 +120,7 @@ def settings(rules: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any], 
                        f"threshold, got {len(knobs)}.")
     for value in fields[knobs[0]]:
       one = {**common, "name": name, **fields, knobs[0]: value}
-      check_fields(one)
+      check_fields(select(one, also))
       found.append(Setting(name, knobs[0], value, one))
   return found
 

@@ -215,6 +215,16 @@ class Decoder:
     return {}
 
   @property
+  def deployed(self) -> Any:
+    """The rule as it decodes after its training."""
+    return self
+
+  def under(self, trained: Decoder, source: str) -> Any:
+    """This rule with parameters that were trained; as of `types.Sampler`."""
+    del trained, source
+    return self
+
+  @property
   def alpha(self):
     """The noise schedule."""
     return config_lib.build(schedule_lib.SCHEDULES, self.noise, what="schedule")
@@ -299,6 +309,11 @@ class Decoder:
   def extras(self, state: State, keys: jax.Array) -> State:
     """Fields of the state that a rule adds, each [B, ...]."""
     del state, keys
+    return {}
+
+  def row_draws(self, state: State) -> Mapping[str, jax.Array]:
+    """Values that a rule with actions drew for its rows, by name, [B] each."""
+    del state
     return {}
 
   def active(self, state: State) -> jax.Array:

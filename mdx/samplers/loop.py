@@ -111,7 +111,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   state, recorded = run.without_cache(carry) if sampler.cache == "none" else run.by_blocks(carry)
   if recorded is not None:
     recorded = recorded._replace(tokens=state["canvas"][:, start:], nfe=state["nfe"],
-                                 block=state["block_of"][:, start:])
+                                 block=state["block_of"][:, start:],
+                                 row_draws=sampler.row_draws(state) if sampler.acts else None)
   calls = state["nfe"] * (2 if sampler.guidance_scale or sampler.drafts else 1)
   return Decoded(sampler.finalize(state), calls, recorded)
 

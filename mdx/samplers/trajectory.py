@@ -14,7 +14,7 @@ every canvas, the sampler's own and m - 1 further draws: 4 (m - 1) T G bytes a r
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,8 @@ class Trajectory(NamedTuple):
     action: int32 [B, T, G], what a learned rule drew at each step, at any level; 0 where it drew
       nothing; None of a rule without actions.
     action_log_prob: float32 [B, T, G], its log-probability, likewise.
+    row_draws: what a learned rule drew for each row before its first step, by name, [B] each; None
+      of a rule without actions.
     branches: int32 [B, T, m - 1, G], further predictions of the same canvases, independent of
       `prediction` and of one another; None where m is 1.
   """
@@ -70,6 +72,7 @@ class Trajectory(NamedTuple):
   step_time: jax.Array | None = None
   action: jax.Array | None = None
   action_log_prob: jax.Array | None = None
+  row_draws: Mapping[str, jax.Array] | None = None
   branches: jax.Array | None = None
 
 

@@ -60,7 +60,9 @@ def test_every_rule_writes_rows_in_the_order_of_the_prompts(name, runs, tmp_path
   tokenizer = mdx.load(str(runs / model)).tokenizer
   file = _prompts(tmp_path / "prompts.jsonl", {"text": "It was the age"}, {"tokens": [1, 2]},
                   {"text": "of"})
-  rows = _sample(tmp_path / "run", runs / model, prompts=file, num_samples=2, sampler__name=name)
+  policy = dict(sampler__policy=tiny.policy(tmp_path / "policy")) if name == "unmasking" else {}
+  rows = _sample(tmp_path / "run", runs / model, prompts=file, num_samples=2, sampler__name=name,
+                 **policy)
   assert [len(row["prompt_tokens"]) for row in rows] == [14, 14, 2, 2, 2, 2]
   assert rows[2]["prompt_tokens"] == [1, 2]
   for row in rows:

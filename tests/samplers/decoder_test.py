@@ -144,3 +144,10 @@ def test_models_that_cannot_be_decoded_so_are_refused():
     driving.build(blocks, name="autoregressive", cache="block")
   assert driving.build(blocks, name="rcr", cache="block", block_length=8).block == 8
   assert driving.build(driving.Memory(attention_lib.Causal()), name="rcr", cache="block")
+
+
+def test_an_empty_list_of_a_config_is_the_default_of_a_tuple():
+  table = samplers.defaults() | dict(name="threshold", speed_range=[])
+  assert driving.build(MODEL, **table) == driving.build(MODEL, name="threshold")
+  with pytest.raises(ValueError, match="has no field 'speed_range'; it is a field of unmasking"):
+    driving.build(MODEL, **table | dict(speed_range=[0.0, 1.0]))

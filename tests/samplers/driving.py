@@ -35,7 +35,7 @@ def decode(answer, sampler, canvas, *, row_index=None, seed=0, start=0, record="
            params=None, options=QUICK, is_shifted=False, **rows):
   """`loop.decode` in a jit that is kept; `rows`: positions, segment_ids.
 
-  `answer` takes (params, request); it is kept by identity.
+  `answer` takes (params, request); it is kept by identity. The parameters of a learned rule are new.
   """
   canvas = jnp.asarray(canvas, jnp.int32)
   row_index = jnp.arange(len(canvas)) if row_index is None else jnp.asarray(row_index)
@@ -45,6 +45,7 @@ def decode(answer, sampler, canvas, *, row_index=None, seed=0, start=0, record="
     _COMPILED[name] = jax.jit(
         lambda params, canvas, key, row_index, rows: loop.decode(
             functools.partial(answer, params), sampler, canvas, key=key, row_index=row_index,
+            params={part: value.init(rng.root(7)) for part, value in sampler.parts().items()},
             start=start, record=record, is_shifted=is_shifted, **rows), compiler_options=options)
   return jax.device_get(_COMPILED[name](params, canvas, rng.root(seed), row_index, rows))
 

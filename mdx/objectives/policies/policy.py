@@ -55,11 +55,13 @@ class Decoding(NamedTuple):
     num_blocks: most blocks of one.
     block_steps: most steps of a block.
     has_model_blocks: whether its blocks are those of a model of blocks.
+    rule: the decoding rule, for policies that train its parameters.
   """
   max_steps: int = 1
   num_blocks: int = 1
   block_steps: int = 1
   has_model_blocks: bool = False
+  rule: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,8 @@ class Policy(types.Objective):
   reuses: ClassVar[bool] = True  # rollouts, for several updates
   replays: ClassVar[bool] = False  # the canvases that a record of commits says
   left_to_right: ClassVar[bool] = False  # whether rollouts must be decoded so
+  draws_tokens: ClassVar[bool] = True  # whether rollouts differ by their tokens, and not by actions
+  trains_rule: ClassVar[bool] = False  # the parameters of the decoding rule, not the model's
 
   def __post_init__(self):
     config_lib.check(self, "objective", choices={"kl_form": KL_FORMS},
@@ -105,7 +109,7 @@ class Policy(types.Objective):
     if self.compares and self.group_size < 2:
       raise ValueError("rollout.group_size must be at least 2, for rollouts of a prompt are "
                        f"compared with one another; got {self.group_size}.")
-    if not self.temperature > 0:
+    if self.draws_tokens and not self.temperature > 0:
       raise ValueError("rollouts need a positive temperature: greedy ones of a prompt are all "
                        f"alike; got {self.temperature}.")
     if not self.clip > 0:

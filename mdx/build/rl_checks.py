@@ -1,0 +1,86 @@
+"""Checks that the objective, the decoding rule and the rollouts of an RL config fit each other.
+
+Contents: updates, replay, rule, rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mdx import samplers
+from mdx.samplers import ancestral
+
+
+def updates(config: dict[str, Any], policy: Any) -> None:
+  """Raises ValueError for rollouts that a policy cannot use so."""
+  rollout, name = config["rollout"], config["objective"]["name"]
+  if rollout["epochs"] > 1 and not policy.reuses:
+    raise ValueError(f"config.rollout.epochs is {rollout['epochs']}, and objective {name} has no "
+                     "ratio that corrects for the draws of an older policy; use 1.")
+  if rollout["dynamic_sampling"] and not policy.compares:
+    raise ValueError(f"config.rollout.dynamic_sampling replaces groups whose rewards do not vary, "
+                     f"and objective {name} compares no group; leave it out.")
+  if rates := tuple(rollout.get("pass_rate", ())):
+    if len(rates) != 2 or rates[0] > rates[1]:
+      raise ValueError("config.rollout.pass_rate must be (low, high), low <= high, or () for all "
+                       f"groups; got {rates}.")
+    if not policy.compares:
+      raise ValueError("config.rollout.pass_rate leaves groups out, and objective "
+                       f"{name} compares no group; use ().")
+  if rollout.get("tree", "none") != "none" and not policy.replays:
+    raise ValueError("config.rollout.tree branches the rollouts of a prompt on the way, and "
+                     f"objective {name} does not score the steps after that; use none, or an "
+                     "objective such as cj_grpo.")
+
+
+def replay(policy: Any, name: str, sampler: Any, max_turns: int) -> None:
+  """Raises ValueError for a decoding whose canvases a policy cannot rebuild."""
+  if not policy.replays:
+    return
+  rule = type(sampler).__name__
+  if max_turns > 1:
+    raise ValueError(f"objective {name} replays the steps of one turn, got rollout.max_turns "
+                     f"{max_turns}; use 1.")
+  if sampler.revises:
+    raise ValueError(f"objective {name} replays tokens that stay where they are committed, and "
+                     f"rollout.sampler {rule} revises them; use one such as confidence.")
+  if sampler.cache in ("prefix", "dual") and not policy.needs_scores:
+    raise ValueError(f"objective {name} scores every step on the whole canvas, and "
+                     f"rollout.sampler.cache {sampler.cache} draws from another distribution; use "
+                     "none.")
+  if policy.left_to_right and not isinstance(sampler, ancestral.LeftToRight):
+    raise ValueError(f"objective {name} needs rollouts from left to right, and rollout.sampler is "
+                     f"{rule}; use autoregressive.")
+
+
+def rule(config: dict[str, Any], policy: Any, sampler: Any) -> None:
+  """Raises ValueError for a policy and a decoding rule of which one trains what the other lacks."""
+  rollout, name = config["rollout"], config["objective"]["name"]
+  own = type(sampler).__name__
+  if policy.trains_rule and not sampler.acts:
+    raise ValueError(f"objective {name} trains the parameters of a decoding rule, and "
+                     f"rollout.sampler {own} has none; use unmasking.")
+  if sampler.acts and not policy.trains_rule:
+    raise ValueError(f"rollout.sampler {own} draws actions, which objective {name} does not train; "
+                     "use another rule, or an objective such as action_grpo.")
+  if not policy.trains_rule:
+    return
+  if rollout["max_turns"] > 1 or rollout["mixture_draw"] != "per_group":
+    raise ValueError(f"objective {name} compares rollouts of one turn that are asked for the same "
+                     "speed; use rollout.max_turns 1 and rollout.mixture_draw per_group.")
+  if config["eval"].get("pass_k"):
+    raise ValueError(f"config.eval.pass_k is of answers that are drawn, and those of objective "
+                     f"{name} are decoded by config.eval.rules; use ().")
+  rules(config)
+
+
+def rules(config: dict[str, Any]) -> list[samplers.Setting]:
+  """Returns the cells of `config.eval.rules`: greedy, with fields of the rollouts' own rule.
+
+  Raises:
+    ValueError: as `samplers.settings`.
+  """
+  own = config["rollout"]["sampler"]
+  found = samplers.settings(config["eval"].get("rules", {}), own | {
+      "temperature": 0.0, "cache": "none"}, where="config.eval.rules", also=(own["name"],))
+  return [one._replace(fields=samplers.select(one.fields, also=(own["name"],))) for one in found]
