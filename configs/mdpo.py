@@ -183,8 +183,13 @@ def _small(task, sizes=None):
           filter="none",  # or over_denoising: problems right on the way and wrong at the end
           filter_examples=0,  # problems decoded to find them, 0 = all
           filter_once=False,  # whether those of the first epoch serve all
-          # Transforms of rl.rewards, in their order: identity, calibrated, length_penalty.
+          # Transforms of rl.rewards, in their order: identity, calibrated, inference, length_penalty.
           rewards=("identity",),
+          calibration_samples=0,  # answers of the base model to a prompt that calibrate; 0 = group
+          inference=dict(  # of the reward inference: Phi of a calibrated reward (InfAlign)
+              transform="identity",  # or logarithm, exponential, best_of, worst_of
+              exponent=10.0,  # t of exponential, sign(t) e^(t u): negative for the worst of N
+              num_samples=4, kl=0.5),  # N of best_of and worst_of, and nats of their fixed point
           dynamic_sampling=False,  # replace groups whose rewards do not vary, by further decodes,
           max_refills=3,  # at most so many an iteration
           pass_rate=(),  # least and greatest share of right answers of groups trained on; () = any
@@ -211,7 +216,10 @@ def _small(task, sizes=None):
           curve_also=(),  # further ones, whose accuracy the curve has beside it
           # pass@k and the most likely of k answers, drawn as in the rollouts; pass_k=() = none.
           pass_k=(1, 4, 8), pass_samples=8,
-          pass_examples=256),  # the first so many test problems; 0 = all
+          pass_examples=256,  # the first so many problems; 0 = all
+          # N of the win rates over the base model of the best and the worst of N, of answers drawn
+          # as for pass@k, at the points of the learning curve too; () = none.
+          win_sizes=()),
       log_steps=10,  # updates between two lines of metrics
       eval_steps=50,  # between two points of the learning curve
       checkpoint_steps=50,  # between two checkpoints

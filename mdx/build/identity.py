@@ -18,6 +18,7 @@ from mdx import objectives
 from mdx.build import resolve
 from mdx.data import pipeline
 from mdx.networks import transformer
+from mdx.rl import inference
 from mdx.train import optimizer as optimizer_lib
 
 # Key of a config -> the classes that its table is built of, by name; None: of the one class.
@@ -34,7 +35,8 @@ _ROLLOUT = {"rollout.rewards": ("identity",), "rollout.max_refills": 3, "rollout
 
 def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """Dotted key -> default, of the fields of what a config builds."""
-  found = _fields("data", pipeline.Config) | _ROLLOUT
+  found = _fields("data", pipeline.Config) | _ROLLOUT | _fields("rollout.inference",
+                                                                inference.Inference)
   for key, table in _TABLES.items():
     name = (config.get(key) or {}).get("name")
     if name in table:

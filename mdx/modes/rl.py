@@ -46,7 +46,8 @@ from mdx.utils import readers
 from mdx.utils import rng
 from mdx.utils import tree
 
-_AT_STEPS = re.compile(r"accuracy_\d+_steps")  # further points of the learning curve
+# Further figures of the learning curve.
+_MORE = re.compile(r"accuracy_\d+_steps|(best|worst)_of_\d+|win_rate|kl")
 
 
 @reporting.reported
@@ -144,9 +145,10 @@ def _finish(run: rl_setup.Setup, models: Mapping[str, Any], base_seconds: float)
   began = time.monotonic()
   table, speeds, traces = measuring.evaluate(run, models)
   repeats = measuring.pass_at_k(run, models)
+  wins = measuring.win_rates(run, models)
   file = run.workdir / "metrics.jsonl"
   lines = metrics_lib.read(file) if file.exists() and jax.process_index() == 0 else []
-  results = {"table": table, "pass_at_k": repeats, "tokens_per_second": speeds} | (
+  results = {"table": table, "pass_at_k": repeats, "tokens_per_second": speeds} | wins | (
       task_eval.described(run.task) | _counts(lines, run.config)) | {
           "curve": _curve(lines, run.config["eval"]["curve_nfe"]),
           "seconds": _seconds(lines, base=base_seconds, evaluate=time.monotonic() - began)}
@@ -198,6 +200,7 @@ def rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
       run.turns(run.decoder(prompts), prompts, run.sampler, examples), run.task, examples,
       run.model.tokenizer,
       mesh=run.model.mesh, rewards=config["rollout"]["rewards"],
+      calibration=run.calibration(prompts, examples), phi=run.phi,
       max_refills=config["rollout"]["max_refills"] * config["rollout"]["dynamic_sampling"],
       branch_steps=run.branch_steps,
       pass_rate=config["rollout"].get("pass_rate", ()),
@@ -266,7 +269,7 @@ def _curve(lines, nfe: int) -> list[dict[str, float]]:
                   "seconds": pace * len(before), "nfe": nfe, "accuracy": point["accuracy"],
                   "stderr": point["accuracy_stderr"],
                   "over_denoising": point.get("over_denoising")}
-                 | {k: v for k, v in point.items() if _AT_STEPS.fullmatch(k)})
+                 | {k: v for k, v in point.items() if _MORE.fullmatch(k)})
   return found
 
 

@@ -98,6 +98,7 @@ class Policy(types.Objective):
   reuses: ClassVar[bool] = True  # rollouts, for several updates
   replays: ClassVar[bool] = False  # the canvases that a record of commits says
   left_to_right: ClassVar[bool] = False  # whether rollouts must be decoded so
+  of_models: ClassVar[tuple[str, ...]] = ("diffusion",)  # or causal: models that it trains
 
   def __post_init__(self):
     config_lib.check(self, "objective", choices={"kl_form": KL_FORMS},
