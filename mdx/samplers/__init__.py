@@ -18,6 +18,7 @@ from mdx.networks import attention as attention_lib
 from mdx.samplers import ancestral
 from mdx.samplers import confidence
 from mdx.samplers import revise
+from mdx.samplers import search
 
 SAMPLERS = {
     "ancestral": ancestral.Ancestral,
@@ -32,6 +33,9 @@ SAMPLERS = {
     "rcr": revise.RunningConfidence,
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,
+    "beam": search.Beam,
+    "conditional_beam": search.ConditionalBeam,
+    "mode_search": search.ModeSearch,
 }
 
 
@@ -64,7 +68,7 @@ def select(cfg: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
                if field in (f.name for f in dataclasses.fields(rule))]
     if field in own or not readers:
       found[field] = value
-    elif value != usual[field] and not set(readers) & set(also):
+    elif config_lib.to_dict(value) != config_lib.to_dict(usual[field]) and not set(readers) & set(also):
       raise ValueError(f"sampler {name!r} has no field {field!r}; it is a field of "
                        f"{', '.join(readers)}.")
   return found
@@ -103,6 +107,11 @@ def check(sampler: Any, objective: types.Objective) -> None:
   is_causal = isinstance(attention, attention_lib.Causal)
   if reader.sampler == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
+  if sampler.searches and reader.sampler != "autoregressive":
+    names = ", ".join(name for name, rule in SAMPLERS.items() if rule.searches)
+    raise ValueError(f"{names} search the texts of models from left to right (objectives ar, meap), "
+                     f"and {type(objective).__name__} gives no text a probability of that form; use "
+                     "such a checkpoint, or sampler.name=confidence.")
   if sampler.cache in ("prefix", "dual") and sampler.cache not in reader.caches and not is_causal:
     raise ValueError(f"sampler.cache {sampler.cache} is not for this model; choose from "
                      f"{', '.join(('none', *reader.caches))}.")
