@@ -68,7 +68,8 @@ def select(cfg: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
                if field in (f.name for f in dataclasses.fields(rule))]
     if field in own or not readers:
       found[field] = value
-    elif config_lib.to_dict(value) != config_lib.to_dict(usual[field]) and not set(readers) & set(also):
+    elif config_lib.to_dict(value) != config_lib.to_dict(usual[field]) and (
+        not set(readers) & set(also)):
       raise ValueError(f"sampler {name!r} has no field {field!r}; it is a field of "
                        f"{', '.join(readers)}.")
   return found
