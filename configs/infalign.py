@@ -13,9 +13,7 @@ For the worst of 8, or for rewards without a transform:
 """
 
 from mdx import config as config_lib
-from mdx import tasks
 from mdx.configs import mdpo
-from mdx.data import task_rows
 
 
 def get_config(arg=None):
@@ -26,17 +24,9 @@ def get_config(arg=None):
   config.task.update(partial_reward=True)
   base = config.init.base
   base.update(steps=300, eval_steps=150, checkpoint_steps=150)
-  if is_causal:
-    config.task.in_place = False
-    sizes = task_rows.of_task(tasks.build(config.task))
-    base.objective = dict(name="ar")
-    base.tokenizer.path = sizes.tokenizer
-    base.data.length = sizes.length
-    config.rollout.sampler.update(name="autoregressive", gen_length=sizes.answer_length)
-    config.eval.update(nfe=(sizes.answer_length,), curve_nfe=sizes.answer_length, curve_also=(),
-                       remasking=("left_to_right",))
   base.data.source.task = config.task.to_dict()
-  config.objective.update(kl=0.05, advantage="mean")
+  # k2 has the gradient of the divergence; the variance of the transformed reward is 1.
+  config.objective.update(kl=1.0, kl_form="k2", advantage="mean")
   config.rollout.update(num_prompts=32, group_size=8, rewards=("calibrated", "inference"),
                         calibration_samples=32)
   config.rollout.inference.update(transform="best_of", num_samples=4, kl=0.5)

@@ -18,6 +18,9 @@ whole answers, espo, gdpo, spg or vrpo:
   python -m mdx.main --config=configs/mdpo.py:diffu_grpo --workdir=runs/diffu_grpo
   python -m mdx.main --config=configs/mdpo.py:countdown,wd1
 
+An autoregressive model by GRPO, from left to right:
+  python -m mdx.main --config=configs/mdpo.py:causal_grpo --workdir=runs/causal_grpo
+
 branch_mdpo is the default on Sudoku, with sizes of its own (256 prompts x 1 rollout of 6 steps, 40
 updates); mdpo is on the others.
 
@@ -95,6 +98,8 @@ def get_config(arg=None):
     config.objective = dict(name=method) | {
         f.name: f.default for f in dataclasses.fields(objectives.POLICIES[method])
         if f.init and f.name not in _GIVEN}
+  if "diffusion" not in objectives.POLICIES[method].of_models:
+    _read_forward(config)
   for table in sizes:
     for key, values in table.get(method, {}).items():
       _table(config, key).update(values)
@@ -145,6 +150,23 @@ def _sudoku():
   # 4, 8 and 16 steps fit the rows of the grid; 3 and 6 do not, and over-denoise most.
   config.eval.update(nfe=(2, 3, 4, 6, 8, 16), curve_nfe=6, curve_also=(2,))
   return config
+
+
+def _read_forward(config):
+  """Changes a config to an autoregressive model, whose answers follow their prompts."""
+  if config.task.get("in_place"):
+    config.task.in_place = False
+  if not config.init.get("base"):
+    return
+  sizes = task_rows.of_task(tasks.build(config.task))
+  base = config.init.base
+  base.objective = dict(name="ar")
+  base.tokenizer.path = sizes.tokenizer
+  base.data.update(length=sizes.length)
+  base.data.source.task = config.task.to_dict()
+  config.rollout.sampler.update(name="autoregressive", gen_length=sizes.answer_length)
+  config.eval.update(nfe=(sizes.answer_length,), curve_nfe=sizes.answer_length, curve_also=(),
+                     remasking=("left_to_right",))
 
 
 def _small(task, sizes=None):
@@ -208,7 +230,7 @@ def _small(task, sizes=None):
 
       eval=dict(
           nfe=(2, 4, 8, 16),  # denoising steps of the table
-          remasking=("low_confidence", "rcr"),  # decoding rules of the table
+          remasking=("low_confidence", "rcr"),  # decoding rules of the table; or left_to_right
           num_examples=1024,  # held-out problems
           batch_size=512,  # problems decoded together
           block_length=0,  # 0 = one block

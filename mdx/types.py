@@ -562,8 +562,15 @@ class Sampler(Protocol):
 
   Attributes:
     acts: whether a step draws actions from a distribution of the rule's own, which are recorded.
+    searches: whether it looks for likely texts of an autoregressive model, without draws.
   """
   acts: ClassVar[bool] = False
+  searches: ClassVar[bool] = False
+
+  @property
+  def copies(self) -> int:
+    """Returns the rows of each canvas, which stand together and may continue one another."""
+    return 1
 
   def parts(self) -> Mapping[str, Part]:
     """Returns the parameters of a learned rule, by name; {} of a rule without any."""

@@ -38,7 +38,8 @@ def get_config(arg=None):
               all_masked=dict(branch, rollout=dict(branch["rollout"], sampler=dict(steps=1))),
               mdpo=dict(), diffu_grpo=baseline("diffu_grpo"))
   if "all" in words:
-    arms |= {name: _other(name, run) for name in objectives.POLICIES if name not in arms}
+    arms |= {name: _other(name, run) for name, policy in objectives.POLICIES.items()
+             if name not in arms and "diffusion" in policy.of_models}
     arms["diffu_grpo_12"] = dict(arms["diffu_grpo"], rollout=dict(epochs=12), updates=720,
                                  eval_steps=120, checkpoint_steps=720)
   rate = lambda *values: dict(key="optimizer.learning_rate", values=values)

@@ -250,6 +250,9 @@ def check(config: dict[str, Any]) -> None:
   loop_lib.Profile(config.get("profile_steps", ()))
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   sampler = samplers.check_fields(samplers.select(rollout["sampler"], also=REMASKING.values()))
+  if sampler.searches:
+    raise ValueError(f"config.rollout.sampler {rollout['sampler']['name']} searches for likely "
+                     "texts, and rollouts are draws; use autoregressive.")
   objectives.check_policy(config["objective"], group_size=rollout["group_size"],
                           temperature=sampler.temperature)
   policy = objectives.POLICIES[config["objective"]["name"]]

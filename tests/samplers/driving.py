@@ -70,13 +70,15 @@ class Memory:
   Attributes:
     attention: which places are seen.
     scale: of the logits.
+    rule: name of the decoding rule that suits it.
   """
   attention: object = attention_lib.Full()
   scale: float = 1.0
+  rule: str = "ancestral"
 
   def reader(self):
     """For `samplers.check`."""
-    return types.Reader(self.answer, self.attention, sampler="ancestral")
+    return types.Reader(self.answer, self.attention, sampler=self.rule)
 
   def tables(self):
     """Logits of tokens given a token, [V, V], and a factor for each distance, [128]."""
