@@ -205,7 +205,7 @@ def _small(task, sizes=None):
           filter="none",  # or over_denoising: problems right on the way and wrong at the end
           filter_examples=0,  # problems decoded to find them, 0 = all
           filter_once=False,  # whether those of the first epoch serve all
-          # Transforms of rl.rewards, in their order: identity, calibrated, inference, length_penalty.
+          # Transforms of rl.rewards, in order: identity, calibrated, length_penalty, inference.
           rewards=("identity",),
           calibration_samples=0,  # answers of the base model to a prompt that calibrate; 0 = group
           inference=dict(  # of the reward inference: Phi of a calibrated reward (InfAlign)

@@ -85,9 +85,10 @@ def fit(model: Any, sampler: search.ConditionalBeam, prompts: Sequence[np.ndarra
   hidden, tokens = (np.concatenate(x) for x in zip(*found))
   label = attribute.holds(tokens)
   if label.all() or not label.any():
-    raise ValueError(f"of {len(label)} texts of the model {'all have' if label.any() else 'none has'} "
-                     f"the attribute {attribute.name}, so that a classifier has nothing to tell "
-                     "apart; leave sampler.classifier empty, or draw more texts.")
+    share = "all have" if label.any() else "none has"
+    raise ValueError(f"of {len(label)} texts of the model {share} the attribute "
+                     f"{attribute.name}, so that a classifier has nothing to tell apart; use "
+                     "mode_search or another attribute.")
   is_end = np.isin(tokens, attribute.end_ids)
   is_own = np.cumsum(is_end, axis=1) - is_end == 0
   classifier, loss = _fitted(

@@ -26,8 +26,8 @@ def check(num_samples: int, sizes: Sequence[int], where: str) -> None:
   """
   for size in sizes:
     if not 1 <= size <= num_samples:
-      raise ValueError(f"{where} has N = {size}, of pools of {num_samples} answers; choose N from 1 "
-                       f"to {num_samples}, or draw more answers.")
+      raise ValueError(f"{where} has N = {size}, of pools of {num_samples} answers; choose N from "
+                       f"1 to {num_samples}, or draw more answers.")
 
 
 def order_weights(num_samples: int, size: int) -> np.ndarray:
@@ -53,7 +53,7 @@ def win_rate(own: np.ndarray, other: np.ndarray, size: int, *, worst: bool = Fal
 
 
 def figures(own: np.ndarray, other: np.ndarray, sizes: Sequence[int]) -> dict[str, float]:
-  """Means over the problems: `win_rate`, `best_of_N` and `worst_of_N` of every N; see `win_rate`."""
+  """Means over the problems: `win_rate`, and `best_of_N` and `worst_of_N` of every N above 1."""
   found = {"win_rate": float(win_rate(own, other, 1).mean())}
   for size in sizes:
     if size > 1:

@@ -110,9 +110,9 @@ def check(sampler: Any, objective: types.Objective) -> None:
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
   if sampler.searches and reader.sampler != "autoregressive":
     names = ", ".join(name for name, rule in SAMPLERS.items() if rule.searches)
-    raise ValueError(f"{names} search the texts of models from left to right (objectives ar, meap), "
-                     f"and {type(objective).__name__} gives no text a probability of that form; use "
-                     "such a checkpoint, or sampler.name=confidence.")
+    raise ValueError(f"{names} search the texts of models from left to right (objectives ar, "
+                     f"meap), and {type(objective).__name__} gives no text a probability of that "
+                     "form; use such a checkpoint, or sampler.name=confidence.")
   if sampler.cache in ("prefix", "dual") and sampler.cache not in reader.caches and not is_causal:
     raise ValueError(f"sampler.cache {sampler.cache} is not for this model; choose from "
                      f"{', '.join(('none', *reader.caches))}.")

@@ -82,8 +82,8 @@ class Attribute:
     if self.name == "non_empty":
       is_possible &= length > 0
     elif self.name == "length":
-      is_possible &= jnp.where(is_final, length == self.length,
-                               (length <= self.length) & (self.length <= number + 1 + left)[:, None])
+      is_reachable = (length <= self.length) & (self.length <= number + 1 + left)[:, None]
+      is_possible &= jnp.where(is_final, length == self.length, is_reachable)
     elif self.name == "complete":
       closes = jnp.isin(last, jnp.array(self.last_ids))[:, None] if self.last_ids else True
       is_possible &= jnp.where(is_final, is_end & closes, True)
@@ -137,5 +137,5 @@ def load(path: str | pathlib.Path) -> tuple[Classifier, dict[str, Any]]:
     return (Classifier(*(found.pop(k) for k in Classifier._fields)),
             {k: v.tolist() for k, v in found.items()})
   except (OSError, KeyError, ValueError) as error:
-    raise ValueError(f"sampler.classifier {path} is no classifier of attributes ({error}); leave it "
-                     "empty, and mode sample fits one.") from None
+    raise ValueError(f"sampler.classifier {path} is no classifier of attributes ({error}); leave "
+                     "it empty, and mode sample fits one.") from None
