@@ -154,18 +154,19 @@ def _sudoku():
 
 def _read_forward(config):
   """Changes a config to an autoregressive model, whose answers follow their prompts."""
-  if config.task.get("in_place"):
-    config.task.in_place = False
   if not config.init.get("base"):
     return
-  sizes = task_rows.of_task(tasks.build(config.task))
-  base = config.init.base
+  base, sampler = config.init.base, config.rollout.sampler
   base.objective = dict(name="ar")
-  base.tokenizer.path = sizes.tokenizer
-  base.data.update(length=sizes.length)
-  base.data.source.task = config.task.to_dict()
-  config.rollout.sampler.update(name="autoregressive", gen_length=sizes.answer_length)
-  config.eval.update(nfe=(sizes.answer_length,), curve_nfe=sizes.answer_length, curve_also=(),
+  if config.task.get("in_place"):
+    config.task.in_place = False
+    sizes = task_rows.of_task(tasks.build(config.task))
+    base.tokenizer.path = sizes.tokenizer
+    base.data.length = sizes.length
+    base.data.source.task = config.task.to_dict()
+    sampler.gen_length = sizes.answer_length
+  sampler.name = "autoregressive"
+  config.eval.update(nfe=(sampler.gen_length,), curve_nfe=sampler.gen_length, curve_also=(),
                      remasking=("left_to_right",))
 
 

@@ -1,3 +1,16 @@
+r"""Claim: a reward transformed for the best or the worst of N wins more there (arXiv:2412.19792).
+
+Task `translation`: 5 symbols with 3 translations of quality 0, 1/2 and 1, which a small
+autoregressive base model draws equally often; the reward is the mean quality. Calibrated by 32
+answers of the base model and transformed by the identity or by the fixed points for the best and
+the worst of 4; GRPO with the divergence at weight 1. Measured on 64 held-out sources, 16 answers of
+each model: win rates over the base model of the best of 4, the worst of 4, and of one answer, at
+the largest divergence that both arms have reached.
+  python -m mdx.main --config=configs/claims/infalign.py --workdir=runs/claims/infalign
+
+INFALIGN_MEASURED
+"""
+
 from ml_collections import config_dict
 
 from mdx import tasks

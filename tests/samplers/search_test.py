@@ -19,6 +19,8 @@ from mdx.samplers import search
 from mdx.utils import rng
 from mdx.utils import tree
 
+import driving
+
 MASK, EOS, VOCAB, LENGTH = 0, 1, 5, 4
 PROMPTS = np.array([[2, 3], [4, 4], [3, 2]], np.int32)
 CANVAS = np.concatenate([PROMPTS, np.zeros((3, LENGTH), np.int32)], axis=1)
@@ -71,7 +73,7 @@ def _run(record="none", canvas=CANVAS, sampler=None, **fields):
     sampler = samplers.build(fields, objective, mask_id=MASK, eos_id=EOS)
   run = jax.jit(lambda params, canvas: loop.decode(
       lambda request: objective.answer(params, request), sampler, canvas, key=rng.root(0),
-      row_index=jnp.arange(len(canvas)), start=2, record=record))
+      row_index=jnp.arange(len(canvas)), start=2, record=record), compiler_options=driving.QUICK)
   return jax.device_get(run(params, jnp.asarray(canvas)))
 
 
@@ -100,6 +102,9 @@ def test_beams_as_many_as_texts_give_the_exact_list(cache):
 def test_narrow_beams_are_those_of_a_plain_search_with_and_without_a_cache():
   objective, params = _model()
 
+  next_logits = jax.jit(lambda row: objective.answer(
+      params, types.Request(row, jnp.zeros(1))).logits[0], compiler_options=driving.QUICK)
+
   def plain(prompt, width):
     beams = [((), 0.0)]
     for _ in range(LENGTH):
@@ -108,8 +113,8 @@ def test_narrow_beams_are_those_of_a_plain_search_with_and_without_a_cache():
         if EOS in text:
           continue
         row = np.array([[*prompt, *text] + [MASK] * (LENGTH - len(text))], np.int32)
-        answer = objective.answer(params, types.Request(jnp.asarray(row), jnp.zeros(1)))
-        logp = np.asarray(jax.nn.log_softmax(answer.logits[0, 2 + len(text)]), np.float64)
+        logp = np.asarray(jax.nn.log_softmax(next_logits(jnp.asarray(row))[2 + len(text)]),
+                          np.float64)
         grown += [(text + (token,), score + logp[token]) for token in range(1, VOCAB)]
       beams = sorted(grown, key=lambda beam: -beam[1])[:width]
     return beams
