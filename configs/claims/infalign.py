@@ -8,7 +8,7 @@ each model: win rates over the base model of the best of 4, the worst of 4, and 
 the largest divergence that both arms have reached.
   python -m mdx.main --config=configs/claims/infalign.py --workdir=runs/claims/infalign
 
-INFALIGN_MEASURED
+It has not been run yet; about 10 minutes of CPU time are expected.
 """
 
 from ml_collections import config_dict
