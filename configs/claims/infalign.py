@@ -32,7 +32,8 @@ def get_config(arg=None):
   base.network.update(num_layers=2, width=48, num_heads=2, mlp_width=96, max_length=16)
   base.optimizer.update(learning_rate=4e-3)
   base.tokenizer.path = sizes.tokenizer
-  base.data.update(length=sizes.length, source=dict(name="task", task=task))
+  base.data.length = sizes.length
+  base.data.source = dict(name="task", task=task)
   base.eval.update(num_batches=2)
   run.update(updates=24, eval_steps=6, checkpoint_steps=24)
   run.optimizer.update(learning_rate=2e-3, schedule="constant")

@@ -35,7 +35,8 @@ def get_config(arg=None):
   base.network.update(num_layers=2, width=48, num_heads=2, mlp_width=96, max_length=16)
   base.optimizer.update(learning_rate=4e-3)
   base.tokenizer.path = sizes.tokenizer
-  base.data.update(length=sizes.length, source=dict(name="task", task=task))
+  base.data.length = sizes.length
+  base.data.source = dict(name="task", task=task)
   base.eval.update(num_batches=2)
   stop = tokenizer_lib.build(sizes.tokenizer).encode(".")
   rule = dict(gen_length=sizes.answer_length, steps=sizes.answer_length)
