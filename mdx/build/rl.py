@@ -20,6 +20,7 @@ from mdx import samplers
 from mdx import sharding
 from mdx import types
 from mdx.build import load as load_lib
+from mdx.build import rollout_checks
 from mdx.build import values
 from mdx.eval import repeated
 from mdx.eval import task_decoder
@@ -31,7 +32,6 @@ from mdx.rl import episodes as episodes_lib
 from mdx.rl import inference as inference_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.rl import rollout as rollout_lib
-from mdx.samplers import ancestral
 from mdx.samplers import counts
 from mdx.samplers import decoder as decoder_lib
 from mdx.samplers import trajectory
@@ -256,9 +256,9 @@ def check(config: dict[str, Any]) -> None:
   objectives.check_policy(config["objective"], group_size=rollout["group_size"],
                           temperature=sampler.temperature)
   policy = objectives.POLICIES[config["objective"]["name"]]
-  _check_updates(config, policy)
-  _check_replay(policy, config["objective"]["name"], sampler, rollout["max_turns"])
-  _check_inference(rollout)
+  rollout_checks.check_updates(config, policy)
+  rollout_checks.check_replay(policy, config["objective"]["name"], sampler, rollout["max_turns"])
+  rollout_checks.check_inference(rollout)
   for name in rollout["rewards"]:
     if name not in rewards_lib.REWARDS:
       raise ValueError(f"config.rollout.rewards has {name!r}; choose from "
@@ -273,65 +273,6 @@ def check(config: dict[str, Any]) -> None:
     raise ValueError(f"objective {config['objective']['name']} reads the prediction of every step, "
                      f"which rollout.sampler.cache {sampler.cache} leaves out; use cache none, or "
                      "an objective that reads final answers, such as diffu_grpo.")
-
-
-def _check_inference(rollout: dict[str, Any]) -> None:
-  """Raises ValueError for calibrations and transforms that are none."""
-  names = list(rollout["rewards"])
-  number = rollout.get("calibration_samples", 0)
-  if number and number < 2:
-    raise ValueError(f"config.rollout.calibration_samples is {number}; expected at least 2 answers "
-                     "of the base model to a prompt, or 0 to calibrate among the rollouts.")
-  if number and "calibrated" not in names:
-    raise ValueError(f"config.rollout.calibration_samples {number} is for rewards that are "
-                     f"calibrated, got {tuple(names)}; add calibrated, or use 0.")
-  if "inference" in names and names[:names.index("inference")][-1:] != ["calibrated"]:
-    raise ValueError("config.rollout.rewards inference transforms calibrated rewards, got "
-                     f"{tuple(names)}; put calibrated before it.")
-  config_lib.construct(inference_lib.Inference, rollout.get("inference", {}),
-                       what="rollout.inference")
-
-
-def _check_updates(config: dict[str, Any], policy: Any) -> None:
-  """Raises ValueError for rollouts that a policy cannot use so."""
-  rollout, name = config["rollout"], config["objective"]["name"]
-  if rollout["epochs"] > 1 and not policy.reuses:
-    raise ValueError(f"config.rollout.epochs is {rollout['epochs']}, and objective {name} has no "
-                     "ratio that corrects for the draws of an older policy; use 1.")
-  if rollout["dynamic_sampling"] and not policy.compares:
-    raise ValueError(f"config.rollout.dynamic_sampling replaces groups whose rewards do not vary, "
-                     f"and objective {name} compares no group; leave it out.")
-  if rates := tuple(rollout.get("pass_rate", ())):
-    if len(rates) != 2 or rates[0] > rates[1]:
-      raise ValueError("config.rollout.pass_rate must be (low, high), low <= high, or () for all "
-                       f"groups; got {rates}.")
-    if not policy.compares:
-      raise ValueError("config.rollout.pass_rate leaves groups out, and objective "
-                       f"{name} compares no group; use ().")
-  if rollout.get("tree", "none") != "none" and not policy.replays:
-    raise ValueError("config.rollout.tree branches the rollouts of a prompt on the way, and "
-                     f"objective {name} does not score the steps after that; use none, or an "
-                     "objective such as cj_grpo.")
-
-
-def _check_replay(policy: Any, name: str, sampler: Any, max_turns: int) -> None:
-  """Raises ValueError for a decoding whose canvases a policy cannot rebuild."""
-  if not policy.replays:
-    return
-  rule = type(sampler).__name__
-  if max_turns > 1:
-    raise ValueError(f"objective {name} replays the steps of one turn, got rollout.max_turns "
-                     f"{max_turns}; use 1.")
-  if sampler.revises:
-    raise ValueError(f"objective {name} replays tokens that stay where they are committed, and "
-                     f"rollout.sampler {rule} revises them; use one such as confidence.")
-  if sampler.cache in ("prefix", "dual") and not policy.needs_scores:
-    raise ValueError(f"objective {name} scores every step on the whole canvas, and "
-                     f"rollout.sampler.cache {sampler.cache} draws from another distribution; use "
-                     "none.")
-  if policy.left_to_right and not isinstance(sampler, ancestral.LeftToRight):
-    raise ValueError(f"objective {name} needs rollouts from left to right, and rollout.sampler is "
-                     f"{rule}; use autoregressive.")
 
 
 def _decoding(sampler: Any, model: types.Objective) -> policy_lib.Decoding:
