@@ -19,12 +19,12 @@ def check_inference(rollout: dict[str, Any]) -> None:
   if number and number < 2:
     raise ValueError(f"config.rollout.calibration_samples is {number}; expected at least 2 answers "
                      "of the base model to a prompt, or 0 to calibrate among the rollouts.")
-  if number and "calibrated" not in names:
-    raise ValueError(f"config.rollout.calibration_samples {number} is for rewards that are "
-                     f"calibrated, got {tuple(names)}; add calibrated, or use 0.")
   if "inference" in names and names[:names.index("inference")][-1:] != ["calibrated"]:
     raise ValueError("config.rollout.rewards inference transforms calibrated rewards, got "
                      f"{tuple(names)}; put calibrated before it.")
+  if number and "calibrated" not in names:
+    raise ValueError(f"config.rollout.calibration_samples {number} is for rewards that are "
+                     f"calibrated, got {tuple(names)}; add calibrated, or use 0.")
   config_lib.construct(inference_lib.Inference, rollout.get("inference", {}),
                        what="rollout.inference")
 
