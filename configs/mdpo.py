@@ -18,6 +18,9 @@ whole answers, espo, gdpo, spg or vrpo:
   python -m mdx.main --config=configs/mdpo.py:diffu_grpo --workdir=runs/diffu_grpo
   python -m mdx.main --config=configs/mdpo.py:countdown,wd1
 
+An autoregressive model by GRPO, from left to right:
+  python -m mdx.main --config=configs/mdpo.py:causal_grpo --workdir=runs/causal_grpo
+
 branch_mdpo is the default on Sudoku, with sizes of its own (256 prompts x 1 rollout of 6 steps, 40
 updates); mdpo is on the others.
 
@@ -95,6 +98,8 @@ def get_config(arg=None):
     config.objective = dict(name=method) | {
         f.name: f.default for f in dataclasses.fields(objectives.POLICIES[method])
         if f.init and f.name not in _GIVEN}
+  if "diffusion" not in objectives.POLICIES[method].of_models:
+    _read_forward(config)
   for table in sizes:
     for key, values in table.get(method, {}).items():
       _table(config, key).update(values)
@@ -153,6 +158,24 @@ def _sudoku():
   return config
 
 
+def _read_forward(config):
+  """Changes a config to an autoregressive model, whose answers follow their prompts."""
+  if not config.init.get("base"):
+    return
+  base, sampler = config.init.base, config.rollout.sampler
+  base.objective = dict(name="ar")
+  if config.task.get("in_place"):
+    config.task.in_place = False
+    sizes = task_rows.of_task(tasks.build(config.task))
+    base.tokenizer.path = sizes.tokenizer
+    base.data.length = sizes.length
+    base.data.source.task = config.task.to_dict()
+    sampler.gen_length = sizes.answer_length
+  sampler.name = "autoregressive"
+  config.eval.update(nfe=(sampler.gen_length,), curve_nfe=sampler.gen_length, curve_also=(),
+                     remasking=("left_to_right",))
+
+
 def _small(task, sizes=None):
   """The common part of the tasks that train a base model of their own; `sizes` of its rows."""
   sizes = sizes or task_rows.of_task(tasks.build(task))
@@ -189,8 +212,13 @@ def _small(task, sizes=None):
           filter="none",  # or over_denoising: problems right on the way and wrong at the end
           filter_examples=0,  # problems decoded to find them, 0 = all
           filter_once=False,  # whether those of the first epoch serve all
-          # Transforms of rl.rewards, in their order: identity, calibrated, length_penalty.
+          # Transforms of rl.rewards, in order: identity, calibrated, length_penalty, inference.
           rewards=("identity",),
+          calibration_samples=0,  # answers of the base model to a prompt that calibrate; 0 = group
+          inference=dict(  # of the reward inference: Phi of a calibrated reward (InfAlign)
+              transform="identity",  # or logarithm, exponential, best_of, worst_of
+              exponent=10.0,  # t of exponential, sign(t) e^(t u): negative for the worst of N
+              num_samples=4, kl=0.5),  # N of best_of and worst_of, and nats of their fixed point
           dynamic_sampling=False,  # replace groups whose rewards do not vary, by further decodes,
           max_refills=3,  # at most so many an iteration
           pass_rate=(),  # least and greatest share of right answers of groups trained on; () = any
@@ -209,7 +237,7 @@ def _small(task, sizes=None):
 
       eval=dict(
           nfe=(2, 4, 8, 16),  # denoising steps of the table
-          remasking=("low_confidence", "rcr"),  # decoding rules of the table
+          remasking=("low_confidence", "rcr"),  # decoding rules of the table; or left_to_right
           num_examples=1024,  # held-out problems
           batch_size=512,  # problems decoded together
           block_length=0,  # 0 = one block
@@ -220,7 +248,10 @@ def _small(task, sizes=None):
           curve_also=(),  # further ones, whose accuracy the curve has beside it
           # pass@k and the most likely of k answers, drawn as in the rollouts; pass_k=() = none.
           pass_k=(1, 4, 8), pass_samples=8,
-          pass_examples=256),  # the first so many test problems; 0 = all
+          pass_examples=256,  # the first so many problems; 0 = all
+          # N of the win rates over the base model of the best and the worst of N, of answers drawn
+          # as for pass@k, at the points of the learning curve too; () = none.
+          win_sizes=()),
       log_steps=10,  # updates between two lines of metrics
       eval_steps=50,  # between two points of the learning curve
       checkpoint_steps=50,  # between two checkpoints

@@ -583,9 +583,16 @@ class Sampler(Protocol):
     acts: whether a step draws actions from a distribution of the rule's own, which are recorded.
     drafts: whether a step makes a second call, which reads the tokens that `draft` proposes from
       left to right; `update` is given its answer.
+    searches: whether it looks for likely texts of an autoregressive model, without draws.
   """
   acts: ClassVar[bool] = False
   drafts: ClassVar[bool] = False
+  searches: ClassVar[bool] = False
+
+  @property
+  def copies(self) -> int:
+    """Returns the rows of each canvas, which stand together and may continue one another."""
+    return 1
 
   def parts(self) -> Mapping[str, Part]:
     """Returns the parameters that a learned rule reads, by name; {} of a rule without any."""

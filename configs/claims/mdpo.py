@@ -39,7 +39,7 @@ def get_config(arg=None):
               mdpo=dict(), diffu_grpo=baseline("diffu_grpo"))
   if "all" in words:
     arms |= {name: _other(name, run) for name, policy in objectives.POLICIES.items()
-             if name not in arms and not policy.trains_rule}
+             if name not in arms and "diffusion" in policy.of_models and not policy.trains_rule}
     arms["diffu_grpo_12"] = dict(arms["diffu_grpo"], rollout=dict(epochs=12), updates=720,
                                  eval_steps=120, checkpoint_steps=720)
   rate = lambda *values: dict(key="optimizer.learning_rate", values=values)

@@ -19,6 +19,7 @@ from mdx import samplers
 from mdx.build import resolve
 from mdx.data import pipeline
 from mdx.networks import transformer
+from mdx.rl import inference
 from mdx.train import optimizer as optimizer_lib
 
 # Key of a config -> the classes that its table is built of, by name; None: of the one class.
@@ -35,7 +36,8 @@ _ROLLOUT = {"rollout.rewards": ("identity",), "rollout.max_refills": 3, "rollout
 
 def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
   """Dotted key -> default, of the fields of what a config builds."""
-  found = _fields("data", pipeline.Config) | _ROLLOUT
+  found = _fields("data", pipeline.Config) | _ROLLOUT | _fields("rollout.inference",
+                                                                inference.Inference)
   found |= {f"rollout.sampler.{k}": v for k, v in samplers.defaults().items() if _is_plain(v)}
   for key, table in _TABLES.items():
     name = (config.get(key) or {}).get("name")

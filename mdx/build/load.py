@@ -22,6 +22,7 @@ from mdx.build import model_parts
 from mdx.build import resolve as resolve_lib
 from mdx.build import source as source_lib
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.eval import attribute_fit
 from mdx.eval import best as best_lib
 from mdx.utils import memory
 from mdx.utils import rng
@@ -75,6 +76,8 @@ class Loaded:
     if fields.get("cache") == "block" and self.config["network"].get("time_conditioning"):
       raise ValueError("sampler.cache block is exact only for models that are not told the time; "
                        "this one is: use cache none.")
+    if path := samplers.select(dict(fields, name=name)).get("classifier"):
+      attribute_fit.check(path, self)
     return samplers.build(dict(fields, name=name), self.objective, mask_id=self.tokenizer.mask_id,
                           eos_id=self.tokenizer.eos_id,
                           other_eos_ids=self.tokenizer.other_eos_ids)

@@ -25,8 +25,11 @@ from mdx.build import values
 from mdx.eval import repeated
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
+from mdx.eval import win_rates
 from mdx.objectives.policies import policy as policy_lib
+from mdx.rl import calibration as calibration_lib
 from mdx.rl import episodes as episodes_lib
+from mdx.rl import inference as inference_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.rl import rollout as rollout_lib
 from mdx.samplers import counts
@@ -39,7 +42,7 @@ from mdx.train import step as step_lib
 from mdx.utils import rng
 from mdx.utils import tree
 
-REMASKING = {"low_confidence": "confidence", "rcr": "rcr"}
+REMASKING = {"low_confidence": "confidence", "rcr": "rcr", "left_to_right": "autoregressive"}
 _CHOICES = {"tree": ("none", "uniform"),
             "filter": ("none", "over_denoising"), "long_prompts": ("cut", "skip"),
             "mixture_draw": ("per_rollout", "per_group", "per_problem"),
@@ -63,6 +66,21 @@ class Setup(NamedTuple):
     """Bound of the steps that the rollouts of a prompt take together; 0 = they are no tree."""
     is_tree = self.config["rollout"].get("tree", "none") != "none"
     return self.sampler.max_steps(self.sampler.gen_length) if is_tree else 0
+
+  @property
+  def is_causal(self) -> bool:
+    """Whether the model is autoregressive."""
+    return self.model.objective.reader().sampler == "autoregressive"
+
+  @property
+  def curve_remasking(self) -> str:
+    """Decoding rule of the learning curve."""
+    return "left_to_right" if self.is_causal else "low_confidence"
+
+  @property
+  def phi(self) -> inference_lib.Inference:
+    """The transform of calibrated rewards."""
+    return inference_lib.Inference(**self.config["rollout"].get("inference", {}))
 
   @property
   def num_rows(self) -> int:
@@ -121,6 +139,19 @@ class Setup(NamedTuple):
     return episodes_lib.Episodes(decoder, prompts, sampler, self.task, examples,
                                  self.model.tokenizer, max_turns=rollout["max_turns"],
                                  max_reply_length=rollout["max_reply_length"])
+
+  def calibration(self, prompts: task_eval.Prompts, examples: list[dict[str, Any]]
+                  ) -> calibration_lib.Calibration | None:
+    """Returns the rewards of answers of the base model; None where groups calibrate themselves."""
+    if not (number := self.config["rollout"].get("calibration_samples", 0)):
+      return None
+    decoder = task_decoder.TaskDecoder(self.model.objective, self.sampler, prompts,
+                                       self.model.mesh, name="calibration",
+                                       seed=self.config["seed"], record="commits")
+    return calibration_lib.Calibration(
+        self.turns(decoder, prompts, self.sampler, examples), self.model.params, self.task,
+        examples, self.model.tokenizer, num_samples=number, batch_size=self.rows_together,
+        workdir=self.workdir)
 
   def decoder(self, prompts: task_eval.Prompts) -> task_decoder.TaskDecoder:
     """Returns the decoder of the rollouts, a turn of them where there are several."""
@@ -218,19 +249,23 @@ def check(config: dict[str, Any]) -> None:
   if sizes := config["eval"].get("pass_k", ()):
     repeated.check(config["eval"]["pass_samples"], sizes,
                    rollout["sampler"].get("temperature", 0.0), "config.eval.pass_k")
+  win_rates.check(config["eval"]["pass_samples"], config["eval"].get("win_sizes", ()),
+                  "config.eval.win_sizes")
   loop_lib.Profile(config.get("profile_steps", ()))
   checkpoint_lib.check_directory(config["checkpoint"].get("directory", ""))
   sampler = samplers.check_fields(samplers.select(rollout["sampler"], also=REMASKING.values()))
-  if sampler.drafts:
-    raise ValueError(f"config.rollout.sampler {type(sampler).__name__} draws from the causal "
-                     "reading of a model, whose log-probabilities no objective scores; use "
-                     "another, such as confidence.")
+  if sampler.drafts or sampler.searches:
+    how = ("draws from the causal reading of a model, whose log-probabilities no objective scores"
+           if sampler.drafts else "searches for likely texts, and rollouts are draws")
+    raise ValueError(f"config.rollout.sampler {rollout['sampler']['name']} {how}; use another, "
+                     "such as confidence, or autoregressive.")
   objectives.check_policy(config["objective"], group_size=rollout["group_size"],
                           temperature=sampler.temperature)
   policy = objectives.POLICIES[config["objective"]["name"]]
   rl_checks.updates(config, policy)
   rl_checks.replay(policy, config["objective"]["name"], sampler, rollout["max_turns"])
   rl_checks.rule(config, policy, sampler)
+  rl_checks.inference(rollout)
   for name in rollout["rewards"]:
     if name not in rewards_lib.REWARDS:
       raise ValueError(f"config.rollout.rewards has {name!r}; choose from "
@@ -277,6 +312,11 @@ def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_li
                                    group_size=rollout["group_size"],
                                    temperature=sampler.temperature,
                                    decoding=_decoding(sampler, model.objective))
+  kind = "causal" if model.objective.reader().sampler == "autoregressive" else "diffusion"
+  if kind not in policy.of_models:
+    fits = [name for name, cls in objectives.POLICIES.items() if kind in cls.of_models]
+    raise ValueError(f"objective {config['objective']['name']} does not train {kind} models; use "
+                     f"{', '.join(fits)}.")
   if policy.replays and model.objective.network.reads_time and (
       type(sampler).noise_level is not decoder_lib.Decoder.noise_level):
     raise ValueError(f"objective {config['objective']['name']} replays steps at the time of their "

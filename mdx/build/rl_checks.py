@@ -1,14 +1,33 @@
 """Checks that the objective, the decoding rule and the rollouts of an RL config fit each other.
 
-Contents: updates, replay, rule, rules.
+Contents: inference, updates, replay, rule, rules.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from mdx import config as config_lib
 from mdx import samplers
+from mdx.rl import inference as inference_lib
 from mdx.samplers import ancestral
+
+
+def inference(rollout: dict[str, Any]) -> None:
+  """Raises ValueError for calibrations and transforms that are none."""
+  names = list(rollout["rewards"])
+  number = rollout.get("calibration_samples", 0)
+  if number and number < 2:
+    raise ValueError(f"config.rollout.calibration_samples is {number}; expected at least 2 answers "
+                     "of the base model to a prompt, or 0 to calibrate among the rollouts.")
+  if "inference" in names and names[:names.index("inference")][-1:] != ["calibrated"]:
+    raise ValueError("config.rollout.rewards inference transforms calibrated rewards, got "
+                     f"{tuple(names)}; put calibrated before it.")
+  if number and "calibrated" not in names:
+    raise ValueError(f"config.rollout.calibration_samples {number} is for rewards that are "
+                     f"calibrated, got {tuple(names)}; add calibrated, or use 0.")
+  config_lib.construct(inference_lib.Inference, rollout.get("inference", {}),
+                       what="rollout.inference")
 
 
 def updates(config: dict[str, Any], policy: Any) -> None:

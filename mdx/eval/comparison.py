@@ -34,7 +34,7 @@ from scipy import stats
 from mdx.eval import rules as rules_lib
 from mdx.eval import significance
 
-EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds")
+EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds", "kl")
 LEVEL = 0.05
 _ROUNDING = 1e-6  # differences whose spread is below this share of their mean are equal
 Results = Mapping[str, Any]
@@ -49,8 +49,8 @@ class Comparison:
     left, right: names of arms.
     measure: of both, or of the left arm only if there is a `right_measure`.
     right_measure: of the right arm; "" = the same.
-    equal: "" to compare the measures; or one of EQUAL: the accuracies of the learning curves at
-      the most of it that both runs have spent.
+    equal: "" to compare the measures; or one of EQUAL: the accuracies of the learning curves (or
+      another figure of their points, `measure`) at the most of it that both runs have spent.
     larger_is_better: the claimed sign.
     ratio: the test is on the logarithms, for positive measures that differ by a factor.
     margin: the claim is that left is worse by less than this (non-inferiority); 0: it is better.
@@ -81,7 +81,9 @@ class Comparison:
     """The two figures of a pair of runs."""
     if self.equal:
       spent = min(run["curve"][-1][self.equal] for run in (left, right))
-      return value_at(left["curve"], self.equal, spent), value_at(right["curve"], self.equal, spent)
+      figure = "accuracy" if self.measure == "last" else self.measure
+      return (value_at(left["curve"], self.equal, spent, figure),
+              value_at(right["curve"], self.equal, spent, figure))
     return measured(left, self.measure), measured(right, self.right_measure or self.measure)
 
 
@@ -141,15 +143,21 @@ def reach(curve: Sequence[Results], level: str, unit: str = "updates") -> float:
   return min(updates_to_reach(curve, target, unit), float(curve[-1][unit]))
 
 
-def value_at(curve: Sequence[Results], axis: str, spent: float) -> float:
-  """Accuracy of a learning curve where `axis` is `spent`, linear between its points."""
-  before = [p for p in curve if p[axis] <= spent * (1 + 1e-9)]
-  after = [p for p in curve if p[axis] > spent * (1 + 1e-9)]
-  if not after:
-    return before[-1]["accuracy"]
-  low, high = before[-1], after[0]
-  share = (spent - low[axis]) / (high[axis] - low[axis])
-  return low["accuracy"] + share * (high["accuracy"] - low["accuracy"])
+def value_at(curve: Sequence[Results], axis: str, spent: float,
+             figure: str = "accuracy") -> float:
+  """A figure of a learning curve where `axis` is first `spent`, linear between its points.
+
+  Raises:
+    ValueError: the points of the curve have no such figure.
+  """
+  if missing := {axis, figure} - set(curve[0]):
+    raise ValueError(f"the learning curve has no {min(missing)}; its points have "
+                     f"{', '.join(sorted(curve[0]))}.")
+  for low, high in itertools.pairwise(curve):
+    if low[axis] <= spent < high[axis]:
+      share = (spent - low[axis]) / (high[axis] - low[axis])
+      return low[figure] + share * (high[figure] - low[figure])
+  return curve[-1][figure]
 
 
 def updates_to_reach(curve: Sequence[Results], accuracy: float, unit: str = "updates") -> float:

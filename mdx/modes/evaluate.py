@@ -150,15 +150,16 @@ def on_task(config: Mapping[str, Any], workdir: str | os.PathLike, model: Model)
   console.say(f"{type(sampler).__name__}: {len(examples) // number} problems, {number} answer(s) "
               f"of {sampler.gen_length} tokens in {sampler.steps} steps to each, from {source}, "
               f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
-  if sampler.cache != "none":
-    console.say("with a cache only final answers are recorded: over-denoising is not measured.")
+  if not _sees_steps(sampler):
+    console.say("with a cache or a search only final answers are recorded: over-denoising is not "
+                "measured.")
   table = files.PartialRows(path / "generations.jsonl", identity)
   with jax.set_mesh(model.mesh):
     seconds, pace = _decode(model, params, sampler, prompts, task, examples, config, table)
   table.finish()
   rows = [table.rows[i] for i in range(len(examples))]
   column = lambda name, dtype: np.array([row[name] for row in rows], dtype)
-  best = column("best_of_steps", bool) if sampler.cache == "none" else None
+  best = column("best_of_steps", bool) if _sees_steps(sampler) else None
   found = task_eval.summarize(column("correct", bool), best, column("score", np.float64),
                               column("nfe", np.float64))
   results = {k: v for k, v in found._asdict().items() if k != "over_denoised"}
@@ -183,6 +184,11 @@ def on_task(config: Mapping[str, Any], workdir: str | os.PathLike, model: Model)
   return results
 
 
+def _sees_steps(sampler: Any) -> bool:
+  """Whether the prediction of every step is recorded."""
+  return sampler.cache == "none" and not sampler.searches
+
+
 def _prompts(model: load_lib.Loaded, config: Mapping[str, Any], task: Any, examples):
   """The sampler and the encoded problems; ValueError for what cannot be decoded."""
   sampler = model.sampler(**config["sampler"])
@@ -201,7 +207,7 @@ def _decode(model, params, sampler, prompts, task, examples, config, table
   """
   decoder = task_decoder.TaskDecoder(model.objective, sampler, prompts, model.mesh,
                                      name="eval", seed=config["seed"],
-                                     record="full" if sampler.cache == "none" else "commits")
+                                     record="full" if _sees_steps(sampler) else "commits")
   size, shards = config["batch_size"], sharding.num_batch_shards(model.mesh)
   number = config.get("num_samples", 1)
   progress = progress_lib.Progress(len(examples), enabled=jax.process_index() == 0,

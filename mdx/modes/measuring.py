@@ -1,15 +1,17 @@
 """Evaluation of an RL run: the table, learning curves, and pass@k.
 
-Contents: Decoded, arm, quick_evaluator, evaluate, rules, pass_at_k.
+Contents: Decoded, arm, quick_evaluator, evaluate, rules, Pool, pool, pass_at_k, win_rates.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mdx import sharding
@@ -18,8 +20,11 @@ from mdx.build import rl as rl_setup
 from mdx.eval import repeated
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
+from mdx.eval import win_rates as rates
 from mdx.modes import solving
+from mdx.objectives.policies import policy as policy_lib
 from mdx.rl import episodes as episodes_lib
+from mdx.rl import rollout as rollout_lib
 from mdx.samplers import trajectory
 from mdx.train import progress as progress_lib
 from mdx.utils import console
@@ -45,7 +50,8 @@ def arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts,
   size = run.config["eval"]["batch_size"]
   shards = sharding.num_batch_shards(run.model.mesh)
   size = -(-min(size, len(examples)) // shards) * shards
-  record = "full" if run.config["rollout"]["max_turns"] == 1 else "commits"
+  is_full = run.config["rollout"]["max_turns"] == 1 and not run.is_causal
+  record = "full" if is_full else "commits"
   decoder = task_decoder.TaskDecoder(run.model.objective, sampler, prompts, run.model.mesh,
                                      name="eval", seed=0, record=record)
   decoder = run.turns(decoder, prompts, sampler, examples)
@@ -78,9 +84,10 @@ def quick_evaluator(run: rl_setup.Setup) -> Callable:
     return _rule_evaluator(run)
   config = run.config["eval"]
   first, *others = dict.fromkeys((config["curve_nfe"], *config.get("curve_also", ())))
-  one = lambda nfe: arm(run, run.eval_sampler("low_confidence", nfe), run.prompts("validation"),
+  one = lambda nfe: arm(run, run.eval_sampler(run.curve_remasking, nfe), run.prompts("validation"),
                         run.examples("validation"))
   first, others = one(first), {nfe: one(nfe) for nfe in others}
+  wins = _wins(run, "validation") if config.get("win_sizes", ()) else lambda params: {}
 
   def measure(params):
     result = first(params).result
@@ -88,7 +95,7 @@ def quick_evaluator(run: rl_setup.Setup) -> Callable:
     if result.over_denoising is not None:
       figures["over_denoising"] = result.over_denoising
     return figures | {f"accuracy_{nfe}_steps": one(params).result.accuracy
-                      for nfe, one in others.items()}
+                      for nfe, one in others.items()} | wins(params)
 
   return measure
 
@@ -152,33 +159,101 @@ def evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
   return table, speeds, traces
 
 
-def pass_at_k(run: rl_setup.Setup, models: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """pass@k and best of k of every model, of answers drawn as in the rollouts."""
-  config, sizes = run.config["eval"], run.config["eval"].get("pass_k", ())
-  if not sizes:
-    return []
-  number, examples = config["pass_samples"], run.examples("test")[:config["pass_examples"] or None]
-  prompts = run.prompts("test").select(np.arange(len(examples)))
+class Pool(NamedTuple):
+  """Several answers of a model to each of E problems, drawn as in the rollouts.
+
+  Attributes:
+    reward: float32 [E, n], the verifier's.
+    correct: bool [E, n].
+    log_prob: float32 [E, n], of the answers under the distributions that they were drawn from.
+    nfe: mean number of network calls.
+    kl: nats of an answer from the base model, of an autoregressive model; None otherwise.
+  """
+  reward: np.ndarray
+  correct: np.ndarray
+  log_prob: np.ndarray
+  nfe: float
+  kl: float | None
+
+
+def pool(run: rl_setup.Setup, split: str, name: str = "pass_at_k"
+         ) -> Callable[[types.Params], Pool]:
+  """Returns params -> answers to the first `pass_examples` problems of a split.
+
+  The divergence of an answer is the sum over its tokens, up to an end of text, of the divergence
+  of their distributions given the tokens before, which is exact for an autoregressive model.
+  Draws of another `name` are independent of these.
+  """
+  config = run.config["eval"]
+  number, examples = config["pass_samples"], run.examples(split)[:config["pass_examples"] or None]
+  prompts = run.prompts(split).select(np.arange(len(examples)))
   decoder = task_decoder.TaskDecoder(run.model.objective, run.sampler, prompts, run.model.mesh,
-                                     name="pass_at_k", seed=run.config["seed"], record="commits")
+                                     name=name, seed=run.config["seed"], record="commits")
   decoder = run.turns(decoder, prompts, run.sampler, examples)
   shards = sharding.num_batch_shards(run.model.mesh)
   total = len(examples) * number
   size = -(-min(config["batch_size"], total) // shards) * shards
-  found = []
-  for name, params in models.items():
-    correct, log_prob, nfe = [], [], []
+  has_kl = run.is_causal and run.config["rollout"]["max_turns"] == 1
+  divergence = jax.jit(functools.partial(_divergence, run.policy))
+
+  def draw(params):
+    found = []
     for first in range(0, total, size):
       index = np.minimum(np.arange(first, first + size), total - 1)
       record, rows = decoder(params, (index // number).astype(np.int32), 0, row_index=index)
-      record = processes.fetch(record)
+      batch = rollout_lib.make_batch(record, rows, decoder.start)
+      kl = divergence(params, run.model.params, batch) if has_kl else record.log_prob[:, 0]
+      record, kl = processes.fetch(record), np.asarray(processes.fetch(kl))
       texts = episodes_lib.texts_of(decoder, record.tokens, rows, run.model.tokenizer)
-      correct.append(run.task.score([examples[i // number] for i in index], texts)["correct"])
-      log_prob.append(record.log_prob.sum(axis=1))
-      nfe.append(record.nfe)
-    grouped = lambda x: np.concatenate(x)[:total].reshape(len(examples), number)
-    answers = repeated.Repeated(grouped(correct).astype(bool), grouped(log_prob))
-    mean_nfe = float(grouped(nfe).mean())
-    found += [{"model": name, "nfe": mean_nfe, "temperature": run.sampler.temperature, **row}
+      scored = run.task.score([examples[i // number] for i in index], texts)
+      found.append((scored["reward"], scored["correct"], record.log_prob.sum(axis=1), record.nfe,
+                    kl))
+    reward, correct, log_prob, nfe, kl = (
+        np.concatenate(x)[:total].reshape(len(examples), number) for x in zip(*found))
+    return Pool(reward.astype(np.float32), correct.astype(bool), log_prob, float(nfe.mean()),
+                float(kl.mean()) if has_kl else None)
+
+  return draw
+
+
+def _divergence(policy, params, reference, batch):
+  """Divergence of the policy from the reference along each answer, nats, float32 [N]."""
+  length = batch["is_free"].shape[1]
+  canvas = batch | {"noisy_tokens": batch["tokens"][:, None]}
+  own, other = (jax.nn.log_softmax(policy.logits(p, canvas, length)) for p in (params, reference))
+  each = (jnp.exp(own) * (own - other)).sum(axis=-1)
+  is_end = policy.ends(batch["tokens"][:, -length:])
+  return jnp.where(policy_lib.until_end(is_end) & batch["is_free"], each, 0.0).sum(axis=1)
+
+
+def pass_at_k(run: rl_setup.Setup, models: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """pass@k and best of k of every model, of answers drawn as in the rollouts."""
+  if not (sizes := run.config["eval"].get("pass_k", ())):
+    return []
+  draw, found = pool(run, "test"), []
+  for name, params in models.items():
+    drawn = draw(params)
+    answers = repeated.Repeated(drawn.correct, drawn.log_prob)
+    found += [{"model": name, "nfe": drawn.nfe, "temperature": run.sampler.temperature, **row}
               for row in repeated.figures(answers, sizes)]
   return found
+
+
+def win_rates(run: rl_setup.Setup, models: Mapping[str, Any]) -> dict[str, float]:
+  """Win rates of the trained model over its base on test problems, `kl` if known; {} if not asked.
+  """
+  if not run.config["eval"].get("win_sizes", ()) or len(models) < 2:
+    return {}
+  return _wins(run, "test")([x for name, x in models.items() if name != "base"][0])
+
+
+def _wins(run, split) -> Callable[[types.Params], dict[str, float]]:
+  """Params -> win rates over the base model, whose answers have draws of their own."""
+  draw, base = pool(run, split), pool(run, split, "base")(run.model.params).reward
+
+  def measure(params):
+    drawn = draw(params)
+    figures = rates.figures(drawn.reward, base, run.config["eval"]["win_sizes"])
+    return figures | ({} if drawn.kl is None else {"kl": drawn.kl})
+
+  return measure

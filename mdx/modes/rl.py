@@ -47,7 +47,8 @@ from mdx.utils import readers
 from mdx.utils import rng
 from mdx.utils import tree
 
-_AT_STEPS = re.compile(r"accuracy_\d+_steps")  # further points of the learning curve
+# Further figures of the learning curve.
+_MORE = re.compile(r"accuracy_\d+_steps|(best|worst)_of_\d+|win_rate|kl")
 
 
 @reporting.reported
@@ -150,7 +151,7 @@ def _finish(run: rl_setup.Setup, models: Mapping[str, Any], base_seconds: float)
   else:
     table, speeds, traces = measuring.evaluate(run, models)
     found = {"table": table, "pass_at_k": measuring.pass_at_k(run, models),
-             "tokens_per_second": speeds}
+             "tokens_per_second": speeds} | measuring.win_rates(run, models)
   file = run.workdir / "metrics.jsonl"
   lines = metrics_lib.read(file) if file.exists() and jax.process_index() == 0 else []
   results = found | task_eval.described(run.task) | _counts(lines, run.config) | {
@@ -204,6 +205,7 @@ def rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
       run.turns(run.decoder(prompts), prompts, run.sampler, examples), run.task, examples,
       run.model.tokenizer,
       mesh=run.model.mesh, rewards=config["rollout"]["rewards"],
+      calibration=run.calibration(prompts, examples), phi=run.phi,
       max_refills=config["rollout"]["max_refills"] * config["rollout"]["dynamic_sampling"],
       branch_steps=run.branch_steps,
       pass_rate=config["rollout"].get("pass_rate", ()),
@@ -273,7 +275,7 @@ def _curve(lines, nfe: int) -> list[dict[str, float]]:
                   "accuracy": point["accuracy"],
                   "stderr": point["accuracy_stderr"],
                   "over_denoising": point.get("over_denoising")}
-                 | {k: v for k, v in point.items() if _AT_STEPS.fullmatch(k)})
+                 | {k: v for k, v in point.items() if _MORE.fullmatch(k)})
   return found
 
 

@@ -20,6 +20,7 @@ from mdx import sharding
 from mdx.build import base as base_lib
 from mdx.build import values
 from mdx.build import workdir as workdir_lib
+from mdx.eval import attribute_fit
 from mdx.eval import generative
 from mdx.eval import hf_causal
 from mdx.eval import likelihood
@@ -28,6 +29,8 @@ from mdx.modes import train as train_mode
 from mdx.report import denoising
 from mdx.report import denoising_pictures
 from mdx.report import denoising_terminal
+from mdx.samplers import attributes
+from mdx.samplers import search
 from mdx.train import progress as progress_lib
 from mdx.utils import checksum
 from mdx.utils import console
@@ -98,6 +101,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   model = model_lib.load(source, params=config["init"]["params"], mesh=config["mesh"],
                          dtype=config["dtype"], init=config["init"])
   sampler, rows = _rows(model, config, prompts)
+  config, sampler = _with_classifier(model, sampler, config, rows, path)
   workdir_lib.check_job(path, config, lambda: [row.tolist() for row in rows])
   console.say(f"{type(sampler).__name__}: {len(rows)} rows of {sampler.gen_length} tokens from "
                 f"{source}, {jax.device_count()} {jax.devices()[0].platform} device(s)")
@@ -137,6 +141,27 @@ def _rows(model: model_lib.Model, config: Mapping[str, Any], prompts: Sequence[A
           for tokens in [model.encode(prompt)] * config["num_samples"]]
   model.check(rows, sampler)
   return sampler, rows
+
+
+def _with_classifier(model: model_lib.Model, sampler: Any, config: dict[str, Any],
+                     rows: Sequence[Any], path: pathlib.Path) -> tuple[dict[str, Any], Any]:
+  """Config and sampler with a classifier of attributes, fitted where a search lacks one.
+
+  It is kept in the workdir.
+  """
+  fields = config["sampler"]
+  if not isinstance(sampler, search.ConditionalBeam) or fields["classifier"] or (
+      sampler.attribute == "none"):
+    return config, sampler
+  file = path / "classifier.npz"
+  if not file.exists():
+    console.say("fitting a classifier of the attribute to texts of the model ...")
+    classifier, facts = attribute_fit.fit(model, sampler, rows, seed=config["seed"])
+    path.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+      attributes.save(file, classifier, facts)
+    console.say(f"{100 * facts['share']:.0f} % of them have it; loss {facts['loss']:.3f} nats")
+  return config, model.sampler(**_fields(dict(fields, classifier=str(file))))
 
 
 def build_scorer(config: Mapping[str, Any]) -> tuple[Callable | None, bool]:

@@ -23,6 +23,7 @@ from mdx.objectives.labels import finetune
 from mdx.objectives.policies import action_grpo
 from mdx.objectives.policies import agrpo
 from mdx.objectives.policies import branch_mdpo
+from mdx.objectives.policies import causal_grpo
 from mdx.objectives.policies import cj_grpo
 from mdx.objectives.policies import d2
 from mdx.objectives.policies import espo
@@ -70,6 +71,7 @@ POLICIES = {
     "diffu_grpo": grpo.DiffuGRPO,
     "wd1": grpo.WeightedLikelihood,
     "coupled_grpo": grpo.CoupledGRPO,
+    "causal_grpo": causal_grpo.CausalGRPO,
     "branch_mdpo": branch_mdpo.BranchMDPO,
     "espo": espo.ESPO,
     "gdpo": gdpo.GDPO,

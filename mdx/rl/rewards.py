@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mdx.rl import inference as inference_lib
+
 
 class Facts(NamedTuple):
   """Facts of the rollouts that a transform may read.
@@ -21,10 +23,12 @@ class Facts(NamedTuple):
     length: int32 [P, G], tokens that the model wrote, up to its ends of text.
     max_length: most tokens that a rollout can have.
     baseline: float32 [P, K], rewards of answers of a reference policy to each prompt, or None.
+    phi: transform of calibrated rewards for a procedure at inference, or None.
   """
   length: np.ndarray
   max_length: int
   baseline: np.ndarray | None = None
+  phi: inference_lib.Inference | None = None
 
 
 def _identity(reward: np.ndarray, facts: Facts) -> np.ndarray:
@@ -44,6 +48,15 @@ def _calibrated(reward: np.ndarray, facts: Facts) -> np.ndarray:
   return (below + 0.5 * equal).mean(axis=2).astype(np.float32)
 
 
+def _inference(reward: np.ndarray, facts: Facts) -> np.ndarray:
+  """Phi of a calibrated reward.
+
+  Reference: Balashankar et al. 2024, arXiv:2412.19792 (InfAlign).
+  """
+  assert facts.phi is not None  # a config has one
+  return facts.phi(reward)
+
+
 def _length_penalty(reward: np.ndarray, facts: Facts) -> np.ndarray:
   """Reward minus DAPO's soft overlong punishment: 0 to 1 over the last fifth of the length.
 
@@ -55,7 +68,8 @@ def _length_penalty(reward: np.ndarray, facts: Facts) -> np.ndarray:
 
 
 REWARDS: Mapping[str, Callable[[np.ndarray, Facts], np.ndarray]] = {
-    "identity": _identity, "calibrated": _calibrated, "length_penalty": _length_penalty}
+    "identity": _identity, "calibrated": _calibrated, "inference": _inference,
+    "length_penalty": _length_penalty}
 
 
 def transform(names: Sequence[str], reward: np.ndarray, facts: Facts) -> np.ndarray:

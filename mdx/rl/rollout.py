@@ -32,6 +32,7 @@ from mdx import sharding
 from mdx import types
 from mdx.eval import tasks as task_eval
 from mdx.rl import episodes as episodes_lib
+from mdx.rl import inference as inference_lib
 from mdx.rl import rewards as rewards_lib
 from mdx.samplers import trajectory
 from mdx.utils import processes
@@ -71,6 +72,7 @@ class Rolled(NamedTuple):
     nfe: int32 [N], network calls.
     correct: bool [N], whether the final answers are right.
     live: int32 [N], canvases whose predictions get different rewards; None where each has one.
+    examples: int32 [N], problems of the rollouts.
   """
   batch: dict[str, jax.Array]
   reward: np.ndarray
@@ -79,6 +81,7 @@ class Rolled(NamedTuple):
   nfe: np.ndarray
   correct: np.ndarray
   live: np.ndarray | None = None
+  examples: np.ndarray | None = None
 
 
 class Rollouts:
@@ -88,6 +91,8 @@ class Rollouts:
                examples: Sequence[dict[str, Any]], tokenizer: Any, *, mesh: jax.sharding.Mesh,
                num_prompts: int, group_size: int, batch_size: int, epochs: int, seed: int,
                writers: metrics_lib.Writers, rewards: Sequence[str] = ("identity",),
+               calibration: Callable[[np.ndarray], np.ndarray] | None = None,
+               phi: inference_lib.Inference | None = None,
                max_refills: int = 0, pass_rate: Sequence[float] = (), branch_steps: int = 0,
                score: Callable | None = None,
                choose: Callable[[types.Params, int], np.ndarray] | None = None,
@@ -106,6 +111,9 @@ class Rollouts:
       seed: of the run.
       writers: get the figures of every rollout.
       rewards: names of transforms in `rl.rewards.REWARDS`, applied in their order.
+      calibration: problems int32 [P] -> rewards float32 [P, K] of answers of the base model; None:
+        rollouts are calibrated among their group.
+      phi: transform of calibrated rewards, of the reward "inference".
       max_refills: most further decodes of an iteration that replace groups without variance.
       pass_rate: least and greatest share of right answers of a group that is trained on; (): any.
       branch_steps: bound of the steps that the rollouts of a prompt take together; 0 = no trees.
@@ -119,7 +127,7 @@ class Rollouts:
     self._num_prompts, self._group, self._epochs = num_prompts, group_size, epochs
     self._size, self._seed, self._choose, self._chosen = batch_size, seed, choose, {}
     self._rewards, self._max_refills, self._pass_rate = rewards, max_refills, pass_rate
-    self._branch_steps = branch_steps
+    self._branch_steps, self._calibration, self._phi = branch_steps, calibration, phi
     self._batch, self._scores, self._ended, self._silent = None, None, None, 0
     self._reward = float("nan")
     self._replaced = jax.jit(_replace_rows)
@@ -176,8 +184,10 @@ class Rollouts:
     began = time.monotonic()
     mine = sharding.local_rows(self._mesh, num_rows := len(kept.reward))
     grouped = lambda x: x.reshape(-1, self._group)
+    baseline = None if self._calibration is None else self._calibration(
+        grouped(kept.examples)[:, 0])
     reward = rewards_lib.transform(self._rewards, grouped(kept.reward), rewards_lib.Facts(
-        grouped(kept.length), kept.batch["is_free"].shape[1])).reshape(-1)
+        grouped(kept.length), kept.batch["is_free"].shape[1], baseline, self._phi)).reshape(-1)
     index = (iteration * num_rows + np.arange(num_rows)) % 2 ** 31
     more = {"reward": reward, "example_index": index.astype(np.int32)}
     if self._pass_rate:
@@ -242,7 +252,8 @@ class Rollouts:
     else:
       length = is_action.sum(axis=1)
     spent["score"] = spent.get("score", 0.0) + time.monotonic() - began
-    return Rolled(batch | placed, reward, best, length.astype(np.int32), host["nfe"], correct, live)
+    return Rolled(batch | placed, reward, best, length.astype(np.int32), host["nfe"], correct, live,
+                  examples)
 
   def _shared_steps(self, iteration: int, refill: int) -> np.ndarray | None:
     """First steps that the rollouts of each prompt take together, int32 [N]; None of no trees."""

@@ -20,8 +20,9 @@ from mdx.samplers import ancestral
 from mdx.samplers import confidence
 from mdx.samplers import joint
 from mdx.samplers import revise
-from mdx.samplers import unmasking
+from mdx.samplers import search
 from mdx.samplers import speculative
+from mdx.samplers import unmasking
 from mdx.utils import files
 
 SAMPLERS = {
@@ -40,6 +41,9 @@ SAMPLERS = {
     "unmasking": unmasking.Unmasking,
     "speculative": speculative.Speculative,
     "joint": joint.Joint,
+    "beam": search.Beam,
+    "conditional_beam": search.ConditionalBeam,
+    "mode_search": search.ModeSearch,
 }
 
 
@@ -73,8 +77,8 @@ def select(cfg: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
                if field in (f.name for f in dataclasses.fields(rule))]
     if field in own or not readers:
       found[field] = value
-    elif (tuple(value) if isinstance(value, list) else value) != usual[field] and (
-        not set(readers) & set(also)):  # a config of JSON has lists for tuples
+    elif config_lib.to_dict(value) != config_lib.to_dict(usual[field]) and (
+        not set(readers) & set(also)):
       raise ValueError(f"sampler {name!r} has no field {field!r}; it is a field of "
                        f"{', '.join(readers)}.")
   return found
@@ -164,6 +168,11 @@ def check(sampler: Any, objective: types.Objective) -> None:
     raise ValueError(f"sampler {type(sampler).__name__} verifies by a causal reading, which a "
                      f"model trained with {type(objective).__name__} has not; use a model of "
                      "blocks (objective block_diffusion), or another rule.")
+  if sampler.searches and reader.sampler != "autoregressive":
+    names = ", ".join(name for name, rule in SAMPLERS.items() if rule.searches)
+    raise ValueError(f"{names} search the texts of models from left to right (objectives ar, "
+                     f"meap), and {type(objective).__name__} gives no text a probability of that "
+                     "form; use such a checkpoint, or sampler.name=confidence.")
   if sampler.cache in ("prefix", "dual") and sampler.cache not in reader.caches and not is_causal:
     raise ValueError(f"sampler.cache {sampler.cache} is not for this model; choose from "
                      f"{', '.join(('none', *reader.caches))}.")

@@ -1,7 +1,7 @@
 """Base of the decoding rules: fields, proposals, writing, stopping.
 
-Contents: Decoder (the base of every sampler), Proposal, Commit, Step, END, LAST, put, at, best_of,
-ranks.
+Contents: Decoder (the base of every sampler), Proposal, Commit, Step, Hypotheses, END, LAST, put,
+at, best_of, ranks.
 
 Convention: a row's masked positions at the start are *free*; all others (prompt,
 padding, what a user fixed) never change. The free positions of a row are cut, in
@@ -94,6 +94,19 @@ class Step(NamedTuple):
   drawn_from: jax.Array | None = None
 
 
+class Hypotheses(NamedTuple):
+  """Texts that a search found for each canvas, the most likely first.
+
+  Attributes:
+    tokens: int32 [B, K, S].
+    log_prob: float32 [B, K], nats; -inf where there is no text.
+    is_exact: bool [B], whether the first is known to be the most likely.
+  """
+  tokens: jax.Array
+  log_prob: jax.Array
+  is_exact: jax.Array
+
+
 def put(row: jax.Array, index: jax.Array, where: jax.Array, values: jax.Array) -> jax.Array:
   """Writes values [B, W, ...] at positions `index` of row [B, S, ...] where `where` holds."""
   target = jnp.where(where, index, row.shape[1])
@@ -177,6 +190,8 @@ class Decoder:
   revises = False  # whether written tokens may be masked again or replaced
   acts = False  # whether commits have actions, drawn from a distribution of the rule's own
   drafts = False  # whether a step verifies proposals by a second call
+  searches = False  # whether it looks for likely texts of an autoregressive model, without draws
+  copies = 1  # rows of each canvas, which stand together and may continue one another
 
   def __post_init__(self):
     config_lib.check(
@@ -349,6 +364,7 @@ class Decoder:
       answer: of the model: logits float32 [B, W, V] and hidden states [B, W, D].
       keys: typed PRNG keys [B] of (seed, row, step).
     """
+    state, index, answer = self.reordered(params, state, index, answer)
     proposal = self.propose(params, state, index, answer, keys)
     commit = self.commit(params, state, proposal, _stream(keys, "rule"))
     old, is_written = state["canvas"], commit.is_written
@@ -366,6 +382,18 @@ class Decoder:
     log_prob = jnp.zeros_like(certainty) if proposal.log_prob is None else proposal.log_prob
     return state, Step(index, is_written, proposal.tokens, certainty, log_prob, commit.action,
                        commit.action_log_prob, proposal.drawn_from)
+
+  def reordered(self, params: types.Params, state: State, index: jax.Array, answer: types.Answer
+                ) -> tuple[State, jax.Array, types.Answer]:
+    """State, index and answer of the rows that are continued; of several `copies`, the state says
+    which row each one continues, `parent` int32 [B]."""
+    del params
+    return state, index, answer
+
+  def hypotheses(self, state: State) -> Hypotheses | None:
+    """Texts that a search found; None of a rule that does not search."""
+    del state
+    return None
 
   def propose(self, params: types.Params, state: State, index: jax.Array, answer: types.Answer,
               keys: jax.Array) -> Proposal:

@@ -37,10 +37,12 @@ class Decoded(NamedTuple):
     tokens: int32 [B, S], the filled canvas.
     nfe: int32 [B], network calls that each row needed (two a step with guidance, or drafts).
     trajectory: the record, or None.
+    hypotheses: texts that a search found, or None.
   """
   tokens: jax.Array
   nfe: jax.Array
   trajectory: trajectory_lib.Trajectory | None
+  hypotheses: decoder.Hypotheses | None = None
 
 
 def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
@@ -87,6 +89,15 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   if num_predictions < 1 or num_predictions > 1 and record != "full":
     raise ValueError(f"num_predictions is {num_predictions} with record {record}; expected at "
                      "least 1, and more than 1 with record full only.")
+  if record == "full" and sampler.searches:
+    raise ValueError(f"record full is of draws at every position, and {type(sampler).__name__} "
+                     "searches; use record canvas or commits.")
+  if (copies := sampler.copies) > 1:
+    canvas, row_index, positions, segment_ids, component_index, component, leader, shared_steps, (
+        before) = jax.tree.map(
+            lambda x: jnp.repeat(x, copies, axis=0),
+            (canvas, row_index, positions, segment_ids, component_index, component, leader,
+             shared_steps, before))
   row_keys = rng.per_example(rng.stream(key, "sample"), row_index)
   first_keys = row_keys if leader is None else rng.per_example(rng.stream(key, "sample"), leader)
   index = jnp.arange(canvas.shape[1])[None]
@@ -114,7 +125,8 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
                                  block=state["block_of"][:, start:],
                                  row_draws=sampler.row_draws(state) if sampler.acts else None)
   calls = state["nfe"] * (2 if sampler.guidance_scale or sampler.drafts else 1)
-  return Decoded(sampler.finalize(state), calls, recorded)
+  first = jax.tree.map(lambda x: x[::copies], (sampler.finalize(state), calls, recorded))
+  return Decoded(*first, sampler.hypotheses(state))
 
 
 def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, key: jax.Array,
@@ -184,7 +196,8 @@ class _Run(NamedTuple):
 
     def body(carry):
       index = self._index(carry[0])
-      return self._step(carry, index, self._ask(carry[0], index), self.sampler.active(carry[0]))
+      return self._step(carry, index, self._ask(carry[0], index),
+                        self.sampler.active(carry[0]))[0]
 
     return jax.lax.while_loop(lambda carry: jnp.any(self.sampler.active(carry[0])), body, carry)
 
@@ -199,7 +212,7 @@ class _Run(NamedTuple):
       slots = self._window(state, self.sampler.active(state), 2 * self.sampler.block, current - 1,
                            current) if exact else None
       answer = self._ask(state, index, cache, slots)
-      carry = self._step(pair, index, answer, active), answer.cache, state["canvas"]
+      carry = *self._step(pair, index, answer, active), state["canvas"]
       sizes = self._sizes()
       runs = [lambda carry, size=size: self._rest_of_block(carry, current, size) for size in sizes]
       near = self._near(state, current, current)
@@ -221,26 +234,32 @@ class _Run(NamedTuple):
       answer = self._ask(state, index, cache, slots)
       cached = decoder.put(cached, slots, slots < cached.shape[1],
                            decoder.at(state["canvas"], slots))
-      return self._step(pair, index, answer, active), answer.cache, cached
+      return *self._step(pair, index, answer, active), cached
 
     return jax.lax.while_loop(lambda c: jnp.any(c[0][0]["block"] == current), body, carry)
 
   def _step(self, carry, index, answer, active):
-    """Updates the active rows, and the record."""
+    """Updates the active rows, and the record; returns them, and the cache of the rows."""
     state, recorded = carry
     keys = jax.vmap(jax.random.fold_in)(self.keys, state["nfe"])
     if self.shared_steps is not None:
       first = jax.vmap(jax.random.fold_in)(self.first_keys, state["nfe"])
       keys = jnp.where(state["nfe"] < self.shared_steps, first, keys)
     new, step = self.sampler.update(self.params, state, index, answer, keys)
+    before, cache = state, answer.cache
+    if self.sampler.copies > 1:
+      parent = jnp.where(active, new["parent"], jnp.arange(len(active)))
+      before, recorded = jax.tree.map(lambda x: x[parent], (state, recorded))
+      cache = jax.tree.map(lambda x: x[:, parent], cache)
     keep = lambda old, new: jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
     new = jax.tree.map(keep, state, new)
     if recorded is not None:
-      time = self.sampler.noise_level(state)
-      recorded = self.recorder.add(recorded, state, new, step, active, keys, time)
+      time = self.sampler.noise_level(before)
+      recorded = self.recorder.add(recorded, before, new, step, active, keys, time)
     if self.watch is not None:
-      jax.debug.callback(self.watch, new["canvas"], new["nfe"])
-    return new, recorded
+      copies = self.sampler.copies
+      jax.debug.callback(self.watch, new["canvas"][::copies], new["nfe"][::copies])
+    return (new, recorded), cache
 
   def _index(self, state):
     """Positions whose logits are wanted, int32 [B, W]."""

@@ -22,9 +22,10 @@ from mdx.tasks import gsm8k
 from mdx.tasks import math_task
 from mdx.tasks import own
 from mdx.tasks import sudoku
+from mdx.tasks import translation
 
 TASKS = {"countdown": countdown.Countdown, "gsm8k": gsm8k.Gsm8k, "math": math_task.Math,
-         "sudoku": sudoku.Sudoku}
+         "sudoku": sudoku.Sudoku, "translation": translation.Translation}
 
 
 def build(cfg: Mapping[str, Any]) -> types.Task:

@@ -19,6 +19,7 @@ from mdx.configs.claims import drbert
 from mdx.configs.claims import electra
 from mdx.configs.claims import ernie_gram
 from mdx.configs.claims import finetuned
+from mdx.configs.claims import infalign
 from mdx.configs.claims import lattice_times
 from mdx.configs.claims import looking_right
 from mdx.configs.claims import mdpo
@@ -26,6 +27,7 @@ from mdx.configs.claims import meap
 from mdx.configs.claims import rcr
 from mdx.configs.claims import rts
 from mdx.configs.claims import schedules
+from mdx.configs.claims import search
 from mdx.configs.claims import slm
 from mdx.configs.claims import structural
 from mdx.eval import comparison as comparison_lib
@@ -128,7 +130,8 @@ def test_a_claim_that_cannot_be_tested_is_refused(changes, message, tmp_path, mo
 def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(arg):
   config = config_lib.to_dict(mdpo.get_config(arg))
   assert len(claim.check(config)) >= 20 and len(config["seeds"]) >= 5
-  of_models = {name for name, policy in objectives.POLICIES.items() if not policy.trains_rule}
+  of_models = {name for name, policy in objectives.POLICIES.items()
+               if "diffusion" in policy.of_models and not policy.trains_rule}
   assert (of_models <= set(config["arms"])) == ("all" in (arg or ""))
   for arm in config["arms"]:
     for _, changes in claim._grid(config, arm):
@@ -141,7 +144,7 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
 
 
 @pytest.mark.parametrize("module", [rcr, block_size, carry_over, lattice_times, schedules,
-                                    looking_right, meap, bitimebert, finetuned])
+                                    looking_right, meap, bitimebert, finetuned, infalign, search])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())

@@ -54,6 +54,8 @@ def _prompts(path, *lines):
 def test_every_rule_writes_rows_in_the_order_of_the_prompts(name, runs, tmp_path):
   model = {"autoregressive": "ar", "speculative": "block_diffusion",
            "joint": "joint"}.get(name, "diffusion")
+  if samplers.SAMPLERS[name].searches:
+    model = "ar"
   if name == "joint":  # a head on the model of the other rules, trained here for this rule alone
     modes.run("train", tiny.config("joint", network__max_length=40, init__checkpoint=str(
         runs / "diffusion")), str(runs / "joint"))
@@ -76,6 +78,23 @@ def test_every_rule_writes_rows_in_the_order_of_the_prompts(name, runs, tmp_path
   assert not (tmp_path / "run" / "samples.partial.jsonl").exists()
   config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
   assert config["sampler"]["name"] == name and config["num_samples"] == 2
+
+
+@pytest.mark.slow
+def test_a_classifier_is_fitted_to_the_model_kept_and_refused_by_another(runs, tmp_path):
+  fields = dict(sampler__name="conditional_beam", sampler__attribute="length",
+                sampler__attribute_length=6, sampler__steps=64, prompts="It")
+  before = _sample(tmp_path / "run", runs / "ar", **fields)
+  file = tmp_path / "run" / "classifier.npz"
+  time = file.stat().st_mtime_ns
+  assert _sample(tmp_path / "run", runs / "ar", **fields) == before
+  assert file.stat().st_mtime_ns == time
+  modes.run("train", tiny.config("ar", sampler__num_samples=0, network__max_length=40, seed=5),
+            str(tmp_path / "another"))
+  with pytest.raises(ValueError, match="was fitted to another model than"):
+    mdx.load(str(tmp_path / "another")).sampler(
+        name="conditional_beam", gen_length=8, attribute="length", attribute_length=6,
+        classifier=str(file))
 
 
 @pytest.mark.slow

@@ -59,6 +59,9 @@ def test_every_rule_ends_fills_what_is_free_and_nothing_else(name, cache):
   objective = BLOCKS if cache == "block" else BOTH
   if name == "autoregressive" and cache == "block":
     objective = driving.Memory(attention_lib.Causal())
+  if samplers.SAMPLERS[name].searches:
+    objective = driving.Memory(attention_lib.Causal(), rule="autoregressive")
+    cache = "none" if samplers.SAMPLERS[name].revises else cache
   sampler = _sampler(objective, name, cache=cache, threshold=0.5, also=samplers.SAMPLERS)
   decoded = _decode(sampler, objective)
   np.testing.assert_array_equal(decoded.tokens[~IS_FREE], CANVAS[~IS_FREE])

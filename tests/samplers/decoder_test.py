@@ -12,6 +12,7 @@ import driving
 import oracle
 
 MODEL = driving.Memory()
+FORWARD = driving.Memory(attention_lib.Causal(), rule="autoregressive")
 
 
 def test_a_field_means_the_same_in_every_rule_that_has_it():
@@ -25,8 +26,9 @@ def test_a_field_means_the_same_in_every_rule_that_has_it():
 
 @pytest.mark.parametrize("name", [x for x in samplers.SAMPLERS if x not in driving.LEARNED])
 def test_a_table_of_all_fields_at_their_defaults_serves_every_rule(name):
-  sampler = driving.build(MODEL, **samplers.defaults() | dict(name=name, confidence="margin"))
-  assert sampler == driving.build(MODEL, name=name, confidence="margin")
+  model = FORWARD if samplers.SAMPLERS[name].searches else MODEL
+  sampler = driving.build(model, **samplers.defaults() | dict(name=name, confidence="margin"))
+  assert sampler == driving.build(model, name=name, confidence="margin")
   assert (sampler.mask_id, sampler.eos_id) == (driving.MASK_ID, driving.EOS_ID)
 
 
@@ -106,12 +108,13 @@ def test_rules_for_the_end_of_text_need_its_id(fields):
 @pytest.mark.parametrize("name", [name for name, rule in samplers.SAMPLERS.items()
                                   if not rule.counts_steps and name not in driving.LEARNED])
 def test_rules_that_choose_their_own_number_of_steps_ignore_steps(name):
-  assert driving.build(MODEL, name=name, block_length=16, steps=7).steps == 7
+  model = FORWARD if samplers.SAMPLERS[name].searches else MODEL
+  assert driving.build(model, name=name, block_length=16, steps=7).steps == 7
 
 
 def test_an_unknown_rule_or_field_names_the_choices():
-  with pytest.raises(ValueError, match="unknown sampler name 'beam'; choose from ancestral, .*rcr"):
-    driving.build(MODEL, name="beam")
+  with pytest.raises(ValueError, match="unknown sampler name 'beams'; choose from ancestral, .*rcr"):
+    driving.build(MODEL, name="beams")
   with pytest.raises(ValueError, match="stepps"):
     driving.build(MODEL, name="rcr", stepps=3)
 
@@ -134,6 +137,9 @@ class _Classifier:
 def test_models_that_cannot_be_decoded_so_are_refused():
   with pytest.raises(ValueError, match="trained with _Classifier does not predict masked tokens"):
     samplers.build({"name": "rcr"}, _Classifier(), mask_id=0)
+  with pytest.raises(ValueError, match="beam, conditional_beam, mode_search search the texts of "
+                     "models from left to right .*Memory gives no text"):
+    driving.build(MODEL, name="beam")
   with pytest.raises(ValueError, match="cache block needs a block-causal or causal model"):
     driving.build(MODEL, name="rcr", cache="block")
   blocks = driving.Memory(attention_lib.BlockCausal(4))

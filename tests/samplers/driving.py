@@ -72,13 +72,15 @@ class Memory:
   Attributes:
     attention: which places are seen.
     scale: of the logits.
+    rule: name of the decoding rule that suits it.
   """
   attention: object = attention_lib.Full()
   scale: float = 1.0
+  rule: str = "ancestral"
 
   def reader(self):
     """For `samplers.check`."""
-    return types.Reader(self.answer, self.attention, sampler="ancestral",
+    return types.Reader(self.answer, self.attention, sampler=self.rule,
                         by_tokens=lambda params, request, clean: self.answer(
                             params, request._replace(tokens=clean)))
 
@@ -88,7 +90,7 @@ class Memory:
     return draw.normal(size=(VOCAB, VOCAB)), draw.normal(size=128)
 
   def answer(self, params, request):
-    """Logits of the targets, and the memory [1, 1, B, S]."""
+    """Logits of the targets, and the memory [1, B, S]."""
     del params
     tokens, slots = request.tokens, request.slots
     rows, length = tokens.shape
@@ -97,7 +99,7 @@ class Memory:
     if slots is None:
       slots, memory = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape), tokens
     else:
-      memory = request.cache[0].at[jnp.arange(rows)[:, None], slots].set(
+      memory = request.cache[0][0].at[jnp.arange(rows)[:, None], slots].set(
           jnp.take_along_axis(tokens, slots, axis=1, mode="clip"), mode="drop")
     targets = request.targets
     place = slots if targets is None else jnp.take_along_axis(slots, targets, axis=1, mode="clip")
@@ -108,7 +110,7 @@ class Memory:
     weight = loud[distance + 64] * (1.0 if mask is None else mask[:, 0])
     logits = self.scale * jnp.einsum("bws,bsv->bwv", weight, said[memory])
     logits = jnp.where(jnp.arange(VOCAB) == MASK_ID, 5.0, logits)
-    return types.Answer(logits, cache=None if request.cache is None else (memory,))
+    return types.Answer(logits, cache=None if request.cache is None else (memory[None],))
 
 
 def build(objective, also=(), **fields):

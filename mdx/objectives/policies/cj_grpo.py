@@ -20,3 +20,4 @@ class CJGRPO(replay.Replay):
   schedule "doubling" a trajectory of L tokens has log2 L steps.
   """
   packs = True
+  of_models = ("diffusion", "causal")

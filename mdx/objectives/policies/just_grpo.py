@@ -33,6 +33,7 @@ class JustGRPO(replay.Replay):
   num_positions: int = 0
 
   left_to_right: ClassVar[bool] = True
+  of_models: ClassVar[tuple[str, ...]] = ("diffusion", "causal")
 
   def __post_init__(self):
     super().__post_init__()

@@ -102,6 +102,7 @@ class Policy(types.Objective):
   left_to_right: ClassVar[bool] = False  # whether rollouts must be decoded so
   draws_tokens: ClassVar[bool] = True  # whether rollouts differ by their tokens, and not by actions
   trains_rule: ClassVar[bool] = False  # the parameters of the decoding rule, not the model's
+  of_models: ClassVar[tuple[str, ...]] = ("diffusion",)  # or causal: models that it trains
 
   def __post_init__(self):
     config_lib.check(self, "objective", choices={"kl_form": KL_FORMS},

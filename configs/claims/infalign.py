@@ -1,0 +1,62 @@
+r"""Claim: a reward transformed for the best or the worst of N wins more there (arXiv:2412.19792).
+
+Task `translation`: 5 symbols with 3 translations of quality 0, 1/2 and 1, which a small
+autoregressive base model draws equally often; the reward is the mean quality. Calibrated by 32
+answers of the base model and transformed by the identity or by the fixed points for the best and
+the worst of 4; GRPO with the divergence at weight 1. Measured on 64 held-out sources, 16 answers of
+each model: win rates over the base model of the best of 4, the worst of 4, and of one answer, at
+the largest divergence that both arms have reached.
+  python -m mdx.main --config=configs/claims/infalign.py --workdir=runs/claims/infalign
+
+It has not been run yet; about 10 minutes of CPU time are expected.
+"""
+
+from ml_collections import config_dict
+
+from mdx import tasks
+from mdx.configs import infalign
+from mdx.data import task_rows
+
+
+def get_config(arg=None):
+  """Arms and comparisons."""
+  if arg:
+    raise ValueError(f"configs/claims/infalign.py takes no argument, got {arg!r}.")
+  run = infalign.get_config("ar")
+  task = dict(name="translation", min_length=5, max_length=5, num_train=1500, num_validation=64,
+              num_test=64)
+  sizes = task_rows.of_task(tasks.build(task))
+  run.task = task
+  base = run.init.base
+  base.update(steps=300, batch_size=64, eval_steps=0, checkpoint_steps=300, log_steps=100)
+  base.network.update(num_layers=2, width=48, num_heads=2, mlp_width=96, max_length=16)
+  base.optimizer.update(learning_rate=4e-3)
+  base.tokenizer.path = sizes.tokenizer
+  base.data.length = sizes.length
+  base.data.source = dict(name="task", task=task)
+  base.eval.update(num_batches=2)
+  run.update(updates=24, eval_steps=6, checkpoint_steps=24)
+  run.optimizer.update(learning_rate=2e-3, schedule="constant")
+  run.rollout.update(num_prompts=16, group_size=16)
+  run.rollout.sampler.gen_length = sizes.answer_length
+  run.eval.update(nfe=(sizes.answer_length,), curve_nfe=sizes.answer_length, num_examples=64,
+                  batch_size=512, pass_examples=0)
+  transform = lambda name: dict(rollout=dict(inference=dict(transform=name)))
+  compared = lambda left, right, measure, what: dict(
+      name=f"{left} has the larger {what} than {right} at equal divergence", left=left,
+      right=right, measure=measure, equal="kl")
+  return config_dict.ConfigDict(dict(
+      mode="claim",
+      statement="a reward transformed for the best or worst of N wins more there",
+      seeds=(0, 1, 2),
+      run=run,
+      arms={name: transform(name) for name in ("identity", "best_of", "worst_of")},
+      grids=dict(),
+      choose_by="",
+      measures=("win_rate", "best_of_4", "worst_of_4", "kl"),
+      comparisons=(
+          compared("best_of", "identity", "best_of_4", "win rate of the best of 4"),
+          compared("best_of", "worst_of", "best_of_4", "win rate of the best of 4"),
+          compared("worst_of", "identity", "worst_of_4", "win rate of the worst of 4"),
+          compared("worst_of", "best_of", "worst_of_4", "win rate of the worst of 4"),
+          compared("identity", "best_of", "win_rate", "standard win rate"))))
