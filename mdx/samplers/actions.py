@@ -53,8 +53,7 @@ def _log_prob_of_each(scores, action, is_open):
 
 def _gumbels(keys, positions, name):
   """Standard Gumbel noise of each position, float32 [B, W]."""
-  own = logits_lib.position_keys(jax.vmap(lambda key: rng.stream(key, name))(keys), positions)
-  return jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, mode="high")))(own)
+  return logits_lib.gumbels(jax.vmap(lambda key: rng.stream(key, name))(keys), positions)
 
 
 def _draw_order(keys, positions, scores, is_open):

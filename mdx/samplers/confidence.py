@@ -47,18 +47,42 @@ class Confidence(decoder.Decoder):
 
   Attributes:
     schedule: tokens committed a step: one of counts.SCHEDULES.
+    order_temperature: the positions are drawn one after another, without replacement, from
+      softmax(confidence / it); 0 = the most confident ones. `alg_temp` of Dream (Ye et al. 2025,
+      arXiv:2508.15487).
+    eos_penalty: nats taken from the logits of ends of text while all is masked, less in proportion
+      to the share of masks that is left, so that texts do not end early (Dream-Coder, Xie et al.
+      2025, whose annealing is not published in words; this one is linear).
   """
   schedule: str = "even"
+  order_temperature: float = 0.0
+  eos_penalty: float = 0.0
 
   def __post_init__(self):
     super().__post_init__()
-    config_lib.check(self, "sampler", choices={"schedule": counts.SCHEDULES})
+    config_lib.check(self, "sampler", choices={"schedule": counts.SCHEDULES},
+                     at_least={"order_temperature": 0, "eos_penalty": 0})
+    if self.eos_penalty and self.eos_id < 0:
+      raise ValueError("sampler.eos_penalty needs a tokenizer with an end-of-text id.")
+
+  def propose(self, params, state, index, answer, keys):
+    """Tokens of the model, of which ends of text are made less likely."""
+    if self.eos_penalty:
+      is_masked = state["free"] & (state["canvas"] == self.mask_id)
+      share = is_masked.sum(axis=1) / jnp.maximum(state["free"].sum(axis=1), 1)
+      is_end = self.ends(jnp.arange(answer.logits.shape[-1]))[None, None]
+      penalty = (self.eos_penalty * share)[:, None, None]
+      answer = answer._replace(logits=answer.logits - jnp.where(is_end, penalty, 0.0))
+    return super().propose(params, state, index, answer, keys)
 
   def commit(self, params, state, proposal, keys):
-    """The n most confident positions."""
-    del params, keys
+    """The n most confident positions, or n drawn by their confidence."""
+    del params
+    score = proposal.confidence
+    if self.order_temperature:  # the largest of noisy scores are a draw without replacement
+      score = score / self.order_temperature + logits_lib.gumbels(keys, proposal.positions)
     count, _ = scheduled_counts(self, state)
-    return decoder.Commit(decoder.best_of(proposal.confidence, proposal.is_open, count))
+    return decoder.Commit(decoder.best_of(score, proposal.is_open, count))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -416,12 +416,12 @@ class Decoder:
       probability = logits_lib.confidence("probability", logits, tokens, score_key, positions)
     order = certainty
     if self.eos == "last":
-      order = jnp.where(self._ends(tokens), certainty - LAST, certainty)
+      order = jnp.where(self.ends(tokens), certainty - LAST, certainty)
     elif self.eos == "ramp":
       last = jnp.array([max(self.block_steps_of(one) - 1, 1) for one in self.components])
       share = jnp.minimum(state["step"] / last[state["component"]], 1.0)
       factor = RAMP_START + (1 - RAMP_START) * share[:, None]
-      order = jnp.where(self._ends(tokens), factor * certainty, certainty)
+      order = jnp.where(self.ends(tokens), factor * certainty, certainty)
     log_prob = jnp.take_along_axis(drawn, tokens[..., None], axis=-1)[..., 0]
     log_prob -= jax.nn.logsumexp(drawn, axis=-1)
     return Proposal(index, positions, is_open, current, tokens, order, probability, logits,
@@ -447,7 +447,7 @@ class Decoder:
     """The decoded canvas, int32 [B, S]."""
     return state["canvas"]
 
-  def _ends(self, tokens):
+  def ends(self, tokens: jax.Array) -> jax.Array:
     """Returns whether each token ends a text."""
     return heads.is_one_of(tokens, (self.eos_id, *self.other_eos_ids))
 
@@ -458,7 +458,7 @@ class Decoder:
       return canvas
     scope = free if self.eos_stop == "row" else (
         free & (state["block_of"] == state["block"][:, None]))
-    is_eos, is_masked = scope & self._ends(canvas), free & (canvas == self.mask_id)
+    is_eos, is_masked = scope & self.ends(canvas), free & (canvas == self.mask_id)
     settled = is_eos & (jnp.cumsum(is_masked, axis=1) == 0)
     return jnp.where(scope & is_masked & (jnp.cumsum(settled, axis=1) > 0), self.eos_id, canvas)
 

@@ -1,6 +1,6 @@
 """Proposed tokens and their confidence, from logits.
 
-Contents: CONFIDENCES, position_keys, uniforms, draw, keep_likely, confidence, entropy.
+Contents: CONFIDENCES, position_keys, uniforms, gumbels, draw, keep_likely, confidence, entropy.
 
 Convention: logits are float32 [B, W, V]; others are refused. The key of a draw
 depends on (seed, row, step, position), so it is the same whatever the batch,
@@ -28,6 +28,12 @@ def position_keys(keys: jax.Array, positions: jax.Array) -> jax.Array:
 def uniforms(keys: jax.Array, positions: jax.Array) -> jax.Array:
   """One uniform of each position, float32 [B, W]."""
   return jax.vmap(jax.vmap(jax.random.uniform))(position_keys(keys, positions))
+
+
+def gumbels(keys: jax.Array, positions: jax.Array) -> jax.Array:
+  """Standard Gumbel noise of each position, float32 [B, W]."""
+  one = lambda key: jax.random.gumbel(key, mode="high")
+  return jax.vmap(jax.vmap(one))(position_keys(keys, positions))
 
 
 def draw(keys: jax.Array, positions: jax.Array, logits: jax.Array,

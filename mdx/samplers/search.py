@@ -158,7 +158,7 @@ class Beam(_Search):
 
   def _stop(self, state):
     canvas, free = state["canvas"], state["free"]
-    ended = jnp.cumsum(free & self._ends(canvas), axis=1) > 0
+    ended = jnp.cumsum(free & self.ends(canvas), axis=1) > 0
     return jnp.where(free & ended & (canvas == self.mask_id), self.eos_id, canvas)
 
   def _enter_next_block(self, state):

@@ -295,3 +295,49 @@ def test_best_of_breaks_ties_by_the_place():
   among = jnp.array([[True, False, True, True]])
   chosen = decoder.best_of(jnp.array([[1.0, 2.0, 2.0, 1.0]]), among, jnp.array([2]))
   np.testing.assert_array_equal(chosen, [[True, False, True, False]])
+
+
+def test_an_order_with_a_temperature_is_a_draw_without_replacement_by_the_softmax_of_confidence():
+  scores, temperature, number = np.array([0.9, 0.5, 0.1, 0.99]), 0.5, 20000
+  is_open = np.array([True, True, True, False])
+  sampler = confidence_lib.Confidence(mask_id=0, gen_length=4, steps=2, order_temperature=0.5)
+  state = {"count": jnp.full(number, 4), "step": jnp.zeros(number, jnp.int32),
+           "component": jnp.zeros(number, jnp.int32)}
+  rows = lambda x: np.broadcast_to(x, (number, 4))
+  proposal = driving.proposal(rows(scores), rows(is_open))
+  written = np.asarray(jax.jit(lambda p, k: sampler.commit({}, state, p, k).is_written)(
+      proposal, driving.keys(number)))
+  weight = np.where(is_open, np.exp(scores / temperature), 0)
+  weight /= weight.sum()
+  pairs = {(i, j): weight[i] * weight[j] / (1 - weight[i]) + weight[j] * weight[i] / (1 - weight[j])
+           for i in range(3) for j in range(i + 1, 3)}
+  assert not written[:, 3].any() and np.all(written.sum(axis=1) == 2)
+  counts = [(written[:, i] & written[:, j]).sum() for i, j in pairs]
+  assert oracle.chi_square(counts, list(pairs.values())) > 1e-3
+
+
+def test_ends_of_text_are_penalised_by_the_share_of_masks_that_is_left():
+  canvas = np.where(np.arange(8) < 4, 3, np.zeros((5, 8))).astype(np.int32)
+  canvas[1, 5:] = 4  # of row 1 one mask is left, but the others are given: all of its masks
+  sampler = confidence_lib.Confidence(mask_id=0, eos_id=1, other_eos_ids=(2,), gen_length=4, steps=4,
+                                      eos_penalty=3.0)
+  free = canvas == 0
+  canvas[2, 4:6] = 5  # of row 2 two of the four are written
+  state = {"canvas": jnp.asarray(canvas), "free": jnp.asarray(free), "block": jnp.zeros(5, jnp.int32),
+           "block_of": jnp.zeros((5, 8), jnp.int32), "step": jnp.zeros(5, jnp.int32),
+           "positions": jnp.broadcast_to(jnp.arange(8), (5, 8)),
+           "component": jnp.zeros(5, jnp.int32)}
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(5, 1, driving.VOCAB)), jnp.float32)
+  found = sampler.propose({}, state, jnp.full((5, 1), 7), types.Answer(logits), driving.keys(5))
+  lost = np.asarray(logits - found.logits)[:, 0]
+  np.testing.assert_allclose(lost[:, [1, 2]], np.array([3, 3, 1.5, 3, 3])[:, None] * [1, 1],
+                             rtol=1e-5)
+  assert not lost[:, 3:].any()
+
+
+def test_orders_and_penalties_without_meaning_are_refused():
+  for fields, message in ((dict(order_temperature=-1.0), "sampler.order_temperature must be at lea"),
+                          (dict(eos_penalty=-1.0), "sampler.eos_penalty must be at least 0"),
+                          (dict(eos_penalty=1.0), "eos_penalty needs a tokenizer with an end-of")):
+    with pytest.raises(ValueError, match=message):
+      confidence_lib.Confidence(mask_id=0, gen_length=4, steps=4, **fields)

@@ -495,7 +495,7 @@ def test_denoise_hands_slots_and_cache_to_the_network():
       attention={"name": "block_causal", "block_length": 2})
   request = types.Request(jnp.array([[0, 2, 3, 1], [3, 1, 1, 2]]), jnp.ones(2) / 4,
                           slots=jnp.array([[3, 4], [0, 2]]), cache=("old",))
-  logits, _, cache = objective.answer(PARAMS, request)
+  logits, _, cache, *_ = objective.answer(PARAMS, request)
   np.testing.assert_array_equal(seen["tokens"], [[1, 1], [3, 1]])  # 4: none, whatever is read
   assert seen["slots"] is request.slots and seen["cache"] == ("old",) and cache == ("new",)
   assert seen["time"] is request.noise_level and logits.shape == (2, 2, 5)
