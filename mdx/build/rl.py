@@ -243,9 +243,12 @@ def check(config: dict[str, Any]) -> None:
   if guidance := rollout["sampler"].get("guidance_scale", 0):
     raise ValueError(f"config.rollout.sampler.guidance_scale {guidance} draws tokens from another "
                      "distribution than the model's, whose log-probabilities are trained; use 0.")
-  if rollout["sampler"].get("eos") == "forbid" or rollout["sampler"].get("eos_penalty", 0):
-    raise ValueError("config.rollout.sampler.eos forbid and eos_penalty change the distribution "
-                     "that tokens are drawn from; use eos allow or last, and eos_penalty 0.")
+  if rollout["sampler"].get("eos") == "forbid":
+    raise ValueError("config.rollout.sampler.eos forbid cuts the distribution that tokens are "
+                     "drawn from; use allow or last.")
+  if penalty := rollout["sampler"].get("eos_penalty", 0):
+    raise ValueError(f"config.rollout.sampler.eos_penalty {penalty} changes the distribution that "
+                     "tokens are drawn from, whose log-probabilities are trained; use 0.")
   if sizes := config["eval"].get("pass_k", ()):
     repeated.check(config["eval"]["pass_samples"], sizes,
                    rollout["sampler"].get("temperature", 0.0), "config.eval.pass_k")

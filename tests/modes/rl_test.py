@@ -377,7 +377,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
     ({"rollout.max_prompt_length": 8}, "has 16 tokens, more than 8"),
     ({"rollout.sampler.mixture": ((16, 0),)}, "pairs \\(block_length, steps\\)"),
     ({"updates": -1}, "updates must be a whole number of at least 0"),
-    ({"objective.name": "ppo"}, "choose from agrpo, branch_mdpo"),
+    ({"objective.name": "ppo"}, "choose from action_grpo, agrpo"),
     ({"eval.remasking": ("low",)}, "choose from low_confidence, rcr"),
     ({"task.num_train": 0}, "the train split has no examples"),
     ({"task.size": 9, "task.max_givens": 20, "task.min_givens": 20, "task.num_train": 2},
@@ -391,9 +391,12 @@ def test_bad_input_is_one_line_before_anything_is_written(changes, message, base
 
 def test_a_wrong_config_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
   monkeypatch.setattr("mdx.modes.train.run", lambda *args: pytest.fail("trained a base model"))
-  for changes, message in (({"objective.name": "ppo"}, "choose from agrpo, branch_mdpo"),
+  for changes, message in (({"objective.name": "ppo"}, "choose from action_grpo, agrpo"),
                            ({"objective.kl_form": "k9"}, "choose from k2, k3"),
-                           ({"rollout.sampler.name": "beam"}, "unknown sampler"),
+                           ({"rollout.sampler.name": "beams"}, "unknown sampler"),
+                           ({"rollout.sampler.name": "beam"}, "searches for likely texts"),
+                           ({"rollout.sampler.name": "speculative"}, "from the causal reading"),
+                           ({"rollout.sampler.eos_penalty": 1.0}, "eos_penalty 1.0 changes the"),
                            ({"rollout.sampler.eos": "forbid"}, "use allow or last"),
                            ({"rollout.sampler.guidance_scale": 0.5}, "guidance_scale 0.5 .* use 0"),
                            ({"rollout.sampler.top_k": 1}, "top_k cuts the distribution"),
