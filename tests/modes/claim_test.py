@@ -10,7 +10,9 @@ import pytest
 from mdx import config as config_lib
 from mdx import modes
 from mdx import objectives
+from mdx import samplers
 from mdx.build import rl as rl_setup
+from mdx.build import rl_checks
 from mdx.build import setup as setup_lib
 from mdx.configs.claims import bitimebert
 from mdx.configs.claims import block_size
@@ -20,6 +22,7 @@ from mdx.configs.claims import electra
 from mdx.configs.claims import ernie_gram
 from mdx.configs.claims import finetuned
 from mdx.configs.claims import infalign
+from mdx.configs.claims import joint
 from mdx.configs.claims import lattice_times
 from mdx.configs.claims import looking_right
 from mdx.configs.claims import mdpo
@@ -30,6 +33,7 @@ from mdx.configs.claims import schedules
 from mdx.configs.claims import search
 from mdx.configs.claims import slm
 from mdx.configs.claims import structural
+from mdx.configs.claims import unmasking
 from mdx.eval import comparison as comparison_lib
 from mdx.modes import claim
 
@@ -144,7 +148,8 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
 
 
 @pytest.mark.parametrize("module", [rcr, block_size, carry_over, lattice_times, schedules,
-                                    looking_right, meap, bitimebert, finetuned, infalign, search])
+                                    looking_right, meap, bitimebert, finetuned, infalign, joint,
+                                    search])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())
@@ -153,9 +158,24 @@ def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
     for changes in config["arms"].values():  # every arm is a run that could start
       run = copy.deepcopy(config["run"])
       claim.merge(run, changes)
+      if run["mode"] == "eval":
+        samplers.check_fields(run["sampler"])
+        run = run["init"]["base"]
       setup_lib.setup(run, str(tmp_path / "run"))
   with pytest.raises(ValueError, match="takes no argument, got 'x'"):
     module.get_config("x")
+
+
+def test_the_claim_about_unmasking_is_of_policies_that_could_be_trained():
+  config = config_lib.to_dict(unmasking.get_config())
+  assert len(claim.check(config)) == 20 and set(config["arms"]) == {"full", "blocks"}
+  for arm in config["arms"]:
+    run = claim._run_config(config, arm, {}, 0)
+    rl_setup.check(run)
+    assert len(rl_checks.rules(run)) >= 13
+  assert set(unmasking.get_config("blocks").arms) == {"blocks"}
+  with pytest.raises(ValueError, match="takes one of full, blocks, or nothing for both; got 'x'"):
+    unmasking.get_config("x")
 
 
 @pytest.mark.parametrize("module, data", [
