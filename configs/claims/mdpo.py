@@ -44,7 +44,8 @@ def get_config(arg=None):
                                  eval_steps=120, checkpoint_steps=720)
   rate = lambda *values: dict(key="optimizer.learning_rate", values=values)
   grids = {name: rate(2e-4, 4e-4, 8e-4) for name in arms}
-  grids |= {name: rate(4e-4, 8e-4, 1.6e-3) for name in ("branch_mdpo", "all_masked")}
+  grids |= {"branch_mdpo": rate(4e-4, 8e-4, 1.6e-3, 3.2e-3), "mdpo": rate(2e-4, 4e-4, 8e-4, 1.6e-3),
+            "all_masked": rate(2e-4, 4e-4, 8e-4, 1.6e-3)}
   return config_dict.ConfigDict(dict(
       mode="claim",
       statement="MDPO, and branch credit on it, need fewer updates than diffu-GRPO",

@@ -218,7 +218,7 @@ def test_the_base_model_is_trained_once_where_no_checkpoint_is_given(tmp_path, c
 
 def test_a_wrong_rule_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
   monkeypatch.setattr("mdx.modes.train.run", lambda *args: pytest.fail("trained a base model"))
-  for changes, message in ((dict(sampler__name="beam"), "unknown sampler name 'beam'"),
+  for changes, message in ((dict(sampler__name="beams"), "unknown sampler name 'beams'"),
                            (dict(sampler__gen_length=10 ** 6), "of the model; shorten one")):
     cfg = _config("", **changes)
     with cfg.unlocked():
@@ -250,7 +250,7 @@ def test_exports_and_single_checkpoints_can_be_loaded(runs, tmp_path):
 @pytest.mark.parametrize("changes, message", [
     ({"prompts": "x" * 33}, "prompt 0 has 33 tokens.*more than the 40 of the model"),
     ({"prompts": "missing.jsonl"}, "cannot be read"),
-    ({"sampler.name": "beam"}, "unknown sampler name 'beam'; choose from ancestral"),
+    ({"sampler.name": "beams"}, "unknown sampler name 'beams'; choose from ancestral"),
     ({"sampler.name": "confidence", "sampler.block_length": 2, "sampler.steps": 6},
      "steps 6 is not divisible by the 4 blocks"),
     ({"sampler.name": "confidence", "sampler.block_length": 3}, "does not divide gen_length 8"),
