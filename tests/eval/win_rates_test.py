@@ -37,7 +37,7 @@ def test_figures_are_means_of_every_size_and_equal_pools_draw():
   found = win_rates.figures(pool, pool, (1, 2))
   assert set(found) == {"win_rate", "best_of_2", "worst_of_2"}
   np.testing.assert_allclose(list(found.values()), 0.5)
-  assert win_rates.figures(pool + 9, pool, (2,))["worst_of_2"] == 1
+  assert win_rates.figures(pool + 9, pool, (2,))["worst_of_2"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("size", [0, 9])

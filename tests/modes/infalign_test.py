@@ -13,8 +13,8 @@ from mdx.configs import infalign
 from mdx.configs import mdpo
 from mdx.rl import rewards as rewards_lib
 
-_TASK = dict(name="translation", min_length=2, max_length=2, num_train=20, num_validation=6,
-             num_test=6)
+_TASK = dict(name="translation", min_length=2, max_length=2, num_train=20, num_validation=3,
+             num_test=3)
 
 
 def _config(**changes):
@@ -24,15 +24,16 @@ def _config(**changes):
     cfg.task = _TASK
     base.data.source.task = _TASK
     base.tokenizer.path = "symbols:A B C D E F G H a b c d e f g h i j k l m n o p q r s t u v w x = ."
-  tiny.changed(base, {"steps": 30, "batch_size": 16, "network.num_layers": 1, "network.width": 16,
+  tiny.changed(base, {"steps": 150, "batch_size": 16, "optimizer.learning_rate": 1e-2,
+                      "optimizer.warmup_steps": 5, "network.num_layers": 1, "network.width": 16,
                       "network.num_heads": 2, "network.mlp_width": 16, "network.max_length": 8,
                       "data.length": 7, "eval.final_samples": 1, "eval_steps": 0,
-                      "checkpoint_steps": 30, "log_steps": 30})
+                      "checkpoint_steps": 150, "log_steps": 50})
   return tiny.changed(cfg, {
       "updates": 2, "eval_steps": 1, "checkpoint_steps": 1, "log_steps": 1,
       "rollout.num_prompts": 4, "rollout.group_size": 4, "rollout.calibration_samples": 4,
       "rollout.sampler.gen_length": 4, "eval.nfe": (4,), "eval.curve_nfe": 4,
-      "eval.pass_samples": 4, "eval.pass_examples": 4, "eval.num_examples": 6,
+      "eval.pass_samples": 4, "eval.pass_examples": 3, "eval.num_examples": 3,
       "eval.batch_size": 8, "eval.win_sizes": (1, 2)} | {
           k.replace("__", "."): v for k, v in changes.items()})
 
