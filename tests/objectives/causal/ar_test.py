@@ -91,7 +91,7 @@ def test_denoise_starts_after_padding_and_reads_slots_as_the_tokens_before_them(
   np.testing.assert_array_equal(seen["tokens"][:, 2:], [[1, 3], [2, 3]])
   assert seen["positions"] is request.positions and seen["segment_ids"] is request.segment_ids
   slots = jnp.array([[3], [1]])
-  logits, _, cache = objective.answer({"model": {}}, request._replace(
+  logits, _, cache, *_ = objective.answer({"model": {}}, request._replace(
       slots=slots, cache=("kept",), targets=jnp.zeros((2, 1), int)))
   np.testing.assert_array_equal(seen["tokens"], [[3], [0]])
   assert seen["slots"] is slots and cache == ("kept",) and logits.shape == (2, 1, 5)
