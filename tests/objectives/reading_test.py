@@ -43,7 +43,7 @@ def test_the_head_is_run_on_few_more_targets_than_there_are():
 def test_reader_asks_the_objective_with_the_same_weights():
   objective = diffusion.MaskedDiffusion(network=NETWORK, mask_id=6)
   request = types.Request(TOKENS, jnp.ones(2), targets=TARGETS, cache=())
-  logits, _, cache = reading.answerer(objective, {"model": PARAMS})(request)
+  logits, _, cache, *_ = reading.answerer(objective, {"model": PARAMS})(request)
   expected, _, stacked, *_ = objective.answer({"model": PARAMS}, request)
   np.testing.assert_allclose(logits, expected, atol=1e-5)
   np.testing.assert_allclose(jnp.stack([keys for keys, _ in cache]), stacked[0], atol=1e-5)
