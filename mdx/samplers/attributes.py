@@ -119,7 +119,8 @@ class Classifier(NamedTuple):
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Returns the logits of all next tokens, float32 [..., V], of hidden states [..., D]."""
-    return hidden.astype(jnp.float32) @ self.down @ self.up + self.bias
+    found = hidden.astype(jnp.float32) @ self.down @ self.up
+    return found + jnp.broadcast_to(self.bias, found.shape)
 
 
 def save(path: str | pathlib.Path, classifier: Classifier, facts: Mapping[str, Any]) -> None:

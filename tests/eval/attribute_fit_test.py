@@ -24,10 +24,12 @@ def _model(seed=0):
   network = transformer.Transformer(num_layers=1, width=16, num_heads=2, mlp_width=16, vocab_size=4,
                                     vocab_multiple=1, max_length=8, scan_layers=False).network()
   objective = ar.AutoRegressive(network=network, mask_id=MASK)
+  mesh = sharding.make_mesh({"data": -1})
   params = jax.tree.map(lambda x: 4 * x, objective.init(rng.root(seed)))
+  params = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
   return types.SimpleNamespace(objective=objective, params=params, max_length=8, source="tiny",
                                tokenizer=types.SimpleNamespace(pad_id=2),
-                               mesh=sharding.make_mesh({"data": -1}))
+                               mesh=mesh)
 
 
 def _sampler(model, **fields):
@@ -44,8 +46,9 @@ def test_a_fitted_classifier_knows_the_odds_and_belongs_to_its_model(tmp_path):
   assert 0.05 < share < 0.95
   assert facts["loss"] < -share * np.log(share) - (1 - share) * np.log(1 - share) + 0.02
   # The mean over first tokens of P(attribute | first token) is the share.
-  answer = model.objective.answer(model.params, types_lib.Request(
-      jnp.array([[2, 0, 0, 0, 0]]), jnp.zeros(1), targets=jnp.array([[1]])))
+  with jax.set_mesh(model.mesh):
+    answer = model.objective.answer(model.params, types_lib.Request(
+        jnp.array([[2, 0, 0, 0, 0]]), jnp.zeros(1), targets=jnp.array([[1]])))
   first = jax.nn.softmax(answer.logits[0, 0])
   odds = jax.nn.sigmoid(classifier.logits(answer.hidden[0, 0]))
   assert float((first * odds).sum()) == pytest.approx(share, abs=0.08)

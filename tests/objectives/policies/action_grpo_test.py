@@ -147,7 +147,7 @@ def test_a_rollout_counts_as_the_mean_over_its_steps_as_published():
                                                          types.context(0))
   np.testing.assert_allclose(prepared["token_weight"].sum(axis=1), [1, 1, 0, 0])
   assert weights == {"policy": 2}
-  assert not prepared["token_weight"][np.arange(LENGTH) >= batch["nfe"][:, None]].any()
+  assert not prepared["token_weight"][np.arange(LENGTH)[None] >= batch["nfe"][:, None]].any()
 
 
 def test_groups_of_one_and_unknown_advantages_are_refused():
