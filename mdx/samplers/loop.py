@@ -250,7 +250,8 @@ class _Run(NamedTuple):
     if self.sampler.copies > 1:
       parent = jnp.where(active, new["parent"], jnp.arange(len(active)))
       before, recorded = jax.tree.map(lambda x: x[parent], (state, recorded))
-      cache = jax.tree.map(lambda x: x[:, parent], cache)
+      # [layers, B, S, K, H], or without layers where every block has a cache of its own.
+      cache = jax.tree.map(lambda x: jnp.take(x, parent, axis=x.ndim - 4), cache)
     keep = lambda old, new: jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
     new = jax.tree.map(keep, state, new)
     if recorded is not None:

@@ -222,7 +222,7 @@ def test_tokens_that_changed_since_the_block_began_are_run_again(name, given):
       """As Memory, and tells how many places before the last masked one are stale."""
       out = model.answer(params, request)
       if request.slots is not None:
-        old = (out.cache[0][0] != request.tokens) & (request.tokens != MASK)
+        old = (out.cache[0][:, :, 0, 0] != request.tokens) & (request.tokens != MASK)
         jax.debug.callback(lambda n: stale.append(int(n)), old.sum(axis=1).max())
       return out
 

@@ -99,7 +99,7 @@ class Memory:
     if slots is None:
       slots, memory = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape), tokens
     else:
-      memory = request.cache[0][0].at[jnp.arange(rows)[:, None], slots].set(
+      memory = request.cache[0][:, :, 0, 0].at[jnp.arange(rows)[:, None], slots].set(
           jnp.take_along_axis(tokens, slots, axis=1, mode="clip"), mode="drop")
     targets = request.targets
     place = slots if targets is None else jnp.take_along_axis(slots, targets, axis=1, mode="clip")
@@ -110,7 +110,7 @@ class Memory:
     weight = loud[distance + 64] * (1.0 if mask is None else mask[:, 0])
     logits = self.scale * jnp.einsum("bws,bsv->bwv", weight, said[memory])
     logits = jnp.where(jnp.arange(VOCAB) == MASK_ID, 5.0, logits)
-    return types.Answer(logits, cache=None if request.cache is None else (memory[None],))
+    return types.Answer(logits, cache=None if request.cache is None else (memory[:, :, None, None],))
 
 
 def build(objective, also=(), **fields):

@@ -12,6 +12,7 @@ import pytest
 from mdx import samplers
 from mdx import types
 from mdx.networks import transformer
+from mdx.objectives import reading
 from mdx.objectives.causal import ar
 from mdx.samplers import attributes
 from mdx.samplers import loop
@@ -72,7 +73,7 @@ def _run(record="none", canvas=CANVAS, sampler=None, **fields):
     fields = dict(gen_length=LENGTH) | fields
     sampler = samplers.build(fields, objective, mask_id=MASK, eos_id=EOS)
   run = jax.jit(lambda params, canvas: loop.decode(
-      lambda request: objective.answer(params, request), sampler, canvas, key=rng.root(0),
+      reading.answerer(objective, params), sampler, canvas, key=rng.root(0),
       row_index=jnp.arange(len(canvas)), start=2, record=record), compiler_options=driving.QUICK)
   return jax.device_get(run(params, jnp.asarray(canvas)))
 
