@@ -35,8 +35,9 @@ def get_config(arg=None):
   base.data.length = sizes.length
   base.data.source = dict(name="task", task=task)
   base.eval.update(num_batches=2)
-  run.update(updates=24, eval_steps=6, checkpoint_steps=24)
-  run.optimizer.update(learning_rate=2e-3, schedule="constant")
+  # Rates are compared at equal divergence between points of the curve, which must lie near.
+  run.update(updates=36, eval_steps=2, checkpoint_steps=36)
+  run.optimizer.update(learning_rate=5e-4, schedule="constant")
   run.rollout.update(num_prompts=16, group_size=16)
   run.rollout.sampler.gen_length = sizes.answer_length
   run.eval.update(nfe=(sizes.answer_length,), curve_nfe=sizes.answer_length, num_examples=64,
@@ -48,7 +49,7 @@ def get_config(arg=None):
   return config_dict.ConfigDict(dict(
       mode="claim",
       statement="a reward transformed for the best or worst of N wins more there",
-      seeds=(0, 1, 2),
+      seeds=(0, 1, 2, 3, 4),
       run=run,
       arms={name: transform(name) for name in ("identity", "best_of", "worst_of")},
       grids=dict(),
