@@ -7,7 +7,10 @@ are translated by beams, by beams conditioned on an end after the full stop (wit
 and by exact mode search. Measured: share of whole translations.
   python -m mdx.main --config=configs/claims/search.py --workdir=runs/claims/search
 
-It has not been run yet; about 5 minutes of CPU time are expected.
+Accuracy, mean of three seeds (spread), about 10 minutes of one core of an AMD EPYC beside other
+work; all five comparisons reproduced (p <= .003):
+  1 and 4 beams 1.00, 32 beams .10 (.02), exact mode .10 (.02) in 36 network calls
+  conditional: 1 and 4 beams 1.00, 32 beams .997 (.005)
 """
 
 from ml_collections import config_dict

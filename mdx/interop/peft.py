@@ -311,7 +311,8 @@ def _placed(value: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 def adapter_of(spec: transformer.Transformer) -> lora.LoRA | None:
   """Returns the adaptation of a model that the format holds."""
-  return next((one for one in spec.adaptations if isinstance(one, lora.LoRA)), None)
+  # Not a kind of LoRA with parameters of its own, which the format would lose.
+  return next((one for one in spec.adaptations if type(one) is lora.LoRA), None)
 
 
 def _is_target(module: str, wanted: Any) -> bool:
@@ -351,5 +352,6 @@ def config_of(family: family_lib.Family, spec: transformer.Transformer, base: st
       peft_type="LORA", base_model_name_or_path=base, r=adapter.rank,
       lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
       target_modules=last if is_exact else f"({pattern})", bias="none", lora_dropout=0.0,
-      fan_in_fan_out=False, inference_mode=True, init_lora_weights=True, use_rslora=False,
+      fan_in_fan_out=False, inference_mode=True, init_lora_weights=True,
+      use_rslora=adapter.scaling == "sqrt",
       use_dora=False, modules_to_save=None, task_type="CAUSAL_LM" if is_causal else None)

@@ -9,11 +9,15 @@ from typing import Any, Mapping, Sequence
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.networks.adaptation import dora
+from mdx.networks.adaptation import inserted
 from mdx.networks.adaptation import int8
 from mdx.networks.adaptation import lora
 from mdx.networks.adaptation import sites
+from mdx.networks.adaptation import vectors
 
-ADAPTATIONS = {"lora": lora.LoRA, "int8": int8.Int8}
+ADAPTATIONS = {"lora": lora.LoRA, "dora": dora.DoRA, "ia3": vectors.IA3, "bias": vectors.Bias,
+               "bottleneck": inserted.Bottleneck, "prefix": inserted.Prefix, "int8": int8.Int8}
 
 
 def build(entries: Sequence[Any]) -> tuple[types.Adaptation, ...]:

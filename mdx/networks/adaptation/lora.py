@@ -35,19 +35,22 @@ class LoRA(types.Adaptation):
   Attributes:
     rank: columns of A.
     alpha: the factor of the product is alpha / rank; 0 = rank.
+    scaling: "rank", or "sqrt" for alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732).
     targets: projections that have one.
   """
   rank: int = 8
   alpha: float = 0.0
+  scaling: str = "rank"
   targets: tuple[str, ...] = tuple(sites.PROJECTIONS)
 
   def __post_init__(self):
-    config_lib.check(self, "lora", at_least=dict(rank=1, alpha=0))
+    config_lib.check(self, "lora", at_least=dict(rank=1, alpha=0),
+                     choices=dict(scaling=("rank", "sqrt")))
 
   @property
   def scale(self) -> float:
     """Factor of the product."""
-    return (self.alpha or self.rank) / self.rank
+    return (self.alpha or self.rank) / (self.rank if self.scaling == "rank" else self.rank ** 0.5)
 
   def leaves(self, shape, axes):
     """A and B."""

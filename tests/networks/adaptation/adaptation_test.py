@@ -1,8 +1,6 @@
-"""The door of adaptations: methods that mdx does not have, under the scan and on a mesh.
+"""The door of adaptations: all that mdx has and one that it has not, in the scan and on a mesh.
 
-References: Liu et al. 2024, arXiv:2402.09353 (DoRA); Liu et al. 2022, arXiv:2205.05638 ((IA)^3);
-Fang et al. 2024, arXiv:2409.17481 (MaskLLM); Houlsby et al. 2019, arXiv:1902.00751 (adapters);
-Li & Liang 2021, arXiv:2101.00190 (prefix tuning).
+Reference: Fang et al. 2024, arXiv:2409.17481 (MaskLLM).
 """
 
 import dataclasses
@@ -27,9 +25,12 @@ from mdx.build import source as source_lib
 from mdx.networks import adaptation
 from mdx.networks import attention
 from mdx.networks import transformer
+from mdx.networks.adaptation import dora
+from mdx.networks.adaptation import inserted
 from mdx.networks.adaptation import int8
 from mdx.networks.adaptation import lora
 from mdx.networks.adaptation import sites
+from mdx.networks.adaptation import vectors
 from mdx.objectives import reading
 from mdx.objectives.tokens import mlm
 from mdx.train import step as step_lib
@@ -38,44 +39,7 @@ from mdx.utils import tree
 
 import tiny
 
-_ZEROS = lambda key, shape, dtype: jnp.zeros(shape, dtype)
-_ONES = lambda key, shape, dtype: jnp.ones(shape, dtype)
 _NORMAL = lambda key, shape, dtype: 0.5 * jax.random.normal(key, shape, dtype)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DoRA(lora.LoRA):
-  """A low-rank change of the direction of each column, and a size of its own."""
-
-  def leaves(self, shape, axes):
-    return super().leaves(shape, axes) | {
-        "lora_size": types.Leaf((shape[1],), _ZEROS, (axes[1],), decays=False)}
-
-  def kernel(self, own, kernel, noise):
-    moved = super().merged(own, kernel)
-    size = jnp.linalg.norm(kernel, axis=0) + own["lora_size"]
-    return moved * (size / jax.lax.stop_gradient(jnp.linalg.norm(moved, axis=0)))[None]
-
-  def output(self, own, x, y):
-    return y
-
-  def merged(self, own, kernel):
-    return self.kernel(own, kernel, None)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class IA3(types.Adaptation):
-  """A factor for each output."""
-  targets: tuple[str, ...] = ("k", "v", "up")
-
-  def leaves(self, shape, axes):
-    return {"factor": types.Leaf((shape[1],), _ONES, (axes[1],), decays=False)}
-
-  def output(self, own, x, y):
-    return y * jnp.expand_dims(own["factor"].astype(y.dtype), tuple(range(y.ndim - 1)))
-
-  def merged(self, own, kernel):
-    return kernel * own["factor"][None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,38 +62,10 @@ class Mask24(types.Adaptation):
     return kernel * jnp.einsum("gco,ci->gio", choice, self.patterns).reshape(kernel.shape)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Bottleneck(types.Adaptation):
-  """A small MLP behind each branch."""
-  width: int = 4
-  targets: tuple[str, ...] = ("attention", "mlp")
-
-  def leaves(self, shape, axes):
-    return {"down": types.Leaf((shape[0], self.width), _NORMAL, (axes[0], None)),
-            "up": types.Leaf((self.width, shape[1]), _ZEROS, (None, axes[1]))}
-
-  def branch(self, own, hidden):
-    return hidden + jnp.tanh(hidden @ own["down"]) @ own["up"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prefix(types.Adaptation):
-  """Keys and values that all queries see."""
-  length: int = 3
-  targets: tuple[str, ...] = ("memory",)
-
-  def leaves(self, shape, axes):
-    return {name: types.Leaf((self.length, *shape), _NORMAL, (None, *axes))
-            for name in ("keys", "values")}
-
-  def memory(self, own, batch):
-    return tuple(jnp.broadcast_to(own[name], (batch, *own[name].shape))
-                 for name in ("keys", "values"))
-
-
-METHODS = {"lora": lora.LoRA(rank=2), "dora": DoRA(rank=2), "ia3": IA3(), "mask": Mask24(),
-           "bottleneck": Bottleneck(), "prefix": Prefix()}
-AT_START = ("lora", "dora", "ia3", "bottleneck")  # those that change nothing at first
+METHODS = {"lora": lora.LoRA(rank=2), "dora": dora.DoRA(rank=2), "ia3": vectors.IA3(),
+           "bias": vectors.Bias(), "mask": Mask24(), "bottleneck": inserted.Bottleneck(width=4),
+           "prefix": inserted.Prefix(length=3)}
+AT_START = ("lora", "dora", "ia3", "bias", "bottleneck")  # those that change nothing at first
 MERGEABLE = ("lora", "dora", "ia3", "mask")
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 10, (8, 8)), jnp.int32)
 SEGMENTS = jnp.asarray(np.repeat([[1, 1, 1, 1, 2, 2, 2, 0]], 8, axis=0), jnp.int32)
@@ -231,6 +167,45 @@ def test_on_a_mesh_and_by_microbatch_it_is_the_same_and_its_own_leaves_alone_hav
   assert any(any(axis is not None for axis in spec) for spec in cut), cut
 
 
+def test_every_shipped_method_is_here():
+  assert {type(one) for one in METHODS.values()} >= set(adaptation.ADAPTATIONS.values()) - {
+      int8.Int8}
+
+
+def test_the_trained_parameters_are_as_many_as_the_papers_say():
+  layers, width, keys, mlp = 2, 16, 8, 24  # of `_spec`
+  shapes = dict(q=(width, width), k=(width, keys), v=(width, keys), o=(width, width),
+                gate=(width, mlp), up=(width, mlp), down=(mlp, width))
+  outputs = sum(out for _, out in shapes.values())
+  low_rank = 2 * sum(map(sum, shapes.values()))
+  expected = dict(lora=low_rank, dora=low_rank + outputs, ia3=2 * keys + mlp, bias=outputs,
+                  bottleneck=2 * 2 * width * 4, prefix=2 * 3 * keys)
+  for name, number in expected.items():
+    own = tree.part(_params(name)[0], lambda path, name=name: _is_own(path, METHODS[name]))
+    assert tree.count(own) == layers * number, name
+
+
+def test_dora_scales_the_columns_of_the_changed_kernel_and_rslora_by_the_root_of_the_rank():
+  draw = np.random.default_rng(0)
+  own = {"lora_a": draw.normal(size=(6, 2)), "lora_b": draw.normal(size=(2, 5)),
+         "lora_size": draw.normal(size=5)}
+  own, kernel = jax.tree.map(np.float32, own), draw.normal(size=(6, 5)).astype(np.float32)
+  one = dora.DoRA(rank=2, alpha=6.0)
+  moved = kernel + 3 * own["lora_a"] @ own["lora_b"]
+  length = lambda x: np.sqrt((x ** 2).sum(axis=0))
+  expected = moved / length(moved) * (length(kernel) + own["lora_size"])
+  np.testing.assert_allclose(one.merged(own, kernel), expected, rtol=2e-5)
+  # No gradient goes through the size of the changed kernel: along itself B changes the output.
+  along = lambda t: (one.merged({**own, "lora_b": own["lora_b"] * t}, kernel) * expected).sum()
+  free = jax.grad(along)(1.0)
+  share = (length(kernel) + own["lora_size"]) / length(moved)
+  want = ((3 * own["lora_a"] @ own["lora_b"]) * share * expected).sum()
+  np.testing.assert_allclose(free, want, rtol=1e-4)
+  assert lora.LoRA(rank=16, alpha=8.0, scaling="sqrt").scale == 2
+  with pytest.raises(ValueError, match="lora.scaling is 'root'; choose from rank, sqrt"):
+    lora.LoRA(scaling="root")
+
+
 def test_noise_in_the_weights_is_shared_by_the_rows_and_drawn_anew_for_each_key():
   put = METHODS["mask"]
   same = {"tokens": jnp.zeros((4, 8), jnp.int32), "example_index": jnp.arange(4)}
@@ -242,29 +217,30 @@ def test_noise_in_the_weights_is_shared_by_the_rows_and_drawn_anew_for_each_key(
 
 
 def test_axes_and_decay_are_those_of_the_leaf():
-  part = _spec(DoRA(rank=2), Prefix()).network().part
+  part = _spec(dora.DoRA(rank=2), inserted.Prefix(length=2)).network().part
   assert part.axes("layers/attention/q/lora_size", (2, 16)) == (None, "heads")
   assert part.axes("layers/attention/memory/keys", (2, 3, 2, 4)) == (None, None, "heads", None)
   assert not part.decays("layers/attention/q/lora_size") and part.decays(
       "layers/attention/q/lora_a")
   mesh = sharding.make_mesh(dict(fsdp=4, tensor=2))
-  network = _spec(DoRA(rank=2)).network()
+  network = _spec(dora.DoRA(rank=2)).network()
   specs = sharding.specs({"model": jax.eval_shape(network.init, rng.root(0))},
                          {"model": network.part}, mesh)["model"]["layers"]
   assert specs["mlp"]["down"]["lora_a"] == P(None, "tensor", None)
 
 
 @pytest.mark.parametrize("values, message", [
-    ((lora.LoRA(), DoRA()), "two adaptations of q have parameters of one name, lora_a"),
+    ((lora.LoRA(), dora.DoRA()), "two adaptations of q have parameters of one name, lora_a"),
     ((int8.Int8(), int8.Int8()), "two adaptations of q have parameters of one name"),
-    ((Prefix(targets=("memory", "q")),), "targets of Prefix"),
-    ((Prefix(), dict(name="prefix")), "unknown adaptation name 'prefix'; choose from int8, lora")])
+    ((inserted.Prefix(targets=("memory", "q")),), "targets of Prefix"),
+    ((inserted.Prefix(), dict(name="prefixes")), "unknown adaptation name 'prefixes'; choose from "
+     "bias, bottleneck, dora, ia3, int8, lora, prefix")])
 def test_adaptations_that_exclude_each_other_are_one_line(values, message):
   with pytest.raises(ValueError, match=message) as error:
     _spec(*values)
   assert "\n" not in str(error.value)
   with pytest.raises(ValueError, match="memory need the attention_backend xla"):
-    _spec(Prefix(), attention_backend="splash")
+    _spec(inserted.Prefix(), attention_backend="splash")
 
 
 def test_a_stored_network_of_before_is_read_as_adaptations():
@@ -293,8 +269,7 @@ def test_a_run_with_adapters_of_before_is_the_same_run():
   assert resolve.translated_run(new) == new
 
 
-def test_a_config_names_further_adaptations_which_are_trained_alone(monkeypatch):
-  monkeypatch.setitem(adaptation.ADAPTATIONS, "ia3", IA3)
+def test_a_config_names_further_adaptations_which_are_trained_alone():
   config = dict(init=dict(checkpoint=""), lora=dict(rank=2, targets=("q",)), optimizer={},
                 network=dict(name="transformer"), adaptations=[dict(name="ia3", targets=["k"])])
   config["network"] = resolve.adapted(config["network"], config, "")
