@@ -2,7 +2,9 @@
 
 from ml_collections import config_dict
 
+from mdx import tasks
 from mdx.configs import common
+from mdx.data import task_rows
 
 # What the tokenizer, clusters and n-grams of the data are called, and where its labels begin.
 ASSETS = {"grammar": "grammar", "intents": "snips", "text": "holmes"}
@@ -26,6 +28,31 @@ def get_config(**changes):
   run.sampler.num_samples = 0
   run.update(changes)
   return run
+
+
+def translate(run, task, steps):
+  """Gives a run on a task a small autoregressive base model of task `translation`.
+
+  Args:
+    run: config of mode rl or eval; changed.
+    task: fields of the task.
+    steps: of the base.
+
+  Returns:
+    Sizes of the task's rows, a `task_rows.Sizes`.
+  """
+  task = dict(name="translation", **task)
+  sizes, base = task_rows.of_task(tasks.build(task)), run.init.base
+  run.task = task
+  base.objective = dict(name="ar")
+  base.update(steps=steps, batch_size=64, eval_steps=0, checkpoint_steps=steps, log_steps=100)
+  base.network.update(num_layers=2, width=48, num_heads=2, mlp_width=96, max_length=16)
+  base.optimizer.update(learning_rate=4e-3)
+  base.tokenizer.path = sizes.tokenizer
+  base.data.length = sizes.length
+  base.data.source = dict(name="task", task=task)
+  base.eval.update(num_batches=2)
+  return sizes
 
 
 def data_of(arg, name, choices=tuple(ASSETS)):

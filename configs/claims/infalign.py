@@ -13,9 +13,8 @@ It has not been run yet; about 10 minutes of CPU time are expected.
 
 from ml_collections import config_dict
 
-from mdx import tasks
 from mdx.configs import infalign
-from mdx.data import task_rows
+from mdx.configs.claims import common
 
 
 def get_config(arg=None):
@@ -23,18 +22,8 @@ def get_config(arg=None):
   if arg:
     raise ValueError(f"configs/claims/infalign.py takes no argument, got {arg!r}.")
   run = infalign.get_config("ar")
-  task = dict(name="translation", min_length=5, max_length=5, num_train=1500, num_validation=64,
-              num_test=64)
-  sizes = task_rows.of_task(tasks.build(task))
-  run.task = task
-  base = run.init.base
-  base.update(steps=300, batch_size=64, eval_steps=0, checkpoint_steps=300, log_steps=100)
-  base.network.update(num_layers=2, width=48, num_heads=2, mlp_width=96, max_length=16)
-  base.optimizer.update(learning_rate=4e-3)
-  base.tokenizer.path = sizes.tokenizer
-  base.data.length = sizes.length
-  base.data.source = dict(name="task", task=task)
-  base.eval.update(num_batches=2)
+  sizes = common.translate(run, dict(min_length=5, max_length=5, num_train=1500, num_validation=64,
+                                     num_test=64), steps=300)
   # Rates are compared at equal divergence between points of the curve, which must lie near.
   run.update(updates=36, eval_steps=2, checkpoint_steps=36)
   run.optimizer.update(learning_rate=5e-4, schedule="constant")

@@ -15,9 +15,8 @@ work; all five comparisons reproduced (p <= .003):
 
 from ml_collections import config_dict
 
-from mdx import tasks
 from mdx.configs import eval as eval_config
-from mdx.data import task_rows
+from mdx.configs.claims import common
 from mdx.data import tokenizer as tokenizer_lib
 
 _WIDTHS = (1, 4, 32)
@@ -28,19 +27,8 @@ def get_config(arg=None):
   if arg:
     raise ValueError(f"configs/claims/search.py takes no argument, got {arg!r}.")
   run = eval_config.get_config()
-  task = dict(name="translation", min_length=4, max_length=5, empty_rate=0.03, cut_rate=0.03,
-              num_test=128)
-  sizes = task_rows.of_task(tasks.build(task))
-  run.task = task
-  base = run.init.base
-  base.objective = dict(name="ar")
-  base.update(steps=400, batch_size=64, eval_steps=0, checkpoint_steps=400, log_steps=100)
-  base.network.update(num_layers=2, width=48, num_heads=2, mlp_width=96, max_length=16)
-  base.optimizer.update(learning_rate=4e-3)
-  base.tokenizer.path = sizes.tokenizer
-  base.data.length = sizes.length
-  base.data.source = dict(name="task", task=task)
-  base.eval.update(num_batches=2)
+  sizes = common.translate(run, dict(min_length=4, max_length=5, empty_rate=0.03, cut_rate=0.03,
+                                     num_test=128), steps=400)
   stop = tokenizer_lib.build(sizes.tokenizer).encode(".")
   rule = dict(gen_length=sizes.answer_length, steps=sizes.answer_length)
   run.sampler = dict(rule, name="beam", cache="block")

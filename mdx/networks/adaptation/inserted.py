@@ -1,4 +1,4 @@
-"""What is put between the parts of a block: bottleneck adapters behind branches, prefixes.
+"""Parts that are put into a block: bottleneck adapters behind branches, prefixes of attention.
 
 Contents: Bottleneck, Prefix.
 """
