@@ -584,10 +584,12 @@ class Sampler(Protocol):
     drafts: whether a step makes a second call, which reads the tokens that `draft` proposes from
       left to right; `update` is given its answer.
     searches: whether it looks for likely texts of an autoregressive model, without draws.
+    policy: run that trained the rule's parameters; "" = the model's own.
   """
   acts: ClassVar[bool] = False
   drafts: ClassVar[bool] = False
   searches: ClassVar[bool] = False
+  policy: str = ""
 
   @property
   def copies(self) -> int:

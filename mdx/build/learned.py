@@ -2,8 +2,9 @@
 
 Contents: under, load.
 
-A rule with parameters is decoded with those of the run that its field `policy` names, or of the
-model's own run; their form, blocks and range are those of that run's rollouts.
+A rule with parameters that are no part of the model is decoded with those of the run that its
+`policy` names, or of the model's own run; their form, blocks and range are those of that run's
+rollouts.
 """
 
 from __future__ import annotations
@@ -23,31 +24,40 @@ from mdx.utils import readers
 from mdx.utils import rng
 
 
-def under(sampler: Any, source: str) -> Any:
-  """A rule as its parameters were trained, deployed; itself if it has none.
+def _own_parts(sampler, objective) -> dict[str, types.Part]:
+  """Parts of a rule that are none of the model's."""
+  known = objective.parts()
+  return {name: part for name, part in sampler.parts().items() if name not in known}
+
+
+def under(sampler: Any, objective: types.Objective, source: str) -> Any:
+  """A rule as its parameters were trained, deployed; itself if it has none of its own.
 
   Args:
     sampler: the rule.
+    objective: of the model.
     source: of the model.
 
   Raises:
     ValueError: no run with trained parameters, or parameters that are not for this rule.
   """
-  if not sampler.parts():
+  if not _own_parts(sampler, objective):
     return sampler
   source = sampler.policy or source
   return sampler.under(_rule(source), source)
 
 
-def load(sampler: Any, source: str, mesh: jax.sharding.Mesh) -> types.Params:
-  """The parameters of a rule that `under` returned; {} if it has none.
+def load(sampler: Any, objective: types.Objective, source: str, mesh: jax.sharding.Mesh
+         ) -> types.Params:
+  """The parameters of a rule that `under` returned; {} if it has none of its own.
 
   Args:
     sampler: the rule.
+    objective: of the model.
     source: of the model.
     mesh: where they go.
   """
-  parts = sampler.parts()
+  parts = _own_parts(sampler, objective)
   if not parts:
     return {}
   shapes = jax.eval_shape(

@@ -56,11 +56,12 @@ class Loaded:
 
   def sampler(self, **fields: Any) -> Any:
     """The decoding rule of some fields, as `new_sampler`; a learned one as it was trained."""
-    return learned.under(self.new_sampler(**fields), self.source)
+    return learned.under(self.new_sampler(**fields), self.objective, self.source)
 
   def decoding_params(self, sampler: Any) -> types.Params:
     """The parameters of the model, and those of a rule that `sampler` gave."""
-    return {**self.params, **learned.load(sampler, self.source, self.mesh)}
+    return {**self.params,
+            **learned.load(sampler, self.objective, self.source, self.mesh)}
 
   def new_sampler(self, **fields: Any) -> Any:
     """The decoding rule of some fields of a rule of `samplers` and a `name`; a learned one is new.

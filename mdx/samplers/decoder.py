@@ -192,6 +192,7 @@ class Decoder:
   drafts = False  # whether a step verifies proposals by a second call
   searches = False  # whether it looks for likely texts of an autoregressive model, without draws
   copies = 1  # rows of each canvas, which stand together and may continue one another
+  policy = ""  # run that trained the rule's parameters; "" = the model's own
 
   def __post_init__(self):
     config_lib.check(
