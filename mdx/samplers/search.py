@@ -215,6 +215,8 @@ class ConditionalBeam(Beam):
     if not self.classifier:
       return exact
     guess = jax.nn.log_sigmoid(self._read[0].logits(hidden))
+    # A head may have more columns than ids; they have no probability, whatever is guessed.
+    guess = jnp.pad(guess, ((0, 0), (0, exact.shape[1] - guess.shape[1])))
     return jnp.where(children.is_final | ~children.is_possible, exact, guess)
 
 
