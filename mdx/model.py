@@ -417,7 +417,8 @@ class Model(load_lib.Loaded):
     return generative.Scores(nll, count, chars, rows,
                              np.array([len(row) > limit for row in whole], bool))
 
-  def logits(self, rows: Sequence[str | Ids], *, batch_size: int = 8) -> list[np.ndarray]:
+  def logits(self, rows: Sequence[str | Ids], *, batch_size: int = 8,
+             progress: bool = False) -> list[np.ndarray]:
     """Logits of rows, float32 [L, V] each, over the model's own ids; nothing is blocked.
 
     Position i has those of the token at i: of a model that reads from left to right given the
@@ -426,22 +427,26 @@ class Model(load_lib.Loaded):
     Args:
       rows: texts or ids, each at most as long as the model's rows.
       batch_size: rows of about one length read together.
+      progress: whether a terminal shows how many rows are done.
 
     Raises:
       ValueError: a row that is empty or too long, or a model that writes no tokens.
     """
-    return self._read("logits", [self._whole(row) for row in rows], batch_size)
+    return self._read("logits", [self._whole(row) for row in rows], batch_size, progress)
 
-  def hidden_states(self, rows: Sequence[str | Ids], *, batch_size: int = 8) -> list[np.ndarray]:
+  def hidden_states(self, rows: Sequence[str | Ids], *, batch_size: int = 8,
+                    progress: bool = False) -> list[np.ndarray]:
     """States that the logits are read from, float32 [L, D] each; arguments as of `logits`."""
-    return self._read("hidden", [self._whole(row) for row in rows], batch_size)
+    return self._read("hidden", [self._whole(row) for row in rows], batch_size, progress)
 
-  def score_tokens(self, rows: Sequence[str | Ids], *, batch_size: int = 8) -> list[np.ndarray]:
+  def score_tokens(self, rows: Sequence[str | Ids], *, batch_size: int = 8,
+                   progress: bool = False) -> list[np.ndarray]:
     """Log-probability of every token, float64 [L] each, in nats.
 
     Of a model that reads from left to right it is that given the tokens before it, of others that
     given all other tokens of the row: one at a time is masked. Tokens that nothing predicts (ids
-    that the tokenizer puts around a text, a first token that begins the row) have nan.
+    that the tokenizer puts around a text, a first token that begins the row) have nan. Arguments as
+    of `logits`; `progress` counts the readings, one a token where they are masked.
 
     Reference: Salazar et al. 2020, arXiv:1910.14659.
     """
@@ -451,7 +456,7 @@ class Model(load_lib.Loaded):
     scored = [range(max(before, int(self.begins_itself)), len(ids) - behind)
               for ids, (before, behind) in zip(encoded, around)]
     return inspection.score_tokens(
-        lambda rows: self._read("log_probs", rows, batch_size), encoded, scored,
+        lambda rows: self._read("log_probs", rows, batch_size, progress), encoded, scored,
         mask_id=None if self.is_causal else self.tokenizer.mask_id)
 
   def _whole(self, row: str | Ids) -> np.ndarray:
@@ -459,15 +464,16 @@ class Model(load_lib.Loaded):
     closing = self._closing if isinstance(row, str) and MASK not in row else ()
     return np.concatenate([self.encode(row), np.array(closing, np.int32)])
 
-  def pseudo_log_likelihood(self, texts: Sequence[str] | str, *, batch_size: int = 8
-                            ) -> np.ndarray:
+  def pseudo_log_likelihood(self, texts: Sequence[str] | str, *, batch_size: int = 8,
+                            progress: bool = False) -> np.ndarray:
     """Sum of `score_tokens` of texts, float64 [N], in nats; to compare texts of about one length.
 
     The better of two sentences is the one with the larger value (BLiMP). It is no likelihood of a
     text but for a model that reads from left to right; see `log_likelihood`.
     """
     texts = [texts] if isinstance(texts, str) else texts
-    return np.array([np.nansum(row) for row in self.score_tokens(texts, batch_size=batch_size)])
+    return np.array([np.nansum(row) for row in self.score_tokens(
+        texts, batch_size=batch_size, progress=progress)])
 
   def fill_mask(self, text: str, top_k: int = 5) -> list[list[Fill]]:
     """The most probable tokens of every "[MASK]" of a text, each mask given the others masked.
@@ -534,15 +540,20 @@ class Model(load_lib.Loaded):
                        f"{'a text' if wanted == 1 else f'{wanted} texts'}, as in training.")
     return {"texts": parts, "label": label}
 
-  def _read(self, wanted: str, rows: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
+  def _read(self, wanted: str, rows: Sequence[np.ndarray], batch_size: int,
+            progress: bool = False) -> list[np.ndarray]:
     key = ("read", wanted)
     if key not in self._compiled:
       read = inspection.make_read(self.objective, mask_id=self.tokenizer.mask_id,
                                   num_ids=self.tokenizer.vocab_size)
       self._compiled[key] = jax.jit(lambda *args: read(*args)[wanted])
+    bar = progress_lib.Progress(len(rows), enabled=progress, what="reading")
     with jax.set_mesh(self.mesh):
-      return inspection.run(self._compiled[key], self.params, rows, max_length=self.max_length,
-                            pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh)
+      found = inspection.run(self._compiled[key], self.params, rows, max_length=self.max_length,
+                             pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh,
+                             told=bar.update)
+    bar.close()
+    return found
 
   def save(self, path: str) -> None:
     """Writes weights, config and tokenizer into a new directory, which `mdx.load` reads.

@@ -62,7 +62,8 @@ def make_read(objective: types.Objective, *, mask_id: int, num_ids: int
 
 
 def run(read: Callable, params: types.Params, rows: Sequence[np.ndarray], *, max_length: int,
-        pad_id: int, batch_size: int, mesh: jax.sharding.Mesh) -> list[np.ndarray]:
+        pad_id: int, batch_size: int, mesh: jax.sharding.Mesh,
+        told: Callable[[int], None] = lambda done: None) -> list[np.ndarray]:
   """Reads rows of any lengths; returns an array [L, ...] of each, in their order.
 
   Args:
@@ -73,6 +74,7 @@ def run(read: Callable, params: types.Params, rows: Sequence[np.ndarray], *, max
     pad_id: fills rows up.
     batch_size: rows of about one length read together.
     mesh: of the model.
+    told: is called with the number of rows that are read, after every batch.
 
   Raises:
     ValueError: a row that is empty or too long.
@@ -96,6 +98,7 @@ def run(read: Callable, params: types.Params, rows: Sequence[np.ndarray], *, max
     values = processes.fetch(read(params, placed))
     for row, i in enumerate(chosen):
       found[i] = np.array(values[row, :sizes[i]])
+    told(first + len(chosen))
   return found
 
 

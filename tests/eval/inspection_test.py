@@ -11,6 +11,7 @@ import tiny
 
 import mdx
 from mdx import modes
+from mdx.train import progress
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 PARAGRAPH = "It was the age"
@@ -41,6 +42,13 @@ def test_logits_are_those_of_transformers_over_the_models_own_ids(name, tmp_path
     if model.is_causal:  # theirs are of the next token, ours of the token itself
       logits, want = logits[1:], want[:-1]
     np.testing.assert_allclose(logits[:, :want.shape[1]], want, atol=2e-4)
+
+
+def test_readings_tell_how_many_rows_are_done(models, monkeypatch):
+  told = []
+  monkeypatch.setattr(progress.Progress, "update", lambda self, step: told.append(step))
+  models["mlm"].logits(["age"] * 20, batch_size=2, progress=True)
+  assert told[-1] == 20 and len(told) > 1 and told == sorted(set(told))
 
 
 @pytest.mark.parametrize("name", ["diffusion", "ar", "mlm"])
