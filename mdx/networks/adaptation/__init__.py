@@ -16,8 +16,9 @@ from mdx.networks.adaptation import lora
 from mdx.networks.adaptation import sites
 from mdx.networks.adaptation import vectors
 
-ADAPTATIONS = {"lora": lora.LoRA, "dora": dora.DoRA, "ia3": vectors.IA3, "bias": vectors.Bias,
-               "bottleneck": inserted.Bottleneck, "prefix": inserted.Prefix, "int8": int8.Int8}
+ADAPTATIONS = {"lora": lora.LoRA, "dora": dora.DoRA, "ia3": vectors.IA3, "bitfit": vectors.BitFit,
+               "bottleneck": inserted.Bottleneck, "prefix_tuning": inserted.Prefix,
+               "int8": int8.Int8}
 
 
 def build(entries: Sequence[Any]) -> tuple[types.Adaptation, ...]:

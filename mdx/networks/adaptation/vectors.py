@@ -1,6 +1,6 @@
 """A number for each output of a projection: a factor, or a bias.
 
-Contents: IA3, Bias.
+Contents: IA3, BitFit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class IA3(types.Adaptation):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bias(types.Adaptation):
+class BitFit(types.Adaptation):
   """Biases of projections that have none, which begin as 0; `out` parameters a projection.
 
   What BitFit (Ben Zaken et al. 2021, arXiv:2106.10199) trains of a network without biases. The

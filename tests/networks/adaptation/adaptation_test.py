@@ -63,9 +63,9 @@ class Mask24(types.Adaptation):
 
 
 METHODS = {"lora": lora.LoRA(rank=2), "dora": dora.DoRA(rank=2), "ia3": vectors.IA3(),
-           "bias": vectors.Bias(), "mask": Mask24(), "bottleneck": inserted.Bottleneck(width=4),
-           "prefix": inserted.Prefix(length=3)}
-AT_START = ("lora", "dora", "ia3", "bias", "bottleneck")  # those that change nothing at first
+           "bitfit": vectors.BitFit(), "mask": Mask24(), "bottleneck": inserted.Bottleneck(width=4),
+           "prefix_tuning": inserted.Prefix(length=3)}
+AT_START = ("lora", "dora", "ia3", "bitfit", "bottleneck")  # those that change nothing at first
 MERGEABLE = ("lora", "dora", "ia3", "mask")
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 10, (8, 8)), jnp.int32)
 SEGMENTS = jnp.asarray(np.repeat([[1, 1, 1, 1, 2, 2, 2, 0]], 8, axis=0), jnp.int32)
@@ -178,8 +178,8 @@ def test_the_trained_parameters_are_as_many_as_the_papers_say():
                 gate=(width, mlp), up=(width, mlp), down=(mlp, width))
   outputs = sum(out for _, out in shapes.values())
   low_rank = 2 * sum(map(sum, shapes.values()))
-  expected = dict(lora=low_rank, dora=low_rank + outputs, ia3=2 * keys + mlp, bias=outputs,
-                  bottleneck=2 * 2 * width * 4, prefix=2 * 3 * keys)
+  expected = dict(lora=low_rank, dora=low_rank + outputs, ia3=2 * keys + mlp, bitfit=outputs,
+                  bottleneck=2 * 2 * width * 4, prefix_tuning=2 * 3 * keys)
   for name, number in expected.items():
     own = tree.part(_params(name)[0], lambda path, name=name: _is_own(path, METHODS[name]))
     assert tree.count(own) == layers * number, name
@@ -234,7 +234,7 @@ def test_axes_and_decay_are_those_of_the_leaf():
     ((int8.Int8(), int8.Int8()), "two adaptations of q have parameters of one name"),
     ((inserted.Prefix(targets=("memory", "q")),), "targets of Prefix"),
     ((inserted.Prefix(), dict(name="prefixes")), "unknown adaptation name 'prefixes'; choose from "
-     "bias, bottleneck, dora, ia3, int8, lora, prefix")])
+     "bitfit, bottleneck, dora, ia3, int8, lora, prefix_tuning")])
 def test_adaptations_that_exclude_each_other_are_one_line(values, message):
   with pytest.raises(ValueError, match=message) as error:
     _spec(*values)
