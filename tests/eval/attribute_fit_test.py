@@ -47,8 +47,8 @@ def test_a_fitted_classifier_knows_the_odds_and_belongs_to_its_model(tmp_path):
   assert facts["loss"] < -share * np.log(share) - (1 - share) * np.log(1 - share) + 0.02
   # The mean over first tokens of P(attribute | first token) is the share.
   with jax.set_mesh(model.mesh):
-    answer = model.objective.answer(model.params, types_lib.Request(
-        jnp.array([[2, 0, 0, 0, 0]]), jnp.zeros(1), targets=jnp.array([[1]])))
+    answer = jax.device_get(model.objective.answer(model.params, types_lib.Request(
+        jnp.array([[2, 0, 0, 0, 0]]), jnp.zeros(1), targets=jnp.array([[1]]))))
   first = jax.nn.softmax(answer.logits[0, 0])
   odds = jax.nn.sigmoid(classifier.logits(answer.hidden[0, 0]))
   assert float((first * odds).sum()) == pytest.approx(share, abs=0.08)
