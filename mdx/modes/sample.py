@@ -35,6 +35,7 @@ from mdx.train import progress as progress_lib
 from mdx.utils import checksum
 from mdx.utils import console
 from mdx.utils import files
+from mdx.utils import processes
 from mdx.utils import readers
 
 
@@ -160,6 +161,7 @@ def _with_classifier(model: model_lib.Model, sampler: Any, config: dict[str, Any
     path.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
       attributes.save(file, classifier, facts)
+    processes.check_same({"classifier": lambda: str(file)})  # all wait until it is there
     console.say(f"{100 * facts['share']:.0f} % of them have it; loss {facts['loss']:.3f} nats")
   return config, model.sampler(**_fields(dict(fields, classifier=str(file))))
 

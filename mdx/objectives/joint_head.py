@@ -21,6 +21,7 @@ from mdx.corruption import replace as replace_lib
 from mdx.corruption import schedule as schedule_lib
 from mdx.networks import drafter
 from mdx.networks import heads
+from mdx.objectives import wrapping
 from mdx.utils import rng
 
 TOKENS = ("data", "head")
@@ -65,13 +66,7 @@ class JointHead(types.Objective):
   @classmethod
   def build(cls, fields, world):
     """The model's own objective is built in the same world."""
-    fields = dict(fields)
-    if "model" not in fields:
-      raise ValueError("objective.model is missing; give the objective that the model was trained "
-                       "with, such as dict(name=\"diffusion\").")
-    return config_lib.construct(cls, {k: v for k, v in fields.items() if k != "model"},
-                                what="objective", model=world.objective(fields["model"]),
-                                mask_id=world.tokenizer.mask_id)
+    return wrapping.build(cls, fields, world, mask_id=world.tokenizer.mask_id)
 
   @property
   def network(self) -> types.Network:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.objectives import wrapping
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -81,12 +82,7 @@ class Preference(types.Objective):
   @classmethod
   def build(cls, fields, world):
     """The model's own objective is built in the same world."""
-    fields = dict(fields)
-    if "model" not in fields:
-      raise ValueError("objective.model is missing; give the objective that the model was trained "
-                       "with, such as dict(name=\"diffusion\").")
-    return config_lib.construct(cls, {k: v for k, v in fields.items() if k != "model"},
-                                what="objective", model=world.objective(fields["model"]))
+    return wrapping.build(cls, fields, world)
 
   @property
   def network(self) -> types.Network:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import config as config_lib
+from mdx.utils import files
 
 ATTRIBUTES = ("none", "non_empty", "length", "complete")
 
@@ -125,7 +126,7 @@ class Classifier(NamedTuple):
 
 def save(path: str | pathlib.Path, classifier: Classifier, facts: Mapping[str, Any]) -> None:
   """Writes a classifier as .npz, with facts: the model's checksum and the attribute."""
-  with open(path, "wb") as file:
+  with files.replacing(path) as new, open(new, "wb") as file:
     np.savez(file, **{k: np.asarray(v) for k, v in classifier._asdict().items()},
              **{k: np.asarray(v) for k, v in facts.items()})
 
