@@ -1,6 +1,6 @@
 """The doors of mdx: protocols and named tuples that an extension is written against.
 
-Contents: RARE, Params, Batch, Part, no_axes, Aux, Context, context, Noise, Inputs, Hidden, Network,
+Contents: RARE, Params, Batch, no_axes, Upkeep, Part, Aux, Context, context, Noise, Inputs, Hidden, Network,
 Request, Answer, Reader, World, Objective, Coupled, is_coupled, Frontend, Leaf, Adaptation,
 Sampler, Task, Drawing, Shown, Environment, Field, Layout, Evaluator.
 
@@ -41,6 +41,21 @@ def no_axes(path: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
   return (None,) * len(shape)
 
 
+class Upkeep(NamedTuple):
+  """Work of a training step on a part, beside the gradient of the objective.
+
+  Attributes:
+    moves: path within the part -> whether `after` alone changes the parameter: it has no gradient,
+      no moments and no moving average.
+    penalty: parameters of the part -> float32 [], added to the loss once a step.
+    after: (parameters of the part after the update, gradients of those that are trained,
+      step int32 []) -> {path within the part: new value}.
+  """
+  moves: Callable[[str], bool]
+  penalty: Callable[[PyTree], jax.Array]
+  after: Callable[[PyTree, PyTree, jax.Array], Mapping[str, jax.Array]]
+
+
 class Part(NamedTuple):
   """One sub-tree of the parameters, described where it is born.
 
@@ -51,12 +66,14 @@ class Part(NamedTuple):
     decays: path within the part -> whether weight decay applies.
     is_served: whether an export keeps the part.
     is_fresh: whether the part begins from the seed: no base checkpoint has it.
+    upkeep: what a training step does with it beside the gradient of the loss; None: nothing.
   """
   init: Callable[[jax.Array], PyTree]
   axes: Callable[[str, tuple[int, ...]], tuple[str | None, ...]] = no_axes
   decays: Callable[[str], bool] = lambda path: path.rpartition("/")[2] == "kernel"
   is_served: bool = False
   is_fresh: bool = True
+  upkeep: Upkeep | None = None
 
 
 class Aux(NamedTuple):
@@ -503,12 +520,16 @@ class Leaf(NamedTuple):
     axes: logical axis of each dimension.
     dtype: of the values.
     decays: whether weight decay applies.
+    is_trained: whether it is trained where a config says nothing else.
+    is_state: whether `Adaptation.stepped` alone changes it.
   """
   shape: tuple[int, ...]
   init: Callable[..., jax.Array]
   axes: tuple[str | None, ...]
   dtype: Any = "float32"
   decays: bool = True
+  is_trained: bool = True
+  is_state: bool = False
 
 
 class Adaptation(Protocol):
@@ -518,25 +539,60 @@ class Adaptation(Protocol):
 
   Attributes:
     targets: names of the sites that are adapted: projections, of q, k, v, o, gate, up, down; or
-      branches, of attention and mlp; or memory.
+      branches, of attention and mlp; or memory; or input.
     replaces: name of the leaf, of the kernel's shape, that a projection has in place of its
       kernel; "" = the kernel stays.
     is_trained: whether its parameters, alone, are trained if a config says nothing else.
     has_noise: whether `kernel` is told noise in training.
+    reads_kernel: whether new parameters are taken from the kernel, by `started`.
+    has_upkeep: whether a step calls `penalty` and `stepped`.
   """
   targets: tuple[str, ...]
   replaces: ClassVar[str] = ""
   is_trained: ClassVar[bool] = True
   has_noise: ClassVar[bool] = False
+  has_upkeep: ClassVar[bool] = False
+
+  @property
+  def reads_kernel(self) -> bool:
+    """Returns whether `started` does anything; by default not."""
+    return False
+
+  def check(self, name: str, shape: tuple[int, int]) -> None:
+    """Raises ValueError for a site that the adaptation does not fit, by its name and shape."""
+    del name, shape
 
   def leaves(self, shape: tuple[int, int], axes: tuple[str | None, ...]) -> Mapping[str, Leaf]:
     """Returns the parameters of a site; their names depend on neither argument.
 
     Args:
-      shape: [in, out] of a projection's kernel, [D, D] of a branch, [K, H] of memory.
+      shape: [in, out] of a projection's kernel, [D, D] of a branch or of input, [K, H] of memory.
       axes: logical axis of each dimension.
     """
     del shape, axes
+    return {}
+
+  def started(self, own: Mapping[str, jax.Array], kernel: jax.Array
+              ) -> tuple[Mapping[str, jax.Array], jax.Array]:
+    """Returns new parameters as taken from the kernel [in, out], and the kernel without them."""
+    return own, kernel
+
+  def penalty(self, own: Mapping[str, jax.Array], kernel: jax.Array) -> jax.Array:
+    """Returns what a site adds to the loss, float32 [layers], of stacked leaves and kernels."""
+    del own
+    return jnp.zeros(kernel.shape[:1])
+
+  def stepped(self, owned: Mapping[str, Mapping[str, jax.Array]],
+              grads: Mapping[str, Mapping[str, jax.Array]], step: jax.Array
+              ) -> Mapping[str, Mapping[str, jax.Array]]:
+    """Returns the leaves that change after an update, of all sites together.
+
+    Args:
+      owned: path of the site -> leaves, with the axis of stacked layers.
+      grads: the same of the gradients, without leaves that are not trained.
+      step: int32 [], number of the update.
+    """
+    del owned, grads, step
     return {}
 
   def replacing(self, kernel: jax.Array) -> Mapping[str, jax.Array]:
@@ -554,10 +610,22 @@ class Adaptation(Protocol):
     del own, x
     return y
 
-  def branch(self, own: Mapping[str, jax.Array], hidden: jax.Array) -> jax.Array:
-    """Returns what a block's attention or MLP adds, of its plain output [B, L, D]."""
-    del own
+  def branch(self, own: Mapping[str, jax.Array], x: jax.Array, hidden: jax.Array) -> jax.Array:
+    """Returns what a block's attention or MLP adds, of its input and plain output [B, L, D]."""
+    del own, x
     return hidden
+
+  def attended(self, own: Mapping[str, jax.Array], query: jax.Array, mixed: jax.Array) -> jax.Array:
+    """Returns what attention gives its last projection, of queries and plain values [B, L, N, H].
+
+    Of memory.
+    """
+    del own, query
+    return mixed
+
+  def prompt(self, own: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns states [P, D] that are read before every row, of input; they do not read the row."""
+    raise TypeError(f"{type(self).__name__} has no prompt")
 
   def memory(self, own: Mapping[str, jax.Array], batch: int) -> tuple[jax.Array, jax.Array] | None:
     """Returns keys and values [B, P, K, H] that attention sees before the row's own, or None."""

@@ -121,7 +121,9 @@ class _Source:
       given = {"model": interop.load_adapter(adapter, self.origin,
                                              tree.part(rest["model"], is_given))}
       rest = tree.part(rest, lambda path: not is_given(path))
-    return tree.merge(tree.nest(leaves), given, sites.fresh(rest, adaptations, seed))
+    new = sites.fresh(rest, adaptations, seed)
+    return sites.started(tree.merge(tree.nest(leaves), given, new), adaptations,
+                         tree.flatten(new).__contains__)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -323,8 +323,11 @@ def family_of(family: family_lib.Family) -> family_lib.Family:
   """The family's adapters as a family of their own: the tensors of an adapter file."""
 
   def tensors(spec):
-    table, modules = {}, _modules(family, spec)
-    for name in adapter_of(spec).targets:
+    table, modules, adapter = {}, _modules(family, spec), adapter_of(spec)
+    if adapter.reads_kernel:
+      raise ValueError(f"an adapter with lora.start={adapter.start} is for the kernels that its run "
+                       "changed, not for the base model; merge it (export.format=huggingface).")
+    for name in adapter.targets:
       if name not in modules:
         raise ValueError(f"a {family.model_type!r} model has no projection {name!r}; leave it out "
                          "of lora.targets.")

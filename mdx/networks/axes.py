@@ -55,7 +55,8 @@ def axes(path: str, shape: tuple[int, ...],
     ValueError: no rule or more than one matches, or the rank is another.
   """
   found = [axes for pattern, axes in RULES if re.fullmatch(pattern, path)]
-  found += [(None, *adapted[path].axes)] if path in adapted else []
+  stacked = (None,) if path.startswith("layers/") else ()
+  found += [(*stacked, *adapted[path].axes)] if path in adapted else []
   if len(found) != 1:
     raise ValueError(f"parameter {path} matches {len(found)} rules of networks.axes.RULES; "
                      "add or narrow a rule so that exactly one matches.")

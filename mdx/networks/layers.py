@@ -53,11 +53,13 @@ class OfLayer(NamedTuple):
     is_local: bool, whether it takes the rotary angles of local layers.
     is_first: bool, whether attention reads the block's input as it is.
     number: int32, of the layer, where there is noise.
+    prompt: keys and values [1 or B, P, K, H] of a prompt, where there is one.
   """
   which: jax.Array | None = None
   is_local: jax.Array | None = None
   is_first: jax.Array | None = None
   number: jax.Array | None = None
+  prompt: tuple[jax.Array, jax.Array] | None = None
 
 
 def linear(spec: Any, features: int, name: str, *, use_bias: bool | None = None,
@@ -91,7 +93,7 @@ class _Attention(nn.Module):
   spec: Any
 
   @nn.compact
-  def __call__(self, x, sight, which, rope, cache, slots, noise):
+  def __call__(self, x, sight, of_layer, rope, cache, slots, noise):
     spec, head = self.spec, self.spec.per_head
     batch, length, _ = x.shape
 
@@ -110,9 +112,16 @@ class _Attention(nn.Module):
       query, key = (positions_lib.rotate(y, *rope) for y in (query, key))
     if cache:
       key, value = (attention_lib.write(old, slots, new) for old, new in zip(cache, (key, value)))
-    memory = [one.memory(leaves, batch) for one, leaves in own(spec, "memory")]
-    mixed = backends.attend(spec.attention_backend, query, key, value, sight, which, memory,
+    put = own(spec, "memory")
+    memory = [one.memory(leaves, batch) for one, leaves in put]
+    if of_layer.prompt is not None:
+      memory.append(jax.tree.map(lambda y: jnp.broadcast_to(y, (batch, *y.shape[1:])),
+                                 of_layer.prompt))
+    mixed = backends.attend(spec.attention_backend, query, key, value, sight, of_layer.which,
+                            [pair for pair in memory if pair is not None],
                             noise_lib.named(noise, "attention"), spec.attention_dropout)
+    for one, leaves in put:
+      mixed = one.attended(leaves, query, mixed)
     mixed = noise_lib.drop_heads(mixed, noise, spec.drophead).reshape(batch, length, -1)
     out = linear(spec, spec.width, "o", use_bias=spec.use_bias or spec.o_bias,
                  scale=spec.residual_scale)(mixed, noise)
@@ -159,26 +168,26 @@ class Block(nn.Module):
     if of_layer.is_local is not None and len(ropes) > 1:
       rope = jax.tree.map(lambda *y: jnp.where(of_layer.is_local, *y), ropes[1], ropes[0])
 
-    def finished(name, y):
+    def finished(name, x, y):
       for one, leaves in own(spec, name):
-        y = one.branch(leaves, y)
+        y = one.branch(leaves, x, y)
       return noise_lib.dropout(y, noise, spec.dropout, name)
 
     def branch(name, layer, x, shift, scale, gate, *, is_bare=None):
       if spec.post_norm:
         y, *rest = layer(x)
-        y = finished(name, y)
+        y = finished(name, x, y)
         return norm(spec, f"{name}_norm")(x + y).astype(dtype), *rest
       y = norm(spec, f"{name}_norm")(x)
       y = y if is_bare is None else jnp.where(is_bare, x, y)
-      y, *rest = layer((y * (1 + scale) + shift).astype(dtype) if condition is not None
-                       else y.astype(dtype))
-      y = finished(name, y)
+      given = (y * (1 + scale) + shift if condition is not None else y).astype(dtype)
+      y, *rest = layer(given)
+      y = finished(name, given, y)
       return x + (gate * y).astype(dtype) if condition is not None else x + y, *rest
 
     x, memory = branch(
         "attention", lambda y: _Attention(spec, name="attention")(
-            y, sight, of_layer.which, rope, cache, slots, noise), x, *modulation[0],
+            y, sight, of_layer, rope, cache, slots, noise), x, *modulation[0],
         is_bare=of_layer.is_first)
     x, = branch("mlp", lambda y: (_Mlp(spec, name="mlp")(y, noise),), x, *modulation[1])
     x = sharding.constrain(x, "batch", "sequence", None)

@@ -21,10 +21,12 @@ from mdx import sharding
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
+from mdx.networks import dense
 from mdx.networks import heads
 from mdx.networks import layers as layers_lib
 from mdx.networks import noise as noise_lib
 from mdx.networks import positions as positions_lib
+from mdx.networks.adaptation import sites
 
 
 class Module(nn.Module):
@@ -51,6 +53,9 @@ class Module(nn.Module):
       self.embed_projection = layers_lib.linear(spec, spec.width, None, use_bias=True)
     if spec.time_conditioning:
       self.time_embed = layers_lib.TimeEmbedding(spec)
+    self.prompted = sites.at(spec.adaptations, "input")
+    if self.prompted:
+      self.prompt = dense.Own(self.prompted, sites.of_spec(spec)["input"])
     block = layers_lib.Block
     if spec.remat != "none":
       block = nn.remat(block, prevent_cse=not spec.scan_layers, policy=layers_lib.REMAT[spec.remat])
@@ -99,11 +104,10 @@ class Module(nn.Module):
     noise = noise if spec.has_noise else None
     if inputs.states is None:
       x = noise_lib.dropout(self._embed(inputs, positions), noise, spec.dropout, "embed")
-    thetas = (spec.rope_theta, spec.local_rope_theta) if self._has_two_ropes else (spec.rope_theta,)
-    ropes = tuple(positions_lib.rope_tables(positions, spec.per_head, theta, spec.rope_scaling)
-                  for theta in thetas if spec.position == "rope")
+    ropes = self._ropes(positions)
     number = None if noise is None else jnp.arange(spec.num_layers)
-    of_layers = layers_lib.OfLayer(which, *self._kinds(visible), number)
+    of_layers = layers_lib.OfLayer(which, *self._kinds(visible), number,
+                                   self._read_prompt(visible, time))
     x, (memory, layers) = self._run_layers(x, self._condition(time), sight, ropes, of_layers, cache,
                                            slots, noise, () if keep_layers else None)
     last = x if spec.post_norm else self.final_norm(x).astype(jnp.dtype(spec.dtype))
@@ -127,6 +131,12 @@ class Module(nn.Module):
       x = self.embed_projection(x)
     return sharding.constrain(x, "batch", "sequence", None)
 
+  def _ropes(self, positions):
+    spec = self.spec
+    thetas = (spec.rope_theta, spec.local_rope_theta) if self._has_two_ropes else (spec.rope_theta,)
+    return tuple(positions_lib.rope_tables(positions, spec.per_head, theta, spec.rope_scaling)
+                 for theta in thetas if spec.position == "rope")
+
   @property
   def _has_two_ropes(self) -> bool:
     spec = self.spec
@@ -149,6 +159,26 @@ class Module(nn.Module):
       memory.append(new)
       layers.append(own)
     return x, (None if cache is None else tuple(memory), jnp.stack(layers) if kept == () else None)
+
+  def _read_prompt(self, visible, time):
+    """Keys and values of the prompt, at positions -P .. -1, in all layers; None: it has none."""
+    if not self.prompted:
+      return None
+    spec, num_layers = self.spec, self.spec.num_layers
+    states = jnp.concatenate([one.prompt(leaves) for one, leaves in self.prompt()])
+    rules = [value.inner if isinstance(value, attention_lib.Narrowed) else value
+             for value in visible]
+    is_causal = all(isinstance(rule, attention_lib.Causal) for rule in rules)
+    kind = attention_lib.Causal() if is_causal else attention_lib.Full()
+    positions = jnp.arange(-len(states), 0)[None]
+    sight, which = attention_lib.sight(kind.of_layers(num_layers), positions + len(states), None,
+                                       None, with_masks=True)
+    x = jnp.broadcast_to(states, (1 if time is None else len(time), *states.shape))
+    of_layers = layers_lib.OfLayer(which, *self._kinds(visible))
+    _, (memory, _) = self._run_layers(
+        x.astype(jnp.dtype(spec.dtype)), self._condition(time), sight, self._ropes(positions),
+        of_layers, (), None, None, None)
+    return memory if not self.is_unstacked else jax.tree.map(lambda *y: jnp.stack(y), *memory)
 
   def _look_up(self, embed, index, rows_axis):
     # From a table whose width is cut (fsdp), XLA replicates the rows of the whole batch.

@@ -156,8 +156,11 @@ class Transformer:
     for is_wrong, message in (
         (self.attention_dropout and self.attention_backend != "xla", "attention_dropout needs the "
          f"attention_backend xla, {self.attention_backend} has none; use xla, or drophead."),
-        (sites.at(self.adaptations, "memory") and self.attention_backend != "xla", "adaptations "
+        (any(sites.at(self.adaptations, name) for name in ("memory", "input"))
+         and self.attention_backend != "xla", "adaptations "
          f"of memory need the attention_backend xla, not {self.attention_backend}."),
+        (sites.at(self.adaptations, "input") and self.position == "learned", "position is learned, "
+         "and a prompt would take the fixed positions of the first tokens; use prefix_tuning."),
         (self.post_norm and self.time_conditioning, "post_norm and time_conditioning exclude each "
          "other; modulation by time is of pre-norm blocks."),
         (self.post_norm and not self.first_norm, "first_norm=False is of pre-norm blocks; leave "
@@ -168,6 +171,7 @@ class Transformer:
          "so a tied head needs network.head_transform.")):
       if is_wrong:
         raise ValueError(f"network.{message}")
+    sites.check(self)
 
   @property
   def has_noise(self) -> bool:
@@ -261,8 +265,8 @@ class Transformer:
     # Compiled as one program, also where it is called alone: op by op it takes seconds.
     @functools.partial(jax.jit, inline=True)
     def init(key):
-      return shaped.init(key, jnp.zeros((1, 1), jnp.int32), attention=attention_lib.Full(),
-                         method="init_all")["params"]
+      return sites.started(shaped.init(key, jnp.zeros((1, 1), jnp.int32), method="init_all",
+                                       attention=attention_lib.Full())["params"], self.adaptations)
 
     def encode(params, inputs, **options):
       return module_of(params).apply({"params": params}, inputs, **options)
@@ -285,7 +289,8 @@ class Transformer:
     return types.Network(init=init, encode=encode, head=head, vocab_size=self.vocab_size,
                          width=self.width, num_layers=self.num_layers, unstack=unstack,
                          part=types.Part(init, functools.partial(axes.axes, adapted=adapted),
-                                         functools.partial(axes.decays, adapted=adapted)),
+                                         functools.partial(axes.decays, adapted=adapted),
+                                         upkeep=sites.upkeep(self.adaptations)),
                          vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
                          reads_time=self.time_conditioning, embed=embed)
 

@@ -26,6 +26,7 @@ import optax
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.train import masks as masks_lib
 from mdx.utils import tree
 
 _LAYER = re.compile(r"((?:.*/)?)layers(?:_(\d+))?/(.*)")
@@ -113,6 +114,7 @@ class Optimizer:
     trainable: pattern of the paths of the parameters that are trained, such as ".*/lora_[ab]"; the
       others keep their values, and have neither gradients nor moments. "" = all.
     selection: name in SELECTIONS: which of these are trained at a step, also by layer.
+    masks: () or one table, dict(name=..., **fields) of `train.masks`: which entries of these move.
     layer_decay: rate of a layer as a share of that of the layer above, in (0, 1]; the last layer
       has its square, see `layer_factors`. This factor multiplies the whole step, weight decay
       included.
@@ -129,9 +131,15 @@ class Optimizer:
   layer_decay: float = 1.0
   trainable: str = ""
   selection: str = "all"
+  masks: tuple[Any, ...] = ()
 
   def __post_init__(self):
     config_lib.check(self, "optimizer", choices={"selection": SELECTIONS})
+    built = tuple(config_lib.build(masks_lib.MASKS, one, what="mask") if isinstance(one, Mapping)
+                  else one for one in self.masks)
+    if len(built) > 1:
+      raise ValueError(f"optimizer.masks has {len(built)} tables; give one, or ().")
+    object.__setattr__(self, "masks", built)
     try:
       re.compile(self.trainable)
     except re.error as error:
@@ -191,10 +199,13 @@ class Optimizer:
     clip = [optax.clip_by_global_norm(self.clip_norm)] if self.clip_norm else []
     by_layer = [_scale(lambda x: layer_factors(x, self.layer_decay))] * (self.layer_decay < 1)
     selected = [] if self.selection == "all" else [_by_step(self.share)]
-    return optax.chain(*selected, *clip, optax.chain(
-        self.direction(), optax.add_decayed_weights(
-            self.weight_decay, mask=lambda params: decay_mask(params, parts)), *by_layer,
-        optax.scale_by_learning_rate(self.rate(steps))), *selected)
+    after = (optax.add_decayed_weights(
+        self.weight_decay, mask=lambda params: decay_mask(params, parts)), *by_layer,
+             optax.scale_by_learning_rate(self.rate(steps)))
+    if self.masks:
+      return optax.chain(*selected, self.masks[0].around(
+          optax.chain(*clip, self.direction()), optax.chain(*after)), *selected)
+    return optax.chain(*selected, *clip, optax.chain(self.direction(), *after), *selected)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ import optax
 
 from mdx import types
 from mdx.train import state as state_lib
+from mdx.train import upkeep
 from mdx.utils import processes
 from mdx.utils import rng
 from mdx.utils import tree
@@ -121,7 +122,8 @@ def _coupled_loss_and_grad(objective, params, fixed, batch, context, num_microba
 
 def make_step(objective: types.Objective, optimizer: optax.GradientTransformation, *, seed: int,
               rate: Callable, num_microbatches: int = 1, ema_decay: float = 0.0,
-              trains: Callable[[str], bool] = state_lib.everything) -> Step:
+              trains: Callable[[str], bool] = state_lib.everything,
+              parts: Mapping[str, types.Part] = {}) -> Step:
   """Builds (state, batch, frozen) -> (state, metrics); jit it with state donated.
 
   Args:
@@ -133,6 +135,7 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
     ema_decay: decay of the moving average, ramped up as (1 + n) / (10 + n);
       0 keeps none.
     trains: path -> whether the parameter is trained.
+    parts: those of the objective whose upkeep a step does.
 
   Returns:
     The step; `frozen` are parameters the objective reads but does not train. The metrics of a step
@@ -148,6 +151,7 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
     weights = jax.tree.map(jax.lax.stop_gradient, weights)
     loss, aux, grads = loss_and_grad(objective, state.params, batch, weights, context,
                                      num_microbatches, trains)
+    loss, grads = upkeep.penalised(parts, state.params, trains, loss, grads)
     fixed = tree.part(state.params, lambda path: not trains(path))
     params = tree.part(state.params, trains)
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
@@ -160,7 +164,8 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
     one = jnp.float32(1)
     metrics = dict(aux.metrics, loss=(loss, one), grad_norm=(optax.tree.norm(grads), one),
                    learning_rate=(rate(state.step), one))
-    state = state_lib.State(state.step + 1, tree.merge(params, fixed), ema, opt_state, extra)
+    params = upkeep.after(parts, tree.merge(params, fixed), grads, state.step)
+    state = state_lib.State(state.step + 1, params, ema, opt_state, extra)
     return state, metrics
 
   return step
@@ -179,7 +184,7 @@ class Compiled:
     Args:
       step_fn: see `make_step`.
       shardings: of the state.
-      trains: path -> whether the parameter is trained.
+      trains: path -> whether a step changes the parameter.
     """
     self._trains = trains
 
@@ -218,5 +223,7 @@ def jitted(objective: types.Objective, optimizer: optax.GradientTransformation,
   """
   step = make_step(objective, optimizer, seed=config["seed"], rate=rate,
                    num_microbatches=config["microbatches"], ema_decay=config["ema_decay"],
-                   trains=trains)
-  return Compiled(step, jax.tree.map(lambda x: x.sharding, state), trains)
+                   trains=trains, parts=objective.parts())
+  moves = upkeep.moves(objective.parts())
+  return Compiled(step, jax.tree.map(lambda x: x.sharding, state),
+                  lambda path: trains(path) or moves(path))

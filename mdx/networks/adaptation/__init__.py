@@ -13,12 +13,15 @@ from mdx.networks.adaptation import dora
 from mdx.networks.adaptation import inserted
 from mdx.networks.adaptation import int8
 from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import products
 from mdx.networks.adaptation import sites
 from mdx.networks.adaptation import vectors
 
 ADAPTATIONS = {"lora": lora.LoRA, "dora": dora.DoRA, "ia3": vectors.IA3, "bitfit": vectors.BitFit,
-               "bottleneck": inserted.Bottleneck, "prefix_tuning": inserted.Prefix,
-               "int8": int8.Int8}
+               "vera": products.VeRA, "adalora": products.AdaLoRA, "krona": products.KronA,
+               "bottleneck": inserted.Bottleneck, "compacter": inserted.Compacter,
+               "prefix_tuning": inserted.Prefix, "gated_prefix": inserted.GatedPrefix,
+               "prompt_tuning": inserted.Prompt, "int8": int8.Int8}
 
 
 def build(entries: Sequence[Any]) -> tuple[types.Adaptation, ...]:

@@ -1,7 +1,7 @@
 """Sites of a network that adaptations are put on, and the parameters that they have there.
 
-Contents: PROJECTIONS, BRANCHES, SITES, Site, of_spec, at, leaves, owner, pattern, base_form,
-start, fresh, merge.
+Contents: PROJECTIONS, BRANCHES, SITES, Site, of_spec, check, at, leaves, owner, pattern, base_form,
+start, fresh, started, upkeep, merge.
 
 Convention: a site has a name that adaptations target, and a path in the network. The leaf `x` of
 an adaptation of the projection q is the parameter layers/attention/q/x, beside its `kernel`.
@@ -10,7 +10,7 @@ an adaptation of the projection q is the parameter layers/attention/q/x, beside 
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,9 @@ PROJECTIONS = {"q": "layers/attention/q", "k": "layers/attention/k", "v": "layer
                "down": "layers/mlp/down"}
 BRANCHES = {"attention": "layers/attention_branch", "mlp": "layers/mlp_branch"}
 _MEMORY = {"memory": "layers/attention/memory"}
-SITES = PROJECTIONS | BRANCHES | _MEMORY
-KINDS = (tuple(PROJECTIONS), tuple(BRANCHES), tuple(_MEMORY))
+_INPUT = {"input": "prompt"}
+SITES = PROJECTIONS | BRANCHES | _MEMORY | _INPUT
+KINDS = (tuple(PROJECTIONS), tuple(BRANCHES), tuple(_MEMORY), tuple(_INPUT))
 _PATH = re.compile(rf"(?:.*/)?({'|'.join(SITES.values())})/([^/]+)")
 _NAME = {path: name for name, path in SITES.items()}
 
@@ -35,7 +36,8 @@ class Site(NamedTuple):
   """Description of a site for `Adaptation.leaves`.
 
   Attributes:
-    shape: [in, out] of a projection, [D, D] of a branch, [heads, head width] of keys and values.
+    shape: [in, out] of a projection, [D, D] of a branch or of the input, [heads, head width] of
+      keys and values.
     axes: logical axis of each dimension.
   """
   shape: tuple[int, int]
@@ -51,9 +53,21 @@ def of_spec(spec: Any) -> dict[str, Site]:
            "v": Site((spec.width, keys), inner), "o": Site((queries, spec.width), outer),
            "up": Site((spec.width, spec.hidden_width), ("embed", "mlp")),
            "down": Site((spec.hidden_width, spec.width), ("mlp", "embed")),
-           "attention": branch, "mlp": branch,
+           "attention": branch, "mlp": branch, "input": branch,
            "memory": Site((spec.kv_heads, spec.per_head), ("heads", None))}
   return found | ({"gate": found["up"]} if spec.is_gated else {})
+
+
+def check(spec: Any) -> None:
+  """Raises ValueError for adaptations that do not fit a `transformer.Transformer`."""
+  found = of_spec(spec)
+  for one in spec.adaptations:
+    for name in one.targets:
+      if name in found:
+        one.check(name, found[name].shape)
+      elif one.targets != type(one).targets:
+        raise ValueError(f"{type(one).__name__} targets {name}, which this network does not have "
+                         f"(mlp {spec.mlp} has no gate); choose from {', '.join(found)}.")
 
 
 def at(adaptations: Sequence[types.Adaptation], name: str) -> tuple[types.Adaptation, ...]:
@@ -83,9 +97,11 @@ def owner(path: str, adaptations: Sequence[types.Adaptation]) -> types.Adaptatio
 
 
 def pattern(adaptation: types.Adaptation) -> str:
-  """Returns a pattern of the paths of an adaptation's parameters, for `optimizer.trainable`."""
+  """Returns a pattern of the paths of what an adaptation trains, for `optimizer.trainable`."""
   paths = "|".join(SITES[name] for name in adaptation.targets)
-  return rf".*({paths})/({'|'.join(_names(adaptation))})"
+  names = "|".join(name for name, leaf in adaptation.leaves((64, 64), (None, None)).items()
+                   if leaf.is_trained and not leaf.is_state)
+  return rf".*({paths})/({names})"
 
 
 def base_form(shapes: Any, adaptations: Sequence[types.Adaptation]) -> Any:
@@ -141,6 +157,70 @@ def fresh(shapes: Any, adaptations: Sequence[types.Adaptation], seed: int) -> An
 
   make = lambda: tree.map_with_path(one, shapes)
   return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
+
+
+def _owned(found: Mapping[str, Any], one: types.Adaptation, adaptations: Any
+           ) -> dict[str, dict[str, Any]]:
+  """Path of a site -> the leaves of one adaptation there, by name."""
+  owned = {}
+  for path, leaf in found.items():
+    if owner(path, adaptations) is one:
+      above, _, name = path.rpartition("/")
+      owned.setdefault(above, {})[name] = leaf
+  return owned
+
+
+def started(params: Any, adaptations: Sequence[types.Adaptation],
+            is_new: Callable[[str], bool] = lambda path: True) -> Any:
+  """Returns parameters in which new adaptations have taken their start from the kernels.
+
+  Args:
+    params: nested dicts, of one network or of several.
+    adaptations: of the network.
+    is_new: whether the parameter of a path is new.
+
+  Raises:
+    ValueError: there is no kernel to start from.
+  """
+  found = tree.flatten(params)
+  for one in adaptations:
+    sites_of = _owned(found, one, adaptations) if one.reads_kernel else {}
+    for above, own in sites_of.items():
+      if not all(is_new(f"{above}/{name}") for name in own):
+        continue
+      if f"{above}/kernel" not in found:
+        raise ValueError(f"{type(one).__name__} starts from the kernels, and those of {above} are "
+                         "not here as they were; leave out init.weights, or start at zero.")
+      kernel = found[f"{above}/kernel"]
+      new, left = jax.jit(jax.vmap(one.started))(own, kernel)
+      found |= {f"{above}/{name}": leaf for name, leaf in new.items()}
+      found[f"{above}/kernel"] = left
+  return tree.nest(found)
+
+
+def upkeep(adaptations: Sequence[types.Adaptation]) -> types.Upkeep | None:
+  """Returns what a training step does with the parameters of adaptations; None: nothing."""
+  kept = [one for one in adaptations if one.has_upkeep]
+  if not kept:
+    return None
+
+  def moves(path):
+    one = owner(path, adaptations)
+    return one is not None and one.leaves((64, 64), (None, None))[path.rpartition("/")[2]].is_state
+
+  def penalty(params):
+    found = tree.flatten(params)
+    return sum(one.penalty(own, found[f"{above}/kernel"]).sum() for one in kept
+               for above, own in _owned(found, one, adaptations).items())
+
+  def after(params, grads, step):
+    found, given = tree.flatten(params), tree.flatten(grads)
+    return {f"{above}/{name}": leaf for one in kept
+            for above, own in one.stepped(_owned(found, one, adaptations),
+                                          _owned(given, one, adaptations), step).items()
+            for name, leaf in own.items()}
+
+  return types.Upkeep(moves, penalty, after)
 
 
 def merge(params: Any, adaptations: Sequence[types.Adaptation]) -> Any:

@@ -86,8 +86,10 @@ def test_merging_gives_the_same_function(params):
     (dict(targets=("q", "head")), "targets of LoRA are .*'head'.*; choose some of q, k, v, o, gate"),
     (dict(targets=()), "targets of LoRA"), (dict(targets=("q", "mlp")), "targets of LoRA"),
     (dict(rank=0), "lora.rank must be at least 1, got 0"),
-    (dict(ranks=3), "adaptation 'lora' has no field 'ranks'; its fields are alpha, rank, scaling, targets"),
-    (dict(name="loro"), "unknown adaptation name 'loro'; choose from bitfit, bottleneck, dora, ia3")])
+    (dict(ranks=3), "adaptation 'lora' has no field 'ranks'; its fields are alpha, freeze_a, rank, "
+     "scaling, start, targets"),
+    (dict(name="loro"), "unknown adaptation name 'loro'; choose from adalora, bitfit, bottleneck, "
+     "compacter, dora, gated_prefix, ia3")])
 def test_an_adaptation_that_cannot_be_is_one_line(fields, message):
   with pytest.raises(ValueError, match=message) as error:
     dataclasses.replace(SPEC, adaptations=(dict(name="lora") | fields,))
