@@ -60,7 +60,8 @@ def _small() -> config_dict.ConfigDict:
           learning_rate=2e-3, schedule="cosine", warmup_steps=100, final_rate=0.05,
           weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0,
           trainable="",  # pattern of the paths of the parameters that are trained; "" = all
-          layer_decay=1.0),  # rate of a layer over that of the one above it
+          layer_decay=1.0,  # rate of a layer over that of the one above it
+          masks=()),  # which entries move: one table, dict(name=..., **fields), of train.masks
 
       mesh=dict(  # devices on each axis; -1: those that remain
           replica=1,  # copies, such as slices of TPUs; rows are cut over them

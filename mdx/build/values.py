@@ -89,7 +89,7 @@ KEYS = {
             "sampler.name", "system", "tokenizer.chat_template", "tokenizer.path", "wandb"),
     **_keys(_TEXTS, "eval.evaluators", "eval.measures", "eval.remasking", "fields", "lora.targets",
             "rollout.rewards"),
-    "adaptations": _each(_TABLE, "tables, dict(name=..., ...)"),
+    **_keys(_each(_TABLE, "tables, dict(name=..., ...)"), "adaptations", "optimizer.masks"),
     "ema_decay": _below_one,
     "rollout.pass_rate": _each(_number(0.0, 1.0, whole=False), "two rates"),
     "init.params": _choice("ema", "raw"),

@@ -112,6 +112,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   num_tokens = config["steps"] * config["batch_size"] * config["data"]["length"]
   results |= {"tokens_per_second": tokens_per_second or _last_rate(run),
               "parameters": tree.count(state.params),
+              "trained_parameters": tree.count(tree.part(state.params, run.optimizer.trains)),
               "matmul_flops": 6.0 * run.spec.matmul_params() * num_tokens,
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()

@@ -29,6 +29,7 @@ from mdx.networks.adaptation import dora
 from mdx.networks.adaptation import inserted
 from mdx.networks.adaptation import int8
 from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import nm_masks
 from mdx.networks.adaptation import products
 from mdx.networks.adaptation import sites
 from mdx.networks.adaptation import vectors
@@ -71,11 +72,12 @@ METHODS = {"lora": lora.LoRA(rank=2), "dora": dora.DoRA(rank=2), "ia3": vectors.
            "gated_prefix": inserted.GatedPrefix(length=3),
            "prompt_tuning": inserted.Prompt(length=3),
            "parallel": inserted.Bottleneck(width=4, is_parallel=True, scale=4.0, targets=("mlp",)),
+           "nm_mask": nm_masks.NMMask(n=1, kappa=(1.0, 2.0)),
            "p_tuning": inserted.Prompt(length=3, hidden=5)}
 # Those that change nothing at first.
 AT_START = ("lora", "dora", "ia3", "bitfit", "bottleneck", "vera", "adalora", "krona", "compacter",
             "gated_prefix", "parallel")
-MERGEABLE = ("lora", "dora", "ia3", "mask", "vera", "adalora", "krona")
+MERGEABLE = ("lora", "dora", "ia3", "mask", "vera", "adalora", "krona", "nm_mask")
 FAST = ("lora", "dora", "ia3", "bitfit", "mask", "bottleneck", "prefix_tuning", "vera",
         "prompt_tuning", "gated_prefix")
 REPLICATED = ("compacter",)  # small matrices, whole on every device
@@ -199,11 +201,13 @@ def test_the_trained_parameters_are_as_many_as_the_papers_say():
                   krona=sum(4 * 2 + (a // 4) * (b // 2) for a, b in shapes.values()),
                   compacter=2 * (2 ** 3 + 2 * (width + 4)), parallel=2 * width * 4,
                   gated_prefix=2 * 3 * keys + 2)
+  expected["nm_mask"] = sum(a * b for a, b in shapes.values())  # 4 patterns of 4 weights
   whole = dict(prompt_tuning=3 * width, p_tuning=3 * width + 2 * 5 * width + 25 + 10 + width)
   assert expected.keys() | whole.keys() | {"mask"} == METHODS.keys()
   for name, number in (expected | {k: v / layers for k, v in whole.items()}).items():
     pattern = sites.pattern(METHODS[name])
-    own = tree.part(_params(name)[0], lambda path, pattern=pattern: re.fullmatch(pattern, path))
+    shapes = jax.eval_shape(_spec(METHODS[name]).network().init, rng.root(0))
+    own = tree.part(shapes, lambda path, pattern=pattern: re.fullmatch(pattern, path))
     assert tree.count(own) == layers * number, name
 
 
@@ -257,7 +261,7 @@ def test_axes_and_decay_are_those_of_the_leaf():
     ((inserted.Prefix(targets=("memory", "q")),), "targets of Prefix"),
     ((inserted.Prefix(), dict(name="prefixes")), "unknown adaptation name 'prefixes'; choose from "
      "adalora, bitfit, bottleneck, compacter, dora, gated_prefix, ia3, int8, krona, lora, "
-     "prefix_tuning, prompt_tuning, vera")])
+     "nm_mask, prefix_tuning, prompt_tuning, vera")])
 def test_adaptations_that_exclude_each_other_are_one_line(values, message):
   with pytest.raises(ValueError, match=message) as error:
     _spec(*values)
