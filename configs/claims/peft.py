@@ -24,15 +24,9 @@ def _put(*tables):
 _ARMS = dict(
     full=(dict(), _LOW),
     head=(dict(optimizer=dict(trainable="task/.*")), _HIGH),
-    norms=(dict(optimizer=dict(trainable=r"task/.*|.*_norm/(scale|bias)")), _HIGH),
     ia3=(_put(dict(name="ia3")), _HIGH),
     lora=(_put(dict(name="lora", rank=4)), _MIDDLE),
-    vera=(_put(dict(name="vera", rank=64)), _HIGH),
-    adalora=(_put(dict(name="adalora", rank=6, target_rank=4, steps=200, first_steps=20,
-                       last_steps=60)), _MIDDLE),
     bottleneck=(_put(dict(name="bottleneck", width=8)), _MIDDLE),
-    prefix=(_put(dict(name="prefix_tuning", length=8)), _HIGH),
-    prompt=(_put(dict(name="prompt_tuning", length=8)), _HIGH),
     half=(dict(optimizer=dict(masks=(dict(name="half", round_steps=100),))), _LOW))
 
 

@@ -87,8 +87,9 @@ def adapted(network: Mapping[str, Any], config: Mapping[str, Any], source: str) 
       raise ValueError("config.init.adapter is for a model of Hugging Face; give its directory as "
                        "init.checkpoint.")
     found.append(interop.adapter_fields(adapter, like))
-    if wanted.get("rank", 0) not in (0, found[-1]["rank"]):
-      raise ValueError(f"config.lora.rank {wanted['rank']} is not the rank {found[-1]['rank']} of "
+    rank = found[-1].get("rank", 0)
+    if wanted.get("rank", 0) not in (0, rank):
+      raise ValueError(f"config.lora.rank {wanted['rank']} is not the rank {rank} of "
                        f"{adapter}; use 0, the adapter's.")
   elif wanted.get("rank"):
     targets = tuple(wanted.get("targets", ()) or sites.PROJECTIONS)

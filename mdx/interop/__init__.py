@@ -36,6 +36,7 @@ from mdx.interop import hf_qwen
 from mdx.interop import hf_roberta
 from mdx.interop import hf_sdar
 from mdx.interop import peft
+from mdx.interop import peft_others
 from mdx.interop import safetensors
 from mdx.interop import settings
 from mdx.interop import weights
@@ -256,8 +257,12 @@ def load(path: str | pathlib.Path, shapes: Any,
 
 def adapter_fields(adapter: str, path: str | pathlib.Path) -> dict[str, Any]:
   """Returns the adaptation of a PEFT adapter for a directory, as a table of a config."""
-  _, family, spec = _describe(path)
-  return peft.fields(adapter, family, spec)
+  config, family, spec = _describe(path)
+  return peft_others.kind_of(adapter, _is_causal(family, config)).fields(adapter, family, spec)
+
+
+def _is_causal(family: family_lib.Family, config: Mapping[str, Any]) -> bool:
+  return family.objective(config).get("name") == "ar"
 
 
 def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
@@ -271,8 +276,9 @@ def load_adapter(adapter: str, path: str | pathlib.Path, shapes: Any) -> Any:
   Raises:
     ValueError: it is for another model.
   """
-  _, family, spec = _describe(path)
-  return peft.load(adapter, path, family, spec, shapes)
+  config, family, spec = _describe(path)
+  kind = peft_others.kind_of(adapter, _is_causal(family, config))
+  return kind.load(adapter, path, family, spec, shapes)
 
 
 def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
@@ -291,17 +297,23 @@ def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transf
   """
   path = pathlib.Path(path).absolute()
   files_lib.check_new(path)
-  put = peft.adapter_of(spec)
+  put = peft.adapter_of(spec) or peft_others.adaptation_of(spec)
   if put is None:
     raise ValueError("the model has no adapters that the format peft holds; train some with "
                      "config.lora.rank, or use export.format=huggingface.")
   params = tree.part(params, lambda path: sites.owner(path, (put,)) is not None)
   config, family, _ = _describe(like)
-  is_causal = family.objective(config).get("name") == "ar"
-  table = weights.entries(peft.family_of(family), spec, params)
-  tensors = weights.pending(table, params, {})
-  texts = {peft.CONFIG: json.dumps(peft.config_of(family, spec, str(like), is_causal),
-                                   indent=2) + "\n"}
+  is_causal = _is_causal(family, config)
+  if kind := peft_others.KINDS_OF.get(type(put)):
+    params, of_adapter = kind.tensors(put, family, spec, params)
+    described = kind.config(put, family, spec) | dict(
+        base_model_name_or_path=str(like), inference_mode=True,
+        task_type="CAUSAL_LM" if is_causal else None)
+    adapters = dataclasses.replace(family, tensors=lambda _: of_adapter, beside=())
+  else:
+    adapters, described = peft.family_of(family), peft.config_of(family, spec, str(like), is_causal)
+  tensors = weights.pending(weights.entries(adapters, spec, params), params, {})
+  texts = {peft.CONFIG: json.dumps(described, indent=2) + "\n"}
   _write_directory(path, tensors, peft.FILE, texts)
 
 

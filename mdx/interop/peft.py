@@ -1,6 +1,7 @@
 """Adapters in the format of the library PEFT: adapter_config.json and adapter_model.safetensors.
 
-Contents: CONFIG, FILE, fields, load, adapter_of, family_of, config_of.
+Contents: CONFIG, FILE, PREFIX, modules_of, module_name, matching, whole, placed, read_config,
+fields, load, adapter_of, family_of, config_of. Kinds other than LoRA are in `peft_others`.
 
 Convention: names of modules are those of the family of the model that is adapted, so one table
 serves models and their adapters. PEFT's A is our `lora_a` transposed, its B our `lora_b`; a
@@ -33,7 +34,7 @@ from mdx.utils import tree
 
 CONFIG = "adapter_config.json"
 FILE = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 # Options that change the function, with the values that are computed; what is absent is neutral.
 _PLAIN = dict(bias=("none", None), use_dora=(False, None), fan_in_fan_out=(False, None),
               modules_to_save=(None, []), lora_bias=(False, None), layer_replication=(None,),
@@ -83,8 +84,8 @@ class _Adapter(NamedTuple):
     return most * (2 if self.start else 1)
 
 
-def _modules(family: family_lib.Family, spec: transformer.Transformer) -> dict[str, tuple]:
-  """Projection -> (path of its map, its table entry)."""
+def modules_of(family: family_lib.Family, spec: transformer.Transformer) -> dict[str, tuple]:
+  """Returns projection -> (path of its map, its table entry)."""
   found = {}
   for path, tensor in family.tensors(spec).items():
     above, _, last = path.rpartition("/")
@@ -94,7 +95,8 @@ def _modules(family: family_lib.Family, spec: transformer.Transformer) -> dict[s
   return found
 
 
-def _module_name(tensor: family_lib.Tensor, layer: Any = "{layer}") -> str:
+def module_name(tensor: family_lib.Tensor, layer: Any = "{layer}") -> str:
+  """Returns the name of a module of a layer, in the family's words."""
   return tensor.name.removesuffix(".weight").format(layer=layer)
 
 
@@ -119,22 +121,28 @@ def fields(path: str, family: family_lib.Family, spec: transformer.Transformer) 
               alpha=one.alpha if adapter.is_plain(spec.num_layers) else float(adapter.rank))
 
 
-def _read(path: str, family: family_lib.Family, spec: transformer.Transformer) -> _Adapter:
+def read_config(path: str) -> Any:
+  """Returns adapter_config.json of a directory; ValueError if there is none."""
   file = pathlib.Path(path) / CONFIG
   if not file.exists():
     raise ValueError(f"{file} cannot be read (it is not there); init.adapter is a directory with "
                      f"{CONFIG} and {FILE}.")
-  config = readers.read_json(file, "fetch it again")
+  return readers.read_json(file, "fetch it again")
+
+
+def _read(path: str, family: family_lib.Family, spec: transformer.Transformer) -> _Adapter:
+  file, config = pathlib.Path(path) / CONFIG, read_config(path)
   if not isinstance(config, dict) or config.get("peft_type") != "LORA":
     kind = config.get("peft_type") if isinstance(config, dict) else None
-    raise ValueError(f"{file}: peft_type {kind!r} is not known; expected LORA.")
+    raise ValueError(f"{file}: peft_type {kind!r} is not known; expected LORA, IA3 or "
+                     "PROMPT_TUNING.")
   for key, value in config.items():
     values = _NEUTRAL if key not in _PLAIN.keys() | _READ | _IDLE else _PLAIN.get(key)
     if values and not any(value == v and type(value) is type(v) for v in values):
       raise ValueError(f"{file}: {key} = {value!r:.60} is not supported; expected {values[0]!r}.")
   try:
-    modules = {name: [_module_name(tensor, layer) for layer in range(spec.num_layers)]
-               for name, (_, tensor) in _modules(family, spec).items()}
+    modules = {name: [module_name(tensor, layer) for layer in range(spec.num_layers)]
+               for name, (_, tensor) in modules_of(family, spec).items()}
     sites_of = _sites(config, modules)
   except ValueError as error:
     raise ValueError(f"{file}: {error}") from None
@@ -142,7 +150,7 @@ def _read(path: str, family: family_lib.Family, spec: transformer.Transformer) -
     wanted = config.get("target_modules")
     raise ValueError(f"{file}: target_modules {wanted!r:.200} match none of the projections of a "
                      f"{family.model_type!r} model, such as "
-                     f"{_module_name(next(iter(_modules(family, spec).values()))[1], 0)}.")
+                     f"{module_name(next(iter(modules_of(family, spec).values()))[1], 0)}.")
   start = config.get("init_lora_weights")
   return _Adapter(sites_of, start if start in ("pissa", "olora") else "")
 
@@ -151,9 +159,9 @@ def _sites(config: Mapping[str, Any],
            modules: Mapping[str, list[str]]) -> dict[str, dict[int, _Site]]:
   """projection -> layer -> the adapter there."""
   names = [name for layers in modules.values() for name in layers]
-  targets = _targets(config.get("target_modules"), names)
+  targets = matching(config.get("target_modules"), names)
   targets &= _of_layers(config, names)
-  targets -= _targets(config.get("exclude_modules"), names)
+  targets -= matching(config.get("exclude_modules"), names)
   ranks, alphas = (_by_pattern(config, key, pattern, names) for key, pattern in
                    (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")))
   found = {}
@@ -171,8 +179,8 @@ def _sites(config: Mapping[str, Any],
   return found
 
 
-def _targets(wanted: Any, names: Sequence[str]) -> set[str]:
-  """The modules that target_modules or exclude_modules name."""
+def matching(wanted: Any, names: Sequence[str]) -> set[str]:
+  """Returns the modules that target_modules or exclude_modules name."""
   if wanted == "all-linear":
     return set(names)
   if isinstance(wanted, str):
@@ -196,7 +204,7 @@ def _of_layers(config: Mapping[str, Any], names: Sequence[str]) -> set[str]:
   found = set()
   for pattern in map(str, within):
     expression = rf"(?:.*?\.)?(?:{pattern})\.(?:{layers})\..*"
-    found |= _targets(expression, names)
+    found |= matching(expression, names)
   return found
 
 
@@ -210,7 +218,7 @@ def _by_pattern(config: Mapping[str, Any], key: str, pattern: str,
   for expression, value in reversed(table.items()):
     is_name = re.fullmatch(r"[\w-]+", expression, re.ASCII)
     hit = ({name for name in names if name.rpartition(".")[2] == expression} if is_name else
-           _targets(rf"(?:.*\.)?(?:{expression})", names))
+           matching(rf"(?:.*\.)?(?:{expression})", names))
     found |= dict.fromkeys(hit, value)
   return found
 
@@ -229,7 +237,8 @@ def load(path: str, base: str | pathlib.Path, family: family_lib.Family,
   Raises:
     ValueError: a tensor is missing, too many or of another shape.
   """
-  adapter, modules, widths = _read(path, family, spec), _modules(family, spec), sites.of_spec(spec)
+  adapter, modules = _read(path, family, spec), modules_of(family, spec)
+  widths = sites.of_spec(spec)
   with contextlib.ExitStack() as stack:
     reader = stack.enter_context(safetensors.Reader(path, FILE))
     below = stack.enter_context(safetensors.Reader(base)) if adapter.start else None
@@ -248,25 +257,25 @@ def load(path: str, base: str | pathlib.Path, family: family_lib.Family,
       a = np.zeros((spec.num_layers, width, most), np.float32)
       b = np.zeros((spec.num_layers, most, outer), np.float32)
       for layer, site in layers.items():
-        pair = [_whole(reader, _tensor_name(tensor, part, layer)).T for part in "AB"]
+        pair = [whole(reader, _tensor_name(tensor, part, layer)).T for part in "AB"]
         a[layer, :, :site.rank] = pair[0]
         b[layer, :site.rank] = pair[1] * (factor or site.scale)
         if below is not None:
           old = [name for name in (tensor.name, *tensor.also)
                  if name.format(layer=layer) in below.names][0].format(layer=layer)
-          start = _STARTS[adapter.start](_whole(below, old), site.rank)
+          start = _STARTS[adapter.start](whole(below, old), site.rank)
           taken = slice(most // 2, most // 2 + site.rank)
           a[layer, :, taken] = start[1].T
           b[layer, taken] = -start[0].T * (site.scale if adapter.start == "olora" else 1.0)
       found |= {f"{above}/lora_a": a, f"{above}/lora_b": b}
-  return tree.map_with_path(lambda path, leaf: _placed(found[path], leaf), shapes)
+  return tree.map_with_path(lambda path, leaf: placed(found[path], leaf), shapes)
 
 
 def _tensor_name(tensor: family_lib.Tensor, part: str, layer: Any = "{layer}") -> str:
   if tensor.part != (0, 1):
-    raise ValueError(f"{_module_name(tensor)} holds several projections in one matrix, whose "
+    raise ValueError(f"{module_name(tensor)} holds several projections in one matrix, whose "
                      f"adapter {FILE} cannot tell apart; merge it (export.format=huggingface).")
-  return f"{_PREFIX}{_module_name(tensor, layer)}.lora_{part}.weight"
+  return f"{PREFIX}{module_name(tensor, layer)}.lora_{part}.weight"
 
 
 def _check(reader: safetensors.Reader, expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -282,7 +291,8 @@ def _check(reader: safetensors.Reader, expected: Mapping[str, tuple[int, ...]]) 
     reader.dtype(name)
 
 
-def _whole(reader: safetensors.Reader, name: str) -> np.ndarray:
+def whole(reader: safetensors.Reader, name: str) -> np.ndarray:
+  """Returns a tensor as float32; ValueError for numbers that are none."""
   value = reader.read(name, (slice(None),) * len(reader.shape(name))).astype(np.float32)
   weights.check_numbers(value, reader.where(name))
   return value
@@ -303,7 +313,8 @@ def _olora(kernel: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 _STARTS = {"pissa": _pissa, "olora": _olora}
 
 
-def _placed(value: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+def placed(value: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+  """Returns a value on the devices of a shape struct, in its type."""
   sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.make_array_from_callback(leaf.shape, sharding,
                                       lambda index: value[index].astype(leaf.dtype))
@@ -316,14 +327,14 @@ def adapter_of(spec: transformer.Transformer) -> lora.LoRA | None:
 
 
 def _is_target(module: str, wanted: Any) -> bool:
-  return bool(_targets(wanted, [module]))
+  return bool(matching(wanted, [module]))
 
 
 def family_of(family: family_lib.Family) -> family_lib.Family:
   """The family's adapters as a family of their own: the tensors of an adapter file."""
 
   def tensors(spec):
-    table, modules, adapter = {}, _modules(family, spec), adapter_of(spec)
+    table, modules, adapter = {}, modules_of(family, spec), adapter_of(spec)
     if adapter.reads_kernel:
       raise ValueError(f"an adapter with lora.start={adapter.start} is for the kernels that its run "
                        "changed, not for the base model; merge it (export.format=huggingface).")
@@ -343,12 +354,13 @@ def family_of(family: family_lib.Family) -> family_lib.Family:
 def config_of(family: family_lib.Family, spec: transformer.Transformer, base: str,
               is_causal: bool) -> dict[str, Any]:
   """adapter_config.json of the adapters of `spec`, for the model `base`."""
-  modules, adapter = _modules(family, spec), adapter_of(spec)
-  names = [_module_name(modules[name][1]) for name in adapter.targets]
+  modules, adapter = modules_of(family, spec), adapter_of(spec)
+  names = [module_name(modules[name][1]) for name in adapter.targets]
   # Every linear module of theirs, the head too: a bare last name may be that of others.
-  linear = {_module_name(t) for path, t in family.tensors(spec).items() if path.endswith("/kernel")}
+  linear = {module_name(tensor) for path, tensor in family.tensors(spec).items()
+            if path.endswith("/kernel")}
   last = sorted({name.rpartition(".")[2] for name in names})
-  is_exact = _targets(last, sorted(linear)) == set(names)
+  is_exact = matching(last, sorted(linear)) == set(names)
   pattern = "|".join(re.escape(name).replace(re.escape("{layer}"), r"\d+") for name in names)
   alpha = adapter.alpha or adapter.rank
   return dict(

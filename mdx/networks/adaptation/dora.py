@@ -27,8 +27,8 @@ class DoRA(lora.LoRA):
   def __post_init__(self):
     super().__post_init__()
     if self.reads_kernel:
-      raise ValueError(f"dora.start is {self.start!r}, and the sizes are those of the whole kernel; "
-                       "use zero, or lora with that start.")
+      raise ValueError(f"dora.start is {self.start!r}, and the sizes are those of the whole "
+                       "kernel; use zero, or lora with that start.")
 
   def leaves(self, shape, axes):
     """A and B of LoRA, and what is added to the sizes |W|."""

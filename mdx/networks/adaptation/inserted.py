@@ -88,8 +88,8 @@ class Compacter(Bottleneck):
     super().__post_init__()
     config_lib.check(self, "adaptation", at_least=dict(summands=1, rank=1))
     if self.width % self.summands:
-      raise ValueError(f"compacter.summands {self.summands} does not divide width {self.width}; use "
-                       "a divisor.")
+      raise ValueError(f"compacter.summands {self.summands} does not divide width {self.width}; "
+                       "use a divisor.")
 
   def check(self, name, shape):
     """The summands divide the width of the network."""

@@ -81,7 +81,8 @@ class NMMask(types.Adaptation):
     config_lib.check(self, "nm_mask", choices=dict(prior=("magnitude", "none")),
                      at_least=dict(n=1, m=2, steps=1, reward=0, strength=0))
     if self.n >= self.m or self.m > 8:
-      raise ValueError(f"nm_mask keeps {self.n} of {self.m} weights; n is below m, and m at most 8.")
+      raise ValueError(f"nm_mask keeps {self.n} of {self.m} weights; n is below m, and m at most "
+                       "8.")
     for name in ("temperature", "kappa"):
       pair = getattr(self, name)
       if len(pair) != 2 or not all(value > 0 for value in pair):
