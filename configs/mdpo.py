@@ -232,7 +232,8 @@ def _small(task, sizes=None):
                        gen_length=sizes.answer_length)),
       optimizer=dict(name="adamw", learning_rate=2e-4, schedule="cosine", warmup_steps=5,
                      final_rate=0.1, weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=1.0,
-                     trainable=""),  # pattern of the paths of the parameters trained; "" = all
+                     trainable="",  # pattern of the paths of the parameters trained; "" = all
+                     masks=()),  # which entries move: one table, dict(name=..., **fields)
       mesh=dict(replica=1, data=-1, fsdp=1, tensor=1, sequence=1),
 
       eval=dict(

@@ -336,8 +336,8 @@ def family_of(family: family_lib.Family) -> family_lib.Family:
   def tensors(spec):
     table, modules, adapter = {}, modules_of(family, spec), adapter_of(spec)
     if adapter.reads_kernel:
-      raise ValueError(f"an adapter with lora.start={adapter.start} is for the kernels that its run "
-                       "changed, not for the base model; merge it (export.format=huggingface).")
+      raise ValueError(f"an adapter with lora.start={adapter.start} is for the kernels that its "
+                       "run changed, not for the base model; merge it (export.format=huggingface).")
     for name in adapter.targets:
       if name not in modules:
         raise ValueError(f"a {family.model_type!r} model has no projection {name!r}; leave it out "

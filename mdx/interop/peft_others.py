@@ -153,8 +153,8 @@ class _Prompt:
 
 
 # By the peft_type of adapter_config.json, and by the adaptation.
-KINDS = {"IA3": _Factors(), "PROMPT_TUNING": _Prompt()}
-KINDS_OF = {vectors.IA3: KINDS["IA3"], inserted.Prompt: KINDS["PROMPT_TUNING"]}
+KINDS: dict[str, Any] = {"IA3": _Factors(), "PROMPT_TUNING": _Prompt()}
+KINDS_OF: dict[type, Any] = {vectors.IA3: KINDS["IA3"], inserted.Prompt: KINDS["PROMPT_TUNING"]}
 
 
 def kind_of(path: str, is_causal: bool) -> Any:
