@@ -305,14 +305,14 @@ def save_adapter(path: str | pathlib.Path, params: Any, spec: transformer.Transf
   config, family, _ = _describe(like)
   is_causal = _is_causal(family, config)
   if kind := peft_others.KINDS_OF.get(type(put)):
-    params, of_adapter = kind.tensors(put, family, spec, params)
+    params, table = kind.tensors(put, family, spec, params)
     described = kind.config(put, family, spec) | dict(
         base_model_name_or_path=str(like), inference_mode=True,
         task_type="CAUSAL_LM" if is_causal else None)
-    adapters = dataclasses.replace(family, tensors=lambda _: of_adapter, beside=())
   else:
-    adapters, described = peft.family_of(family), peft.config_of(family, spec, str(like), is_causal)
-  tensors = weights.pending(weights.entries(adapters, spec, params), params, {})
+    table = weights.entries(peft.family_of(family), spec, params)
+    described = peft.config_of(family, spec, str(like), is_causal)
+  tensors = weights.pending(table, params, {})
   texts = {peft.CONFIG: json.dumps(described, indent=2) + "\n"}
   _write_directory(path, tensors, peft.FILE, texts)
 

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from mdx import types
-from mdx.interop import family as family_lib
 from mdx.interop import peft
 from mdx.interop import safetensors
+from mdx.interop import weights
 from mdx.networks import transformer
 from mdx.networks.adaptation import inserted
 from mdx.networks.adaptation import sites
@@ -46,6 +46,12 @@ def _stacked(path: str, names: Mapping[str, list[str]], shapes: Any) -> Any:
       return peft.placed(value.reshape(leaf.shape), leaf)
 
     return tree.map_with_path(of_leaf, shapes)
+
+
+def _entry(path: str, shape: tuple[int, ...], names: list[str], stacked: bool = True
+           ) -> weights.Entry:
+  return weights.Entry(path=path, names=tuple(names), stacked=stacked, first=0, transpose=False,
+                       part=(0, 1), shape=tuple(shape), copies=dict.fromkeys(names, ()))
 
 
 class _Factors:
@@ -108,7 +114,9 @@ class _Factors:
       path = f"{sites.PROJECTIONS[name]}/factor"
       leaf = tree.flatten(params)[path]
       found[path] = leaf[:, None, :] if is_inner else leaf[:, :, None]
-      table[path] = family_lib.Tensor(f"{peft.PREFIX}{peft.module_name(tensor)}.ia3_l")
+      table[path] = _entry(path, found[path].shape[1:], [
+          f"{peft.PREFIX}{peft.module_name(tensor, layer)}.ia3_l"
+          for layer in range(spec.num_layers)])
     return tree.nest(found), table
 
   def config(self, one, family, spec):
@@ -140,9 +148,10 @@ class _Prompt:
 
   def tensors(self, one, family, spec, params):
     """The prompt as its perceptron makes it, and the table of its tensor."""
-    del family, spec
-    return ({"prompt": {"prompt": jax.jit(one.prompt)(params["prompt"])}},
-            {"prompt/prompt": family_lib.Tensor("prompt_embeddings")})
+    del family
+    prompt = jax.jit(one.prompt)(params["prompt"])
+    return ({"prompt": {"prompt": prompt}}, {"prompt/prompt": _entry(
+        "prompt/prompt", (one.length, spec.width), ["prompt_embeddings"], stacked=False)})
 
   def config(self, one, family, spec):
     """Entries of adapter_config.json."""
