@@ -7,7 +7,7 @@ half fine-tuning (Hui et al. 2024, arXiv:2404.18466), at small size: a masked mo
 on a CPU with its compiling. The rate of each arm is the better one of two on another seed.
   python -m mdx.main --config=configs/claims/peft.py --workdir=runs/claims/peft
 
-Measured on 2 busy cores of an AMD EPYC (about 15 minutes of one core), seeds 0-2; accuracy on test;
+Measured on 2 cores of an AMD EPYC, other work beside it (13 minutes), seeds 0-2; accuracy on test;
 two-sided paired t over the seeds, p corrected by Holm:
   full 0.801 +- 0.044, half 0.816 +- 0.034, ia3 0.766 +- 0.051, head 0.766 +- 0.048,
   lora 0.761 +- 0.051, bottleneck 0.736 +- 0.050
@@ -16,7 +16,7 @@ two-sided paired t over the seeds, p corrected by Holm:
   inconclusive: lora beats full: -0.040 +- 0.024, p = 0.394
   inconclusive: bottleneck beats full: -0.065 +- 0.031, p = 0.339
   inconclusive: half beats full: +0.015 +- 0.023, p = 0.746
-Rates chosen: full 1e-3, half 3e-3, ia3 and head 1e-2, lora and bottleneck 3e-3: all at an edge.
+Rates chosen: full 1e-3, half 3e-3, ia3 and head 1e-2, lora and bottleneck 3e-3, of two each.
 `trained_parameters` of half counts all weights: half of the layers' matrices move at a time.
 """
 
