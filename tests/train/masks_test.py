@@ -131,6 +131,10 @@ def test_a_share_of_the_entries_is_trained_after_the_scores(score, score_steps):
     wanted = np.abs(flat(plain[2]) - start)
     # At the first step after the scores everything goes back.
     np.testing.assert_allclose(flat(found[3]), start, atol=1e-7)
+    # The next one is the first step of new moments: the sign of the gradient, and decay.
+    step = flat(found[4]) - flat(found[3])
+    gap = np.abs(step + 0.01 * np.sign(flat(_gradient(found[3], 3))))[step != 0]
+    assert len(gap) and gap.max() < 0.01 * 0.1 * 1.15
     start, found = flat(found[3]), found[1:]
   elif score == "magnitude":
     wanted = np.abs(start)
