@@ -263,7 +263,7 @@ def load(path: str, base: str | pathlib.Path, family: family_lib.Family,
 
 
 def _tensor_name(tensor: family_lib.Tensor, part: str, layer: Any = "{layer}") -> str:
-  if tensor.part != (0, 1):
+  if tensor.part != (0, 1, 1):
     raise ValueError(f"{_module_name(tensor)} holds several projections in one matrix, whose "
                      f"adapter {FILE} cannot tell apart; merge it (export.format=huggingface).")
   return f"{_PREFIX}{_module_name(tensor, layer)}.lora_{part}.weight"
