@@ -22,8 +22,8 @@ _BLOCK = 32
 _DEFAULTS = dict(
     use_qkv_bias=False, use_bias=True, rms_norm_eps=1e-5, max_position_embeddings=16384,
     rope_theta=10000.0, partial_rotary_factor=0.5, n_group=8, topk_group=4,
-    num_experts=16, num_experts_per_tok=2, routed_scaling_factor=2.5, norm_topk_prob=True, norm_head=False, score_function="sigmoid",
-    moe_router_enable_expert_bias=True)
+    num_experts=16, num_experts_per_tok=2, routed_scaling_factor=2.5, norm_topk_prob=True,
+    norm_head=False, score_function="sigmoid", moe_router_enable_expert_bias=True)
 _ALLOWED = dict(use_qkv_bias=(False, True), use_bias=(False, True), norm_head=(False,),
                 norm_topk_prob=(True,), score_function=("sigmoid",),
                 moe_router_enable_expert_bias=(True,))
@@ -53,8 +53,8 @@ def _to_config(spec):
   own = spec.experts
   if own is None or own.router != "sigmoid" or not own.has_bias or own.shared_width % own.width or (
       own.is_normalized != (own.per_token > 1)):
-    raise ValueError(f"network.experts {own!r} cannot be exported as 'llada2_moe', whose routers are "
-                     "sigmoid with a bias and normalised weights, and whose shared expert is as "
+    raise ValueError(f"network.experts {own!r} cannot be exported as 'llada2_moe', whose routers "
+                     "are sigmoid with a bias and normalised weights, and whose shared expert is as "
                      "wide as some of the others.")
   config = decoder.write(spec, "llada2_moe", "LLaDA2MoeModelLM", experts=None, qk_norm=True,
                          qkv_bias=None, o_bias=None, rotary_share=None)
@@ -78,9 +78,8 @@ def _tensors(spec):
   bounds = (0, spec.num_heads, spec.num_heads + spec.kv_heads, heads)
   for stack, begin in (("layers", first), ("first_layers", 0))[:2 if first else 1]:
     at: dict[str, Any] = dict(begin=begin)
-    table |= {f"{stack}/attention_norm/scale": family.Tensor(f"{block}input_layernorm.weight", **at),
-              f"{stack}/mlp_norm/scale": family.Tensor(
-                  f"{block}post_attention_layernorm.weight", **at)}
+    for name, theirs in (("attention", "input"), ("mlp", "post_attention")):
+      table[f"{stack}/{name}_norm/scale"] = family.Tensor(f"{block}{theirs}_layernorm.weight", **at)
     for i, name in enumerate("qkv"):
       table |= family.linear(f"{stack}/attention/{name}", f"{block}attention.query_key_value",
                              has_bias=spec.qkv_bias, part=(bounds[i], bounds[i + 1], heads), **at)

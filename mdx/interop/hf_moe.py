@@ -95,8 +95,8 @@ def _write_llada(spec):
                      f"heads have width / num_heads = {spec.width}/{spec.num_heads}.")
   config = _written(spec, "llada", "LLaDAMoEModelLM", qk_norm=None)
   if spec.experts.is_normalized:
-    raise ValueError("network.experts.is_normalized = True cannot be exported as 'llada_moe', whose "
-                     "models have False.")
+    raise ValueError("network.experts.is_normalized = True cannot be exported as 'llada_moe', "
+                     "whose models have False.")
   left_out = ("intermediate_size", "head_dim", "rope_parameters", "use_sliding_window")
   return {k: v for k, v in config.items() if k not in left_out} | dict(
       norm_topk_prob=None, qk_layernorm=spec.qk_norm, moe_layer_freq=[1] * spec.num_layers,

@@ -8,8 +8,8 @@ weights are float32. Losses of the router are means over the rows of a batch of 
 so microbatches and devices do not change them.
 
 References: Shazeer et al. 2017, arXiv:1701.06538; Zoph et al. 2022, arXiv:2202.08906 (z-loss);
-DeepSeek-AI 2024, arXiv:2412.19437 (sigmoid scores, groups, balance of a sequence); Wang et al. 2024,
-arXiv:2408.15664 (a bias that balances).
+DeepSeek-AI 2024, arXiv:2412.19437 (sigmoid scores, groups, balance of a sequence); Wang et al.
+2024, arXiv:2408.15664 (a bias that balances).
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Load(NamedTuple):
   Attributes:
     balance: float32 [B], the balance loss.
     z: float32 [B], the mean squared log-sum.
-    bias: float32 [B], the bias times the share of choices above 1 / E, whose gradient is the latter.
+    bias: float32 [B], the bias times the share of choices above 1 / E, which is its gradient.
     share: float32 [E], of the choices of all rows.
   """
   balance: jax.Array

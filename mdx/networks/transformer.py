@@ -148,7 +148,8 @@ class Transformer:
                          "token_types", "position_offset", "local_radius", "global_every",
                          "local_rope_theta"), 0),
         between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
-        | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]", "width": "[1, 10000000]"})
+        | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]",
+           "width": "[1, 10000000]"})
     if not self.head_dim and self.width % self.num_heads:
       raise ValueError(f"network.num_heads {self.num_heads} does not divide width {self.width}; "
                        "use a divisor, or set network.head_dim.")

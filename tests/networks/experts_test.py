@@ -15,6 +15,7 @@ from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import attention
 from mdx.networks import experts as experts_lib
 from mdx.networks import transformer
+from mdx.train import optimizer
 from mdx.train import step as step_lib
 from mdx.utils import rng
 
@@ -181,6 +182,14 @@ def test_training_with_the_balance_loss_evens_the_load():
                                                    router))
   _, after, _ = _gradient(objective, moved, 1)
   assert after.metrics["router_balance"][0] < before.metrics["router_balance"][0]
+
+
+def test_rates_decay_from_the_head_through_both_stacks():
+  params = {"model": {"layers": {"mlp": {"kernel": jnp.zeros((2, 3))}},
+                      "first_layers": {"mlp": {"kernel": jnp.zeros((1, 3))}}}}
+  factors = optimizer.layer_factors(params, 0.5)["model"]
+  np.testing.assert_allclose(np.ravel(factors["layers"]["mlp"]["kernel"]), [0.125, 0.25])
+  np.testing.assert_allclose(np.ravel(factors["first_layers"]["mlp"]["kernel"]), [0.0625])
 
 
 def test_flops_count_the_experts_of_a_token_alone():
