@@ -54,8 +54,8 @@ def _to_config(spec):
   if own is None or own.router != "sigmoid" or not own.has_bias or own.shared_width % own.width or (
       own.is_normalized != (own.per_token > 1)):
     raise ValueError(f"network.experts {own!r} cannot be exported as 'llada2_moe', whose "
-                     "routers are sigmoid with a bias and normalised weights, and whose shared expert "
-                     "is as wide as some of the others.")
+                     "routers are sigmoid with a bias and normalised weights, and whose shared "
+                     "expert is as wide as some of the others.")
   config = decoder.write(spec, "llada2_moe", "LLaDA2MoeModelLM", experts=None, qk_norm=True,
                          qkv_bias=None, o_bias=None, rotary_share=None)
   left_out = ("attention_bias", "mlp_bias", "rope_parameters")
