@@ -5,6 +5,8 @@ Trains a 0.9M-parameter transformer on 1.9 MB of Sherlock Holmes (512 byte-pair 
   python -m mdx.main --config=configs/diffusion.py --workdir=runs/diffusion
 The loss of a paper (mdlm, md4, llada, llada_sft or dream):
   python -m mdx.main --config=configs/diffusion.py:md4 --workdir=runs/md4
+With a mixture of 8 experts in each block, of which a token takes 2:
+  python -m mdx.main --config=configs/diffusion.py:experts --workdir=runs/experts
 The size and recipe of MDLM, on your data:
   python -m mdx.main --config=configs/diffusion.py:preset=mdlm_small --workdir=runs/owt \
     --config.data.source.path='owt/*.txt' --config.tokenizer.path=gpt2/tokenizer.json
@@ -31,11 +33,12 @@ _PAPERS = {
     "dream": dict(schedule=dict(name="linear", eps=1e-3), time="independent",
                   mask_draw="bernoulli", shift=True, weighting="cart", cart_rate=0.1,
                   normalizer="per_masked_token"),
+    "experts": {},
 }
 
 
 def get_config(arg=None):
-  """The config of the README's first command, or the loss of a paper."""
+  """The default, the loss of a paper, or "experts"."""
   paper, values = config_lib.parse_variant(arg, _PAPERS, preset="")
   config = common.get_config(f"preset={values['preset']}")
   config.objective = dict(
@@ -50,6 +53,14 @@ def get_config(arg=None):
   config.objective.update(_PAPERS.get(paper, {}))
   if paper == "md4":
     config.network.time_conditioning = True
+  if paper == "experts":
+    config.network.experts = dict(
+        number=8,  # experts of a block
+        per_token=2,  # those of a token
+        width=192,  # hidden width of one
+        router="softmax",  # or sigmoid
+        balance=0.01,  # weight of the balance loss
+        z=0.001)  # weight of the router's z-loss
   if paper == "llada_sft":
     _answers(config)
   return config

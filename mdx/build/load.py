@@ -24,6 +24,7 @@ from mdx.build import source as source_lib
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import attribute_fit
 from mdx.eval import best as best_lib
+from mdx.utils import hub
 from mdx.utils import memory
 from mdx.utils import rng
 
@@ -102,7 +103,8 @@ def load(path: str, *, params: str = "", mesh: Mapping[str, int] | None = None,
   """Loads a model.
 
   Args:
-    path: a run's workdir, one of its checkpoints, an export, or a Hugging Face directory.
+    path: a run's workdir, one of its checkpoints, an export, a Hugging Face directory, or the name
+      of a model of the hub, ORGANISATION/MODEL or ORGANISATION/MODEL@REVISION (the extra `hub`).
     params: "ema" or "raw" weights of the last step; "" = those that were best on validation where
       a run keeps them, otherwise "ema".
     mesh: sizes of the mesh axes; default all devices on `data`.
@@ -120,6 +122,7 @@ def load(path: str, *, params: str = "", mesh: Mapping[str, int] | None = None,
   Raises:
     ValueError: no such checkpoint, or one that cannot be read.
   """
+  path = hub.local(str(path))
   check_exists(path)
   if not params:
     best = best_lib.directory(path)

@@ -191,6 +191,10 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   optimizer.check(shapes.params)
   frozen |= frozen_lib.initial(config, objective, tree.part(shapes.params, optimizer.trains),
                                spec.adaptations)
+  if spec.is_balanced and types.is_coupled(objective) and config["microbatches"] > 1:
+    raise ValueError(f"network.experts.balance, z and bias_rate are losses of one pass, which "
+                     f"objective {config['objective']['name']} does not make with microbatches "
+                     f"{config['microbatches']}; use microbatches=1, or weights of 0.")
   coupling.check(objective, shapes.params,
                  pipeline.shapes(config["data"], config["batch_size"]),
                  {name: one.shapes for name, one in frozen.items()}, config["microbatches"])

@@ -1,8 +1,8 @@
 """Hugging Face directories in and out: config.json, safetensors and the files beside them.
 
 Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
-special_ids, end_ids, check, stored_types, load, save, is_read_with, suited, adapter_fields,
-load_adapter, save_adapter, decoding.
+special_ids, end_ids, family_key, check, stored_types, load, save, is_read_with, suited,
+adapter_fields, load_adapter, save_adapter, decoding.
 
 Convention: a family is one file with a name table that serves both directions. Everything
 that can be wrong with a directory is found from config.json and file headers, before a
@@ -30,8 +30,10 @@ from mdx.interop import hf_bert
 from mdx.interop import hf_dream
 from mdx.interop import hf_electra
 from mdx.interop import hf_llada
+from mdx.interop import hf_llada2
 from mdx.interop import hf_llama
 from mdx.interop import hf_modernbert
+from mdx.interop import hf_moe
 from mdx.interop import hf_qwen
 from mdx.interop import hf_roberta
 from mdx.interop import hf_sdar
@@ -47,10 +49,11 @@ from mdx.utils import files as files_lib
 from mdx.utils import readers
 from mdx.utils import tree
 
-FAMILIES = {f.model_type: f for f in (
+FAMILIES = {f.key: f for f in (
     hf_llada.FAMILY, hf_dream.FAMILY, hf_sdar.FAMILY, hf_llama.FAMILY, hf_qwen.QWEN2, hf_qwen.QWEN3,
     hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
-    hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES)}
+    hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES, hf_moe.QWEN3,
+    hf_moe.SDAR, hf_moe.LLADA, hf_llada2.FAMILY)}
 CONFIG, load_config = settings.CONFIG, settings.load_config
 _TIE = "tie_word_embeddings"
 # What stands beside config.json and the weights: tokenizer, chat template, the model's code.
@@ -76,8 +79,9 @@ def is_hf_dir(path: str | pathlib.Path) -> bool:
 
 def _family(config: Mapping[str, Any]) -> family_lib.Family:
   kind, classes = config.get("model_type"), config.get("architectures") or []
-  found = FAMILIES.get(kind) if kind else next(
-      (f for f in FAMILIES.values() if set(classes) & {*f.architectures, *f.bodies}), None)
+  alike = [f for f in FAMILIES.values() if kind in (None, "", f.model_type, f.key)]
+  found = next((f for f in alike if set(classes) & {*f.architectures, *f.bodies}),
+               FAMILIES.get(kind) if kind else None)
   if found is None:
     raise ValueError(f"model_type {kind!r} (architectures {classes}) is not known; choose from "
                      f"{', '.join(FAMILIES)}.")
@@ -139,6 +143,11 @@ def _as_stored(path: str, times: tuple[int, ...]) -> tuple[bool, tuple[str, ...]
   return is_tied, tuple(name for names in left.values() for name in names)
 
 
+def family_key(path: str | pathlib.Path) -> str:
+  """Name in `FAMILIES` of the family of a directory."""
+  return _describe(path)[1].key
+
+
 def network_fields(path: str | pathlib.Path) -> dict[str, Any]:
   """Fields of `transformer.Transformer` that config.json gives, `vocab_size` included.
 
@@ -183,7 +192,7 @@ def suited(spec: transformer.Transformer, objective: Mapping[str, Any]) -> str:
       continue
     reads = family.objective(config)
     if not reads or _reads_alike(reads, objective):  # a discriminator is read with none
-      return family.model_type
+      return family.key
     shifted = "shifted " if reads.get("shift") else ""
     reasons.append(f"Models of type {family.model_type!r} are read with {shifted}{reads['name']}.")
   raise ValueError(f"no family of Hugging Face has such a model: {' '.join(reasons)}")
@@ -353,7 +362,7 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
   if dtype not in ("", "float32", "bfloat16", "float16"):
     raise ValueError(f"dtype is {dtype!r}; choose from float32, bfloat16, float16.")
   old, family, _ = _describe(like) if like else ({}, None, None)
-  if family is None or model_type not in ("", family.model_type):
+  if family is None or model_type not in ("", family.key):
     old, family = {}, _family({"model_type": model_type})
   config = {**_config(family, spec, old, ids or {}), **(entries or {})}
   with contextlib.ExitStack() as stack:
@@ -361,7 +370,7 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
     table = weights.entries(family, spec, params, reader.names if old and reader else ())
     dtypes = {name: reader.dtype(name, of_any_kind=True) for name in reader.names} if reader else {}
     if dtype:
-      dtypes = dict.fromkeys([n for e in table.values() for n in e.names], np.dtype(dtype))
+      dtypes = dict.fromkeys([n for e in table.values() for n in e.names.values()], np.dtype(dtype))
     tensors = weights.pending(table, params, dtypes)
     tensors += weights.beside(family, reader) if old and reader else []
     _write(path, config, tensors, like, files or {}, max_shard_bytes)

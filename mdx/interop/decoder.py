@@ -1,6 +1,6 @@
 """Options and tensor names of LLaMA and of the families that copied its names.
 
-Contents: read, write, tensors, causal.
+Contents: read, rope, write, tensors, mlp, causal.
 
 Convention: rotary angles are said three ways in config.json: `rope_theta` and `rope_scaling`, or
 `rope_parameters` with both. All are read, and all are written.
@@ -8,6 +8,7 @@ Convention: rotary angles are said three ways in config.json: `rope_theta` and `
 
 from __future__ import annotations
 
+import math
 from typing import Any, Mapping
 
 from mdx.interop import family
@@ -24,9 +25,10 @@ ALLOWED = dict(hidden_act=tuple(_GATES), attention_bias=(False,), mlp_bias=(Fals
                use_sliding_window=(False, None), tie_word_embeddings=(True, False))
 FIXED = dict(norm="rms", position="rope")
 # Kind of rotary scaling -> its numbers in config.json, as `rope_scaling` has them in order.
+_LENGTH = "original_max_position_embeddings"
 _SCALINGS = {"linear": ("factor",),
-             "llama3": ("factor", "low_freq_factor", "high_freq_factor",
-                        "original_max_position_embeddings")}
+             "llama3": ("factor", "low_freq_factor", "high_freq_factor", _LENGTH),
+             "yarn": ("factor", _LENGTH, "beta_fast", "beta_slow", "attention_factor")}
 # Buffers of old conversions: the rotary frequencies.
 BESIDE = (r".*\.rotary_emb\.inv_freq",)
 
@@ -49,7 +51,7 @@ def read(config: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None
   if set(kinds) != {"full_attention"}:
     raise ValueError(f"layer_types has {sorted(set(kinds))}; expected full_attention alone.")
   heads, width = config["num_attention_heads"], config["hidden_size"]
-  theta, scaling = _rope(options)
+  theta, scaling = rope(options)
   biases = bool(options["attention_bias"]), bool(options["mlp_bias"])
   only = {} if all(biases) else {k: v for k, v in zip(
       ("qkv_bias", "o_bias", "mlp_bias"), (biases[0], biases[0], biases[1])) if v}
@@ -64,8 +66,13 @@ def read(config: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None
       tied=options["tie_word_embeddings"])
 
 
-def _rope(options: Mapping[str, Any]) -> tuple[float, tuple[Any, ...]]:
-  given = {}
+def rope(options: Mapping[str, Any]) -> tuple[float, tuple[Any, ...]]:
+  """Base of the rotary frequencies and their scaling, of a config.json with its defaults.
+
+  Raises:
+    ValueError: a scaling that `positions.rope_tables` does not have.
+  """
+  given: dict[str, Any] = {}
   for name in ("rope_scaling", "rope_parameters"):
     value = options.get(name) or {}
     if not isinstance(value, dict):
@@ -75,13 +82,28 @@ def _rope(options: Mapping[str, Any]) -> tuple[float, tuple[Any, ...]]:
   if not family.is_positive(theta):
     raise ValueError(f"rope_theta is {theta!r:.40}; expected a positive number.")
   kind = given.get("rope_type", given.get("type", "default"))
-  if kind == "default":
+  if kind in ("default", "dynamic"):  # which changes nothing up to the length of the model
     return float(theta), ()
+  if kind == "yarn":
+    given = _yarn(given, options)
   numbers = [given.get(name) for name in _SCALINGS.get(str(kind), ())]
   if not numbers or not all(map(family.is_positive, numbers)):
     raise ValueError(f"rope_scaling {given!r:.200} is not supported; expected rope_type default, "
                      f"{' or '.join(_SCALINGS)}, with its numbers.")
   return float(theta), (kind, *map(float, numbers))
+
+
+def _yarn(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+  """The numbers of YaRN with its defaults, the attention factor among them."""
+  if given.get("truncate", True) is not True:
+    raise ValueError("rope_scaling has truncate = False, which is not supported; expected True.")
+  found = {"beta_fast": 32, "beta_slow": 1, _LENGTH: options["max_position_embeddings"]}
+  found |= {key: value for key, value in given.items() if value is not None}
+  if family.is_positive(found.get("factor")) and "attention_factor" not in found:
+    wide, all_dim = (found.get(name) or 0 for name in ("mscale", "mscale_all_dim"))
+    of = lambda scale: 0.1 * scale * math.log(found["factor"]) + 1 if found["factor"] > 1 else 1.0
+    found["attention_factor"] = of(wide) / of(all_dim) if wide and all_dim else of(1)
+  return found
 
 
 def write(spec: transformer.Transformer, model_type: str, architecture: str,
@@ -90,12 +112,12 @@ def write(spec: transformer.Transformer, model_type: str, architecture: str,
   gates = {ours: theirs for theirs, ours in reversed(_GATES.items())}
   mlp = spec.mlp if spec.mlp in gates else "swiglu"
   family.check_fields(spec, model_type, FIXED | dict(rope_scaling=None, mlp=mlp) | allowed)
-  rope = {"rope_type": "default"}
+  rope: dict[str, Any] = {"rope_type": "default"}
   if spec.rope_scaling:
     kind, *numbers = spec.rope_scaling
     rope = {"rope_type": kind, **dict(zip(_SCALINGS[kind], numbers))}
-    if kind == "llama3":
-      rope["original_max_position_embeddings"] = int(rope["original_max_position_embeddings"])
+    if _LENGTH in rope:
+      rope[_LENGTH] = int(rope[_LENGTH])
   return dict(
       architectures=[architecture], model_type=model_type, hidden_size=spec.width,
       num_attention_heads=spec.num_heads, num_key_value_heads=spec.kv_heads,
@@ -122,13 +144,31 @@ def tensors(spec: transformer.Transformer) -> dict[str, family.Tensor]:
   for name in "qkvo":
     table |= family.linear(f"layers/attention/{name}", f"{block}self_attn.{name}_proj",
                            has_bias=qkv if name != "o" else spec.use_bias or spec.o_bias)
-  for name in ("gate", "up", "down"):
-    table |= family.linear(f"layers/mlp/{name}", f"{block}mlp.{name}_proj",
-                           has_bias=spec.use_bias or spec.mlp_bias)
+  table |= mlp(spec, block)
   for name in "qk" if spec.qk_norm else "":
     table[f"layers/attention/{name}_norm/scale"] = family.Tensor(
         f"{block}self_attn.{name}_norm.weight")
   return table | ({} if spec.tied else family.linear("lm_head", "lm_head"))
+
+
+def mlp(spec: transformer.Transformer, block: str) -> dict[str, family.Tensor]:
+  """Parameter path -> tensor of the MLP or the experts of blocks whose names begin so."""
+  names, has_bias = ("gate", "up", "down"), spec.use_bias or spec.mlp_bias
+  plain = lambda path, above, **fields: {
+      k: v for name in names for k, v in family.linear(
+          f"{path}/{name}", f"{block}{above}.{name}_proj", has_bias=has_bias, **fields).items()}
+  if spec.experts is None:
+    return plain("layers/mlp", "mlp")
+  begin = dict(begin=spec.experts.first_dense)
+  table = family.linear("layers/mlp/router", block + "mlp.gate", **begin)
+  for name in names:
+    table |= family.linear(f"layers/mlp/experts_{name}",
+                           f"{block}mlp.experts.{{expert}}.{name}_proj", **begin)
+  if spec.experts.has_bias:
+    table["layers/mlp/router/bias"] = family.Tensor(block + "mlp.gate.expert_bias", **begin)
+  table |= plain("layers/mlp/shared", "mlp.shared_experts", **begin) if (
+      spec.experts.shared_width) else {}
+  return table | (plain("first_layers/mlp", "mlp") if spec.experts.first_dense else {})
 
 
 def causal(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,17 +28,19 @@ class Tensor:
 
   Attributes:
     name: its name there; "{layer}" stands for the number of the block in the names of
-      parameters that are stacked over layers.
+      parameters that are stacked over layers, "{expert}" for that of the expert.
     transpose: it is stored [out, in], ours is [in, out].
-    part: (i, n): it is the i-th of n equal parts of the stored tensor's first axis.
+    part: (begin, end, n): it is so many of n equal parts of the stored tensor's first axis.
     first: blocks before this one have no such tensor; ours is not read there.
+    begin: number of the block that is the first of our stack.
     also: further names that files give it: older ones, and copies of tied weights.
     used: the one of these names that counts where what is stored differs; "" = `name`.
   """
   name: str
   transpose: bool = False
-  part: tuple[int, int] = (0, 1)
+  part: tuple[int, int, int] = (0, 1, 1)
   first: int = 0
+  begin: int = 0
   also: tuple[str, ...] = ()
   used: str = ""
 
@@ -69,6 +71,7 @@ class Family:
     prefix: of the names of the body in the classes with a head.
     decoding: config.json -> fields of a rule of `samplers` of its authors' decoder; {} where
       they have none of their own.
+    key: its name in `FAMILIES` and in `export.model_type`; "" = `model_type`.
   """
   model_type: str
   architectures: tuple[str, ...]
@@ -81,12 +84,16 @@ class Family:
   prefix: str = ""
   headed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   decoding: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
+  key: str = ""
+
+  def __post_init__(self):
+    object.__setattr__(self, "key", self.key or self.model_type)
 
 
 def alias(base: Family, model_type: str, architecture: str, **changes: Any) -> Family:
   """A family whose config.json has another type and class, and what else is said to differ."""
   own = dict(model_type=model_type, architectures=[architecture])
-  usual = dict(bodies=(), to_config=lambda spec: base.to_config(spec) | own)
+  usual = dict(bodies=(), key="", to_config=lambda spec: base.to_config(spec) | own)
   return dataclasses.replace(base, model_type=model_type, architectures=(architecture,),
                              **usual | changes)
 

@@ -113,9 +113,10 @@ def _tensors(spec):
   table = {"embed/embedding": family.Tensor("model.embeddings.tok_embeddings.weight",
                                             also=("decoder.weight",) if spec.tied else ())}
   for i, name in enumerate("qkv"):
-    table |= family.linear(f"layers/attention/{name}", block + "attn.Wqkv", part=(i, 3), **biases)
+    table |= family.linear(f"layers/attention/{name}", block + "attn.Wqkv", part=(i, i + 1, 3),
+                           **biases)
   for i, name in enumerate(("gate", "up")):
-    table |= family.linear(f"layers/mlp/{name}", block + "mlp.Wi", part=(i, 2), **biases)
+    table |= family.linear(f"layers/mlp/{name}", block + "mlp.Wi", part=(i, i + 1, 2), **biases)
   table |= family.linear("layers/attention/o", block + "attn.Wo", **biases)
   table |= family.linear("layers/mlp/down", block + "mlp.Wo", **biases)
   table |= family.linear("head_dense", "head.dense", **biases)

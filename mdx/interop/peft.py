@@ -272,7 +272,7 @@ def load(path: str, base: str | pathlib.Path, family: family_lib.Family,
 
 
 def _tensor_name(tensor: family_lib.Tensor, part: str, layer: Any = "{layer}") -> str:
-  if tensor.part != (0, 1):
+  if tensor.part != (0, 1, 1):
     raise ValueError(f"{module_name(tensor)} holds several projections in one matrix, whose "
                      f"adapter {FILE} cannot tell apart; merge it (export.format=huggingface).")
   return f"{PREFIX}{module_name(tensor, layer)}.lora_{part}.weight"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 from typing import Any, Callable, Collection, Mapping, Sequence
 
@@ -37,27 +38,30 @@ class Entry:
 
   Attributes:
     path: of the parameter.
-    names: of its tensors: one for each layer from `first` on if `stacked`, else one.
-    stacked: the parameter has a leading axis of layers.
-    first: the first of them that has a tensor.
+    names: place in its stacked axes -> tensor; places without one are not read.
+    stacked: number of its leading axes that are stacked: of layers, and of experts.
     transpose: the tensors are stored transposed.
-    part: (i, n): it is the i-th of n equal parts of a tensor's first axis.
+    part: (begin, end, n) of n equal parts of a tensor's first axis.
     shape: of that part, as the files have it.
     copies: name -> further names under which the files hold the same tensor.
   """
   path: str
-  names: tuple[str, ...]
-  stacked: bool
-  first: int
+  names: Mapping[tuple[int, ...], str]
+  stacked: int
   transpose: bool
-  part: tuple[int, int]
+  part: tuple[int, int, int]
   shape: tuple[int, ...]
   copies: Mapping[str, tuple[str, ...]]
 
   @property
   def stored_shape(self) -> tuple[int, ...]:
     """Shape of a whole tensor."""
-    return (self.shape[0] * self.part[1],) + self.shape[1:]
+    return (self.unit * self.part[2],) + self.shape[1:]
+
+  @property
+  def unit(self) -> int:
+    """Rows of one of the equal parts."""
+    return self.shape[0] // (self.part[1] - self.part[0])
 
 
 def entries(family: family_lib.Family, spec: transformer.Transformer, params: Any,
@@ -83,18 +87,21 @@ def entries(family: family_lib.Family, spec: transformer.Transformer, params: An
     if path not in leaves:
       raise ValueError(f"tensor {tensor.name!r} has no parameter {path} in this model; check the "
                        "fields of config.network.")
-    stacked = "{layer}" in tensor.name
+    stacked = sum(name in tensor.name for name in ("{layer}", "{expert}"))
     axes = axes_lib.axes(path, leaves[path].shape, adapted)
     shape = [spec.vocab_size if axis == "vocab" else size
-             for axis, size in zip(axes, leaves[path].shape)][1 if stacked else 0:]
-    layers = range(tensor.first, leaves[path].shape[0]) if stacked else (0,)
-    names, copies = [], {}
-    for layer in layers:
-      known = [name.format(layer=layer) for name in (tensor.name, *tensor.also)]
+             for axis, size in zip(axes, leaves[path].shape)][stacked:]
+    names, copies = {}, {}
+    for place in itertools.product(*map(range, leaves[path].shape[:stacked])):
+      if place and place[0] < tensor.first:
+        continue
+      layer, expert = (*place, 0, 0)[:2]
+      known = [name.format(layer=layer + tensor.begin, expert=expert)
+               for name in (tensor.name, *tensor.also)]
       there = [name for name in known if name in present] or known[:1]
-      names.append(there[0])
+      names[place] = there[0]
       copies[there[0]] = tuple(there[1:])
-    found[path] = Entry(path=path, names=tuple(names), stacked=stacked, first=tensor.first,
+    found[path] = Entry(path=path, names=names, stacked=stacked,
                         transpose=tensor.transpose, part=tensor.part, copies=copies,
                         shape=tuple(shape[::-1] if tensor.transpose else shape))
   return found
@@ -105,7 +112,9 @@ def unlike(family: family_lib.Family, spec: transformer.Transformer,
   """Path of a parameter -> names under which the files hold something else than what counts."""
   found = {}
   for path, tensor in family.tensors(spec).items():
-    for layer in range(spec.num_layers) if tensor.also and "{layer}" in tensor.name else (0,):
+    if not tensor.also:
+      continue
+    for layer in range(spec.num_layers) if "{layer}" in tensor.name else (0,):
       names = [name.format(layer=layer) for name in (tensor.name, *tensor.also)]
       names = [name for name in names if name in reader.names]
       used = tensor.used.format(layer=layer) if tensor.used.format(layer=layer) in names else (
@@ -137,7 +146,7 @@ def check(family: family_lib.Family, reader: safetensors.Reader,
   Raises:
     ValueError: a tensor is missing, too many, of another shape or not of floats.
   """
-  expected = {copy: entry for entry in table.values() for name in entry.names
+  expected = {copy: entry for entry in table.values() for name in entry.names.values()
               for copy in (name, *entry.copies[name])}
   missing = [name for name in expected if name not in reader.names]
   if missing:
@@ -181,7 +190,7 @@ def stored_types(reader: safetensors.Reader, table: Mapping[str, Entry], shapes:
   bfloat16 = safetensors.DTYPES["BF16"]
 
   def typed(path, leaf):
-    is_half = all(reader.dtype(name) == bfloat16 for name in table[path].names)
+    is_half = all(reader.dtype(name) == bfloat16 for name in table[path].names.values())
     return jax.ShapeDtypeStruct(leaf.shape, bfloat16 if is_half else leaf.dtype,
                                 sharding=leaf.sharding)
 
@@ -221,15 +230,14 @@ def _place(reader: safetensors.Reader, entry: Entry, leaf: jax.ShapeDtypeStruct)
 def _read(reader: safetensors.Reader, entry: Entry, bounds, dtype: np.dtype) -> np.ndarray:
   """Reads the block of a parameter between bounds, a pair (start, stop) a dimension."""
   block = np.zeros([stop - start for start, stop in bounds], dtype)
-  names, targets = entry.names, [block]
-  if entry.stacked:
-    (start, stop), *bounds = bounds
-    skipped = max(entry.first - start, 0)
-    names, targets = names[max(start - entry.first, 0):stop - entry.first], block[skipped:]
-  for name, target in zip(names, targets):
+  stack, bounds = bounds[:entry.stacked], list(bounds[entry.stacked:])
+  for place in itertools.product(*(range(*bound) for bound in stack)):
+    if place not in entry.names:
+      continue
+    name, target = entry.names[place], block[tuple(i - bound[0] for i, bound in zip(place, stack))]
     target, index = (target.T, bounds[::-1]) if entry.transpose else (target, bounds)
     index = [(min(start, size), min(stop, size)) for (start, stop), size in zip(index, entry.shape)]
-    begin = entry.part[0] * entry.shape[0]
+    begin = entry.part[0] * entry.unit
     index = [(index[0][0] + begin, index[0][1] + begin)] + index[1:]
     value = reader.read(name, tuple(slice(*bound) for bound in index))
     check_numbers(value, reader.where(name))
@@ -250,15 +258,15 @@ def pending(table: Mapping[str, Entry], params: Any,
   """
   leaves, parts = tree.flatten(params), {}
   for entry in table.values():
-    for layer, name in enumerate(entry.names, entry.first):
-      parts.setdefault(name, []).append((entry.part[0], layer, entry))
+    for place, name in entry.names.items():
+      parts.setdefault(name, []).append((entry.part[0], place, entry))
   found = []
   for name, pieces in parts.items():
     pieces.sort(key=lambda piece: piece[0])
-    _, layer, entry = pieces[0]
+    _, place, entry = pieces[0]
     dtype = np.dtype(dtypes.get(name, leaves[entry.path].dtype))
-    fetch = functools.partial(_fetch_all, [(leaves[e.path], e) for _, _, e in pieces], layer, dtype)
-    found += [(layer if entry.stacked else -1, safetensors.Pending(
+    fetch = functools.partial(_fetch_all, [(leaves[e.path], e) for _, _, e in pieces], place, dtype)
+    found += [(place[0] if entry.stacked else -1, safetensors.Pending(
         name=copy, shape=entry.stored_shape, dtype=dtype, fetch=fetch))
         for copy in (name, *entry.copies[name])]
   return [tensor for _, tensor in sorted(found, key=lambda pair: pair[0])]
@@ -272,14 +280,17 @@ def beside(family: family_lib.Family, reader: safetensors.Reader) -> list[safete
           for name in reader.names if is_beside(family, name)]
 
 
-def _fetch_all(pieces: Sequence[tuple[jax.Array, Entry]], layer: int,
+def _fetch_all(pieces: Sequence[tuple[jax.Array, Entry]], place: tuple[int, ...],
                dtype: np.dtype) -> np.ndarray:
-  values = [_fetch(leaf, entry, layer, dtype) for leaf, entry in pieces]
+  values = [_fetch(leaf, entry, place, dtype) for leaf, entry in pieces]
   return values[0] if len(values) == 1 else np.concatenate(values)
 
 
-def _fetch(leaf: jax.Array, entry: Entry, layer: int, dtype: np.dtype) -> np.ndarray:
-  value = jax.lax.dynamic_index_in_dim(leaf, layer, 0, keepdims=False) if entry.stacked else leaf
+def _fetch(leaf: jax.Array, entry: Entry, place: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  value, rest = leaf, leaf.shape[len(place):]
+  if place:
+    value = jax.lax.dynamic_slice(leaf, place + (0,) * len(rest), (1,) * len(place) + rest)
+    value = value.reshape(rest)
   if isinstance(value, jax.Array) and not value.is_fully_addressable:
     value = multihost_utils.process_allgather(value, tiled=True)
   value = np.asarray(value)

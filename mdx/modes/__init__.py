@@ -11,6 +11,7 @@ import importlib
 from typing import Any, Mapping
 
 from mdx import config as config_lib
+from mdx.utils import hub
 
 # config.mode -> its file.
 MODES = {"train": "train", "rl": "rl", "sample": "sample", "eval": "evaluate", "export": "export",
@@ -27,4 +28,5 @@ def run(mode: str, config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   if mode not in MODES:
     raise ValueError(f"unknown config.mode {mode!r}; choose from {', '.join(MODES)}."
                      + config_lib.did_you_mean(str(mode), MODES))
+  config = hub.localised(config_lib.to_dict(config))
   return importlib.import_module(f"mdx.modes.{MODES[mode]}").run(config, workdir)

@@ -114,7 +114,7 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
   objective = model.objective.served(objective)
   model_type = wanted["model_type"]
   if not model_type and like and interop.is_read_with(like, objective):
-    model_type = interop.load_config(like)["model_type"]
+    model_type = interop.family_key(like)
   model_type = model_type or interop.suited(spec, objective)
   tokenizer, ids, files = model.tokenizer, {}, {}
   if objective["name"] != "ar":

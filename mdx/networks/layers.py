@@ -27,6 +27,7 @@ from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import dense
+from mdx.networks import experts as experts_lib
 from mdx.networks import noise as noise_lib
 from mdx.networks import positions as positions_lib
 from mdx.networks.adaptation import sites
@@ -131,14 +132,15 @@ class _Attention(nn.Module):
 class _Mlp(nn.Module):
   """Two-layer perceptron, gated or plain."""
   spec: Any
+  width: int
 
   @nn.compact
   def __call__(self, x, noise):
     spec, bias = self.spec, self.spec.use_bias or self.spec.mlp_bias
     saved = functools.partial(ad_checkpoint.checkpoint_name, name=_MLP)
-    up = saved(linear(spec, spec.hidden_width, "up", use_bias=bias)(x, noise))
+    up = saved(linear(spec, self.width, "up", use_bias=bias)(x, noise))
     if spec.is_gated:
-      gate = saved(linear(spec, spec.hidden_width, "gate", use_bias=bias)(x, noise))
+      gate = saved(linear(spec, self.width, "gate", use_bias=bias)(x, noise))
       hidden = ACTIVATIONS[spec.mlp](gate) * up
     else:
       hidden = ACTIVATIONS[spec.mlp](up)
@@ -146,11 +148,47 @@ class _Mlp(nn.Module):
     return linear(spec, spec.width, "down", use_bias=bias, scale=spec.residual_scale)(hidden, noise)
 
 
+class _Kernel(nn.Module):
+  """A matrix, or one of each expert, and a bias that it may have."""
+  shape: tuple[int, ...]
+  scale: float = 1.0
+  has_bias: bool = False
+
+  @nn.compact
+  def __call__(self):
+    axes = dict(batch_axis=0) if len(self.shape) > 2 else {}
+    init = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal", **axes)
+    bias = self.param("bias", nn.initializers.zeros, self.shape[-1:], jnp.float32) if (
+        self.has_bias) else None
+    return self.param("kernel", init, self.shape, jnp.float32), bias
+
+
+class _Experts(nn.Module):
+  """Mixture of experts: the states, and the load of the router where it is asked for."""
+  spec: Any
+
+  @nn.compact
+  def __call__(self, x, is_real, noise, wants_load):
+    spec, own = self.spec, self.spec.experts
+    router, bias = _Kernel((spec.width, own.number), has_bias=own.has_bias, name="router")()
+    logits = jnp.matmul(x.astype(jnp.float32), router, precision=jax.lax.Precision.HIGHEST)
+    choice = experts_lib.choose(own, logits, bias)
+    names = ("up", "gate") if spec.is_gated else ("up",)
+    inner, outer = (own.number, spec.width, own.width), (own.number, own.width, spec.width)
+    kernels = [_Kernel(inner, name=f"experts_{name}")()[0] for name in names]
+    kernels.append(_Kernel(outer, spec.residual_scale, name="experts_down")()[0])
+    y = experts_lib.mix(x, choice, tuple(kernel.astype(x.dtype) for kernel in kernels),
+                        ACTIVATIONS[spec.mlp])
+    if own.shared_width:
+      y = y + _Mlp(spec, own.shared_width, name="shared")(x, noise)
+    return y, experts_lib.load_of(own, choice, bias, is_real) if wants_load else None
+
+
 class Block(nn.Module):
   """Attention and MLP; with `condition` the branches of a pre-norm block are modulated by time.
 
-  Returns the states, and what was asked for of (keys and values, states): `cache` and `kept` are
-  None where it was not.
+  Returns the states, and what was asked for of (keys and values, states, load of the router):
+  `cache` is None where it was not, `kept` has the names of the others.
   """
   spec: Any
 
@@ -189,9 +227,17 @@ class Block(nn.Module):
         "attention", lambda y: _Attention(spec, name="attention")(
             y, sight, of_layer, rope, cache, slots, noise), x, *modulation[0],
         is_bare=of_layer.is_first)
-    x, = branch("mlp", lambda y: (_Mlp(spec, name="mlp")(y, noise),), x, *modulation[1])
+
+    def mlp(y):
+      if spec.experts is None:
+        return _Mlp(spec, spec.hidden_width, name="mlp")(y, noise), None
+      segments = sight.segment_ids
+      is_real = None if segments is None else attention_lib.at_slots(segments, slots) != 0
+      return _Experts(spec, name="mlp")(y, is_real, noise, "load" in kept)
+
+    x, load = branch("mlp", mlp, x, *modulation[1])
     x = sharding.constrain(x, "batch", "sequence", None)
-    return x, (memory if cache is not None else None, x if kept == () else None)
+    return x, (memory if cache is not None else None, x if "states" in kept else None, load)
 
 
 class TimeEmbedding(nn.Module):

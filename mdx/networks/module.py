@@ -22,6 +22,7 @@ from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import dense
+from mdx.networks import experts as experts_lib
 from mdx.networks import heads
 from mdx.networks import layers as layers_lib
 from mdx.networks import noise as noise_lib
@@ -60,12 +61,13 @@ class Module(nn.Module):
     if spec.remat != "none":
       block = nn.remat(block, prevent_cse=not spec.scan_layers, policy=layers_lib.REMAT[spec.remat])
     if self.is_unstacked:
-      self.layers = [block(spec) for _ in range(spec.num_layers)]
+      self.layers = [block(own) for _, own, number in spec.stacks for _ in range(number)]
     else:
-      self.layers = nn.scan(
-          block, variable_axes={"params": 0}, split_rngs={"params": True},
-          in_axes=(nn.broadcast,) * 3 + (0, 0) + (nn.broadcast,) * 3, length=spec.num_layers,
-          unroll=1 if spec.scan_layers else spec.num_layers)(spec)
+      for name, own, number in spec.stacks:
+        setattr(self, name, nn.scan(
+            block, variable_axes={"params": 0}, split_rngs={"params": True},
+            in_axes=(nn.broadcast,) * 3 + (0, 0) + (nn.broadcast,) * 3, length=number,
+            unroll=1 if spec.scan_layers else number)(own))
     if not spec.post_norm:
       self.final_norm = layers_lib.norm(spec, None)
     if spec.head == "rtd":
@@ -104,12 +106,17 @@ class Module(nn.Module):
     noise = noise if spec.has_noise else None
     if inputs.states is None:
       x = noise_lib.dropout(self._embed(inputs, positions), noise, spec.dropout, "embed")
-    ropes = self._ropes(positions)
     number = None if noise is None else jnp.arange(spec.num_layers)
     of_layers = layers_lib.OfLayer(which, *self._kinds(visible), number,
                                    self._read_prompt(visible, time))
-    x, (memory, layers) = self._run_layers(x, self._condition(time), sight, ropes, of_layers, cache,
-                                           slots, noise, () if keep_layers else None)
+    kept = {"states": ()} if keep_layers else {}
+    if is_balanced := spec.is_balanced and experts_lib.is_collecting():
+      kept["load"] = ()
+    x, (memory, layers, load) = self._run_layers(
+        x, self._condition(time), sight, self._ropes(positions), of_layers, cache, slots, noise,
+        kept)
+    if is_balanced:
+      experts_lib.add(spec.experts, load)
     last = x if spec.post_norm else self.final_norm(x).astype(jnp.dtype(spec.dtype))
     return types.Hidden(last, layers, memory)
 
@@ -134,7 +141,7 @@ class Module(nn.Module):
   def _ropes(self, positions):
     spec = self.spec
     thetas = (spec.rope_theta, spec.local_rope_theta) if self._has_two_ropes else (spec.rope_theta,)
-    return tuple(positions_lib.rope_tables(positions, spec.per_head, theta, spec.rope_scaling)
+    return tuple(positions_lib.rope_tables(positions, spec.rotated, theta, spec.rope_scaling)
                  for theta in thetas if spec.position == "rope")
 
   @property
@@ -149,16 +156,25 @@ class Module(nn.Module):
     return local if self._has_two_ropes else None, None if self.spec.first_norm else first
 
   def _run_layers(self, x, *rest):
-    if not self.is_unstacked:
+    stacks = self.spec.stacks
+    if not self.is_unstacked and len(stacks) == 1:
       return self.layers(x, *rest)
     *shared, of_layers, cache, slots, noise, kept = rest
-    memory, layers = [], []
-    for i, layer in enumerate(self.layers):
-      of_layer = jax.tree.map(lambda kinds, i=i: kinds[i], of_layers)
-      x, (new, own) = layer(x, *shared, of_layer, cache[i] if cache else cache, slots, noise, kept)
-      memory.append(new)
-      layers.append(own)
-    return x, (None if cache is None else tuple(memory), jnp.stack(layers) if kept == () else None)
+    found, begin = [], 0
+    for i, (name, _, number) in enumerate(stacks):
+      for j in range(number) if self.is_unstacked else (slice(number),):
+        layer = self.layers[begin + j] if self.is_unstacked else getattr(self, name)
+        place = begin + j if self.is_unstacked else slice(begin, begin + number)
+        of_layer = jax.tree.map(lambda kinds, place=place: kinds[place], of_layers)
+        memory = cache[place if self.is_unstacked else i] if cache else cache
+        x, own = layer(x, *shared, of_layer, memory, slots, noise, kept)
+        found.append(own)
+      begin += number
+    memory, layers, load = zip(*found)
+    load = [one for one in load if one is not None]
+    join = (lambda *xs: jnp.stack(xs)) if self.is_unstacked else (lambda *xs: jnp.concatenate(xs))
+    return x, (None if cache is None else memory, join(*layers) if "states" in kept else None,
+               jax.tree.map(join, *load) if load else None)
 
   def _read_prompt(self, visible, time):
     """Keys and values of the prompt, at positions -P .. -1, in all layers; None: it has none."""
@@ -175,9 +191,9 @@ class Module(nn.Module):
                                        None, with_masks=True)
     x = jnp.broadcast_to(states, (1 if time is None else len(time), *states.shape))
     of_layers = layers_lib.OfLayer(which, *self._kinds(visible))
-    _, (memory, _) = self._run_layers(
+    _, (memory, _, _) = self._run_layers(
         x.astype(jnp.dtype(spec.dtype)), self._condition(time), sight, self._ropes(positions),
-        of_layers, (), None, None, None)
+        of_layers, (), None, None, {})
     return memory if not self.is_unstacked else jax.tree.map(lambda *y: jnp.stack(y), *memory)
 
   def _look_up(self, embed, index, rows_axis):

@@ -3,7 +3,7 @@
 Contents: check_scaling, rope_tables, rotate.
 
 Reference: Su et al. 2021, arXiv:2104.09864; pairs are (i, i + H/2), the
-layout of the Hugging Face implementations.
+layout of the Hugging Face implementations. Peng et al. 2023, arXiv:2309.00071 (YaRN).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import jax.numpy as jnp
 
 def check_scaling(scaling: tuple[Any, ...]) -> None:
   """Raises ValueError for a scaling that `rope_tables` does not have."""
-  numbers = {"linear": 1, "llama3": 4}
+  numbers = {"linear": 1, "llama3": 4, "yarn": 5}
   if scaling and (numbers.get(scaling[0]) != len(scaling) - 1 or min(scaling[1:]) <= 0):
-    raise ValueError(f"network.rope_scaling is {scaling}; expected (), (\"linear\", factor) or "
-                     "(\"llama3\", factor, low, high, original length), positive numbers.")
+    raise ValueError(f"network.rope_scaling is {scaling}; expected (), (\"linear\", factor), "
+                     "(\"llama3\", factor, low, high, original length) or (\"yarn\", factor, "
+                     "original length, fast, slow, attention factor), positive numbers.")
 
 
 def rope_tables(positions: jax.Array, head_dim: int, theta: float,
@@ -33,23 +34,38 @@ def rope_tables(positions: jax.Array, head_dim: int, theta: float,
     head_dim: H.
     theta: base of the frequencies.
     scaling: ("linear", factor) divides all frequencies; ("llama3", factor, low, high, length)
-      those that turn less than `low` times over `length`, and none that turn more than `high`.
+      those that turn less than `low` times over `length`, and none that turn more than `high`;
+      ("yarn", factor, length, fast, slow, scale) between the indices of the frequencies that turn
+      `fast` and `slow` times, and queries and keys are multiplied by `scale`.
   """
   frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+  scale = 1.0
   if scaling:
     kept = 0.0
     if scaling[0] == "llama3":
       low, high, length = scaling[2:]
       kept = jnp.clip((length * frequency / (2 * math.pi) - low) / (high - low), 0, 1)
+    elif scaling[0] == "yarn":
+      length, fast, slow, scale = scaling[2:]
+      index = lambda turns: head_dim * math.log(length / (turns * 2 * math.pi)) / (
+          2 * math.log(theta))
+      first, last = max(math.floor(index(fast)), 0), min(math.ceil(index(slow)), head_dim - 1)
+      ramp = (jnp.arange(head_dim // 2) - first) / (last - first or 1e-3)
+      kept = 1 - jnp.clip(ramp, 0, 1)
     frequency = kept * frequency + (1 - kept) * frequency / scaling[1]
   frequency = jnp.expand_dims(frequency, tuple(range(positions.ndim + 1)))
   angle = positions[..., None, None].astype(jnp.float32) * frequency
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)
   both = functools.partial(jnp.concatenate, axis=-1)
   return both([cos, cos]), both([-sin, sin])
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  """Rotates x [B, L, N, H] by the tables, in float32; keeps the dtype."""
+  """Rotates x [B, L, N, H], or its first entries as far as the tables go, in float32.
+
+  Returns it in its dtype.
+  """
+  if (size := cos.shape[-1]) < x.shape[-1]:
+    return jnp.concatenate([rotate(x[..., :size], cos, sin), x[..., size:]], axis=-1)
   other = jnp.roll(x, x.shape[-1] // 2, axis=-1)
   return (x.astype(jnp.float32) * cos + other.astype(jnp.float32) * sin).astype(x.dtype)

@@ -23,6 +23,7 @@ from mdx.networks import adaptation
 from mdx.networks import attention as attention_lib
 from mdx.networks import axes
 from mdx.networks import backends
+from mdx.networks import experts as experts_lib
 from mdx.networks import layers
 from mdx.networks import module as module_lib
 from mdx.networks import positions as positions_lib
@@ -40,6 +41,8 @@ class Transformer:
     num_kv_heads: key and value heads (grouped queries); 0 = `num_heads`.
     head_dim: width of a head; 0 = width / num_heads.
     mlp_width: hidden width of the MLP; 0 = 4 D, or 8/3 D rounded up to 64 if gated.
+    experts: a mixture of experts in place of the MLP, a table of fields of
+      `networks.experts.Experts`; None or {} = the MLP.
     mlp: "swiglu", "geglu", "geglu_erf" or "reglu" (gated), "gelu", "gelu_erf", "relu" or "swish";
       with "_erf" the exact form of GELU, else that with tanh.
     norm: "rms" or "layer".
@@ -53,8 +56,10 @@ class Transformer:
     token_types: kinds of tokens that have an embedding of their own; 0 = none (BERT).
     position: "rope", "learned" or "none".
     rope_theta: base of the rotary frequencies.
-    rope_scaling: ("linear", factor) or ("llama3", factor, low, high, original length): slower
-      rotary frequencies for longer rows; () = none.
+    rope_scaling: ("linear", factor), ("llama3", factor, low, high, original length) or ("yarn",
+      factor, original length, fast, slow, attention factor): slower rotary frequencies for longer
+      rows; () = none.
+    rotary_share: share of the entries of a head that are rotated, the first ones.
     local_rope_theta: base of the frequencies in layers with a `local_radius`; 0 = `rope_theta`.
     local_radius: distance that layers see on both sides, beside what attention says; 0 = all.
     global_every: of every so many layers the first has no `local_radius`; 0 = none is so.
@@ -90,6 +95,7 @@ class Transformer:
   num_kv_heads: int = 0
   head_dim: int = 0
   mlp_width: int = 0
+  experts: Any = None
   mlp: str = "swiglu"
   norm: str = "rms"
   norm_eps: float = 1e-5
@@ -103,6 +109,7 @@ class Transformer:
   position: str = "rope"
   rope_theta: float = 10000.0
   rope_scaling: tuple[Any, ...] = ()
+  rotary_share: float = 1.0
   local_rope_theta: float = 0.0
   local_radius: int = 0
   global_every: int = 0
@@ -141,15 +148,17 @@ class Transformer:
                          "token_types", "position_offset", "local_radius", "global_every",
                          "local_rope_theta"), 0),
         between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
-        | {"num_layers": "[1, 10000]", "num_heads": "[1, 100000]", "width": "[1, 10000000]"})
+        | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]",
+           "width": "[1, 10000000]"})
     if not self.head_dim and self.width % self.num_heads:
       raise ValueError(f"network.num_heads {self.num_heads} does not divide width {self.width}; "
                        "use a divisor, or set network.head_dim.")
     if self.num_heads % self.kv_heads:
       raise ValueError(f"network.num_kv_heads {self.kv_heads} does not divide num_heads "
                        f"{self.num_heads}; use a divisor.")
-    if self.position == "rope" and self.per_head % 2:
-      raise ValueError(f"rotary positions need an even head width, got {self.per_head}.")
+    if self.position == "rope" and (self.rotated % 2 or not self.rotated):
+      raise ValueError(f"rotary positions need an even head width, got {self.rotated}.")
+    object.__setattr__(self, "experts", experts_lib.built(self.experts))
     object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
     object.__setattr__(self, "adaptations", adaptation.build(self.adaptations))
     positions_lib.check_scaling(self.rope_scaling)
@@ -161,6 +170,14 @@ class Transformer:
          f"of memory need the attention_backend xla, not {self.attention_backend}."),
         (sites.at(self.adaptations, "input") and self.position == "learned", "position is learned, "
          "and a prompt would take the fixed positions of the first tokens; use prefix_tuning."),
+        (self.experts and (self.use_bias or self.mlp_bias), "experts have no biases; leave out "
+         "use_bias and mlp_bias, or the experts."),
+        (self.experts and self.experts.first_dense >= self.num_layers, "experts.first_dense leaves "
+         f"none of the {self.num_layers} layers with experts; lower it."),
+        (self.experts and self.experts.first_dense and self.adaptations, "adaptations change all "
+         "layers alike, and the first ones here have another MLP; leave out the adaptations."),
+        (self.experts and any(sites.at(self.adaptations, name) for name in ("gate", "up", "down")),
+         "experts take no adaptations of gate, up and down; target q, k, v, o (lora.targets)."),
         (self.post_norm and self.time_conditioning, "post_norm and time_conditioning exclude each "
          "other; modulation by time is of pre-norm blocks."),
         (self.post_norm and not self.first_norm, "first_norm=False is of pre-norm blocks; leave "
@@ -180,6 +197,18 @@ class Transformer:
                 or any(one.has_noise for one in self.adaptations))
 
   @property
+  def is_balanced(self) -> bool:
+    """Returns whether training adds a loss of the experts' router."""
+    return self.experts is not None and self.experts.is_balanced
+
+  @property
+  def stacks(self) -> tuple[tuple[str, Transformer, int], ...]:
+    """Groups of equal blocks from the bottom to the top: name, hyper-parameters, number."""
+    first = self.experts.first_dense if self.experts else 0
+    dense = (("first_layers", dataclasses.replace(self, experts=None), first),) if first else ()
+    return *dense, ("layers", self, self.num_layers - first)
+
+  @property
   def is_gated(self) -> bool:
     """Returns whether the MLP has a gate."""
     return self.mlp in layers.GATED
@@ -188,6 +217,11 @@ class Transformer:
   def per_head(self) -> int:
     """Width of one head."""
     return self.head_dim or self.width // self.num_heads
+
+  @property
+  def rotated(self) -> int:
+    """Entries of a head that are rotated."""
+    return int(self.rotary_share * self.per_head)
 
   @property
   def kv_heads(self) -> int:
@@ -221,10 +255,15 @@ class Transformer:
     return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
   def matmul_params(self) -> int:
-    """Parameters of a block's matrices times layers, for counting FLOPs."""
+    """Parameters of the matrices that a token meets in all blocks, for counting FLOPs."""
     attention = self.width * self.per_head * 2 * (self.num_heads + self.kv_heads)
-    mlp = (3 if self.is_gated else 2) * self.width * self.hidden_width
-    return self.num_layers * (attention + mlp)
+    of_width = (3 if self.is_gated else 2) * self.width
+    mlp, own = of_width * self.hidden_width, self.experts
+    if own is None:
+      return self.num_layers * (attention + mlp)
+    mixed = of_width * (own.per_token * own.width + own.shared_width) + self.width * own.number
+    return self.num_layers * attention + own.first_dense * mlp + (
+        self.num_layers - own.first_dense) * mixed
 
   def scaled(self, width: float = 1.0, depth: float = 1.0, **fields: Any) -> Transformer:
     """A transformer of shares of the width and depth, with embeddings of the same shape.
@@ -247,6 +286,7 @@ class Transformer:
         num_layers=max(1, round(depth * self.num_layers)), width=columns,
         num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=self.per_head,
         mlp_width=max(1, round(self.hidden_width * columns / self.width)),
+        experts=self.experts and self.experts.scaled(columns / self.width, depth),
         embed_width=self.embed_columns) | fields)
 
   def network(self) -> types.Network:
@@ -282,9 +322,10 @@ class Transformer:
     def unstack(params):
       if self.scan_layers:
         return params
-      flat = {k: v for k, v in params.items() if k != "layers"}
-      return flat | {f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], params["layers"])
-                     for i in range(self.num_layers)}
+      blocks = [jax.tree.map(lambda x, i=i: x[i], params[name])
+                for name, _, number in self.stacks for i in range(number)]
+      flat = {k: v for k, v in params.items() if k not in dict.fromkeys(s[0] for s in self.stacks)}
+      return flat | {f"layers_{i}": block for i, block in enumerate(blocks)}
 
     return types.Network(init=init, encode=encode, head=head, vocab_size=self.vocab_size,
                          width=self.width, num_layers=self.num_layers, unstack=unstack,

@@ -29,7 +29,7 @@ from mdx import types
 from mdx.train import masks as masks_lib
 from mdx.utils import tree
 
-_LAYER = re.compile(r"((?:.*/)?)layers(?:_(\d+))?/(.*)")
+_LAYER = re.compile(r"((?:.*/)?)(first_)?layers(?:_(\d+))?/(.*)")
 _INPUT = re.compile(r"(.*/)?\w*embed\w*/.*")
 
 
@@ -48,7 +48,7 @@ def is_matrix(params: Any) -> Any:
 
   def decide(path, _):
     found = _LAYER.fullmatch(path)
-    return bool(found) and found[3].endswith("kernel")
+    return bool(found) and found[4].endswith("kernel")
 
   return tree.map_with_path(decide, params)
 
@@ -64,18 +64,23 @@ def layer_factors(params: Any, decay: float) -> Any:
   Returns:
     float32 per leaf: a scalar, or [layers, 1, ...] for stacked layers.
   """
-  depth = {}  # of the network whose parameters begin with a prefix
+  stacks: dict[tuple[str, str], int] = {}  # layers of the stacks whose parameters begin so
   for path, leaf in tree.flatten(params).items():
     if found := _LAYER.fullmatch(path):
-      num_layers = leaf.shape[0] if found[2] is None else int(found[2]) + 1
-      depth[found[1]] = max(depth.get(found[1], 0), num_layers)
+      num_layers = leaf.shape[0] if found[3] is None else int(found[3]) + 1
+      stack = found[1], found[2] or ""
+      stacks[stack] = max(stacks.get(stack, 0), num_layers)
+  first = {prefix: number for (prefix, which), number in stacks.items() if which}
+  depth = {prefix: number + first.get(prefix, 0) for (prefix, which), number in stacks.items()
+           if not which}  # of the network whose parameters begin with a prefix
 
   def factor(path, leaf):
     if found := _LAYER.fullmatch(path):
       num_layers = depth[found[1]]
-      if found[2] is not None:
-        return np.float32(decay ** (num_layers + 1 - int(found[2])))
-      powers = decay ** np.arange(num_layers + 1, 1, -1, dtype=np.float64)
+      if found[3] is not None:
+        return np.float32(decay ** (num_layers + 1 - int(found[3])))
+      top = num_layers + 1 - (0 if found[2] else first.get(found[1], 0))
+      powers = decay ** np.arange(top, top - leaf.shape[0], -1, dtype=np.float64)
       return powers.astype(np.float32).reshape((-1,) + (1,) * (len(leaf.shape) - 1))
     if not _INPUT.fullmatch(path):
       return np.float32(1)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from mdx import types
+from mdx.networks import experts
 from mdx.train import state as state_lib
 from mdx.train import upkeep
 from mdx.utils import processes
@@ -77,7 +78,12 @@ def loss_and_grad(objective: types.Objective, params: types.Params, batch: types
                                   scaled)
 
   def loss_fn(params, rows):
-    return scaled(*objective(tree.merge(params, fixed), rows, context))
+    with experts.collecting() as routers:
+      loss, aux = scaled(*objective(tree.merge(params, fixed), rows, context))
+    added, figures = routers.mean()
+    one = jnp.float32(1)
+    return loss + added / num_microbatches, aux._replace(
+        metrics=aux.metrics | {name: (value, one) for name, value in figures.items()})
 
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
   if num_microbatches == 1:

@@ -33,6 +33,10 @@ MODELS = {
     "qwen2": ("Qwen2", dict(_GROUPED, rope_parameters=dict(rope_type="default", rope_theta=500.0)),
               {}),
     "qwen3": ("Qwen3", dict(_GROUPED, head_dim=6, tie_word_embeddings=True), {}),
+    "qwen3_moe": ("Qwen3Moe", dict(_GROUPED, head_dim=6, num_experts=6, num_experts_per_tok=2,
+                                  moe_intermediate_size=8, norm_topk_prob=True, rope_parameters=dict(
+                                      rope_type="yarn", rope_theta=10000.0, factor=4.0,
+                                      original_max_position_embeddings=16)), {}),
     "dream": ("Qwen2", _GROUPED, dict(model_type="Dream", architectures=["DreamModel"],
                                       mask_token_id=3)),
     "sdar": ("Qwen3", dict(_GROUPED, head_dim=6), dict(
@@ -47,7 +51,7 @@ MODELS = {
         rope_parameters={"full_attention": dict(rope_type="default", rope_theta=700.0),
                          "sliding_attention": dict(rope_type="default", rope_theta=50.0)}), {}),
 }
-_DECODERS = ("llama", "qwen2", "qwen3", "dream", "sdar")
+_DECODERS = ("llama", "qwen2", "qwen3", "qwen3_moe", "dream", "sdar")
 
 
 def build(name):

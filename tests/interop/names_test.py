@@ -162,6 +162,10 @@ def _without(name):
     ("qwen2", _without("model.layers.0.self_attn.k_proj.bias"), {},
      "lacks tensor 'model.layers.0.self_attn.k_proj.bias'"),
     ("qwen3", lambda tensors: None, dict(num_hidden_layers=3), "lacks tensor 'model.layers.2."),
+    ("qwen3_moe", _without("model.layers.1.mlp.experts.4.up_proj.weight"), {},
+     "lacks tensor 'model.layers.1.mlp.experts.4.up_proj.weight'"),
+    ("llada2", lambda tensors: None, dict(first_k_dense_replace=2),
+     "lacks tensor 'model.layers.1.mlp.gate_proj.weight'|has no place"),
     ("qwen3", lambda tensors: None, dict(head_dim=8), "q_proj.weight' .* has shape .*24, 16"),
     ("bert", lambda tensors: None, dict(vocab_size=50), r"has shape \(43, 16\); .* \(50, 16\)"),
     ("electra-generator", lambda tensors: None, dict(architectures=["ElectraForPreTraining"]),
@@ -180,7 +184,15 @@ def test_weights_that_disagree_with_the_config_are_named_before_any_is_read(
     ("qwen2", dict(use_sliding_window=True), "use_sliding_window = True is not supported"),
     ("qwen2", dict(layer_types=["full_attention", "sliding_attention"]), "layer_types has"),
     ("qwen2", dict(attention_bias=True), "attention_bias = True is not supported"),
-    ("llama", dict(rope_parameters=dict(rope_type="yarn", factor=2.0)), "rope_scaling .*yarn"),
+    ("llama", dict(rope_parameters=dict(rope_type="longrope", factor=2.0)), "rope_scaling .*longr"),
+    ("llama", dict(rope_parameters=dict(rope_type="yarn")), "rope_scaling .*yarn"),
+    ("llama", dict(rope_parameters=dict(rope_type="yarn", factor=2.0, truncate=False)), "truncate"),
+    ("qwen3_moe", dict(mlp_only_layers=[0]), r"mlp_only_layers is .0.; expected none"),
+    ("qwen3_moe", dict(num_experts_per_tok=7), "per_token 7 exceeds the 6 experts"),
+    ("llada_moe", dict(moe_layer_freq=[0, 1]), "moe_layer_freq is .0, 1.; expected 1"),
+    ("llada_moe", dict(norm_topk_prob=True), "norm_topk_prob = True is not supported"),
+    ("llada2", dict(n_group=3), "groups 3 do not divide the 8 experts"),
+    ("llada2", dict(first_k_dense_replace=-1), "first_k_dense_replace -1 are expected"),
     ("llama", dict(hidden_act="mish"), "hidden_act = 'mish' is not supported; expected 'silu'"),
     ("llama", dict(hidden_size=None), "hidden_size is None; expected a positive integer"),
     ("llama", dict(hidden_size=2**70), "hidden_size is 1180591620717411303424; expected at most"),
@@ -237,9 +249,12 @@ def test_both_ways_of_saying_rotary_angles_are_read(tmp_path):
     ("qwen2", dict(qk_norm=True)), ("qwen3", dict(qkv_bias=True)), ("Dream", dict(post_norm=True)),
     ("llama", dict(local_radius=3)), ("llada", dict(rope_scaling=("linear", 2.0))),
     ("bert", dict(position_offset=2)), ("roberta", dict(embed_width=8)),
-    ("modernbert", dict(token_types=2)), ("electra", dict(norm_bias=False))])
+    ("modernbert", dict(token_types=2)), ("electra", dict(norm_bias=False)),
+    ("qwen3_moe", dict(experts=None)), ("llada2_moe", dict(experts=None)),
+    ("llada_moe", dict(rotary_share=0.5))])
 def test_a_network_that_a_family_does_not_have_is_not_exported_as_it(name, field, tmp_path):
-  golden = {"Dream": "dream", "electra": "electra-generator"}.get(name, name)
+  golden = {"Dream": "dream", "electra": "electra-generator", "llada2_moe": "llada2"}.get(name,
+                                                                                          name)
   spec = hf_dirs.spec_of(ROOT / f"{golden}-tiny", **field)
   with pytest.raises(ValueError, match=next(iter(field))) as error:
     interop.save(tmp_path / "out", jax.eval_shape(dict), spec, model_type=name)

@@ -34,6 +34,24 @@ def test_a_linear_scaling_slows_all_angles_and_llama3_the_slow_ones_alone():
   np.testing.assert_allclose(scaled[3], np.cos(4 * 100 ** -0.75 / 8), rtol=1e-6)
 
 
+def test_yarn_keeps_fast_angles_slows_slow_ones_and_scales_the_product():
+  at, scaling = jnp.array([[4]]), ("yarn", 8.0, 64.0, 4.0, 1.0, 1.5)
+  plain = np.asarray(positions.rope_tables(at, HEAD, 100.0)[0]).ravel()
+  scaled = np.ravel(positions.rope_tables(at, HEAD, 100.0, scaling)[0])
+  np.testing.assert_allclose(scaled[0], 1.5 * plain[0], rtol=1e-6)
+  np.testing.assert_allclose(scaled[3], 1.5 * np.cos(4 * 100 ** -0.75 / 8), rtol=1e-6)
+  # From index 0 (0.8: four turns over 64 positions) to 3 (2.02: one): two thirds are kept at 1.
+  np.testing.assert_allclose(scaled[1], 1.5 * np.cos(4 * 100 ** -0.25 * (2 + 1 / 8) / 3), rtol=1e-6)
+
+
+def test_what_lies_beyond_the_tables_is_not_rotated():
+  x = jnp.asarray(_DRAW.normal(size=(1, 1, 1, 2 * HEAD)), jnp.float32)
+  tables = positions.rope_tables(jnp.array([[3]]), HEAD, 100.0)
+  out = positions.rotate(x, *tables)
+  np.testing.assert_array_equal(out[..., HEAD:], x[..., HEAD:])
+  np.testing.assert_array_equal(out[..., :HEAD], positions.rotate(x[..., :HEAD], *tables))
+
+
 def test_bfloat16_keeps_its_type_and_position_zero_is_the_identity():
   x = jnp.asarray(_DRAW.normal(size=(1, 1, 2, HEAD)), jnp.bfloat16)
   out = positions.rotate(x, *positions.rope_tables(jnp.array([[0]]), HEAD, 100.0))
@@ -41,7 +59,7 @@ def test_bfloat16_keeps_its_type_and_position_zero_is_the_identity():
   np.testing.assert_array_equal(out, x)
 
 
-@pytest.mark.parametrize("scaling", [("linear",), ("linear", 0.0), ("yarn", 2.0), ("llama3", 8.0)])
+@pytest.mark.parametrize("scaling", [("linear",), ("linear", 0.0), ("yarn", 2.0), ("llama3", 8.0), ("ntk", 2.0)])
 def test_a_scaling_that_is_none_is_refused(scaling):
   with pytest.raises(ValueError, match="network.rope_scaling is .*; expected"):
     positions.check_scaling(scaling)
