@@ -19,6 +19,7 @@ from mdx.objectives.diffusion import d3pm
 from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
+from mdx.objectives.embedding import contrastive
 from mdx.objectives.labels import finetune
 from mdx.objectives.policies import action_grpo
 from mdx.objectives.policies import agrpo
@@ -60,6 +61,7 @@ OBJECTIVES = {
     "adapt": adapt.Adaptation,
     "meap": meap.MEAP,
     "meap_sft": meap.MEAPFineTuning,
+    "contrastive": contrastive.Contrastive,
     "preference": preference.Preference,
     "joint_head": joint_head.JointHead,
     "classification": finetune.Classification,
