@@ -20,6 +20,8 @@ from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
 from mdx.objectives.embedding import contrastive
+from mdx.objectives.embedding import gem
+from mdx.objectives.embedding import grl
 from mdx.objectives.labels import finetune
 from mdx.objectives.policies import action_grpo
 from mdx.objectives.policies import agrpo
@@ -62,6 +64,8 @@ OBJECTIVES = {
     "meap": meap.MEAP,
     "meap_sft": meap.MEAPFineTuning,
     "contrastive": contrastive.Contrastive,
+    "gem": gem.GEM,
+    "grl": grl.GRL,
     "preference": preference.Preference,
     "joint_head": joint_head.JointHead,
     "classification": finetune.Classification,

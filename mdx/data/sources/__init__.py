@@ -47,6 +47,7 @@ SOURCES = {
     "packaged": packaged.Packaged,
     "grammar": grammar_text.GrammarText,
     "grammar_pairs": grammar_pairs.GrammarPairs,
+    "grammar_triplets": grammar_pairs.GrammarTriplets,
     "grammar_tags": grammar_tags.GrammarTags,
     "news": news.News,
     "recall": recall.Recall,

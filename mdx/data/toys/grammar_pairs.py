@@ -1,12 +1,15 @@
-"""Pairs of passages of the toy grammar whose similarity is known.
+"""Passages of the toy grammar whose similarity is known: pairs, and queries with two of them.
 
-Contents: GrammarPairs.
+Contents: GrammarPairs, GrammarTriplets.
 
   2  both passages are of one topic and have one key noun, which returns in their sentences
   1  they are of one topic, with key nouns of their own
   0  they are of different topics
 
-Convention: pair i of a split is a function of (seed, split, i), and has the score i % 3.
+A query is three words of a passage, its key noun first; the wrong passage is of the same topic, with
+another key noun.
+
+Convention: record i of a split is a function of (seed, split, i); pair i has the score i % 3.
 """
 
 from __future__ import annotations
@@ -61,5 +64,47 @@ class GrammarPairs(source.Source):
     other = key if score == 2 else None
     passages = [drawn.paragraph(draw, first, self.num_sentences, key),
                 drawn.paragraph(draw, second, self.num_sentences, other)]
-    write = lambda passage: "".join(grammar.WORDS[i] for sentence in passage for i in sentence)
-    return {"texts": [write(passage) for passage in passages], "label": str(score)}
+    return {"texts": [_text(passage) for passage in passages], "label": str(score)}
+
+
+def _text(passage) -> str:
+  return "".join(grammar.WORDS[i] for sentence in passage for i in sentence)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GrammarTriplets(source.Source):
+  """Queries with a right and a wrong passage, as texts of the tokenizer "grammar".
+
+  Attributes:
+    num_train, num_validation: triplets of the splits.
+    num_sentences: of a passage.
+    seed: of the triplets.
+  """
+
+  layout = "triplets"
+  in_memory = True
+  num_train: int = 512
+  num_validation: int = 200
+  num_sentences: int = 2
+  seed: int = 0
+
+  def __post_init__(self):
+    config_lib.check(self, "data.source", at_least=dict(num_train=1, num_validation=1,
+                                                        num_sentences=1))
+
+  @functools.cache  # pylint: disable=method-cache-max-size-none  (two splits)
+  def records(self, split: str) -> Sequence[dict[str, Any]]:
+    """Returns {"texts": [query, right passage, wrong passage]} of "train" or "validation"."""
+    is_validation = source.is_validation(split)
+    return tuple(self._triplet(np.random.default_rng([self.seed, 11 + is_validation, i]))
+                 for i in range(self.num_validation if is_validation else self.num_train))
+
+  def _triplet(self, draw):
+    drawn, topic = grammar.Grammar(), int(draw.integers(grammar.NUM_TOPICS))
+    nouns = drawn.probs("noun", topic)
+    key, other = (int(i) for i in draw.choice(len(nouns), 2, replace=False, p=nouns))
+    right, wrong = (drawn.paragraph(draw, topic, self.num_sentences, i) for i in (key, other))
+    words = np.unique(np.concatenate(right))
+    words = draw.choice(words[words != grammar.END], 2, replace=False)
+    query = f"noun{key}" + "".join(grammar.WORDS[i] for i in words)
+    return {"texts": [query, _text(right), _text(wrong)]}

@@ -45,15 +45,20 @@ class Texts:
     config_lib.check(self, "eval", at_least=dict(limit=0),
                      choices=dict(split=source_lib.LABELLED_SPLITS))
 
-  def records(self, split: str = "") -> list[Mapping[str, Any]]:
-    """Records of a split, with a label each; ValueError for others, and for empty texts."""
+  def records(self, split: str = "", *, has_labels: bool = True) -> list[Mapping[str, Any]]:
+    """Records of a split, with a label each; ValueError for others, and for empty texts.
+
+    Args:
+      split: of the source; "" = the one that is evaluated.
+      has_labels: whether they need one.
+    """
     one, split = sources.build(self.source), split or self.split
     found = one.records(split)
     found = [found[i] for i in range(min(len(found), self.limit or len(found)))]
     where = f"the {split} split of source {one.title}"
-    if not found or "label" not in found[0]:
+    if not found or has_labels and "label" not in found[0]:
       raise ValueError(f"{where} has {len(found)} records, and no label; embeddings are evaluated "
-                       "with labels or scores.")
+                       "with labels or scores. Use another source.")
     if "texts" in found[0]:
       embeddings.check_texts([text for record in found for text in record["texts"]], where)
     return found
@@ -121,7 +126,8 @@ class _Files:
     queries: jsonl of queries, {"_id", "text"} each.
     relevance: table with the columns query-id, corpus-id and score (.tsv, .csv or .jsonl).
     source, split, limit: in place of files: texts with a label are queries, and the other texts
-      of a label are relevant.
+      of a label are relevant; or, of records without a label, the first text of each is a query,
+      the second its relevant document, and all others are documents.
     best_by: as of `Texts`.
   """
   corpus: str = ""
@@ -165,7 +171,15 @@ class Retrieval(embedded.Embedded):
     return list(queries.values()), list(documents.values()), list(known.values())
 
   def _of_source(self):
-    records = Texts(source=self.own.source, split=self.own.split, limit=self.own.limit).records()
+    records = Texts(source=self.own.source, split=self.own.split,
+                    limit=self.own.limit).records(has_labels=False)
+    if "label" not in records[0] and len(records[0].get("texts", ())) > 1:
+      documents = [{"text": text} for record in records for text in record["texts"][1:]]
+      size = len(records[0]["texts"]) - 1
+      return _texts_of(records, 0), documents, [{i * size: 1.0} for i in range(len(records))]
+    if "label" not in records[0]:
+      raise ValueError("eval.retrieval needs texts with labels, or records of two texts or more; "
+                       "use another source, or files.")
     _check_number(records, 1, self.table)
     labels = _classes(records)
     known = [{int(j): 1.0 for j in np.flatnonzero(labels == label) if j != i}
