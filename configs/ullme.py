@@ -6,10 +6,9 @@ Without a checkpoint it trains the causal model of configs/ar.py on the toy gram
 `workdir/base`, then learns from 512 queries of three words (2 minutes on 2 cores):
   python -m mdx.main --config=configs/ullme.py --workdir=runs/ullme
 `:contrast` leaves the three terms of generation out. Yours: lines {"texts": [query, right passage,
-wrong passage]}:
-  python -m mdx.main --config=configs/ullme.py --workdir=runs/mine \
-    --config.init.checkpoint=Llama-3.2-1B --config.data.source.name=jsonl \
-    --config.data.source.path=triplets.jsonl --config.data.source.field=texts \
+wrong passage]}, one in 20 of them held out:
+  python -m mdx.main --config=configs/ullme.py:file --workdir=runs/mine \
+    --config.init.checkpoint=Llama-3.2-1B --config.data.source.path=triplets.jsonl \
     --config.lora.rank=16 --config.optimizer.learning_rate=1e-4
 Attention is opened beforehand, with a loss of masked tokens, by configs/adapt.py.
 """
@@ -34,8 +33,8 @@ def _base():
 
 
 def get_config(arg=None):
-  """All terms, or with "contrast" the first alone."""
-  variant, _ = config_lib.parse_variant(arg, ("contrast",))
+  """All terms, or with "contrast" the first alone; on the grammar, or with "file" on yours."""
+  values = config_lib.parse_arg(arg, contrast=False, file=False)
   config = common.get_config()
   config.update(steps=100, batch_size=32, ema_decay=0.0, log_steps=10, eval_steps=25,
                 checkpoint_steps=50)
@@ -52,8 +51,11 @@ def get_config(arg=None):
   base = _base()
   config.network = base.network
   config.tokenizer = base.tokenizer
-  source = dict(name="grammar_triplets", num_train=512, num_validation=200,
-                num_sentences=2, seed=0)
+  if values["file"]:
+    source = dict(name="jsonl", path="", field="texts", holdout_every=20)
+  else:
+    source = dict(name="grammar_triplets", num_train=512, num_validation=200,
+                  num_sentences=2, seed=0)
   config.data.update(length=24, packing="crop", source=source)
   config.init.base = base  # config of the training of the model, without a checkpoint
   config.init.network = True  # take network and tokenizer of the checkpoint, also of a run's
@@ -66,10 +68,14 @@ def get_config(arg=None):
           attention=dict(name="full"),  # of a given pooling
           dims=()),  # figures also of the first so many columns
       retrieval=dict(  # first texts are queries, second ones relevant, all others documents
-          source=config.data.source.to_dict(), split="validation",
+          source=source, split="validation",
           limit=0,  # most records; 0 = all
+          corpus="", queries="", relevance="",  # files of BEIR (two jsonl, a tsv) in its place
           best_by=""))  # figure whose best weights are kept; "" = the last ones
   config.sampler.num_samples = 0
-  if variant:
+  if values["file"]:
+    config.data.length = 128
+    config.eval.retrieval.source.path = config.data.source.get_ref("path")
+  if values["contrast"]:
     config.objective.update(generation_scale=0.0, preference_scale=0.0, consistency_scale=0.0)
   return config

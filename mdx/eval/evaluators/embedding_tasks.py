@@ -125,7 +125,7 @@ class _Files:
     corpus: jsonl of documents, {"_id", "text"} each, with a "title" or without (BEIR).
     queries: jsonl of queries, {"_id", "text"} each.
     relevance: table with the columns query-id, corpus-id and score (.tsv, .csv or .jsonl).
-    source, split, limit: in place of files: texts with a label are queries, and the other texts
+    source, split, limit: where there are no files: texts with a label are queries, and the other texts
       of a label are relevant; or, of records without a label, the first text of each is a query,
       the second its relevant document, and all others are documents.
     best_by: as of `Texts`.
@@ -140,9 +140,9 @@ class _Files:
 
   def __post_init__(self):
     files = (self.corpus, self.queries, self.relevance)
-    if all(files) == bool(self.source) or any(files) != all(files):
-      raise ValueError("eval.retrieval takes the files corpus, queries and relevance, or a source "
-                       "of texts with labels; give one of these.")
+    if any(files) != all(files) or not any(files) and not self.source:
+      raise ValueError("eval.retrieval takes the files corpus, queries and relevance, all three, or "
+                       f"else a source; got {sum(map(bool, files))} of the files.")
 
 
 class Retrieval(embedded.Embedded):
@@ -153,7 +153,7 @@ class Retrieval(embedded.Embedded):
 
   def read(self):
     """Queries, documents and the gains of each query."""
-    if self.own.source:
+    if not self.own.corpus:
       return self._of_source()
     documents, queries = _by_id(self.own.corpus), _by_id(self.own.queries)
     number, known = {key: i for i, key in enumerate(documents)}, {key: {} for key in queries}

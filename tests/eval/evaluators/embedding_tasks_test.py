@@ -18,19 +18,20 @@ import tiny
 
 OBJECTIVE = py_types.SimpleNamespace(network=py_types.SimpleNamespace(width=3),
                                      embedding=lambda: lambda params, batch: None)
-VECTORS = {"cat": [1, 0.1, 0], "dog": [1, 0, 0.2], "car": [0, 1, 0.1], "bus": [0.1, 1, 0],
+VECTORS = {"cat": [1, 0.1, 0], "dog": [1, 0, 0.2], "car": [0.05, 1, 0.1], "bus": [0.1, 1, 0],
            "red": [0, 0, 1], "blue": [0.1, 0, 1]}
 KINDS = {"cat": "pet", "dog": "pet", "car": "ride", "bus": "ride", "red": "hue", "blue": "hue"}
 
 
-def _table(folder, rows, name="dev.tsv"):
-  """A source of the rows of a file, in both splits."""
+def _table(folder, rows):
+  """A source with the same rows in both splits."""
   columns = list(rows[0])
-  (folder / name).write_text("".join("\t".join(map(str, r)) + "\n" for r in (
-      columns, *([row[c] for c in columns] for row in rows))))
+  for name in ("train.tsv", "dev.tsv"):
+    (folder / name).write_text("".join("\t".join(map(str, r)) + "\n" for r in (
+        columns, *([row[c] for c in columns] for row in rows))))
   fields = tuple(c for c in columns if c != "label")
-  return dict(name="table", path=str(folder / name), validation_path=str(folder / name),
-              fields=fields, label="label")
+  return dict(name="table", path=str(folder / "train.tsv"), fields=fields, label="label",
+              validation_path=str(folder / "dev.tsv"))
 
 
 def _classes(folder):
@@ -104,11 +105,18 @@ def test_files_of_retrieval_are_read_and_a_query_without_relevance_is_named(tmp_
     ("retrieval", [dict(a="cat", label=1), dict(a="dog", label=2)], {}, {}, "only one of its label"),
     ("clustering", [dict(a="cat", label=1)], dict(best_by="map"), {}, "best_by is 'map'; choose"),
     ("clustering", [dict(a="cat", label=1)], {}, dict(dims=(4,)), "dims has 4; expected 1 to 3"),
-    ("clustering", [dict(a="cat", label=1)], {}, dict(pooling="latent"), "pooling has parameters")])
+    ("clustering", [dict(a="cat", label=1)], {}, dict(pooling=dict(name="latent", num_heads=1)),
+     "pooling has parameters")])
 def test_what_has_no_meaning_is_one_line(name, rows, fields, common, message, tmp_path):
   with pytest.raises(ValueError, match=message) as error:
     _evaluator(name, dict(source=_table(tmp_path, rows), **fields), **common)
   assert "\n" not in str(error.value)
+
+
+def test_retrieval_needs_all_of_its_files(tmp_path):
+  files = _beir(tmp_path, "q1\td1\t1\n") | {"queries": ""}
+  with pytest.raises(ValueError, match="all three, or else a source; got 2 of the files"):
+    _evaluator("retrieval", files)
 
 
 def test_an_evaluator_without_its_table_is_named():

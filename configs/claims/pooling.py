@@ -1,0 +1,50 @@
+r"""Claim: a causal model is better read by its last states, by weighted means, or by an open mask.
+
+The matrix of arXiv:2412.12591.
+"""
+
+from ml_collections import config_dict
+
+from mdx.configs import gem
+from mdx.configs.claims import common
+
+
+def base():
+  """A small causal model of the toy grammar."""
+  run = common.encoder("grammar", eval_steps=0, steps=800, objective=dict(name="ar"))
+  run.eval.probe.num_labels = 0
+  return run
+
+
+def measured(run):
+  """Gives a run the similarity of pairs of passages of the grammar."""
+  run.eval.evaluators = ("similarity",)
+  run.eval.similarity = dict(run.eval.clustering, source=dict(name="grammar_pairs"), limit=0)
+  del run.eval["clustering"], run.eval["pair_classification"]
+
+
+def get_config(arg=None):
+  """Arms and comparisons; takes no argument."""
+  if arg:
+    raise ValueError(f"configs/claims/pooling.py takes no argument, got {arg!r}.")
+  run = gem.get_config()
+  run.update(steps=1, batch_size=64, eval_steps=0, checkpoint_steps=10_000)
+  run.init.base = base()
+  run.objective = dict(name="ar")
+  run.network.update(run.init.base.network)
+  run.tokenizer, run.data = run.init.base.tokenizer, run.init.base.data
+  run.optimizer.learning_rate = 1e-9  # the one step that a run must have
+  measured(run)
+  poolings = ("first", "last", "mean", "weighted_mean", "max")
+  arms = {f"{pooling}_{name}": dict(eval=dict(embedding=dict(
+      pooling=pooling, attention=dict(name=attention))))
+          for name, attention in (("causal", "causal"), ("open", "full")) for pooling in poolings}
+  pairs = (("mean_causal", "first_causal"), ("last_causal", "mean_causal"),
+           ("weighted_mean_causal", "mean_causal"), ("max_causal", "mean_causal"),
+           ("mean_open", "mean_causal"))
+  return config_dict.ConfigDict(dict(
+      mode="claim", statement="how a causal model is pooled decides what its embeddings know",
+      seeds=(0, 1, 2), run=run, arms=arms, grids=dict(), choose_by="",
+      measures=("spearman", "mean_cosine", "uniformity"),
+      comparisons=tuple(dict(name=f"{left} beats {right}", left=left, right=right,
+                             measure="spearman") for left, right in pairs)))
