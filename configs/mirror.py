@@ -11,13 +11,16 @@ Yours, from an encoder of Hugging Face or a run of mdx, with the paper's rate:
     --config.init.checkpoint=bert-base-uncased --config.data.source.path=sentences.txt \
     --config.optimizer.learning_rate=2e-5
 `:pairs` is supervised: lines {"texts": [text, one like it]} or, with a hard negative, three texts.
+`:distil` learns the similarities that another run sees among the texts of a batch:
+  python -m mdx.main --config=configs/mirror.py:distil --workdir=runs/small \
+    --config.frozen.teacher.checkpoint=runs/mirror
 """
 
 from mdx import config as config_lib
 from mdx.configs import common
 from mdx.configs import mlm
 
-_VARIANTS = ("drophead", "simcse", "words", "pairs")
+_VARIANTS = ("drophead", "simcse", "words", "pairs", "distil")
 
 
 def _base():
@@ -41,7 +44,7 @@ def get_config(arg=None):
       attention=dict(name="full"),  # or causal, of a decoder
       temperature=0.04,  # of the similarities
       learns_temperature=False,  # trained from there on, within [0.01, 1]
-      is_symmetric=True,  # both views are compared with all others; False: the first with the second
+      is_symmetric=True,  # both views against all others; False: the first against the second
       distance="cosine",  # or l2, of embeddings of length 1
       dims=(),  # Matryoshka: the loss is summed over the first so many columns; () = all of them
       span=5, span_unit="chars",  # length of the masked window (0: none), in chars or tokens
@@ -80,4 +83,10 @@ def get_config(arg=None):
     config.objective.update(span=0, temperature=0.05, is_symmetric=False)
     config.data.source = dict(name="jsonl", path="", field="texts", holdout_every=20)
     config.data.layout = ""
+  if variant == "distil":
+    config.objective.update(
+        name="distilled", span=0, temperature=0.05,
+        teacher_temperature=0.05,  # of the teacher's similarities
+        contrast_scale=0.0, teacher_scale=1.0)  # factors of both terms
+    config.frozen = dict(teacher=dict(checkpoint="init", params="raw"))
   return config

@@ -1,7 +1,7 @@
 r"""One decoder that embeds and writes, taught to agree with itself: GRL (ULLME, arXiv:2408.03402).
 
-A query is nearer to the passage that answers it (InfoNCE, other queries and a hard negative), which
-is also the likelier text behind it (next tokens, preference), and the two scores of a passage agree.
+A query is nearest to the passage that answers it (InfoNCE with a hard negative), which is also the
+likelier text behind it (next tokens, preference), and the two scores of a passage agree.
 Without a checkpoint it trains the causal model of configs/ar.py on the toy grammar under
 `workdir/base`, then learns from 512 queries of three words (2 minutes on 2 cores):
   python -m mdx.main --config=configs/ullme.py --workdir=runs/ullme

@@ -1,4 +1,7 @@
-r"""Claim: a bottleneck of special tokens makes a causal model embed texts (GEM, arXiv:2506.04344)."""
+r"""Claim: a bottleneck of special tokens makes a causal model embed texts.
+
+GEM, arXiv:2506.04344.
+"""
 
 from ml_collections import config_dict
 

@@ -1,7 +1,7 @@
 """Measures of embeddings: similarity, retrieval, classification, clustering, pairs, geometry.
 
-Contents: check_texts, unit, cosine, correlations, ranking, RANKINGS, neighbours, logistic, clusters,
-v_measure, average_precision, uniformity, alignment.
+Contents: check_texts, unit, cosine, correlations, ranking, RANKINGS, neighbours, logistic,
+clusters, v_measure, average_precision, uniformity, alignment.
 
 Convention: embeddings are rows, float [N, D]; all is computed in float64. Definitions are those of
 scipy, scikit-learn and trec_eval, and so those of MTEB. Larger is better for all but uniformity
@@ -33,8 +33,8 @@ def check_texts(texts: Sequence[str], what: str) -> None:
     raise ValueError(f"{what}: there are no texts; expected one or more.")
   for i, text in enumerate(texts):
     if not text.strip():
-      raise ValueError(f"{what}: text {i} is empty; an embedding is of one token or more, leave the "
-                       "record out.")
+      raise ValueError(f"{what}: text {i} is empty; an embedding is of one token or more, leave "
+                       "the record out.")
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
 from mdx.objectives.embedding import contrastive
+from mdx.objectives.embedding import distilled
 from mdx.objectives.embedding import gem
 from mdx.objectives.embedding import grl
 from mdx.objectives.labels import finetune
@@ -64,6 +65,7 @@ OBJECTIVES = {
     "meap": meap.MEAP,
     "meap_sft": meap.MEAPFineTuning,
     "contrastive": contrastive.Contrastive,
+    "distilled": distilled.Distilled,
     "gem": gem.GEM,
     "grl": grl.GRL,
     "preference": preference.Preference,

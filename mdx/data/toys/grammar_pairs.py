@@ -6,8 +6,8 @@ Contents: GrammarPairs, GrammarTriplets.
   1  they are of one topic, with key nouns of their own
   0  they are of different topics
 
-A query is three words of a passage, its key noun first; the wrong passage is of the same topic, with
-another key noun.
+A query is the key noun of a passage and two of its words; the wrong passage is of the same topic,
+with another key noun.
 
 Convention: record i of a split is a function of (seed, split, i); pair i has the score i % 3.
 """

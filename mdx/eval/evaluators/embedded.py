@@ -133,8 +133,8 @@ class Embedded(types.Evaluator):
 
   def text(self, results: Mapping[str, Any]) -> str:
     """The final figures for the console."""
-    return f"{self.table:<20}" + ", ".join(f"{name} {results[name]:.4f}" for name in (*self.names, *self.others)
-                                           if name in results)
+    return f"{self.table:<20}" + ", ".join(
+        f"{name} {results[name]:.4f}" for name in (*self.names, *self.others) if name in results)
 
 
 def _read(config, evaluator):

@@ -125,9 +125,9 @@ class _Files:
     corpus: jsonl of documents, {"_id", "text"} each, with a "title" or without (BEIR).
     queries: jsonl of queries, {"_id", "text"} each.
     relevance: table with the columns query-id, corpus-id and score (.tsv, .csv or .jsonl).
-    source, split, limit: where there are no files: texts with a label are queries, and the other texts
-      of a label are relevant; or, of records without a label, the first text of each is a query,
-      the second its relevant document, and all others are documents.
+    source, split, limit: where there are no files: texts with a label are queries, and the other
+      texts of a label are relevant; or, of records without a label, the first text of each is a
+      query, the second its relevant document, and all others are documents.
     best_by: as of `Texts`.
   """
   corpus: str = ""
@@ -141,8 +141,8 @@ class _Files:
   def __post_init__(self):
     files = (self.corpus, self.queries, self.relevance)
     if any(files) != all(files) or not any(files) and not self.source:
-      raise ValueError("eval.retrieval takes the files corpus, queries and relevance, all three, or "
-                       f"else a source; got {sum(map(bool, files))} of the files.")
+      raise ValueError("eval.retrieval takes the files corpus, queries and relevance, all three, "
+                       f"or else a source; got {sum(map(bool, files))} of the files.")
 
 
 class Retrieval(embedded.Embedded):
@@ -160,9 +160,11 @@ class Retrieval(embedded.Embedded):
     columns = ("query-id", "corpus-id", "score")
     for record in labelled.table_records(self.own.relevance, fields=columns, label=""):
       query, document, score = record["texts"]
-      for key, keys, path in ((query, known, self.own.queries), (document, number, self.own.corpus)):
+      for key, keys, path in ((query, known, self.own.queries),
+                              (document, number, self.own.corpus)):
         if key not in keys:
-          raise ValueError(f"{record['where']}: {path} has no id {key!r}; correct one of the files.")
+          raise ValueError(f"{record['where']}: {path} has no id {key!r}; correct one of the "
+                           "files.")
       known[query][number[document]] = float(score)
     for key, gains in known.items():
       if not any(gain > 0 for gain in gains.values()):

@@ -2,10 +2,10 @@
 
 Contents: DISTANCES, similarities, info_nce, side, Contrastive.
 
-Convention: rows are those of layout "views" (`tokens` and `other`) or "triplets" (a hard `negative`
-too). The other rows of the global batch are negatives; a row of padding is none. With one text a
-record (`data.layout="views"`) the views differ by the noise inside the network (SimCSE, Mirror-BERT)
-and by a window of masks in the second one.
+Convention: rows are those of layout "views" (`tokens` and `other`) or "triplets" (and a hard
+`negative`). The other rows of the global batch are negatives; a row of padding is none. With one
+text a record (`data.layout="views"`) the views differ by the noise inside the network (SimCSE,
+Mirror-BERT) and by a window of masks in the second one.
 
 References: Liu et al. 2021, arXiv:2104.08027 (Mirror-BERT); Gao et al. 2021, arXiv:2104.08821
 (SimCSE); van den Oord et al. 2018, arXiv:1807.03748 (InfoNCE); Chen et al. 2020, arXiv:2002.05709
@@ -139,8 +139,8 @@ class Contrastive(types.Coupled):
     if len(set(self.dims)) != len(self.dims):
       raise ValueError(f"objective.dims names a width twice: {self.dims}.")
     if self.span and self.span_unit == "chars" and (self.chars is None or not self.chars.any()):
-      raise ValueError("objective.span_unit chars needs a tokenizer whose ids stand for characters; "
-                       "use tokens.")
+      raise ValueError("objective.span_unit chars needs a tokenizer whose ids stand for "
+                       "characters; use tokens.")
     self.visibility  # pylint: disable=pointless-statement  (refuses what is wrong with it)
     self.pool.part(self.network.width)
 
@@ -164,8 +164,8 @@ class Contrastive(types.Coupled):
     """Raises ValueError for rows of one text."""
     super().check_fields(fields)
     if "other" not in fields:
-      raise ValueError("a contrastive objective compares two views of a row; set data.layout='views' "
-                       "for texts, or read pairs.")
+      raise ValueError("a contrastive objective compares two views of a row; set "
+                       "data.layout='views' for texts, or read pairs.")
 
   @property
   def visibility(self):

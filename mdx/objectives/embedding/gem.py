@@ -96,8 +96,8 @@ class GEM(contrastive.Contrastive):
     """Raises ValueError for rows without room for special tokens and a text on each side."""
     least = self.num_special + 2
     if length < least:
-      raise ValueError(f"data.length {length} has no room for {self.num_special} special tokens and "
-                       f"a text on each side; use {least} or more.")
+      raise ValueError(f"data.length {length} has no room for {self.num_special} special tokens "
+                       f"and a text on each side; use {least} or more.")
 
   def check_fields(self, fields):
     """Checks nothing beside what all objectives check: one text makes both views."""
@@ -107,8 +107,8 @@ class GEM(contrastive.Contrastive):
   def complete(cls, config, data):
     """Refuses rows of several texts."""
     if config["data"].get("packing", "concat") not in ("pad", "crop"):
-      raise ValueError(f"data.packing is {config['data'].get('packing', 'concat')!r}, but objective "
-                       "gem puts special tokens into one text a row; use crop or pad.")
+      raise ValueError(f"data.packing is {config['data'].get('packing', 'concat')!r}, but "
+                       "objective gem puts special tokens into one text a row; use crop or pad.")
     return super().complete(config, data)
 
   def parts(self):

@@ -5,7 +5,8 @@ Contents: PREFERENCES, DIRECTIONS, consistency, GRL.
 Convention: rows are those of layout "triplets": a query (`tokens`), a passage that answers it
 (`other`) and one that does not (`negative`). The decoder embeds each with `attention` (all of the
 text, by default), and scores a passage as the text that follows the query, read causally as
-objective `ar` reads. Scores of generation are a target of those of representation, without gradient.
+objective `ar` reads. Scores of generation are a target of those of representation, without
+gradient.
 Of the published code two things are left out: a projection of the embeddings in the loss, and the
 loss of the query's tokens.
 
@@ -90,8 +91,8 @@ class GRL(contrastive.Contrastive):
                      choices=dict(preference=PREFERENCES, direction=DIRECTIONS),
                      between=dict(beta="(0, inf)", label_smoothing="[0, 0.5]"))
     if self.label_smoothing and self.preference != "dpo":
-      raise ValueError(f"objective.label_smoothing is of preference dpo, {self.preference} does not "
-                       "read it; leave it at 0.")
+      raise ValueError(f"objective.label_smoothing is of preference dpo, {self.preference} does "
+                       "not read it; leave it at 0.")
 
   def check_fields(self, fields):
     """Raises ValueError for rows that are no triplets."""

@@ -289,7 +289,8 @@ CONFIGS = {name: (name, None) for name in (
         "meap_sft": ("meap", "sft"), "classification": ("finetune", "next"),
         "regression": ("finetune", "overlap"), "tagging": ("finetune", "speech"),
         "joint_head": ("joint", None), "preference": ("preference", None),
-        "contrastive": ("mirror", None), "gem": ("gem", None), "grl": ("ullme", None)}
+        "contrastive": ("mirror", None), "gem": ("gem", None), "grl": ("ullme", None),
+        "distilled": ("mirror", "distil")}
 
 
 def test_every_objective_has_a_config_here():

@@ -67,7 +67,7 @@ def _read():
 
 
 def test_a_passage_costs_what_it_costs_a_causal_model_behind_the_query(read):
-  _, params, batch, weights, reps = read
+  _, params, _, weights, reps = read
   causal, rows = ar.AutoRegressive(network=NETWORK, mask_id=MASK_ID), np.zeros((16, 12), np.int32)
   segments, mask, raw = np.zeros_like(rows), np.zeros(rows.shape, bool), _batch()
   for i in range(16):
