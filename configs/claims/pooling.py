@@ -35,13 +35,11 @@ def get_config(arg=None):
   run.tokenizer, run.data = run.init.base.tokenizer, run.init.base.data
   run.optimizer.learning_rate = 1e-9  # the one step that a run must have
   measured(run)
-  poolings = ("first", "last", "mean", "weighted_mean", "max")
-  arms = {f"{pooling}_{name}": dict(eval=dict(embedding=dict(
+  read = lambda pooling, attention="causal": dict(eval=dict(embedding=dict(
       pooling=pooling, attention=dict(name=attention))))
-          for name, attention in (("causal", "causal"), ("open", "full")) for pooling in poolings}
-  pairs = (("mean_causal", "first_causal"), ("last_causal", "mean_causal"),
-           ("weighted_mean_causal", "mean_causal"), ("max_causal", "mean_causal"),
-           ("mean_open", "mean_causal"))
+  arms = {name: read(name) for name in ("first", "last", "mean", "weighted_mean")} | {
+      "mean_open": read("mean", "full")}
+  pairs = (("mean", "first"), ("last", "mean"), ("weighted_mean", "mean"), ("mean", "mean_open"))
   return config_dict.ConfigDict(dict(
       mode="claim", statement="how a causal model is pooled decides what its embeddings know",
       seeds=(0, 1, 2), run=run, arms=arms, grids=dict(), choose_by="",

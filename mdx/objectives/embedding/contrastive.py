@@ -226,6 +226,10 @@ class Contrastive(types.Coupled):
     """Embeddings without noise."""
     return lambda params, batch: self.vectors(params, side(batch, "tokens"))
 
+  def served(self, config):
+    """An export needs no temperature."""
+    return {**config, "learns_temperature": False}
+
   def represent(self, params, rows, context):
     """Embeddings of each text of the rows, each read with noise of its own."""
     names = [name for name in ("tokens", "other", "negative") if name in rows]

@@ -82,6 +82,11 @@ class Distilled(contrastive.Contrastive):
     batch, weights = super().prepare(params, batch, key, context)
     return batch, weights | {"teacher": batch["is_live"].sum(dtype=jnp.float32)}
 
+  def served(self, config):
+    """An export is a contrastive model; the teacher is of the training."""
+    own = {field.name for field in dataclasses.fields(contrastive.Contrastive)}
+    return super().served({k: v for k, v in config.items() if k in own} | {"name": "contrastive"})
+
   def represent(self, params, rows, context):
     """Embeddings of the student's views, and the teacher's of the first ones, without gradient."""
     own, frozen = self.embedding(), context.frozen["teacher"]

@@ -54,6 +54,13 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
   np.testing.assert_allclose(found, found[0], rtol=1e-5)
 
 
+def test_an_export_is_a_contrastive_model_without_its_teacher():
+  config = {"name": "distilled", "pooling": "last", "teacher_scale": 2.0, "temperature": 0.1}
+  served = distilled.Distilled(network=NETWORK, mask_id=5).served(config)
+  assert served == {"name": "contrastive", "pooling": "last", "temperature": 0.1,
+                    "learns_temperature": False}
+
+
 def test_a_run_without_a_teacher_is_refused():
   with pytest.raises(ValueError, match="objective distilled has no teacher; set config.frozen"):
     distilled.Distilled.complete({"batch_size": 4, "frozen": {}}, None)
