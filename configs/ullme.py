@@ -56,7 +56,8 @@ def get_config(arg=None):
   else:
     source = dict(name="grammar_triplets", num_train=512, num_validation=200,
                   num_sentences=2, seed=0)
-  config.data.update(length=24, packing="crop", source=source)
+  config.data.update(length=24, packing="crop")
+  config.data.source = source
   config.init.base = base  # config of the training of the model, without a checkpoint
   config.init.network = True  # take network and tokenizer of the checkpoint, also of a run's
   config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=5, final_rate=0.001,

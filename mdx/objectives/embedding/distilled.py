@@ -89,15 +89,15 @@ class Distilled(contrastive.Contrastive):
 
   def represent(self, params, rows, context):
     """Embeddings of the student's views, and the teacher's of the first ones, without gradient."""
-    own, frozen = self.embedding(), context.frozen["teacher"]
-    if self.teacher is None:
-      frozen = tree.overlay(frozen, params)
-    else:
+    own = self.embedding()
+    # A teacher that is the student at the start has those leaves alone that are trained.
+    weights = tree.nest(tree.flatten(params) | tree.flatten(context.frozen["teacher"]))
+    if self.teacher is not None:
       own = self.teacher.embedding() or contrastive.Contrastive(
           network=self.teacher.network, mask_id=self.mask_id, pooling=self.pooling,
           attention=self.attention).embedding()
     return super().represent(params, rows, context) | {
-        "teacher": jax.lax.stop_gradient(own(frozen, rows))}
+        "teacher": jax.lax.stop_gradient(own(weights, rows))}
 
   def compare(self, params, reps, batch, context):
     """Totals and Aux; `rows` has the nats of the contrast."""
