@@ -1,6 +1,12 @@
-r"""Claim: a causal model is better read by its last states, by weighted means, or by an open mask.
+r"""Claim: which states of a causal model are pooled decides what its embeddings know.
 
-The matrix of arXiv:2412.12591.
+The matrix of pooling and reading of arXiv:2412.12591, on a causal model of 800 steps on the toy
+grammar, without training (the one step of a run has a rate of nothing): the first, the last, the
+mean and the position-weighted mean state, and the mean under an attention that is opened.
+Spearman's correlation of cosines with the scores of 600 pairs of passages.
+  python -m mdx.main --config=configs/claims/pooling.py --workdir=runs/claims/pooling
+
+Has not been run; the mean state had 0.618 in the claim of GEM, which begins with the same models.
 """
 
 from ml_collections import config_dict
