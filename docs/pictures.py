@@ -29,9 +29,11 @@ from mdx.corruption import temporal
 from mdx.data.prepared import tagger
 from mdx.networks import attention
 from mdx.networks import presets
+from mdx.networks import visibility
 from mdx.objectives import preference
 from mdx.objectives.causal import meap
 from mdx.objectives.diffusion import masked
+from mdx.objectives.embedding import contrastive
 from mdx.objectives.policies import advantage
 from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import rts
@@ -362,6 +364,29 @@ def preference_loss():
   return picture
 
 
+def embeddings():
+  """Share of each negative in the gradient, by temperature; and the bottleneck of GEM."""
+  picture, (left, right) = _axes(7.6, 3.1, 2)
+  cosine = jnp.linspace(-0.5, 0.9, 57)
+  scores = jnp.concatenate([jnp.array([0.8]), cosine])[None]
+  for temperature in (0.04, 0.1, 0.2):
+    nats = lambda x: contrastive.info_nce(x / temperature, jnp.zeros(1, int), jnp.bool_(True))[0]
+    share = jax.grad(lambda x: nats(x).sum())(scores)[0, 1:]
+    left.plot(cosine, share / share.sum(), label=f"T = {temperature}")
+  left.set(xlabel="cosine of a text with a negative", ylabel="share of the gradient",
+           title="negatives by temperature")
+  left.legend(fontsize=8)
+  roles = jnp.array([[visibility.TEXT] * 6 + [visibility.SPECIAL] * 2 + [visibility.SUFFIX] * 5])
+  seen = attention.visible(visibility.Bottleneck(roles), jnp.arange(13)[None], None)[0, 0]
+  right.imshow(seen, cmap="Blues", vmin=-0.2, vmax=1.6)
+  ticks = ["text"] * 6 + ["special"] * 2 + ["suffix"] * 5
+  right.set(title="GEM: what a query (row) sees", xticks=[], yticks=range(13), yticklabels=ticks,
+            xlabel="key")
+  right.tick_params(labelsize=7)
+  right.grid(False)
+  return picture
+
+
 def decoding():
   """Tokens written by each step, by sampler.schedule."""
   picture, axes = _axes(5.6, 2.9)
@@ -394,7 +419,8 @@ def lora():
 PICTURES: dict[str, Callable[[], figure.Figure]] = {  # the page of docs/methods -> its picture
     "ar_and_adaptation": annealed_attention, "bitimebert": bitimebert,
     "block_diffusion": block_diffusion, "d3pm": d3pm, "decoding": decoding, "electra": electra,
-    "ernie_gram_drbert": ernie_gram, "finetuning": layer_rates, "genmd4": genmd4,
+    "embeddings": embeddings, "ernie_gram_drbert": ernie_gram, "finetuning": layer_rates,
+    "genmd4": genmd4,
     "lora_int8": lora, "masked_diffusion": masked_diffusion, "meap": meap_rows,
     "mlm": mlm_variants, "preference": preference_loss, "rl": rl, "rts_slm": rts_slm,
     "sedd": sedd, "sft": sft, "structural": structural}

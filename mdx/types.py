@@ -410,6 +410,13 @@ class Objective(Protocol):
     """Returns how a trained model is asked for tokens; None: it writes no text."""
     return None
 
+  def embedding(self) -> Callable[[Params, Batch], jax.Array] | None:
+    """Returns how rows become vectors, (params, batch) -> float32 [B, D]; None: it says nothing.
+
+    The rows are those of layout "views", whose `other` is not read.
+    """
+    return None
+
   def bound(self, estimator: str) -> Objective | None:
     """Returns the objective whose `rows["nll"]` an estimator of likelihoods averages over draws.
 

@@ -1,6 +1,6 @@
 """Selection of the positions to corrupt: by themselves, or unit by unit.
 
-Contents: bernoulli, exact_count, lowest, spans, geometric, heads, allowed_positions,
+Contents: bernoulli, exact_count, lowest, spans, window, geometric, heads, allowed_positions,
 text_positions.
 
 Convention: uniforms are drawn per example from keys [B], so a row's mask is
@@ -146,3 +146,23 @@ def spans(keys: jax.Array, count: jax.Array, allowed: jax.Array, units: jax.Arra
     return selected, ~(selected & same)
 
   return jax.vmap(row)(keys, count, allowed, heads(allowed, units))
+
+
+def window(keys: jax.Array, sizes: jax.Array, length: int, least: int = 0) -> jax.Array:
+  """Selects the positions that a random window touches, bool [B, L].
+
+  Every window of `length` units within the row is as likely.
+
+  Args:
+    keys: typed PRNG keys [B], consumed.
+    sizes: [B, L], units (characters, or 1) of each position; 0: it is never selected.
+    length: units of the window.
+    least: rows of fewer units have none selected, nor have those shorter than the window.
+  """
+  sizes = sizes.astype(jnp.int32)
+  ends = jnp.cumsum(sizes, axis=1)
+  total = ends[:, -1:]
+  draws = jax.vmap(lambda key: jax.random.uniform(key, (1,)))(keys)
+  first = jnp.minimum((draws * (total - length + 1)).astype(jnp.int32), total - length)
+  touched = (sizes > 0) & (ends > first) & (ends - sizes < first + length)
+  return touched & (total >= max(least, length))

@@ -149,8 +149,8 @@ def _last_rate(run: setup_lib.Setup) -> float:
 def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
   """Accuracy of the probe, or of the next token, over the run: the curve that claims read."""
   points = {x["step"]: x for x in lines if x["kind"] == "eval" and "cpu_seconds" in x}
-  figure = lambda x: next((x[k] for k in ("probe_accuracy", "probe_map", "accuracy") if k in x),
-                          None)
+  figure = lambda x: next((x[k] for k in ("probe_accuracy", "probe_map", "accuracy", "spearman")
+                           if k in x), None)
   return [{"updates": step, "cpu_seconds": points[step]["cpu_seconds"],
            "accuracy": figure(points[step])} for step in sorted(points)
           if figure(points[step]) is not None]

@@ -1,12 +1,13 @@
 """Attention values of rows that have more than text, or hide some of it.
 
-Contents: Placeholders, Crossed, Unmasking.
+Contents: Placeholders, Crossed, Unmasking, TEXT, SPECIAL, SUFFIX, Bottleneck.
 
 Convention: as `mdx.networks.attention`.
 
 References: Xiao et al. 2021, arXiv:2010.12148 (placeholders of masked n-grams); He et al. 2020,
 arXiv:2006.03654 (queries apart from keys, the enhanced mask decoder); Liang et al. 2024,
-arXiv:2401.15861 (gradual unmasking).
+arXiv:2401.15861 (gradual unmasking); Zhang et al. 2025, arXiv:2506.04344 (a bottleneck of special
+tokens).
 """
 
 from __future__ import annotations
@@ -74,3 +75,27 @@ class Unmasking(attention_lib.Attention):
   def of_layers(self, num_layers):
     """Hidden positions in the first layer."""
     return (_Hidden(self.is_hidden),) + (attention_lib.Full(),) * (num_layers - 1)
+
+
+TEXT, SPECIAL, SUFFIX = 0, 1, 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bottleneck(attention_lib.Attention):
+  """Causal visibility in which a suffix reads the text before it through special tokens alone.
+
+  Special tokens see the text and themselves, and not one another.
+
+  Attributes:
+    roles: int32 [B, L], TEXT, SPECIAL or SUFFIX of each position; rows of TEXT alone are causal.
+  """
+  roles: jax.Array
+
+  def sees(self, query, key, size):
+    """Visibility by role and index."""
+    del size
+    own, other = self.roles[:, :, None], self.roles[:, None]
+    is_apart = (own == SUFFIX) & (other == TEXT) | (
+        (own == SPECIAL) & (other == SPECIAL) & (query.index != key.index))
+    return (key.index <= query.index) & ~is_apart

@@ -19,6 +19,10 @@ from mdx.objectives.diffusion import d3pm
 from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
+from mdx.objectives.embedding import contrastive
+from mdx.objectives.embedding import distilled
+from mdx.objectives.embedding import gem
+from mdx.objectives.embedding import grl
 from mdx.objectives.labels import finetune
 from mdx.objectives.policies import action_grpo
 from mdx.objectives.policies import agrpo
@@ -60,6 +64,10 @@ OBJECTIVES = {
     "adapt": adapt.Adaptation,
     "meap": meap.MEAP,
     "meap_sft": meap.MEAPFineTuning,
+    "contrastive": contrastive.Contrastive,
+    "distilled": distilled.Distilled,
+    "gem": gem.GEM,
+    "grl": grl.GRL,
     "preference": preference.Preference,
     "joint_head": joint_head.JointHead,
     "classification": finetune.Classification,

@@ -1,8 +1,8 @@
 """Readers: random-access sequences of records, and what makes a record of raw bytes.
 
 Contents: Subset (hold-out), Concatenated, Mapped, JsonLines; read_text, read_json, read_object,
-parse_json, lines, cut, record, raw, messages, two_texts, prompt, preference, json_record,
-json_rows, first_value, reason; ROLES.
+parse_json, lines, cut, record, raw, messages, two_texts, three_texts, prompt, preference,
+json_record, json_rows, first_value, reason; ROLES.
 
 Convention: an error names the file and the line, row or record, in one line.
 """
@@ -220,6 +220,18 @@ def two_texts(value: Any, where: str) -> dict[str, Any]:
   if not isinstance(found, list) or len(found) != 2 or not all(isinstance(x, str) for x in found):
     raise ValueError(f"{where}: expected a list of two texts, or a text, got {value!r:.60}.")
   return {"texts": found}
+
+
+def three_texts(value: Any, where: str) -> dict[str, Any]:
+  """Makes {"texts": [str, str, str]} of a raw value, a list of three texts."""
+  if (not isinstance(value, list) or len(value) != 3
+      or not all(isinstance(x, str) and x for x in value)):
+    raise ValueError(f"{where}: expected a list of three texts that are not empty (a text, one "
+                     f"like it and one unlike it), got {value!r:.60}.")
+  if value[1] == value[2]:
+    raise ValueError(f"{where}: the positive and the negative text are the same, {value[1]!r:.40}; "
+                     "leave the record out.")
+  return {"texts": value}
 
 
 def prompt(value: Any, answer: Any, where: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ LAYOUTS = {
     "labelled": labelled.Labelled(),
     "dated": dated.Dated(),
     "views": views.Views(),
+    "triplets": views.Views(("other", "negative"), takes=()),
     "preferences": preferences.Preferences(),
     "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
     "patches": signals.Signal("patches", "patch_mask", takes=("frames",)),

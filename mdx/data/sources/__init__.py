@@ -18,6 +18,7 @@ from mdx.data.sources import structure
 from mdx.data.sources import task
 from mdx.data.sources import text
 from mdx.data.sources import tfds
+from mdx.data.toys import grammar_pairs
 from mdx.data.toys import grammar_tags
 from mdx.data.toys import grammar_text
 from mdx.data.toys import news
@@ -45,6 +46,8 @@ SOURCES = {
     "tfds_labelled": labelled.TfdsLabelled,
     "packaged": packaged.Packaged,
     "grammar": grammar_text.GrammarText,
+    "grammar_pairs": grammar_pairs.GrammarPairs,
+    "grammar_triplets": grammar_pairs.GrammarTriplets,
     "grammar_tags": grammar_tags.GrammarTags,
     "news": news.News,
     "recall": recall.Recall,

@@ -28,7 +28,8 @@ def _column_messages(value: Any, where: str) -> dict[str, Any]:
 def _layout_of(value: Any) -> str:
   """The layout that a value of a field asks for."""
   is_list_of = lambda kind: isinstance(value, list) and value and isinstance(value[0], kind)
-  return "chat" if is_list_of(dict) else "views" if is_list_of(str) else "text"
+  texts = "triplets" if is_list_of(str) and len(value) == 3 else "views"
+  return "chat" if is_list_of(dict) else texts if is_list_of(str) else "text"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,9 @@ class Jsonl(files.Files):
   """One JSON object a line.
 
   Its `field` holds a text or a list of token ids; a list of messages, {"role": ..., "content":
-  ...} each (layout "chat"); or a list of two texts (layout "views"), as the first line says. With
-  `answer`, `field` holds a prompt and `answer` what is to be predicted (layout "answered").
+  ...} each (layout "chat"); a list of two texts (layout "views"), or of three, a text with one like
+  it and one unlike it (layout "triplets"), as the first line says. With `answer`, `field` holds a
+  prompt and `answer` what is to be predicted (layout "answered").
 
   Only the offsets of the lines stay in memory. Files below 64 MB are checked line by line when
   they are indexed (`is_checked`); in a larger one a line is checked when it is read.
@@ -62,7 +64,7 @@ class Jsonl(files.Files):
 
 _NUM_LOOKED_AT = 100  # values, for the first that is no null
 _CONVERTERS = {"text": readers.record, "chat": readers.messages, "views": readers.two_texts,
-               "answered": readers.prompt}
+               "triplets": readers.three_texts, "answered": readers.prompt}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

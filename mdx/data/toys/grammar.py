@@ -90,7 +90,7 @@ class Grammar:
     """Topic, and paragraphs of sentences of ids, int32."""
     draw = np.random.default_rng(seed)
     topic = int(draw.integers(NUM_TOPICS))
-    return topic, [self._paragraph(draw, topic, num_sentences) for _ in range(num_paragraphs)]
+    return topic, [self.paragraph(draw, topic, num_sentences) for _ in range(num_paragraphs)]
 
   def _verb_probs(self, topic: int) -> np.ndarray:
     probs = self.probs("verb", topic)
@@ -99,9 +99,12 @@ class Grammar:
       probs = probs * (self.takes(verbs, nouns) & self.is_held_out(verbs, nouns)).any(axis=1)
     return probs / probs.sum()
 
-  def _paragraph(self, draw, topic, num_sentences):
+  def paragraph(self, draw: np.random.Generator, topic: int, num_sentences: int,
+                key: int | None = None) -> list[np.ndarray]:
+    """Sentences of ids, int32, with a key noun that is given, or drawn (None)."""
     nouns = self.probs("noun", topic)
-    key, subject, sentences = int(draw.choice(len(nouns), p=nouns)), None, []
+    drawn, subject, sentences = int(draw.choice(len(nouns), p=nouns)), None, []
+    key = drawn if key is None else key
     for _ in range(num_sentences):
       has_key, same, as_subject = draw.random(3) < (KEY_RATE, SAME_SUBJECT_RATE, 0.5)
       verb = int(draw.choice(_SIZES["verb"], p=self._verb_probs(topic)))

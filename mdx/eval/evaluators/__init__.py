@@ -17,6 +17,7 @@ import jax
 from mdx import config as config_lib
 from mdx import types
 from mdx.eval import best as best_lib
+from mdx.eval.evaluators import embedding_tasks
 from mdx.eval.evaluators import held_out
 from mdx.eval.evaluators import labels
 from mdx.eval.evaluators import linear_probe
@@ -29,6 +30,11 @@ EVALUATORS = {
     "linear_probe": linear_probe.LinearProbe,
     "pairs": pairs.Pairs,
     "rules": rules.Rules,
+    "similarity": embedding_tasks.Similarity,
+    "retrieval": embedding_tasks.Retrieval,
+    "text_classification": embedding_tasks.TextClassification,
+    "clustering": embedding_tasks.Clustering,
+    "pair_classification": embedding_tasks.PairClassification,
 }
 
 

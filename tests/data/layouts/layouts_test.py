@@ -21,6 +21,11 @@ def _npz(tmp_path):
   return dict(name="arrays", path=str(tmp_path / "a.npz"), holdout_every=5)
 
 
+def _triplets(tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"it": ["one", "two", "three"]}\n' * 5)
+  return str(tmp_path / "a.jsonl")
+
+
 def _cases(tmp_path):
   """layout -> (tokenizer, data config whose rows have it)."""
   chat = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")
@@ -41,6 +46,8 @@ def _cases(tmp_path):
                               source=dict(name="packaged", task="overlap"))),
       "dated": (news, dict(length=32, packing="crop", source=dict(name="news", num_documents=9))),
       "views": (BYTE, dict(length=16, packing="pad", layout="views", source=MEMORY)),
+      "triplets": (BYTE, dict(length=16, packing="pad", source=dict(
+          name="jsonl", path=_triplets(tmp_path), field="it", holdout_every=0))),
       "frames": (BYTE, dict(length=4, packing="pad", channels=3, source=_npz(tmp_path))),
       "patches": (BYTE, dict(length=6, packing="crop", channels=3, layout="patches",
                              source=_npz(tmp_path))),

@@ -348,7 +348,8 @@ def test_empty_fields_are_left_at_their_defaults(tmp_path):
 def test_a_jsonl_says_its_layout_by_its_first_line(tmp_path):
   message = {"role": "user", "content": "a"}
   cases = {"text": {"it": "one"}, "ids": {"it": [1, 2]}, "chat": {"it": [message]},
-           "views": {"it": ["one", "two"]}, "answered": {"it": "ask", "reply": "say"}}
+           "views": {"it": ["one", "two"]}, "triplets": {"it": ["one", "two", "three"]},
+           "answered": {"it": "ask", "reply": "say"}}
   for name, item in cases.items():
     _write_jsonl(tmp_path / "a.jsonl", [item] * 2)
     source = sources.build({"name": "jsonl", "path": str(tmp_path / "a.jsonl"), "field": "it",
@@ -356,7 +357,8 @@ def test_a_jsonl_says_its_layout_by_its_first_line(tmp_path):
     assert source.layout == name.replace("ids", "text")
     record = source.records("train")[1]
     assert set(record) == {"text": {"text"}, "ids": {"tokens"}, "chat": {"messages"},
-                           "views": {"texts"}, "answered": {"prompt", "answer", "blank"}}[name]
+                           "views": {"texts"}, "triplets": {"texts"},
+                           "answered": {"prompt", "answer", "blank"}}[name]
   _write_jsonl(tmp_path / "a.jsonl", [{"it": "ask", "reply": 3}])
   assert "line 1: expected texts as prompt and answer, got 3" in _error(source.records, "train")
 

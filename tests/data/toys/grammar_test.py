@@ -94,3 +94,22 @@ def test_documents_depend_on_seed_and_split_and_have_the_topic_as_label():
   assert tokenizer.decode(train[0]["tokens"][-1:]) == "end0"
   with pytest.raises(ValueError, match="num_sentences must be at least 1"):
     sources.build(dict(name="grammar", num_sentences=0))
+
+
+def test_pairs_of_passages_have_the_similarity_that_they_say():
+  tokenizer = tokenizer_lib.build("grammar")
+  records = sources.build(dict(name="grammar_pairs", num_pairs=300)).records("validation")
+  assert [record["label"] for record in records] == ["0", "1", "2"] * 100
+  shares, shared = {"0": [], "1": [], "2": []}, {"0": [], "1": [], "2": []}
+  for record in records:
+    topics, nouns = [], []
+    for text in record["texts"]:
+      ids = tokenizer.encode(text)
+      owners = [grammar.Grammar.topic(kind, NUMBER[i]) for i in ids
+                if (kind := KIND[i]) in ("noun", "verb", "adj")]
+      topics.append(np.bincount(owners, minlength=8).argmax())
+      nouns.append({int(i) for i in ids if KIND[i] == "noun"})
+    shares[record["label"]].append(topics[0] == topics[1])
+    shared[record["label"]].append(len(nouns[0] & nouns[1]))
+  assert np.mean(shares["0"]) < 0.1 and min(np.mean(shares["1"]), np.mean(shares["2"])) > 0.8
+  assert np.mean(shared["2"]) > np.mean(shared["1"]) + 0.1 > np.mean(shared["0"]) + 0.5

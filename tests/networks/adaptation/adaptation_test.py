@@ -315,7 +315,9 @@ CONFIGS = {name: (name, None) for name in (
         "decoded_mlm": ("drbert", None), "cluster_rts": ("rts", "clusters"),
         "meap_sft": ("meap", "sft"), "classification": ("finetune", "next"),
         "regression": ("finetune", "overlap"), "tagging": ("finetune", "speech"),
-        "joint_head": ("joint", None), "preference": ("preference", None)}
+        "joint_head": ("joint", None), "preference": ("preference", None),
+        "contrastive": ("mirror", None), "gem": ("gem", None), "grl": ("ullme", None),
+        "distilled": ("mirror", "distil")}
 
 
 def test_every_objective_has_a_config_here():

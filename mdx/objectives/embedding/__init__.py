@@ -1,0 +1,1 @@
+"""Objectives over embeddings of texts: contrastive ones, alone or beside language modelling."""
