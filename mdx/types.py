@@ -1,7 +1,7 @@
 """The doors of mdx: protocols and named tuples that an extension is written against.
 
 Contents: RARE, Params, Batch, Part, no_axes, Aux, Context, context, Noise, Inputs, Hidden, Network,
-Request, Answer, Reader, World, Objective, Coupled, is_coupled, Frontend, Leaf, Adaptation,
+Request, Answer, Reader, Embedder, World, Objective, Coupled, is_coupled, Frontend, Leaf, Adaptation,
 Sampler, Task, Drawing, Shown, Environment, Field, Layout, Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
@@ -266,6 +266,23 @@ class Reader(NamedTuple):
   given: Mapping[str, Any] = {}
 
 
+class Embedder(NamedTuple):
+  """The way in which a model reads a text for its embedding.
+
+  Attributes:
+    attention: the value of `networks.attention` that the model is read with.
+    start_ids: ids in front of a text, beside those of the tokenizer, unless it begins so.
+    settings: fields of `eval.embedding.Settings` that the model was trained for.
+    pooling_part: name of the part with the parameters of its pooling; "": it has none.
+    project: (params, pooled states float32 [B, D]) -> embeddings [B, E]; None: as they are.
+  """
+  attention: Any
+  start_ids: tuple[int, ...] = ()
+  settings: Mapping[str, Any] = {}
+  pooling_part: str = ""
+  project: Callable[[Params, jax.Array], jax.Array] | None = None
+
+
 class World(NamedTuple):
   """Facts that `Objective.build` may ask for.
 
@@ -392,6 +409,15 @@ class Objective(Protocol):
   def reader(self) -> Reader | None:
     """Returns how a trained model is asked for tokens; None: it writes no text."""
     return None
+
+  @property
+  def visibility(self) -> Any:
+    """The value of `networks.attention` that a whole text is read with."""
+    raise TypeError(f"{type(self).__name__} does not say how it reads a text")
+
+  def embedder(self) -> Embedder:
+    """Returns how texts are read for their embeddings; the model itself is `params["model"]`."""
+    return Embedder(self.visibility)
 
   def bound(self, estimator: str) -> Objective | None:
     """Returns the objective whose `rows["nll"]` an estimator of likelihoods averages over draws.
