@@ -51,7 +51,7 @@ FAMILIES = {f.model_type: f for f in (
     hf_llada.FAMILY, hf_dream.FAMILY, hf_sdar.FAMILY, hf_llama.FAMILY, hf_qwen.QWEN2, hf_qwen.QWEN3,
     hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
     hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES)}
-CONFIG, load_config = settings.CONFIG, settings.load_config
+CONFIG, load_config, HEADS = settings.CONFIG, settings.load_config, family_lib.HEADS
 _TIE = "tie_word_embeddings"
 # What stands beside config.json and the weights: tokenizer, chat template, the model's code.
 _BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
@@ -172,22 +172,29 @@ def encoder_fields(path: str | pathlib.Path) -> dict[str, Any]:
       sentence_transformers.read(around) if around else {})
 
 
-def body_of(spec: transformer.Transformer) -> tuple[transformer.Transformer, str, str]:
+def body_of(spec: transformer.Transformer, is_causal: bool
+            ) -> tuple[transformer.Transformer, str, str]:
   """A model without its head, and the `model_type` and class of the first family that holds it.
+
+  Args:
+    spec: of the model; its head is left out.
+    is_causal: whether it reads from left to right.
 
   Raises:
     ValueError: none does.
   """
   spec = dataclasses.replace(spec, head="none", head_transform=False, head_bias=False, tied=True)
-  reasons = []
+  reasons: list[str] = []
   for family in FAMILIES.values():
     for name in family.bodies:
       try:
-        family_lib.body(family, name).to_config(spec)
-        return spec, family.model_type, name
+        config = family_lib.body(family, name).to_config(spec)
+        if (family.objective(config).get("name") == "ar") == is_causal:
+          return spec, family.model_type, name
       except ValueError as error:
         reasons.append(str(error))
-  raise ValueError(f"no family of Hugging Face has such a model: {' '.join(reasons)}")
+  raise ValueError("no family of Hugging Face has such a model without its head: "
+                   f"{' '.join(reasons)}")
 
 
 def is_read_with(path: str | pathlib.Path, objective: Mapping[str, Any]) -> bool:

@@ -120,6 +120,9 @@ def _pooling(settings: Mapping[str, Any], file: pathlib.Path) -> str:
   if len(modes) != 1 or modes[0] not in ours:
     raise ValueError(f"{file} has the pooling {' and '.join(map(str, modes)) or 'none'}; expected "
                      f"one of {', '.join(ours)}.")
+  if modes[0] == "weightedmean" and not settings.get("include_prompt", True):
+    raise ValueError(f"{file}: weights by position that count a prompt which is left out are not "
+                     "known; set include_prompt.")
   return ours[modes[0]]
 
 
@@ -182,6 +185,8 @@ def written(settings: Mapping[str, Any], dense: Sequence[Mapping[str, Any]],
            if settings[name] != value]
   if not isinstance(pooling, str) or pooling not in _POOLINGS:
     wrong.append(f"pooling {pooling!r}")
+  if pooling == "weighted_mean" and not settings["include_prompt"]:
+    wrong.append("pooling weighted_mean whose first position stands behind the prompt")
   plain = {}
   for name, prompt in prompts.items():
     plain[name] = prompt.removesuffix("{text}") if isinstance(prompt, str) else "{text}"

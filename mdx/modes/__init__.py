@@ -14,7 +14,7 @@ from mdx import config as config_lib
 
 # config.mode -> its file.
 MODES = {"train": "train", "rl": "rl", "sample": "sample", "eval": "evaluate", "export": "export",
-         "predict": "predict", "claim": "claim", "table": "table", "decoding": "decoding",
+         "predict": "predict", "embed": "embed", "search": "search", "claim": "claim", "table": "table", "decoding": "decoding",
          "compile": "compile", "report": "report"}
 
 

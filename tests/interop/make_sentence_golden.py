@@ -34,7 +34,7 @@ def main():
     body = models.Transformer(folder, max_seq_length=20)
     shutil.rmtree(_OUT, ignore_errors=True)
     model = sentence_transformers.SentenceTransformer(modules=[
-        body, models.Pooling(16, "weightedmean", include_prompt=False), models.Dense(16, 8),
+        body, models.Pooling(16, "mean", include_prompt=False), models.Dense(16, 8),
         models.Normalize()], prompts={"query": "find: ", "document": ""})
     model.save(str(_OUT), create_model_card=False)
   golden = {"texts": TEXTS, "plain": model.encode(TEXTS).tolist(),
