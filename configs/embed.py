@@ -3,8 +3,8 @@ r"""Embeddings of the texts of a file, by any model that reads text.
 The file is a .txt (a text a line), .csv, .tsv or .jsonl, also .gz or .xz:
   python -m mdx.main --config=configs/embed.py --workdir=runs/embedded \
     --config.init.checkpoint=all-MiniLM-L6-v2 --config.path=texts.jsonl
-Writes embeddings.npy (float32, a row a text), ids.json in the same order, and embeddings.json (what
-made them). Goes on where it was stopped, to the same bytes. In Python: mdx.load(PATH).encode(texts).
+Writes embeddings.npy (float32, a row a text), ids.json in the same order, and embeddings.json: what
+made them. Goes on where it was stopped, to the same bytes. In Python: mdx.load(PATH).encode(TEXTS)
 """
 
 from ml_collections import config_dict

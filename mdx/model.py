@@ -567,7 +567,7 @@ class Model(load_lib.Loaded):
       progress: whether a terminal shows how many rows are done.
       **options: over the model's own settings: `prompt` (a text before every text, a template with
         "{text}", several that are averaged, or kind -> prompt) and the fields of
-        `eval.embedding.Settings`: pooling, attention, layer, normalize, dim, max_length, ...
+        `eval.embedders.Settings`: pooling, attention, layer, normalize, dim, max_length, ...
 
     Raises:
       ValueError: an option that does not fit the model, or a text without tokens.

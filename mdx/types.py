@@ -1,8 +1,8 @@
 """The doors of mdx: protocols and named tuples that an extension is written against.
 
 Contents: RARE, Params, Batch, Part, no_axes, Aux, Context, context, Noise, Inputs, Hidden, Network,
-Request, Answer, Reader, Embedder, World, Objective, Coupled, is_coupled, Frontend, Leaf, Adaptation,
-Sampler, Task, Drawing, Shown, Environment, Field, Layout, Evaluator.
+Request, Answer, Reader, Embedder, World, Objective, Coupled, is_coupled, Frontend, Leaf,
+Adaptation, Sampler, Task, Drawing, Shown, Environment, Field, Layout, Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -272,7 +272,7 @@ class Embedder(NamedTuple):
   Attributes:
     attention: the value of `networks.attention` that the model is read with.
     start_ids: ids in front of a text, beside those of the tokenizer, unless it begins so.
-    settings: fields of `eval.embedding.Settings` that the model was trained for.
+    settings: fields of `eval.embedders.Settings` that the model was trained for.
     pooling_part: name of the part with the parameters of its pooling; "": it has none.
     project: (params, pooled states float32 [B, D]) -> embeddings [B, E]; None: as they are.
   """

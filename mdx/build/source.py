@@ -291,7 +291,7 @@ class HuggingFace(_Source):
     del which, is_part
     found = {"model": interop.load(self.path, self._model_of(base),
                                    lambda path, leaf: put_on(f"model/{path}", leaf))}
-    if "dense" in base:
+    if "dense" in base and self._around:
       stored = interop.sentence_transformers.load_dense(self._around)
       if problems := tree.difference(base["dense"], stored):
         raise ValueError(f"{self.path}: its Dense modules are not what they say: {problems[0]}; "

@@ -57,8 +57,8 @@ def _keys(kind: Callable[[Any, str], None], *names: str) -> dict[str, Callable[[
 
 
 KEYS = {
-    **_keys(_TABLE, "checkpoint", "compile", "data", "embedding", "eval", "export", "init", "lora", "mesh",
-            "network", "objective", "optimizer", "quality", "rollout", "rules", "sampler",
+    **_keys(_TABLE, "checkpoint", "compile", "data", "embedding", "eval", "export", "init", "lora",
+            "mesh", "network", "objective", "optimizer", "quality", "rollout", "rules", "sampler",
             "rollout.inference",
             "sharding", "task", "tokenizer", "frozen", "eval.probe", "eval.rules",
             "rollout.sampler"),
@@ -70,8 +70,8 @@ KEYS = {
             "rollout.group_size", "rollout.max_refills", "rollout.max_reply_length",
             "rollout.max_turns", "rollout.num_prompts", "sampler.gen_length", "sampler.steps",
             "steps", "top_k"),
-    **_keys(_MANY, "embedding.dim", "embedding.max_length", "eval.block_length", "eval.gradient_draws", "eval.num_batches",
-            "eval.pass_examples", "eval_steps",
+    **_keys(_MANY, "embedding.dim", "embedding.max_length", "eval.block_length",
+            "eval.gradient_draws", "eval.num_batches", "eval.pass_examples", "eval_steps",
             "lora.rank", "max_prompt_length", "num_examples", "num_shown", "rollout.batch_size",
             "rollout.calibration_samples",
             "rollout.filter_examples", "rollout.max_prompt_length", "sampler.num_samples",

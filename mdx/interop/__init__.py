@@ -1,8 +1,8 @@
 """Hugging Face directories in and out: config.json, safetensors and the files beside them.
 
 Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
-encoder_fields, special_ids, end_ids, check, stored_types, load, save, is_read_with, suited, body_of,
-adapter_fields, load_adapter, save_adapter, decoding.
+encoder_fields, special_ids, end_ids, check, stored_types, load, save, is_read_with, suited,
+body_of, HEADS, adapter_fields, load_adapter, save_adapter, decoding.
 
 Convention: a family is one file with a name table that serves both directions. Everything
 that can be wrong with a directory is found from config.json and file headers, before a

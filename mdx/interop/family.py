@@ -1,6 +1,7 @@
 """Model families of Hugging Face: names, options, both directions.
 
-Contents: HEADS, Tensor, linear, Family, alias, body, is_positive, read_options, check_fields, first_id.
+Contents: HEADS, Tensor, linear, Family, alias, body, is_positive, read_options, check_fields,
+first_id.
 
 Convention: a family is one file `hf_NAME.py` that ends with a `FAMILY`. Its table maps each
 parameter path of ours to a tensor of theirs, and serves import and export alike.
@@ -102,7 +103,8 @@ def body(base: Family, architecture: str) -> Family:
         tensor, name=tensor.name.removeprefix(base.prefix), also=tuple(
             name.removeprefix(base.prefix) for name in tensor.also if name.startswith(base.prefix)))
             for path, tensor in base.tensors(dataclasses.replace(
-                spec, **{"head": "lm"} | base.headed)).items() if path.partition("/")[0] not in HEADS}
+                spec, **{"head": "lm"} | base.headed)).items()
+            if path.partition("/")[0] not in HEADS}
 
   def to_config(spec):
     check_fields(spec, base.model_type, {f.name: None for f in dataclasses.fields(spec)} | bare)

@@ -2,9 +2,9 @@
 
 Contents: MODULES, directory_of, model_path, read, load_dense, written.
 
-Convention: modules.json names a Transformer, a Pooling, any Dense and at most one Normalize, in this
-order. What is written has the names and keys of every release since 2.0; those that release 6 gives
-them are read too.
+Convention: modules.json names a Transformer, a Pooling, any Dense and at most one Normalize, in
+this order. What is written has the names and keys of every release since 2.0; those that release 6
+gives them are read too.
 
 Reference: Reimers & Gurevych 2019, arXiv:1908.10084.
 """
@@ -154,8 +154,8 @@ def load_dense(path: str | pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
   for number, folder in enumerate(folders):
     file = folder / safetensors.FILE
     if not file.is_file():
-      raise ValueError(f"{folder} has no {safetensors.FILE}; load it with sentence-transformers and "
-                       "save it again.")
+      raise ValueError(f"{folder} has no {safetensors.FILE}; load it with sentence-transformers "
+                       "and save it again.")
     tensors = safetensors_numpy.load(file.read_bytes())
     found[str(number)] = {
         ours: np.asarray(value.T if ours == "kernel" else value, np.float32)
@@ -169,7 +169,7 @@ def written(settings: Mapping[str, Any], dense: Sequence[Mapping[str, Any]],
   """Files of a directory, by name, beside those of its model.
 
   Args:
-    settings: all fields of `eval.embedding.Settings`.
+    settings: all fields of `eval.embedders.Settings`.
     dense: entries of objective.dense.
     params: their parameters, of "0", "1", ...
     width: of the model's states.
@@ -194,7 +194,8 @@ def written(settings: Mapping[str, Any], dense: Sequence[Mapping[str, Any]],
       wrong.append(f"prompt {prompt!r:.40}")
   if wrong:
     raise ValueError(f"sentence-transformers has no {wrong[0]}; set what it has: one of "
-                     f"{', '.join(_POOLINGS)}, prompts before the text, the last layer, all columns.")
+                     f"{', '.join(_POOLINGS)}, prompts before the text, the last layer, all "
+                     "columns.")
   entry = lambda i, path, kind: {"idx": i, "name": str(i), "path": path,
                                  "type": f"sentence_transformers.models.{kind}"}
   modules = [entry(0, "", "Transformer"), entry(1, "1_Pooling", "Pooling")]

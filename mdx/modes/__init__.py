@@ -14,8 +14,8 @@ from mdx import config as config_lib
 
 # config.mode -> its file.
 MODES = {"train": "train", "rl": "rl", "sample": "sample", "eval": "evaluate", "export": "export",
-         "predict": "predict", "embed": "embed", "search": "search", "claim": "claim", "table": "table", "decoding": "decoding",
-         "compile": "compile", "report": "report"}
+         "predict": "predict", "embed": "embed", "search": "search", "claim": "claim",
+         "table": "table", "decoding": "decoding", "compile": "compile", "report": "report"}
 
 
 def run(mode: str, config: Mapping[str, Any], workdir: str) -> dict[str, Any]:

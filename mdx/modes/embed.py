@@ -19,7 +19,7 @@ from mdx import embedding as embedding_lib
 from mdx import model as model_lib
 from mdx.build import values
 from mdx.data.sources import listed
-from mdx.eval import embedding
+from mdx.eval import embedders
 from mdx.train import progress as progress_lib
 from mdx.utils import checksum
 from mdx.utils import console
@@ -68,7 +68,7 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
   found = {k: v for k, v in given.items() if v != neutral[k]}
   if "normalize" in found:
     found["normalize"] = _ANSWERS[found["normalize"]]
-  embedding.Settings.of({k: v for k, v in found.items() if k != "prompt"})
+  embedders.Settings.of({k: v for k, v in found.items() if k != "prompt"})
   return found
 
 

@@ -180,8 +180,8 @@ def _sentences(model: model_lib.Model, config: Mapping[str, Any], path: pathlib.
     found["tokenizer_config.json"] = json.dumps(_named(model.tokenizer), indent=2) + "\n"
   dense = model.params.get("dense", {})
   found |= interop.sentence_transformers.written(
-      dataclasses.asdict(settings), model.config["objective"].get("dense", ()), processes.fetch(dense),
-      spec.width, spec.max_length)
+      dataclasses.asdict(settings), model.config["objective"].get("dense", ()),
+      processes.fetch(dense), spec.width, spec.max_length)
   with jax.set_mesh(model.mesh):
     interop.save(path, params, spec, like=like, model_type=model_type, body=body,
                  dtype=wanted["dtype"], ids=ids, files=found)

@@ -100,8 +100,8 @@ def _build(model: model_lib.Model, corpus: listed.Listed, path: pathlib.Path,
   if (path / _ABOUT).is_file():
     known = readers.read_object(path / _ABOUT)
     if wrong := next((k for k in kept if known.get(k) != kept[k]), None):
-      raise ValueError(f"{path} has an index with {wrong} {known.get(wrong)}, and config.{wrong} is "
-                       f"{kept[wrong]}; give a new --workdir.")
+      raise ValueError(f"{path} has an index with {wrong} {known.get(wrong)}, and config.{wrong} "
+                       f"is {kept[wrong]}; give a new --workdir.")
   embed.write(model, corpus, path, options, kind="document", batch_size=config["batch_size"])
   if jax.process_index() == 0:
     files.write_text(path / _TEXTS, json.dumps([corpus.ids, corpus.texts], ensure_ascii=False))

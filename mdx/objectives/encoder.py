@@ -30,7 +30,7 @@ class Encoder(types.Objective):
   Attributes:
     network: the model.
     attention: dict(name="full"), "causal", ... that it reads with.
-    embedding: fields of `eval.embedding.Settings`, how it was trained to embed.
+    embedding: fields of `eval.embedders.Settings`, how it was trained to embed.
     dense: linear maps behind the pooling, dict(num_inputs, num_outputs, has_bias, activation) each,
       `activation` one of ACTIVATIONS.
   """
