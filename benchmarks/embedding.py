@@ -13,20 +13,18 @@ import statistics
 import tempfile
 import time
 
-from mdx.utils import malloc
-
-malloc.tune_cpu()  # as python -m mdx.main
-
-# pylint: disable=wrong-import-position
+import jax
+import jax.numpy as jnp
 import numpy as np
 import sentence_transformers
-from sentence_transformers import models
+from sentence_transformers.sentence_transformer import modules
 import tokenizers
 import torch
 import transformers
 
 import mdx
 from mdx import assets
+from mdx.utils import malloc
 from mdx.utils import readers
 
 
@@ -52,11 +50,29 @@ def _model(folder):
       vocab_size=len(words), hidden_size=512, num_hidden_layers=4, num_attention_heads=8,
       intermediate_size=2048)).save_pretrained(folder)
   model = sentence_transformers.SentenceTransformer(modules=[
-      models.Transformer(str(folder), max_seq_length=256), models.Pooling(512, "mean"),
-      models.Normalize()], device="cpu")
+      modules.Transformer(str(folder), max_seq_length=256), modules.Pooling(512, "mean"),
+      modules.Normalize()], device="cpu")
   path = str(pathlib.Path(folder) / "model")
   model.save(path, create_model_card=False)
   return path
+
+
+def _matmul_rates():
+  """GFLOP per CPU-second of float32 products [4096, 512] x [512, 2048], of each side's library."""
+  x, w = np.ones((4096, 512), np.float32), np.ones((512, 2048), np.float32)
+  product = jax.jit(jnp.matmul)
+  sides = {"sentence-transformers": (torch.matmul, torch.tensor(x), torch.tensor(w)),
+           "mdx": (lambda x, w: product(x, w).block_until_ready(), jnp.asarray(x), jnp.asarray(w))}
+  found = {}
+  for name, (run, *arrays) in sides.items():
+    run(*arrays)
+    seconds = []
+    for _ in range(10):
+      start = time.process_time()
+      run(*arrays)
+      seconds.append(time.process_time() - start)
+    found[name] = 2e-9 * 4096 * 512 * 2048 / statistics.median(seconds)
+  return found
 
 
 def main():
@@ -67,6 +83,7 @@ def main():
   parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
   args = parser.parse_args()
   torch.set_num_threads(args.threads)
+  malloc.tune_cpu()  # as python -m mdx.main
   texts = _texts(args.texts)
   with tempfile.TemporaryDirectory() as folder:
     path = _model(folder)
@@ -82,10 +99,11 @@ def main():
         start = time.process_time()
         run()
         spent[name].append(time.process_time() - start)
+  rates = _matmul_rates()
   for name, seconds in spent.items():
     print(f"{name:<22} {args.texts / statistics.median(seconds):8.1f} texts per CPU-second "
           f"({len(seconds)} turns, {args.texts / max(seconds):.1f} to "
-          f"{args.texts / min(seconds):.1f})")
+          f"{args.texts / min(seconds):.1f}); matmul {rates[name]:.0f} GFLOP per CPU-second")
   ratios = [a / b for a, b in zip(spent["sentence-transformers"], spent["mdx"])]
   print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); largest "
         f"difference of a component {difference:.1e}")

@@ -17,14 +17,12 @@ def get_config(arg=None):
     raise ValueError(f"configs/search.py takes no argument, got {arg!r}.")
   config = embed.get_config()
   del config["kind"]  # texts of the corpus are documents
-  config.update(dict(
-      mode="search",  # the only one of this config
-      id_field="id",  # column of the corpus with the ids, none twice; "" = the rows are numbered
-      query="",  # one query
-      queries="",  # or a file of them, as `path` is
-      top_k=10,  # texts that are found for each
-      index="exact",  # all products; or faiss (its flat index), hnsw (hnswlib, approximate)
-      similarity="cosine",  # or dot
-      num_shown=3,  # queries whose answers are printed
-  ))
+  config.mode = "search"  # the only one of this config
+  config.id_field = "id"  # column of the corpus with the ids, none twice; "" = the rows' numbers
+  config.query = ""  # one query
+  config.queries = ""  # or a file of them, as `path` is
+  config.top_k = 10  # texts that are found for each
+  config.index = "exact"  # all products; or faiss (its flat index), hnsw (hnswlib, approximate)
+  config.similarity = "cosine"  # of embeddings; or dot
+  config.num_shown = 3  # queries whose answers are printed
   return config

@@ -11,7 +11,7 @@ import string
 import tempfile
 
 import sentence_transformers
-from sentence_transformers import models
+from sentence_transformers.sentence_transformer import modules
 import torch
 import transformers
 
@@ -31,11 +31,11 @@ def main():
         vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=24, max_position_embeddings=32, initializer_range=0.3)
                            ).save_pretrained(folder)
-    body = models.Transformer(folder, max_seq_length=20)
+    body = modules.Transformer(folder, max_seq_length=20)
     shutil.rmtree(_OUT, ignore_errors=True)
     model = sentence_transformers.SentenceTransformer(modules=[
-        body, models.Pooling(16, "mean", include_prompt=False), models.Dense(16, 8),
-        models.Normalize()], prompts={"query": "find: ", "document": ""})
+        body, modules.Pooling(16, "mean", include_prompt=False), modules.Dense(16, 8),
+        modules.Normalize()], prompts={"query": "find: ", "document": ""})
     model.save(str(_OUT), create_model_card=False)
   golden = {"texts": TEXTS, "plain": model.encode(TEXTS).tolist(),
             "query": model.encode_query(TEXTS).tolist()}
