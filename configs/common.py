@@ -132,7 +132,9 @@ def _small() -> config_dict.ConfigDict:
       tensorboard=False,  # event files (extra `log`)
       wandb="",  # project of Weights & Biases (extra `wandb`)
       export=dict(  # of mode=export
-          format="orbax",  # or huggingface (adapters are merged), or peft (adapters alone)
+          # huggingface: adapters are merged; sentence_transformers: what embeds texts; peft: the
+          # adapters alone; orbax: for mdx.
+          format="orbax",
           path="",  # a new directory
           model_type="",  # of interop.FAMILIES; "" = where it came from, or what holds it
           dtype=""),  # float32, bfloat16, float16; "" = as in the directory it came from

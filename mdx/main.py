@@ -53,6 +53,8 @@ modes (config.mode; sample, rl and claim have configs of their own)
                 any training config)
   export        write weights, config and tokenizer to --config.export.path (likewise)
   predict       label new rows with a fine-tuned model (configs/predict.py)
+  embed         embeddings of the texts of a file (configs/embed.py)
+  search        the nearest texts of a corpus to a query (configs/search.py)
   claim         measure a claim of configs/claims: arms x seeds of runs, and a stated test
   report        write report.html of a run again, or of several (configs/report.py)
   compile       compile a training or RL config for --config.compile.topology, which need not be

@@ -20,6 +20,7 @@ import numpy as np
 from scipy import special
 
 from mdx import checkpoint as checkpoint_lib
+from mdx import embedding
 from mdx import sharding
 from mdx import types
 from mdx.build import identity
@@ -79,7 +80,7 @@ class Model(load_lib.Loaded):
     return (f"Model({self.config['objective']['name']}, {tree.count(self.params):,} parameters, "
             f"rows of {self.max_length} tokens, from {self.source})")
 
-  def encode(self, prompt: str | Sequence[Any] | np.ndarray) -> np.ndarray:
+  def prompt_ids(self, prompt: str | Sequence[Any] | np.ndarray) -> np.ndarray:
     """Ids of a prompt: text, where "[MASK]" is a position to fill, ids, or chat messages.
 
     Around a text stand the ids that its tokenizer puts there, behind it only where it is filled in;
@@ -176,7 +177,7 @@ class Model(load_lib.Loaded):
     is_one = isinstance(prompts, str) or (
         isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], Mapping))
     prompts = [""] if prompts is None else [prompts] if is_one else prompts
-    rows = [p for prompt in prompts for p in [self.encode(prompt)] * num_samples]
+    rows = [p for prompt in prompts for p in [self.prompt_ids(prompt)] * num_samples]
     bar = progress_lib.Progress(len(rows), enabled=progress, what="sampling")
     decoded: dict[int, Sample] = {}
     for i, row in self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
@@ -462,7 +463,7 @@ class Model(load_lib.Loaded):
   def _whole(self, row: str | Ids) -> np.ndarray:
     """Ids of a row that is complete: behind a text stand those that its tokenizer puts there."""
     closing = self._closing if isinstance(row, str) and MASK not in row else ()
-    return np.concatenate([self.encode(row), np.array(closing, np.int32)])
+    return np.concatenate([self.prompt_ids(row), np.array(closing, np.int32)])
 
   def pseudo_log_likelihood(self, texts: Sequence[str] | str, *, batch_size: int = 8,
                             progress: bool = False) -> np.ndarray:
@@ -481,7 +482,7 @@ class Model(load_lib.Loaded):
     Raises:
       ValueError: no mask in the text, or a model that reads from left to right.
     """
-    ids = self.encode(text)
+    ids = self.prompt_ids(text)
     masked = np.flatnonzero(ids == self.tokenizer.mask_id)
     if not masked.size or self.is_causal:
       raise ValueError(f"fill_mask needs a text with {MASK} and a model that reads both sides, got "
@@ -554,6 +555,25 @@ class Model(load_lib.Loaded):
                              told=bar.update)
     bar.close()
     return found
+
+  def encode(self, texts: Sequence[str] | str, *, kind: str = "", batch_size: int = 32,
+             progress: bool = False, **options: Any) -> np.ndarray:
+    """Embeddings of texts, float32 [N, D], in their order.
+
+    Args:
+      texts: one string is one text. What is too long for the model is cut.
+      kind: "query", "document", or another that the model has a prompt for; "" = its default.
+      batch_size: rows of about one length read together.
+      progress: whether a terminal shows how many rows are done.
+      **options: over the model's own settings: `prompt` (a text before every text, a template with
+        "{text}", several that are averaged, or kind -> prompt) and the fields of
+        `eval.embedders.Settings`: pooling, attention, layer, normalize, dim, max_length, ...
+
+    Raises:
+      ValueError: an option that does not fit the model, or a text without tokens.
+    """
+    return embedding.encode(self, self._compiled, texts, kind=kind, batch_size=batch_size,
+                            progress=progress, **options)
 
   def save(self, path: str) -> None:
     """Writes weights, config and tokenizer into a new directory, which `mdx.load` reads.

@@ -1,8 +1,8 @@
 """The doors of mdx: protocols and named tuples that an extension is written against.
 
 Contents: RARE, Params, Batch, no_axes, Upkeep, Part, Aux, Context, context, Noise, Inputs, Hidden,
-Network, Request, Answer, Reader, World, Objective, Coupled, is_coupled, Frontend, Leaf, Adaptation,
-Sampler, Task, Drawing, Shown, Environment, Field, Layout, Evaluator.
+Network, Request, Answer, Reader, Embedder, World, Objective, Coupled, is_coupled, Frontend, Leaf,
+Adaptation, Sampler, Task, Drawing, Shown, Environment, Field, Layout, Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -283,6 +283,28 @@ class Reader(NamedTuple):
   given: Mapping[str, Any] = {}
 
 
+class Embedder(NamedTuple):
+  """The way in which a model reads a text for its embedding.
+
+  Attributes:
+    attention: the value of `networks.attention` that the model is read with.
+    start_ids: ids in front of a text, beside those of the tokenizer, unless it begins so.
+    settings: fields of `eval.embedders.Settings` that the model was trained for.
+    pooling_part: name of the part with the parameters of its pooling; "": it has none.
+    project: (params, pooled states float32 [B, D]) -> embeddings [B, E]; None: as they are.
+    vectors: (params, batch) -> embeddings float32 [B, D] as in training, of rows with `tokens`,
+      `segment_ids` and `example_index`; None: the model was not trained for any.
+    is_bound: whether `vectors` is the only way to read a text (rows of a form of its own).
+  """
+  attention: Any
+  start_ids: tuple[int, ...] = ()
+  settings: Mapping[str, Any] = {}
+  pooling_part: str = ""
+  project: Callable[[Params, jax.Array], jax.Array] | None = None
+  vectors: Callable[[Params, Batch], jax.Array] | None = None
+  is_bound: bool = False
+
+
 class World(NamedTuple):
   """Facts that `Objective.build` may ask for.
 
@@ -410,12 +432,14 @@ class Objective(Protocol):
     """Returns how a trained model is asked for tokens; None: it writes no text."""
     return None
 
-  def embedding(self) -> Callable[[Params, Batch], jax.Array] | None:
-    """Returns how rows become vectors, (params, batch) -> float32 [B, D]; None: it says nothing.
+  @property
+  def visibility(self) -> Any:
+    """The value of `networks.attention` that a whole text is read with."""
+    raise TypeError(f"{type(self).__name__} does not say how it reads a text")
 
-    The rows are those of layout "views", whose `other` is not read.
-    """
-    return None
+  def embedder(self) -> Embedder:
+    """Returns how texts are read for their embeddings; the model itself is `params["model"]`."""
+    return Embedder(self.visibility)
 
   def bound(self, estimator: str) -> Objective | None:
     """Returns the objective whose `rows["nll"]` an estimator of likelihoods averages over draws.

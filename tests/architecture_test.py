@@ -29,8 +29,9 @@ _ROWS = (
     ("mdx/report/", "mdx/train/"),
     ("mdx/rl/",),
     ("mdx/build/",),
+    ("mdx/embedding.py",),
     ("mdx/model.py",),
-    ("mdx/lm_harness.py", "mdx/modes/"),
+    ("mdx/lm_harness.py", "mdx/mteb_model.py", "mdx/modes/"),
     ("mdx/main.py",),
 )
 _METHODS = {*objectives.OBJECTIVES, *objectives.POLICIES, *adaptation.ADAPTATIONS}

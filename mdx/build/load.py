@@ -129,7 +129,7 @@ def load(path: str, *, params: str = "", mesh: Mapping[str, int] | None = None,
     path, params = (best, "raw") if best else (path, "ema")
   devices = sharding.make_mesh(dict(mesh or {"data": -1}))
   init = dict(init or {})
-  config, tokenizer = describe(path, dtype=dtype, remat=remat)
+  config, tokenizer = describe(path, dtype=dtype, remat=remat, is_read=True)
   if (special := init.get("special_tokens", "")) not in ("", "never"):
     raise ValueError(f"config.init.special_tokens is {special!r}; choose never, or '' for those "
                      "that the model's tokenizer puts around a text.")
@@ -149,10 +149,10 @@ def check_exists(path: str) -> None:
                      "checkpoint, an export or a Hugging Face directory.")
 
 
-def describe(path: str, *, dtype: str = "",
-             remat: str = "") -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
+def describe(path: str, *, dtype: str = "", remat: str = "", is_read: bool = False
+             ) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
   """`Loaded.config` and the tokenizer of a model; ValueError if nothing there describes one."""
-  config, tokenizer = source_lib.open_source(path).describe(dtype)
+  config, tokenizer = source_lib.open_source(path).describe(dtype, is_read=is_read)
   if remat:
     config = {**config, "network": {**config["network"], "remat": remat}}
   return config, tokenizer

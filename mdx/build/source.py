@@ -14,6 +14,8 @@ import functools
 import pathlib
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
+import jax
+
 from mdx import checkpoint as checkpoint_lib
 from mdx import interop
 from mdx import sharding
@@ -40,11 +42,14 @@ class Source(Protocol):
   network: Mapping[str, Any]
   origin: str
 
-  def describe(self, dtype: str = "") -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
+  def describe(self, dtype: str = "", *, is_read: bool = False
+               ) -> tuple[dict[str, Any], tokenizer_lib.Tokenizer]:
     """Returns network, objective, tokenizer, dtype and sharding of its model, and the tokenizer.
 
     Args:
       dtype: of activations; "" = that of training, or that of the stored weights.
+      is_read: whether a model without a head, or of sentence-transformers, is described as one
+        that gives states and embeddings alone.
 
     Raises:
       ValueError: nothing there describes a model.
@@ -181,8 +186,9 @@ class Run(_Source):
       source = open_source(before)
     return source
 
-  def describe(self, dtype=""):
+  def describe(self, dtype="", *, is_read=False):
     """As `Source`."""
+    del is_read
     config = {**self.config, **({"dtype": dtype} if dtype else {})}
     assert self.file is not None  # `config` has been read
     return config, tokenizer_lib.load(self.file.parent)
@@ -245,9 +251,12 @@ class HuggingFace(_Source):
     fields = interop.network_fields(self.path)
     return fields | {"vocab_size": max(fields["vocab_size"], tokenizer.vocab_size)}
 
-  def describe(self, dtype=""):
+  def describe(self, dtype="", *, is_read=False):
     """As `Source`."""
     objective = dict(interop.objective_fields(self.path))
+    if is_read and (self._around or not objective and (
+        interop.network_fields(self.path).get("head") == "none")):
+      objective = interop.encoder_fields(self.path)
     if not objective:
       if interop.network_fields(self.path).get("head") == "none":
         raise ValueError(f"{self.path} holds a model without a head, which writes no tokens; begin "
@@ -255,7 +264,7 @@ class HuggingFace(_Source):
       raise ValueError(f"{self.path} holds a discriminator, which tells replaced tokens from "
                        "others and writes none; give a model that does, or use mdx.interop.load.")
     rows, tokenizer = interop.network_fields(self.path)["vocab_size"], self.tokenizer()
-    if tokenizer.mask_id >= rows and objective["name"] != "ar":
+    if tokenizer.mask_id >= rows and objective["name"] not in ("ar", "encoder"):
       raise ValueError(f"{self.path} has no mask token among its {rows} ids, so there is nothing "
                        "to unmask; give a masked diffusion model, with `mask_token_id` in its "
                        "config.json.")
@@ -282,11 +291,24 @@ class HuggingFace(_Source):
 
   def _load(self, base, which, put_on, *, is_part):
     del which, is_part
-    return {"model": interop.load(self.path, self._model_of(base),
-                                  lambda path, leaf: put_on(f"model/{path}", leaf))}
+    found = {"model": interop.load(self.path, self._model_of(base),
+                                   lambda path, leaf: put_on(f"model/{path}", leaf))}
+    if "dense" in base and self._around:
+      stored = interop.sentence_transformers.load_dense(self._around)
+      if problems := tree.difference(base["dense"], stored):
+        raise ValueError(f"{self.path}: its Dense modules are not what they say: {problems[0]}; "
+                         "fetch them again.")
+      found["dense"] = jax.tree.map(lambda like, x: jax.device_put(x, like.sharding),
+                                    base["dense"], stored)
+    return found
+
+  @property
+  def _around(self) -> pathlib.Path | None:
+    """The directory of sentence-transformers that the model belongs to."""
+    return interop.sentence_transformers.directory_of(self.path)
 
   def _model_of(self, shapes):
-    others = sorted(set(shapes) - {"model"})
+    others = sorted(set(shapes) - {"model"} - ({"dense"} if self._around else set()))
     if others:
       raise ValueError(f"this objective has parameters {others[0]!r}, which the Hugging Face "
                        f"directory {self.path} has not; use another objective.")
@@ -300,6 +322,7 @@ def _ended(tokenizer: tokenizer_lib.Tokenizer, ends: Sequence[int]) -> tokenizer
 
 def open_source(path: str | pathlib.Path) -> Run | HuggingFace:
   """The source at a path, which need not exist yet."""
+  path = interop.sentence_transformers.model_path(path)
   return HuggingFace(str(path)) if interop.is_hf_dir(path) else Run(str(path))
 
 

@@ -62,18 +62,22 @@ def make_read(objective: types.Objective, *, mask_id: int, num_ids: int
 
 
 def run(read: Callable, params: types.Params, rows: Sequence[np.ndarray], *, max_length: int,
-        pad_id: int, batch_size: int, mesh: jax.sharding.Mesh,
+        pad_id: int, batch_size: int, mesh: jax.sharding.Mesh, round_to: int = _ROUND,
+        counted: Sequence[np.ndarray] | None = None,
         told: Callable[[int], None] = lambda done: None) -> list[np.ndarray]:
-  """Reads rows of any lengths; returns an array [L, ...] of each, in their order.
+  """Reads rows of any lengths; returns an array of each, in their order.
 
   Args:
-    read: jitted (params, rows) -> [B, L, ...].
+    read: jitted (params, rows) -> [B, L, ...], of which each row has [L, ...]; with `counted`
+      -> [B, ...].
     params: weights.
     rows: int32 [L] each.
     max_length: of the model's rows.
     pad_id: fills rows up.
     batch_size: rows of about one length read together.
     mesh: of the model.
+    round_to: rows are padded to multiples of this length.
+    counted: bool [L] each, given to `read` as rows["counted"] bool [B, L].
     told: is called with the number of rows that are read, after every batch.
 
   Raises:
@@ -89,15 +93,19 @@ def run(read: Callable, params: types.Params, rows: Sequence[np.ndarray], *, max
   num_rows = sharding.padded_rows(min(len(rows), batch_size), batch_size, mesh)
   for first in range(0, len(rows), num_rows):
     chosen = order[first:first + num_rows]
-    length = min(-(-int(sizes[chosen[-1]]) // _ROUND) * _ROUND, max_length)
+    length = min(-(-int(sizes[chosen[-1]]) // round_to) * round_to, max_length)
     tokens = np.full((num_rows, length), pad_id, np.int32)
     segments = np.zeros((num_rows, length), np.int32)
     for row, i in enumerate(chosen):
       tokens[row, :sizes[i]], segments[row, :sizes[i]] = rows[i], 1
-    placed = sharding.place_batch({"tokens": tokens, "segment_ids": segments}, mesh)
-    values = processes.fetch(read(params, placed))
+    arrays = {"tokens": tokens, "segment_ids": segments}
+    if counted is not None:
+      arrays["counted"] = np.zeros((num_rows, length), bool)
+      for row, i in enumerate(chosen):
+        arrays["counted"][row, :sizes[i]] = counted[i]
+    values = processes.fetch(read(params, sharding.place_batch(arrays, mesh)))
     for row, i in enumerate(chosen):
-      found[i] = np.array(values[row, :sizes[i]])
+      found[i] = np.array(values[row] if counted is not None else values[row, :sizes[i]])
     told(first + len(chosen))
   return found
 

@@ -1,8 +1,8 @@
 """Hugging Face directories in and out: config.json, safetensors and the files beside them.
 
 Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
-special_ids, end_ids, family_key, check, stored_types, load, save, is_read_with, suited,
-adapter_fields, load_adapter, save_adapter, decoding.
+encoder_fields, special_ids, end_ids, family_key, check, stored_types, load, save, is_read_with,
+suited, body_of, HEADS, adapter_fields, load_adapter, save_adapter, decoding.
 
 Convention: a family is one file with a name table that serves both directions. Everything
 that can be wrong with a directory is found from config.json and file headers, before a
@@ -40,6 +40,7 @@ from mdx.interop import hf_sdar
 from mdx.interop import peft
 from mdx.interop import peft_others
 from mdx.interop import safetensors
+from mdx.interop import sentence_transformers
 from mdx.interop import settings
 from mdx.interop import weights
 from mdx.networks import transformer
@@ -54,7 +55,7 @@ FAMILIES = {f.key: f for f in (
     hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
     hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES, hf_moe.QWEN3,
     hf_moe.SDAR, hf_moe.LLADA, hf_llada2.FAMILY)}
-CONFIG, load_config = settings.CONFIG, settings.load_config
+CONFIG, load_config, HEADS = settings.CONFIG, settings.load_config, family_lib.HEADS
 _TIE = "tie_word_embeddings"
 # What stands beside config.json and the weights: tokenizer, chat template, the model's code.
 _BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
@@ -165,6 +166,45 @@ def objective_fields(path: str | pathlib.Path) -> dict[str, Any]:
     return family.objective(config)
   except ValueError as error:
     raise ValueError(f"{pathlib.Path(path) / CONFIG}: {error}") from None
+
+
+def encoder_fields(path: str | pathlib.Path) -> dict[str, Any]:
+  """`name` and fields of the objective that a directory is only read with: for embeddings.
+
+  What sentence-transformers says beside the model counts, where it is there.
+  """
+  config, _, _ = _describe(path)
+  family = next(f for f in FAMILIES.values() if config.get("model_type") == f.model_type
+                or set(config.get("architectures") or ()) & {*f.architectures, *f.bodies})
+  reads = family.objective(config).get("name")
+  around = sentence_transformers.directory_of(path)
+  return {"name": "encoder", "attention": {"name": "causal" if reads == "ar" else "full"}} | (
+      sentence_transformers.read(around) if around else {})
+
+
+def body_of(spec: transformer.Transformer, is_causal: bool
+            ) -> tuple[transformer.Transformer, str, str]:
+  """A model without its head, and the `model_type` and class of the first family that holds it.
+
+  Args:
+    spec: of the model; its head is left out.
+    is_causal: whether it reads from left to right.
+
+  Raises:
+    ValueError: none does.
+  """
+  spec = dataclasses.replace(spec, head="none", head_transform=False, head_bias=False, tied=True)
+  reasons: list[str] = []
+  for family in FAMILIES.values():
+    for name in family.bodies:
+      try:
+        config = family_lib.body(family, name).to_config(spec)
+        if (family.objective(config).get("name") == "ar") == is_causal:
+          return spec, family.model_type, name
+      except ValueError as error:
+        reasons.append(str(error))
+  raise ValueError("no family of Hugging Face has such a model without its head: "
+                   f"{' '.join(reasons)}")
 
 
 def is_read_with(path: str | pathlib.Path, objective: Mapping[str, Any]) -> bool:
@@ -333,9 +373,9 @@ def decoding(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *,
-         model_type: str = "", like: str | pathlib.Path = "", dtype: str = "",
+         model_type: str = "", like: str | pathlib.Path = "", dtype: str = "", body: str = "",
          ids: Mapping[str, Any] | None = None, entries: Mapping[str, Any] | None = None,
-         files: Mapping[str, str] | None = None,
+         files: Mapping[str, str | bytes] | None = None,
          max_shard_bytes: int = 4 * 2 ** 30) -> None:
   """Writes a Hugging Face directory.
 
@@ -348,9 +388,10 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
       `spec` changes), the stored type of every tensor, and the tokenizer, chat template and
       code beside them. A `model_type` of another family takes only the last.
     dtype: "float32", "bfloat16" or "float16" for all tensors; "" = as in `like`, else as `params`.
+    body: class without a head of the family `model_type`; "" = one with a head, or as `like`.
     ids: special ids as `special_ids` gives them; these too replace those of `like`.
     entries: further entries of config.json, over all others.
-    files: name -> text of further files (tokenizer.json), over those of `like`.
+    files: name -> content of further files (tokenizer.json), over those of `like`.
     max_shard_bytes: size at which another file is begun.
 
   Raises:
@@ -362,8 +403,9 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
   if dtype not in ("", "float32", "bfloat16", "float16"):
     raise ValueError(f"dtype is {dtype!r}; choose from float32, bfloat16, float16.")
   old, family, _ = _describe(like) if like else ({}, None, None)
-  if family is None or model_type not in ("", family.key):
-    old, family = {}, _family({"model_type": model_type})
+  if family is None or model_type not in ("", family.key) or body not in (
+      "", *family.architectures):
+    old, family = {}, _family({"model_type": model_type, "architectures": [body] if body else []})
   config = {**_config(family, spec, old, ids or {}), **(entries or {})}
   with contextlib.ExitStack() as stack:
     reader = stack.enter_context(safetensors.Reader(like)) if like else None
@@ -396,7 +438,9 @@ def _write_directory(path, tensors, file, texts, like="", max_shard_bytes=4 * 2 
     for source in beside:
       shutil.copyfile(source, temporary / source.name)
     for name, text in texts.items():
-      (temporary / name).write_text(text, encoding="utf-8")
+      (temporary / name).parent.mkdir(exist_ok=True)
+      content = text if isinstance(text, bytes) else text.encode("utf-8")
+      (temporary / name).write_bytes(content)
     temporary.replace(path)
   except OSError as error:
     shutil.rmtree(temporary, ignore_errors=True)

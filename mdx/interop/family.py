@@ -1,6 +1,7 @@
 """Model families of Hugging Face: names, options, both directions.
 
-Contents: Tensor, linear, Family, alias, body, is_positive, read_options, check_fields, first_id.
+Contents: HEADS, Tensor, linear, Family, alias, body, is_positive, read_options, check_fields,
+first_id.
 
 Convention: a family is one file `hf_NAME.py` that ends with a `FAMILY`. Its table maps each
 parameter path of ours to a tensor of theirs, and serves import and export alike.
@@ -14,6 +15,8 @@ from typing import Any, Callable, Mapping
 
 from mdx.networks import transformer
 
+# First part of the paths of the parameters that a model without a head lacks.
+HEADS = ("head_dense", "head_norm", "lm_head", "rtd_head")
 _LARGEST, _LARGEST_SIZE, _MOST_LAYERS = 1e15, 2**28, 4096  # of what a config.json may say
 # Fields of a spec that check_fields leaves free.
 _SIZES = ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "mlp_width", "norm_eps",
@@ -101,14 +104,14 @@ def alias(base: Family, model_type: str, architecture: str, **changes: Any) -> F
 def body(base: Family, architecture: str) -> Family:
   """The family of the models without a head of a class of `base.bodies`; they write no text."""
   bare = dict(head="none", head_transform=False, head_bias=False, tied=True)
-  heads = ("head_dense/", "head_norm/", "lm_head/", "rtd_head/")
 
   def tensors(spec):
     return {path: dataclasses.replace(
         tensor, name=tensor.name.removeprefix(base.prefix), also=tuple(
             name.removeprefix(base.prefix) for name in tensor.also if name.startswith(base.prefix)))
             for path, tensor in base.tensors(dataclasses.replace(
-                spec, **{"head": "lm"} | base.headed)).items() if not path.startswith(heads)}
+                spec, **{"head": "lm"} | base.headed)).items()
+            if path.partition("/")[0] not in HEADS}
 
   def to_config(spec):
     check_fields(spec, base.model_type, {f.name: None for f in dataclasses.fields(spec)} | bare)

@@ -15,8 +15,8 @@ from mdx.utils import hub
 
 # config.mode -> its file.
 MODES = {"train": "train", "rl": "rl", "sample": "sample", "eval": "evaluate", "export": "export",
-         "predict": "predict", "claim": "claim", "table": "table", "decoding": "decoding",
-         "compile": "compile", "report": "report"}
+         "predict": "predict", "embed": "embed", "search": "search", "claim": "claim",
+         "table": "table", "decoding": "decoding", "compile": "compile", "report": "report"}
 
 
 def run(mode: str, config: Mapping[str, Any], workdir: str) -> dict[str, Any]:

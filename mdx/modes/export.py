@@ -6,26 +6,32 @@ Contents: FORMATS, run.
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from typing import Any, Mapping
 
 import jax
+import tokenizers
 
 from mdx import config as config_lib
+from mdx import embedding
 from mdx import interop
 from mdx import model as model_lib
 from mdx import objectives
 from mdx import sharding
 from mdx.build import model_parts
 from mdx.build import source as source_lib
+from mdx.data import tokenizer as tokenizer_lib
+from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
 from mdx.networks.adaptation import sites
 from mdx.train import state as state_lib
 from mdx.utils import console
 from mdx.utils import files
+from mdx.utils import processes
 from mdx.utils import rng
 
-FORMATS = ("orbax", "huggingface", "peft")
+FORMATS = ("orbax", "huggingface", "sentence_transformers", "peft")
 
 
 def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
@@ -48,6 +54,9 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   elif wanted["format"] == "orbax":
     _served(model_lib.load(source, params=which, mesh=config["mesh"],
                            trains=state_lib.everything)).save(str(path))
+  elif wanted["format"] == "sentence_transformers":
+    _sentences(model_lib.load(source, params=which, mesh=config["mesh"], init=config["init"]),
+               config, path)
   elif interop.is_hf_dir(source) and not config["init"].get("adapter"):
     _copy(source, config, path)
   else:
@@ -116,20 +125,11 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
   if not model_type and like and interop.is_read_with(like, objective):
     model_type = interop.family_key(like)
   model_type = model_type or interop.suited(spec, objective)
-  tokenizer, ids, files = model.tokenizer, {}, {}
+  ids, files = ({}, {}) if like else _own_tokenizer(model.tokenizer)
   if objective["name"] != "ar":
-    ids["mask_id"] = tokenizer.mask_id
+    ids["mask_id"] = model.tokenizer.mask_id
   elif like:  # the row of the mask is ours: no causal model has one
     spec = dataclasses.replace(spec, vocab_size=interop.network_fields(like)["vocab_size"])
-  if not like:
-    ends = tokenizer.eos_ids
-    ids |= {"pad_id": tokenizer.pad_id} | ({"eos_id": ends[0] if len(ends) == 1 else list(ends)}
-                                           if ends else {})
-    files["mdx_tokenizer.json"] = tokenizer.to_json()
-    if tokenizer.vocab.kind == "huggingface":
-      files["tokenizer.json"] = tokenizer.vocab.definition()
-    if tokenizer.chat_template:
-      files["chat_template.jinja"] = tokenizer.chat_template
   entries = {}
   reader = model.objective.reader()
   if reader and reader.attention.period:
@@ -139,3 +139,59 @@ def _hugging_face(model: model_lib.Model, config: Mapping[str, Any], path: pathl
     interop.save(path, params, spec, like=like, entries=entries, **options)
     for name, (shares, other) in model.objective.also_served(model.params).items():
       interop.save(path / name, other, spec.scaled(**shares), **options)
+
+
+def _own_tokenizer(tokenizer: tokenizer_lib.Tokenizer) -> tuple[dict[str, Any], dict[str, str]]:
+  """Special ids and files of a tokenizer that did not come from where the weights did."""
+  ends = tokenizer.eos_ids
+  ids = {"pad_id": tokenizer.pad_id} | ({"eos_id": ends[0] if len(ends) == 1 else list(ends)}
+                                        if ends else {})
+  found = {"mdx_tokenizer.json": tokenizer.to_json()}
+  if tokenizer.vocab.kind == "huggingface":
+    found["tokenizer.json"] = tokenizer.vocab.definition()
+  if tokenizer.chat_template:
+    found["chat_template.jinja"] = tokenizer.chat_template
+  return ids, found
+
+
+def _sentences(model: model_lib.Model, config: Mapping[str, Any], path: pathlib.Path) -> None:
+  """A directory of sentence-transformers: the model without its head, and how it embeds."""
+  wanted, like = config["export"], source_lib.open_source(model.source).found_origin()
+  how, settings = model.objective.embedder(), embedding.settings_of(model)
+  is_causal = isinstance(how.attention, attention_lib.Causal)
+  if how.start_ids or how.pooling_part or not (is_causal or isinstance(
+      how.attention, attention_lib.Full)):
+    raise ValueError("sentence-transformers holds encoders, and decoders that were trained to "
+                     f"embed; {model.source} is read with {how.attention}"
+                     f"{' behind a start token' * bool(how.start_ids)}. Use export.format orbax.")
+  if not like and model.tokenizer.vocab.kind != "huggingface":
+    raise ValueError(f"the tokenizer {model.tokenizer.name} is not of Hugging Face, whose form "
+                     "sentence-transformers reads; use export.format orbax.")
+  spec, _ = model_parts.build_objective(model.config, model.tokenizer, model.mesh)
+  with jax.set_mesh(model.mesh):
+    params = sites.merge(model.params["model"], spec.adaptations)
+  spec, model_type, body = interop.body_of(dataclasses.replace(spec, adaptations=()), is_causal)
+  if like and interop.load_config(like).get("model_type") in interop.FAMILIES:
+    model_type = interop.load_config(like)["model_type"]
+    body = interop.FAMILIES[model_type].bodies[0]
+  params = {name: own for name, own in params.items() if name not in interop.HEADS}
+  ids, found = ({}, {}) if like else _own_tokenizer(model.tokenizer)
+  if not like:
+    found["tokenizer_config.json"] = json.dumps(_named(model.tokenizer), indent=2) + "\n"
+  dense = model.params.get("dense", {})
+  found |= interop.sentence_transformers.written(
+      dataclasses.asdict(settings), model.config["objective"].get("dense", ()),
+      processes.fetch(dense), spec.width, spec.max_length)
+  with jax.set_mesh(model.mesh):
+    interop.save(path, params, spec, like=like, model_type=model_type, body=body,
+                 dtype=wanted["dtype"], ids=ids, files=found)
+
+
+def _named(tokenizer: tokenizer_lib.Tokenizer) -> dict[str, Any]:
+  """tokenizer_config.json with the special tokens by name."""
+  backend = tokenizers.Tokenizer.from_str(tokenizer.vocab.definition())
+  named = {"pad_token": tokenizer.pad_id, "mask_token": tokenizer.mask_id,
+           "eos_token": tokenizer.eos_id}
+  return {"tokenizer_class": "PreTrainedTokenizerFast"} | {
+      key: backend.id_to_token(i) for key, i in named.items()
+      if i is not None and i >= 0 and backend.id_to_token(i) is not None}

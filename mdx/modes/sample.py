@@ -139,7 +139,7 @@ def _rows(model: model_lib.Model, config: Mapping[str, Any], prompts: Sequence[A
   """The sampler and the ids of every row; ValueError for what cannot be decoded."""
   sampler = model.sampler(**_fields(config["sampler"]))
   rows = [tokens for prompt in prompts
-          for tokens in [model.encode(prompt)] * config["num_samples"]]
+          for tokens in [model.prompt_ids(prompt)] * config["num_samples"]]
   model.check(rows, sampler)
   return sampler, rows
 

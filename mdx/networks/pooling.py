@@ -12,6 +12,7 @@ Reference: the matrix of options of arXiv:2412.12591.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -231,13 +232,27 @@ POOLINGS = {"first": First, "last": Last, "mean": Mean, "weighted_mean": Weighte
 
 
 def build(config: str | Mapping[str, Any]) -> Any:
-  """The pooling of a name, or of a table of `name` and fields.
+  """The pooling of a name, of a text such as "suffix(num_tokens=3)", or of a table with `name`.
 
   Raises:
     ValueError: an unknown name or field.
   """
-  fields = {"name": config} if isinstance(config, str) else dict(config)
+  fields = _parsed(config) if isinstance(config, str) else dict(config)
   return config_lib.build(POOLINGS, fields, what="pooling")
+
+
+def _parsed(text: str) -> dict[str, Any]:
+  """`name` and fields of "name" or "name(field=value, ...)"."""
+  if "(" not in text:
+    return {"name": text}
+  try:
+    call = ast.parse(text, mode="eval").body
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+      raise ValueError
+    return {"name": call.func.id, **{str(k.arg): ast.literal_eval(k.value) for k in call.keywords}}
+  except (ValueError, SyntaxError):
+    raise ValueError(f"pooling {text!r:.60} cannot be read; write it as suffix(num_tokens=3)."
+                     ) from None
 
 
 def pool(hidden: jax.Array, mask: jax.Array, kind: str = "mean", *,

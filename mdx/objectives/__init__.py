@@ -1,6 +1,6 @@
 """Objectives: pure losses in the draw-then-score form.
 
-Contents: OBJECTIVES, build, complete, POLICIES, build_policy, check_policy.
+Contents: OBJECTIVES, READ_ONLY, build, complete, POLICIES, build_policy, check_policy.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any, Mapping
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.objectives import encoder
 from mdx.objectives import joint_head
 from mdx.objectives import preference
 from mdx.objectives.causal import ar
@@ -74,6 +75,8 @@ OBJECTIVES = {
     "regression": finetune.Regression,
     "tagging": finetune.Tagging,
 }
+# Models that are only read: none is trained with these.
+READ_ONLY = {"encoder": encoder.Encoder}
 POLICIES = {
     "mdpo": mdpo.MDPO,
     "diffu_grpo": grpo.DiffuGRPO,
@@ -120,6 +123,8 @@ def complete(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
 
 def _class(cfg: Mapping[str, Any]) -> type:
   name = cfg.get("name")
+  if name in READ_ONLY:
+    return READ_ONLY[name]
   if not isinstance(name, str) or name not in OBJECTIVES:
     raise ValueError(f"unknown objective name {name!r}; choose from "
                      f"{', '.join(sorted(OBJECTIVES))}." + config_lib.did_you_mean(

@@ -171,6 +171,10 @@ class JointHead(types.Objective):
     assert reader is not None  # as __post_init__ says
     return reader
 
+  def embedder(self) -> types.Embedder:
+    """The model's."""
+    return self.model.embedder()
+
   def reader(self) -> Any:
     """The model's, with the head that sampler `joint` draws with."""
     return self._reader._replace(given={"head": self.head})

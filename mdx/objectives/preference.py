@@ -160,6 +160,10 @@ class Preference(types.Objective):
     """The model's."""
     return self.model.reader()
 
+  def embedder(self):
+    """The model's."""
+    return self.model.embedder()
+
   def served(self, config):
     """An export is read as the model was."""
     return self.model.served(config["model"])

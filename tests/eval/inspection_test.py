@@ -75,7 +75,7 @@ def test_scores_of_a_causal_model_sum_to_the_log_likelihood(models):
 def test_scores_of_other_models_mask_one_token_at_a_time(models):
   for name in ("mlm", "diffusion"):
     model = models[name]
-    ids = model.encode(PARAGRAPH)
+    ids = model.prompt_ids(PARAGRAPH)
     for position in (0, 5, len(ids) - 1):
       masked = ids.copy()
       masked[position] = model.tokenizer.mask_id

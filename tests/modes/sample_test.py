@@ -316,7 +316,7 @@ def test_messages_are_prompts_of_a_model_with_a_chat_template(runs, tmp_path):
     sampling.read_prompts(_prompts(tmp_path / "prompts.jsonl",
                                    {"messages": [{"role": "me", "content": "a"}]}))
   with pytest.raises(ValueError, match="'char' has no chat template"):
-    model.encode(talk)
+    model.prompt_ids(talk)
 
 
 def test_prompts_are_lines_that_end_at_newlines_alone(tmp_path):

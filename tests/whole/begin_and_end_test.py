@@ -41,7 +41,7 @@ def _directory(path, name, *, around="", **settings):
 def test_a_causal_model_reads_what_its_tokenizer_gives_once(tmp_path, around, prefix):
   path = _directory(tmp_path / "model", "qwen2", around=around)
   model = mdx.load(str(path))
-  prompt, chat = model.encode("a b c"), model.encode([{"role": "user", "content": "a b"}])
+  prompt, chat = model.prompt_ids("a b c"), model.prompt_ids([{"role": "user", "content": "a b"}])
   assert prompt.tolist() == [*prefix, 4, 5, 6] and chat.tolist() == [1, 4, 5]
   law, start = hf_numbers.causal_law(path, 8), model.objective.start_id
   score = lambda given, ids: sum(law([*given, *ids[:i]])[x] for i, x in enumerate(ids))
@@ -62,7 +62,7 @@ def test_a_causal_model_reads_what_its_tokenizer_gives_once(tmp_path, around, pr
 def test_the_ids_around_a_text_can_be_left_out(tmp_path):
   path = str(_directory(tmp_path / "model", "qwen2", around="<s> $A"))
   model = mdx.load(path, init=dict(special_tokens="never"))
-  assert model.encode("a b").tolist() == [4, 5]
+  assert model.prompt_ids("a b").tolist() == [4, 5]
   with pytest.raises(ValueError, match="special_tokens is 'often'; choose never"):
     mdx.load(path, init=dict(special_tokens="often"))
 
@@ -76,9 +76,9 @@ def encoder(tmp_path_factory):
 
 
 def test_an_encoder_reads_cls_and_sep_around_a_text(encoder):
-  assert encoder.encode("a [MASK] b").tolist() == [1, 4, 42, 5, 2]
-  assert encoder.encode("a b").tolist() == [1, 4, 5]  # the answer stands before </s>
-  row, = batching.batches([encoder.encode("a b")], gen_length=2, batch_size=1, mask_id=42, pad_id=0,
+  assert encoder.prompt_ids("a [MASK] b").tolist() == [1, 4, 42, 5, 2]
+  assert encoder.prompt_ids("a b").tolist() == [1, 4, 5]  # the answer stands before </s>
+  row, = batching.batches([encoder.prompt_ids("a b")], gen_length=2, batch_size=1, mask_id=42, pad_id=0,
                           closing=encoder.tokenizer.suffix_ids)
   assert row.canvas.tolist() == [[1, 4, 5, 42, 42, 2]] and row.num_closing == 1
 
@@ -141,7 +141,7 @@ def test_scores_and_texts_are_those_of_transformers_and_of_the_harness(tmp_path,
   ours, words = mdx.load(path), transformers.AutoTokenizer.from_pretrained(path)
   for prompt in ("a b c", "d", "c c a a b"):
     ids = torch.tensor([words.encode(prompt)])
-    assert ours.encode(prompt).tolist() == ids[0].tolist()
+    assert ours.prompt_ids(prompt).tolist() == ids[0].tolist()
     want = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8,
                            do_sample=False)[0, ids.shape[1]:]
     have = ours.sample([prompt], gen_length=8, temperature=0.0)[0]

@@ -47,7 +47,7 @@ class Embedding:
     if wrong := [dim for dim in self.dims if not 0 < dim <= network.width]:
       raise ValueError(f"eval.embedding.dims has {wrong[0]}; expected 1 to {network.width}, the "
                        "width of the embeddings.")
-    own = objective.embedding()
+    own = objective.embedder().vectors
     if own is not None and not self.pooling:
       return own
     pool = pooling_lib.build(self.pooling or "mean")

@@ -88,6 +88,10 @@ class AutoRegressive(types.Objective):
     return types.Reader(self.answer, self.visibility, None, "autoregressive", (),
                         start_id=-1 if self.start == "always" else self.start_token)
 
+  def embedder(self):
+    """Embedder of rows that begin with the start token, unless documents never do."""
+    return types.Embedder(self.visibility, () if self.start == "never" else (self.start_token,))
+
   def answer(self, params, request):
     """Logits of each token given those before it; see `types.Request`."""
     previous = self._previous(request.tokens, request.segment_ids, request.before)

@@ -222,9 +222,13 @@ class Contrastive(types.Coupled):
     return pool(found.layers if pool.reads_layers else found.last, mask_lib.text_positions(texts),
                 tokens=texts["tokens"], params=params.get("pooling"))
 
-  def embedding(self):
-    """Embeddings without noise."""
-    return lambda params, batch: self.vectors(params, side(batch, "tokens"))
+  def embedder(self):
+    """Embedder with the pooling and the attention of the training."""
+    own = self.pool.part(self.network.width)
+    return types.Embedder(
+        self.visibility, settings={"pooling": config_lib.to_dict(self.pooling)},
+        pooling_part="" if own is None else "pooling",
+        vectors=lambda params, batch: self.vectors(params, side(batch, "tokens")))
 
   def served(self, config):
     """An export needs no temperature."""

@@ -89,13 +89,13 @@ class Distilled(contrastive.Contrastive):
 
   def represent(self, params, rows, context):
     """Embeddings of the student's views, and the teacher's of the first ones, without gradient."""
-    own = self.embedding()
+    own = self.embedder().vectors
     # A teacher that is the student at the start has those leaves alone that are trained.
     weights = tree.nest(tree.flatten(params) | tree.flatten(context.frozen["teacher"]))
     if self.teacher is not None:
-      own = self.teacher.embedding() or contrastive.Contrastive(
+      own = self.teacher.embedder().vectors or contrastive.Contrastive(
           network=self.teacher.network, mask_id=self.mask_id, pooling=self.pooling,
-          attention=self.attention).embedding()
+          attention=self.attention).embedder().vectors
     return super().represent(params, rows, context) | {
         "teacher": jax.lax.stop_gradient(own(weights, rows))}
 

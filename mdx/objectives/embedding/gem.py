@@ -207,10 +207,10 @@ class GEM(contrastive.Contrastive):
     read = jnp.pad(is_special[:, :-1], ((0, 0), (1, 0)))  # an input stands one position later
     return self.pool(hidden, read)
 
-  def embedding(self):
-    """Embeddings without noise."""
-    return lambda params, batch: self.embed(
-        params, batch["tokens"], mask_lib.text_positions(batch).sum(axis=1, dtype=jnp.int32))
+  def embedder(self):
+    """Embedder of rows with special tokens behind the text."""
+    return types.Embedder(self.visibility, is_bound=True, vectors=lambda params, batch: self.embed(
+        params, batch["tokens"], mask_lib.text_positions(batch).sum(axis=1, dtype=jnp.int32)))
 
   def compare(self, params, reps, batch, context):
     """Totals and Aux; `rows` has the nats of the next tokens."""

@@ -141,7 +141,7 @@ def test_views_differ_by_dropout_alone_and_are_equal_without(whole):
   @jax.jit
   def all_of(key):
     noisy, plain = (objective.represent(params, batch, types.context(0, key=k)) for k in (key, None))
-    return *noisy.values(), *plain.values(), objective.embedding()(params, batch)
+    return *noisy.values(), *plain.values(), objective.embedder().vectors(params, batch)
 
   one, two, first, second, own = all_of(rng.root(0))
   assert np.abs(one - two).max() > 1e-2

@@ -95,7 +95,7 @@ def test_plain_texts_cost_what_they_cost_a_causal_model(params):
 
 def test_an_embedding_is_the_mean_state_of_special_tokens_behind_the_text(params):
   batch, objective = {k: v[:6] for k, v in _batch().items()}, _objective()
-  embed = jax.jit(objective.embedding())
+  embed = jax.jit(objective.embedder().vectors)
   found = embed(params, batch)
   size = int(batch["segment_ids"][0].sum())
   inputs = np.concatenate([[MASK_ID], batch["tokens"][0, :size], [MASK_ID] * SPECIAL])[None]
