@@ -195,8 +195,8 @@ def make_embed(objective: types.Objective, settings: Settings
   how, network = objective.embedder(), objective.network
   if how.is_bound:
     if settings.attention or settings.layer != -1 or settings.pooling != "mean":
-      raise ValueError(f"objective {type(objective).__name__} reads a text in its own way; leave out "
-                       "embedding.attention, layer and pooling.")
+      raise ValueError(f"objective {type(objective).__name__} reads a text in its own way; "
+                       "leave out embedding.attention, layer and pooling.")
     return how.vectors
   attention = ATTENTIONS[settings.attention] or how.attention
   pooling = settings.pooling_value
