@@ -18,6 +18,7 @@ from mdx.eval import embedders
 from mdx.eval import inspection
 from mdx.train import progress as progress_lib
 from mdx.utils import checksum
+from mdx.utils import console
 
 _ROUND = 8  # rows are padded to multiples of this length
 
@@ -83,6 +84,9 @@ def encode(model: load_lib.Loaded, compiled: dict, texts: Sequence[str] | str, *
   readings = [embedders.rows_of(texts, prompt, settings, tokenizer, begin=begin,
                                 end=tokenizer.suffix_ids, max_length=model.max_length)
               for prompt in prompts]
+  if cut := sum(any(row.is_cut for row in rows) for rows in zip(*readings)):
+    console.say(f"{cut} of {len(texts)} texts are longer than the "
+                f"{settings.max_length or model.max_length} tokens of a row and lose their end.")
   bar = progress_lib.Progress(len(texts) * len(prompts), enabled=progress, what="embedding")
   total, done = np.zeros((0, 0), np.float32), 0
   for rows in readings if texts else ():

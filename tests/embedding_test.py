@@ -10,7 +10,7 @@ from mdx import embedding
 from mdx import objectives
 from mdx import types
 from mdx.objectives.causal import ar
-from tests import sentence_models
+import sentence_models
 
 _TEXTS = ["a quick fox", "the dog", "jumps over it and then it sleeps"]
 
@@ -105,3 +105,8 @@ def test_a_causal_row_begins_with_the_start_token_unless_it_never_does():
   starts = [ar.AutoRegressive(network=network, mask_id=8, start=start).embedder().start_ids
             for start in ar.STARTS]
   assert starts == [(8,), (8,), ()]
+
+
+def test_texts_that_lose_their_end_are_counted_aloud(plain, capsys):
+  plain.encode(["the dog", "the dog " * 40])
+  assert "1 of 2 texts are longer than the 20 tokens" in " ".join(capsys.readouterr().out.split())

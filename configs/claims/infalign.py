@@ -12,9 +12,9 @@ Five seeds, one core of an AMD EPYC under heavy load, 50 minutes; paired t, at e
   worst of 4: worst_of .669, identity .664 (p = .020), best_of .652 (p < .001): reproduced
   one answer: identity .698, best_of .689 (p < .001): reproduced
   best of 4: best_of .760, identity .764 (p = .036): the other way; .688, worst_of .683 (p = .16)
-By Holm over the five, the differences at p < .001 stand, the others do not. The ends of the arms lie
-at 2.18 (best_of), .31 (identity) and .14 nats (worst_of), so pairs with best_of are compared at its
-first points, which it passes in two updates: the weakest part of this test.
+By Holm over the five, the differences at p < .001 stand, the others do not. The ends of the arms
+lie at 2.18 (best_of), .31 (identity) and .14 nats (worst_of), so pairs with best_of are compared at
+its first points, which it passes in two updates: the weakest part of this test.
 A first form, three seeds, a rate of 2e-3 and a point of the curve every 6 updates, could not tell.
 """
 

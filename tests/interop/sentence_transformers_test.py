@@ -10,8 +10,8 @@ from mdx import modes
 from mdx import types
 from mdx.interop import sentence_transformers as sentences
 from mdx.objectives import encoder
-from tests import sentence_models
-from tests import tiny
+import sentence_models
+import tiny
 
 _TEXTS = ["a quick fox", "the dog", "jumps over it and then it sleeps"]
 

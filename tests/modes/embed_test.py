@@ -9,8 +9,8 @@ import pytest
 from mdx import model as model_lib
 from mdx import modes
 from mdx.modes import embed
-from tests import sentence_models
-from tests import tiny
+import sentence_models
+import tiny
 
 _TEXTS = ["a quick fox", "the dog", "jumps over it", "sleeps", "and then"]
 
