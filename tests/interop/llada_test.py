@@ -116,7 +116,7 @@ def test_rows_beyond_the_tokenizer_are_ordinary_ids(tmp_path):
     ("layer_norm_type", "default"), ("input_emb_norm", True), ("include_bias", True),
     ("include_qkv_bias", True), ("scale_logits", True), ("d_model", None), ("n_layers", "2"),
     ("model_type", "gpt2"), ("multi_query_attention", True), ("embedding_size", 100),
-    ("rms_norm_eps", "1e-5"), ("weight_tying", None), ("architectures", ["LLaDAMoEModelLM"])])
+    ("rms_norm_eps", "1e-5"), ("weight_tying", None), ("architectures", ["LlavaLLaDAModelLM"])])
 def test_an_option_that_we_do_not_compute_is_named(tmp_path, option, value):
   source = hf_dirs.write(tmp_path / "in", {"a": np.zeros(1, np.float32)}, **{option: value})
   with pytest.raises(ValueError) as error:
