@@ -1,6 +1,6 @@
 """Backends of attention: XLA with a mask, cuDNN on GPUs, the splash kernel on TPUs.
 
-Contents: BACKENDS, compiling_for, check, check_slots, uses_masks, attend, ordered.
+Contents: BACKENDS, compiling_for, check, check_experts, check_slots, uses_masks, attend, ordered.
 
 Convention: a back end is named by the config and used or refused; none stands in for another.
 """
@@ -46,6 +46,14 @@ def check(name: str, dtype: str) -> None:
                      f"a {found.upper()}; use xla.")
   if name == "cudnn" and dtype != "bfloat16":
     raise ValueError(f"network.attention_backend cudnn needs dtype bfloat16, got {dtype}; use xla.")
+
+
+def check_experts(name: str) -> None:
+  """Raises ValueError for matmuls of experts that cannot run where they will be."""
+  found = _target.get() or jax.default_backend()
+  if name == "megablox" and found != "tpu":
+    raise ValueError("network.experts.backend megablox needs a TPU, and this is for a "
+                     f"{found.upper()}; use xla.")
 
 
 def check_slots(name: str) -> None:

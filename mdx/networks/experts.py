@@ -1,7 +1,7 @@
 r"""Mixtures of experts in place of the MLP of a block: routing, matrices by group, and balance.
 
-Contents: Experts, built, Choice, Load, choose, mix, load_of, penalty, collecting, is_collecting,
-add.
+Contents: Experts, built, Choice, Load, choose, mix, grouped, megablox, load_of, penalty, collecting,
+is_collecting, add.
 
 Convention: of E experts each token takes K, and none is left out for want of room. Scores and
 weights are float32. Losses of the router are means over the rows of a batch of what one row gives,
@@ -29,6 +29,7 @@ from mdx import sharding
 from mdx.networks import heads
 
 _LEAST_TILE, _LARGEST_TILE = 8, 128  # rows of one matmul where there is no kernel for groups
+_TILES, _WIDEST = (512, 256, 128), 1024  # rows, and most columns, of a tile of megablox
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class Experts:
     z: weight of the mean squared logarithm of the sum of the exponentials of the router's logits.
     bias_rate: weight of the gradient that a bias gets, its expert's share of the choices above
       1 / E; an optimizer with normalised steps moves it by about its learning rate.
+    backend: of the matmuls by group: "xla" (`jax.lax.ragged_dot`, anywhere) or "megablox" (the
+      Pallas kernel of JAX for TPUs).
   """
   number: int
   per_token: int
@@ -68,9 +71,11 @@ class Experts:
   balance: float = 0.0
   z: float = 0.0
   bias_rate: float = 0.0
+  backend: str = "xla"
 
   def __post_init__(self):
-    config_lib.check(self, "network.experts", choices=dict(router=("softmax", "sigmoid")),
+    config_lib.check(self, "network.experts", choices=dict(
+        router=("softmax", "sigmoid"), backend=("xla", "megablox")),
                      at_least=dict(number=1, per_token=1, width=1, shared_width=0, groups=1,
                                    groups_per_token=1, first_dense=0, balance=0.0, z=0.0,
                                    bias_rate=0.0), between=dict(scale="(0, 1e6]"))
@@ -160,7 +165,7 @@ def choose(experts: Experts, logits: jax.Array, bias: jax.Array | None) -> Choic
 
 
 def mix(x: jax.Array, choice: Choice, kernels: tuple[jax.Array, ...],
-        activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        activation: Callable[[jax.Array], jax.Array], backend: str = "xla") -> jax.Array:
   """Returns the weighted sum of the experts' outputs, in the dtype of x.
 
   Args:
@@ -168,8 +173,10 @@ def mix(x: jax.Array, choice: Choice, kernels: tuple[jax.Array, ...],
     choice: of its tokens.
     kernels: up [E, D, F], gate [E, D, F] where the MLP is gated, down [E, F, D], in x's dtype.
     activation: of the gate, or of the hidden states where there is none.
+    backend: as of `Experts`.
   """
-  run = functools.partial(_mix, activation=activation)
+  run = functools.partial(_mix, activation=activation,
+                          dot=grouped if backend == "xla" else megablox)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return run(x, choice.index, choice.weight, *kernels)
@@ -189,14 +196,14 @@ def mix(x: jax.Array, choice: Choice, kernels: tuple[jax.Array, ...],
       x, choice.index, choice.weight, *kernels)
 
 
-def _mix(x, index, weight, up, *rest, activation):
+def _mix(x, index, weight, up, *rest, activation, dot):
   *gate, down = rest
   number, most = len(up), index.shape[-1]
   flat, chosen = x.reshape(-1, x.shape[-1]), index.reshape(-1)
   order = jnp.argsort(chosen, stable=True)
   sizes = jax.nn.one_hot(chosen, number, dtype=jnp.int32).sum(0)
   rows = jnp.take(flat, order // most, axis=0)
-  dot = functools.partial(_grouped, sizes=sizes)
+  dot = functools.partial(dot, sizes=sizes)
   hidden = dot(rows, up)
   hidden = activation(dot(rows, gate[0])) * hidden if gate else activation(hidden)
   found = jnp.take(dot(hidden, down), jnp.argsort(order), axis=0)
@@ -205,9 +212,27 @@ def _mix(x, index, weight, up, *rest, activation):
   return y.reshape(x.shape).astype(x.dtype)
 
 
-def _grouped(rows: jax.Array, kernels: jax.Array, sizes: jax.Array) -> jax.Array:
+def grouped(rows: jax.Array, kernels: jax.Array, sizes: jax.Array) -> jax.Array:
   """Rows [M, D], sorted by expert, times the matrix [E, D, F] of the expert of each; [M, F]."""
   return jax.lax.platform_dependent(rows, kernels, sizes, cpu=_tiled, default=jax.lax.ragged_dot)
+
+
+def megablox(rows: jax.Array, kernels: jax.Array, sizes: jax.Array, *, interpret: bool = False
+             ) -> jax.Array:
+  """`grouped` by the kernel of JAX for TPUs; `interpret` emulates it on any machine (for tests).
+
+  Raises:
+    ValueError: a number of rows that it does not take.
+  """
+  from jax.experimental.pallas.ops.tpu.megablox import ops  # pylint: disable=g-import-not-at-top
+  total, (inner, outer) = len(rows), kernels.shape[1:]
+  tile = next((tile for tile in _TILES if total % tile == 0), 0)
+  if not tile:
+    raise ValueError(f"network.experts.backend megablox needs a multiple of {_TILES[-1]} tokens "
+                     f"times per_token on each device, got {total}; change batch_size or "
+                     "data.length, or use xla.")
+  return ops.gmm(rows, kernels, sizes, rows.dtype,
+                 (tile, min(inner, _WIDEST), min(outer, _WIDEST)), interpret=interpret)
 
 
 def _tiled(rows, kernels, sizes):

@@ -178,7 +178,7 @@ class _Experts(nn.Module):
     kernels = [_Kernel(inner, name=f"experts_{name}")()[0] for name in names]
     kernels.append(_Kernel(outer, spec.residual_scale, name="experts_down")()[0])
     y = experts_lib.mix(x, choice, tuple(kernel.astype(x.dtype) for kernel in kernels),
-                        ACTIVATIONS[spec.mlp])
+                        ACTIVATIONS[spec.mlp], own.backend)
     if own.shared_width:
       y = y + _Mlp(spec, own.shared_width, name="shared")(x, noise)
     return y, experts_lib.load_of(own, choice, bias, is_real) if wants_load else None

@@ -296,11 +296,14 @@ class Transformer:
       ValueError: an attention back end that this machine does not have.
     """
     backends.check(self.attention_backend, self.dtype)
+    backends.check_experts(self.experts.backend if self.experts else "xla")
     adapted = sites.leaves(self)
     module, flat_module = (module_lib.Module(self, is_unstacked) for is_unstacked in (False, True))
     module_of = lambda params: module if "layers" in params else flat_module
     # The one token that shapes the parameters is too short a row for a kernel.
-    shaped = module_lib.Module(dataclasses.replace(self, attention_backend="xla"))
+    shaped = module_lib.Module(dataclasses.replace(
+        self, attention_backend="xla",
+        experts=self.experts and dataclasses.replace(self.experts, backend="xla")))
 
     # Compiled as one program, also where it is called alone: op by op it takes seconds.
     @functools.partial(jax.jit, inline=True)

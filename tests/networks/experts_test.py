@@ -1,6 +1,7 @@
 """Mixtures of experts: routing and sums by their definitions, balance, meshes, caches, refusals."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,18 @@ def test_tiles_compute_what_the_ragged_matmul_computes_and_its_gradient(sizes):
       lambda *args: jnp.sin(dot(*args, sizes)).sum(), argnums=(0, 1)))(rows, kernels)
   for have, want in zip(*map(jax.tree.leaves, map(of, (experts_lib._tiled, jax.lax.ragged_dot)))):
     np.testing.assert_allclose(have, want, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_megablox_computes_what_the_ragged_matmul_computes_and_its_gradient():
+  rows, kernels, sizes = _draw(128, 128), _draw(3, 128, 128), jnp.array([70, 0, 58])
+  of = lambda dot: jax.value_and_grad(
+      lambda *args: jnp.sin(dot(*args, sizes)).sum(), argnums=(0, 1))(rows, kernels)
+  emulated = functools.partial(experts_lib.megablox, interpret=True)
+  for have, want in zip(*map(jax.tree.leaves, map(of, (emulated, jax.lax.ragged_dot)))):
+    np.testing.assert_allclose(have, want, atol=2e-4)
+  with pytest.raises(ValueError, match="a multiple of 128 tokens .* got 100; change"):
+    experts_lib.megablox(rows[:100], kernels, sizes)
 
 
 def test_experts_are_chosen_in_the_best_groups_by_biased_scores_and_weighed_by_plain_ones():
@@ -207,6 +220,7 @@ def test_flops_count_the_experts_of_a_token_alone():
     (dict(per_token=5), "per_token 5 exceeds the 4 experts of a token's groups"),
     (dict(has_bias=False), "bias_rate needs has_bias"),
     (dict(router="hash"), "choose from softmax, sigmoid"),
+    (dict(backend="cutlass"), "choose from xla, megablox"),
     (dict(first_dense=3), "first_dense leaves none of the 3 layers"),
     (dict(sise=3), "has no field 'sise'")])
 def test_experts_that_cannot_be_are_refused(changes, message):
@@ -221,6 +235,11 @@ def test_experts_that_cannot_be_are_refused(changes, message):
 def test_networks_that_experts_exclude_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     transformer.Transformer(**SPEC | dict(experts=OWN) | fields)
+
+
+def test_a_kernel_of_another_machine_is_refused():
+  with pytest.raises(ValueError, match="megablox needs a TPU, and this is for a CPU; use xla"):
+    _spec(OWN | dict(backend="megablox")).network()
 
 
 def test_a_share_of_the_network_has_a_share_of_each_expert():
