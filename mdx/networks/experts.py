@@ -1,7 +1,7 @@
 r"""Mixtures of experts in place of the MLP of a block: routing, matrices by group, and balance.
 
-Contents: Experts, built, Choice, Load, choose, mix, grouped, megablox, load_of, penalty, collecting,
-is_collecting, add.
+Contents: Experts, built, Choice, Load, choose, mix, grouped, megablox, load_of, penalty,
+collecting, is_collecting, add.
 
 Convention: of E experts each token takes K, and none is left out for want of room. Scores and
 weights are float32. Losses of the router are means over the rows of a batch of what one row gives,

@@ -309,7 +309,7 @@ def test_messages_are_prompts_of_a_model_with_a_chat_template(runs, tmp_path):
   assert sampling.read_prompts(file) == [talk, "a"]
   tokenizer = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")
   model = mdx.load(str(runs / "diffusion"))
-  ids = dataclasses.replace(model, tokenizer=tokenizer).encode(talk)
+  ids = dataclasses.replace(model, tokenizer=tokenizer).prompt_ids(talk)
   np.testing.assert_array_equal(ids, chat.encode_prompt(tokenizer, talk))
   assert tokenizer.decode(ids).strip() == "Thank you."
   with pytest.raises(ValueError, match="prompts.jsonl line 1: message 0 has the role 'me'"):

@@ -19,6 +19,8 @@ NETWORKS = {name: presets.preset(name) for name in presets.PRESETS} | {
     "discriminator": dict(num_layers=2, width=16, num_heads=2, use_bias=True, head="rtd"),
     "adapted": dict(num_layers=2, width=16, num_heads=2,
                     adaptations=(dict(name="lora", rank=2), dict(name="int8"))),
+    "experts": dict(num_layers=2, width=16, num_heads=2, experts=dict(
+        number=4, per_token=2, width=8, shared_width=8, has_bias=True, first_dense=1)),
     "plain_mlp": dict(num_layers=2, width=16, num_heads=2, mlp="relu", head_bias=True)}
 
 
