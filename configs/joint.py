@@ -26,7 +26,8 @@ def get_config(arg=None):
   is_tilted = config_lib.parse_arg(arg, tilted=False)["tilted"]
   base = diffusion.get_config()
   if is_tilted:
-    base.update(steps=3000, batch_size=256, eval_steps=1000, checkpoint_steps=1000, log_steps=500)
+    base.optimizer.learning_rate = 3e-3
+    base.update(steps=6000, batch_size=256, eval_steps=1000, checkpoint_steps=1000, log_steps=500)
     base.network.update(num_layers=2, width=64, num_heads=2, mlp_width=192)
     base.tokenizer.path = tilted.TOKENIZER
     base.data = dict(length=tilted.LENGTH, packing="pad", append_eos=False,
