@@ -98,7 +98,8 @@ def test_the_cost_of_a_run_is_that_of_its_iterations():
   assert budget.of_run(config, [program(None)], num_chips=2) is None
 
 
-@pytest.mark.parametrize("name", ["sft", "structural", "bitimebert", "finetune"])
+@pytest.mark.parametrize("name", ["sft", "finetune", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("structural", "bitimebert"))])
 def test_a_program_takes_the_batches_of_its_data(name, tmp_path):
   config = importlib.import_module(f"mdx.configs.{name}").get_config()
   tiny.changed(config, _NETWORK | {"batch_size": 8})

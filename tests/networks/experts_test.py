@@ -184,6 +184,7 @@ def test_unstacked_scanned_and_cached_blocks_agree(own):
     np.testing.assert_allclose(again.last, out.last[:, 8:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_with_the_balance_loss_evens_the_load():
   """One step of descent on the balance alone lowers it."""
   objective = _objective(OWN | dict(balance=1.0))

@@ -159,7 +159,8 @@ def _limit(now, then):
   return min(1.0, (1 - then) / now) if now else 1.0
 
 
-@pytest.mark.parametrize("remdm", ["cap", "rescale", "loop"])
+@pytest.mark.parametrize("remdm", [
+    "cap", pytest.param("rescale", marks=pytest.mark.slow), "loop"])
 def test_transitions_have_the_probabilities_of_the_paper(remdm):
   steps, eta = 10, 0.4
   fields = dict(remdm=remdm, eta=eta, loop_on=0.75, loop_off=0.25, loop_alpha=0.6)

@@ -134,6 +134,7 @@ def test_a_step_of_adalora_keeps_the_most_important_triples_of_all_maps():
                              rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_training_step_moves_what_an_adaptation_keeps_beside_its_parameters():
   put = products.AdaLoRA(rank=4, target_rank=1, steps=4, first_steps=0, last_steps=2, beta=0.5,
                          targets=("q",))
