@@ -16,8 +16,9 @@ from mdx.utils import rng
 
 import tiny
 
-OBJECTIVE = py_types.SimpleNamespace(network=py_types.SimpleNamespace(width=3),
-                                     embedding=lambda: lambda params, batch: None)
+OBJECTIVE = py_types.SimpleNamespace(
+    network=py_types.SimpleNamespace(width=3),
+    embedder=lambda: py_types.SimpleNamespace(vectors=lambda params, batch: None))
 VECTORS = {"cat": [1, 0.1, 0], "dog": [1, 0, 0.2], "car": [0.05, 1, 0.1], "bus": [0.1, 1, 0],
            "red": [0, 0, 1], "blue": [0.1, 0, 1]}
 KINDS = {"cat": "pet", "dog": "pet", "car": "ride", "bus": "ride", "red": "hue", "blue": "hue"}
