@@ -27,6 +27,8 @@ import numpy as np
 from mdx.interop import family as family_lib
 from mdx.interop import hf_a2d
 from mdx.interop import hf_bert
+from mdx.interop import hf_deberta
+from mdx.interop import hf_distilbert
 from mdx.interop import hf_dream
 from mdx.interop import hf_electra
 from mdx.interop import hf_llada
@@ -34,6 +36,7 @@ from mdx.interop import hf_llada2
 from mdx.interop import hf_llama
 from mdx.interop import hf_modernbert
 from mdx.interop import hf_moe
+from mdx.interop import hf_nomic
 from mdx.interop import hf_qwen
 from mdx.interop import hf_roberta
 from mdx.interop import hf_sdar
@@ -52,7 +55,8 @@ FAMILIES = {f.key: f for f in (
     hf_llada.FAMILY, hf_dream.FAMILY, hf_sdar.FAMILY, hf_llama.FAMILY, hf_qwen.QWEN2, hf_qwen.QWEN3,
     hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
     hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES, hf_moe.QWEN3,
-    hf_moe.SDAR, hf_moe.LLADA, hf_llada2.FAMILY)}
+    hf_moe.SDAR, hf_moe.LLADA, hf_llada2.FAMILY, hf_distilbert.FAMILY, hf_deberta.FAMILY,
+    hf_nomic.FAMILY)}
 CONFIG, load_config = settings.CONFIG, settings.load_config
 _TIE = "tie_word_embeddings"
 # What stands beside config.json and the weights: tokenizer, chat template, the model's code.

@@ -100,7 +100,7 @@ def alias(base: Family, model_type: str, architecture: str, **changes: Any) -> F
 
 def body(base: Family, architecture: str) -> Family:
   """The family of the models without a head of a class of `base.bodies`; they write no text."""
-  bare = dict(head="none", head_transform=False, head_bias=False, tied=True)
+  bare = dict(head="none", head_transform=False, transform_bias=False, head_bias=False, tied=True)
   heads = ("head_dense/", "head_norm/", "lm_head/", "rtd_head/")
 
   def tensors(spec):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from mdx.interop import family
 from mdx.interop import hf_bert
 
-_ONLY = ("gelu",)  # the head has this one, whatever the body has
+_ONLY = {"gelu": "gelu_erf"}  # the head has this one, whatever the body has
 
 
 def _to_fields(config):

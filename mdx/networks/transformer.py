@@ -23,6 +23,7 @@ from mdx.networks import adaptation
 from mdx.networks import attention as attention_lib
 from mdx.networks import axes
 from mdx.networks import backends
+from mdx.networks import disentangled as disentangled_lib
 from mdx.networks import experts as experts_lib
 from mdx.networks import layers
 from mdx.networks import module as module_lib
@@ -55,6 +56,8 @@ class Transformer:
     embed_width: width of the embeddings, projected to `width`; 0 = `width` (ELECTRA).
     token_types: kinds of tokens that have an embedding of their own; 0 = none (BERT).
     position: "rope", "learned" or "none".
+    disentangled: scores by relative positions, a table of fields of
+      `networks.disentangled.Disentangled` (DeBERTa); None or {} = none.
     rope_theta: base of the rotary frequencies.
     rope_scaling: ("linear", factor), ("llama3", factor, low, high, original length) or ("yarn",
       factor, original length, fast, slow, attention factor): slower rotary frequencies for longer
@@ -71,6 +74,7 @@ class Transformer:
     mlp_bias: biases of the MLP.
     head: "lm" (a score for every id), "rtd" (one, that a token was replaced; ELECTRA) or "none".
     head_transform: a linear map, the activation and a norm before the head (BERT).
+    transform_bias: a bias of that linear map, without others.
     tied: the head is the transposed embedding.
     head_bias: a bias per id in the head.
     time_conditioning: adaLN-zero modulation of the blocks by t.
@@ -107,6 +111,7 @@ class Transformer:
   embed_width: int = 0
   token_types: int = 0
   position: str = "rope"
+  disentangled: Any = None
   rope_theta: float = 10000.0
   rope_scaling: tuple[Any, ...] = ()
   rotary_share: float = 1.0
@@ -121,6 +126,7 @@ class Transformer:
   mlp_bias: bool = False
   head: str = "lm"
   head_transform: bool = False
+  transform_bias: bool = False
   tied: bool = True
   head_bias: bool = False
   time_conditioning: bool = False
@@ -159,6 +165,7 @@ class Transformer:
     if self.position == "rope" and (self.rotated % 2 or not self.rotated):
       raise ValueError(f"rotary positions need an even head width, got {self.rotated}.")
     object.__setattr__(self, "experts", experts_lib.built(self.experts))
+    object.__setattr__(self, "disentangled", disentangled_lib.built(self.disentangled))
     object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
     object.__setattr__(self, "adaptations", adaptation.build(self.adaptations))
     positions_lib.check_scaling(self.rope_scaling)
@@ -167,6 +174,12 @@ class Transformer:
          f"attention_backend xla, {self.attention_backend} has none; use xla, or drophead."),
         (sites.at(self.adaptations, "memory") and self.attention_backend != "xla", "adaptations "
          f"of memory need the attention_backend xla, not {self.attention_backend}."),
+        (self.disentangled and self.attention_backend != "xla", "disentangled attention needs the "
+         f"attention_backend xla, not {self.attention_backend}."),
+        (self.disentangled and self.position == "rope", "disentangled attention takes position "
+         "none or learned, not rope."),
+        (self.disentangled and self.kv_heads != self.num_heads, "disentangled attention needs "
+         f"num_kv_heads {self.num_heads} like num_heads, got {self.kv_heads}."),
         (self.experts and (self.use_bias or self.mlp_bias), "experts have no biases; leave out "
          "use_bias and mlp_bias, or the experts."),
         (self.experts and self.experts.first_dense >= self.num_layers, "experts.first_dense leaves "

@@ -50,6 +50,14 @@ MODELS = {
         _IDS, cls_token_id=1, sep_token_id=2, num_hidden_layers=5, local_attention=8,
         rope_parameters={"full_attention": dict(rope_type="default", rope_theta=700.0),
                          "sliding_attention": dict(rope_type="default", rope_theta=50.0)}), {}),
+    "distilbert": ("DistilBert", dict(_IDS, dim=16, n_layers=2, n_heads=4, hidden_dim=24), {}),
+    "deberta": ("DebertaV2", dict(
+        _IDS, relative_attention=True, position_buckets=8, pos_att_type=["p2c", "c2p"],
+        share_att_key=True, norm_rel_ebd="layer_norm", position_biased_input=False), {}),
+    "deberta-apart": ("DebertaV2", dict(
+        _IDS, relative_attention=True, max_relative_positions=6, pos_att_type=["p2c"],
+        type_vocab_size=2), {}),
+    "nomic": ("NomicBert", dict(_IDS, layer_norm_eps=1e-6), {}),
 }
 _DECODERS = ("llama", "qwen2", "qwen3", "qwen3_moe", "dream", "sdar")
 
@@ -59,7 +67,10 @@ def build(name):
   family, options, _ = MODELS[name]
   head = ("ForCausalLM" if name in _DECODERS else
           "ForPreTraining" if name == "electra-discriminator" else "ForMaskedLM")
-  config = getattr(transformers, family + "Config")(**_SIZES | options)
+  sizes = dict(_SIZES)
+  if "dim" in options:  # which has its own words for all but these
+    sizes = {name: sizes[name] for name in ("vocab_size", "max_position_embeddings")}
+  config = getattr(transformers, family + "Config")(**sizes | options)
   config._attn_implementation = "eager"  # pylint: disable=protected-access
   model = getattr(transformers, family + head)(config).eval()
   torch.manual_seed(7)

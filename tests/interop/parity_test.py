@@ -23,7 +23,8 @@ MASKED = {"dream": attention.Full(), "sdar": attention.BlockCausal(4)}
 # Not in `transformers`: numbers of the published layers.
 PUBLISHED = {"llada_moe": attention.Full(), "llada2": attention.BlockCausal(32)}
 DECODERS = ("llama", "qwen2", "qwen3", "qwen3_moe", *MASKED)
-NAMES = (*DECODERS, *PUBLISHED, "bert", "roberta", "electra-generator", "electra-discriminator", "modernbert")
+NAMES = (*DECODERS, *PUBLISHED, "bert", "roberta", "electra-generator", "electra-discriminator",
+         "modernbert", "distilbert", "deberta", "deberta-apart", "nomic")
 
 
 def _path(name):
