@@ -177,8 +177,10 @@ def check_fields(spec: transformer.Transformer, model_type: str, allowed: Mappin
   for field in dataclasses.fields(spec):
     if field.name in _SIZES or field.name in _HOW_COMPUTED:
       continue
+    if field.name in allowed and allowed[field.name] is None:
+      continue
     value, wanted = getattr(spec, field.name), allowed.get(field.name, field.default)
-    if wanted is not None and value != wanted:
+    if value != wanted:
       raise ValueError(f"network.{field.name} = {value!r} cannot be exported as {model_type!r}, "
                        f"whose models have {wanted!r}.")
 

@@ -24,7 +24,9 @@ ALIASES = [("roberta", "xlm-roberta", "XLMRobertaForMaskedLM", "mlm"),
            ("qwen3", "a2d-qwen3", "A2DQwen3LMHeadModel", "diffusion")]
 BODIES = [("bert", "bert.", "BertModel"), ("roberta", "roberta.", "RobertaModel"),
           ("electra-discriminator", "electra.", "ElectraModel"),
-          ("modernbert", "model.", "ModernBertModel"), ("qwen2", "model.", "Qwen2Model")]
+          ("modernbert", "model.", "ModernBertModel"), ("qwen2", "model.", "Qwen2Model"),
+          ("distilbert", "distilbert.", "DistilBertModel"),
+          ("deberta", "deberta.", "DebertaV2Model"), ("nomic", "nomic_bert.", "NomicBertModel")]
 
 
 def _copy(name, path, tensors=None, **config):
