@@ -116,5 +116,9 @@ FAMILY = family.Family(
     to_fields=lambda config: read(config) | _HEAD,
     to_config=lambda spec: write(spec, "bert", "BertForMaskedLM", **_HEAD),
     tensors=_tensors, objective=lambda config: {"name": "mlm"}, bodies=("BertModel",),
-    prefix="bert.", headed=_HEAD,
+    prefix="bert.", headed=_HEAD, labelled={
+        "BertForSequenceClassification": family.LabelHead(
+            "pooled_first", family.linear("dense", "bert.pooler.dense", has_bias=True)
+            | family.linear("out", "classifier", has_bias=True)),
+        "BertForTokenClassification": family.WORDS},
     beside=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*", r"bert\.embeddings\.position_ids"))

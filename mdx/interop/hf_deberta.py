@@ -133,5 +133,8 @@ def _head(spec, decoder):
 FAMILY = family.Family(
     model_type="deberta-v2", architectures=("DebertaV2ForMaskedLM",), to_fields=_to_fields,
     to_config=_to_config, tensors=_tensors, objective=lambda config: {"name": "mlm"},
-    bodies=("DebertaV2Model",), prefix="deberta.", headed=_HEAD,
+    bodies=("DebertaV2Model",), prefix="deberta.", headed=_HEAD, labelled={
+        "DebertaV2ForSequenceClassification": family.LabelHead(
+            "", {}, (r"(pooler|classifier)\..*",)),  # with GELU
+        "DebertaV2ForTokenClassification": family.WORDS},
     beside=(r"deberta\.embeddings\.position_ids", r"mask_predictions\..*", r"pooler\..*"))

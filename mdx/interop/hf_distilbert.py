@@ -62,5 +62,8 @@ def _tensors(spec):
 FAMILY = family.Family(
     model_type="distilbert", architectures=("DistilBertForMaskedLM",), to_fields=_to_fields,
     to_config=_to_config, tensors=_tensors, objective=lambda config: {"name": "mlm"},
-    bodies=("DistilBertModel",), prefix="distilbert.", headed=_HEAD,
+    bodies=("DistilBertModel",), prefix="distilbert.", headed=_HEAD, labelled={
+        "DistilBertForSequenceClassification": family.LabelHead(
+            "", {}, (r"(pre_)?classifier\..*",)),  # with ReLU
+        "DistilBertForTokenClassification": family.WORDS},
     beside=(r"distilbert\.embeddings\.position_ids",))
