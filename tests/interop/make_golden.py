@@ -30,6 +30,7 @@ _LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_fact
 # name -> class of transformers, its options, entries of config.json over its own
 MODELS = {
     "llama": ("Llama", dict(_GROUPED, rope_parameters=_LLAMA3, tie_word_embeddings=True), {}),
+    "mistral": ("Mistral", dict(_GROUPED, sliding_window=6), {}),
     "qwen2": ("Qwen2", dict(_GROUPED, rope_parameters=dict(rope_type="default", rope_theta=500.0)),
               {}),
     "qwen3": ("Qwen3", dict(_GROUPED, head_dim=6, tie_word_embeddings=True), {}),
@@ -59,7 +60,7 @@ MODELS = {
         type_vocab_size=2), {}),
     "nomic": ("NomicBert", dict(_IDS, layer_norm_eps=1e-6), {}),
 }
-_DECODERS = ("llama", "qwen2", "qwen3", "qwen3_moe", "dream", "sdar")
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "dream", "sdar")
 
 
 def build(name):
