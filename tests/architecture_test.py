@@ -30,7 +30,7 @@ _ROWS = (
     ("mdx/rl/",),
     ("mdx/build/",),
     ("mdx/model.py",),
-    ("mdx/lm_harness.py", "mdx/modes/"),
+    ("mdx/lm_harness.py", "mdx/serve.py", "mdx/serving/", "mdx/modes/"),
     ("mdx/main.py",),
 )
 _METHODS = {*objectives.OBJECTIVES, *objectives.POLICIES, *adaptation.ADAPTATIONS}
