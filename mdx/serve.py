@@ -16,6 +16,7 @@ import argparse
 import ast
 import asyncio
 import contextlib
+import importlib.util
 import json
 import pathlib
 import sys
@@ -176,7 +177,7 @@ def _arguments(argv: Sequence[str] | None):
       "A server of one model with the API of OpenAI. --FIELD=VALUE of a rule of mdx.samplers, and "
       "--name, are what a request that does not say them is decoded with."))
   add = parser.add_argument
-  add("--checkpoint", required=True, help="what mdx.load takes: a run, an export, a model directory")
+  add("--checkpoint", required=True, help="what mdx.load takes: a run, an export, a directory")
   add("--host", default="127.0.0.1", help="address to listen at")
   add("--port", type=int, default=8000, help="port to listen at")
   add("--model_name", default="", help="name of the model; the checkpoint's last part by default")
@@ -205,12 +206,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Serves until it is interrupted; returns the exit status."""
   try:
     known, fields = _arguments(argv)
-    try:
-      import uvicorn  # pylint: disable=g-import-not-at-top
-      import starlette  # pylint: disable=g-import-not-at-top,unused-import
-    except ModuleNotFoundError:
-      raise ValueError("starlette and uvicorn are not installed; pip install "
-                       "'mdx-lm[serve]'.") from None
+    for name in ("starlette", "uvicorn"):
+      if importlib.util.find_spec(name) is None:
+        raise ValueError(f"{name} is not installed; pip install 'mdx-lm[serve]'.")
+    import uvicorn  # pylint: disable=g-import-not-at-top
     model = model_lib.load(known.checkpoint, params=known.params, dtype=known.dtype)
     server = request_lib.Server(
         model=model, name=known.model_name or pathlib.PurePath(known.checkpoint).name,

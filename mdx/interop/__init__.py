@@ -95,7 +95,8 @@ def _family(config: Mapping[str, Any]) -> family_lib.Family:
     return family_lib.labelling(found, name)
   if classes and not set(classes) & set(found.architectures):
     raise ValueError(f"architectures {classes} of model_type {found.model_type!r} are not known; "
-                     f"expected {' or '.join((*found.architectures, *found.bodies, *found.labelled))}.")
+                     "expected " + " or ".join(
+                         (*found.architectures, *found.bodies, *found.labelled)) + ".")
   return found
 
 

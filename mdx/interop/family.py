@@ -1,7 +1,7 @@
 """Model families of Hugging Face: names, options, both directions.
 
-Contents: Tensor, linear, LabelHead, Family, alias, body, labelling, is_positive, read_options, check_fields, first_id.
-
+Contents: Tensor, linear, LabelHead, WORDS, Family, alias, labelling, body, is_positive,
+read_options, check_fields, first_id.
 Convention: a family is one file `hf_NAME.py` that ends with a `FAMILY`. Its table maps each
 parameter path of ours to a tensor of theirs, and serves import and export alike.
 """

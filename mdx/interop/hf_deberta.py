@@ -37,8 +37,8 @@ def _to_fields(config):
     if not isinstance(options[name], bool):
       raise ValueError(f"{name} is {options[name]!r:.40}; expected true or false.")
   if options["conv_kernel_size"]:
-    raise ValueError(f"conv_kernel_size = {options['conv_kernel_size']!r:.40} is not supported: the "
-                     "transformer has no convolution; expected 0 (DeBERTa-v3, or v2 without it).")
+    raise ValueError(f"conv_kernel_size = {options['conv_kernel_size']!r:.40} is not supported, for "
+                     "there is no convolution; expected 0 (DeBERTa-v3, or v2 without it).")
   for name, own in (("embedding_size", options.get("hidden_size")), ("attention_head_size", None)):
     if options.get(name, own) not in (None, own):
       raise ValueError(f"{name} = {options[name]!r:.40} is not supported; leave it out.")
@@ -96,9 +96,10 @@ def _tensors(spec):
     if is_there:
       table[f"{name}_embed/embedding"] = family.Tensor(f"{body}{name}_embeddings.weight")
   table |= hf_bert.norm("embed_norm", f"{body}LayerNorm")
-  linears = [("attention/q", "attention.self.query_proj"), ("attention/k", "attention.self.key_proj"),
-             ("attention/v", "attention.self.value_proj"), ("attention/o", "attention.output.dense"),
-             ("mlp/up", "intermediate.dense"), ("mlp/down", "output.dense")]
+  linears = [(f"attention/{name[0]}", f"attention.self.{name}_proj")
+             for name in ("query", "key", "value")]
+  linears += [("attention/o", "attention.output.dense"), ("mlp/up", "intermediate.dense"),
+              ("mlp/down", "output.dense")]
   if own is not None:
     table["relative_embed/embedding"] = family.Tensor("deberta.encoder.rel_embeddings.weight")
     if own.is_normed:

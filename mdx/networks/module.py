@@ -132,7 +132,7 @@ class Module(nn.Module):
                        "cache; use sampler.cache=none.")
     if attention.streams > 1:
       raise ValueError("network.disentangled counts distances by index, and this objective puts "
-                       f"{attention.streams} streams into a row; use another position or objective.")
+                       f"{attention.streams} streams into a row; use another network or objective.")
 
   def _distances(self, length):
     """The table of relative positions at the distances of a row, [2 L - 1, D]."""
