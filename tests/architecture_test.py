@@ -30,8 +30,8 @@ _ROWS = (
     ("mdx/rl/",),
     ("mdx/build/",),
     ("mdx/model.py",),
-    ("mdx/lm_harness.py", "mdx/serve.py", "mdx/serving/", "mdx/modes/"),
-    ("mdx/main.py",),
+    ("mdx/lm_harness.py", "mdx/serving/", "mdx/modes/"),
+    ("mdx/main.py", "mdx/serve.py"),
 )
 _METHODS = {*objectives.OBJECTIVES, *objectives.POLICIES, *adaptation.ADAPTATIONS}
 # Folders and files that know no method by name.

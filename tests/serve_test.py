@@ -33,7 +33,8 @@ def model(tmp_path_factory):
   run = setup_lib.setup(tiny.config("sft", network__max_length=96, network__num_layers=1),
                         str(tmp_path_factory.mktemp("run")))
   params = jax.jit(run.objective.init)(rng.root(0))
-  params = jax.tree.map(lambda x: x * 8, params)  # which prefers some tokens
+  params = jax.tree.map(lambda x, shape: jax.device_put(8 * x, shape.sharding), params,
+                        run.shapes.params)  # which prefers some tokens
   return model_lib.Model(objective=run.objective, params=params, tokenizer=run.tokenizer,
                          mesh=run.mesh, max_length=run.spec.max_length, source="tiny",
                          config=run.config, data={})

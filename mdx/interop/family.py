@@ -149,7 +149,8 @@ def body(base: Family, architecture: str, prefix: str | None = None) -> Family:
         architectures=[architecture])
 
   return dataclasses.replace(
-      base, architectures=(architecture,), bodies=(), labelled={}, tensors=tensors, to_config=to_config,
+      base, architectures=(architecture,), bodies=(), labelled={}, tensors=tensors,
+      to_config=to_config,
       to_fields=lambda config: base.to_fields(config) | bare, objective=lambda config: {},
       beside=tuple(pattern.removeprefix(re.escape(prefix)) for pattern in base.beside))
 

@@ -37,8 +37,8 @@ def _to_fields(config):
     if not isinstance(options[name], bool):
       raise ValueError(f"{name} is {options[name]!r:.40}; expected true or false.")
   if options["conv_kernel_size"]:
-    raise ValueError(f"conv_kernel_size = {options['conv_kernel_size']!r:.40} is not supported, for "
-                     "there is no convolution; expected 0 (DeBERTa-v3, or v2 without it).")
+    raise ValueError(f"conv_kernel_size = {options['conv_kernel_size']!r:.40} is not supported; "
+                     "there is no convolution here: expected 0 (DeBERTa-v3, or v2 without it).")
   for name, own in (("embedding_size", options.get("hidden_size")), ("attention_head_size", None)):
     if options.get(name, own) not in (None, own):
       raise ValueError(f"{name} = {options[name]!r:.40} is not supported; leave it out.")

@@ -2,7 +2,8 @@
 
 Contents: FAMILY.
 
-Convention: queries, keys and values are one stored matrix; `fc12` is the gate of `fc11`. Only a config.json in the words of `transformers` is read, not that of the first published code.
+Convention: queries, keys and values are one stored matrix; `fc12` is the gate of `fc11`. Only a
+config.json in the words of `transformers` is read, not that of the first published code.
 
 Reference: Nussbaum et al. 2024, arXiv:2402.01613.
 """
