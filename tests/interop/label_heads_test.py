@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
+import tiny
 
 from mdx import interop
+from mdx import modes
 from mdx.build import source as source_lib
+from mdx.configs import finetune as finetune_config
 from mdx.objectives.labels import finetune
 from mdx.utils import rng
 from mdx.utils import tree
@@ -123,6 +126,30 @@ def test_a_head_for_other_labels_or_another_task_is_left_and_a_damaged_one_is_na
     _started(odd, _objective(odd, cls))
   with pytest.raises(ValueError, match="holds a model without a head.*begin a fine-tuning"):
     source_lib.open_source(str(source)).describe()
+
+
+@pytest.mark.slow
+def test_a_run_begins_from_the_head_and_may_train_it(tmp_path):
+  tokenizers = pytest.importorskip("tokenizers")
+  name, _, head, _ = HEADS["BertForSequenceClassification"]
+  source = _directory(name, tmp_path / "in", "BertForSequenceClassification", head)
+  words = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", *(f"w{i}" for i in range(38))]
+  vocab = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+      {word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+  vocab.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  vocab.save(str(source / "tokenizer.json"))
+  rows = "".join(f"w{i} w{i + 1},{LABELS[i % 3]}\n" for i in range(24))
+  (tmp_path / "rows.csv").write_text("sentence,label\n" + rows)
+  config = finetune_config.get_config("glue")
+  tiny.changed(config, {
+      "init.checkpoint": str(source), "data.length": 16, "steps": 1, "batch_size": 8,
+      "data.source.path": str(tmp_path / "rows.csv"), "data.source.holdout_every": 3,
+      "objective.labels": LABELS, "optimizer.learning_rate": 1e-30, "optimizer.weight_decay": 0.0})
+  modes.run("train", config, str(tmp_path / "run"))
+  _, items = tiny.stored(tmp_path / "run")
+  task = items["params"]["task"]
+  np.testing.assert_array_equal(task["out"]["kernel"], head["classifier.weight"].T)
+  np.testing.assert_array_equal(task["dense"]["bias"], head["bert.pooler.dense.bias"])
 
 
 @pytest.mark.slow
