@@ -272,9 +272,14 @@ class Narrowed(Attention):
     return near if rule is None else near & rule
 
 
-def narrowed(layers: tuple[Any, ...], radius: int, global_every: int) -> tuple[Any, ...]:
-  """The values of layers, narrowed to a radius (0: none) but in every `global_every`th layer."""
-  is_global = lambda i: not radius or (global_every and i % global_every == 0)
+def narrowed(layers: tuple[Any, ...], radius: int, global_every: int, global_first: int = 0
+             ) -> tuple[Any, ...]:
+  """The values of layers, narrowed to a radius (0: none).
+
+  Every `global_every`th layer and the first `global_first` ones are as they are.
+  """
+  is_global = lambda i: not radius or i < global_first or (
+      global_every and i % global_every == 0)
   return tuple(value if is_global(i) else Narrowed(value, radius) for i, value in enumerate(layers))
 
 

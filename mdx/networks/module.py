@@ -101,7 +101,7 @@ class Module(nn.Module):
     if slots is not None:
       backends.check_slots(spec.attention_backend)
     visible = attention_lib.narrowed(attention.of_layers(spec.num_layers), spec.local_radius,
-                                     spec.global_every)
+                                     spec.global_every, spec.global_first)
     sight, which = attention_lib.sight(
         visible, positions, inputs.segment_ids, slots,
         with_masks=backends.uses_masks(spec.attention_backend))

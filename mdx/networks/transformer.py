@@ -66,6 +66,7 @@ class Transformer:
     local_rope_theta: base of the frequencies in layers with a `local_radius`; 0 = `rope_theta`.
     local_radius: distance that layers see on both sides, beside what attention says; 0 = all.
     global_every: of every so many layers the first has no `local_radius`; 0 = none is so.
+    global_first: so many first layers have no `local_radius` (Qwen2).
     max_length: longest row (rows of the learned position table).
     position_offset: rows of that table before position 0, never read (RoBERTa).
     use_bias: biases in all linear maps but the head.
@@ -118,6 +119,7 @@ class Transformer:
   local_rope_theta: float = 0.0
   local_radius: int = 0
   global_every: int = 0
+  global_first: int = 0
   max_length: int = 1024
   position_offset: int = 0
   use_bias: bool = False
@@ -152,7 +154,7 @@ class Transformer:
                                 "vocab_multiple"), 1)
         | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",
                          "token_types", "position_offset", "local_radius", "global_every",
-                         "local_rope_theta"), 0),
+                         "global_first", "local_rope_theta"), 0),
         between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
         | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]",
            "width": "[1, 10000000]"})
@@ -193,6 +195,7 @@ class Transformer:
         (self.post_norm and not self.first_norm, "first_norm=False is of pre-norm blocks; leave "
          "out post_norm."),
         (self.global_every and not self.local_radius, "global_every needs a local_radius."),
+        (self.global_first and not self.local_radius, "global_first needs a local_radius."),
         (self.head == "lm" and self.tied and self.embed_columns != self.width
          and not self.head_transform, f"embed_width {self.embed_width} is not width {self.width}, "
          "so a tied head needs network.head_transform.")):

@@ -33,6 +33,8 @@ MODELS = {
     "mistral": ("Mistral", dict(_GROUPED, sliding_window=6), {}),
     "qwen2": ("Qwen2", dict(_GROUPED, rope_parameters=dict(rope_type="default", rope_theta=500.0)),
               {}),
+    "qwen2-window": ("Qwen2", dict(_GROUPED, num_hidden_layers=3, use_sliding_window=True,
+                                   sliding_window=6, max_window_layers=1), {}),
     "qwen3": ("Qwen3", dict(_GROUPED, head_dim=6, tie_word_embeddings=True), {}),
     "qwen3_moe": ("Qwen3Moe", dict(_GROUPED, head_dim=6, num_experts=6, num_experts_per_tok=2,
                                   moe_intermediate_size=8, norm_topk_prob=True, rope_parameters=dict(
@@ -60,7 +62,7 @@ MODELS = {
         type_vocab_size=2), {}),
     "nomic": ("NomicBert", dict(_IDS, layer_norm_eps=1e-6), {}),
 }
-_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "dream", "sdar")
+_DECODERS = ("llama", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3_moe", "dream", "sdar")
 
 
 def build(name):

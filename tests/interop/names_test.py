@@ -200,7 +200,11 @@ def test_weights_that_disagree_with_the_config_are_named_before_any_is_read(
 
 
 @pytest.mark.parametrize("name, config, message", [
-    ("qwen2", dict(use_sliding_window=True), "use_sliding_window = True is not supported"),
+    ("qwen2", dict(use_sliding_window="yes"), "use_sliding_window = 'yes' is not supported"),
+    ("qwen2", dict(use_sliding_window=True, sliding_window=None), "sliding_window is None; expected"),
+    ("qwen2-window", dict(max_window_layers=2), "layer_types is .* in the first max_window_layers = 2"),
+    ("qwen2-window", dict(max_window_layers=-1), "max_window_layers is -1; expected at least 0"),
+    ("qwen3_moe", dict(use_sliding_window=True), "use_sliding_window = True is not supported"),
     ("qwen2", dict(layer_types=["full_attention", "sliding_attention"]), "layer_types has"),
     ("qwen2", dict(attention_bias=True), "attention_bias = True is not supported"),
     ("llama", dict(rope_parameters=dict(rope_type="longrope", factor=2.0)), "rope_scaling .*longr"),
