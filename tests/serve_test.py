@@ -134,7 +134,8 @@ def test_a_stop_string_ends_an_answer_and_says_so(client):
   assert "".join(one["choices"][0]["text"] for one in streamed) == whole[:whole.index(whole[2:4])]
 
 
-@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+@pytest.mark.parametrize("path", [pytest.param("completions", marks=pytest.mark.slow),
+                                  "chat/completions"])
 def test_a_stream_adds_up_to_the_answer(path, client):
   given = dict(messages=_TALK) if "chat" in path else dict(prompt="It was")
   body = dict(given, max_tokens=8, seed=3, n=2, steps=8, block_length=2, temperature=1.0)
@@ -155,6 +156,7 @@ def test_a_stream_adds_up_to_the_answer(path, client):
     assert {event["object"] for event in events} == {"chat.completion.chunk"}
 
 
+@pytest.mark.slow
 def test_a_rule_that_revises_is_streamed_at_its_end(client):
   body = dict(prompt="It", max_tokens=8, seed=3, name="rcr", steps=8)
   events = _events(_asked(client, **body, stream=True))
