@@ -204,7 +204,8 @@ class Model(load_lib.Loaded):
   def decode(self, rows: Sequence[np.ndarray], sampler: Any, *, seed: int = 0,
              batch_size: int = 8, record: str = "none",
              skip: Callable[[int], bool] = lambda row: False,
-             on_step: Callable[[Step], None] | None = None) -> Iterator[tuple[int, Sample]]:
+             on_step: Callable[[Step], None] | None = None,
+             numbers: Sequence[int] | None = None) -> Iterator[tuple[int, Sample]]:
     """Decodes rows of ids batch by batch; yields (index of the row, Sample).
 
     Args:
@@ -212,6 +213,8 @@ class Model(load_lib.Loaded):
       sampler: as `self.sampler` builds.
       seed, batch_size, record, on_step: as in `sample`.
       skip: rows that are done already; their batch is left out when all are.
+      numbers: of the rows, in [0, 2^31), in place of their indices; with these a row is the same
+        beside any others, and few lengths of prompts are compiled.
     """
     self.check(rows, sampler)
     if on_step and jax.process_count() > 1:
@@ -222,11 +225,15 @@ class Model(load_lib.Loaded):
     prompts, before = self._cut(rows)
     for batch in batching.batches(prompts, gen_length=sampler.gen_length, batch_size=batch_size,
                                   max_length=self.max_length, mask_id=tokenizer.mask_id,
-                                  pad_id=tokenizer.pad_id, closing=self._closing):
+                                  pad_id=tokenizer.pad_id, closing=self._closing,
+                                  is_rounded=numbers is not None):
       if all(skip(i) for i in batch.members):
         continue
       watch = self._watch(batch, prompts, on_step) if on_step else None
-      result, seconds = self._run(params, batch, sampler, seed, record, before, watch)
+      first = None if before is None else before[batch.row_index]
+      if numbers is not None:
+        batch = batch._replace(row_index=np.asarray(numbers, np.int32)[batch.row_index])
+      result, seconds = self._run(params, batch, sampler, seed, record, first, watch)
       for row, (i, length) in enumerate(zip(batch.members, batch.lengths)):
         infill = batch.start == 0 and len(prompts[i]) == length
         yield i, self._sample(rows[i], batch, result, row, length if infill else 0,
@@ -243,8 +250,8 @@ class Model(load_lib.Loaded):
           seen[i] = int(nfe[row])
           infill = batch.start == 0 and len(prompts[i]) == length
           end = canvas.shape[1] - batch.num_closing
-          on_step(Step(i, seen[i], self.tokenizer.decode(
-              canvas[row, -length:] if infill else canvas[row, batch.start:end])))
+          tokens = canvas[row, -length:] if infill else canvas[row, batch.start:end]
+          on_step(Step(i, seen[i], self.tokenizer.decode(tokens), tokens))
 
     return watch
 
@@ -253,7 +260,7 @@ class Model(load_lib.Loaded):
     """Decodes one batch; returns host arrays and the seconds it took."""
     rows = {"canvas": batch.canvas, "row_index": batch.row_index}
     if before is not None:
-      rows["before"] = before[batch.row_index]
+      rows["before"] = before
     if batch.positions is not None and batch.segment_ids is not None:
       rows |= {"positions": batch.positions, "segment_ids": batch.segment_ids}
     arrays = sharding.place_batch(rows, self.mesh)

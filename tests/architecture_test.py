@@ -31,8 +31,8 @@ _ROWS = (
     ("mdx/build/",),
     ("mdx/embedding.py",),
     ("mdx/model.py",),
-    ("mdx/lm_harness.py", "mdx/mteb_model.py", "mdx/modes/"),
-    ("mdx/main.py",),
+    ("mdx/lm_harness.py", "mdx/mteb_model.py", "mdx/serving/", "mdx/modes/"),
+    ("mdx/main.py", "mdx/serve.py"),
 )
 _METHODS = {*objectives.OBJECTIVES, *objectives.POLICIES, *adaptation.ADAPTATIONS}
 # Folders and files that know no method by name.

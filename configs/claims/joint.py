@@ -14,7 +14,7 @@ configs/joint.py:tilted (seed 0, 6000 steps of the model, 3000 of the head with 
   random: 0.643 with 4, 1.080 with 2
 The chain alone is 0.567 from the law, so the model had learned a third of the tilt, in which every
 symbol depends on every other; at 2 tokens a call the head keeps half of that, at 4 an eighth. An
-earlier model, of 1500 steps at a rate of 1e-3, had learned nothing of it, and its head lost nothing.
+earlier model, of 1500 steps at a rate of 1e-3, had learned none of it, and its head lost nothing.
 """
 
 from ml_collections import config_dict

@@ -130,6 +130,7 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
     source = source_lib.open_source(config["init"]["checkpoint"])
     adaptations, trains = run.spec.adaptations, run.optimizer.trains
     source.check(run.shapes.params, adaptations, fresh_parts(run.objective))
+    source.head(run.objective, run.shapes.params)
     run = dataclasses.replace(run, shapes=run.shapes._replace(params=source.stored_types(
         run.shapes.params, adaptations, lambda path: not trains(path))))
   memory.check("the state of this run", run.shapes)
@@ -256,10 +257,12 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
 def _starting(run: Setup, source: str) -> types.Params:
   """The parameters that a run starts from, of a source."""
   config, fresh = run.config, fresh_parts(run.objective)
-  params = source_lib.open_source(source).load(
+  found = source_lib.open_source(source)
+  params = found.load(
       run.shapes.params, config["init"]["params"], seed=config["seed"],
       adaptations=run.spec.adaptations, adapter=config["init"].get("adapter", ""), fresh=fresh)
-  return params | (_fresh(run) if fresh else {})
+  return params | (_fresh(run) if fresh else {}) | found.head(
+      run.objective, run.shapes.params, says=True)()
 
 
 def load_frozen(run: Setup) -> dict[str, types.Params]:

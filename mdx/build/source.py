@@ -24,6 +24,8 @@ from mdx.data import hf_tokenizer
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import adaptation
 from mdx.networks.adaptation import sites
+from mdx.objectives.labels import finetune
+from mdx.utils import console
 from mdx.utils import readers
 from mdx.utils import tree
 
@@ -83,6 +85,20 @@ class Source(Protocol):
       adapter: directory of a PEFT adapter for the source.
       seed: of new parameters of adaptations, where neither source nor adapter gives them.
       fresh: as in `check`.
+    """
+
+
+  def head(self, objective: types.Objective, shapes: types.Params, *, says: bool = False
+           ) -> Callable[[], types.Params]:
+    """Returns a function that reads fresh parts which the source has all the same.
+
+    Args:
+      objective: whose parts they are.
+      shapes: as in `check`.
+      says: whether a line says what becomes of a head of the source.
+
+    Raises:
+      ValueError: it has a head of another shape than its config.json says.
     """
 
 
@@ -193,6 +209,11 @@ class Run(_Source):
     assert self.file is not None  # `config` has been read
     return config, tokenizer_lib.load(self.file.parent)
 
+  def head(self, objective, shapes, *, says=False):
+    """As `Source`: the task of a run is another's."""
+    del objective, shapes, says
+    return dict
+
   def stored_types(self, shapes, adaptations, keep=lambda path: True):
     """As `Source`: a run stores parameters as they are trained."""
     del adaptations, keep
@@ -277,6 +298,22 @@ class HuggingFace(_Source):
     return {"network": network, "dtype": dtype, "sharding": dict(sharding.DEFAULT_TABLE),
             "objective": objective, "tokenizer": {"path": self.path}}, tokenizer
 
+  def head(self, objective, shapes, *, says=False):
+    """As `Source`: that of a class which labels texts or words, where the form and labels agree."""
+    found = interop.label_head(self.path)
+    if found is None:
+      return dict
+    name, head, reading = found
+    is_labelled = isinstance(objective, finetune.Labelled)
+    reason = "has another form than the task's" if not is_labelled or not head.form or (
+        head.form != objective.head_form) else _unlike(interop.label_names(self.path), objective)
+    if says:
+      console.say(f"{self.path}: the head of {name} {reason}, so its body alone is taken." if reason
+                  else f"{self.path}: the head of {name} is kept, for {len(objective.labels)} "
+                  "labels.")
+    read = None if reason else reading(shapes["task"])
+    return dict if read is None else lambda: {"task": read()}
+
   def stored_types(self, shapes, adaptations, keep=lambda path: True):
     """As `Source`."""
     base = self._base_form({"model": shapes["model"]}, adaptations)["model"]
@@ -313,6 +350,17 @@ class HuggingFace(_Source):
       raise ValueError(f"this objective has parameters {others[0]!r}, which the Hugging Face "
                        f"directory {self.path} has not; use another objective.")
     return shapes["model"]
+
+
+def _unlike(names: Sequence[str], objective: finetune.Labelled) -> str:
+  """Says how the labels of a head are not those of an objective; "" where they are.
+
+  Names that `transformers` gave, LABEL_0 and so on, stand for labels by number.
+  """
+  is_named = any(name != f"LABEL_{i}" for i, name in enumerate(names))
+  if len(names) == len(objective.labels) and (not is_named or tuple(names) == objective.labels):
+    return ""
+  return f"has the labels {', '.join(names):.80}, not {', '.join(objective.labels):.80}"
 
 
 def _ended(tokenizer: tokenizer_lib.Tokenizer, ends: Sequence[int]) -> tokenizer_lib.Tokenizer:

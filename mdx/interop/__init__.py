@@ -2,7 +2,8 @@
 
 Contents: FAMILIES, is_hf_dir, load_config, network_fields, objective_fields, compute_dtype,
 encoder_fields, special_ids, end_ids, family_key, check, stored_types, load, save, is_read_with,
-suited, body_of, HEADS, adapter_fields, load_adapter, save_adapter, decoding.
+suited, body_of, HEADS, label_head, label_names, adapter_fields, load_adapter, save_adapter,
+decoding.
 
 Convention: a family is one file with a name table that serves both directions. Everything
 that can be wrong with a directory is found from config.json and file headers, before a
@@ -27,6 +28,8 @@ import numpy as np
 from mdx.interop import family as family_lib
 from mdx.interop import hf_a2d
 from mdx.interop import hf_bert
+from mdx.interop import hf_deberta
+from mdx.interop import hf_distilbert
 from mdx.interop import hf_dream
 from mdx.interop import hf_electra
 from mdx.interop import hf_llada
@@ -34,6 +37,7 @@ from mdx.interop import hf_llada2
 from mdx.interop import hf_llama
 from mdx.interop import hf_modernbert
 from mdx.interop import hf_moe
+from mdx.interop import hf_nomic
 from mdx.interop import hf_qwen
 from mdx.interop import hf_roberta
 from mdx.interop import hf_sdar
@@ -54,8 +58,10 @@ FAMILIES = {f.key: f for f in (
     hf_llada.FAMILY, hf_dream.FAMILY, hf_sdar.FAMILY, hf_llama.FAMILY, hf_qwen.QWEN2, hf_qwen.QWEN3,
     hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
     hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES, hf_moe.QWEN3,
-    hf_moe.SDAR, hf_moe.LLADA, hf_llada2.FAMILY)}
+    hf_moe.SDAR, hf_moe.LLADA, hf_llada2.FAMILY, hf_distilbert.FAMILY, hf_deberta.FAMILY,
+    hf_nomic.FAMILY)}
 CONFIG, load_config, HEADS = settings.CONFIG, settings.load_config, family_lib.HEADS
+label_names = settings.label_names
 _TIE = "tie_word_embeddings"
 # What stands beside config.json and the weights: tokenizer, chat template, the model's code.
 _BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
@@ -81,16 +87,19 @@ def is_hf_dir(path: str | pathlib.Path) -> bool:
 def _family(config: Mapping[str, Any]) -> family_lib.Family:
   kind, classes = config.get("model_type"), config.get("architectures") or []
   alike = [f for f in FAMILIES.values() if kind in (None, "", f.model_type, f.key)]
-  found = next((f for f in alike if set(classes) & {*f.architectures, *f.bodies}),
+  found = next((f for f in alike if set(classes) & {*f.architectures, *f.bodies, *f.labelled}),
                FAMILIES.get(kind) if kind else None)
   if found is None:
     raise ValueError(f"model_type {kind!r} (architectures {classes}) is not known; choose from "
                      f"{', '.join(FAMILIES)}.")
   if body := next((name for name in classes if name in found.bodies), None):
     return family_lib.body(found, body)
+  if name := next((name for name in classes if name in found.labelled), None):
+    return family_lib.labelling(found, name)
   if classes and not set(classes) & set(found.architectures):
     raise ValueError(f"architectures {classes} of model_type {found.model_type!r} are not known; "
-                     f"expected {' or '.join((*found.architectures, *found.bodies))}.")
+                     "expected " + " or ".join(
+                         (*found.architectures, *found.bodies, *found.labelled)) + ".")
   return found
 
 
@@ -302,6 +311,20 @@ def load(path: str | pathlib.Path, shapes: Any,
   """
   with _opened(path, shapes) as (reader, table):
     return weights.load(reader, table, shapes, finish)
+
+
+def label_head(path: str | pathlib.Path) -> tuple[str, family_lib.LabelHead, Any] | None:
+  """The head of a directory that labels texts or words, if it has one.
+
+  Returns:
+    Its class, the head, and a function of shape structs {path: ...} of a part `task` that checks
+    them and returns a function that reads them.
+  """
+  _, family, _ = _describe(path)
+  if not family.labelled:
+    return None
+  (name, head), = family.labelled.items()
+  return name, head, functools.partial(weights.head, path, head.tensors)
 
 
 def adapter_fields(adapter: str, path: str | pathlib.Path) -> dict[str, Any]:

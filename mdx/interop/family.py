@@ -1,7 +1,7 @@
 """Model families of Hugging Face: names, options, both directions.
 
-Contents: HEADS, Tensor, linear, Family, alias, body, is_positive, read_options, check_fields,
-first_id.
+Contents: HEADS, Tensor, linear, LabelHead, WORDS, Family, alias, labelling, body, is_positive,
+read_options, check_fields, first_id.
 
 Convention: a family is one file `hf_NAME.py` that ends with a `FAMILY`. Its table maps each
 parameter path of ours to a tensor of theirs, and serves import and export alike.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, NamedTuple
 
 from mdx.networks import transformer
 
@@ -54,6 +54,22 @@ def linear(path: str, name: str, *, has_bias: bool = False, **fields: Any) -> di
   return table | ({f"{path}/bias": Tensor(f"{name}.bias", **fields)} if has_bias else {})
 
 
+class LabelHead(NamedTuple):
+  """Head of a class that labels texts or words.
+
+  Attributes:
+    form: the `head_form` of objectives for labels whose part `task` is such a head; "" = none.
+    tensors: path in that part -> Tensor; those of a head without a form have no names of ours.
+    beside: patterns of the names of the head's tensors.
+  """
+  form: str
+  tensors: Mapping[str, Tensor]
+  beside: tuple[str, ...] = (r"classifier\..*",)
+
+
+WORDS = LabelHead("words", linear("out", "classifier", has_bias=True))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
   """A model family.
@@ -72,6 +88,7 @@ class Family:
       They are left alone on import, and copied by an export that knows where they came from.
     bodies: classes of `architectures` without a head, whose names begin behind `prefix`.
     prefix: of the names of the body in the classes with a head.
+    labelled: classes of `architectures` that label texts or words, with their heads.
     decoding: config.json -> fields of a rule of `samplers` of its authors' decoder; {} where
       they have none of their own.
     key: its name in `FAMILIES` and in `export.model_type`; "" = `model_type`.
@@ -85,6 +102,7 @@ class Family:
   beside: tuple[str, ...] = ()
   bodies: tuple[str, ...] = ()
   prefix: str = ""
+  labelled: Mapping[str, LabelHead] = dataclasses.field(default_factory=dict)
   headed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   decoding: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
   key: str = ""
@@ -96,19 +114,34 @@ class Family:
 def alias(base: Family, model_type: str, architecture: str, **changes: Any) -> Family:
   """A family whose config.json has another type and class, and what else is said to differ."""
   own = dict(model_type=model_type, architectures=[architecture])
-  usual = dict(bodies=(), key="", to_config=lambda spec: base.to_config(spec) | own)
+  usual = dict(bodies=(), labelled={}, key="", to_config=lambda spec: base.to_config(spec) | own)
   return dataclasses.replace(base, model_type=model_type, architectures=(architecture,),
                              **usual | changes)
 
 
-def body(base: Family, architecture: str) -> Family:
-  """The family of the models without a head of a class of `base.bodies`; they write no text."""
-  bare = dict(head="none", head_transform=False, head_bias=False, tied=True)
+def labelling(base: Family, architecture: str) -> Family:
+  """The family of the bodies of a class of `base.labelled`, beside which their head stands."""
+  found = body(base, architecture, prefix="")
+  return dataclasses.replace(
+      found, beside=found.beside + base.labelled[architecture].beside,
+      labelled={architecture: base.labelled[architecture]})
+
+
+def body(base: Family, architecture: str, prefix: str | None = None) -> Family:
+  """The family of the models without a head of a class of `base.bodies`; they write no text.
+
+  Args:
+    base: the family.
+    architecture: the class.
+    prefix: of names, which is left out; None = that of the body in classes with a head.
+  """
+  prefix = base.prefix if prefix is None else prefix
+  bare = dict(head="none", head_transform=False, transform_bias=False, head_bias=False, tied=True)
 
   def tensors(spec):
     return {path: dataclasses.replace(
-        tensor, name=tensor.name.removeprefix(base.prefix), also=tuple(
-            name.removeprefix(base.prefix) for name in tensor.also if name.startswith(base.prefix)))
+        tensor, name=tensor.name.removeprefix(prefix), also=tuple(
+            name.removeprefix(prefix) for name in tensor.also if name.startswith(base.prefix)))
             for path, tensor in base.tensors(dataclasses.replace(
                 spec, **{"head": "lm"} | base.headed)).items()
             if path.partition("/")[0] not in HEADS}
@@ -119,9 +152,10 @@ def body(base: Family, architecture: str) -> Family:
         architectures=[architecture])
 
   return dataclasses.replace(
-      base, architectures=(architecture,), bodies=(), tensors=tensors, to_config=to_config,
+      base, architectures=(architecture,), bodies=(), labelled={}, tensors=tensors,
+      to_config=to_config,
       to_fields=lambda config: base.to_fields(config) | bare, objective=lambda config: {},
-      beside=tuple(pattern.removeprefix(re.escape(base.prefix)) for pattern in base.beside))
+      beside=tuple(pattern.removeprefix(re.escape(prefix)) for pattern in base.beside))
 
 
 def is_positive(value: Any) -> bool:
@@ -180,8 +214,10 @@ def check_fields(spec: transformer.Transformer, model_type: str, allowed: Mappin
   for field in dataclasses.fields(spec):
     if field.name in _SIZES or field.name in _HOW_COMPUTED:
       continue
+    if field.name in allowed and allowed[field.name] is None:
+      continue
     value, wanted = getattr(spec, field.name), allowed.get(field.name, field.default)
-    if wanted is not None and value != wanted:
+    if value != wanted:
       raise ValueError(f"network.{field.name} = {value!r} cannot be exported as {model_type!r}, "
                        f"whose models have {wanted!r}.")
 

@@ -1,6 +1,6 @@
-"""BERT, and what RoBERTa and ELECTRA share with it.
+"""BERT, and what RoBERTa, ELECTRA and other encoders share with it.
 
-Contents: read, write, body, FAMILY.
+Contents: ACTIVATIONS, FIXED, read, write, norm, body, lm_head, FAMILY.
 
 Convention: the pooler and the next-sentence head are no part of the network.
 
@@ -19,37 +19,50 @@ _SIZES = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermedia
 _DEFAULTS = dict(hidden_act="gelu", max_position_embeddings=512, type_vocab_size=2,
                  layer_norm_eps=1e-12, position_embedding_type="absolute", is_decoder=False,
                  add_cross_attention=False, tie_word_embeddings=True)
-_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu",
+ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu",
                 "gelu_fast": "gelu", "relu": "relu", "silu": "swish", "swish": "swish"}
 _ALLOWED = dict(position_embedding_type=("absolute", None), is_decoder=(False, None),
                 add_cross_attention=(False, None), tie_word_embeddings=(True, False))
 FIXED = dict(norm="layer", post_norm=True, embed_norm=True, position="learned", use_bias=True)
 
 
-def read(config: Mapping[str, Any], *, activations: tuple[str, ...] = tuple(_ACTIVATIONS),
+def read(config: Mapping[str, Any], *, activations: Mapping[str, str] = ACTIVATIONS,
          **defaults: Any) -> dict[str, Any]:
   """Fields of the transformer that the body of an encoder has, from config.json."""
   options = family.read_options(config, sizes=_SIZES, defaults=_DEFAULTS | defaults,
-                                allowed=_ALLOWED | dict(hidden_act=activations))
+                                allowed=_ALLOWED | dict(hidden_act=tuple(activations)))
   return FIXED | dict(
       num_layers=config["num_hidden_layers"], width=config["hidden_size"],
       num_heads=config["num_attention_heads"], mlp_width=config["intermediate_size"],
-      mlp=_ACTIVATIONS[options["hidden_act"]], norm_eps=options["layer_norm_eps"],
+      mlp=activations[options["hidden_act"]], norm_eps=options["layer_norm_eps"],
       max_length=options["max_position_embeddings"], token_types=options["type_vocab_size"],
       vocab_size=config["vocab_size"], tied=options["tie_word_embeddings"])
 
 
 def write(spec: transformer.Transformer, model_type: str, architecture: str, *,
-          activations: tuple[str, ...] = tuple(_ACTIVATIONS), **allowed: Any) -> dict[str, Any]:
-  """Entries of config.json; `allowed` as `family.check_fields` takes them, over `FIXED`."""
+          activations: Mapping[str, str] = ACTIVATIONS, needs_types: bool = True,
+          **allowed: Any) -> dict[str, Any]:
+  """Entries of config.json.
+
+  Args:
+    spec: the model.
+    model_type, architecture: of the family.
+    activations: their name -> ours, of those that the family has.
+    needs_types: whether every model of the family has token types.
+    **allowed: as `family.check_fields` takes them, over `FIXED`.
+
+  Raises:
+    ValueError: the family has no such model.
+  """
   family.check_fields(spec, model_type, FIXED | dict(mlp=None, token_types=None) | allowed)
-  names = {_ACTIVATIONS[name]: name for name in reversed(activations)}
-  if (spec.mlp not in names or not spec.token_types or spec.kv_heads != spec.num_heads
-      or spec.per_head * spec.num_heads != spec.width):
+  names = {ours: theirs for theirs, ours in reversed(activations.items())}
+  if (spec.mlp not in names or (needs_types and not spec.token_types)
+      or spec.kv_heads != spec.num_heads or spec.per_head * spec.num_heads != spec.width):
+    types = ", token types," if needs_types else ""
     raise ValueError(f"a network with mlp {spec.mlp}, {spec.token_types} token types and heads "
                      f"{spec.num_heads}/{spec.kv_heads} of {spec.per_head} cannot be exported as "
-                     f"{model_type!r}; it needs mlp {' or '.join(names)}, token types, and heads "
-                     "of one kind that fill the width.")
+                     f"{model_type!r}; it needs mlp {' or '.join(names)}{types} and heads of one "
+                     "kind that fill the width.")
   return dict(
       architectures=[architecture], model_type=model_type, hidden_size=spec.width,
       num_attention_heads=spec.num_heads, num_hidden_layers=spec.num_layers,
@@ -103,5 +116,9 @@ FAMILY = family.Family(
     to_fields=lambda config: read(config) | _HEAD,
     to_config=lambda spec: write(spec, "bert", "BertForMaskedLM", **_HEAD),
     tensors=_tensors, objective=lambda config: {"name": "mlm"}, bodies=("BertModel",),
-    prefix="bert.", headed=_HEAD,
+    prefix="bert.", headed=_HEAD, labelled={
+        "BertForSequenceClassification": family.LabelHead(
+            "pooled_first", family.linear("dense", "bert.pooler.dense", has_bias=True)
+            | family.linear("out", "classifier", has_bias=True)),
+        "BertForTokenClassification": family.WORDS},
     beside=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*", r"bert\.embeddings\.position_ids"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from mdx.interop import family
 from mdx.interop import hf_bert
 
+_ONLY = {"gelu": "gelu_erf"}  # of the generator's head, whatever the body has
 _GENERATOR, _DISCRIMINATOR = "ElectraForMaskedLM", "ElectraForPreTraining"
 
 
@@ -27,7 +28,7 @@ def _is_discriminator(config):
 def _to_fields(config):
   is_discriminator = _is_discriminator(config)
   # The generator's head has an activation of its own; the discriminator's follows the body.
-  fields = hf_bert.read(config, **({} if is_discriminator else dict(activations=("gelu",))))
+  fields = hf_bert.read(config, **({} if is_discriminator else dict(activations=_ONLY)))
   width = family.read_options(config, sizes=("embedding_size",) if "embedding_size" in config
                               else (), defaults=dict(embedding_size=128),
                               allowed={})["embedding_size"]
@@ -40,7 +41,7 @@ def _to_config(spec):
   if spec.head == "rtd":
     config = hf_bert.write(spec, "electra", _DISCRIMINATOR, head="rtd", embed_width=None)
   else:
-    config = hf_bert.write(spec, "electra", _GENERATOR, activations=("gelu",), embed_width=None,
+    config = hf_bert.write(spec, "electra", _GENERATOR, activations=_ONLY, embed_width=None,
                            head_transform=True, head_bias=True)
   return config | dict(embedding_size=spec.embed_columns)
 

@@ -17,11 +17,13 @@ def _to_fields(config):
 
 
 def _of_mistral(config):
+  """A window of w tokens is the token itself and w - 1 before it."""
   window, length = config.get("sliding_window", 4096), config.get("max_position_embeddings", 131072)
-  if window is not None and not (isinstance(window, int) and isinstance(length, int)
-                                 and window >= length):
-    raise ValueError(f"sliding_window = {window!r:.40} is not supported; expected None.")
-  return decoder.read(config, defaults=dict(num_key_value_heads=8, max_position_embeddings=131072))
+  if window is not None and not (type(window) is int and 1 < window < 2**28):
+    raise ValueError(f"sliding_window is {window!r:.40}; expected None or at least 2 positions.")
+  fields = decoder.read(config, defaults=dict(num_key_value_heads=8,
+                                              max_position_embeddings=131072))
+  return fields | (dict(local_radius=window - 1) if window is not None and window < length else {})
 
 
 def _to_config(spec):
@@ -35,8 +37,9 @@ FAMILY = family.Family(
     bodies=("LlamaModel",), prefix="model.")
 MISTRAL = family.alias(
     FAMILY, "mistral", "MistralForCausalLM", to_fields=_of_mistral, bodies=("MistralModel",),
-    to_config=lambda spec: decoder.write(spec, "mistral", "MistralForCausalLM") | dict(
-        sliding_window=None))
+    to_config=lambda spec: decoder.write(
+        spec, "mistral", "MistralForCausalLM", local_radius=None) | dict(
+            sliding_window=spec.local_radius + 1 if spec.local_radius else None))
 EUROBERT = family.alias(
     FAMILY, "eurobert", "EuroBertForMaskedLM", bodies=("EuroBertModel",),
     to_fields=lambda config: decoder.read(config, defaults=dict(rms_norm_eps=1e-5,

@@ -131,4 +131,7 @@ def _tensors(spec):
 FAMILY = family.Family(
     model_type="modernbert", architectures=("ModernBertForMaskedLM",), to_fields=_to_fields,
     to_config=_to_config, tensors=_tensors, objective=lambda config: {"name": "mlm"},
-    bodies=("ModernBertModel",), prefix="model.", headed=dict(head_transform=True, head_bias=True))
+    bodies=("ModernBertModel",), prefix="model.", headed=dict(head_transform=True, head_bias=True),
+    labelled=dict.fromkeys(  # with GELU and a norm
+        ("ModernBertForSequenceClassification", "ModernBertForTokenClassification"),
+        family.LabelHead("", {}, (r"(head|classifier)\..*",))))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from mdx.interop import family
 from mdx.interop import hf_bert
 
-_ONLY = ("gelu",)  # the head has this one, whatever the body has
+_ONLY = {"gelu": "gelu_erf"}  # the head has this one, whatever the body has
 
 
 def _to_fields(config):
@@ -44,11 +44,20 @@ def _tensors(spec):
           | hf_bert.lm_head(spec, decoder, "lm_head.bias"))
 
 
+def _labelled(name):
+  return {f"{name}ForTokenClassification": family.WORDS,
+          f"{name}ForSequenceClassification": family.LabelHead(
+              "pooled_first", family.linear("dense", "classifier.dense", has_bias=True)
+              | family.linear("out", "classifier.out_proj", has_bias=True))}
+
+
 _HEAD = dict(head_transform=True, head_bias=True)
 FAMILY = family.Family(
     model_type="roberta", architectures=("RobertaForMaskedLM",), to_fields=_to_fields,
     to_config=_to_config, tensors=_tensors, objective=lambda config: {"name": "mlm"},
-    bodies=("RobertaModel",), prefix="roberta.", headed=_HEAD,
+    bodies=("RobertaModel",), prefix="roberta.", headed=_HEAD, labelled=_labelled("Roberta"),
     beside=(r"roberta\.pooler\..*", r"roberta\.embeddings\.position_ids"))
-XLM = family.alias(FAMILY, "xlm-roberta", "XLMRobertaForMaskedLM", bodies=("XLMRobertaModel",))
-CAMEMBERT = family.alias(FAMILY, "camembert", "CamembertForMaskedLM", bodies=("CamembertModel",))
+XLM = family.alias(FAMILY, "xlm-roberta", "XLMRobertaForMaskedLM", bodies=("XLMRobertaModel",),
+                   labelled=_labelled("XLMRoberta"))
+CAMEMBERT = family.alias(FAMILY, "camembert", "CamembertForMaskedLM", bodies=("CamembertModel",),
+                         labelled=_labelled("Camembert"))

@@ -1,6 +1,6 @@
 """Settings of a Hugging Face directory: config.json, generation_config.json, the ids they name.
 
-Contents: CONFIG, SPECIAL_IDS, load_config, special_ids, end_ids.
+Contents: CONFIG, SPECIAL_IDS, load_config, special_ids, end_ids, label_names.
 """
 
 from __future__ import annotations
@@ -63,6 +63,23 @@ def end_ids(path: str | pathlib.Path, num_ids: int) -> tuple[int, ...]:
   if other.is_file():
     found += _ids(_read(other), SPECIAL_IDS["eos_id"], other, num_ids)
   return tuple(dict.fromkeys(found))
+
+
+def label_names(path: str | pathlib.Path) -> tuple[str, ...]:
+  """Names of the labels of a model that has some, by number; LABEL_0 and so on where none are said.
+
+  Raises:
+    ValueError: names that do not count from 0.
+  """
+  config, file = load_config(path), pathlib.Path(path) / CONFIG
+  number = config.get("num_labels", 2)
+  names = config.get("id2label")
+  if names is None and isinstance(number, int) and 0 < number < 2**20:
+    names = {str(i): f"LABEL_{i}" for i in range(number)}
+  if not isinstance(names, dict) or any(str(i) not in names for i in range(len(names))) or not all(
+      isinstance(name, str) for name in names.values()):
+    raise ValueError(f"{file}: id2label is {names!r:.60}; expected a name for every number from 0.")
+  return tuple(names[str(i)] for i in range(len(names)))
 
 
 def _ids(config: dict[str, Any], key: str, file: pathlib.Path, num_ids: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Tensors of a Hugging Face directory <-> our parameters, one tensor at a time.
 
-Contents: Entry, entries, unlike, check, is_beside, check_numbers, stored_types, load, pending,
-beside.
+Contents: Entry, entries, unlike, check, is_beside, check_numbers, stored_types, load, head,
+pending, beside.
 
 Convention: a block of a parameter (what one device holds of it) is read tensor by tensor,
 put on its device and forgotten, so that a model is never twice in memory. Rows that pad the
@@ -148,11 +148,16 @@ def check(family: family_lib.Family, reader: safetensors.Reader,
   """
   expected = {copy: entry for entry in table.values() for name in entry.names.values()
               for copy in (name, *entry.copies[name])}
+  extra = [name for name in reader.names if name not in expected and not is_beside(family, name)]
+  _check_tensors(reader, expected, extra)
+
+
+def _check_tensors(reader, expected, extra=()):
+  """Raises ValueError unless tensors are there as expected, and none is `extra`."""
   missing = [name for name in expected if name not in reader.names]
   if missing:
     raise ValueError(f"{reader.path} lacks tensor {missing[0]!r}{_more(missing)}, which its "
                      "config.json asks for.")
-  extra = [name for name in reader.names if name not in expected and not is_beside(family, name)]
   if extra:
     raise ValueError(f"{reader.where(extra[0])}{_more(extra)} has no place in the model that "
                      "config.json describes.")
@@ -210,6 +215,32 @@ def load(reader: safetensors.Reader, table: Mapping[str, Entry], shapes: Any,
   """
   return tree.map_with_path(
       lambda path, leaf: finish(path, _place(reader, table[path], leaf)), shapes)
+
+
+def head(path: Any, tensors: Mapping[str, family_lib.Tensor], shapes: Any) -> Callable[[], Any]:
+  """Checks the tensors of a head beside a network, and returns a function that reads them.
+
+  Args:
+    path: the directory.
+    tensors: parameter path -> Tensor, which is not stacked.
+    shapes: tree of shape structs, with shardings where there is a mesh.
+
+  Raises:
+    ValueError: a tensor is missing, of another shape or not of floats.
+  """
+  leaves = tree.flatten(shapes)
+  table = {key: Entry(path=key, names={(): one.name}, stacked=0, transpose=one.transpose,
+                      part=one.part, copies={one.name: ()},
+                      shape=leaves[key].shape[::-1] if one.transpose else leaves[key].shape)
+           for key, one in tensors.items()}
+  with safetensors.Reader(path) as reader:
+    _check_tensors(reader, {entry.names[()]: entry for entry in table.values()})
+
+  def read():
+    with safetensors.Reader(path) as reader:
+      return load(reader, table, shapes)
+
+  return read
 
 
 def _place(reader: safetensors.Reader, entry: Entry, leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -272,9 +272,14 @@ class Narrowed(Attention):
     return near if rule is None else near & rule
 
 
-def narrowed(layers: tuple[Any, ...], radius: int, global_every: int) -> tuple[Any, ...]:
-  """The values of layers, narrowed to a radius (0: none) but in every `global_every`th layer."""
-  is_global = lambda i: not radius or (global_every and i % global_every == 0)
+def narrowed(layers: tuple[Any, ...], radius: int, global_every: int, global_first: int = 0
+             ) -> tuple[Any, ...]:
+  """The values of layers, narrowed to a radius (0: none).
+
+  Every `global_every`th layer and the first `global_first` ones are as they are.
+  """
+  is_global = lambda i: not radius or i < global_first or (
+      global_every and i % global_every == 0)
   return tuple(value if is_global(i) else Narrowed(value, radius) for i, value in enumerate(layers))
 
 
@@ -335,7 +340,8 @@ def visible(attention, positions: jax.Array, segment_ids: jax.Array | None,
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None,
-           noise: types.Noise | None = None, dropout: float = 0.0) -> jax.Array:
+           noise: types.Noise | None = None, dropout: float = 0.0,
+           added: jax.Array | None = None) -> jax.Array:
   """Scaled dot-product attention with float32 softmax.
 
   Args:
@@ -345,6 +351,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
     mask: bool, broadcastable to [B, N, L, S], or None.
     noise: of the layer; None = no dropout.
     dropout: share of the probabilities that is dropped.
+    added: float32 [B, N, L, S], added to the scores.
 
   Returns:
     [B, L, N, H] in the dtype of `query`. A row that sees nothing averages all
@@ -357,6 +364,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
   query = query.transpose(0, 2, 3, 1, 4).reshape(batch, -1, groups * length, width)
   key, value = (x.transpose(0, 2, 1, 3) for x in (key, value))
   scores = jnp.einsum("bklh,bksh->bkls", query, key, preferred_element_type=jnp.float32)
+  if added is not None:
+    scores = scores + added.reshape(scores.shape)
   if mask is not None:
     split = scores.reshape(batch, -1, groups, length, keys)
     mask = mask.reshape(mask.shape[:1] + (-1, groups if mask.shape[1] > 1 else 1) + mask.shape[2:])

@@ -18,6 +18,8 @@ from mdx import types
 RULES = (
     (r"embed/embedding", ("vocab", "embed")),
     (r"(position|token_type)_embed/embedding", (None, "embed")),
+    (r"relative_embed/embedding", (None, "embed")),
+    (r"relative_norm/(scale|bias)", (None,)),
     (r"embed_projection/kernel", (None, "embed")),
     (r"embed_projection/bias", (None,)),
     (r"time_embed/(in|out)/kernel", (None, "embed")),
@@ -26,6 +28,8 @@ RULES = (
     (r"(first_)?layers/modulation/bias", (None, None)),
     (r"(first_)?layers/attention/(q|k|v)/kernel", (None, "embed", "heads")),
     (r"(first_)?layers/attention/(q|k|v)/bias", (None, "heads")),
+    (r"(first_)?layers/attention/table_(q|k)/kernel", (None, "embed", "heads")),
+    (r"(first_)?layers/attention/table_(q|k)/bias", (None, "heads")),
     (r"(first_)?layers/attention/o/kernel", (None, "heads", "embed")),
     (r"(first_)?layers/attention/o/bias", (None, None)),
     (r"(first_)?layers/mlp/(gate|up)/kernel", (None, "embed", "mlp")),

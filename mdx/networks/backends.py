@@ -70,7 +70,8 @@ def uses_masks(name: str) -> bool:
 
 def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
            sight: attention_lib.Sight, which: jax.Array | None, memory: list = (),
-           noise: types.Noise | None = None, dropout: float = 0.0) -> jax.Array:
+           noise: types.Noise | None = None, dropout: float = 0.0,
+           scores: jax.Array | None = None) -> jax.Array:
   """Scaled dot-product attention of one layer.
 
   Args:
@@ -84,6 +85,7 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
       back end xla alone has it.
     noise: of the layer's probabilities; None = no dropout.
     dropout: share of the probabilities that is dropped; back end xla alone has it.
+    scores: float32 [B, N, L, S], added to those of the products; back end xla alone has it.
 
   Returns:
     [B, L, N, H] in the dtype of `query`.
@@ -95,14 +97,14 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
                   for old, new in zip(pair, (key, value)))
   num_memory = sum(pair[0].shape[1] for pair in memory)
   runs = [functools.partial(_attend_one, name, sight=sight, i=i, num_memory=num_memory, noise=noise,
-                            dropout=dropout)
+                            dropout=dropout, scores=scores)
           for i in range(len(sight.values))]
   if which is None:
     return runs[0](query, key, value)
   return jax.lax.switch(which, runs, query, key, value)
 
 
-def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout):
+def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout, scores):
   if name == "splash":
     return _sharded_splash(query, key, value, sight, sight.values[i])
   if name == "cudnn":
@@ -111,7 +113,9 @@ def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout
   mask = sight.masks[i]
   if num_memory and mask is not None:
     mask = jnp.pad(mask, ((0, 0),) * 3 + ((num_memory, 0),), constant_values=True)
-  return attention_lib.attend(query, key, value, mask, noise, dropout)
+  if num_memory and scores is not None:
+    scores = jnp.pad(scores, ((0, 0),) * 3 + ((num_memory, 0),))
+  return attention_lib.attend(query, key, value, mask, noise, dropout, scores)
 
 
 def _sharded_splash(query, key, value, sight, attention):

@@ -31,7 +31,8 @@ from mdx.utils import tree
 
 _EPSILON = 1e-6
 _PLAIN = dict(head="none", time_conditioning=False, dropout=0.0, attention_dropout=0.0,
-              drophead=0.0, adaptations=(), local_radius=0, global_every=0, first_norm=True)
+              drophead=0.0, adaptations=(), local_radius=0, global_every=0, global_first=0,
+              disentangled=None, first_norm=True)
 
 
 @dataclasses.dataclass(frozen=True)

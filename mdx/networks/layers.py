@@ -27,6 +27,7 @@ from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import dense
+from mdx.networks import disentangled as disentangled_lib
 from mdx.networks import experts as experts_lib
 from mdx.networks import noise as noise_lib
 from mdx.networks import positions as positions_lib
@@ -94,23 +95,27 @@ class _Attention(nn.Module):
   spec: Any
 
   @nn.compact
-  def __call__(self, x, sight, of_layer, rope, cache, slots, noise):
-    spec, head = self.spec, self.spec.per_head
+  def __call__(self, x, sight, of_layer, table, cache, slots, noise):
+    spec, head, own_table = self.spec, self.spec.per_head, self.spec.disentangled
     batch, length, _ = x.shape
+    bias = spec.use_bias or spec.qkv_bias
+    maps = {name: linear(spec, heads * head, name, use_bias=bias)
+            for name, heads in (("q", spec.num_heads), ("k", spec.kv_heads), ("v", spec.kv_heads))}
 
-    def project(name, heads, normed):
-      bias = spec.use_bias or spec.qkv_bias
-      y = linear(spec, heads * head, name, use_bias=bias)(x, noise)
-      y = y.reshape(batch, length, heads, head)
+    def project(name, normed):
+      y = maps[name](x, noise).reshape(batch, length, -1, head)
       if normed:  # whose gradient needs what goes in; nothing else is computed again from it
         y = norm(spec, f"{name}_norm", kind="rms")(attention_lib.saved(y)).astype(y.dtype)
       return sharding.constrain(y, "batch", None, "tensor", None)
 
-    query, key, value = (project("q", spec.num_heads, spec.qk_norm),
-                         project("k", spec.kv_heads, spec.qk_norm),
-                         project("v", spec.kv_heads, False))
-    if rope is not None:
-      query, key = (positions_lib.rotate(y, *rope) for y in (query, key))
+    query, key, value = (project("q", spec.qk_norm), project("k", spec.qk_norm),
+                         project("v", False))
+    scores = None
+    if own_table is not None:
+      query = query * own_table.scale
+      scores = self._by_distance(query, key, table, maps, noise)
+    elif table is not None:
+      query, key = (positions_lib.rotate(y, *table) for y in (query, key))
     if cache:
       key, value = (attention_lib.write(old, slots, new) for old, new in zip(cache, (key, value)))
     put = own(spec, "memory")
@@ -120,13 +125,31 @@ class _Attention(nn.Module):
                                  of_layer.prompt))
     mixed = backends.attend(spec.attention_backend, query, key, value, sight, of_layer.which,
                             [pair for pair in memory if pair is not None],
-                            noise_lib.named(noise, "attention"), spec.attention_dropout)
+                            noise_lib.named(noise, "attention"), spec.attention_dropout, scores)
     for one, leaves in put:
       mixed = one.attended(leaves, query, mixed)
     mixed = noise_lib.drop_heads(mixed, noise, spec.drophead).reshape(batch, length, -1)
     out = linear(spec, spec.width, "o", use_bias=spec.use_bias or spec.o_bias,
                  scale=spec.residual_scale)(mixed, noise)
     return attention_lib.saved(backends.ordered(spec.attention_backend, out)), (key, value)
+
+
+  def _by_distance(self, query, key, table, maps, noise):
+    """Scores of contents with relative positions, float32 [B, N, L, L]."""
+    spec, own_table = self.spec, self.spec.disentangled
+    bias = spec.use_bias or spec.qkv_bias
+
+    def project(kind, shared, name):
+      if kind not in own_table.kinds:
+        return None
+      to = maps[shared] if own_table.is_shared else linear(
+          spec, spec.num_heads * spec.per_head, name, use_bias=bias)
+      return to(table[None], noise)[0].reshape(len(table), spec.num_heads, spec.per_head)
+
+    keys, queries = project("c2p", "k", "table_k"), project("p2c", "q", "table_q")
+    factor = spec.per_head ** -0.5
+    return disentangled_lib.biases(query * factor, key, keys, None if queries is None else (
+        queries * (factor * own_table.scale)))
 
 
 class _Mlp(nn.Module):
@@ -193,7 +216,7 @@ class Block(nn.Module):
   spec: Any
 
   @nn.compact
-  def __call__(self, x, condition, sight, ropes, of_layer, cache, slots, noise, kept):
+  def __call__(self, x, condition, sight, tables, of_layer, cache, slots, noise, kept):
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
     noise = noise_lib.of_layer(noise, of_layer.number)
     if condition is None:
@@ -202,9 +225,9 @@ class Block(nn.Module):
       values = linear(spec, 6 * spec.width, "modulation", use_bias=True, scale=0.0)(condition)
       values = jnp.split(values.astype(jnp.float32), 6, axis=-1)
       modulation = (values[:3], values[3:])
-    rope = ropes[0] if ropes else None
-    if of_layer.is_local is not None and len(ropes) > 1:
-      rope = jax.tree.map(lambda *y: jnp.where(of_layer.is_local, *y), ropes[1], ropes[0])
+    table = tables[0] if tables else None
+    if of_layer.is_local is not None and len(tables) > 1:
+      table = jax.tree.map(lambda *y: jnp.where(of_layer.is_local, *y), tables[1], tables[0])
 
     def finished(name, x, y):
       for one, leaves in own(spec, name):
@@ -225,7 +248,7 @@ class Block(nn.Module):
 
     x, memory = branch(
         "attention", lambda y: _Attention(spec, name="attention")(
-            y, sight, of_layer, rope, cache, slots, noise), x, *modulation[0],
+            y, sight, of_layer, table, cache, slots, noise), x, *modulation[0],
         is_bare=of_layer.is_first)
 
     def mlp(y):

@@ -22,6 +22,7 @@ from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.networks import backends
 from mdx.networks import dense
+from mdx.networks import disentangled as disentangled_lib
 from mdx.networks import experts as experts_lib
 from mdx.networks import heads
 from mdx.networks import layers as layers_lib
@@ -48,6 +49,10 @@ class Module(nn.Module):
       self.position_embed = embed(spec.max_length + spec.position_offset)
     if spec.token_types:
       self.token_type_embed = embed(spec.token_types)
+    if spec.disentangled:
+      self.relative_embed = nn.Embed(2 * spec.disentangled.span, spec.width, **table)
+      if spec.disentangled.is_normed:
+        self.relative_norm = layers_lib.norm(spec, None)
     if spec.embed_norm:
       self.embed_norm = layers_lib.norm(spec, None)
     if spec.embed_columns != spec.width:
@@ -77,7 +82,8 @@ class Module(nn.Module):
     if spec.head == "none":
       return
     if spec.head_transform:
-      self.head_dense = layers_lib.linear(spec, spec.head_width, None)
+      self.head_dense = layers_lib.linear(spec, spec.head_width, None,
+                                          use_bias=spec.use_bias or spec.transform_bias)
       self.head_norm = layers_lib.norm(spec, None)
     if not spec.tied or spec.head_bias:
       self.lm_head = _Head(spec)
@@ -95,10 +101,12 @@ class Module(nn.Module):
                        f"{spec.max_length}.")
     if positions is None:
       positions = jnp.arange(length)[None]
+    if spec.disentangled:
+      self._check_whole(attention, cache)
     if slots is not None:
       backends.check_slots(spec.attention_backend)
     visible = attention_lib.narrowed(attention.of_layers(spec.num_layers), spec.local_radius,
-                                     spec.global_every)
+                                     spec.global_every, spec.global_first)
     sight, which = attention_lib.sight(
         visible, positions, inputs.segment_ids, slots,
         with_masks=backends.uses_masks(spec.attention_backend))
@@ -106,19 +114,36 @@ class Module(nn.Module):
     noise = noise if spec.has_noise else None
     if inputs.states is None:
       x = noise_lib.dropout(self._embed(inputs, positions), noise, spec.dropout, "embed")
+    tables = self._ropes(positions) + (
+        (self._distances(length),) if spec.disentangled else ())
     number = None if noise is None else jnp.arange(spec.num_layers)
     of_layers = layers_lib.OfLayer(which, *self._kinds(visible), number,
                                    self._read_prompt(visible, time))
     kept = {"states": ()} if keep_layers else {}
     if is_balanced := spec.is_balanced and experts_lib.is_collecting():
       kept["load"] = ()
-    x, (memory, layers, load) = self._run_layers(
-        x, self._condition(time), sight, self._ropes(positions), of_layers, cache, slots, noise,
-        kept)
+    x, (memory, layers, load) = self._run_layers(x, self._condition(time), sight, tables, of_layers,
+                                                 cache, slots, noise, kept)
     if is_balanced:
       experts_lib.add(spec.experts, load)
     last = x if spec.post_norm else self.final_norm(x).astype(jnp.dtype(spec.dtype))
     return types.Hidden(last, layers, memory)
+
+  @staticmethod
+  def _check_whole(attention, cache):
+    if cache is not None:
+      raise ValueError("network.disentangled is of encoders, which read whole rows, and has no "
+                       "cache; use sampler.cache=none.")
+    if attention.streams > 1:
+      raise ValueError("network.disentangled counts distances by index, and this objective puts "
+                       f"{attention.streams} streams into a row; use another network or objective.")
+
+  def _distances(self, length):
+    """The table of relative positions at the distances of a row, [2 L - 1, D]."""
+    own, table = self.spec.disentangled, self.relative_embed.embedding
+    table = sharding.constrain(table, None, None)[disentangled_lib.table_index(length, own)]
+    table = self.relative_norm(table) if own.is_normed else table
+    return table.astype(jnp.dtype(self.spec.dtype))
 
   def _embed(self, inputs, positions):
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)

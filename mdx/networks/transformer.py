@@ -23,6 +23,7 @@ from mdx.networks import adaptation
 from mdx.networks import attention as attention_lib
 from mdx.networks import axes
 from mdx.networks import backends
+from mdx.networks import disentangled as disentangled_lib
 from mdx.networks import experts as experts_lib
 from mdx.networks import layers
 from mdx.networks import module as module_lib
@@ -55,6 +56,8 @@ class Transformer:
     embed_width: width of the embeddings, projected to `width`; 0 = `width` (ELECTRA).
     token_types: kinds of tokens that have an embedding of their own; 0 = none (BERT).
     position: "rope", "learned" or "none".
+    disentangled: scores by relative positions, a table of fields of
+      `networks.disentangled.Disentangled` (DeBERTa); None or {} = none.
     rope_theta: base of the rotary frequencies.
     rope_scaling: ("linear", factor), ("llama3", factor, low, high, original length) or ("yarn",
       factor, original length, fast, slow, attention factor): slower rotary frequencies for longer
@@ -63,6 +66,7 @@ class Transformer:
     local_rope_theta: base of the frequencies in layers with a `local_radius`; 0 = `rope_theta`.
     local_radius: distance that layers see on both sides, beside what attention says; 0 = all.
     global_every: of every so many layers the first has no `local_radius`; 0 = none is so.
+    global_first: so many first layers have no `local_radius` (Qwen2).
     max_length: longest row (rows of the learned position table).
     position_offset: rows of that table before position 0, never read (RoBERTa).
     use_bias: biases in all linear maps but the head.
@@ -71,6 +75,7 @@ class Transformer:
     mlp_bias: biases of the MLP.
     head: "lm" (a score for every id), "rtd" (one, that a token was replaced; ELECTRA) or "none".
     head_transform: a linear map, the activation and a norm before the head (BERT).
+    transform_bias: a bias of that linear map, without others.
     tied: the head is the transposed embedding.
     head_bias: a bias per id in the head.
     time_conditioning: adaLN-zero modulation of the blocks by t.
@@ -107,12 +112,14 @@ class Transformer:
   embed_width: int = 0
   token_types: int = 0
   position: str = "rope"
+  disentangled: Any = None
   rope_theta: float = 10000.0
   rope_scaling: tuple[Any, ...] = ()
   rotary_share: float = 1.0
   local_rope_theta: float = 0.0
   local_radius: int = 0
   global_every: int = 0
+  global_first: int = 0
   max_length: int = 1024
   position_offset: int = 0
   use_bias: bool = False
@@ -121,6 +128,7 @@ class Transformer:
   mlp_bias: bool = False
   head: str = "lm"
   head_transform: bool = False
+  transform_bias: bool = False
   tied: bool = True
   head_bias: bool = False
   time_conditioning: bool = False
@@ -146,7 +154,7 @@ class Transformer:
                                 "vocab_multiple"), 1)
         | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",
                          "token_types", "position_offset", "local_radius", "global_every",
-                         "local_rope_theta"), 0),
+                         "global_first", "local_rope_theta"), 0),
         between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
         | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]",
            "width": "[1, 10000000]"})
@@ -159,6 +167,7 @@ class Transformer:
     if self.position == "rope" and (self.rotated % 2 or not self.rotated):
       raise ValueError(f"rotary positions need an even head width, got {self.rotated}.")
     object.__setattr__(self, "experts", experts_lib.built(self.experts))
+    object.__setattr__(self, "disentangled", disentangled_lib.built(self.disentangled))
     object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
     object.__setattr__(self, "adaptations", adaptation.build(self.adaptations))
     positions_lib.check_scaling(self.rope_scaling)
@@ -170,6 +179,14 @@ class Transformer:
          f"of memory need the attention_backend xla, not {self.attention_backend}."),
         (sites.at(self.adaptations, "input") and self.position == "learned", "position is learned, "
          "and a prompt would take the fixed positions of the first tokens; use prefix_tuning."),
+        (sites.at(self.adaptations, "input") and self.disentangled, "disentangled attention knows "
+         "no distance to a prompt; use another adaptation."),
+        (self.disentangled and self.attention_backend != "xla", "disentangled attention needs the "
+         f"attention_backend xla, not {self.attention_backend}."),
+        (self.disentangled and self.position == "rope", "disentangled attention takes position "
+         "none or learned, not rope."),
+        (self.disentangled and self.kv_heads != self.num_heads, "disentangled attention needs "
+         f"num_kv_heads {self.num_heads} like num_heads, got {self.kv_heads}."),
         (self.experts and (self.use_bias or self.mlp_bias), "experts have no biases; leave out "
          "use_bias and mlp_bias, or the experts."),
         (self.experts and self.experts.first_dense >= self.num_layers, "experts.first_dense leaves "
@@ -183,6 +200,7 @@ class Transformer:
         (self.post_norm and not self.first_norm, "first_norm=False is of pre-norm blocks; leave "
          "out post_norm."),
         (self.global_every and not self.local_radius, "global_every needs a local_radius."),
+        (self.global_first and not self.local_radius, "global_first needs a local_radius."),
         (self.head == "lm" and self.tied and self.embed_columns != self.width
          and not self.head_transform, f"embed_width {self.embed_width} is not width {self.width}, "
          "so a tied head needs network.head_transform.")):

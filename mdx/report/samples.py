@@ -43,10 +43,12 @@ class Step(NamedTuple):
     row: its number among the rows.
     nfe: steps of it until now.
     text: the answer so far, with a sign at masked positions; of an infilled prompt all of it.
+    tokens: int32 [gen_length], the same as ids.
   """
   row: int
   nfe: int
   text: str
+  tokens: np.ndarray
 
 
 class Samples(list[Sample]):

@@ -49,7 +49,7 @@ def behind_padding(begins: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarra
 
 def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, mask_id: int,
             pad_id: int, max_length: int | None = None,
-            closing: Sequence[int] = ()) -> Iterator[Rows]:
+            closing: Sequence[int] = (), is_rounded: bool = False) -> Iterator[Rows]:
   """Yields batches of similar rows.
 
   Args:
@@ -59,18 +59,20 @@ def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, 
     mask_id, pad_id: special ids.
     max_length: positions of a row that rounding up must not exceed.
     closing: ids that stand behind what is appended to a prompt.
+    is_rounded: whether prompts of one length are padded like others.
   """
   for infill in (False, True):
     chosen = [i for i, p in enumerate(prompts) if bool((p == mask_id).any()) == infill]
     chosen.sort(key=lambda i: len(prompts[i]))
     for first in range(0, len(chosen), batch_size):
       yield _batch(prompts, chosen[first:first + batch_size], 0 if infill else gen_length,
-                   batch_size, mask_id, pad_id, max_length, () if infill else closing)
+                   batch_size, mask_id, pad_id, max_length, () if infill else closing, is_rounded)
 
 
-def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length, closing):
+def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length, closing,
+           is_rounded):
   lengths = [len(prompts[i]) for i in members]
-  equal = min(lengths) == max(lengths)
+  equal = min(lengths) == max(lengths) and not is_rounded
   width = lengths[0] if equal else -(-max(lengths) // _ROUND) * _ROUND
   end = gen_length + len(closing)
   if max_length is not None:

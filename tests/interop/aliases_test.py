@@ -24,7 +24,9 @@ ALIASES = [("roberta", "xlm-roberta", "XLMRobertaForMaskedLM", "mlm"),
            ("qwen3", "a2d-qwen3", "A2DQwen3LMHeadModel", "diffusion")]
 BODIES = [("bert", "bert.", "BertModel"), ("roberta", "roberta.", "RobertaModel"),
           ("electra-discriminator", "electra.", "ElectraModel"),
-          ("modernbert", "model.", "ModernBertModel"), ("qwen2", "model.", "Qwen2Model")]
+          ("modernbert", "model.", "ModernBertModel"), ("qwen2", "model.", "Qwen2Model"),
+          ("distilbert", "distilbert.", "DistilBertModel"),
+          ("deberta", "deberta.", "DebertaV2Model"), ("nomic", "nomic_bert.", "NomicBertModel")]
 
 
 def _copy(name, path, tensors=None, **config):
@@ -53,14 +55,16 @@ def test_an_alias_is_the_same_model_and_keeps_its_name(base, kind, architecture,
   assert interop.network_fields(tmp_path / "out") == interop.network_fields(source)
 
 
-@pytest.mark.parametrize("window, is_read", [(None, True), (64, True), (8, False), ("x", False)])
-def test_mistral_is_read_where_its_window_holds_all(window, is_read, tmp_path):
+@pytest.mark.parametrize("window, radius", [(None, 0), (64, 0), (8, 7), (2, 1), ("x", None),
+                                            (1, None), (8.0, None)])
+def test_the_window_of_mistral_is_a_radius_where_it_does_not_hold_all(window, radius, tmp_path):
   source = _copy("llama", tmp_path / "in", model_type="mistral", sliding_window=window,
                  architectures=["MistralForCausalLM"], max_position_embeddings=64)
-  if is_read:
-    assert interop.network_fields(source)["max_length"] == 64
+  if radius is not None:
+    fields = interop.network_fields(source)
+    assert (fields["max_length"], fields.get("local_radius", 0)) == (64, radius)
   else:
-    with pytest.raises(ValueError, match="sliding_window = .* is not supported; expected None"):
+    with pytest.raises(ValueError, match="sliding_window is .*; expected None or at least 2"):
       interop.network_fields(source)
 
 

@@ -30,8 +30,11 @@ _LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_fact
 # name -> class of transformers, its options, entries of config.json over its own
 MODELS = {
     "llama": ("Llama", dict(_GROUPED, rope_parameters=_LLAMA3, tie_word_embeddings=True), {}),
+    "mistral": ("Mistral", dict(_GROUPED, sliding_window=6), {}),
     "qwen2": ("Qwen2", dict(_GROUPED, rope_parameters=dict(rope_type="default", rope_theta=500.0)),
               {}),
+    "qwen2-window": ("Qwen2", dict(_GROUPED, num_hidden_layers=3, use_sliding_window=True,
+                                   sliding_window=6, max_window_layers=1), {}),
     "qwen3": ("Qwen3", dict(_GROUPED, head_dim=6, tie_word_embeddings=True), {}),
     "qwen3_moe": ("Qwen3Moe", dict(_GROUPED, head_dim=6, num_experts=6, num_experts_per_tok=2,
                                   moe_intermediate_size=8, norm_topk_prob=True, rope_parameters=dict(
@@ -50,8 +53,16 @@ MODELS = {
         _IDS, cls_token_id=1, sep_token_id=2, num_hidden_layers=5, local_attention=8,
         rope_parameters={"full_attention": dict(rope_type="default", rope_theta=700.0),
                          "sliding_attention": dict(rope_type="default", rope_theta=50.0)}), {}),
+    "distilbert": ("DistilBert", dict(_IDS, dim=16, n_layers=2, n_heads=4, hidden_dim=24), {}),
+    "deberta": ("DebertaV2", dict(
+        _IDS, relative_attention=True, position_buckets=8, pos_att_type=["p2c", "c2p"],
+        share_att_key=True, norm_rel_ebd="layer_norm", position_biased_input=False), {}),
+    "deberta-apart": ("DebertaV2", dict(
+        _IDS, relative_attention=True, max_relative_positions=6, pos_att_type=["p2c"],
+        type_vocab_size=2), {}),
+    "nomic": ("NomicBert", dict(_IDS, layer_norm_eps=1e-6), {}),
 }
-_DECODERS = ("llama", "qwen2", "qwen3", "qwen3_moe", "dream", "sdar")
+_DECODERS = ("llama", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3_moe", "dream", "sdar")
 
 
 def build(name):
@@ -59,7 +70,10 @@ def build(name):
   family, options, _ = MODELS[name]
   head = ("ForCausalLM" if name in _DECODERS else
           "ForPreTraining" if name == "electra-discriminator" else "ForMaskedLM")
-  config = getattr(transformers, family + "Config")(**_SIZES | options)
+  sizes = dict(_SIZES)
+  if "dim" in options:  # which has its own words for all but these
+    sizes = {name: sizes[name] for name in ("vocab_size", "max_position_embeddings")}
+  config = getattr(transformers, family + "Config")(**sizes | options)
   config._attn_implementation = "eager"  # pylint: disable=protected-access
   model = getattr(transformers, family + head)(config).eval()
   torch.manual_seed(7)

@@ -21,7 +21,14 @@ EMBEDDING = {"llama": ("model.embed_tokens.weight", "lm_head.weight"),
              "roberta": ("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
              "electra-generator": ("electra.embeddings.word_embeddings.weight",
                                    "generator_lm_head.weight"),
-             "modernbert": ("model.embeddings.tok_embeddings.weight", "decoder.weight")}
+             "modernbert": ("model.embeddings.tok_embeddings.weight", "decoder.weight"),
+             "distilbert": ("distilbert.embeddings.word_embeddings.weight",
+                            "vocab_projector.weight"),
+             "nomic": ("nomic_bert.embeddings.word_embeddings.weight",
+                       "cls.predictions.decoder.weight"),
+             "deberta": ("deberta.embeddings.word_embeddings.weight",
+                         "cls.predictions.decoder.weight")}
+BIASED = ("bert", "roberta", "nomic", "deberta")  # with a bias of the decoder and another
 
 
 def _changed(name, path, change=lambda tensors: None, **config):
@@ -61,6 +68,18 @@ def test_old_names_of_bert_and_what_is_beside_the_network_go_through_unchanged(t
   assert interop.compute_dtype(source) == "float32"
 
 
+def test_the_head_of_deberta_has_either_name_and_kinds_are_a_text_or_a_list(tmp_path):
+  def publish(tensors):
+    for key in [k for k in tensors if k.startswith("cls.")]:
+      new = key.replace("predictions.transform.", "predictions.").replace("cls.predictions.", "")
+      tensors[f"lm_predictions.lm_head.{new}"] = tensors.pop(key)
+    tensors["mask_predictions.dense.weight"] = np.ones((2, 2), np.float32)
+
+  source = _changed("deberta", tmp_path / "in", publish, pos_att_type="p2c|c2p", architectures=None)
+  params = _assert_round_trip(source, tmp_path / "out")
+  assert tree.fingerprint(params) == tree.fingerprint(hf_dirs.loaded(ROOT / "deberta-tiny"))
+
+
 @pytest.mark.parametrize("name", EMBEDDING)
 def test_a_tied_head_may_be_stored_twice_and_an_untied_one_is_another(name, tmp_path):
   embedding, head = EMBEDDING[name]
@@ -70,7 +89,7 @@ def test_a_tied_head_may_be_stored_twice_and_an_untied_one_is_another(name, tmp_
 
   def untie(tensors):
     tensors[head] = tensors[embedding][::-1]
-    if name in ("bert", "roberta"):  # whose untied decoder has the bias that is added
+    if name in BIASED:  # whose untied decoder has the bias that is added
       bias = head.replace("weight", "bias")
       tensors[bias] = tensors.pop(bias.replace("decoder.", ""))
 
@@ -88,14 +107,14 @@ def test_a_stored_head_that_differs_is_the_head_as_in_transformers(name, tmp_pat
 
   def differ(tensors):
     tensors[head] = tensors[embedding][::-1]
-    if name in ("bert", "roberta"):
+    if name in BIASED:
       tensors[head.replace("weight", "bias")] = np.full(43, 7, np.float32)
 
   source = _changed(name, tmp_path / "in", differ, tie_word_embeddings=True)
   params = _assert_round_trip(source, tmp_path / "out")
   np.testing.assert_array_equal(np.asarray(params["lm_head"]["kernel"])[:, :43].T,
                                 np.asarray(params["embed"]["embedding"])[:43][::-1])
-  if name in ("bert", "roberta"):
+  if name in BIASED:
     assert (np.asarray(params["lm_head"]["bias"])[:43] == 7).all()
   said = capsys.readouterr().out.splitlines()
   assert said == [f"{path}: {head} is stored and differs from the embedding, so it is the head, "
@@ -181,7 +200,11 @@ def test_weights_that_disagree_with_the_config_are_named_before_any_is_read(
 
 
 @pytest.mark.parametrize("name, config, message", [
-    ("qwen2", dict(use_sliding_window=True), "use_sliding_window = True is not supported"),
+    ("qwen2", dict(use_sliding_window="yes"), "use_sliding_window = 'yes' is not supported"),
+    ("qwen2", dict(use_sliding_window=True, sliding_window=None), "sliding_window is None; expected"),
+    ("qwen2-window", dict(max_window_layers=2), "layer_types is .* in the first max_window_layers = 2"),
+    ("qwen2-window", dict(max_window_layers=-1), "max_window_layers is -1; expected at least 0"),
+    ("qwen3_moe", dict(use_sliding_window=True), "use_sliding_window = True is not supported"),
     ("qwen2", dict(layer_types=["full_attention", "sliding_attention"]), "layer_types has"),
     ("qwen2", dict(attention_bias=True), "attention_bias = True is not supported"),
     ("llama", dict(rope_parameters=dict(rope_type="longrope", factor=2.0)), "rope_scaling .*longr"),
@@ -222,6 +245,19 @@ def test_weights_that_disagree_with_the_config_are_named_before_any_is_read(
     ("roberta", dict(hidden_act="relu"), "hidden_act = 'relu' is not supported"),
     ("roberta", dict(max_position_embeddings=2), "leaves no place behind pad_token_id 1"),
     ("electra-generator", dict(architectures=None), "architectures is missing; expected"),
+    ("distilbert", dict(activation="mish"), "activation = 'mish' is not supported"),
+    ("distilbert", dict(dim=None), "dim is None; expected a positive integer"),
+    ("nomic", dict(head_dim=6), "head_dim = 6 is not supported"),
+    ("nomic", dict(hidden_act="relu"), "hidden_act = 'relu' is not supported; expected 'silu'"),
+    ("deberta", dict(conv_kernel_size=3), "conv_kernel_size = 3 is not supported"),
+    ("deberta", dict(embedding_size=8), "embedding_size = 8 is not supported"),
+    ("deberta", dict(attention_head_size=8), "attention_head_size = 8 is not supported"),
+    ("deberta", dict(pos_att_type="c2p|p2p"), "pos_att_type 'c2p.p2p' is not supported"),
+    ("deberta", dict(relative_attention=False), "relative_attention = False with pos_att_type"),
+    ("deberta", dict(norm_rel_ebd="rms"), "norm_rel_ebd = 'rms' is not supported"),
+    ("deberta", dict(position_buckets="8"), "position_buckets is '8'; expected a number"),
+    ("deberta", dict(share_att_key="yes"), "share_att_key is 'yes'; expected true or false"),
+    ("deberta", dict(type_vocab_size=-1), "type_vocab_size is -1; expected a number"),
     ("modernbert", dict(mlp_bias=True), "attention_bias, mlp_bias and classifier_bias differ"),
     ("modernbert", dict(layer_types=["sliding_attention"] * 5), "layer_types .* is not one"),
     ("modernbert", dict(rope_scaling=dict(rope_type="linear")), "rope_scaling is not supported"),
@@ -251,10 +287,13 @@ def test_both_ways_of_saying_rotary_angles_are_read(tmp_path):
     ("bert", dict(position_offset=2)), ("roberta", dict(embed_width=8)),
     ("modernbert", dict(token_types=2)), ("electra", dict(norm_bias=False)),
     ("qwen3_moe", dict(experts=None)), ("llada2_moe", dict(experts=None)),
-    ("llada_moe", dict(rotary_share=0.5))])
+    ("llada_moe", dict(rotary_share=0.5)), ("distilbert", dict(norm_eps=1e-6)),
+    ("distilbert", dict(token_types=2)), ("nomic_bert", dict(use_bias=True)),
+    ("deberta-v2", dict(post_norm=False)), ("bert", dict(disentangled=dict(max_distance=8,
+                                                                           buckets=0)))])
 def test_a_network_that_a_family_does_not_have_is_not_exported_as_it(name, field, tmp_path):
-  golden = {"Dream": "dream", "electra": "electra-generator", "llada2_moe": "llada2"}.get(name,
-                                                                                          name)
+  golden = {"Dream": "dream", "electra": "electra-generator", "llada2_moe": "llada2",
+            "nomic_bert": "nomic", "deberta-v2": "deberta"}.get(name, name)
   spec = hf_dirs.spec_of(ROOT / f"{golden}-tiny", **field)
   with pytest.raises(ValueError, match=next(iter(field))) as error:
     interop.save(tmp_path / "out", jax.eval_shape(dict), spec, model_type=name)

@@ -22,8 +22,9 @@ ROOT = pathlib.Path(__file__).parents[1] / "golden"
 MASKED = {"dream": attention.Full(), "sdar": attention.BlockCausal(4)}
 # Not in `transformers`: numbers of the published layers.
 PUBLISHED = {"llada_moe": attention.Full(), "llada2": attention.BlockCausal(32)}
-DECODERS = ("llama", "qwen2", "qwen3", "qwen3_moe", *MASKED)
-NAMES = (*DECODERS, *PUBLISHED, "bert", "roberta", "electra-generator", "electra-discriminator", "modernbert")
+DECODERS = ("llama", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3_moe", *MASKED)
+NAMES = (*DECODERS, *PUBLISHED, "bert", "roberta", "electra-generator", "electra-discriminator",
+         "modernbert", "distilbert", "deberta", "deberta-apart", "nomic")
 
 
 def _path(name):
@@ -90,7 +91,7 @@ def test_round_trip_is_exact_with_and_without_the_directory_it_came_from(name, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["modernbert", "electra-generator"])
+@pytest.mark.parametrize("name", ["modernbert", "electra-generator", "deberta-apart"])
 def test_a_mesh_that_cuts_the_parameters_changes_neither_logits_nor_export(name, tmp_path):
   mesh = sharding.make_mesh(dict(fsdp=2, tensor=2), jax.devices()[:4])
   spec = hf_dirs.spec_of(_path(name), vocab_multiple=32)

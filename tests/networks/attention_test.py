@@ -221,4 +221,5 @@ def test_every_so_many_layers_stay_global():
   assert attention.narrowed(layers, 4, 3) == (
       attention.Full(), local, local, attention.Full(), local)
   assert attention.narrowed(layers, 4, 0) == (local,) * 5
+  assert attention.narrowed(layers, 4, 0, 2) == layers[:2] + (local,) * 3
   assert attention.narrowed(layers, 0, 3) == layers

@@ -16,6 +16,10 @@ NETWORKS = {name: presets.preset(name) for name in presets.PRESETS} | {
                        position="learned", tied=False, head_bias=True, time_conditioning=True),
     "encoder": dict(num_layers=2, width=16, num_heads=2, qk_norm=True, token_types=2, embed_width=8,
                     embed_norm=True, head_transform=True, use_bias=True),
+    "disentangled": dict(num_layers=2, width=16, num_heads=2, use_bias=True, position="none",
+                         disentangled=dict(max_distance=8, buckets=0, is_shared=False)),
+    "mixture": dict(num_layers=2, width=16, num_heads=2, experts=dict(
+        number=2, per_token=1, width=8, has_bias=True, shared_width=8, first_dense=1)),
     "discriminator": dict(num_layers=2, width=16, num_heads=2, use_bias=True, head="rtd"),
     "adapted": dict(num_layers=2, width=16, num_heads=2,
                     adaptations=(dict(name="lora", rank=2), dict(name="int8"))),

@@ -409,6 +409,7 @@ def test_initial_parameters_have_the_scales_that_are_documented():
     (dict(post_norm=True, time_conditioning=True), "network.post_norm and time_conditioning excl"),
     (dict(post_norm=True, first_norm=False), "network.first_norm=False is of pre-norm blocks"),
     (dict(global_every=3), "network.global_every needs a local_radius"),
+    (dict(global_first=1), "network.global_first needs a local_radius"),
     (dict(embed_width=8), "embed_width 8 is not width 16, so a tied head needs .*head_transform"),
     (dict(rope_scaling=("yarn", 2.0)), "network.rope_scaling is .*yarn.*; expected"),
     (dict(rope_scaling=("linear", 0.0)), "network.rope_scaling is .*positive numbers"),

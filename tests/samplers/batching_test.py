@@ -38,6 +38,10 @@ def test_a_row_ends_with_its_prompt_and_the_masks_to_be_filled():
 
 def test_prompts_of_different_lengths_are_padded_to_multiples_of_16():
   assert [b.canvas.shape[1] for b in _batches()] == [16 + 5, 32 + 5, 16]
+  alike = dict(prompts=[PROMPTS[0], PROMPTS[4]])
+  (plain,), (rounded,) = _batches(**alike), _batches(**alike, is_rounded=True)
+  assert (plain.canvas.shape[1], rounded.canvas.shape[1]) == (3 + 5, 16 + 5)
+  assert plain.positions is None and rounded.positions is not None
   assert [b.start for b in _batches()] == [16, 32, 0]
 
 

@@ -83,6 +83,11 @@ class Labelled(types.Objective):
     return {"labels": 1.0}
 
   @property
+  def head_form(self) -> str:
+    """Name of the form of the part `task`; "" if no model of others has it."""
+    return ""
+
+  @property
   def num_outputs(self) -> int:
     """Scores of a text or a word."""
     return max(len(self.labels), 1)
@@ -178,6 +183,11 @@ class Classification(Labelled):
     super().__post_init__()
     config_lib.check(self, "objective", choices=dict(pooling=POOLINGS))
 
+  @property
+  def head_form(self):
+    """A dense layer with tanh and a linear map, of a pooled state."""
+    return f"pooled_{self.pooling}"
+
   def _scores(self, params, batch, noise):
     hidden, segments = self._encode(params, batch, noise), batch.get("segment_ids")
     is_text = jnp.ones(hidden.shape[:2], bool) if segments is None else segments > 0
@@ -205,6 +215,11 @@ class Regression(Classification):
       raise ValueError("objective regression predicts numbers; leave objective.labels empty.")
     config_lib.check(self, "objective", between=dict(spread="(0, inf)"))
 
+  @property
+  def head_form(self):
+    """None, for outputs are in units of `spread`."""
+    return ""
+
   def _scores(self, params, batch, noise):
     return self.middle + self.spread * super()._scores(params, batch, noise)
 
@@ -216,6 +231,11 @@ class Regression(Classification):
 class Tagging(Labelled):
   """-log p(tag of each word | text), in nats; tags of entities are decoded as they stand."""
   kind: ClassVar[str] = "words"
+
+  @property
+  def head_form(self):
+    """A linear map of the state of every word's first token."""
+    return "words"
 
   def _layers(self, dense, keys, width):
     del width

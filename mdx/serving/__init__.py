@@ -1,0 +1,1 @@
+"""The parts of `mdx.serve`: bodies of requests, and the queue of rows to decode."""
