@@ -50,8 +50,9 @@ def _stacked(path: str, names: Mapping[str, list[str]], shapes: Any) -> Any:
 
 def _entry(path: str, shape: tuple[int, ...], names: list[str], stacked: bool = True
            ) -> weights.Entry:
-  return weights.Entry(path=path, names=tuple(names), stacked=stacked, first=0, transpose=False,
-                       part=(0, 1), shape=tuple(shape), copies=dict.fromkeys(names, ()))
+  places = {((i,) if stacked else ()): name for i, name in enumerate(names)}
+  return weights.Entry(path=path, names=places, stacked=int(stacked), transpose=False,
+                       part=(0, 1, 1), shape=tuple(shape), copies=dict.fromkeys(names, ()))
 
 
 class _Factors:
@@ -107,7 +108,7 @@ class _Factors:
     found, table = {}, {}
     for name in one.targets:
       tensor, is_inner = self._place(name, peft.modules_of(family, spec), spec)
-      if tensor.part != (0, 1):
+      if tensor.part != (0, 1, 1):
         raise ValueError(f"{peft.module_name(tensor)} holds several projections in one matrix, "
                          "whose factors the format peft cannot tell apart; merge them "
                          "(export.format=huggingface).")
