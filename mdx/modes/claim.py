@@ -133,6 +133,9 @@ def _run_config(config, arm, changes, seed) -> dict[str, Any]:
   run["seed"] = seed
   if run.get("init", {}).get("base"):
     run["init"]["base"]["seed"] = seed
+  for frozen in run.get("frozen", {}).values():
+    if frozen.get("base"):
+      frozen["base"]["seed"] = seed
   return run
 
 

@@ -45,6 +45,8 @@ from mdx.objectives.tokens import ernie_gram
 from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import rts
 from mdx.objectives.tokens import structural
+from mdx.objectives.transfer import generic_labels
+from mdx.objectives.transfer import unlearning
 
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
@@ -69,6 +71,8 @@ OBJECTIVES = {
     "gem": gem.GEM,
     "grl": grl.GRL,
     "preference": preference.Preference,
+    "unlearn": unlearning.Unlearning,
+    "generic_labels": generic_labels.GenericLabels,
     "joint_head": joint_head.JointHead,
     "classification": finetune.Classification,
     "regression": finetune.Regression,
