@@ -46,6 +46,7 @@ from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import rts
 from mdx.objectives.tokens import structural
 from mdx.objectives.transfer import generic_labels
+from mdx.objectives.transfer import masked_document
 from mdx.objectives.transfer import unlearning
 
 OBJECTIVES = {
@@ -65,6 +66,7 @@ OBJECTIVES = {
     "block_diffusion": block_diffusion.BlockDiffusion,
     "adapt": adapt.Adaptation,
     "meap": meap.MEAP,
+    "masked_document": masked_document.MaskedDocument,
     "meap_sft": meap.MEAPFineTuning,
     "contrastive": contrastive.Contrastive,
     "distilled": distilled.Distilled,

@@ -25,6 +25,7 @@ from mdx.data.toys import grammar_text
 from mdx.data.toys import habits
 from mdx.data.toys import news
 from mdx.data.toys import packaged
+from mdx.data.toys import people
 from mdx.data.toys import recall
 from mdx.data.toys import tilted
 
@@ -54,6 +55,7 @@ SOURCES = {
     "grammar_tags": grammar_tags.GrammarTags,
     "habits": habits.Habits,
     "news": news.News,
+    "people": people.People,
     "recall": recall.Recall,
     "tilted": tilted.Tilted,
 }
