@@ -142,9 +142,10 @@ def align(spans: Sequence[Span], offsets: np.ndarray, new_offsets: np.ndarray,
       replaced[old[0]] = new_tokens[new[0]]
       index[old[0]] = -1 if span.is_repeat else new[0]
       origin[new] = old[0]
-  starts = np.array([moved(start) for start, _ in offsets])
-  for j in np.flatnonzero(new_owner < 0):
-    origin[j] = max(np.searchsorted(starts, new_offsets[j, 0], side="right") - 1, 0)
+  outside = np.flatnonzero(owner < 0)
+  starts = np.array([moved(start) for start, _ in offsets[outside]])
+  for j in np.flatnonzero(new_owner < 0) if outside.size else ():
+    origin[j] = outside[max(np.searchsorted(starts, new_offsets[j, 0], side="right") - 1, 0)]
   return Aligned(index, origin, replaced)
 
 
