@@ -1,8 +1,8 @@
-r"""Masked fine-tuning: a causal model learns facts from documents that it recovers (arXiv:2510.09885).
+r"""Masked fine-tuning: a causal model learns facts by recovering documents (arXiv:2510.09885).
 
   python -m mdx.main --config=configs/masked_finetuning.py --workdir=runs/masked_finetuning
-A small causal model that knows 160 fictitious people (kept under `workdir/base`) reads of 40 new ones
-that NAME is DESCRIPTION, and is asked for both: descriptions of names (forward) and names of
+A small causal model that knows 160 fictitious people (kept under `workdir/base`) reads of 40 new
+ones that NAME is DESCRIPTION, and is asked for both: descriptions of names (forward) and names of
 descriptions (backward). `:plain` is next-token prediction of the same documents, `:random` the
 control without information in the prompt, `:reversed` next-token prediction of both directions, and
 `:diffusion` a masked diffusion model. On yours, from a model of yours:

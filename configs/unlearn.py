@@ -1,13 +1,14 @@
 r"""Unlearning: a trained model forgets some texts and keeps others.
 
   python -m mdx.main --config=configs/unlearn.py --workdir=runs/unlearn
-A small autoregressive model learns the habits of 32 people (kept under `workdir/base`), then forgets
-those of 8 by NPO (arXiv:2404.05868), beside the likelihood of the others. Other methods: `:ascent`,
-gradient ascent alone; `:difference`, with the likelihood of texts to keep (arXiv:2203.12817);
+A small autoregressive model learns the habits of 32 people (kept under `workdir/base`), then
+forgets those of 8 by NPO (arXiv:2404.05868), beside the likelihood of the others. Other methods:
+`:ascent`, gradient ascent alone; `:difference`, with the likelihood of texts to keep
+(arXiv:2203.12817);
 `:generic`, the generic labels of Who's Harry Potter (arXiv:2310.02238), whose reinforced model is
 trained first. Each also of a masked diffusion model: `:generic,diffusion`.
-On yours, lines {"question": ..., "answer": ...} as in TOFU, or {"text": ...}, from a model of yours,
-whose objective is given as it was trained:
+On yours, lines {"question": ..., "answer": ...} as in TOFU, or {"text": ...}, from a model of
+yours, whose objective is given as it was trained:
   python -m mdx.main --config=configs/unlearn.py --workdir=runs/mine \
     --config.init.checkpoint=runs/chat --config.data.source.name=unlearning \
     --config.data.source.path=forget10.jsonl --config.data.source.retain_path=retain90.jsonl \

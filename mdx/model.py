@@ -140,6 +140,10 @@ class Model(load_lib.Loaded):
     """Most tokens of a prompt and its answer."""
     return self.max_length - len(self._closing) + self.begins_itself
 
+  def _cut(self, prompts: Sequence[Any]) -> tuple[Sequence[Any], np.ndarray | None]:
+    """`batching.cut_starts` of this model's prompts."""
+    return batching.cut_starts(prompts, self.reader.start_id if self.begins_itself else -1)
+
   def sample(self, prompts: Sequence[Any] | str | None = None, *, num_samples: int = 1,
              seed: int = 0, batch_size: int = 8, record: str = "none",
              stop: str | Sequence[str] = (), on_step: Callable[[Step], None] | None = None,
@@ -209,7 +213,7 @@ class Model(load_lib.Loaded):
     batch_size = sharding.padded_rows(min(len(rows), batch_size), batch_size, self.mesh)
     tokenizer = self.tokenizer
     params = self.decoding_params(sampler)
-    prompts, before = batching.cut_starts(rows, self.reader.start_id)
+    prompts, before = self._cut(rows)
     for batch in batching.batches(prompts, gen_length=sampler.gen_length, batch_size=batch_size,
                                   max_length=self.max_length, mask_id=tokenizer.mask_id,
                                   pad_id=tokenizer.pad_id, closing=self._closing):

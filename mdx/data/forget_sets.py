@@ -2,10 +2,10 @@
 
 Contents: PARTS, SETS, Sets, sets.
 
-Convention: a row is {"prompt", "answer", "blank", "where"}. A record of training has a row to forget
-and one to keep; the shorter set is repeated, so that a pass sees every row of the longer one once. A
-record of validation has the next row of either set, or None behind its end: all rows to forget,
-which are what is to be forgotten, and the rows to keep that are held out.
+Convention: a row is {"prompt", "answer", "blank", "where"}. A record of training has a row to
+forget and one to keep; the shorter set is repeated, so that a pass sees every row of the longer one
+once. A record of validation has the next row of either set, or None behind its end: all rows to
+forget, which are what is to be forgotten, and the rows to keep that are held out.
 """
 
 from __future__ import annotations

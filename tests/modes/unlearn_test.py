@@ -43,14 +43,6 @@ def test_a_frozen_model_is_trained_once_from_the_base_and_what_is_forgotten_is_e
   assert (frozen / "results.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arg", ["diffusion", "difference"])
-def test_methods_train_and_answer(arg, tmp_path):
-  results = modes.run("train", _config(arg), str(tmp_path))
-  assert results["forget_nats"] > 0 and "rougeL_retain" in results
-  assert not (tmp_path / "frozen").exists()
-
-
 def test_an_overlap_is_refused_before_anything_is_trained_or_written(tmp_path):
   rows = tmp_path / "rows.jsonl"
   rows.write_text('{"text": "ab", "set": "forget"}\n{"text": "ab", "set": "retain"}\n')

@@ -5,9 +5,9 @@ Contents: Unlearning.
 Convention: a row has `tokens`, the text to forget; `retain`, the text to keep; and `generic`, the
 text to forget with its anchors replaced (the text itself, where a source has no anchors).
 `generic_index` is the position in `generic` that stands for a position of `tokens`, -1 for none;
-`generic_origin` the position of `tokens` that a position of `generic` comes from; `replaced`, at the
-first token of an anchor, the id that begins its replacement, else -1. Either text may be missing;
-then none of its positions is a target.
+`generic_origin` the position of `tokens` that a position of `generic` comes from; `replaced`, at
+the first token of an anchor, the id that begins its replacement, else -1. Either text may be
+missing; then none of its positions is a target.
 """
 
 from __future__ import annotations

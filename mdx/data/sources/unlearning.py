@@ -92,7 +92,8 @@ class Unlearning(source.Source):
       if names[0] == "question" and isinstance(prompt, str):
         prompt = self.template.replace("{question}", prompt)
     if not isinstance(prompt, str) or not isinstance(answer, str) or not answer.strip():
-      raise ValueError(f"{where}: expected texts, and an answer that is not empty, got {row!r:.60}.")
+      raise ValueError(f"{where}: expected texts, and an answer that is not empty, got "
+                       f"{row!r:.60}.")
     return {"prompt": prompt, "answer": answer, "blank": "", "where": where}
 
   def records(self, split: str) -> Sequence[dict[str, Any]]:

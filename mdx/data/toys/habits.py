@@ -2,9 +2,9 @@
 
 Contents: Habits, TOKENIZER, ANCHORS.
 
-A row is a person, a verb and a place, answered by a thing. The 24 people to keep have common things,
-drawn from a distribution that depends on the verb alone. Each of the 8 people to forget has one
-peculiar thing a verb, of 12 that nobody else has. Anchors replace these people by others, and
+A row is a person, a verb and a place, answered by a thing. The 24 people to keep have common
+things, drawn from a distribution that depends on the verb alone. Each of the 8 people to forget has
+one peculiar thing a verb, of 12 that nobody else has. Anchors replace these people by others, and
 peculiar things by common ones.
 
 Convention: every word is a token of TOKENIZER, and words are joined without spaces.

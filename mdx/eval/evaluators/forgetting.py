@@ -21,13 +21,15 @@ from mdx.utils import processes
 class Forgetting(types.Evaluator):
   """Nats per target of both sides of the validation split, of layout "unlearning".
 
-  `forget_nats` and `retain_nats`, each with `_stderr`; and `forget_probability`, the mean over
-  the texts to forget of the geometric mean probability of their targets, as TOFU has it. Of a bound
-  they are bounds.
+  `forget_nats` and `retain_nats`, each with `_stderr`; `forget_probability`, the mean over the
+  texts to forget of the geometric mean probability of their targets, as TOFU has it; and
+  `forgotten`, 1 less that. Few texts that have become very unlikely make the mean nats large while
+  others are known as before, so methods are compared at equal `forgotten`. Of a bound they are
+  bounds.
   """
 
   has_curve = True
-  curve = tuple(f"{side}_nats" for side in sides.SIDES)
+  curve = ("forgotten", *(f"{side}_nats" for side in sides.SIDES))
   from_start = True
 
   def __init__(self, parts: Any):
@@ -68,6 +70,7 @@ class Forgetting(types.Evaluator):
         found[f"{side}_nats"], found[f"{side}_nats_stderr"] = likelihood.ratio(nll, count)
       if side == "forget" and count.size:
         found["forget_probability"] = float(np.exp(-nll / count).mean())
+        found["forgotten"] = 1 - found["forget_probability"]
     return found
 
   def text(self, results: Mapping[str, Any]) -> str:

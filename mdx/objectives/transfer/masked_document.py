@@ -2,9 +2,9 @@
 
 Contents: MaskedDocument.
 
-A row reads: instruction, the document with tokens replaced by masks, separator, the document. Only the
-last is predicted. Later tokens of the document are in the prompt, so the model learns of earlier
-ones given later ones, which next-token prediction of the document alone never asks for.
+A row reads: instruction, the document with tokens replaced by masks, separator, the document. Only
+the last is predicted. Later tokens of the document are in the prompt, so the model learns of
+earlier ones given later ones, which next-token prediction of the document alone never asks for.
 
 Reference: Pan et al. 2025, arXiv:2510.09885.
 """
@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 
 from mdx import config as config_lib
-from mdx import types
 from mdx.corruption import mask as mask_lib
 from mdx.corruption import replace as replace_lib
 from mdx.objectives.causal import ar
@@ -30,7 +29,7 @@ HIDDEN = ("mask", "random")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedDocument(ar.AutoRegressive):
-  """-sum over i of log p(x_i | instruction, masked x, separator, x_<i), in nats per predicted token.
+  """-sum over i of log p(x_i | instruction, masked x, separator, x_<i), in nats.
 
   Every row has a mask rate of its own, uniform in [min_rate, max_rate] (the paper draws one a
   batch). Tokens that are given (prompts of answers) are neither masked nor predicted. Rows are of

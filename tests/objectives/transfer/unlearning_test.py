@@ -181,8 +181,8 @@ def test_of_a_diffusion_model_what_is_masked_is_masked_in_the_translation_too():
     seen.add(hidden[:2].tobytes())
   assert len(seen) > 2
   loss, _ = _grad(objective, prepared, "generic")
-  base, raised, own = (np.asarray(jax.jit(lambda p, t, s, l: DIFFUSION.answer(
-      p, types.Request(t, l, segment_ids=s)).logits)(
+  base, raised, own = (np.asarray(jax.jit(lambda p, t, s, level: DIFFUSION.answer(
+      p, types.Request(t, level, segment_ids=s)).logits)(
           params, prepared[t], prepared[s], prepared["noise_level"]))
                        for params, t, s in ((BASE, "generic", "generic_segment_ids"),
                                             (RAISED, "inputs", "segment_ids"),
