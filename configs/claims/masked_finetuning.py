@@ -1,7 +1,28 @@
-r"""Claim: a causal model that recovers masked documents answers backward questions (arXiv:2510.09885).
+r"""Claim: who recovers masked documents answers backward questions (arXiv:2510.09885).
 
+A model of 0.4M parameters knows 160 fictitious people in both directions (`mdx.data.toys.people`);
+then 40 new ones are described, "NAME is DESCRIPTION", beside as many public documents, in 200
+steps. Exact answers to "NAME is" (forward) and "DESCRIPTION names" (backward) of the new people,
+greedy. Arms: next-token prediction (plain), masked fine-tuning (masked), its control with a copy of
+random tokens (random), next-token prediction of both directions (reversed), masked diffusion
+(diffusion). The causal arms have one base, which has practised to recover documents.
   python -m mdx.main --config=configs/claims/masked_finetuning.py \
     --workdir=runs/claims/masked_finetuning
+
+Measured on 2 cores of an AMD EPYC, other work beside it (13 minutes; 15 to 20 s a run, a base a
+minute), seeds 0-2; paired t, two-sided:
+  forward: plain 1, masked 0.958 +- 0.029, random 0.458 +- 0.41, reversed 1, diffusion 1
+  backward: plain 0, masked 0.917 +- 0.029, random 0, reversed 1, diffusion 0.942 +- 0.063
+  public people, backward: 1 in every arm, but 0.992 +- 0.014 of random
+  reproduced: masked above plain, backward: +0.917 +- 0.029, p < 0.001
+  reproduced: masked above random, backward: +0.917 +- 0.029, p < 0.001
+  reproduced: diffusion above plain, backward: +0.942 +- 0.063, p = 0.001
+  inconclusive: masked above diffusion, backward: -0.025 +- 0.090, p = 0.678
+  reproduced: reversed above masked, backward: +0.083 +- 0.029, p = 0.038
+  inconclusive: masked above plain, forward: -0.042 +- 0.029, p = 0.130
+Names and descriptions are one token each, and the seed is that of weights and draws: who is who is
+the same in all runs. The control, which never reads a document alone, answers forward questions
+with one seed and hardly with another.
 """
 
 from ml_collections import config_dict
