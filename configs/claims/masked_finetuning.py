@@ -21,8 +21,8 @@ minute), seeds 0-2; paired t, two-sided:
   reproduced: reversed above masked, backward: +0.083 +- 0.029, p = 0.038
   inconclusive: masked above plain, forward: -0.042 +- 0.029, p = 0.130
 Names and descriptions are one token each, and the seed is that of weights and draws: who is who is
-the same in all runs. The control, which never reads a document alone, answers forward questions
-with one seed and hardly with another.
+the same in all runs. The control, which never reads a document alone in these steps, answers 0,
+0.8 and 0.575 of the forward questions with the three seeds.
 """
 
 from ml_collections import config_dict
