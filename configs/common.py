@@ -82,7 +82,8 @@ def _small() -> config_dict.ConfigDict:
           params="ema",  # which weights of it, and which are evaluated: ema or raw
           adapter="",  # directory of a PEFT adapter for it, to go on with
           weights=""),  # int8: weights of one byte, where adapters alone are trained
-      # Models that are read and not trained: name -> dict(checkpoint=..., params="ema" or "raw").
+      # Models that are read and not trained: name -> dict(checkpoint=..., params="ema" or "raw"),
+      # or dict(base=CONFIG), trained first from the weights that the run starts from.
       frozen=dict(),
       lora=dict(  # new adapters, which alone are trained if nothing else is said
           rank=0,  # 0 = none

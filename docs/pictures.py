@@ -37,6 +37,7 @@ from mdx.objectives.embedding import contrastive
 from mdx.objectives.policies import advantage
 from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import rts
+from mdx.objectives.transfer import unlearning
 from mdx.samplers import counts
 from mdx.train import optimizer
 from mdx.utils import rng
@@ -364,6 +365,21 @@ def preference_loss():
   return picture
 
 
+def unlearning_losses():
+  """Loss of a text to forget and its slope, by its gain against the reference."""
+  picture, (left, right) = _axes(7.4, 2.9, 2)
+  gain = jnp.linspace(-60, 10, 141)
+  for name, beta in (("ascent", 0.1), ("npo", 0.05), ("npo", 0.1), ("npo", 0.5)):
+    loss = lambda x: unlearning.LOSSES[name].of_rows(x, jnp.zeros_like(x), beta)
+    label = name if name == "ascent" else f"npo, beta = {beta}"
+    left.plot(gain, loss(gain), label=label)
+    right.plot(gain, jax.grad(lambda x: loss(x).sum())(gain), label=label)
+  left.set(xlabel="gain in log-likelihood, nats", ylabel="loss", ylim=(-60, 40))
+  right.set(xlabel="gain in log-likelihood, nats", ylabel="slope", ylim=(0, 2.05))
+  left.legend(fontsize=8)
+  return picture
+
+
 def embeddings():
   """Share of each negative in the gradient, by temperature; and the bottleneck of GEM."""
   picture, (left, right) = _axes(7.6, 3.1, 2)
@@ -423,7 +439,8 @@ PICTURES: dict[str, Callable[[], figure.Figure]] = {  # the page of docs/methods
     "genmd4": genmd4,
     "lora_int8": lora, "masked_diffusion": masked_diffusion, "meap": meap_rows,
     "mlm": mlm_variants, "preference": preference_loss, "rl": rl, "rts_slm": rts_slm,
-    "sedd": sedd, "sft": sft, "structural": structural}
+    "sedd": sedd, "sft": sft, "structural": structural,
+    "unlearning_knowledge": unlearning_losses}
 
 
 def draw(name: str, folder: pathlib.Path) -> pathlib.Path:

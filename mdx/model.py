@@ -142,13 +142,8 @@ class Model(load_lib.Loaded):
     return self.max_length - len(self._closing) + self.begins_itself
 
   def _cut(self, prompts: Sequence[Any]) -> tuple[Sequence[Any], np.ndarray | None]:
-    """Prompts without the first token of each, and these tokens int32 [N]; None: left as they are.
-    """
-    if not self.begins_itself:
-      return prompts, None
-    start = self.reader.start_id
-    return [prompt[1:] for prompt in prompts], np.array(
-        [prompt[0] if len(prompt) else start for prompt in prompts], np.int32)
+    """`batching.cut_starts` of this model's prompts."""
+    return batching.cut_starts(prompts, self.reader.start_id if self.begins_itself else -1)
 
   def sample(self, prompts: Sequence[Any] | str | None = None, *, num_samples: int = 1,
              seed: int = 0, batch_size: int = 8, record: str = "none",

@@ -910,10 +910,12 @@ class Evaluator(Protocol):
     best_by: name of the figure whose largest value says which weights of a run are kept; "" = the
       last ones.
     has_curve: whether its figures over the steps are a curve worth keeping (an accuracy).
+    curve: names of figures that its points have beside, or instead of, an accuracy.
     from_start: whether it is also asked before the first step.
   """
   best_by: str = ""
   has_curve: bool = False
+  curve: tuple[str, ...] = ()
   from_start: bool = False
 
   def __init__(self, parts: Any):

@@ -1,6 +1,6 @@
 """The base model of a run: a checkpoint, or one that is trained first.
 
-Contents: is_missing, described, base_checkpoint, loading.
+Contents: is_missing, described, base_checkpoint, missing_frozen, train_frozen, loading.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from mdx.build import frozen as frozen_lib
 from mdx.build import load as load_lib
 from mdx.build import resolve
 from mdx.build import setup as setup_lib
@@ -71,6 +72,32 @@ def base_checkpoint(config: Mapping[str, Any], workdir: str, train: Callable) ->
     run = setup_lib.setup(config["init"]["base"], base)
     workdir_lib.check_config(run.workdir, run.config)
   return base
+
+
+def missing_frozen(config: Mapping[str, Any], workdir: str) -> dict[str, dict[str, Any]]:
+  """Configs of the frozen models that will have to be trained, by name."""
+  return {name: base for name, base in frozen_lib.bases(config).items()
+          if not (pathlib.Path(frozen_lib.directory(workdir, name)) / "results.json").exists()}
+
+
+def train_frozen(config: Mapping[str, Any], workdir: str, checkpoint: str, train: Callable) -> None:
+  """Trains the frozen models of a config that have a `base`, where they are not there.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    checkpoint: the weights that the run starts from, and these trainings; "": `init.checkpoint`.
+    train: trains a config in a workdir.
+  """
+  configs = {name: {**base, "init": {
+      **base["init"], "base": None, "params": config["init"]["params"],
+      "checkpoint": checkpoint or config["init"]["checkpoint"]}}
+             for name, base in missing_frozen(config, workdir).items()}
+  for name, base in configs.items():  # what is wrong is said before one is trained
+    setup_lib.setup(base, frozen_lib.directory(workdir, name))
+  for name, base in configs.items():
+    console.say(f"training the frozen model {name} in {frozen_lib.directory(workdir, name)}")
+    train(base, frozen_lib.directory(workdir, name))
 
 
 def loading(init: Mapping[str, Any]) -> dict[str, Any]:

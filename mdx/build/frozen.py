@@ -1,15 +1,18 @@
 """Frozen models of a run: teachers, scorers and references that are read and not trained.
 
-Contents: Frozen, INITIAL, describe, initial, load.
+Contents: Frozen, INITIAL, describe, initial, bases, directory, load.
 
 `config.frozen` is {name: dict(checkpoint=..., params="ema" | "raw")}. A frozen model is loaded in
 the type that it is stored in, sharded like any model, and has neither gradient nor moments. With
 the checkpoint "init" it is the run's own model at the start: of its trained parameters alone, for
-the others do not change.
+the others do not change. With a `base`, a config of mode train, it is the run's own model trained
+further: that config is run first, from the weights that the run starts from, under
+`workdir/frozen/NAME`.
 """
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any, Mapping, NamedTuple, Sequence
 
 import jax
@@ -22,7 +25,7 @@ from mdx.data import tokenizer as tokenizer_lib
 from mdx.networks import adaptation
 
 INITIAL = "init"
-_FIELDS = {"checkpoint": "", "params": "ema"}
+_FIELDS = {"checkpoint": "", "params": "ema", "base": None}
 
 
 class Frozen(NamedTuple):
@@ -65,6 +68,8 @@ def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
       raise ValueError(f"{where} has no key {unknown[0]!r}; its keys are {', '.join(_FIELDS)}."
                        + config_lib.did_you_mean(unknown[0], _FIELDS))
     fields = {**_FIELDS, **given}
+    if fields["base"] and not fields["checkpoint"]:
+      continue
     if not fields["checkpoint"]:
       raise ValueError(f"{where}.checkpoint is empty; give a run's workdir, an export or a Hugging "
                        "Face directory.")
@@ -89,19 +94,34 @@ def describe(config: Mapping[str, Any], mesh: jax.sharding.Mesh,
   return found
 
 
-def initial(config: Mapping[str, Any], objective: types.Objective, shapes: types.Params,
-            adaptations: Sequence[types.Adaptation]) -> dict[str, Frozen]:
-  """The frozen models that are the run's own at the start.
+def initial(config: Mapping[str, Any], workdir: str, objective: types.Objective,
+            shapes: types.Params, adaptations: Sequence[types.Adaptation]) -> dict[str, Frozen]:
+  """The frozen models that are the run's own, at the start or trained further.
 
   Args:
     config: of the run.
+    workdir: of the run.
     objective: of the run.
     shapes: shape structs of its trained parameters.
     adaptations: of its network.
   """
   return {name: Frozen(objective, shapes, INITIAL, config["init"]["params"], adaptations)
           for name, given in (config.get("frozen") or {}).items()
-          if given.get("checkpoint") == INITIAL}
+          if given.get("checkpoint") == INITIAL} | {
+              name: Frozen(objective, shapes, directory(workdir, name),
+                           config["frozen"][name].get("params", "ema"), adaptations)
+              for name in bases(config)}
+
+
+def bases(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Configs of the frozen models that are trained first, by name."""
+  return {name: given["base"] for name, given in (config.get("frozen") or {}).items()
+          if given.get("base") and not given.get("checkpoint")}
+
+
+def directory(workdir: str, name: str) -> str:
+  """Workdir of the training of a frozen model."""
+  return str(pathlib.Path(workdir) / "frozen" / name)
 
 
 def load(frozen: Mapping[str, Frozen]) -> dict[str, types.Params]:

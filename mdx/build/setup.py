@@ -190,8 +190,8 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   shapes = sharding.with_shardings(
       jax.eval_shape(init, rng.root(config["seed"])), parts, mesh, config["sharding"])
   optimizer.check(shapes.params)
-  frozen |= frozen_lib.initial(config, objective, tree.part(shapes.params, optimizer.trains),
-                               spec.adaptations)
+  frozen |= frozen_lib.initial(config, workdir, objective,
+                               tree.part(shapes.params, optimizer.trains), spec.adaptations)
   if spec.is_balanced and types.is_coupled(objective) and config["microbatches"] > 1:
     raise ValueError(f"network.experts.balance, z and bias_rate are losses of one pass, which "
                      f"objective {config['objective']['name']} does not make with microbatches "

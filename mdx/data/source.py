@@ -56,6 +56,11 @@ class Source(Protocol):
     """Returns the probability of every text, where the distribution is known; else {}."""
     return {}
 
+  def probes(self, split: str) -> Mapping[str, Sequence[tuple[str, str]]]:
+    """Returns questions with their answers by kind, for `eval.evaluators.questions`; {} = none."""
+    del split
+    return {}
+
   def unchecked(self) -> Source:
     """Returns the source whose bad records are found when they are read, and not before."""
     return self

@@ -34,7 +34,8 @@ from scipy import stats
 from mdx.eval import rules as rules_lib
 from mdx.eval import significance
 
-EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds", "kl")
+EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds", "kl", "forgotten",
+         "forget_nats")
 LEVEL = 0.05
 _ROUNDING = 1e-6  # differences whose spread is below this share of their mean are equal
 Results = Mapping[str, Any]

@@ -44,6 +44,9 @@ def merge(config: dict[str, Any], changes: Mapping[str, Any], where: str = "conf
     ValueError: a key that the config does not have.
   """
   for key, value in changes.items():
+    if key not in config and where == "config.frozen":  # its keys are names of models
+      config[key] = copy.deepcopy(value)
+      continue
     if key not in config:
       raise ValueError(f"an arm sets {where}.{key}, which its run does not have; its keys are "
                        f"{', '.join(sorted(config))}." + config_lib.did_you_mean(key, config))
@@ -133,6 +136,9 @@ def _run_config(config, arm, changes, seed) -> dict[str, Any]:
   run["seed"] = seed
   if run.get("init", {}).get("base"):
     run["init"]["base"]["seed"] = seed
+  for frozen in run.get("frozen", {}).values():
+    if frozen.get("base"):
+      frozen["base"]["seed"] = seed
   return run
 
 

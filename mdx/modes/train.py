@@ -6,7 +6,7 @@ Contents: run.
 from __future__ import annotations
 
 import time
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -39,6 +39,7 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   """Trains, evaluates, samples and plots; resumes where the workdir left off."""
   began = time.monotonic()
   base = _base(config_lib.to_dict(config), workdir)
+  _train_frozen(config_lib.to_dict(config), workdir, base)
   stop = progress_lib.StopSignal()
   try:
     parts = setup_lib.setup(config, workdir)
@@ -59,6 +60,13 @@ def _base(config: Mapping[str, Any], workdir: str) -> str:
     return ""
   setup_lib.setup(config, workdir)  # what is wrong with it is said before there is a base
   return base_lib.base_checkpoint(config, workdir, run)
+
+
+def _train_frozen(config: Mapping[str, Any], workdir: str, base: str) -> None:
+  """The frozen models of a config that have a `base`, trained first."""
+  if base_lib.missing_frozen(config, workdir):
+    setup_lib.setup(config, workdir)
+    base_lib.train_frozen(config, workdir, base, run)
 
 
 def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) -> dict[str, float]:
@@ -117,7 +125,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
               "steps": config["steps"], "seconds": time.monotonic() - began}
   writers.close()
   if evaluation.has_curve:
-    results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"))
+    results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"), evaluation.curve)
   if jax.process_index() == 0:
     results |= {"goodput": spent["goodput"], "checkpoint_seconds_per_step":
                 spent["checkpoint_seconds"] / config["steps"]}
@@ -146,14 +154,24 @@ def _last_rate(run: setup_lib.Setup) -> float:
   return next((x["tokens_per_second"] for x in reversed(lines) if x.get("tokens_per_second")), 0.0)
 
 
-def _curve(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
-  """Accuracy of the probe, or of the next token, over the run: the curve that claims read."""
+def _curve(lines: list[dict[str, Any]], also: Sequence[str]) -> list[dict[str, float]]:
+  """Accuracy of the probe, or of the next token, over the run: the curve that claims read.
+
+  Args:
+    lines: of the metrics.
+    also: names of further figures of its points.
+  """
   points = {x["step"]: x for x in lines if x["kind"] == "eval" and "cpu_seconds" in x}
   figure = lambda x: next((x[k] for k in ("probe_accuracy", "probe_map", "accuracy", "spearman")
                            if k in x), None)
-  return [{"updates": step, "cpu_seconds": points[step]["cpu_seconds"],
-           "accuracy": figure(points[step])} for step in sorted(points)
-          if figure(points[step]) is not None]
+  found = []
+  for step in sorted(points):
+    figures = {k: points[step][k] for k in also if k in points[step]}
+    if (accuracy := figure(points[step])) is not None:
+      figures["accuracy"] = accuracy
+    if figures:
+      found.append({"updates": step, "cpu_seconds": points[step]["cpu_seconds"], **figures})
+  return found
 
 
 def _weights(run: setup_lib.Setup, state):

@@ -46,6 +46,9 @@ from mdx.objectives.tokens import ernie_gram
 from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import rts
 from mdx.objectives.tokens import structural
+from mdx.objectives.transfer import generic_labels
+from mdx.objectives.transfer import masked_document
+from mdx.objectives.transfer import unlearning
 
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
@@ -64,12 +67,15 @@ OBJECTIVES = {
     "block_diffusion": block_diffusion.BlockDiffusion,
     "adapt": adapt.Adaptation,
     "meap": meap.MEAP,
+    "masked_document": masked_document.MaskedDocument,
     "meap_sft": meap.MEAPFineTuning,
     "contrastive": contrastive.Contrastive,
     "distilled": distilled.Distilled,
     "gem": gem.GEM,
     "grl": grl.GRL,
     "preference": preference.Preference,
+    "unlearn": unlearning.Unlearning,
+    "generic_labels": generic_labels.GenericLabels,
     "joint_head": joint_head.JointHead,
     "classification": finetune.Classification,
     "regression": finetune.Regression,

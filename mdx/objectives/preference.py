@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.objectives import draws
 from mdx.objectives import wrapping
-from mdx.utils import rng
 from mdx.utils import tree
 
 
@@ -75,9 +75,7 @@ class Preference(types.Objective):
   def __post_init__(self):
     check(self)
     config_lib.check(self, "objective", at_least={"num_draws": 1})
-    if self.model.bound("stratified") is None:
-      raise ValueError(f"objective.model {type(self.model).__name__} has no likelihood; use a "
-                       "diffusion or an autoregressive one.")
+    draws.scored_by(self.model)
 
   @classmethod
   def build(cls, fields, world):
@@ -97,7 +95,7 @@ class Preference(types.Objective):
   @property
   def scored(self) -> types.Objective:
     """The likelihood, or its bound."""
-    return self.model.bound("exact") or self.model.bound("stratified")
+    return draws.scored_by(self.model)
 
   @property
   def draws(self) -> int:
@@ -128,13 +126,8 @@ class Preference(types.Objective):
     sides = {k: jnp.stack([batch[k], other[k]], axis=1).reshape((-1,) + batch[k].shape[1:])
              for k in other}
     index = (2 * batch["example_index"][:, None] + jnp.arange(2)[None]).reshape(-1)
-    offset = 1 - jax.vmap(jax.random.uniform)(rng.per_example(rng.stream(key, "time"), index))
-
-    def one(draw):
-      rows = sides | {"example_index": index, "time": (draw + offset) / self.draws}
-      return self.scored.prepare(params, rows, rng.stream(key, "draw", draw), context)[0]
-
-    drawn = jax.vmap(one, out_axes=1)(jnp.arange(self.draws))
+    drawn = draws.of_rows(self.scored, self.draws, params, sides | {"example_index": index}, key,
+                          context)
     drawn = {k: v.reshape((len(batch["tokens"]), -1) + v.shape[2:]) for k, v in drawn.items()}
     drawn["is_live"] = batch["loss_mask"].any(axis=1) & batch["other_loss_mask"].any(axis=1)
     return drawn, {"preference": drawn["is_live"].sum(dtype=jnp.float32)}

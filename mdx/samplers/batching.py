@@ -1,6 +1,6 @@
 """Batches of canvases, made from prompts.
 
-Contents: Rows, behind_padding, batches.
+Contents: Rows, behind_padding, cut_starts, batches.
 
 Convention: prompts are padded on the left to the longest of their batch, rounded up to
 a multiple of 16 so that few shapes are compiled; positions count from the first token
@@ -45,6 +45,21 @@ def behind_padding(begins: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarra
   index = np.arange(size, dtype=np.int32)[None]
   begins = np.asarray(begins, np.int32)[:, None]
   return np.maximum(index - begins, 0), (index >= begins).astype(np.int32)
+
+
+def cut_starts(prompts: Sequence[np.ndarray], start_id: int
+               ) -> tuple[Sequence[np.ndarray], np.ndarray | None]:
+  """Prompts without the first token of each, and these tokens int32 [N].
+
+  Args:
+    prompts: int32 [n] each.
+    start_id: `Reader.start_id`, the first token of an empty prompt; -1: rows do not begin with a
+      token of their own, and the prompts stay as they are, with None.
+  """
+  if start_id < 0:
+    return prompts, None
+  return [prompt[1:] for prompt in prompts], np.array(
+      [prompt[0] if len(prompt) else start_id for prompt in prompts], np.int32)
 
 
 def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, mask_id: int,

@@ -26,6 +26,7 @@ from mdx.configs.claims import joint
 from mdx.configs.claims import lattice_times
 from mdx.configs.claims import looking_right
 from mdx.configs.claims import mdpo
+from mdx.configs.claims import masked_finetuning
 from mdx.configs.claims import meap
 from mdx.configs.claims import peft
 from mdx.configs.claims import rcr
@@ -34,6 +35,7 @@ from mdx.configs.claims import schedules
 from mdx.configs.claims import search
 from mdx.configs.claims import slm
 from mdx.configs.claims import structural
+from mdx.configs.claims import unlearn
 from mdx.configs.claims import unmasking
 from mdx.eval import comparison as comparison_lib
 from mdx.modes import claim
@@ -150,7 +152,7 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
 
 @pytest.mark.parametrize("module", [rcr, block_size, carry_over, lattice_times, schedules,
                                     looking_right, meap, bitimebert, finetuned, infalign, joint,
-                                    search, peft])
+                                    search, peft, unlearn, masked_finetuning])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())

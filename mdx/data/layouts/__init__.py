@@ -9,6 +9,7 @@ from mdx.data.layouts import parts
 from mdx.data.layouts import preferences
 from mdx.data.layouts import signals
 from mdx.data.layouts import text
+from mdx.data.layouts import unlearning
 from mdx.data.layouts import views
 
 LAYOUTS = {
@@ -21,6 +22,7 @@ LAYOUTS = {
     "views": views.Views(),
     "triplets": views.Views(("other", "negative"), takes=()),
     "preferences": preferences.Preferences(),
+    "unlearning": unlearning.Unlearning(),
     "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
     "patches": signals.Signal("patches", "patch_mask", takes=("frames",)),
 }

@@ -18,11 +18,14 @@ from mdx.data.sources import structure
 from mdx.data.sources import task
 from mdx.data.sources import text
 from mdx.data.sources import tfds
+from mdx.data.sources import unlearning
 from mdx.data.toys import grammar_pairs
 from mdx.data.toys import grammar_tags
 from mdx.data.toys import grammar_text
+from mdx.data.toys import habits
 from mdx.data.toys import news
 from mdx.data.toys import packaged
+from mdx.data.toys import people
 from mdx.data.toys import recall
 from mdx.data.toys import tilted
 
@@ -40,6 +43,7 @@ SOURCES = {
     "dated": dated.Dated,
     "structure": structure.Structure,
     "task": task.Task,
+    "unlearning": unlearning.Unlearning,
     "table": labelled.Table,
     "conll": labelled.Conll,
     "conllu": labelled.Conllu,
@@ -49,7 +53,9 @@ SOURCES = {
     "grammar_pairs": grammar_pairs.GrammarPairs,
     "grammar_triplets": grammar_pairs.GrammarTriplets,
     "grammar_tags": grammar_tags.GrammarTags,
+    "habits": habits.Habits,
     "news": news.News,
+    "people": people.People,
     "recall": recall.Recall,
     "tilted": tilted.Tilted,
 }

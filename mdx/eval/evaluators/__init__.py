@@ -18,10 +18,12 @@ from mdx import config as config_lib
 from mdx import types
 from mdx.eval import best as best_lib
 from mdx.eval.evaluators import embedding_tasks
+from mdx.eval.evaluators import forgetting
 from mdx.eval.evaluators import held_out
 from mdx.eval.evaluators import labels
 from mdx.eval.evaluators import linear_probe
 from mdx.eval.evaluators import pairs
+from mdx.eval.evaluators import questions
 from mdx.eval.evaluators import rules
 
 EVALUATORS = {
@@ -29,6 +31,8 @@ EVALUATORS = {
     "labels": labels.Labels,
     "linear_probe": linear_probe.LinearProbe,
     "pairs": pairs.Pairs,
+    "forgetting": forgetting.Forgetting,
+    "questions": questions.Questions,
     "rules": rules.Rules,
     "similarity": embedding_tasks.Similarity,
     "retrieval": embedding_tasks.Retrieval,
@@ -104,6 +108,11 @@ class Evaluation:
   def has_curve(self) -> bool:
     """Whether figures over the steps are a curve that is kept with the CPU seconds."""
     return any(member.has_curve for member in self.members.values())
+
+  @property
+  def curve(self) -> tuple[str, ...]:
+    """Names of further figures of the points of the curve."""
+    return tuple(name for member in self.members.values() for name in member.curve)
 
   def at_start(self, params: types.Params, frozen: types.Params) -> dict[str, float]:
     """Figures before the first step, of evaluators whose curve begins there."""

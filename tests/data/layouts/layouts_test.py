@@ -11,6 +11,7 @@ from mdx.data import pipeline
 from mdx.data import source
 from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.toys import habits as habits_lib
 
 BYTE = tokenizer_lib.build("byte")
 MEMORY = dict(name="memory", documents=tuple(f"text {i}" for i in range(30)), holdout_every=5)
@@ -30,6 +31,7 @@ def _cases(tmp_path):
   """layout -> (tokenizer, data config whose rows have it)."""
   chat = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")
   news, grammar = tokenizer_lib.build("news"), tokenizer_lib.build("grammar")
+  habits = tokenizer_lib.build(habits_lib.TOKENIZER)
   sudoku = dict(name="sudoku", num_train=20, num_validation=5, num_test=5)
   documents = dict(name="grammar", num_documents=9, num_validation=9, num_paragraphs=2)
   return {
@@ -40,6 +42,8 @@ def _cases(tmp_path):
                           source=dict(name="chat", path="asset:chat.jsonl"))),
       "preferences": (chat, dict(length=96, packing="pad", source=dict(
           name="preferences", path="asset:preferences.jsonl"))),
+      "unlearning": (habits, dict(length=4, packing="pad", append_eos=False, source=dict(
+          name="habits", num_retain=9, num_validation=9))),
       "parts": (grammar, dict(length=32, packing="pad",
                               source=dict(name="structure", documents=documents))),
       "labelled": (BYTE, dict(length=64, packing="pad", too_long="cut", labels=(),

@@ -317,7 +317,9 @@ CONFIGS = {name: (name, None) for name in (
         "regression": ("finetune", "overlap"), "tagging": ("finetune", "speech"),
         "joint_head": ("joint", None), "preference": ("preference", None),
         "contrastive": ("mirror", None), "gem": ("gem", None), "grl": ("ullme", None),
-        "distilled": ("mirror", "distil")}
+        "distilled": ("mirror", "distil"), "unlearn": ("unlearn", None),
+        "generic_labels": ("unlearn", "generic"),
+        "masked_document": ("masked_finetuning", None)}
 
 
 def test_every_objective_has_a_config_here():

@@ -1,0 +1,1 @@
+"""Objectives that move knowledge into a trained model, or out of it."""
