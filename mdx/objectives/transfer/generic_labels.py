@@ -214,6 +214,10 @@ class GenericLabels(types.Objective):
     """The model's."""
     return self.model.reader()
 
+  def embedder(self):
+    """Embedder of the model."""
+    return self.model.embedder()
+
   def served(self, config):
     """An export is read as the model was."""
     return self.model.served(config["model"])

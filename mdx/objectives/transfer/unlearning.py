@@ -158,6 +158,10 @@ class Unlearning(types.Objective):
     """The model's."""
     return self.model.reader()
 
+  def embedder(self):
+    """Embedder of the model."""
+    return self.model.embedder()
+
   def served(self, config):
     """An export is read as the model was."""
     return self.model.served(config["model"])
