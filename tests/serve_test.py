@@ -61,7 +61,7 @@ def _events(response):
 def test_an_answer_is_that_of_the_library_and_of_its_seed_whoever_asks_beside(client, model):
   body = dict(prompt="It was", max_tokens=8, seed=3, **_STEPS)
   alone = _asked(client, **body).json()
-  rows = [model.encode("It was")]
+  rows = [model.prompt_ids("It was")]
   (_, want), = model.decode(rows, model.sampler(gen_length=8, **_STEPS), batch_size=1,
                             numbers=[batcher_lib.number(3, 0)])
   assert alone["choices"][0]["text"] == want.text and want.text
@@ -120,7 +120,7 @@ def test_several_prompts_and_choices_come_in_order_and_chats_by_their_template(c
   assert said[0]["choices"] == said[1]["choices"]
   message = said[0]["choices"][0]["message"]
   assert message["role"] == "assistant" and said[0]["object"] == "chat.completion"
-  plain = _asked(client, prompt=model.encode(_TALK).tolist(), **talk).json()
+  plain = _asked(client, prompt=model.prompt_ids(_TALK).tolist(), **talk).json()
   assert plain["choices"][0]["text"] == message["content"]
 
 

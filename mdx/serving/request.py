@@ -171,7 +171,7 @@ def _prompts(body, model, is_chat):
         isinstance(i, int) and not isinstance(i, bool) and abs(i) < 2**31 for i in one)):
       raise Rejected(f"a prompt is {one!r:.60}; expected a text or ids.", key)
   try:
-    return [model.encode(one) for one in given]
+    return [model.prompt_ids(one) for one in given]
   except ValueError as error:
     raise Rejected(str(error), key) from None
 
