@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import threading
+import time
 
 import jax
 import numpy as np
@@ -101,6 +102,13 @@ def test_requests_of_equal_settings_are_decoded_together_and_others_apart(model,
   assert is_full.wait(60)
   assert batches == [(4, 8), (1, 4), (2, 8)] and sorted(found) == list(range(7))
   assert all(isinstance(one, model_lib.Sample) for one in found.values())
+  gone, late, is_late = row(9, 8), row(8, 8), threading.Event()
+  late.done = lambda sample: is_late.set()
+  batcher.put([gone])
+  gone.is_wanted = False
+  time.sleep(0.4)  # nobody is left to decode for, and the thread goes on
+  batcher.put([late])
+  assert is_late.wait(60) and batches[3:] == [(1, 8)]
   batcher.close()
   with pytest.raises(RuntimeError, match="the server is stopping"):
     batcher.put([row(0, 8)])

@@ -93,22 +93,23 @@ class Batcher:
     """The oldest rows of equal settings, as soon as there are enough or time is up; [] at the end.
     """
     with self._changed:
-      while True:
+      while self._is_open:
         self._rows = collections.deque(row for row in self._rows if row.is_wanted)
-        if not self._is_open:
-          return []
-        if self._rows:
-          break
-        self._changed.wait()
-      first, end = self._rows[0].settings, time.monotonic() + self._wait_seconds
-      alike = lambda: [row for row in self._rows if row.settings == first]
-      while self._is_open and len(alike()) < self._batch_size and (
-          left := end - time.monotonic()) > 0:
-        self._changed.wait(left)
-      rows = alike()[:self._batch_size]
-      taken = set(map(id, rows))
-      self._rows = collections.deque(row for row in self._rows if id(row) not in taken)
-      return rows
+        if not self._rows:
+          self._changed.wait()
+          continue
+        first, end = self._rows[0].settings, time.monotonic() + self._wait_seconds
+        alike = lambda first=first: [
+            row for row in self._rows if row.settings == first and row.is_wanted]
+        while self._is_open and len(alike()) < self._batch_size and (
+            left := end - time.monotonic()) > 0:
+          self._changed.wait(left)
+        rows = alike()[:self._batch_size]
+        taken = set(map(id, rows))
+        self._rows = collections.deque(row for row in self._rows if id(row) not in taken)
+        if rows:  # all may have gone while they waited
+          return rows
+      return []
 
   def _decode(self, rows: list[Row]) -> None:
     """Decodes rows, with copies of the last up to a power of two: few sizes are compiled."""
