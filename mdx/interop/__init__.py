@@ -320,10 +320,11 @@ def label_head(path: str | pathlib.Path) -> tuple[str, family_lib.LabelHead, Any
     Its class, the head, and a function of shape structs {path: ...} of a part `task` that checks
     them and returns a function that reads them.
   """
-  _, family, _ = _describe(path)
-  if not family.labelled:
+  config, family, _ = _describe(path)
+  name = next((name for name in config.get("architectures") or () if name in family.labelled), None)
+  if name is None:
     return None
-  (name, head), = family.labelled.items()
+  head = family.labelled[name]
   return name, head, functools.partial(weights.head, path, head.tensors)
 
 
