@@ -53,7 +53,7 @@ def pair_losses(scores: jax.Array, is_live: jax.Array, beta: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Preference(types.Objective):
+class Preference(wrapping.About):
   """DPO of a model with a likelihood, or with a bound of it.
 
   Rows are pairs, of the layout "preferences". A bound is the mean over `num_draws` times, one in
@@ -77,16 +77,6 @@ class Preference(types.Objective):
     config_lib.check(self, "objective", at_least={"num_draws": 1})
     draws.scored_by(self.model)
 
-  @classmethod
-  def build(cls, fields, world):
-    """The model's own objective is built in the same world."""
-    return wrapping.build(cls, fields, world)
-
-  @property
-  def network(self) -> types.Network:
-    """The model's network."""
-    return self.model.network
-
   @property
   def scales(self) -> Mapping[str, float]:
     """One term."""
@@ -101,14 +91,6 @@ class Preference(types.Objective):
   def draws(self) -> int:
     """Draws of an answer."""
     return self.num_draws if self.model.bound("exact") is None else 1
-
-  def parts(self):
-    """Parts of the model."""
-    return self.model.parts()
-
-  def check_length(self, length):
-    """Checks the length as the model does."""
-    self.model.check_length(length)
 
   def check_fields(self, fields):
     """Raises ValueError for rows that are no pairs."""
@@ -148,15 +130,3 @@ class Preference(types.Objective):
     """Of both answers of each pair, float32 [B, 2]: the mean over their draws."""
     nll = self.scored(params, rows, context)[1].rows["nll"]
     return -nll.reshape(-1, 2, self.draws).mean(axis=2)
-
-  def reader(self):
-    """The model's."""
-    return self.model.reader()
-
-  def embedder(self):
-    """The model's."""
-    return self.model.embedder()
-
-  def served(self, config):
-    """An export is read as the model was."""
-    return self.model.served(config["model"])

@@ -84,7 +84,7 @@ _READINGS = {ar.AutoRegressive: _Reading(_causal, True),
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenericLabels(types.Objective):
+class GenericLabels(wrapping.About):
   """Cross-entropy with the generic labels of texts to forget, in nats per target.
 
   Rows are those of layout "unlearning", whose source has the anchors. `config.frozen` has the
@@ -129,22 +129,9 @@ class GenericLabels(types.Objective):
     return wrapping.build(cls, fields, world, reinforced=world.frozen.get("reinforced"))
 
   @property
-  def network(self) -> types.Network:
-    """The model's network."""
-    return self.model.network
-
-  @property
   def scales(self) -> Mapping[str, float]:
     """The labels, and the texts to keep where they count."""
     return {"generic": 1.0} | ({"retain": self.retain_scale} if self.retain_scale else {})
-
-  def parts(self):
-    """Parts of the model."""
-    return self.model.parts()
-
-  def check_length(self, length):
-    """Checks the length as the model does."""
-    self.model.check_length(length)
 
   def check_fields(self, fields):
     """Raises ValueError for rows without texts to forget and to keep."""
@@ -209,15 +196,3 @@ class GenericLabels(types.Objective):
   def bound(self, estimator):
     """The model's, of the texts to forget."""
     return self.model.bound(estimator)
-
-  def reader(self):
-    """The model's."""
-    return self.model.reader()
-
-  def embedder(self):
-    """Embedder of the model."""
-    return self.model.embedder()
-
-  def served(self, config):
-    """An export is read as the model was."""
-    return self.model.served(config["model"])

@@ -56,7 +56,7 @@ LOSSES = {"ascent": Loss(lambda score, reference, beta: score, True, False),
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Unlearning(types.Objective):
+class Unlearning(wrapping.About):
   """A loss of texts to forget, and the likelihood of texts to keep.
 
   Rows are those of layout "unlearning". The reference of NPO is `config.frozen["reference"]`, by
@@ -94,28 +94,10 @@ class Unlearning(types.Objective):
                        "dict(checkpoint=\"init\").")
     return config
 
-  @classmethod
-  def build(cls, fields, world):
-    """The model's own objective is built in the same world."""
-    return wrapping.build(cls, fields, world)
-
-  @property
-  def network(self) -> types.Network:
-    """The model's network."""
-    return self.model.network
-
   @property
   def scales(self) -> Mapping[str, float]:
     """The texts to forget, and those to keep where they count."""
     return {"forget": 1.0} | ({"retain": self.retain_scale} if self.retain_scale else {})
-
-  def parts(self):
-    """Parts of the model."""
-    return self.model.parts()
-
-  def check_length(self, length):
-    """Checks the length as the model does."""
-    self.model.check_length(length)
 
   def check_fields(self, fields):
     """Raises ValueError for rows without texts to forget and to keep."""
@@ -153,15 +135,3 @@ class Unlearning(types.Objective):
   def bound(self, estimator):
     """The model's, of the texts to forget."""
     return self.model.bound(estimator)
-
-  def reader(self):
-    """The model's."""
-    return self.model.reader()
-
-  def embedder(self):
-    """Embedder of the model."""
-    return self.model.embedder()
-
-  def served(self, config):
-    """An export is read as the model was."""
-    return self.model.served(config["model"])
