@@ -68,8 +68,16 @@ def localised(config: Mapping[str, Any]) -> Mapping[str, Any]:
   if isinstance(run := config.get("run"), Mapping):
     changed["run"] = localised(run)
   if isinstance(frozen := config.get("frozen"), Mapping):
-    changed["frozen"] = {
-        name: {**one, "checkpoint": local(one["checkpoint"])}
-        if isinstance(one, Mapping) and isinstance(one.get("checkpoint"), str) else one
-        for name, one in frozen.items()}
+    changed["frozen"] = {name: _of_frozen(one) if isinstance(one, Mapping) else one
+                         for name, one in frozen.items()}
   return changed
+
+
+def _of_frozen(model: Mapping[str, Any]) -> Mapping[str, Any]:
+  """A table of `frozen`: its checkpoint, or the config that trains it first."""
+  found = dict(model)
+  if isinstance(model.get("checkpoint"), str):
+    found["checkpoint"] = local(model["checkpoint"])
+  if isinstance(model.get("base"), Mapping):
+    found["base"] = localised(model["base"])
+  return found

@@ -46,10 +46,13 @@ def test_paths_stay_what_they_are(_library, tmp_path):
 
 def test_all_models_of_a_config_are_fetched(_library):
   config = dict(steps=3, init=dict(checkpoint="org/model", adapter="", base=dict(
-      init=dict(checkpoint="org/model@v1"))), frozen=dict(teacher=dict(checkpoint="org/model@v2")))
+      init=dict(checkpoint="org/model@v1"))), frozen=dict(
+          teacher=dict(checkpoint="org/model@v2"),
+          raised=dict(base=dict(init=dict(checkpoint="org/model@v2")))))
   assert hub.localised(config) == dict(steps=3, init=dict(
       checkpoint="/cache/None", adapter="", base=dict(init=dict(checkpoint="/cache/v1"))),
-      frozen=dict(teacher=dict(checkpoint="/cache/v2")))
+      frozen=dict(teacher=dict(checkpoint="/cache/v2"),
+                  raised=dict(base=dict(init=dict(checkpoint="/cache/v2")))))
   assert hub.localised(dict(mode="report")) == dict(mode="report")
 
 
