@@ -129,7 +129,7 @@ def complete(config: Mapping[str, Any], data: Any) -> dict[str, Any]:
 
 def _class(cfg: Mapping[str, Any]) -> type:
   name = cfg.get("name")
-  if name in READ_ONLY:
+  if isinstance(name, str) and name in READ_ONLY:
     return READ_ONLY[name]
   if not isinstance(name, str) or name not in OBJECTIVES:
     raise ValueError(f"unknown objective name {name!r}; choose from "
