@@ -24,11 +24,7 @@ ARMS = ("masked", "plain", "random", "reversed", "diffusion")
 
 def get_config(arg=None):
   """One of ARMS, masked without a name."""
-  values = config_lib.parse_arg(arg, **dict.fromkeys(ARMS, False))
-  named = [name for name in ARMS if values[name]] or [ARMS[0]]
-  if len(named) > 1:
-    raise ValueError(f"configs/masked_finetuning.py takes one of {', '.join(ARMS)}, got {arg!r}.")
-  arm = named[0]
+  arm = config_lib.parse_variant(arg, ARMS)[0] or ARMS[0]
   config = common.get_config()
   config.update(steps=200, batch_size=64, log_steps=50, eval_steps=100, checkpoint_steps=200,
                 ema_decay=0.0)

@@ -26,11 +26,8 @@ METHODS = ("npo", "ascent", "difference", "generic")
 
 def get_config(arg=None):
   """One of METHODS, npo without a name; and diffusion."""
-  values = config_lib.parse_arg(arg, diffusion=False, **dict.fromkeys(METHODS, False))
-  named = [name for name in METHODS if values[name]] or [METHODS[0]]
-  if len(named) > 1:
-    raise ValueError(f"configs/unlearn.py takes one of {', '.join(METHODS)}, got {arg!r}.")
-  method = named[0]
+  method, values = config_lib.parse_variant(arg, METHODS, diffusion=False)
+  method = method or METHODS[0]
   config = common.get_config()
   config.update(steps=100, batch_size=32, log_steps=20, eval_steps=20, checkpoint_steps=100,
                 ema_decay=0.0)

@@ -257,7 +257,8 @@ def parse_variant(arg: str | None, variants, **defaults) -> tuple[str, dict[str,
   values = parse_arg(arg, **defaults, **dict.fromkeys(variants, False))
   chosen = [name for name in variants if values.pop(name)]
   if len(chosen) > 1:
-    raise ValueError(f"this config takes one variant, got {' and '.join(chosen)}.")
+    raise ValueError(f"this config takes one variant, got {' and '.join(chosen)}; choose from "
+                     f"{', '.join(variants)}.")
   return (chosen or [""])[0], values
 
 

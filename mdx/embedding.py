@@ -54,19 +54,21 @@ def settings_of(model: load_lib.Loaded, *, prompt: Any = None, **options: Any
 
 def _check(model: load_lib.Loaded, settings: embedders.Settings) -> None:
   """Raises ValueError unless a model can be read with some settings; compiles nothing."""
-  how = model.objective.embedder()
   settings.check(model.objective.network, model.max_length)
+  if not settings.takes_suffix and settings.pooling_value.part(1) and not (
+      model.objective.embedder().pooling_part):
+    raise ValueError("pooling latent has trained parameters, which this model lacks; choose "
+                     "another.")
+  embed = embedders.make_embed(model.objective, settings)
+  if not settings.dim:
+    return
   rows = {name: jax.ShapeDtypeStruct((1, 2), dtype) for name, dtype in (
       ("tokens", np.int32), ("segment_ids", np.int32), ("counted", bool))}
-  if settings.takes_suffix or how.pooling_part or not settings.pooling_value.part(1):
-    with jax.set_mesh(model.mesh):
-      width = jax.eval_shape(embedders.make_embed(model.objective, settings), model.params,
-                             rows).shape[1]
-    if settings.dim > width:
-      raise ValueError(f"embedding.dim {settings.dim} is more than the {width} columns of the "
-                       "embeddings; use at most that.")
-    return
-  raise ValueError("pooling latent has trained parameters, which this model lacks; choose another.")
+  with jax.set_mesh(model.mesh):
+    width = jax.eval_shape(embed, model.params, rows).shape[1]
+  if settings.dim > width:
+    raise ValueError(f"embedding.dim {settings.dim} is more than the {width} columns of the "
+                     "embeddings; use at most that.")
 
 
 def encode(model: load_lib.Loaded, compiled: dict, texts: Sequence[str] | str, *, kind: str = "",

@@ -51,7 +51,7 @@ class EmbeddingModel:
 
   @property
   def mteb_model_meta(self) -> Any:
-    """What mteb writes of the model beside its results."""
+    """Facts of the model that mteb writes beside its results."""
     import mteb  # pylint: disable=g-import-not-at-top  (an extra)
     known = dict.fromkeys(mteb.models.ModelMeta.model_fields)
     return mteb.models.ModelMeta(**known | dict(

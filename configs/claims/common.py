@@ -4,6 +4,7 @@ from ml_collections import config_dict
 
 from mdx import tasks
 from mdx.configs import common
+from mdx.configs import finetune
 from mdx.data import task_rows
 
 # What the tokenizer, clusters and n-grams of the data are called, and where its labels begin.
@@ -99,6 +100,25 @@ def encoder(data, **changes):
     run.data.source = dict(name="text", path="asset:holmes.txt.xz", document_chars=300,
                            section_marks=BOOKS, holdout_every=10)
     run.eval.probe.update(num_labels=64)
+  run.update(changes)
+  return run
+
+
+def finetuned(base, **changes):
+  """A fine-tuning of 200 steps on the intents of 70 requests, of an encoder that `base` trains.
+
+  Args:
+    base: of `encoder("intents")`.
+    **changes: keys of the config.
+  """
+  run = finetune.get_config("intent")
+  run.update(steps=200, checkpoint_steps=10_000)
+  run.optimizer.update(warmup_steps=20, layer_decay=1.0)
+  run.network.update(base.network)
+  run.objective.pooling = "mean"
+  run.data.length = base.data.length
+  run.data.source.num_train = 70
+  run.init.base = base
   run.update(changes)
   return run
 

@@ -20,7 +20,6 @@ Every arm chose 3e-3, the larger of the two rates.
 
 from ml_collections import config_dict
 
-from mdx.configs import finetune
 from mdx.configs.claims import common
 
 
@@ -32,14 +31,7 @@ def get_config(arg=None):
   base = common.encoder("intents", eval_steps=0, objective=dict(name="mlm", **masked))
   base.network.head = "lm"
   base.eval.probe.num_labels = 0
-  run = finetune.get_config("intent")
-  run.update(steps=200, eval_steps=50, checkpoint_steps=10_000)
-  run.optimizer.update(warmup_steps=20, layer_decay=1.0)
-  run.network.update(base.network)
-  run.objective.pooling = "mean"
-  run.data.length = base.data.length
-  run.data.source.num_train = 70
-  run.init.base = base
+  run = common.finetuned(base, eval_steps=50)
   pretrained = lambda head, **objective: dict(init=dict(base=dict(
       network=dict(head=head), objective=objective)))
   arms = dict(

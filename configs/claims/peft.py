@@ -22,7 +22,6 @@ Rates chosen: full 1e-3, half 3e-3, ia3 and head 1e-2, lora and bottleneck 3e-3,
 
 from ml_collections import config_dict
 
-from mdx.configs import finetune
 from mdx.configs.claims import common
 
 _LOW, _MIDDLE, _HIGH = (1e-3, 3e-3), (3e-3, 1e-2), (1e-2, 3e-2)
@@ -50,14 +49,7 @@ def get_config(arg=None):
       name="mlm", mask_rate=0.15, mask_draw="exact_count"))
   base.network.update(head="lm", position="rope", scan_layers=True)
   base.eval.probe.num_labels = 0
-  run = finetune.get_config("intent")
-  run.update(steps=200, eval_steps=0, checkpoint_steps=10_000)
-  run.optimizer.update(warmup_steps=20, layer_decay=1.0)
-  run.network.update(base.network)
-  run.objective.pooling = "mean"
-  run.data.length = base.data.length
-  run.data.source.num_train = 70
-  run.init.base = base
+  run = common.finetuned(base, eval_steps=0)
   others = [arm for arm in _ARMS if arm != "full"]
   return config_dict.ConfigDict(dict(
       mode="claim", statement="a few trained parameters are worth as much as all of them",

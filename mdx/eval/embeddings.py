@@ -15,11 +15,13 @@ Isola 2020, arXiv:2005.10242 (uniformity and alignment).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import warnings
 
 import numpy as np
 from scipy import optimize
 from scipy import special
 from scipy import stats
+from scipy.cluster import vq
 
 
 def check_texts(texts: Sequence[str], what: str) -> None:
@@ -176,28 +178,16 @@ def clusters(x: np.ndarray, num: int, seed: int = 0, num_starts: int = 3,
     num: of clusters, at most N.
     seed: of the starts.
     num_starts: starts, of which the one with the smallest squared distances counts.
-    num_rounds: most rounds of a start.
+    num_rounds: rounds of a start.
   """
-  x, found, least = np.asarray(x, np.float64), None, np.inf
-  far = lambda centres: ((x ** 2).sum(1)[:, None] - 2 * x @ centres.T + (centres ** 2).sum(1))
+  x, found = np.asarray(x, np.float64), []
   for start in range(num_starts):
-    draw = np.random.default_rng([seed, start])
-    centres = x[[draw.integers(len(x))]]
-    while len(centres) < num:
-      distance = np.maximum(far(centres).min(axis=1), 0)
-      share = distance / distance.sum() if distance.sum() > 0 else None
-      centres = np.concatenate([centres, x[[draw.choice(len(x), p=share)]]])
-    own = None
-    for _ in range(num_rounds):
-      nearest = far(centres).argmin(axis=1)
-      if own is not None and (nearest == own).all():
-        break
-      own = nearest
-      centres = np.stack([x[own == i].mean(axis=0) if (own == i).any() else centres[i]
-                          for i in range(num)])
-    if (total := far(centres)[np.arange(len(x)), own].sum()) < least:
-      found, least = own, total
-  return found
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", UserWarning)  # an empty cluster keeps its centre
+      centres, own = vq.kmeans2(x, num, num_rounds, minit="++",
+                                seed=np.random.default_rng([seed, start]))
+    found.append((((x - centres[own]) ** 2).sum(), own))
+  return min(found, key=lambda one: one[0])[1]
 
 
 def v_measure(gold: np.ndarray, found: np.ndarray) -> float:

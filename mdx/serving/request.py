@@ -42,7 +42,7 @@ class Rejected(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Server:
-  """What a server offers.
+  """The model of a server, and the settings of requests that do not say them.
 
   Attributes:
     model: a `model.Model`.

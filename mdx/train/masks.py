@@ -26,7 +26,7 @@ from mdx import config as config_lib
 from mdx.utils import rng
 from mdx.utils import tree
 
-_UNIT = re.compile(r"((?:.*/)?layers)/(.+)/[^/]+")  # network, projection or norm
+_UNIT = re.compile(r"((?:.*/)?(?:first_)?layers)/(.+)/[^/]+")  # network, projection or norm
 _times = lambda updates, mask: jax.tree.map(lambda x, m: x * m.astype(x.dtype), updates, mask)
 _choose = lambda is_first, one, other: jax.tree.map(lambda a, b: jnp.where(is_first, a, b), one,
                                                     other)

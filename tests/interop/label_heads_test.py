@@ -74,7 +74,7 @@ def _objective(path, cls, labels=LABELS):
 
 
 def _started(path, objective):
-  """What a run would begin from, and the shapes of its parameters."""
+  """Parameters that a run would begin from."""
   shapes = jax.eval_shape(objective.init, rng.root(0))
   source = source_lib.open_source(str(path))
   source.check(shapes, (), ("task",))

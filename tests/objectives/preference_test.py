@@ -1,5 +1,7 @@
 """Preference learning: closed forms, the bound against the exact likelihood, shared draws."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from mdx.train import step as step_lib
 from mdx.utils import rng
 
 import oracle
+import text_rows
 import tiny
 
 MASK_ID, PAD_ID, LENGTH = 1, 4, 6
@@ -30,14 +33,7 @@ def _context(reference):
   return types.context(0, {"reference": reference})
 
 
-def _side(texts, prompts):
-  """Rows of texts, of which `prompts` tokens are given."""
-  tokens = np.full((len(texts), LENGTH), PAD_ID, np.int32)
-  mask, segments = np.zeros(tokens.shape, bool), np.zeros(tokens.shape, np.int32)
-  for i, (text, prompt) in enumerate(zip(texts, prompts)):
-    tokens[i, :len(text)], segments[i, :len(text)] = text, 1
-    mask[i, prompt:len(text)] = True
-  return tokens, mask, segments
+_side = functools.partial(text_rows.padded, length=LENGTH, pad_id=PAD_ID)
 
 
 def _batch():

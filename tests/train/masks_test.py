@@ -58,6 +58,15 @@ def _draw(scheme, seed):
           for path, leaf in tree.flatten(drawn).items()}
 
 
+def test_blocks_below_those_with_experts_are_halved_too():
+  stack = lambda number: {f"attention/{x}": {"kernel": jnp.zeros((number, 1, 1))} for x in "qkvo"}
+  params = {"model": {"first_layers": stack(2), "layers": stack(3)}}
+  drawn = jax.jit(lambda: masks.draw_half(rng.root(0), params, "category"))()
+  for name, number in (("first_layers", 2), ("layers", 3)):
+    found = np.stack([leaf["kernel"].reshape(-1) for leaf in drawn["model"][name].values()])
+    np.testing.assert_array_equal(found.sum(axis=0), [2] * number)
+
+
 @pytest.mark.parametrize("scheme", ["category", "layer", "model"])
 def test_a_round_trains_half_of_the_matrices(scheme):
   units = [f"attention/{x}" for x in "qkvo"], [f"mlp/{x}" for x in ("gate", "up", "down")], [

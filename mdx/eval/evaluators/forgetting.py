@@ -1,4 +1,4 @@
-"""What a model still knows of texts to forget, and of texts to keep.
+"""Knowledge that a model still has of texts to forget, and of texts to keep.
 
 Contents: Forgetting.
 """

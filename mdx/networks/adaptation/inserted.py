@@ -163,7 +163,7 @@ class GatedPrefix(Prefix):
     return None
 
   def attended(self, own, query, mixed):
-    """What attention gives, and what it gives of the prefix."""
+    """Attention to the row, and gated attention to the prefix."""
     keys, values = (own[name].astype(query.dtype) for name in ("gated_keys", "gated_values"))
     heads, width = query.shape[2:]
     split = query.reshape(*query.shape[:2], len(own["prefix_gate"]), -1, width)

@@ -1,5 +1,7 @@
 """Unlearning: closed forms of ascent and NPO, generic labels, what has no gradient and no loss."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from mdx.objectives.transfer import unlearning
 from mdx.train import step as step_lib
 from mdx.utils import rng
 
+import text_rows
 import tiny
 
 MASK_ID, PAD_ID, LENGTH, VOCAB = 1, 4, 6, 9
@@ -26,14 +29,7 @@ PARAMS, BASE, RAISED = (AR.init(rng.root(seed)) for seed in (0, 1, 2))
 FROZEN = {"reference": BASE, "reinforced": RAISED}
 
 
-def _side(texts, prompts):
-  """Tokens, targets and segments of texts, of which `prompts` tokens are given."""
-  tokens = np.full((len(texts), LENGTH), PAD_ID, np.int32)
-  mask, segments = np.zeros(tokens.shape, bool), np.zeros(tokens.shape, np.int32)
-  for i, (text, prompt) in enumerate(zip(texts, prompts)):
-    tokens[i, :len(text)], segments[i, :len(text)] = text, 1
-    mask[i, prompt:len(text)] = True
-  return tokens, mask, segments
+_side = functools.partial(text_rows.padded, length=LENGTH, pad_id=PAD_ID)
 
 
 def _batch():
