@@ -1,0 +1,1 @@
+"""Objectives of signals: speech and images."""
