@@ -9,6 +9,7 @@ fit; 75 stopped on a signal with everything saved; 1 anything else.
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import pathlib
 import shlex
@@ -25,6 +26,7 @@ from absl import logging
 
 from mdx import config as config_lib
 from mdx.utils import malloc
+from mdx.utils import stopping
 
 OK, FAILED, BAD_INPUT, TOO_LARGE, STOPPED = 0, 1, 2, 3, 75
 _HELP_FLAGS = ("--help", "-h", "-help", "--helpfull", "--helpshort")
@@ -211,9 +213,8 @@ def _prepare_jax(distributed: bool) -> None:
   """Compilation cache and the multi-process job, before any device is used."""
   malloc.tune_cpu()
   import jax  # pylint: disable=g-import-not-at-top
-  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mdx" / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+  from mdx.utils import compiled  # pylint: disable=g-import-not-at-top
+  compiled.use_cache()
   if distributed:
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = [os.environ.get(name, "") for name in names]
@@ -253,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs a config; returns the exit status."""
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, _stop_early)  # until training installs its own
+  stopping.watch(functools.partial(_stop_early, None, None))
   argv = list(sys.argv if argv is None else argv)
   debug_given = "--debug" in argv
   if any(a in _HELP_FLAGS for a in argv[1:]):

@@ -37,8 +37,10 @@ from mdx.objectives.labels import finetune
 from mdx.report import denoising
 from mdx.report import samples
 from mdx.samplers import batching
+from mdx.samplers import decoder
 from mdx.samplers import loop
 from mdx.train import progress as progress_lib
+from mdx.utils import compiled
 from mdx.utils import files
 from mdx.utils import processes
 from mdx.utils import readers
@@ -209,7 +211,7 @@ class Model(load_lib.Loaded):
       seed, batch_size, record, on_step: as in `sample`.
       skip: rows that are done already; their batch is left out when all are.
       numbers: of the rows, in [0, 2^31), in place of their indices; with these a row is the same
-        beside any others, and few lengths of prompts are compiled.
+        beside any others.
     """
     self.check(rows, sampler)
     if on_step and jax.process_count() > 1:
@@ -220,8 +222,7 @@ class Model(load_lib.Loaded):
     prompts, before = self._cut(rows)
     for batch in batching.batches(prompts, gen_length=sampler.gen_length, batch_size=batch_size,
                                   max_length=self.max_length, mask_id=tokenizer.mask_id,
-                                  pad_id=tokenizer.pad_id, closing=self._closing,
-                                  is_rounded=numbers is not None):
+                                  pad_id=tokenizer.pad_id, closing=self._closing):
       if all(skip(i) for i in batch.members):
         continue
       watch = self._watch(batch, prompts, on_step) if on_step else None
@@ -258,22 +259,23 @@ class Model(load_lib.Loaded):
       rows["before"] = before
     if batch.positions is not None and batch.segment_ids is not None:
       rows |= {"positions": batch.positions, "segment_ids": batch.segment_ids}
-    arrays = sharding.place_batch(rows, self.mesh)
+    arrays, told = sharding.place_batch(rows, self.mesh), decoder.told_values(sampler)
 
-    def run(params, key, arrays):
-      return loop.decode_rows(self.objective, sampler, params, key, arrays, start=batch.start,
+    def run(params, key, arrays, told):
+      rule = decoder.as_told(sampler, told)
+      return loop.decode_rows(self.objective, rule, params, key, arrays, start=batch.start,
                               record=record, watch=None if watch is None else (
                                   lambda canvas, nfe: self._watched[-1](canvas, nfe)))
 
     with jax.set_mesh(self.mesh):
-      name = (repr(sampler), batch.canvas.shape, batch.start, batch.positions is None, record,
-              watch is None)
+      name = (repr(decoder.as_told(sampler, dict.fromkeys(told))), batch.canvas.shape, batch.start,
+              batch.positions is None, record, watch is None)
       key = rng.root(seed)
       if name not in self._compiled:
-        self._compiled[name] = jax.jit(run).lower(params, key, arrays).compile()
+        self._compiled[name] = jax.jit(run).lower(params, key, arrays, told).compile()
       began = time.monotonic()
       self._watched[:] = [watch]
-      result = jax.block_until_ready(self._compiled[name](params, key, arrays))
+      result = jax.block_until_ready(self._compiled[name](params, key, arrays, told))
       jax.effects_barrier()  # all reports have come
       seconds = time.monotonic() - began
       return processes.fetch(result), seconds
@@ -603,9 +605,12 @@ class Model(load_lib.Loaded):
 def load(path: str, **options: Any) -> Model:
   """Loads a model for sampling and scoring; see `build.load.load` for the options.
 
+  Programs that it compiles are kept for later processes, see `utils.compiled`.
+
   Raises:
     ValueError: no such checkpoint, or one that cannot be read.
   """
+  compiled.use_cache()
   return of(load_lib.load(path, **options))
 
 

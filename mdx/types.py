@@ -684,7 +684,10 @@ class Sampler(Protocol):
       left to right; `update` is given its answer.
     searches: whether it looks for likely texts of an autoregressive model, without draws.
     policy: run that trained the rule's parameters; "" = the model's own.
+    told: fields whose value a compiled program may be given at each call, and the value of each at
+      which the program is another (None: there is none such).
   """
+  told: ClassVar[Mapping[str, float | None]] = {}
   acts: ClassVar[bool] = False
   drafts: ClassVar[bool] = False
   searches: ClassVar[bool] = False

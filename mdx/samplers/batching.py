@@ -2,10 +2,10 @@
 
 Contents: Rows, behind_padding, cut_starts, batches.
 
-Convention: prompts are padded on the left to the longest of their batch, rounded up to
-a multiple of 16 so that few shapes are compiled; positions count from the first token
-and padding is a segment of its own. A prompt that holds the mask id is infilled: it is
-the whole canvas, and nothing is appended.
+Convention: prompts are padded on the left to the longest of their batch, rounded up so that few
+shapes are compiled: to a power of two, at least 64, or to a multiple of 16 of those that are
+infilled. Positions count from the first token and padding is a segment of its own. A prompt that
+holds the mask id is infilled: it is the whole canvas, and nothing is appended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-_ROUND = 16
+_ROUND = 16  # canvases that are infilled have multiples of this length
+_LEAST = 64  # positions of the shortest prompt
 
 
 class Rows(NamedTuple):
@@ -23,7 +24,7 @@ class Rows(NamedTuple):
 
   Attributes:
     canvas: int32 [B, S].
-    positions, segment_ids: int32 [B, S], or None where no row is padded.
+    positions, segment_ids: int32 [B, S], or None where no prompt has a token.
     start: first position of what is decoded.
     row_index: int32 [B], identity of each row.
     members: indices into the prompts, of the first rows; the others only fill the batch.
@@ -64,7 +65,7 @@ def cut_starts(prompts: Sequence[np.ndarray], start_id: int
 
 def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, mask_id: int,
             pad_id: int, max_length: int | None = None,
-            closing: Sequence[int] = (), is_rounded: bool = False) -> Iterator[Rows]:
+            closing: Sequence[int] = ()) -> Iterator[Rows]:
   """Yields batches of similar rows.
 
   Args:
@@ -74,24 +75,24 @@ def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, 
     mask_id, pad_id: special ids.
     max_length: positions of a row that rounding up must not exceed.
     closing: ids that stand behind what is appended to a prompt.
-    is_rounded: whether prompts of one length are padded like others.
   """
   for infill in (False, True):
     chosen = [i for i, p in enumerate(prompts) if bool((p == mask_id).any()) == infill]
     chosen.sort(key=lambda i: len(prompts[i]))
     for first in range(0, len(chosen), batch_size):
       yield _batch(prompts, chosen[first:first + batch_size], 0 if infill else gen_length,
-                   batch_size, mask_id, pad_id, max_length, () if infill else closing, is_rounded)
+                   batch_size, mask_id, pad_id, max_length, () if infill else closing)
 
 
-def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length, closing,
-           is_rounded):
+def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length, closing):
   lengths = [len(prompts[i]) for i in members]
-  equal = min(lengths) == max(lengths) and not is_rounded
-  width = lengths[0] if equal else -(-max(lengths) // _ROUND) * _ROUND
-  end = gen_length + len(closing)
+  longest, end = max(lengths), gen_length + len(closing)
+  if gen_length:
+    width = longest and max(_LEAST, 1 << (longest - 1).bit_length())
+  else:
+    width = -(-longest // _ROUND) * _ROUND
   if max_length is not None:
-    width = max(max(lengths), min(width, max_length - end))
+    width = max(longest, min(width, max_length - end))
   size = width + end
   canvas = np.full((batch_size, size), pad_id, np.int32)
   begins = np.zeros(batch_size, np.int32)
@@ -103,6 +104,6 @@ def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length
   positions, segments = behind_padding(begins, size)
   index = np.zeros(batch_size, np.int32)
   index[:len(members)] = members
-  return Rows(canvas, None if equal else positions, None if equal else segments,
+  return Rows(canvas, positions if width else None, segments if width else None,
               width if gen_length else 0, index, list(members), [n + end for n in lengths],
               len(closing))

@@ -58,6 +58,8 @@ class Confidence(decoder.Decoder):
   order_temperature: float = 0.0
   eos_penalty: float = 0.0
 
+  told = {**decoder.Decoder.told, "order_temperature": 0.0, "eos_penalty": 0.0}
+
   def __post_init__(self):
     super().__post_init__()
     config_lib.check(self, "sampler", choices={"schedule": counts.SCHEDULES},
@@ -67,7 +69,7 @@ class Confidence(decoder.Decoder):
 
   def propose(self, params, state, index, answer, keys):
     """Tokens of the model, of which ends of text are made less likely."""
-    if self.eos_penalty:
+    if decoder.is_set(self.eos_penalty):
       is_masked = state["free"] & (state["canvas"] == self.mask_id)
       share = is_masked.sum(axis=1) / jnp.maximum(state["free"].sum(axis=1), 1)
       is_end = self.ends(jnp.arange(answer.logits.shape[-1]))[None, None]
@@ -79,7 +81,8 @@ class Confidence(decoder.Decoder):
     """The n most confident positions, or n drawn by their confidence."""
     del params
     score = proposal.confidence
-    if self.order_temperature:  # the largest of noisy scores are a draw without replacement
+    # The largest of noisy scores are a draw without replacement.
+    if decoder.is_set(self.order_temperature):
       score = score / self.order_temperature + logits_lib.gumbels(keys, proposal.positions)
     count, _ = scheduled_counts(self, state)
     return decoder.Commit(decoder.best_of(score, proposal.is_open, count))
@@ -94,6 +97,7 @@ class Threshold(decoder.Decoder):
   """
   threshold: float = 0.9
 
+  told = {**decoder.Decoder.told, "threshold": None}
   counts_steps = False
 
   def __post_init__(self):
@@ -118,6 +122,7 @@ class Factor(decoder.Decoder):
   """
   factor: float = 1.0
 
+  told = {**decoder.Decoder.told, "factor": None}
   counts_steps = False
 
   def __post_init__(self):
@@ -146,6 +151,7 @@ class EntropyBounded(decoder.Decoder):
   """
   entropy_bound: float = 0.1
 
+  told = {**decoder.Decoder.told, "entropy_bound": None}
   counts_steps = False
 
   def __post_init__(self):
@@ -185,6 +191,7 @@ class Klass(decoder.Decoder):
   kl_steps: int = 2
   kl_top_k: int = 32
 
+  told = {**decoder.Decoder.told, "threshold": None, "kl_threshold": None}
   counts_steps = False
 
   def __post_init__(self):
@@ -241,6 +248,7 @@ class Hierarchical(decoder.Decoder):
   threshold: float = 0.9
   low_threshold: float = 0.4
 
+  told = {**decoder.Decoder.told, "threshold": None, "low_threshold": None}
   counts_steps = False
 
   def __post_init__(self):

@@ -1,7 +1,7 @@
 """Base of the decoding rules: fields, proposals, writing, stopping.
 
 Contents: Decoder (the base of every sampler), Proposal, Commit, Step, Hypotheses, END, LAST, put,
-at, best_of, ranks.
+at, best_of, ranks, is_set, told_values, as_told.
 
 Convention: a row's masked positions at the start are *free*; all others (prompt,
 padding, what a user fixed) never change. The free positions of a row are cut, in
@@ -13,11 +13,13 @@ which written ones to mask again.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mdx import config as config_lib
 from mdx import types
@@ -128,6 +130,25 @@ def ranks(score: jax.Array, among: jax.Array) -> jax.Array:
   return jnp.argsort(jnp.lexsort((-score, ~among), axis=1), axis=1)
 
 
+def is_set(value: Any) -> bool:
+  """Returns whether a field is not 0; one that a compiled program is told is not."""
+  return isinstance(value, jax.Array) or bool(value)
+
+
+def told_values(sampler: types.Sampler) -> dict[str, np.float32]:
+  """Returns the values of a rule that a compiled program may be told, by the fields' names."""
+  return {name: np.float32(getattr(sampler, name)) for name, neutral in sampler.told.items()
+          if getattr(sampler, name) != neutral}
+
+
+def as_told(sampler: types.Sampler, values: Mapping[str, Any]) -> types.Sampler:
+  """Returns the rule with other values, such as traced ones, in fields of `told`; not checked."""
+  changed = copy.copy(sampler)
+  for name, value in values.items():
+    object.__setattr__(changed, name, value)
+  return changed
+
+
 def _stream(keys, name):
   """Keys [B] of one use, from the keys of a step."""
   return jax.vmap(lambda key: rng.stream(key, name))(keys)
@@ -185,6 +206,7 @@ class Decoder:
   eos: str = "allow"
   eos_stop: str = "never"
 
+  told = {"temperature": 0.0, "top_p": 1.0, "guidance_scale": 0.0}
   counts_steps = True  # whether `steps` is what the rule takes
   mixes = True  # whether rows may differ in blocks and steps
   revises = False  # whether written tokens may be masked again or replaced
@@ -406,9 +428,10 @@ class Decoder:
     is_open = exists & (current == self.mask_id) & at(self.in_blocks(state), index)
     blocked = (self.eos_id, *self.other_eos_ids) if self.eos == "forbid" else ()
     logits = heads.block_columns(answer.logits, *blocked)
-    drawn = heads.block_columns(logits, self.mask_id) / (self.temperature or 1.0)
+    is_drawn = is_set(self.temperature)
+    drawn = heads.block_columns(logits, self.mask_id) / (self.temperature if is_drawn else 1.0)
     drawn = logits_lib.keep_likely(drawn, self.top_k, self.top_p)
-    tokens = logits_lib.draw(draw_key, positions, drawn, is_greedy=not self.temperature)
+    tokens = logits_lib.draw(draw_key, positions, drawn, is_greedy=not is_drawn)
     certainty = logits_lib.confidence(
         self.confidence, drawn if self.confidence_filtered else logits, tokens, score_key,
         positions)

@@ -74,7 +74,7 @@ def _first_best(logits: jax.Array, chunk: int = 128) -> jax.Array:
   return (first[..., 0] + within).astype(jnp.int32)
 
 
-def keep_likely(logits: jax.Array, top_k: int = 0, top_p: float = 1.0) -> jax.Array:
+def keep_likely(logits: jax.Array, top_k: int = 0, top_p: jax.Array | float = 1.0) -> jax.Array:
   """Blocks all but the likeliest tokens.
 
   Args:
@@ -85,7 +85,7 @@ def keep_likely(logits: jax.Array, top_k: int = 0, top_p: float = 1.0) -> jax.Ar
   heads.check_float32(logits)
   if top_k and top_k < logits.shape[-1]:
     logits = jnp.where(logits < jax.lax.top_k(logits, top_k)[0][..., -1:], heads.NEVER, logits)
-  if top_p < 1:
+  if isinstance(top_p, jax.Array) or top_p < 1:
     probs = jax.nn.softmax(logits, axis=-1)
     order = jnp.flip(jnp.sort(probs, axis=-1), axis=-1)
     needed = jnp.cumsum(order, axis=-1) - order < top_p

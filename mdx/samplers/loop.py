@@ -124,7 +124,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
     recorded = recorded._replace(tokens=state["canvas"][:, start:], nfe=state["nfe"],
                                  block=state["block_of"][:, start:],
                                  row_draws=sampler.row_draws(state) if sampler.acts else None)
-  calls = state["nfe"] * (2 if sampler.guidance_scale or sampler.drafts else 1)
+  calls = state["nfe"] * (2 if decoder.is_set(sampler.guidance_scale) or sampler.drafts else 1)
   first = jax.tree.map(lambda x: x[::copies], (sampler.finalize(state), calls, recorded))
   return Decoded(*first, sampler.hypotheses(state))
 
@@ -275,13 +275,14 @@ class _Run(NamedTuple):
     targets = index if slots is None else jax.vmap(jnp.searchsorted)(slots, index)
     rows = dict(tokens=canvas, noise_level=sampler.noise_level(state), positions=self.positions,
                 segment_ids=self.segment_ids, targets=targets, slots=slots, before=self.before)
-    if sampler.guidance_scale:  # a second batch of rows, without what was given
+    is_guided = decoder.is_set(sampler.guidance_scale)
+    if is_guided:  # a second batch of rows, without what was given
       blank = jnp.where(state["free"], canvas, sampler.mask_id)
       rows = {k: None if v is None else jnp.concatenate([v, blank if k == "tokens" else v])
               for k, v in rows.items()}
     num_targets = jnp.max((index < canvas.shape[1]).sum(axis=1))
     answer = self.answer(types.Request(num_targets=num_targets, cache=cache, **rows))
-    if sampler.guidance_scale:
+    if is_guided:
       given, free = jnp.split(answer.logits, 2)
       answer = answer._replace(
           logits=free + (1 + sampler.guidance_scale) * (given - free),

@@ -172,6 +172,7 @@ class TokenEditing(decoder.Decoder):
   edit_threshold: float = 0.9
   edit_steps: int = 16
 
+  told = {**decoder.Decoder.told, "threshold": None, "edit_threshold": None}
   counts_steps = False
   revises = True
 

@@ -84,8 +84,10 @@ class Speculative(decoder.Decoder):
   def _draw(self, state, index, logits):
     """Tokens [B, W], and the logits that they are drawn from."""
     blocked = (self.eos_id, *self.other_eos_ids) if self.eos == "forbid" else ()
-    drawn = heads.block_columns(logits, self.mask_id, *blocked) / (self.temperature or 1.0)
+    is_drawn = decoder.is_set(self.temperature)
+    drawn = heads.block_columns(logits, self.mask_id, *blocked)
+    drawn = drawn / (self.temperature if is_drawn else 1.0)
     drawn = logits_lib.keep_likely(drawn, self.top_k, self.top_p)
     keys = jax.random.wrap_key_data(state["noise"])
     return logits_lib.draw(keys, decoder.at(state["positions"], index), drawn,
-                           is_greedy=not self.temperature), drawn
+                           is_greedy=not is_drawn), drawn

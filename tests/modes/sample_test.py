@@ -20,6 +20,7 @@ from mdx.data import codecs
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.modes import sample as sampling
 from mdx.samplers import batching
+from mdx.samplers import decoder
 
 
 @pytest.fixture(scope="module")
@@ -291,16 +292,14 @@ def test_models_that_cannot_do_it_say_so(runs, tmp_path):
 def test_batches_pad_on_the_left_and_keep_infills_apart():
   prompts = [np.arange(n, dtype=np.int32) for n in (3, 20, 5)] + [np.array([1, 77, 2], np.int32)]
   one, infill = batching.batches(prompts, gen_length=4, batch_size=4, mask_id=77, pad_id=9)
-  assert one.members == [0, 2, 1] and one.start == 32 and one.canvas.shape == (4, 36)
-  np.testing.assert_array_equal(one.canvas[0, :29], 9)
-  np.testing.assert_array_equal(one.canvas[0, 29:], [0, 1, 2, 77, 77, 77, 77])
-  np.testing.assert_array_equal(one.segment_ids[0], [0] * 29 + [1] * 7)
-  np.testing.assert_array_equal(one.positions[0], [0] * 29 + list(range(7)))
+  assert one.members == [0, 2, 1] and one.start == 64 and one.canvas.shape == (4, 68)
+  np.testing.assert_array_equal(one.canvas[0, :61], 9)
+  np.testing.assert_array_equal(one.canvas[0, 61:], [0, 1, 2, 77, 77, 77, 77])
+  np.testing.assert_array_equal(one.segment_ids[0], [0] * 61 + [1] * 7)
+  np.testing.assert_array_equal(one.positions[0], [0] * 61 + list(range(7)))
   assert not (one.canvas[3] == 77).any()  # fills the batch, needs no step
   np.testing.assert_array_equal(one.row_index[:3], [0, 2, 1])
-  assert infill.members == [3] and infill.start == 0 and infill.positions is None
-  equal, = batching.batches(prompts[:1] * 2, gen_length=4, batch_size=2, mask_id=77, pad_id=9)
-  assert equal.segment_ids is None and equal.start == 3
+  assert infill.members == [3] and infill.start == 0 and infill.canvas.shape == (4, 16)
 
 
 def test_messages_are_prompts_of_a_model_with_a_chat_template(runs, tmp_path):
@@ -360,3 +359,30 @@ def test_a_saved_model_is_the_model(runs, tmp_path):
   assert again.log_likelihood(["It was"]) == model.log_likelihood(["It was"])
   with pytest.raises(ValueError, match="saved"):
     model.save(str(tmp_path / "saved"))
+
+
+def test_a_session_compiles_few_programs(runs, monkeypatch):
+  one, = jax.devices()[:1]
+  monkeypatch.setattr(jax, "devices", lambda *_: [one])
+  model = mdx.load(str(runs / "diffusion"))
+  sample = lambda prompts, **fields: model.sample(prompts, gen_length=4, steps=2, **fields)
+  for length in (1, 7, 30):
+    sample(["a" * length])
+  for number in (2, 3, 4, 5, 8):
+    sample(["a"] * number)
+  for temperature in (0.2, 1.5):
+    sample(["a"], temperature=temperature, seed=length)
+  assert len(model._compiled) == 4  # of 1, 2, 4 and 8 rows
+
+
+@pytest.mark.parametrize("fields", [
+    dict(name="confidence", steps=4, temperature=0.7, top_p=0.8, guidance_scale=0.5,
+         order_temperature=0.3),
+    dict(name="token_editing", threshold=0.4, edit_threshold=0.3, temperature=0.9)])
+def test_a_rule_told_its_values_decodes_as_one_compiled_with_them(fields, runs, monkeypatch):
+  told = mdx.load(str(runs / "diffusion")).sample(["a", "bc"], gen_length=8, **fields)
+  monkeypatch.setattr(decoder, "told_values", lambda sampler: {})
+  for one, other in zip(told, mdx.load(str(runs / "diffusion")).sample(
+      ["a", "bc"], gen_length=8, **fields)):
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    assert one.nfe == other.nfe

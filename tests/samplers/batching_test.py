@@ -36,19 +36,19 @@ def test_a_row_ends_with_its_prompt_and_the_masks_to_be_filled():
       assert batch.start == 0 if infill else np.all(batch.canvas[row, batch.start:] == MASK)
 
 
-def test_prompts_of_different_lengths_are_padded_to_multiples_of_16():
-  assert [b.canvas.shape[1] for b in _batches()] == [16 + 5, 32 + 5, 16]
-  alike = dict(prompts=[PROMPTS[0], PROMPTS[4]])
-  (plain,), (rounded,) = _batches(**alike), _batches(**alike, is_rounded=True)
-  assert (plain.canvas.shape[1], rounded.canvas.shape[1]) == (3 + 5, 16 + 5)
-  assert plain.positions is None and rounded.positions is not None
-  assert [b.start for b in _batches()] == [16, 32, 0]
+def test_rows_have_few_widths():
+  assert [b.canvas.shape[1] for b in _batches()] == [64 + 5, 64 + 5, 16]
+  assert [b.start for b in _batches()] == [64, 64, 0]
+  widths = {_batches([np.ones(n, np.int32)])[0].start for n in range(1, 257)}
+  assert widths == {64, 128, 256}
+  canvases = {_batches([np.zeros(n, np.int32)])[0].canvas.shape[1] for n in range(1, 33)}
+  assert canvases == {16, 32}
 
 
-def test_equal_prompts_are_not_padded():
-  (batch,) = _batches([PROMPTS[0], PROMPTS[4]])
-  assert batch.canvas.shape == (3, 8) and batch.positions is None and batch.segment_ids is None
-  assert batch.start == 3
+def test_without_prompts_nothing_is_padded():
+  (batch,) = _batches([PROMPTS[5]] * 2)
+  assert batch.canvas.shape == (3, 5) and batch.positions is None and batch.segment_ids is None
+  assert batch.start == 0
 
 
 def test_rows_that_only_fill_a_batch_have_nothing_to_decode():
@@ -61,6 +61,6 @@ def test_rounding_up_does_not_exceed_the_models_rows():
   (batch,) = _batches(prompts, max_length=30)
   assert batch.canvas.shape[1] == 30 and batch.start == 25
   (batch,) = _batches(prompts, max_length=100)
-  assert batch.canvas.shape[1] == 37
+  assert batch.canvas.shape[1] == 64 + 5
   (batch,) = _batches(prompts, max_length=25)
   assert batch.canvas.shape[1] == 25
