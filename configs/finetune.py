@@ -98,7 +98,9 @@ def get_config(arg=None):
       source=copy.deepcopy(source),
       packing="pad",  # a record a row
       too_long="cut",  # or error
-      separators=1)  # end tokens between two texts; 2 for RoBERTa
+      separators=1,  # end tokens between two texts; 2 for RoBERTa
+      buckets=() if name in _PACKAGED else (32, 64),  # lengths that short batches are cut to
+      bucket_window=0 if name in _PACKAGED else 16)  # batches whose rows are sorted by length
   config.eval.update(
       measures=measures,  # of eval.measures.MEASURES; the first chooses the weights
       test=name != "tfds",  # whether the test split, if there is one, is read at the end

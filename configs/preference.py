@@ -37,6 +37,8 @@ def get_config(arg=None):
       source=dict(name="preferences", path="asset:preferences.jsonl", validation_path="",
                   holdout_every=4),
       packing="pad",
+      buckets=(),  # lengths that batches of short rows are cut to, such as (32, 64)
+      bucket_window=0,  # batches whose rows are sorted by length; another order of the data
       fill=base.data.fill,  # what follows an answer, as in the data of the model
       fill_multiple=16, too_long="error", on_error="stop", append_eos=True,
       isolate_documents=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -25,6 +25,7 @@ import numpy as np
 from mdx import config as config_lib
 from mdx import types
 from mdx.data import layouts as layouts_lib
+from mdx.data import buckets as buckets_lib
 from mdx.data import pack
 from mdx.data import source as source_lib
 from mdx.data import sources
@@ -62,6 +63,10 @@ class Config:
     labels: None, or the labels of labelled records (see `sources.labelled`), of which a row
       has the numbers; () = they are scores, numbers themselves.
     separators: end tokens between two texts of a labelled record (2 in RoBERTa).
+    buckets: rising lengths that a batch of rows of one record is cut to, the shortest that holds
+      its longest row, so that short rows cost what they have; () = all rows have `length`.
+    bucket_window: batches whose rows are sorted by length and dealt out again, in training; 0
+      leaves the order. Part of the run's identity.
     append_eos: whether every document ends with eos_id.
     isolate_documents: whether documents of a row are separate segments with positions
       of their own; otherwise the row is one segment.
@@ -86,6 +91,8 @@ class Config:
   on_error: str = "stop"
   labels: Sequence[str] | None = None
   separators: int = 1
+  buckets: Sequence[int] = ()
+  bucket_window: int = 0
   append_eos: bool = True
   isolate_documents: bool = True
   num_shards: int = 1
@@ -101,7 +108,8 @@ class Config:
                                    too_long=text_lib.TOO_LONG, on_error=documents_lib.ON_ERROR)
         | ({"layout": layouts_lib.LAYOUTS} if self.layout else {}),
         at_least=dict(length=1, fill_multiple=1, num_shards=1, separators=1, num_workers=0,
-                      num_threads=0, read_buffer=0, channels=0))
+                      num_threads=0, read_buffer=0, channels=0, bucket_window=0))
+    buckets_lib.check(self.buckets, self.bucket_window, self.packing, self.length, self.num_shards)
     if self.fill in text_lib.FILLS_ROW and self.packing != "pad":
       raise ValueError(f"data config: fill {self.fill!r} goes up to the row's end, so a row has "
                        f"one record; set packing='pad', not {self.packing!r}, or another fill.")
@@ -201,7 +209,8 @@ def batches_of(cfg: Mapping[str, Any], records: Sequence[Mapping[str, Any]],
       except ValueError as error:
         raise ValueError(f"{record.get('where') or f'text {i}'}: {error}") from None
       rows.append(pack.finish_row(pack.row_of(document, shape), shape))
-    yield pack.stack_rows(rows, batch_size=batch_size, form=shape)
+    batch = pack.stack_rows(rows, batch_size=batch_size, form=shape)
+    yield buckets_lib.cut(batch, shape, cfg.buckets) if cfg.buckets else batch
 
 
 def labelled_records(cfg: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
@@ -250,25 +259,29 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
   shards = {i: _shard(cfg, tokenizer, split, size, seed, i, shuffle, repeat, drop_remainder)
             for i in range(begin // size, -(-end // size))}
   first = min(shards) * size
-  return _Shards(shards, slice(begin - first, end - first))
+  cut = functools.partial(buckets_lib.cut, form=form(
+      cfg, [layout for _, layout, _ in cfg.parts()], tokenizer), buckets=cfg.buckets)
+  return _Shards(shards, slice(begin - first, end - first), cut if cfg.buckets else lambda x: x)
 
 
 class _Shards(grain.IterDataset):
   """Some rows of the batches of neighbouring streams, put together."""
 
-  def __init__(self, shards: Mapping[int, grain.IterDataset], rows: slice):
+  def __init__(self, shards: Mapping[int, grain.IterDataset], rows: slice,
+               cut: Callable[[pack.Row], pack.Row]):
     super().__init__(list(shards.values()))
-    self._shards, self._rows = shards, rows
+    self._shards, self._rows, self._cut = shards, rows, cut
 
   def __iter__(self):
-    return _ShardsIterator({i: iter(shard) for i, shard in self._shards.items()}, self._rows)
+    return _ShardsIterator({i: iter(shard) for i, shard in self._shards.items()}, self._rows,
+                           self._cut)
 
 
 class _ShardsIterator(grain.DatasetIterator):
 
-  def __init__(self, shards, rows):
+  def __init__(self, shards, rows, cut):
     super().__init__(list(shards.values()))
-    self._shards, self._rows, self._stopped_at = shards, rows, None
+    self._shards, self._rows, self._cut, self._stopped_at = shards, rows, cut, None
 
   def __next__(self):
     before, self._stopped_at = self.get_state(), None
@@ -278,7 +291,8 @@ class _ShardsIterator(grain.DatasetIterator):
       self._stopped_at = before  # what the streams have read ahead has no batch
       raise
     join = (lambda x: x[0]) if len(batches) == 1 else np.concatenate
-    return {k: join([b[k] for b in batches])[self._rows] for k in batches[0]}
+    batch = self._cut({k: join([b[k] for b in batches]) for k in batches[0]})
+    return {k: x[self._rows] for k, x in batch.items()}
 
   def get_state(self):
     """Where the next batch begins; after a bad record, where the batch begins that has it."""
@@ -317,8 +331,13 @@ def _shard(cfg: Config, tokenizer: tokenizer_lib.Tokenizer, split: str, batch_si
       num_threads=cfg.num_threads, prefetch_buffer_size=cfg.read_buffer)
   rows = pack.PACKINGS[cfg.packing](documents, shape, read_options, bins_seed if shuffle else None)
   rows = rows.map(functools.partial(pack.finish_row, form=shape))
-  batches = rows.batch(batch_size, drop_remainder=drop_remainder, batch_fn=functools.partial(
-      pack.stack_rows, batch_size=batch_size, form=shape))
+  if repeat and cfg.bucket_window:
+    batches = buckets_lib.SortedWindows(
+        rows, form=shape, batch_size=batch_size, window=cfg.bucket_window,
+        drop_remainder=drop_remainder, seed=order_seed if shuffle else None)
+  else:
+    batches = rows.batch(batch_size, drop_remainder=drop_remainder, batch_fn=functools.partial(
+        pack.stack_rows, batch_size=batch_size, form=shape))
   if cfg.num_workers:
     batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=cfg.num_workers))
   return batches

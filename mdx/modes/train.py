@@ -117,12 +117,13 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   writers.write(config["steps"], "eval", results)
   for i, text in enumerate(_samples(run, params)):
     console.say(f"--- sample {i + 1}\n{text}")
-  num_tokens = config["steps"] * config["batch_size"] * config["data"]["length"]
   results |= {"tokens_per_second": tokens_per_second or _last_rate(run),
               "parameters": tree.count(state.params),
               "trained_parameters": tree.count(tree.part(state.params, run.optimizer.trains)),
-              "matmul_flops": 6.0 * run.spec.matmul_params() * num_tokens,
               "steps": config["steps"], "seconds": time.monotonic() - began}
+  if not config["data"].get("buckets"):  # with which steps differ in their positions
+    num_tokens = config["steps"] * config["batch_size"] * config["data"]["length"]
+    results["matmul_flops"] = 6.0 * run.spec.matmul_params() * num_tokens
   writers.close()
   if evaluation.has_curve:
     results["curve"] = _curve(metrics_lib.read(run.workdir / "metrics.jsonl"), evaluation.curve)

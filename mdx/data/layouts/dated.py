@@ -12,6 +12,7 @@ import numpy as np
 
 from mdx import types
 from mdx.corruption import temporal
+from mdx.data import buckets
 from mdx.data.layouts import text
 
 
@@ -20,6 +21,7 @@ class Dated(types.Layout):
 
   fields = text.FIELDS | {"spans": types.Field("int32"), "labels": types.Field("int32")}
   packings = ("pad", "crop")
+  reads = buckets.KEYS
   marks = ("is_given",)
 
   def row(self, record, cfg, tokenizer):

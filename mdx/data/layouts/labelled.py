@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mdx import types
+from mdx.data import buckets
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.data.layouts import text
 
@@ -31,7 +32,7 @@ class Labelled(types.Layout):
                           "token_types": types.Field("int32")}
   packings = ("pad",)
   marks = ("is_given",)
-  reads = ("labels",)
+  reads = ("labels", *buckets.KEYS)
 
   def under(self, cfg):
     """The layout; every record has a row, so that its number stays."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mdx import types
+from mdx.data import buckets
 from mdx.data.layouts import text
 
 _PLAIN = text.Answered(text.encode_pair, text.pair_texts)
@@ -27,6 +28,7 @@ class Preferences(types.Layout):
                           "other_loss_mask": types.Field("bool", pad=False),
                           "other_segment_ids": types.Field("int32")}
   packings = ("pad",)
+  reads = buckets.KEYS
   marks = ("is_given",)
 
   def row(self, record, cfg, tokenizer):

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from mdx import types
+from mdx.data import buckets
 from mdx.data import chat
 from mdx.data import pack
 from mdx.data import tokenizer as tokenizer_lib
@@ -83,6 +84,7 @@ class Text(types.Layout):
 
   fields: Mapping[str, types.Field] = dataclasses.field(default_factory=lambda: FIELDS)
   packings = tuple(pack.PACKINGS)
+  reads = buckets.KEYS
 
   def under(self, cfg):
     """The layout, with marks of tokens that are masked together if other records have them."""
@@ -157,6 +159,7 @@ class Answered(types.Layout):
   check_records: Callable[..., None] = lambda *_: None
   fields: Mapping[str, types.Field] = dataclasses.field(default_factory=lambda: FIELDS)
   packings = ("first_fit", "pad")
+  reads = buckets.KEYS
   marks = ("is_given",)
 
   def under(self, cfg):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mdx import types
+from mdx.data import buckets
 from mdx.data.layouts import text
 from mdx.data.prepared import anchors as anchors_lib
 
@@ -37,6 +38,7 @@ class Unlearning(types.Layout):
       "generic_index": types.Field("int32", pad=-1), "generic_origin": types.Field("int32", pad=-1),
       "replaced": types.Field("int32", pad=-1)}
   packings = ("pad",)
+  reads = buckets.KEYS
   marks = ("is_given",)
 
   def row(self, record, cfg, tokenizer):

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mdx import types
+from mdx.data import buckets
 from mdx.data.layouts import text
 
 
@@ -30,6 +31,7 @@ class Views(types.Layout):
   others: tuple[str, ...] = ("other",)
   takes: tuple[str, ...] = ("text",)
   packings = ("pad", "crop")
+  reads = buckets.KEYS
   marks = ("is_given",)
 
   @property

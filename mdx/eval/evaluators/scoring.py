@@ -54,9 +54,9 @@ def predict(scorer: Callable, params: types.Params, batches: Iterable[Mapping[st
     ValueError: rows and records do not correspond.
   """
   results, batches = likelihood.run_batches(scorer, params, batches, mesh=mesh)
-  is_place = np.concatenate([batch["loss_mask"] for batch in batches])
-  is_row = np.concatenate([batch["segment_ids"] for batch in batches]).any(axis=1)
-  scores, nll, count = (np.concatenate([r[k] for r in results])[is_row]
+  is_place = _joined([batch["loss_mask"] for batch in batches])
+  is_row = np.concatenate([batch["segment_ids"].any(axis=1) for batch in batches])
+  scores, nll, count = (_joined([r[k] for r in results])[is_row]
                         for k in ("scores", "nll", "count"))
   if len(scores) != len(records):
     raise ValueError(f"{len(records)} records made {len(scores)} rows; each needs its own.")
@@ -72,6 +72,14 @@ def predict(scorer: Callable, params: types.Params, batches: Iterable[Mapping[st
   groups = [r["group"] for r in records] if "group" in records[0] else None
   scores = scores if labels else scores.reshape(-1)
   return measures.Predictions(labels, gold, scores=scores, groups=groups), loss
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+  """Rows of all arrays [B, ...]; those of [B, L] are filled up to the longest with 0."""
+  if arrays[0].ndim == 1:
+    return np.concatenate(arrays)
+  width = max(x.shape[1] for x in arrays)
+  return np.concatenate([np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in arrays])
 
 
 def _tags(record, numbers, labels) -> list[str]:

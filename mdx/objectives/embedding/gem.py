@@ -109,6 +109,9 @@ class GEM(contrastive.Contrastive):
     if config["data"].get("packing", "concat") not in ("pad", "crop"):
       raise ValueError(f"data.packing is {config['data'].get('packing', 'concat')!r}, but "
                        "objective gem puts special tokens into one text a row; use crop or pad.")
+    if config["data"].get("buckets"):
+      raise ValueError("objective gem puts special tokens behind a text, which data.buckets leave "
+                       "no room for; leave them out.")
     return super().complete(config, data)
 
   def parts(self):
