@@ -353,7 +353,8 @@ def matmul_side(library: str, size: int = 2048):
 
 
 SIDES = {"mdx": mdx_side, "mdx_buckets": mdx_finetune_side,
-         "mdx_sorted": lambda shape: mdx_finetune_side(shape, is_sorted=True), "eager": lambda shape: torch_side(shape, compiled=False),
+         "mdx_sorted": lambda shape: mdx_finetune_side(shape, is_sorted=True),
+         "eager": lambda shape: torch_side(shape, compiled=False),
          "compile": lambda shape: torch_side(shape, compiled=True),
          "electra_torch": electra_torch_side,
          "electra_torch_masked": lambda shape: electra_torch_side(shape, masked_only=True),

@@ -162,8 +162,9 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   Raises:
     ValueError: as `setup`.
   """
-  sharding.check_batch(mesh, config["batch_size"], config["data"]["length"],
-                       config["microbatches"])
+  lengths = pipeline.lengths(config["data"])
+  for length in lengths:
+    sharding.check_batch(mesh, config["batch_size"], length, config["microbatches"])
   frozen = frozen_lib.describe(config, mesh, tokenizer)
   spec, objective = model_parts.build_objective(
       config, tokenizer, mesh, data=facts_lib.Facts(config["data"]),
@@ -171,7 +172,8 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   if spec.max_length < config["data"]["length"]:
     raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
                      f"{spec.max_length}; raise it or shorten the rows.")
-  objective.check_length(config["data"]["length"])
+  for length in lengths:
+    objective.check_length(length)
   objective.check_fields(facts_lib.Facts(config["data"]).fields())
   rows = config["batch_size"] // (config["microbatches"] * sharding.num_batch_shards(mesh))
   if rows % objective.rows_per_unit:

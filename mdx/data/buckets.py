@@ -22,17 +22,16 @@ KEYS = ("buckets", "bucket_window")  # of a data config
 _MOST = 8  # lengths, each a program
 
 
-def check(buckets: Sequence[int], window: int, packing: str, length: int, num_shards: int) -> None:
-  """Raises ValueError for lengths that cannot be buckets of rows of `length`."""
+def check(buckets: Sequence[int], window: int, packing: str, num_shards: int) -> None:
+  """Raises ValueError for lengths that cannot be buckets; those above a row's are not used."""
   if window and not buckets:
     raise ValueError(f"data.bucket_window is {window}, but there are no data.buckets to sort rows "
                      "for; set both.")
   if not buckets:
     return
-  if list(buckets) != sorted(set(buckets)) or not 0 < buckets[0] <= buckets[-1] <= length or (
-      len(buckets) > _MOST):
-    raise ValueError(f"data.buckets is {tuple(buckets)}; expected up to {_MOST} rising lengths of "
-                     f"at most data.length {length}.")
+  if list(buckets) != sorted(set(buckets)) or buckets[0] < 1 or len(buckets) > _MOST:
+    raise ValueError(f"data.buckets is {tuple(buckets)}; expected up to {_MOST} rising lengths, "
+                     "such as (32, 64).")
   if packing not in ("pad", "crop"):
     raise ValueError(f"data.buckets cut the padding of rows of one record, and packing={packing!r} "
                      "fills rows; use pad or crop, or leave data.buckets out.")
@@ -51,7 +50,7 @@ def cut(batch: pack.Row, form: pack.Form, buckets: Sequence[int]) -> pack.Row:
   """
   longest = _longest(batch, form)
   size = next((n for n in buckets if n >= longest), form.length)
-  if size == form.length:
+  if size >= form.length:
     return batch
   at = {name: axis for name, _, axis in _fields(form, also="positions")}
   return {name: x[(slice(None),) * at[name] + (slice(size),)] if name in at else x

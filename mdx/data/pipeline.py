@@ -1,6 +1,6 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, form, shapes, check, texts, labelled_records, read_config, Config (the keys of a
+Contents: build, form, lengths, shapes, check, texts, labelled_records, read_config, Config (the keys of a
 data config).
 
 Convention: a batch has the fields of its layout (`mdx.data.layouts`): loss_mask bool, segment_ids
@@ -109,7 +109,7 @@ class Config:
         | ({"layout": layouts_lib.LAYOUTS} if self.layout else {}),
         at_least=dict(length=1, fill_multiple=1, num_shards=1, separators=1, num_workers=0,
                       num_threads=0, read_buffer=0, channels=0, bucket_window=0))
-    buckets_lib.check(self.buckets, self.bucket_window, self.packing, self.length, self.num_shards)
+    buckets_lib.check(self.buckets, self.bucket_window, self.packing, self.num_shards)
     if self.fill in text_lib.FILLS_ROW and self.packing != "pad":
       raise ValueError(f"data config: fill {self.fill!r} goes up to the row's end, so a row has "
                        f"one record; set packing='pad', not {self.packing!r}, or another fill.")
@@ -386,6 +386,12 @@ def _not_empty(share: grain.MapDataset, num_documents: int, num_shards: int):
                      f"{num_shards} streams; give more documents (a smaller document_chars for "
                      "text).")
   return share
+
+
+def lengths(cfg: Mapping[str, Any]) -> tuple[int, ...]:
+  """Lengths that the rows of a batch may have."""
+  cfg = read_config(cfg)
+  return *(n for n in cfg.buckets if n < cfg.length), cfg.length
 
 
 def shapes(cfg: Mapping[str, Any], batch_size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
