@@ -16,7 +16,8 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -279,12 +280,15 @@ class HuggingFace:
     return edges
 
   def encode(self, text: str) -> list[int]:
-    return self._encoding(text).ids
+    return self._encoding(text, self._without_offsets).ids
 
-  def _encoding(self, text: str):
+  def _without_offsets(self, text: str, **options: Any):
+    return self.backend.encode_batch_fast([text], **options)[0]
+
+  def _encoding(self, text: str, encode: Callable | None = None):
     try:
       with without_panic():
-        return self.backend.encode(text, add_special_tokens=False)
+        return (encode or self.backend.encode)(text, add_special_tokens=False)
     except TypeError:
       text.encode("utf-8")  # a lone surrogate; UnicodeEncodeError says where
       raise

@@ -1,7 +1,7 @@
 """The pipeline: sources -> token ids -> packed rows -> batches of numpy arrays.
 
-Contents: build, form, lengths, shapes, check, texts, labelled_records, read_config, Config (the keys of a
-data config).
+Contents: build, form, lengths, shapes, check, texts, labelled_records, read_config, Config (the
+keys of a data config).
 
 Convention: a batch has the fields of its layout (`mdx.data.layouts`): loss_mask bool, segment_ids
 and positions int32 [rows, length] with tokens, or what stands in their stead. A global batch is cut

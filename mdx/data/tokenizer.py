@@ -166,7 +166,7 @@ class Tokenizer:
       raise ValueError(f"{self.name}: surrogates not allowed, which are no characters, got U+"
                        f"{ord(text[e.start]):04X} at position {e.start}; correct the \\u escapes "
                        "of the file.") from None
-    if np.isin(ids, self._markers).any():
+    if any((ids == marker).any() for marker in self._markers):
       ids = np.asarray(self.vocab.encode_apart(text, self._markers), np.int32)
       if (ids == self.mask_id).any():
         raise ValueError(f"{self.name}: mask_id {self.mask_id} is an ordinary token, of text such "
