@@ -59,7 +59,7 @@ def get_config(arg=None):
   return config_dict.ConfigDict(dict(
       mode="claim",
       statement="MDPO, and branch credit on it, need fewer updates than diffu-GRPO",
-      seeds=(0, 1, 2, 3, 4), tuning_seeds=(100,), correct="holm",
+      seeds=(0, 1, 2, 3, 4), tuning_seeds=(100,),
       run=run, arms=arms, grids=grids,
       choose_by="last",  # accuracy in 6 steps on the validation split
       measures=tuple(f"table:{m},low_confidence,{n}" for m in ("base", "trained") for n in _STEPS)

@@ -53,7 +53,7 @@ def get_config(arg=None):
   others = [arm for arm in _ARMS if arm != "full"]
   return config_dict.ConfigDict(dict(
       mode="claim", statement="a few trained parameters are worth as much as all of them",
-      seeds=(0, 1, 2), tuning_seeds=(3,), correct="holm", run=run,
+      seeds=(0, 1, 2), tuning_seeds=(3,), run=run,
       arms={arm: changes for arm, (changes, _) in _ARMS.items()},
       grids={arm: dict(key="optimizer.learning_rate", values=rates)
              for arm, (_, rates) in _ARMS.items()},

@@ -1,6 +1,6 @@
 """Comparisons of finished runs: figures of runs, learning curves, and the test over seeds.
 
-Contents: EQUAL, Comparison, measured, value_at, reach, updates_to_reach, rising, verdict,
+Contents: EQUAL, Comparison, compare, measured, value_at, reach, updates_to_reach, rising, verdict,
 corrected.
 
 A measure is a name of `results.json` ("bits_per_char"), or one of these:
@@ -15,8 +15,12 @@ A measure is a name of `results.json` ("bits_per_char"), or one of these:
 
 The test is Student's paired t over the seeds, two-sided, at 5 %: *reproduced* if the difference
 has the claimed sign and is significant, *not reproduced* if it is significant the other way,
-*inconclusive* otherwise. Differences that are all equal are judged by their signs. With `ratio` the
-differences are those of the logarithms; with a `margin` the left arm may be worse by so much.
+*inconclusive* otherwise, or *no signal* where the curves of both arms have not significantly left
+their first points, those of untrained weights. p values are corrected by Holm for the comparisons
+that are made together. Differences that are all equal are judged by their signs. With `ratio` the
+differences are those of the logarithms; with a `margin` the left arm may be worse by so much. Times
+until a level that some run does not reach are censored, and are compared by a log-rank test (Mantel
+1966), which is not paired.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from mdx.eval import significance
 EQUAL = ("", "updates", "rollouts", "nfe_rollout", "seconds", "cpu_seconds", "kl", "forgotten",
          "forget_nats")
 LEVEL = 0.05
+NO_SIGNAL = "no signal"
 _ROUNDING = 1e-6  # differences whose spread is below this share of their mean are equal
 Results = Mapping[str, Any]
 
@@ -78,6 +83,11 @@ class Comparison:
       raise ValueError(f"comparison {self.name!r}: margin is {self.margin}; it is how much worse "
                        "the left arm may be, at least 0.")
 
+  @property
+  def is_of_curves(self) -> bool:
+    """Whether the accuracies of learning curves are compared."""
+    return bool(self.equal) and self.measure == "last" or self.measure in ("best", "last")
+
   def values(self, left: Results, right: Results) -> tuple[float, float]:
     """The two figures of a pair of runs."""
     if self.equal:
@@ -86,6 +96,74 @@ class Comparison:
       return (value_at(left["curve"], self.equal, spent, figure),
               value_at(right["curve"], self.equal, spent, figure))
     return measured(left, self.measure), measured(right, self.right_measure or self.measure)
+
+
+def compare(comparison: Comparison, left: Sequence[Results], right: Sequence[Results]
+            ) -> dict[str, Any]:
+  """Entry of a comparison in `results.json`, before the correction of its p.
+
+  Args:
+    comparison: what is claimed.
+    left, right: results of the arms' runs, of the same seeds.
+  """
+  pairs = [comparison.values(a, b) for a, b in zip(left, right)]
+  row = dataclasses.asdict(comparison) | {
+      "values": pairs, "left_mean": statistics.mean(p[0] for p in pairs),
+      "right_mean": statistics.mean(p[1] for p in pairs)}
+  difference = _log_ratio if comparison.ratio else (lambda a, b: a - b)
+  row |= verdict([difference(a, b) for a, b in pairs], comparison.larger_is_better,
+                 comparison.margin)
+  ended = [[_is_censored(run, measure) for run in runs] for runs, measure in (
+      (left, comparison.measure), (right, comparison.right_measure or comparison.measure))]
+  if not comparison.equal and any(map(any, ended)):
+    row |= _log_rank(list(zip(*pairs)), ended, (row["difference"] or 0.0) > 0,
+                     comparison.larger_is_better)
+  if row["verdict"] == "inconclusive" and comparison.is_of_curves and not (
+      _has_moved(left) or _has_moved(right)):
+    row["verdict"] = NO_SIGNAL
+  if comparison.speedup:
+    row["speedups"] = [_speedup(a, b) for a, b in zip(left, right)]
+  return row
+
+
+def _log_ratio(a: float, b: float) -> float:
+  """log(a / b), nan unless both are positive."""
+  return math.log(a) - math.log(b) if a > 0 and b > 0 else math.nan
+
+
+def _speedup(own: Results, other: Results) -> float:
+  """Times fewer updates until the other's best; 0 where a run never reaches it."""
+  curves = rising(other["curve"]), rising(own["curve"])
+  spent = [updates_to_reach(curve, curves[0][-1]["accuracy"]) for curve in curves]
+  return spent[0] / max(spent[1], 1e-9)
+
+
+def _has_moved(runs: Sequence[Results]) -> bool:
+  """Whether the curves of an arm have left their first points, or do not begin untrained."""
+  if any(run["curve"][0]["updates"] for run in runs):
+    return True
+  moved = [run["curve"][-1]["accuracy"] - run["curve"][0]["accuracy"] for run in runs]
+  return verdict(moved)["p"] < LEVEL
+
+
+def _is_censored(results: Results, measure: str) -> bool:
+  """Whether the run ended before it reached the level of a measure "reach:..."."""
+  kind, _, rest = measure.partition(":")
+  if kind != "reach":
+    return False
+  level, _, unit = rest.partition(",")
+  curve = _curve_at(results["curve"], level.partition("@")[2])
+  return math.isinf(_first_reach(curve, level.partition("@")[0], unit or "updates"))
+
+
+def _log_rank(times: Sequence[Sequence[float]], ended: Sequence[Sequence[bool]], is_later: bool,
+              larger_is_better: bool) -> dict[str, Any]:
+  """p and verdict of times some of which are those of runs that ended first."""
+  data = [stats.CensoredData(
+      uncensored=[t for t, is_end in zip(arm, ends) if not is_end],
+      right=[t for t, is_end in zip(arm, ends) if is_end]) for arm, ends in zip(times, ended)]
+  p = float(stats.logrank(*data).pvalue) if not all(map(all, ended)) else 1.0
+  return {"p": p, "test": "log-rank", "verdict": _word(p, is_later == larger_is_better)}
 
 
 def measured(results: Results, measure: str) -> float:
@@ -137,11 +215,16 @@ def reach(curve: Sequence[Results], level: str, unit: str = "updates") -> float:
     level: an accuracy "0.9", or a share "50%" of the way from the first point to 1.
     unit: "updates" or another axis of the curve.
   """
+  return min(_first_reach(curve, level, unit), float(curve[-1][unit]))
+
+
+def _first_reach(curve: Sequence[Results], level: str, unit: str) -> float:
+  """`reach`, infinite if the curve never is at the level."""
   target = float(level.rstrip("%"))
   if level.endswith("%"):
     first = curve[0]["accuracy"]
     target = first + target / 100 * (1 - first)
-  return min(updates_to_reach(curve, target, unit), float(curve[-1][unit]))
+  return updates_to_reach(curve, target, unit)
 
 
 def value_at(curve: Sequence[Results], axis: str, spent: float,
@@ -193,7 +276,8 @@ def verdict(differences: Sequence[float], larger_is_better: bool = True,
   -margin.
   """
   if not all(map(math.isfinite, differences)):
-    return {"difference": None, "spread": None, "p": 1.0, "verdict": "inconclusive"}
+    return {"difference": None, "spread": None, "interval": None, "p": 1.0,
+            "verdict": "inconclusive"}
   shift = margin if larger_is_better else -margin
   mean, spread = statistics.mean(differences), statistics.stdev(differences)
   tested = [x + shift for x in differences]
@@ -202,7 +286,10 @@ def verdict(differences: Sequence[float], larger_is_better: bool = True,
   else:
     p = 1.0 if abs(mean + shift) < 1e-12 else 2.0 ** (1 - len(differences))
   is_claimed = (mean + shift > 0) == larger_is_better
-  return {"difference": mean, "spread": spread, "p": p, "verdict": _word(p, is_claimed)}
+  number = len(differences)
+  half = float(stats.t.ppf(1 - LEVEL / 2, number - 1)) * spread / math.sqrt(number)
+  return {"difference": mean, "spread": spread, "interval": (mean - half, mean + half), "p": p,
+          "verdict": _word(p, is_claimed)}
 
 
 def _word(p: float, is_claimed: bool) -> str:
@@ -216,6 +303,6 @@ def corrected(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     rows: of `verdict`, of comparisons that are claimed together.
   """
   found = significance.holm([row["p"] for row in rows])
-  turned = {"reproduced": True, "not reproduced": False, "inconclusive": True}
-  return [row | {"p_corrected": float(p), "verdict": _word(p, turned[row["verdict"]])}
+  return [row | {"p_corrected": float(p), "verdict": row["verdict"] if (
+      row["verdict"] == NO_SIGNAL) else _word(p, row["verdict"] != "not reproduced")}
           for row, p in zip(rows, found)]

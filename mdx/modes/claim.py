@@ -6,7 +6,7 @@ A claim's config has `run`, a config of mode train, rl or eval; `arms`, what eac
 `seeds`; `grids`, values that an arm tries for one key, or tables of several keys, the best of
 which counts; `comparisons` of two arms, see `eval.comparison`; `tuning_seeds`, on which grids are
 tried, so that the runs which are compared had no part in the choice (without them grids are tried
-on `seeds`); and `correct`, "holm" where p values are corrected for the number of comparisons.
+on `seeds`). p values are corrected by Holm for the number of comparisons.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from mdx.build import base as base_lib
 from mdx.build import identity
 from mdx.eval import comparison as comparison_lib
 from mdx.modes import reporting
+from mdx.report import plots
 from mdx.utils import console
 from mdx.utils import files
 from mdx.utils import readers
@@ -87,8 +88,6 @@ def check(config: Mapping[str, Any]) -> list[comparison_lib.Comparison]:
   if both := tuning & set(config["seeds"]):
     raise ValueError(f"config.tuning_seeds and seeds share {min(both)}; runs that are compared "
                      "have no part in the choice of the grids: use other seeds.")
-  if config.get("correct", "") not in ("", "holm"):
-    raise ValueError(f"config.correct is {config['correct']!r}; use holm, or leave it empty.")
   if config["run"]["mode"] not in ("train", "rl", "eval"):
     raise ValueError(f"config.run.mode is {config['run']['mode']!r}; a claim is about runs of "
                      "mode train, rl or eval.")
@@ -176,14 +175,15 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
   tried(config["seeds"], {arm: [value] for arm, value in picked.items()})
   found = {arm: [runs[arm, name, seed] for seed in config["seeds"]]
            for arm, (name, _) in picked.items()}
-  rows = [_compare(c, found[c.left], found[c.right]) for c in comparisons]
-  if config.get("correct"):
-    rows = comparison_lib.corrected(rows)
+  rows = comparison_lib.corrected([comparison_lib.compare(c, found[c.left], found[c.right])
+                                   for c in comparisons])
   results = {"statement": config["statement"], "seeds": config["seeds"],
              "tuning_seeds": list(tuning), "chosen": chosen,
              "arms": {arm: _figures(config, runs) for arm, runs in found.items()},
              "comparisons": rows}
   publish(root / "claim.txt", results, table_text)
+  if jax.process_index() == 0:
+    plots.effects([results], root / "claim.png")
   return results
 
 
@@ -270,30 +270,6 @@ def _figures(config, runs) -> dict[str, Any]:
   return found
 
 
-def _compare(comparison, left, right) -> dict[str, Any]:
-  pairs = [comparison.values(a, b) for a, b in zip(left, right)]
-  row = dataclasses.asdict(comparison) | {
-      "values": pairs, "left_mean": statistics.mean(p[0] for p in pairs),
-      "right_mean": statistics.mean(p[1] for p in pairs)}
-  difference = _log_ratio if comparison.ratio else (lambda a, b: a - b)
-  row |= comparison_lib.verdict([difference(a, b) for a, b in pairs],
-                                comparison.larger_is_better, comparison.margin)
-  if comparison.speedup:
-    ratios = []
-    for a, b in zip(left, right):
-      own, other = comparison_lib.rising(a["curve"]), comparison_lib.rising(b["curve"])
-      best = other[-1]["accuracy"]
-      spent = [comparison_lib.updates_to_reach(curve, best) for curve in (other, own)]
-      ratios.append(spent[0] / max(spent[1], 1e-9))
-    row["speedups"] = ratios  # 0 where the left arm never reaches it
-  return row
-
-
-def _log_ratio(a: float, b: float) -> float:
-  """log(a / b), nan unless both are positive."""
-  return math.log(a) - math.log(b) if a > 0 and b > 0 else math.nan
-
-
 def _short(value) -> str:
   if isinstance(value, Mapping):
     return "/".join(map(_short, value.values()))
@@ -319,7 +295,7 @@ def table_text(results: Results) -> str:
                 if row["ratio"] else f"difference {row['difference']:+.4g} +- {row['spread']:.2g}")
     if row.get("margin"):
       compared += f", margin {row['margin']:g}"
-    tested = row.get("p_corrected", row["p"])
+    tested = row["p_corrected"]
     p = "< 0.001" if tested < 0.001 else f"= {tested:.3f}"
     lines.append(f"{row['verdict'].upper()}: {row['name']}: {row['left_mean']:.5g} against "
                  f"{row['right_mean']:.5g}, {compared}, p {p}"
@@ -327,7 +303,7 @@ def table_text(results: Results) -> str:
     if row.get("speedups"):
       lines.append("  times fewer updates to the other's best: "
                    + ", ".join(f"{r:.2f}" for r in row["speedups"]))
-  is_corrected = any("p_corrected" in row for row in results["comparisons"])
-  lines.append(f"test: paired t over the seeds, two-sided, {comparison_lib.LEVEL:.0%}"
-               + (", p corrected by Holm" if is_corrected else ""))
+  is_censored = any("test" in row for row in results["comparisons"])
+  lines.append(f"test: paired t over the seeds{', log-rank of censored times' * is_censored}, "
+               f"two-sided, {comparison_lib.LEVEL:.0%}, p corrected by Holm")
   return "\n".join(lines)

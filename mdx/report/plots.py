@@ -1,6 +1,6 @@
 """Learning curves and result tables as PNG files.
 
-Contents: learning_curve, rl_curve, accuracy, rules.
+Contents: learning_curve, rl_curve, accuracy, rules, effects.
 """
 
 from __future__ import annotations
@@ -135,3 +135,42 @@ def rules(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
              ylabel="right answers, % (bars: 2 standard errors)")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.legend()
+
+
+_VERDICTS = {"reproduced": "tab:green", "not reproduced": "tab:red", "inconclusive": "tab:gray",
+             "no signal": "tab:gray"}
+
+
+def effects(claims: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+  """Draws the differences of claims with their 95 % intervals, a forest plot, into a PNG.
+
+  A difference is drawn with the claimed sign to the right, in spreads over the seeds, so that all
+  measures fit one axis. The intervals are those of Student's t and are not corrected.
+
+  Args:
+    claims: contents of `results.json` of claims.
+    path: file to write.
+  """
+  rows = [row for claim in claims for row in claim["comparisons"] if row.get("interval")
+          and row["spread"] > 0]
+  with _figure(path, 1) as axis:
+    axis.figure.set_size_inches(11, 1.2 + 0.32 * max(len(rows), 1))
+    for place, row in enumerate(rows):
+      sign = (1 if row["larger_is_better"] else -1) / row["spread"]
+      middle = sign * row["difference"]
+      low, high = sorted(sign * end for end in row["interval"])
+      color = _VERDICTS[row["verdict"]]
+      axis.errorbar(middle, place, xerr=[[middle - low], [high - middle]], marker="s", ms=4,
+                    color=color, mfc="white" if row["verdict"] == "no signal" else color)
+    axis.axvline(0.0, color="black", lw=1)
+    axis.set_yticks(range(len(rows)), [_cut(row["name"]) for row in rows], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xscale("symlog", linthresh=3)
+    axis.set(xlabel="difference in spreads over seeds, claimed sign to the right (95 % interval)")
+    handles = [axis.plot([], [], "s", color=color, mfc="white" if word == "no signal" else color,
+                         label=word)[0] for word, color in _VERDICTS.items()]
+    axis.legend(handles=handles, fontsize=7, loc="best")
+
+
+def _cut(text: str, size: int = 90) -> str:
+  return text if len(text) <= size else text[:size - 1] + "\N{HORIZONTAL ELLIPSIS}"

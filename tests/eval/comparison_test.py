@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from scipy import stats
 
 from mdx.eval import comparison
 
@@ -101,3 +102,44 @@ def test_verdicts_of_several_comparisons_are_by_corrected_p():
   found = comparison.corrected(rows + [comparison.verdict([1.0, 2.0, 3.0])] * 3)
   assert [row["verdict"] for row in found[:3]] == [
       "reproduced", "inconclusive", "not reproduced"]
+
+
+def _runs(*curves):
+  return [{"curve": [dict(updates=10 * i, accuracy=a) for i, a in enumerate(curve)]}
+          for curve in curves]
+
+
+def test_arms_that_stay_at_their_first_points_have_no_signal():
+  last = comparison.Comparison(name="n", left="a", right="b")
+  still = _runs((0.30, 0.32), (0.31, 0.29), (0.29, 0.30))
+  other = _runs((0.30, 0.31), (0.31, 0.32), (0.29, 0.28))
+  moved = _runs((0.30, 0.61), (0.31, 0.59), (0.29, 0.60))
+  assert comparison.compare(last, still, other)["verdict"] == "no signal"
+  assert comparison.compare(last, moved, moved)["verdict"] == "inconclusive"
+  assert comparison.compare(last, moved, other)["verdict"] == "reproduced"
+  rows = comparison.corrected([comparison.compare(last, still, other)] * 2)
+  assert [row["verdict"] for row in rows] == ["no signal"] * 2
+  begun = [{"curve": run["curve"][1:]} for run in still]  # not from untrained weights
+  assert comparison.compare(last, begun, begun)["verdict"] == "inconclusive"
+
+
+def test_intervals_are_those_of_the_paired_t():
+  found = comparison.verdict([1.0, 2.0, 4.0, 5.0])
+  expected = stats.ttest_1samp([1.0, 2.0, 4.0, 5.0], 0.0).confidence_interval(0.95)
+  assert found["interval"] == pytest.approx(tuple(expected))
+
+
+def test_times_that_some_runs_do_not_reach_are_compared_by_log_rank():
+  reach = comparison.Comparison(name="n", left="a", right="b", measure="reach:0.5",
+                                larger_is_better=False)
+  soon = _runs(*[(0.0, 0.1 + 0.1 * i, 0.9, 0.9) for i in range(4)])
+  late = _runs(*[(0.0, 0.1, 0.2, 0.6)] * 2, *[(0.0, 0.1, 0.2, 0.3)] * 2)
+  row = comparison.compare(reach, soon, late)
+  data = [stats.CensoredData([a for a, _ in row["values"]]),
+          stats.CensoredData([b for _, b in row["values"][:2]], right=[30.0, 30.0])]
+  assert row["test"] == "log-rank" and row["p"] == stats.logrank(*data).pvalue < 0.05
+  assert row["verdict"] == "reproduced"
+  assert comparison.compare(reach, late, soon)["verdict"] == "not reproduced"
+  never = _runs(*[(0.0, 0.1)] * 4)
+  assert comparison.compare(reach, never, never)["p"] == 1.0
+  assert "test" not in comparison.compare(reach, soon, soon)

@@ -46,7 +46,7 @@ def test_speedups_do_not_reward_the_luckiest_point():
   compared = comparison_lib.Comparison(name="c", left="a", right="b", speedup=True)
   # The right arm stays at 0.5 +- 0.1 from update 20 on; its best point alone says 0.6.
   noisy, fast = at(0.1, 0.3, 0.5, 0.6, 0.4, 0.5, 0.5), at(0.1, 0.5, 0.55, 0.55, 0.55, 0.55, 0.55)
-  row = claim._compare(compared, [fast, fast], [noisy, noisy])
+  row = comparison_lib.compare(compared, [fast, fast], [noisy, noisy])
   assert row["speedups"] == pytest.approx([2.0, 2.0])
   assert [p["accuracy"] for p in comparison_lib.rising(noisy["curve"])] == pytest.approx(
       [0.1, 0.3, 0.5, 0.5, 0.5, 0.5, 0.5])
@@ -64,10 +64,11 @@ def test_fields_of_a_component_within_a_component_keep_the_others():
 def test_a_ratio_to_zero_is_inconclusive_and_no_p_is_printed_as_zero():
   runs = [{"x": value} for value in (1.0, 0.0, 2.0)], [{"x": 1.0}] * 3
   comparison = comparison_lib.Comparison(name="n", left="a", right="b", measure="x", ratio=True)
-  row = claim._compare(comparison, *runs)
+  row = comparison_lib.compare(comparison, *runs)
   assert row["verdict"] == "inconclusive"
   results = {"statement": "", "chosen": {}, "seeds": [0], "arms": {}, "comparisons": [
-      row, {**row, "ratio": False, "difference": 1.0, "spread": 1e-5, "p": 1e-9}]}
+      {**row, "p_corrected": 1.0},
+      {**row, "ratio": False, "difference": 1.0, "spread": 1e-5, "p": 1e-9, "p_corrected": 2e-9}]}
   text = claim.table_text(results)
   assert "no finite difference, p = 1.000" in text and "p < 0.001" in text
 
