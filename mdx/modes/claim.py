@@ -12,7 +12,6 @@ on `seeds`). p values are corrected by Holm for the number of comparisons.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import gc
 import json
