@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.update(dtype="bfloat16", steps=1_000_000, batch_size=512, ema_decay=0.9999,
                   log_steps=100, eval_steps=10_000, checkpoint_steps=5_000)
     config.optimizer = dict(name="adamw", learning_rate=3e-4, schedule="constant",
-                            warmup_steps=2500, weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=1.0)
+                            warmup_steps=2500, decay_share=0.2, weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=1.0)
   return config
 
 
@@ -58,6 +58,7 @@ def _small() -> config_dict.ConfigDict:
       optimizer=dict(
           name="adamw",  # or muon
           learning_rate=2e-3, schedule="cosine", warmup_steps=100, final_rate=0.05,
+          decay_share=0.2,  # of the steps, of schedule wsd or wsd_sqrt: constant, then a decay
           weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0,
           trainable="",  # pattern of the paths of the parameters that are trained; "" = all
           layer_decay=1.0,  # rate of a layer over that of the one above it

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules, as optax chains.
 
-Contents: Optimizer (AdamW), Muon, OPTIMIZERS, SELECTIONS, decay_mask, is_matrix, layer_factors.
+Contents: Optimizer (AdamW), Muon, OPTIMIZERS, SELECTIONS, SCHEDULES, decay_mask, is_matrix,
+layer_factors.
 
 Convention: a step is -rate * factor of the layer * (direction + weight_decay * parameter); an
 optimizer says what the direction is. A parameter's part (`types.Part`) says whether it is decayed.
@@ -100,6 +101,7 @@ def _everything(path: str, leaf: Any, step: jax.Array) -> jax.Array:
 # Name -> (path, leaf, step) -> share of a parameter that is trained, float32 [] or, of stacked
 # layers, [layers, 1, ...] or of the shape of the leaf.
 SELECTIONS = {"all": _everything}
+SCHEDULES = ("constant", "linear", "cosine", "wsd", "wsd_sqrt")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,9 +110,12 @@ class Optimizer:
 
   Attributes:
     learning_rate: peak value.
-    schedule: "constant", "linear" or "cosine" after the warm-up.
+    schedule: after the warm-up "constant", "linear" or "cosine"; or constant and at last a decay,
+      "wsd" linear or "wsd_sqrt" by the square root of its share that is done (MiniCPM, Hu et al.
+      2024, arXiv:2404.06395; Hägele et al. 2024, arXiv:2405.18392).
     warmup_steps: linear warm-up, at most a fifth of the run.
     final_rate: learning rate of the last step as a share of the peak.
+    decay_share: share of the steps that the decay of "wsd" takes.
     weight_decay: decoupled decay (Loshchilov & Hutter 2019, arXiv:1711.05101).
     b1: decay rate of the first moment.
     b2: decay rate of the second moment.
@@ -128,6 +133,7 @@ class Optimizer:
   schedule: str = "cosine"
   warmup_steps: int = 1000
   final_rate: float = 0.1
+  decay_share: float = 0.2
   weight_decay: float = 0.01
   b1: float = 0.9
   b2: float = 0.98
@@ -151,9 +157,10 @@ class Optimizer:
       raise ValueError(f"optimizer.trainable {self.trainable!r} is no pattern ({error}); a path is "
                        "written model/layers/attention/q/kernel.") from None
     config_lib.check(
-        self, "optimizer", choices=dict(schedule=("constant", "linear", "cosine")),
+        self, "optimizer", choices=dict(schedule=SCHEDULES),
         at_least=dict(warmup_steps=0, final_rate=0, weight_decay=0, eps=0, clip_norm=0),
-        between=dict(learning_rate="(0, inf)", b1="[0, 1)", b2="[0, 1)", layer_decay="(0, 1]"))
+        between=dict(learning_rate="(0, inf)", b1="[0, 1)", b2="[0, 1)", layer_decay="(0, 1]",
+                     decay_share="(0, 1]"))
 
   def trains(self, path: str) -> bool:
     """Returns whether the parameter of a path is trained."""
@@ -187,11 +194,23 @@ class Optimizer:
         "constant": optax.constant_schedule(self.learning_rate),
         "linear": optax.linear_schedule(self.learning_rate, end, rest),
         "cosine": optax.cosine_decay_schedule(self.learning_rate, rest, alpha=self.final_rate),
+        "wsd": self._decayed_at_last(steps, rest, lambda share: share),
+        "wsd_sqrt": self._decayed_at_last(steps, rest, jnp.sqrt),
     }[self.schedule]
 
     def value(step):
       ramp = self.learning_rate * (step + 1) / max(warmup, 1)
       return jnp.where(step < warmup, ramp, after(step - warmup)).astype(jnp.float32)
+
+    return value
+
+  def _decayed_at_last(self, steps: int, rest: int, form: Callable) -> Callable:
+    """A constant rate with a decay in the last steps, of the step after the warm-up."""
+    length = min(max(round(self.decay_share * steps), 1), rest)
+
+    def value(step):
+      share = jnp.clip((step - (rest - length)) / length, 0.0, 1.0)
+      return self.learning_rate * (1 - (1 - self.final_rate) * form(share))
 
     return value
 

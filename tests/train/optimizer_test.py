@@ -71,7 +71,16 @@ def test_the_warm_up_is_at_most_a_fifth_of_the_run():
   assert rates[9] == rates.max() and (np.diff(rates[10:]) < 0).all()
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_a_decay_at_last_begins_where_its_share_of_the_steps_is_left():
+  options = dict(learning_rate=0.5, warmup_steps=10, final_rate=0.2, decay_share=0.4)
+  linear, root = (_rates(100, schedule=name, **options) for name in ("wsd", "wsd_sqrt"))
+  done = np.clip((np.arange(100) - 59) / 40, 0, 1)[10:]
+  np.testing.assert_allclose(linear[10:], 0.5 * (1 - 0.8 * done), rtol=1e-5)
+  np.testing.assert_allclose(root[10:], 0.5 * (1 - 0.8 * np.sqrt(done)), rtol=1e-5)
+  np.testing.assert_allclose(linear[:10], 0.05 * np.arange(1, 11), rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", optimizer_lib.SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_shortest_runs_have_positive_finite_rates_and_start_at_the_peak(schedule, steps):
   rates = _rates(steps, schedule=schedule, learning_rate=0.5, final_rate=0.1, warmup_steps=100)
@@ -284,7 +293,7 @@ def test_sharded_parameters_and_moments_get_the_steps_of_one_device(spec):
 
 
 @pytest.mark.parametrize("fields,message", [
-    (dict(schedule="step"), "optimizer.schedule is 'step'; choose from constant, linear, cosine"),
+    (dict(schedule="step"), "optimizer.schedule is 'step'; choose from constant, linear, cosine, wsd"),
     (dict(learning_rate=0.0), "learning_rate must lie in (0, inf), got 0.0"),
     (dict(b2=1.0), "b2 must lie in [0, 1), got 1.0"),
     (dict(clip_norm=-1.0), "optimizer.clip_norm must be at least 0, got -1.0"),
