@@ -28,7 +28,8 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.update(dtype="bfloat16", steps=1_000_000, batch_size=512, ema_decay=0.9999,
                   log_steps=100, eval_steps=10_000, checkpoint_steps=5_000)
     config.optimizer = dict(name="adamw", learning_rate=3e-4, schedule="constant",
-                            warmup_steps=2500, decay_share=0.2, weight_decay=0.0, b1=0.9, b2=0.999, clip_norm=1.0)
+                            warmup_steps=2500, decay_share=0.2, weight_decay=0.0, b1=0.9,
+                            b2=0.999, clip_norm=1.0)
   return config
 
 
