@@ -189,6 +189,7 @@ class Network(NamedTuple):
     reads_time: whether what it says depends on `time`.
     embed: (params, tokens int [...]) -> their rows of the embedding table [..., E], without
       positions or norms; None: it has none.
+    head_chunk: positions that a loss asks the head for at a time; 0 = all of them.
   """
   init: Callable[[jax.Array], PyTree]
   encode: Callable[..., Hidden]
@@ -201,6 +202,7 @@ class Network(NamedTuple):
   vary: Callable[..., Network] | None = None
   reads_time: bool = False
   embed: Callable[[PyTree, jax.Array], jax.Array] | None = None
+  head_chunk: int = 0
 
 
 class Request(NamedTuple):

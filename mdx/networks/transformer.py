@@ -78,6 +78,8 @@ class Transformer:
     transform_bias: a bias of that linear map, without others.
     tied: the head is the transposed embedding.
     head_bias: a bias per id in the head.
+    head_chunk: positions of a device that have logits at a time in losses of tokens, which are
+      computed again in the backward pass: memory for time, with large vocabularies; 0 = all.
     time_conditioning: adaLN-zero modulation of the blocks by t.
     vocab_size: number of ids; 0 = the tokenizer's.
     vocab_multiple: the table is padded to a multiple of this.
@@ -131,6 +133,7 @@ class Transformer:
   transform_bias: bool = False
   tied: bool = True
   head_bias: bool = False
+  head_chunk: int = 0
   time_conditioning: bool = False
   vocab_size: int = 0
   vocab_multiple: int = 8
@@ -154,7 +157,7 @@ class Transformer:
                                 "vocab_multiple"), 1)
         | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",
                          "token_types", "position_offset", "local_radius", "global_every",
-                         "global_first", "local_rope_theta"), 0),
+                         "global_first", "local_rope_theta", "head_chunk"), 0),
         between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
         | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]",
            "width": "[1, 10000000]"})
@@ -354,7 +357,8 @@ class Transformer:
                                          functools.partial(axes.decays, adapted=adapted),
                                          upkeep=sites.upkeep(self.adaptations)),
                          vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
-                         reads_time=self.time_conditioning, embed=embed)
+                         reads_time=self.time_conditioning, embed=embed,
+                         head_chunk=self.head_chunk)
 
 
 NETWORKS = {"transformer": Transformer}

@@ -4,7 +4,8 @@ Contents: target_losses.
 
 Convention: the head runs on a static number of positions: those of each batch
 shard's rows, targets first. Targets that do not fit (rare) go through a second,
-rematerialised pass inside a `lax.cond`, so the sum is exact for every mask.
+rematerialised pass inside a `lax.cond`, so the sum is exact for every mask. Where the network has
+a `head_chunk`, so many positions of a shard have logits at a time, forwards and backwards.
 """
 
 from __future__ import annotations
@@ -60,8 +61,16 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
   rows = batch // shards * length
   size = _capacity(rate, spread(batch // shards, shards), is_binomial, batch // shards, length)
 
-  def scores(hidden, targets):
+  def at_once(hidden, targets):
     return score(heads.block_columns(network.head(params, hidden, "lm"), blocked), targets)
+
+  def scores(hidden, targets):
+    if not network.head_chunk:
+      return at_once(hidden, targets)
+    shape = hidden.shape[:2]
+    flat = jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[2:]), (hidden, targets))
+    found = _by_chunks(at_once, *flat, network.head_chunk)
+    return jax.tree.map(lambda x: x.reshape(shape), found)
 
   def scores_where(chosen, hidden):
     return jax.tree.map(lambda x: jnp.where(chosen, x, jnp.zeros_like(x)), scores(hidden, targets))
@@ -86,3 +95,18 @@ def target_losses(network: types.Network, params: types.PyTree, hidden: jax.Arra
   # The branch not taken saves nothing but its inputs, hence the checkpoint.
   none = lambda h: jax.tree.map(jnp.zeros_like, first)
   return jax.tree.map(jnp.add, first, jax.lax.cond(jnp.any(left), rest, none, hidden))
+
+
+def _by_chunks(scores: Callable, hidden: jax.Array, targets: Any, chunk: int) -> Any:
+  """Scores of [S, N, ...] for `chunk` of the N positions at a time, computed again backwards."""
+  chunk = min(chunk, hidden.shape[1])
+  number = -(-hidden.shape[1] // chunk)
+
+  def cut(x):
+    x = jnp.pad(x, ((0, 0), (0, number * chunk - x.shape[1])) + ((0, 0),) * (x.ndim - 2))
+    return x.reshape(x.shape[0], number, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+  found = jax.lax.map(lambda pair: jax.checkpoint(scores)(*pair),
+                      jax.tree.map(cut, (hidden, targets)))
+  join = lambda x: x.swapaxes(0, 1).reshape(x.shape[1], number * chunk)[:, :hidden.shape[1]]
+  return jax.tree.map(join, found)

@@ -30,19 +30,19 @@ def _dense(kernel, hidden, is_target, blocked):
   return jnp.where(is_target, log_normalizer - picked, 0.0)
 
 
-def _network(seen=None):
+def _network(seen=None, chunk=0):
   def head(params, hidden, name):
     assert name == "lm"
     if seen is not None:
       seen.append(int(np.prod(hidden.shape[:-1])))
     return hidden @ params
-  return types.Network(lambda key: None, lambda *a, **k: None, head, VOCAB)
+  return types.Network(lambda key: None, lambda *a, **k: None, head, VOCAB, head_chunk=chunk)
 
 
-@functools.partial(jax.jit, static_argnames=("rate", "blocked"))
-def _found(kernel, hidden, is_target, weight, rate, blocked):
+@functools.partial(jax.jit, static_argnames=("rate", "blocked", "chunk"))
+def _found(kernel, hidden, is_target, weight, rate, blocked, chunk=0):
   def total(kernel, hidden):
-    losses = targets_lib.target_losses(_network(), kernel, hidden, TARGETS, is_target, rate=rate,
+    losses = targets_lib.target_losses(_network(chunk=chunk), kernel, hidden, TARGETS, is_target, rate=rate,
                                        blocked=blocked)
     return (losses * weight).sum(), losses
   (_, losses), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(kernel, hidden)
@@ -63,6 +63,21 @@ def test_losses_and_gradients_are_dense_ones_at_every_density(rate, blocked):
         KERNEL, HIDDEN)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), gradients,
                  wanted)
+
+
+@pytest.mark.parametrize("rate, chunk", [(0.15, 50), (1.0, 7), (1.0, 10_000)])
+def test_chunks_of_the_head_change_nothing_but_its_memory(rate, chunk):
+  weight = jnp.ones((BATCH, LENGTH))
+  for density in (0.02, 0.5):
+    whole = _found(KERNEL, HIDDEN, _mask(density), weight, rate, BLOCKED)
+    cut = _found(KERNEL, HIDDEN, _mask(density), weight, rate, BLOCKED, chunk)
+    np.testing.assert_allclose(cut[0], whole[0], rtol=1e-5, atol=1e-6)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+                 cut[1], whole[1])
+  seen = []
+  jax.eval_shape(lambda kernel: targets_lib.target_losses(
+      _network(seen, chunk), kernel, HIDDEN, TARGETS, _mask(0.5), rate=rate), KERNEL)
+  assert seen and max(seen) <= min(chunk, BATCH * LENGTH)
 
 
 def test_overflow_of_one_row_is_counted_once():
