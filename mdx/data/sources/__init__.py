@@ -14,6 +14,7 @@ from mdx.data.sources import arrays
 from mdx.data.sources import dated
 from mdx.data.sources import labelled
 from mdx.data.sources import records
+from mdx.data.sources import speech
 from mdx.data.sources import structure
 from mdx.data.sources import task
 from mdx.data.sources import text
@@ -40,6 +41,7 @@ SOURCES = {
     "tfds": tfds.Tfds,
     "memory": records.Memory,
     "arrays": arrays.Arrays,
+    "speech": speech.Speech,
     "dated": dated.Dated,
     "structure": structure.Structure,
     "task": task.Task,
