@@ -62,7 +62,7 @@ KEYS = {
             "rollout.inference",
             "sharding", "task", "tokenizer", "frozen", "eval.probe", "eval.rules",
             "eval.embedding", "eval.similarity", "eval.retrieval", "eval.text_classification",
-            "eval.clustering", "eval.questions", "eval.pair_classification", "rollout.sampler"),
+            "eval.clustering", "eval.questions", "eval.frame_probe", "eval.pair_classification", "rollout.sampler"),
     **_keys(_COUNT, "batch_size", "checkpoint.keep", "checkpoint_steps", "data.length",
             "eval.batch_size", "eval.curve_nfe", "eval.final_samples", "eval.num_examples",
             "eval.num_rows", "eval.num_samples", "eval.pass_samples", "log_steps", "microbatches",

@@ -27,6 +27,7 @@ from mdx.data.toys import habits
 from mdx.data.toys import news
 from mdx.data.toys import packaged
 from mdx.data.toys import people
+from mdx.data.toys import phones
 from mdx.data.toys import recall
 from mdx.data.toys import tilted
 
@@ -58,6 +59,7 @@ SOURCES = {
     "habits": habits.Habits,
     "news": news.News,
     "people": people.People,
+    "phones": phones.Phones,
     "recall": recall.Recall,
     "tilted": tilted.Tilted,
 }
