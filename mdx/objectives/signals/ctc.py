@@ -143,7 +143,7 @@ class CTC(types.Objective):
     logits, is_real = self.logits(params, batch, context.noise)
     paddings = lambda x: 1.0 - x.astype(jnp.float32)
     nats = optax.ctc_loss(logits, paddings(is_real), batch["transcript"],
-                          paddings(batch["transcript"] != self.blank), self.blank)
+                          paddings(batch["transcript"] != self.blank), blank_id=self.blank)
     count = batch["is_scored"].sum(axis=1, dtype=jnp.float32)
     rows = jnp.where(count > 0, nats, 0.0)
     metrics = {"ctc_nats": (rows.sum(), count.sum()),
