@@ -1,8 +1,8 @@
 r"""Masked speech modelling (w2v-BERT; Chung et al. 2021, arXiv:2108.06209) on packaged digits.
 
   python -m mdx.main --config=configs/w2v_bert.py --workdir=runs/w2v_bert
-`:wav2vec2` has the contrast alone, `:hubert` predicts fixed clusters of frames. Your recordings, wav
-or flac files in a folder:
+`:wav2vec2` has the contrast alone, `:hubert` predicts fixed clusters of frames. Your recordings,
+wav or flac files in a folder:
   python -m mdx.main --config=configs/w2v_bert.py --workdir=runs/speech \
     --config.data.source.name=speech --config.data.source.path=FOLDER --config.data.length=1600
 or made into arrays first (python -m mdx.data.prepare speech). The model as published: 24 conformer

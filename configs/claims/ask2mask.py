@@ -6,7 +6,8 @@ by CTC on 40 transcribed clean recordings of the domain; the encoder is w2v-BERT
 conformer blocks. All arms mask the same share of every row, exactly: at random, by confidence,
 by confidence with recordings weighted by it, and where the confidence is lowest (control).
 Measured by a ridge probe of phones from 15 clean recordings of the domain.
-  python -m mdx.main --config=configs/claims/ask2mask.py:scorer --workdir=runs/claims/ask2mask_scorer
+  python -m mdx.main --config=configs/claims/ask2mask.py:scorer \
+    --workdir=runs/claims/ask2mask_scorer
   python -m mdx.main --config=configs/claims/ask2mask.py --workdir=runs/claims/ask2mask
 """
 
@@ -26,7 +27,8 @@ def get_config(arg=None):
     run.network.num_layers = 2
     run.steps = 400
     return run
-  common.data_of(arg, "ask2mask", ("",))
+  if arg:
+    raise ValueError(f"configs/claims/ask2mask.py takes scorer or no argument, got {arg!r}.")
   run = w2v_bert.get_config()
   w2v_bert_claim.toy(run)
   run.steps = 400

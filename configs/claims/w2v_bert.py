@@ -24,8 +24,9 @@ def toy(run):
 
 
 def get_config(arg=None):
-  """Arms and comparisons."""
-  del arg
+  """Arms and comparisons; takes no argument."""
+  if arg:
+    raise ValueError(f"configs/claims/w2v_bert.py takes no argument, got {arg!r}.")
   run = w2v_bert.get_config()
   toy(run)
   run.steps = 1500
@@ -40,8 +41,8 @@ def get_config(arg=None):
   spread = dict(left="prediction", right="joint")
   best = dict(left="joint", right="contrast")
   claim = common.claim(
-      "masked prediction alone collapses the codes, and with the contrast it learns more", run, arms,
-      (dict(name="without the contrast the diversity loss is larger", **spread,
+      "masked prediction alone collapses the codes, and with the contrast it learns more", run,
+      arms, (dict(name="without the contrast the diversity loss is larger", **spread,
             measure="held_out_diversity_loss"),
        dict(name="without the contrast fewer codes are used", **spread,
             measure="held_out_code_perplexity", larger_is_better=False),

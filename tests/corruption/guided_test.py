@@ -1,6 +1,5 @@
 """Spans drawn by scores."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

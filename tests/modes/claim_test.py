@@ -37,6 +37,7 @@ from mdx.configs.claims import slm
 from mdx.configs.claims import structural
 from mdx.configs.claims import unlearn
 from mdx.configs.claims import unmasking
+from mdx.configs.claims import w2v_bert
 from mdx.eval import comparison as comparison_lib
 from mdx.modes import claim
 
@@ -152,7 +153,7 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
 
 @pytest.mark.parametrize("module", [rcr, block_size, carry_over, lattice_times, schedules,
                                     looking_right, meap, bitimebert, finetuned, infalign, joint,
-                                    search, peft, unlearn, masked_finetuning])
+                                    search, peft, unlearn, masked_finetuning, w2v_bert])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())

@@ -65,8 +65,8 @@ class Ask:
       allowed: bool [B, T].
     """
     if confidence.shape != allowed.shape:
-      raise ValueError(f"the scorer of objective.ask has {confidence.shape[1]} positions a row, and "
-                       f"the model {allowed.shape[1]}; give both the same frontend.strides.")
+      raise ValueError(f"the scorer of objective.ask has {confidence.shape[1]} positions a row, "
+                       f"and the model {allowed.shape[1]}; give both the same frontend.strides.")
     count = jnp.round(rate * allowed.sum(axis=1)).astype(jnp.int32)
     scores = -confidence if self.reverse else confidence
     return guided.spans(keys, scores, count, span, self.temperature, allowed)
