@@ -203,8 +203,8 @@ class Transformer:
         (self.conv_kernel and self.conv_kernel % 2 == 0, f"conv_kernel {self.conv_kernel} is even; "
          "use an odd number, or 0 for none."),
         (self.conv_kernel and (self.post_norm or self.time_conditioning or self.experts),
-         "conv_kernel is of pre-norm blocks with an MLP; leave out post_norm, time_conditioning and "
-         "experts."),
+         "conv_kernel is of pre-norm blocks with an MLP; leave out post_norm, time_conditioning "
+         "and experts."),
         (self.post_norm and self.time_conditioning, "post_norm and time_conditioning exclude each "
          "other; modulation by time is of pre-norm blocks."),
         (self.post_norm and not self.first_norm, "first_norm=False is of pre-norm blocks; leave "

@@ -180,7 +180,8 @@ class Speech(files.Files):
     clipped = float(np.mean(np.abs(wave) >= _FULL_SCALE))
     if clipped > self.max_clipped:
       raise ValueError(f"{clipped:.1%} of the samples are clipped, more than "
-                       f"data.source.max_clipped {self.max_clipped:.1%}; leave the recording out, or raise it.")
+                       f"data.source.max_clipped {self.max_clipped:.1%}; leave the recording out, "
+                       "or raise it.")
     return log_mel.normalized(log_mel.log_mel(
         wave, rate, num_mels=self.num_mels, window_ms=self.window_ms, hop_ms=self.hop_ms))
 

@@ -83,7 +83,8 @@ class CTC(types.Objective):
     """The config with the channels of its data; refuses rows without transcripts."""
     if data.layout != "speech" or not config["data"].get("transcript_length"):
       raise ValueError(f"objective {config['objective']['name']} learns transcripts; set "
-                       "data.layout='speech' and data.transcript_length to the tokens of the longest one.")
+                       "data.layout='speech' and data.transcript_length to the tokens of the "
+                       "longest one.")
     return {**config, "objective": {**config["objective"],
                                     "num_inputs": config["data"].get("channels", 0)}}
 
@@ -129,7 +130,8 @@ class CTC(types.Objective):
     Of junk the blank is as sure as of speech.
     """
     probs = jax.nn.softmax(self.logits(params, batch)[0], axis=-1)
-    return jnp.where((jnp.arange(self.vocab_size) == self.blank)[None, None], 0.0, probs).max(axis=-1)
+    is_blank = (jnp.arange(self.vocab_size) == self.blank)[None, None]
+    return jnp.where(is_blank, 0.0, probs).max(axis=-1)
 
   def prepare(self, params, batch, key, context):
     """Draws nothing; finds the rows that have an alignment."""

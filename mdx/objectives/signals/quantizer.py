@@ -76,7 +76,7 @@ class Quantizer:
               "codebook": normal(second, self.groups, self.num_codes,
                                  self.code_width // self.groups)}
 
-    return types.Part(init)
+    return types.Part(init, is_served=True)
 
   def temperature_at(self, step: jax.Array) -> jax.Array:
     """Temperature at a step, float32 []."""

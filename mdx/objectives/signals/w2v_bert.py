@@ -313,7 +313,7 @@ def _linear(width, size) -> types.Part:
   """A linear map of variance 1 / width, and its bias."""
   return types.Part(lambda key: {
       "kernel": jax.random.normal(key, (width, size), jnp.float32) * width ** -0.5,
-      "bias": jnp.zeros(size, jnp.float32)})
+      "bias": jnp.zeros(size, jnp.float32)}, is_served=True)
 
 
 def _read(path: str) -> np.ndarray:
