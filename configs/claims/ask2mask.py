@@ -9,6 +9,11 @@ Measured by a ridge probe of phones from 15 clean recordings of the domain.
   python -m mdx.main --config=configs/claims/ask2mask.py:scorer \
     --workdir=runs/claims/ask2mask_scorer
   python -m mdx.main --config=configs/claims/ask2mask.py --workdir=runs/claims/ask2mask
+
+It has not been run over seeds, so there is no verdict. Measured of the scorer, one seed (20 seconds
+on one core of an AMD EPYC; character error rate 0.234): its mean confidence is 0.301 on frames of
+the domain, 0.122 on those of the other and 0.120 on junk. The confidence is that of the most likely
+label without the blank; with the blank it would be 0.917, 0.926 and 0.929, and prefer junk.
 """
 
 from mdx.configs import ctc
