@@ -17,7 +17,7 @@ an AMD EPYC (172 to 243 seconds each).
   probe, last block            0.856, 0.819   0.877, 0.852   0.765
   probe, best block            0.872, 0.854   0.891, 0.867   0.789
 Neither half shows: the codes are used less evenly with the contrast than without, and both seeds
-have a better probe of the contrast alone. The prediction alone has the worst probe, in its one seed.
+have a better probe of the contrast alone. The prediction alone has the worst probe (one seed).
 """
 
 from mdx.configs import w2v_bert
