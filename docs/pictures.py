@@ -24,6 +24,7 @@ from matplotlib import patches
 import numpy as np
 
 from mdx import types
+from mdx.corruption import guided
 from mdx.corruption import schedule
 from mdx.corruption import temporal
 from mdx.data.prepared import tagger
@@ -432,6 +433,29 @@ def lora():
   return picture
 
 
+def speech():
+  """Spans of one recording whose masks are random, and guided by confidence either way."""
+  frames, count = 48, 20
+  confidence = 0.5 + 0.4 * np.sin(np.arange(frames) / 5) - 0.1 * (np.arange(frames) % 3 == 0)
+  ways = {"random": (0.0, 1.0), "confident": (1.0, 0.1), "least confident": (-1.0, 0.1)}
+  picture = figure.Figure(figsize=(8.4, 3.2), constrained_layout=True)
+  above, below = picture.subplots(2, 1, sharex=True, height_ratios=(1, 1.3))
+  above.plot(np.arange(frames) + 0.5, confidence, color="#1f5fae")
+  above.set(ylabel="confidence", ylim=(0, 1))
+  for row, (sign, temperature) in enumerate(ways.values()):
+    keys = rng.per_example(rng.root(row), jnp.arange(1))
+    chosen = np.asarray(guided.spans(
+        keys, jnp.asarray(sign * confidence, jnp.float32)[None], jnp.array([count]), 4, temperature,
+        jnp.ones((1, frames), bool)))[0]
+    for i in range(frames):
+      below.add_patch(patches.Rectangle((i + 0.06, row + 0.15), 0.88, 0.7, zorder=2,
+                                        facecolor=HIDDEN if chosen[i] else PLAIN))
+  below.set(xlim=(0, frames), ylim=(len(ways), 0), yticks=np.arange(len(ways)) + 0.5,
+            yticklabels=list(ways), xlabel="state")
+  below.grid(False)
+  return picture
+
+
 PICTURES: dict[str, Callable[[], figure.Figure]] = {  # the page of docs/methods -> its picture
     "ar_and_adaptation": annealed_attention, "bitimebert": bitimebert,
     "block_diffusion": block_diffusion, "d3pm": d3pm, "decoding": decoding, "electra": electra,
@@ -439,7 +463,7 @@ PICTURES: dict[str, Callable[[], figure.Figure]] = {  # the page of docs/methods
     "genmd4": genmd4,
     "lora_int8": lora, "masked_diffusion": masked_diffusion, "meap": meap_rows,
     "mlm": mlm_variants, "preference": preference_loss, "rl": rl, "rts_slm": rts_slm,
-    "sedd": sedd, "sft": sft, "structural": structural,
+    "sedd": sedd, "sft": sft, "speech": speech, "structural": structural,
     "unlearning_knowledge": unlearning_losses}
 
 

@@ -430,6 +430,19 @@ class Objective(Protocol):
   ) -> tuple[dict[str, jax.Array], Aux]:
     """Returns the sum of each loss term over the rows given, nats, float32."""
 
+  def confidence(self, params: Params, batch: Batch) -> jax.Array:
+    """Returns the largest probability that the model gives any label at each position of rows.
+
+    Float32 [B, L], of uncorrupted rows: for masks that a frozen model guides. By default that of
+    the tokens of its reader.
+    """
+    reader = self.reader()
+    if reader is None:
+      raise TypeError(f"{type(self).__name__} does not say how confident it is")
+    request = Request(batch["tokens"], jnp.zeros(len(batch["tokens"])), batch.get("positions"),
+                      batch.get("segment_ids"))
+    return jax.nn.softmax(reader.answer(params, request).logits, axis=-1).max(axis=-1)
+
   def reader(self) -> Reader | None:
     """Returns how a trained model is asked for tokens; None: it writes no text."""
     return None

@@ -50,6 +50,8 @@ def config(name: str, **changes):
     small |= {"tokenizer.path": cfg.tokenizer.path, "data.length": cfg.data.length}
   if cfg.objective.get("lexicon"):  # it is of another tokenizer
     small["objective.lexicon"] = ""
+  if cfg.objective.get("context_layers"):  # of fewer layers
+    small["objective.context_layers"] = 1
   if "rules" in cfg.eval:
     small |= {"eval.rules": dict(joint=dict(tokens_per_call=(2,))), "eval.num_rows": 8}
   if cfg.eval.get("evaluators"):  # they read the packaged texts

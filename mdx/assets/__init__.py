@@ -1,4 +1,4 @@
-"""Small files that ship with mdx: texts, conversations, and their tokenizers.
+"""Small files that ship with mdx: texts, conversations, spoken digits, and their tokenizers.
 
 Contents: path, resolve, names. `README.md` in this folder says where each file comes
 from. Anywhere mdx takes a path, "asset:holmes.txt.xz" means the file here.

@@ -50,6 +50,7 @@ class Config:
     layout: form of the rows, of `mdx.data.layouts`; "" = the source's. "views" makes two views of
       texts, "patches" patches of arrays.
     channels: values of a frame or a patch, of sources of arrays.
+    transcript_length: most tokens of a recording's transcript; 0 = rows have none.
     packing: concat, first_fit, pad or crop; see `mdx.data.pack`. Records with answers
       (conversations, prompts) need whole documents: first_fit or pad.
     fill: what follows an answer at the end of a record, see `mdx.data.layouts.text`: "pad",
@@ -84,6 +85,7 @@ class Config:
   mixture: Sequence[Mapping[str, Any]] | None = None
   layout: str = ""
   channels: int = 0
+  transcript_length: int = 0
   packing: str = "concat"
   fill: str = "pad"
   fill_multiple: int = 32
@@ -108,7 +110,8 @@ class Config:
                                    too_long=text_lib.TOO_LONG, on_error=documents_lib.ON_ERROR)
         | ({"layout": layouts_lib.LAYOUTS} if self.layout else {}),
         at_least=dict(length=1, fill_multiple=1, num_shards=1, separators=1, num_workers=0,
-                      num_threads=0, read_buffer=0, channels=0, bucket_window=0))
+                      num_threads=0, read_buffer=0, channels=0, bucket_window=0,
+                      transcript_length=0))
     buckets_lib.check(self.buckets, self.bucket_window, self.packing, self.num_shards)
     if self.fill in text_lib.FILLS_ROW and self.packing != "pad":
       raise ValueError(f"data config: fill {self.fill!r} goes up to the row's end, so a row has "

@@ -1,7 +1,7 @@
-r"""Commands that make a tokenizer, array_record files, clusters or n-grams of ids from texts, and
-the persons of every month.
+r"""Commands that make a tokenizer, array_record files, clusters or n-grams of ids from texts, the
+persons of every month, and arrays of recordings.
 
-Contents: train_bpe, write_records, main.
+Contents: train_bpe, write_records, write_arrays, main.
 
   python -m mdx.data.prepare tokenizer --input='texts/*.txt' --output=tokenizer.json
   python -m mdx.data.prepare records --input='texts/*.jsonl' --output=texts.array_record
@@ -11,6 +11,10 @@ Contents: train_bpe, write_records, main.
     --output=ngrams.json --num_bigrams=20000 --num_trigrams=10000
   python -m mdx.data.prepare persons --input='news/*.jsonl' --names=names.txt \
     --tokenizer=tokenizer.json --first_date=1987-01-01 --last_date=2007-06-19 --output=persons.json
+  python -m mdx.data.prepare speech --input=recordings --labels=name --num_mels=40 \
+    --output=recordings.npz
+  python -m mdx.data.prepare frame_clusters --input=recordings.npz --num_clusters=100 \
+    --output=centres.npy
 
 Convention: `--input` is a file, a glob or a folder of .txt files; .jsonl files have one object a
 line, others are text. Documents with a date may be .jsonl, .tsv or .csv.
@@ -31,10 +35,13 @@ from mdx.data import layouts
 from mdx.data import source as source_lib
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.data.prepared import clusters
+from mdx.data.prepared import frame_clusters
 from mdx.data.prepared import ngrams
 from mdx.data.prepared import persons
+from mdx.data.sources import arrays
 from mdx.data.sources import dated
 from mdx.data.sources import records as records_lib
+from mdx.data.sources import speech as speech_lib
 from mdx.data.sources import text as text_lib
 from mdx.utils import readers
 
@@ -164,6 +171,48 @@ def _persons(args: argparse.Namespace) -> str:
   return f"{len(found['names'])} persons in {len(found['months'])} months"
 
 
+def write_arrays(records: Sequence[dict[str, Any]], path: str) -> int:
+  """Writes records of frames as an .npz of 8-bit values, eighths of a standard deviation.
+
+  Args:
+    records: {"x": float32 [n, channels], normalised} with "label" and "text", or without.
+    path: of the file.
+
+  Returns:
+    Number of records.
+  """
+  found = [records[i] for i in range(len(records))]
+  beside: dict[str, Any] = {"scale": np.float32(0.125)}
+  if "label" in found[0]:
+    beside["y"] = np.array([one["label"] for one in found], np.int32)
+  if "text" in found[0]:
+    beside["text"] = np.array([one["text"] for one in found])
+  values = [np.clip(np.rint(8 * one["x"]), -127, 127).astype(np.int8) for one in found]
+  with open(f"{path}.tmp", "wb") as f:
+    np.savez_compressed(f, *values, **beside)
+  os.replace(f"{path}.tmp", path)
+  return len(found)
+
+
+def _speech(args: argparse.Namespace) -> str:
+  words = tuple(args.words.split()) if args.words else ()
+  source = speech_lib.Speech(
+      path=tuple(args.input), holdout_every=0, labels=args.labels, words=words, rate=args.rate,
+      num_mels=args.num_mels, window_ms=args.window_ms, hop_ms=args.hop_ms,
+      max_clipped=args.max_clipped)
+  return f"{write_arrays(source.records('train'), args.output)} recordings of {args.num_mels} mels"
+
+
+def _frame_clusters(args: argparse.Namespace) -> str:
+  records = arrays.Arrays(path=tuple(args.input), holdout_every=args.holdout_every).records("train")
+  x = np.concatenate([frame_clusters.windows(records[i]["x"], args.span)
+                      for i in range(len(records))])
+  centres = frame_clusters.centres(x, args.num_clusters)
+  with open(args.output, "wb") as f:
+    np.save(f, centres)
+  return f"{len(centres)} centres of {args.span} frames each"
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog="python -m mdx.data.prepare", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,20 +221,23 @@ def _parser() -> argparse.ArgumentParser:
                           ("records", _array_record, "write text or jsonl as array_record"),
                           ("clusters", _clusters, "group the ids of a tokenizer by context"),
                           ("lexicon", _lexicon, "find n-grams of ids by their t-statistic"),
-                          ("persons", _persons, "list the persons that each month mentions")):
+                          ("persons", _persons, "list the persons that each month mentions"),
+                          ("speech", _speech, "write wav and flac files as log-mel arrays"),
+                          ("frame_clusters", _frame_clusters, "group frames of arrays by k-means")):
     command = commands.add_parser(name, help=what, description=what)
     command.set_defaults(run=run)
     command.add_argument("--input", action="append", required=True,
-                         help="text (.xz, .gz too) or jsonl file, glob or asset:NAME; repeatable")
+                         help="file, glob or asset:NAME: text (.xz, .gz too) or jsonl, recordings "
+                         "or .npz; repeatable")
     command.add_argument("--output", required=True, help="file to write")
     command.add_argument("--field", default="text", help="of jsonl: what holds the text")
     command.add_argument("--document_chars", type=int, default=4000,
                          help="of text: where it is cut, at line ends")
-  tokenizer, records, grouped, lexicon, named = commands.choices.values()
+  tokenizer, records, grouped, lexicon, named, recorded, framed = commands.choices.values()
   tokenizer.add_argument("--vocab_size", type=int, default=512, help="ids in all, specials too")
   tokenizer.add_argument("--special", action="append", default=[],
                          help="a further special token, such as those of a chat; repeatable")
-  for command in (tokenizer, grouped, lexicon, named):
+  for command in (tokenizer, grouped, lexicon, named, framed):
     command.add_argument("--holdout_every", type=int, default=20,
                          help="leave out one record in this many, as the sources do; 0: none")
   grouped.add_argument("--tokenizer", required=True, help="whose ids are grouped")
@@ -203,7 +255,21 @@ def _parser() -> argparse.ArgumentParser:
   records.add_argument("--tokenizer", default="",
                        help="write token ids of this tokenizer, not text")
   records.set_defaults(holdout_every=0)
+  _add_of_recordings(recorded)
+  framed.add_argument("--num_clusters", type=int, default=100)
+  framed.add_argument("--span", type=int, default=4, help="frames that a state stands for")
   return parser
+
+
+def _add_of_recordings(command: argparse.ArgumentParser) -> None:
+  command.add_argument("--labels", default="none", help="name, folder, none or a .tsv file")
+  command.add_argument("--words", default="", help="transcripts of the sorted labels, with spaces")
+  command.add_argument("--rate", type=int, default=0, help="samples a second; 0: the first file's")
+  command.add_argument("--num_mels", type=int, default=80)
+  command.add_argument("--window_ms", type=float, default=25.0)
+  command.add_argument("--hop_ms", type=float, default=10.0)
+  command.add_argument("--max_clipped", type=float, default=0.01,
+                       help="largest share of a recording's samples at full scale")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """The blocks of the transformer.
 
-Contents: REMAT, ACTIVATIONS, GATED, OfLayer, Block, TimeEmbedding, linear, own, norm.
+Contents: REMAT, ACTIVATIONS, GATED, OfLayer, Block, depthwise, TimeEmbedding,
+linear, own, norm.
 
 Convention: `spec` is a `transformer.Transformer`. Blocks are pre-norm, x + f(norm(x)), or
 post-norm, norm(x + f(x)). Norms are computed in float32.
@@ -8,11 +9,13 @@ post-norm, norm(x + f(x)). Norms are computed in float32.
 References: Vaswani et al. 2017, arXiv:1706.03762; Shazeer 2020, arXiv:2002.05202 (gated MLP);
 Peebles & Xie 2023, arXiv:2212.09748 (adaLN-zero time conditioning); Dehghani et al. 2023,
 arXiv:2302.05442 (norms of queries and keys); Warner et al. 2024, arXiv:2412.13663 (the first
-block of a model with an embedding norm has no norm before attention).
+block of a model with an embedding norm has no norm before attention); Gulati et al. 2020,
+arXiv:2005.08100 (conformer blocks).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -207,6 +210,44 @@ class _Experts(nn.Module):
     return y, experts_lib.load_of(own, choice, bias, is_real) if wants_load else None
 
 
+class _Convolution(nn.Module):
+  """The convolution of a conformer block: gate, depthwise convolution, norm, swish, linear map."""
+  spec: Any
+
+  @nn.compact
+  def __call__(self, x, segment_ids):
+    spec = self.spec
+    up, gate = jnp.split(linear(spec, 2 * spec.width, "in")(x), 2, axis=-1)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), (spec.conv_kernel, spec.width),
+                        jnp.float32)
+    y = depthwise(up * nn.sigmoid(gate), kernel.astype(x.dtype), segment_ids)
+    y = nn.silu(norm(spec, "norm")(y)).astype(x.dtype)
+    return linear(spec, spec.width, "out", scale=spec.residual_scale)(y)
+
+
+def depthwise(x: jax.Array, kernel: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+  """Convolution of each channel alone, over the positions of its own segment.
+
+  Args:
+    x: [B, L, D].
+    kernel: [K, D], K odd; its middle is the position itself.
+    segment_ids: int32 [B, L], 0 on padding, or None: all one segment.
+
+  Returns:
+    [B, L, D]; positions outside of a row, of padding and of other segments count as 0.
+  """
+  radius, length = len(kernel) // 2, x.shape[1]
+  own = jnp.ones(x.shape[:2], jnp.int32) if segment_ids is None else segment_ids
+  pad = lambda y: jnp.pad(y, [(0, 0), (radius, radius)] + [(0, 0)] * (y.ndim - 2))
+  padded, segments = pad(x), pad(own)
+  shifted = lambda y, k: jax.lax.slice_in_dim(y, k, k + length, axis=1)
+  total = jnp.zeros_like(x)
+  for k in range(len(kernel)):
+    is_own = (shifted(segments, k) == own) & (own > 0)
+    total += jnp.where(is_own[..., None], shifted(padded, k) * kernel[k][None, None], 0)
+  return total
+
+
 class Block(nn.Module):
   """Attention and MLP; with `condition` the branches of a pre-norm block are modulated by time.
 
@@ -246,19 +287,30 @@ class Block(nn.Module):
       y = finished(name, given, y)
       return x + (gate * y).astype(dtype) if condition is not None else x + y, *rest
 
+    if spec.conv_kernel:
+      plain = dataclasses.replace(spec, adaptations=())
+      x, = branch("first_mlp", lambda y: (0.5 * _Mlp(plain, spec.hidden_width, name="first_mlp")(
+          y, noise),), x, *modulation[0])
     x, memory = branch(
         "attention", lambda y: _Attention(spec, name="attention")(
             y, sight, of_layer, table, cache, slots, noise), x, *modulation[0],
         is_bare=of_layer.is_first)
 
+    if spec.conv_kernel:
+      x, = branch("conv", lambda y: (_Convolution(spec, name="conv")(y, sight.segment_ids),), x,
+                  *modulation[0])
+
     def mlp(y):
       if spec.experts is None:
-        return _Mlp(spec, spec.hidden_width, name="mlp")(y, noise), None
+        y = _Mlp(spec, spec.hidden_width, name="mlp")(y, noise)
+        return 0.5 * y if spec.conv_kernel else y, None
       segments = sight.segment_ids
       is_real = None if segments is None else attention_lib.at_slots(segments, slots) != 0
       return _Experts(spec, name="mlp")(y, is_real, noise, "load" in kept)
 
     x, load = branch("mlp", mlp, x, *modulation[1])
+    if spec.conv_kernel:
+      x = norm(spec, "block_norm")(x).astype(dtype)
     x = sharding.constrain(x, "batch", "sequence", None)
     return x, (memory if cache is not None else None, x if "states" in kept else None, load)
 

@@ -102,7 +102,13 @@ class Module(nn.Module):
     if positions is None:
       positions = jnp.arange(length)[None]
     if spec.disentangled:
-      self._check_whole(attention, cache)
+      self._check_whole("disentangled counts distances by index", attention, cache)
+    if spec.conv_kernel:
+      self._check_whole("conv_kernel reads neighbours by index", attention, cache)
+      rules = {type(rule) for rule in attention.of_layers(spec.num_layers)}
+      if rules - {attention_lib.Full, attention_lib.Local}:
+        raise ValueError("network.conv_kernel reads positions on both sides, which this attention "
+                         "hides; use attention full or local, or conv_kernel=0.")
     if slots is not None:
       backends.check_slots(spec.attention_backend)
     visible = attention_lib.narrowed(attention.of_layers(spec.num_layers), spec.local_radius,
@@ -130,12 +136,13 @@ class Module(nn.Module):
     return types.Hidden(last, layers, memory)
 
   @staticmethod
-  def _check_whole(attention, cache):
+  def _check_whole(what, attention, cache):
+    name = what.partition(" ")[0]
     if cache is not None:
-      raise ValueError("network.disentangled is of encoders, which read whole rows, and has no "
+      raise ValueError(f"network.{name} is of encoders, which read whole rows, and has no "
                        "cache; use sampler.cache=none.")
     if attention.streams > 1:
-      raise ValueError("network.disentangled counts distances by index, and this objective puts "
+      raise ValueError(f"network.{what}, and this objective puts "
                        f"{attention.streams} streams into a row; use another network or objective.")
 
   def _distances(self, length):

@@ -42,6 +42,10 @@ class Transformer:
     num_kv_heads: key and value heads (grouped queries); 0 = `num_heads`.
     head_dim: width of a head; 0 = width / num_heads.
     mlp_width: hidden width of the MLP; 0 = 4 D, or 8/3 D rounded up to 64 if gated.
+    conv_kernel: positions of the depthwise convolution of conformer blocks: half an MLP, attention,
+      the convolution, the other half and a norm (Gulati et al. 2020, arXiv:2005.08100; a norm of
+      the network's kind stands for batch norm). Odd; 0 = blocks of attention and an MLP.
+      Adaptations of the MLP change the second half.
     experts: a mixture of experts in place of the MLP, a table of fields of
       `networks.experts.Experts`; None or {} = the MLP.
     mlp: "swiglu", "geglu", "geglu_erf" or "reglu" (gated), "gelu", "gelu_erf", "relu" or "swish";
@@ -102,6 +106,7 @@ class Transformer:
   num_kv_heads: int = 0
   head_dim: int = 0
   mlp_width: int = 0
+  conv_kernel: int = 0
   experts: Any = None
   mlp: str = "swiglu"
   norm: str = "rms"
@@ -157,7 +162,7 @@ class Transformer:
                                 "vocab_multiple"), 1)
         | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",
                          "token_types", "position_offset", "local_radius", "global_every",
-                         "global_first", "local_rope_theta", "head_chunk"), 0),
+                         "global_first", "local_rope_theta", "head_chunk", "conv_kernel"), 0),
         between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
         | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]",
            "width": "[1, 10000000]"})
@@ -198,6 +203,11 @@ class Transformer:
          "layers alike, and the first ones here have another MLP; leave out the adaptations."),
         (self.experts and any(sites.at(self.adaptations, name) for name in ("gate", "up", "down")),
          "experts take no adaptations of gate, up and down; target q, k, v, o (lora.targets)."),
+        (self.conv_kernel and self.conv_kernel % 2 == 0, f"conv_kernel {self.conv_kernel} is even; "
+         "use an odd number, or 0 for none."),
+        (self.conv_kernel and (self.post_norm or self.time_conditioning or self.experts),
+         "conv_kernel is of pre-norm blocks with an MLP; leave out post_norm, time_conditioning "
+         "and experts."),
         (self.post_norm and self.time_conditioning, "post_norm and time_conditioning exclude each "
          "other; modulation by time is of pre-norm blocks."),
         (self.post_norm and not self.first_norm, "first_norm=False is of pre-norm blocks; leave "
@@ -281,7 +291,8 @@ class Transformer:
     of_width = (3 if self.is_gated else 2) * self.width
     mlp, own = of_width * self.hidden_width, self.experts
     if own is None:
-      return self.num_layers * (attention + mlp)
+      conv = 3 * self.width ** 2 + mlp if self.conv_kernel else 0
+      return self.num_layers * (attention + mlp + conv)
     mixed = of_width * (own.per_token * own.width + own.shared_width) + self.width * own.number
     return self.num_layers * attention + own.first_dense * mlp + (
         self.num_layers - own.first_dense) * mixed

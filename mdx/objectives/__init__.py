@@ -39,6 +39,8 @@ from mdx.objectives.policies import mdpo
 from mdx.objectives.policies import spg
 from mdx.objectives.policies import trace_rl
 from mdx.objectives.policies import vrpo
+from mdx.objectives.signals import ctc
+from mdx.objectives.signals import w2v_bert
 from mdx.objectives.tokens import bitimebert
 from mdx.objectives.tokens import decoded
 from mdx.objectives.tokens import electra
@@ -80,6 +82,8 @@ OBJECTIVES = {
     "classification": finetune.Classification,
     "regression": finetune.Regression,
     "tagging": finetune.Tagging,
+    "w2v_bert": w2v_bert.W2vBert,
+    "ctc": ctc.CTC,
 }
 # Models that are only read: none is trained with these.
 READ_ONLY = {"encoder": encoder.Encoder}

@@ -14,6 +14,7 @@ from mdx import samplers
 from mdx.build import rl as rl_setup
 from mdx.build import rl_checks
 from mdx.build import setup as setup_lib
+from mdx.configs.claims import ask2mask
 from mdx.configs.claims import bitimebert
 from mdx.configs.claims import block_size
 from mdx.configs.claims import carry_over
@@ -37,6 +38,7 @@ from mdx.configs.claims import slm
 from mdx.configs.claims import structural
 from mdx.configs.claims import unlearn
 from mdx.configs.claims import unmasking
+from mdx.configs.claims import w2v_bert
 from mdx.eval import comparison as comparison_lib
 from mdx.modes import claim
 
@@ -153,7 +155,7 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
 
 @pytest.mark.parametrize("module", [rcr, block_size, carry_over, lattice_times, schedules,
                                     looking_right, meap, bitimebert, finetuned, infalign, joint,
-                                    search, peft, unlearn, masked_finetuning])
+                                    search, peft, unlearn, masked_finetuning, w2v_bert])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())
@@ -168,6 +170,18 @@ def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
       setup_lib.setup(run, str(tmp_path / "run"))
   with pytest.raises(ValueError, match="takes no argument, got 'x'"):
     module.get_config("x")
+
+
+def test_the_claim_about_guided_masks_has_a_run_of_the_scorer():
+  config = config_lib.to_dict(ask2mask.get_config())
+  assert len(claim.check(config)) == 3 and len(config["seeds"]) == 5
+  scorer, run = ask2mask.get_config("scorer"), config["run"]
+  assert scorer.tokenizer.path == run["tokenizer"]["path"]
+  assert scorer.objective.frontend.strides == run["objective"]["frontend"]["strides"]
+  assert {config["arms"][arm]["objective"]["ask"]["temperature"] for arm in config["arms"]} == {
+      0.1, float("inf")}
+  with pytest.raises(ValueError, match="takes scorer or no argument, got 'x'"):
+    ask2mask.get_config("x")
 
 
 def test_the_claim_about_unmasking_is_of_policies_that_could_be_trained():

@@ -8,6 +8,7 @@ from mdx.data.layouts import labelled
 from mdx.data.layouts import parts
 from mdx.data.layouts import preferences
 from mdx.data.layouts import signals
+from mdx.data.layouts import speech
 from mdx.data.layouts import text
 from mdx.data.layouts import unlearning
 from mdx.data.layouts import views
@@ -25,4 +26,5 @@ LAYOUTS = {
     "unlearning": unlearning.Unlearning(),
     "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
     "patches": signals.Signal("patches", "patch_mask", takes=("frames",)),
+    "speech": speech.Speech(),
 }

@@ -14,6 +14,7 @@ from mdx.data.sources import arrays
 from mdx.data.sources import dated
 from mdx.data.sources import labelled
 from mdx.data.sources import records
+from mdx.data.sources import speech
 from mdx.data.sources import structure
 from mdx.data.sources import task
 from mdx.data.sources import text
@@ -26,6 +27,7 @@ from mdx.data.toys import habits
 from mdx.data.toys import news
 from mdx.data.toys import packaged
 from mdx.data.toys import people
+from mdx.data.toys import phones
 from mdx.data.toys import recall
 from mdx.data.toys import tilted
 
@@ -40,6 +42,7 @@ SOURCES = {
     "tfds": tfds.Tfds,
     "memory": records.Memory,
     "arrays": arrays.Arrays,
+    "speech": speech.Speech,
     "dated": dated.Dated,
     "structure": structure.Structure,
     "task": task.Task,
@@ -56,6 +59,7 @@ SOURCES = {
     "habits": habits.Habits,
     "news": news.News,
     "people": people.People,
+    "phones": phones.Phones,
     "recall": recall.Recall,
     "tilted": tilted.Tilted,
 }

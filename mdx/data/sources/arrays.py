@@ -17,6 +17,8 @@ from mdx.data.sources import files
 from mdx.utils import readers
 from mdx.utils import streams
 
+_BESIDE = {"y", "text", "scale"}  # arrays of a file beside its records
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arrays(files.Files):
@@ -24,7 +26,7 @@ class Arrays(files.Files):
 
   A file has `x` [N, n, channels], as `np.savez(path, x=x, y=y)` writes it, or one array [n,
   channels] a record, of any n, as `np.savez(path, *arrays, y=y)` does; and, if wanted, `y` int [N],
-  the labels.
+  the labels, `text` [N], the transcripts, and `scale` [], a factor of all values.
   """
 
   layout = "frames"
@@ -54,13 +56,27 @@ def _records(path: str) -> Sequence[dict[str, Any]]:
     if not np.isfinite(x).all():
       raise ValueError(f"{path}, record {i}: a value is nan or infinite; correct it, or leave the "
                        "record out.")
+  scale = np.float32(_of_file(found, "scale", path, (), "fiu", 1.0))
+  records = tuple({"x": scale * np.asarray(x, np.float32)} for x in arrays)
+  if "text" in found:
+    texts = _of_file(found, "text", path, (len(arrays),), "U")
+    records = tuple({**one, "text": str(text)} for one, text in zip(records, texts))
   labels = found.get("y")
   if labels is None:
-    return tuple({"x": np.asarray(x, np.float32)} for x in arrays)
+    return records
   if labels.shape != (len(arrays),) or labels.dtype.kind not in "iu":
     raise ValueError(f"{path}: y is {labels.dtype} of shape {labels.shape}; expected an int for "
                      f"each of the {len(arrays)} records.")
-  return tuple({"x": np.asarray(x, np.float32), "label": int(y)} for x, y in zip(arrays, labels))
+  return tuple({**one, "label": int(y)} for one, y in zip(records, labels))
+
+
+def _of_file(found, name, path, shape, kinds, default=None):
+  """An array of a file that need not be there."""
+  value = np.asarray(found.get(name, default))
+  if value.shape != shape or value.dtype.kind not in kinds:
+    raise ValueError(f"{path}: {name} is {value.dtype} of shape {value.shape}; expected "
+                     f"{'texts' if kinds == 'U' else 'a number'} of shape {shape}.")
+  return value
 
 
 def _arrays(found: Mapping[str, np.ndarray], path: str) -> list[np.ndarray]:
@@ -69,8 +85,8 @@ def _arrays(found: Mapping[str, np.ndarray], path: str) -> list[np.ndarray]:
     if found["x"].ndim != 3:
       raise ValueError(f"{path}: x has shape {found['x'].shape}; expected [records, n, channels].")
     return list(found["x"])
-  names = [f"arr_{i}" for i in range(len(found) - ("y" in found))]
-  if not names or set(names) != set(found) - {"y"}:
+  names = [f"arr_{i}" for i in range(len(set(found) - _BESIDE))]
+  if not names or set(names) != set(found) - _BESIDE:
     raise ValueError(f"{path}: it has {', '.join(found) or 'nothing'}; expected x [records, n, "
                      "channels], or arr_0, arr_1, ... [n, channels], and y.")
   return [found[name] for name in names]

@@ -25,6 +25,7 @@ from mdx.eval.evaluators import linear_probe
 from mdx.eval.evaluators import pairs
 from mdx.eval.evaluators import questions
 from mdx.eval.evaluators import rules
+from mdx.eval.evaluators import speech
 
 EVALUATORS = {
     "loss": held_out.HeldOut,
@@ -34,6 +35,9 @@ EVALUATORS = {
     "forgetting": forgetting.Forgetting,
     "questions": questions.Questions,
     "rules": rules.Rules,
+    "metrics": speech.Metrics,
+    "transcripts": speech.Transcripts,
+    "frame_probe": speech.FrameProbe,
     "similarity": embedding_tasks.Similarity,
     "retrieval": embedding_tasks.Retrieval,
     "text_classification": embedding_tasks.TextClassification,

@@ -55,6 +55,8 @@ def _cases(tmp_path):
       "frames": (BYTE, dict(length=4, packing="pad", channels=3, source=_npz(tmp_path))),
       "patches": (BYTE, dict(length=6, packing="crop", channels=3, layout="patches",
                              source=_npz(tmp_path))),
+      "speech": (BYTE, dict(length=6, packing="crop", channels=3, layout="speech",
+                            transcript_length=2, source=_npz(tmp_path))),
   }
 
 
@@ -69,7 +71,7 @@ def test_batches_have_the_fields_that_their_layout_says_and_compile_sees_the_sam
   data = facts.Facts(cfg)
   assert data.layout == name and set(data.fields()) == {*batch, "example_index"}
   assert batch["loss_mask"].any() and not batch["loss_mask"][batch["segment_ids"] == 0].any()
-  assert name in ("frames", "patches") or list(pipeline.texts(cfg, "train", 1, tokenizer=tokenizer))
+  assert name in ("frames", "patches", "speech") or list(pipeline.texts(cfg, "train", 1, tokenizer=tokenizer))
 
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
