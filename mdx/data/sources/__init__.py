@@ -12,6 +12,7 @@ from typing import Any
 from mdx.data import source as source_lib
 from mdx.data.sources import arrays
 from mdx.data.sources import dated
+from mdx.data.sources import images
 from mdx.data.sources import labelled
 from mdx.data.sources import records
 from mdx.data.sources import structure
@@ -27,6 +28,8 @@ from mdx.data.toys import news
 from mdx.data.toys import packaged
 from mdx.data.toys import people
 from mdx.data.toys import recall
+from mdx.data.toys import rendered
+from mdx.data.toys import shapes
 from mdx.data.toys import tilted
 
 SOURCES = {
@@ -40,6 +43,7 @@ SOURCES = {
     "tfds": tfds.Tfds,
     "memory": records.Memory,
     "arrays": arrays.Arrays,
+    "images": images.Images,
     "dated": dated.Dated,
     "structure": structure.Structure,
     "task": task.Task,
@@ -57,6 +61,8 @@ SOURCES = {
     "news": news.News,
     "people": people.People,
     "recall": recall.Recall,
+    "rendered": rendered.Rendered,
+    "shapes": shapes.Shapes,
     "tilted": tilted.Tilted,
 }
 
