@@ -192,6 +192,7 @@ class Network(NamedTuple):
     reads_time: whether what it says depends on `time`.
     embed: (params, tokens int [...]) -> their rows of the embedding table [..., E], without
       positions or norms; None: it has none.
+    context_width: width of the states that its cross-attention reads; 0: it has none.
   """
   init: Callable[[jax.Array], PyTree]
   encode: Callable[..., Hidden]
@@ -204,6 +205,7 @@ class Network(NamedTuple):
   vary: Callable[..., Network] | None = None
   reads_time: bool = False
   embed: Callable[[PyTree, jax.Array], jax.Array] | None = None
+  context_width: int = 0
 
 
 class Request(NamedTuple):

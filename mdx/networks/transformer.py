@@ -361,7 +361,8 @@ class Transformer:
                                          functools.partial(axes.decays, adapted=adapted),
                                          upkeep=sites.upkeep(self.adaptations)),
                          vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
-                         reads_time=self.time_conditioning, embed=embed)
+                         reads_time=self.time_conditioning, embed=embed,
+                         context_width=self.context_width)
 
 
 NETWORKS = {"transformer": Transformer}

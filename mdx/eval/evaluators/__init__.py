@@ -24,7 +24,9 @@ from mdx.eval.evaluators import labels
 from mdx.eval.evaluators import linear_probe
 from mdx.eval.evaluators import pairs
 from mdx.eval.evaluators import questions
+from mdx.eval.evaluators import reconstructions
 from mdx.eval.evaluators import rules
+from mdx.eval.evaluators import words
 
 EVALUATORS = {
     "loss": held_out.HeldOut,
@@ -34,6 +36,8 @@ EVALUATORS = {
     "forgetting": forgetting.Forgetting,
     "questions": questions.Questions,
     "rules": rules.Rules,
+    "reconstructions": reconstructions.Reconstructions,
+    "words": words.Words,
     "similarity": embedding_tasks.Similarity,
     "retrieval": embedding_tasks.Retrieval,
     "text_classification": embedding_tasks.TextClassification,
