@@ -36,6 +36,8 @@ def get_config(arg=None):
       num_patches=16, channels=64,  # patches of an image, and values of a patch
       source=dict(
           name="rendered", path="asset:holmes.txt.xz",  # whose words are rendered
+          longest=8, noise=60.0, bar=5,  # letters, deviation of pixels, width of the bar
+          num_validation=500,  # images
           height=16, width=64, colors=1, patch=(16, 4),  # in pixels; height and width of a patch
           shift=0, flip=False, crop=1.0),  # random changes in training: pixels, mirror, least share
       packing="pad", append_eos=True, isolate_documents=True, on_error="stop", num_shards=1)

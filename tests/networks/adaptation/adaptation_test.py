@@ -319,7 +319,8 @@ CONFIGS = {name: (name, None) for name in (
         "contrastive": ("mirror", None), "gem": ("gem", None), "grl": ("ullme", None),
         "distilled": ("mirror", "distil"), "unlearn": ("unlearn", None),
         "generic_labels": ("unlearn", "generic"),
-        "masked_document": ("masked_finetuning", None)}
+        "masked_document": ("masked_finetuning", None), "simmim": ("mim", None),
+        "mae": ("mim", "mae"), "mto_style": ("mim", "mto"), "mdiff4str": ("mdiff4str", None)}
 
 
 def test_every_objective_has_a_config_here():
