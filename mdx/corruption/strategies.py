@@ -80,11 +80,11 @@ def draw(keys: jax.Array, count: jax.Array, length: int, names: Sequence[str]) -
   runs = [functools.partial(STRATEGIES[name], position=position) for name in names]
 
   def row(key, count):
-    which, own = jax.random.split(key)
+    which, own, short = jax.random.split(key, 3)
     chosen = jax.random.randint(which, (), 0, len(runs))
     mask = jax.lax.switch(chosen, [lambda key, count, run=run: run(key, count) for run in runs],
                           own, count)
-    mask = jnp.where(count <= _SHORT, _random(own, count, position), mask)
+    mask = jnp.where(count <= _SHORT, _random(short, count, position), mask)
     return mask & (position < count)
 
   return jax.vmap(row)(keys, count)

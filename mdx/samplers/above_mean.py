@@ -41,6 +41,7 @@ class AboveMean(decoder.Decoder):
     is_end = state["free"] & self.ends(text)
     first = jnp.where(is_end.any(axis=1), jnp.argmax(is_end, axis=1), length)
     candidates = proposal.is_open & (index <= first[:, None])
+    rest = candidates if self.eos_stop == "row" else proposal.is_open
     if self.blockwise:
       candidates &= self._in_window(state, index)
     number = candidates.sum(axis=1, keepdims=True)
@@ -49,7 +50,7 @@ class AboveMean(decoder.Decoder):
     best = decoder.best_of(proposal.confidence, candidates, jnp.ones(len(index), jnp.int32))
     above |= best & ~above.any(axis=1, keepdims=True)
     is_last = state["step"][:, None] >= self.block_steps - 1
-    return decoder.Commit(jnp.where(is_last, proposal.is_open, above))
+    return decoder.Commit(jnp.where(is_last, rest, above))
 
   def _shown(self, state, proposal):
     """Positions whose proposed token is taken for the text, bool [B, W]."""

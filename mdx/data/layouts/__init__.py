@@ -24,6 +24,6 @@ LAYOUTS = {
     "preferences": preferences.Preferences(),
     "unlearning": unlearning.Unlearning(),
     "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
-    "captioned": signals.Captioned(),
     "patches": signals.Signal("patches", "patch_mask", takes=("frames",)),
+    "captioned": signals.Captioned(),
 }

@@ -99,7 +99,7 @@ class MDiff4STR(types.Objective):
     assert self.network.vary is not None  # a transformer can be varied
     return self.network.vary(**{
         "vocab_size": 1, "vocab_multiple": 1, "head": "none", "embed_width": 0, "context_width": 0,
-        "position": "none", **self.encoder})
+        "position": "none", "max_length": max(self.num_patches, 1), **self.encoder})
 
   @property
   def frontend(self) -> patches_lib.Patches:
