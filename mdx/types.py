@@ -176,9 +176,10 @@ class Network(NamedTuple):
   Attributes:
     init: key -> parameter sub-tree (float32).
     encode: (params, inputs, *, attention, time=None, cache=None, slots=None, noise=None,
-      keep_layers=False, keep_attention=False) -> Hidden. `cache` () asks for a cache; a cache and `slots` int32 [B, W]
-      run the tokens [B, W] of these positions against it (`positions` and `segment_ids` stay
-      those of whole rows). `noise`: a `Noise`, for dropout; None = no dropout.
+      keep_layers=False, keep_attention=False) -> Hidden. `cache` () asks for a cache; a
+      cache and `slots` int32 [B, W] run the tokens [B, W] of these positions against it
+      (`positions` and `segment_ids` stay those of whole rows). `noise`: a `Noise`, for dropout;
+      None = no dropout.
     head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`
       may be gathered to the target positions first.
     vocab_size: number of ids the head scores (padding columns score -1e30).

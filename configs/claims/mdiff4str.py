@@ -1,9 +1,9 @@
 r"""Claim: replaced tokens in training make masked diffusion read words better.
 
-MDiff4STR, arXiv:2512.01422: token-replacement noise against none, and against twice as many draws of
-masks, which cost as much. Rendered words that are no words of training (configs/mdiff4str.py);
-accuracy of whole words in three calls, in one, when committed tokens are written anew, and from left
-to right.
+MDiff4STR, arXiv:2512.01422: token-replacement noise against none, and against twice as many draws
+of masks, which cost as much. Rendered words that are no words of training (configs/mdiff4str.py);
+accuracy of whole words in three calls, in one, when committed tokens are written anew, and from
+left to right.
   python -m mdx.main --config=configs/claims/mdiff4str.py --workdir=runs/claims/mdiff4str
 """
 

@@ -28,10 +28,12 @@ def get_config(arg=None):
   arms = dict(baseline=dict(objective=dict(recalibrate=False, **none)),
               recalibration=dict(objective=none),
               losses=dict(objective=dict(recalibrate=False)), both={})
-  config = common.claim("a mask token that is told from patches pre-trains faster", run, arms, tuple(
+  comparisons = tuple(
       dict(name=f"{left} beats the baseline, area under the probe's curve", left=left,
            right="baseline", measure="area")
-      for left in ("recalibration", "losses", "both")))
+      for left in ("recalibration", "losses", "both"))
+  config = common.claim("a mask token that is told from patches pre-trains faster", run, arms,
+                        comparisons)
   config.seeds = (0, 1, 2, 3, 4)
   config.measures = ("area", "last", "best", "first", "nats_per_token")
   return config

@@ -80,10 +80,9 @@ def draw(keys: jax.Array, count: jax.Array, length: int, names: Sequence[str]) -
   runs = [functools.partial(STRATEGIES[name], position=position) for name in names]
 
   def row(key, count):
-    which, own, short = jax.random.split(key, 3)
-    chosen = jax.random.randint(which, (), 0, len(runs))
-    mask = jax.lax.switch(chosen, [lambda key, count, run=run: run(key, count) for run in runs],
-                          own, count)
+    which, short, *own = jax.random.split(key, 2 + len(runs))
+    masks = jnp.stack([run(key, count) for run, key in zip(runs, own)])
+    mask = masks[jax.random.randint(which, (), 0, len(runs))]
     mask = jnp.where(count <= _SHORT, _random(short, count, position), mask)
     return mask & (position < count)
 

@@ -45,8 +45,8 @@ class Grid:
                      between=dict(mean="[0, 1]", std="(0, inf)"), choices=dict(colors=(1, 3)))
     patch = self.patch if isinstance(self.patch, (tuple, list)) else (self.patch, self.patch)
     if len(patch) != 2 or not all(isinstance(x, int) and x > 0 for x in patch):
-      raise ValueError(f"data.source.patch is {self.patch!r}; expected a positive number of pixels, "
-                       "or (height, width).")
+      raise ValueError(f"data.source.patch is {self.patch!r}; expected a positive number of "
+                       "pixels, or (height, width).")
     if self.height % patch[0] or self.width % patch[1]:
       raise ValueError(f"data.source.patch {patch[0]} x {patch[1]} does not divide images of "
                        f"{self.height} x {self.width}; use divisors.")
@@ -100,8 +100,8 @@ def decode(data: bytes, where: str, colors: int) -> np.ndarray:
       image = np.asarray(file.convert("L" if colors == 1 else "RGB"), np.uint8)
   except Exception as e:  # Pillow raises whatever its decoders do
     reason = str(e).partition("\n")[0] or type(e).__name__
-    raise ValueError(f"{where}: not an image that Pillow reads ({reason:.120}); correct the file, or "
-                     "leave it out.") from e
+    raise ValueError(f"{where}: not an image that Pillow reads ({reason:.120}); correct the file, "
+                     "or leave it out.") from e
   return image.reshape(*image.shape[:2], colors)
 
 
@@ -182,7 +182,7 @@ def text_image(text: str, height: int, width: int, size: int) -> np.ndarray:
   assert found is not None and found.origin is not None  # mdx needs it
   path = pathlib.Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
   font = font_lib.truetype(str(path), size)
-  left, top, right, bottom = font.getbbox(text)
+  left, _, right, _ = font.getbbox(text)
   canvas = image_lib.new("L", (max(right - left, 1) + 2, height), 0)
   line = round((height - sum(font.getmetrics())) / 2)
   draw_lib.Draw(canvas).text((1 - left, line), text, fill=255, font=font)

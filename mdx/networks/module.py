@@ -273,7 +273,8 @@ class Module(nn.Module):
     time = jnp.zeros(tokens.shape[:1]) if self.spec.time_conditioning else None
     width = self.spec.context_width
     context = jnp.zeros((*tokens.shape, width)) if width else None
-    return self.logits(self(types.Inputs(tokens, context=context), attention=attention, time=time).last)
+    inputs = types.Inputs(tokens, context=context)
+    return self.logits(self(inputs, attention=attention, time=time).last)
 
 
 class _Head(nn.Module):

@@ -17,7 +17,7 @@ from mdx.samplers import decoder
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AboveMean(decoder.Decoder):
-  """Commits the positions above the mean confidence of all open ones, and at the last step the rest.
+  """Commits positions above the mean confidence of all open ones, and at the last step the rest.
 
   Positions behind the first end of text, of those committed and those that would be, are left to
   the last step (or to `eos_stop`). Every step commits at least one position before it, also where
@@ -79,8 +79,8 @@ class Rewriting(AboveMean):
   def __post_init__(self):
     super().__post_init__()
     if self.eos_stop != "never":
-      raise ValueError(f"sampler rewriting rewrites to its last step, so eos_stop {self.eos_stop!r} "
-                       "has nothing to stop; leave it at never.")
+      raise ValueError(f"sampler rewriting rewrites to its last step, so eos_stop "
+                       f"{self.eos_stop!r} has nothing to stop; leave it at never.")
 
   def wanted(self, state):
     """The active block, masked or not."""

@@ -143,7 +143,8 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
     key: typed key of the run.
     rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, `before`
       where a token is said to come before them, `context` and `context_mask` of models that read
-      one, `component` where it is not drawn, and `leader` and `shared_steps` where rows begin alike.
+      one, `component` where it is not drawn, and `leader` and `shared_steps` where rows begin
+      alike.
     start, record, num_predictions, watch: as in `decode`.
     group_size: consecutive rows that draw the same pair of `sampler.mixture`.
   """

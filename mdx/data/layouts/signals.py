@@ -85,8 +85,8 @@ class Captioned(types.Layout):
   def under(self, cfg):
     """The layout; rows have `data.num_patches` patches of `data.channels` values."""
     if not cfg.channels or not cfg.num_patches:
-      raise ValueError("rows of images with a text need data.num_patches and data.channels; set them "
-                       "to the patches of an image and the values of a patch.")
+      raise ValueError("rows of images with a text need data.num_patches and data.channels; set "
+                       "them to the patches of an image and the values of a patch.")
     return self
 
   def row(self, record, cfg, tokenizer):

@@ -98,9 +98,10 @@ class Images(Pictures, files.Files):
 
   A folder, or a .zip file of one, has a folder of images for each class, whose numbers are in the
   order of their names; or labels.tsv, whose lines are the name of an image, a tab and its text
-  (rows of layout "captioned"), below names of the columns or not. A .npz file has x uint8 [N, height, width] or [N, height, width,
-  colors], and y int [N] where there are classes. A .parquet file has a column of files of images
-  (bytes, or {"bytes": ...} as `datasets` writes them) and one of ints, or of texts.
+  (rows of layout "captioned"), below names of the columns or not. A .npz file has x uint8 [N,
+  height, width] or [N, height, width, colors], and y int [N] where there are classes. A .parquet
+  file has a column of files of images (bytes, or {"bytes": ...} as `datasets` writes them) and one
+  of ints, or of texts.
 
   Attributes (more in `Pictures` and `files.Files`):
     fit: what becomes of images of another size: one of `images.FITS`.

@@ -33,8 +33,8 @@ def words(path: str, shortest: int, longest: int) -> tuple[str, ...]:
     found.update(re.findall(r"\b[a-z]+\b", record["text"]))
   kept = tuple(sorted(x for x in found if shortest <= len(x) <= longest))
   if len(kept) < 2:
-    raise ValueError(f"{path} has {len(kept)} words of {shortest} to {longest} letters a to z; give "
-                     "a longer text, or other lengths.")
+    raise ValueError(f"{path} has {len(kept)} words of {shortest} to {longest} letters a to z; "
+                     "give a longer text, or other lengths.")
   return kept
 
 

@@ -51,8 +51,8 @@ class Reconstructions(types.Evaluator):
       raise ValueError("eval.evaluators reconstructions shows masked patches, which objective "
                        f"{config['objective']['name']} does not predict; leave it out.")
     if not issubclass(sources.SOURCES[name], images.Pictures):
-      raise ValueError(f"eval.evaluators reconstructions needs a source of images, not {name}; leave "
-                       "it out.")
+      raise ValueError(f"eval.evaluators reconstructions needs a source of images, not {name}; "
+                       "leave it out.")
 
   def __call__(self, params, frozen, *, quick):
     """Writes the file at the end of a run."""

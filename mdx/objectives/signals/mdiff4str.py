@@ -73,8 +73,9 @@ class MDiff4STR(types.Objective):
   def complete(cls, config, data):
     """The config with the sizes of its images."""
     if data.layout != "captioned":
-      raise ValueError("objective mdiff4str is for rows of images with a text, and the data has rows "
-                       f"of layout {data.layout!r}; use source rendered, or images with labels.tsv.")
+      raise ValueError("objective mdiff4str is for rows of images with a text, and the data has "
+                       f"rows of layout {data.layout!r}; use source rendered, or images with "
+                       "labels.tsv.")
     if not config["data"].get("append_eos", True):
       raise ValueError("objective mdiff4str predicts the end of a text; set data.append_eos=True.")
     own = dict(config["objective"])

@@ -71,11 +71,11 @@ class Reconstruction(types.Objective):
   def check_length(self, length):
     """Refuses rows that no patch of is masked, or of another size."""
     if length != self.num_patches:
-      raise ValueError(f"objective.num_patches {self.num_patches} is not data.length {length}; leave "
-                       "it out.")
+      raise ValueError(f"objective.num_patches {self.num_patches} is not data.length {length}; "
+                       "leave it out.")
     if not 0 < round(self.mask_rate * length) < length:
-      raise ValueError(f"objective.mask_rate {self.mask_rate} masks all or none of {length} patches; "
-                       "use another rate, or smaller patches.")
+      raise ValueError(f"objective.mask_rate {self.mask_rate} masks all or none of {length} "
+                       "patches; use another rate, or smaller patches.")
 
   @property
   def frontend(self) -> patches_lib.Patches:
@@ -123,7 +123,8 @@ class Reconstruction(types.Objective):
     predicted, _ = self.predict(params, batch, context)
     return self.error(predicted, batch)
 
-  def error(self, predicted: jax.Array, batch: types.Batch) -> tuple[dict[str, jax.Array], types.Aux]:
+  def error(self, predicted: jax.Array, batch: types.Batch
+            ) -> tuple[dict[str, jax.Array], types.Aux]:
     """The term of the reconstruction, and its figures."""
     error = LOSSES[self.loss](predicted - self.targets(batch)).sum(axis=-1)
     rows = jnp.where(batch["is_masked"], error, 0.0).sum(axis=1)
@@ -200,7 +201,7 @@ class SimMIM(Reconstruction):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MAE(Reconstruction):
-  """The encoder reads the visible patches alone; a light decoder reads their states and mask tokens.
+  """The encoder reads the visible patches alone, a light decoder their states and mask tokens.
 
   Attributes (more in `Reconstruction`): the defaults are the paper's.
     decoder_width, decoder_depth: shares of the model's width and layers that the decoder has.

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from mdx.build import setup as setup_lib
 from mdx.eval.evaluators import reconstructions
@@ -11,6 +12,7 @@ from mdx.utils import rng
 import tiny
 
 
+@pytest.mark.slow
 def test_images_are_kept_with_their_masks_and_a_probe_reads_their_patches(tmp_path):
   config = tiny.config("mim", eval__evaluators=("reconstructions",), data__length=16,
                        network__num_layers=1, data__source__shift=0)

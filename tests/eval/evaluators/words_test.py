@@ -27,6 +27,7 @@ def _config(**changes):
       "eval__rules": dict(above_mean=dict(steps=(2,))), **changes})
 
 
+@pytest.mark.slow
 def test_figures_and_pictures_of_held_out_words(tmp_path):
   run = setup_lib.setup(_config(), str(tmp_path))
   jax.set_mesh(run.mesh)
