@@ -43,8 +43,8 @@ def get_config(arg=None):
       packing="pad", append_eos=True, isolate_documents=True, on_error="stop", num_shards=1)
   config.eval.update(final_samples=2, baselines=False, evaluators=("words",))
   config.eval.rules = dict(  # rules of decoding; each has one field with several values
-      above_mean=dict(steps=(3, 1, 2, 5), eos_stop="row"),  # one step: all at once
-      blocks=dict(name="above_mean", blockwise=True, steps=(3, 5), eos_stop="row"),
+      mean_confidence=dict(steps=(3, 1, 2, 5), eos_stop="row"),  # one step: all at once
+      blocks=dict(name="mean_confidence", blockwise=True, steps=(3, 5), eos_stop="row"),
       rewriting=dict(steps=(3, 5)),
       autoregressive=dict(eos_stop=("row",)))
   config.sampler.num_samples = 0

@@ -11,7 +11,7 @@ from ml_collections import config_dict
 
 from mdx.configs import mdiff4str
 
-_RULES = dict(above_mean=dict(steps=(3, 1), eos_stop="row"), rewriting=dict(steps=(3,)),
+_RULES = dict(mean_confidence=dict(steps=(3, 1), eos_stop="row"), rewriting=dict(steps=(3,)),
               autoregressive=dict(eos_stop=("row",)))
 
 
@@ -32,12 +32,12 @@ def get_config(arg=None):
   run.eval.rules = _RULES
   arms = dict(none=dict(objective=dict(replaces=False)),
               two_draws=dict(objective=dict(replaces=False, num_draws=4)), replaced={})
-  measures = ("word_accuracy_above_mean_3", "word_accuracy_above_mean_1",
+  measures = ("word_accuracy_mean_confidence_3", "word_accuracy_mean_confidence_1",
               "word_accuracy_rewriting_3", "word_accuracy_autoregressive_row")
   return config_dict.ConfigDict(dict(
       mode="claim", statement="replaced tokens in training make masked diffusion read words better",
       seeds=(0, 1, 2), run=run, arms=arms, grids=dict(), choose_by="",
-      measures=(*measures, "similarity_above_mean_3", "nfe_above_mean_3", "nfe_autoregressive_row"),
+      measures=(*measures, "similarity_mean_confidence_3", "nfe_mean_confidence_3", "nfe_autoregressive_row"),
       comparisons=tuple(
           dict(name=f"replaced beats {right}, {measure.removeprefix('word_accuracy_')}",
                left="replaced", right=right, measure=measure)

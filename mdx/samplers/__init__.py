@@ -16,10 +16,10 @@ from typing import Any, Mapping, NamedTuple, Sequence
 from mdx import config as config_lib
 from mdx import types
 from mdx.networks import attention as attention_lib
-from mdx.samplers import above_mean
 from mdx.samplers import ancestral
 from mdx.samplers import confidence
 from mdx.samplers import joint
+from mdx.samplers import mean_confidence
 from mdx.samplers import revise
 from mdx.samplers import search
 from mdx.samplers import speculative
@@ -36,8 +36,8 @@ SAMPLERS = {
     "entropy_bounded": confidence.EntropyBounded,
     "klass": confidence.Klass,
     "hierarchical": confidence.Hierarchical,
-    "above_mean": above_mean.AboveMean,
-    "rewriting": above_mean.Rewriting,
+    "mean_confidence": mean_confidence.MeanConfidence,
+    "rewriting": mean_confidence.Rewriting,
     "rcr": revise.RunningConfidence,
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,

@@ -5,7 +5,8 @@ Contents: Probe, ridge_scores, average_precision, probe_of, LinearProbe.
 A text is the mean of its last hidden states (a signal, of those that its objective names), and its
 label is found by ridge regression onto the one-hot labels of a few texts. A premise with candidates
 (`sources.pairs`) is described by the state of its first position, and by the product and the
-absolute difference of the means of the two parts; the same regression onto right or wrong ranks the candidates of a question.
+absolute difference of the means of the two parts; the same regression onto right or wrong ranks the
+candidates of a question.
 
 Convention: pools of texts are spread evenly over the splits of the source, or of the one that it
 has to be probed with (`probed`); which of them have a label is drawn from (seed, draw). A pool is

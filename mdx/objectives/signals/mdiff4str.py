@@ -183,7 +183,7 @@ class MDiff4STR(types.Objective):
 
   def reader(self):
     """Reader for the rules of masked diffusion, with an image."""
-    return types.Reader(self.answer, self.visibility, sampler="above_mean", reads_context=True)
+    return types.Reader(self.answer, self.visibility, sampler="mean_confidence", reads_context=True)
 
   def answer(self, params, request):
     """Logits of the clean tokens; see `types.Request`."""

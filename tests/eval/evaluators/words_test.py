@@ -24,7 +24,7 @@ def _config(**changes):
   return tiny.config("mdiff4str", **{
       "eval__evaluators": ("words",), "network__context_width": 16, "data__source__num_train": 16,
       "data__source__num_validation": 10, "network__num_layers": 1,
-      "eval__rules": dict(above_mean=dict(steps=(2,))), **changes})
+      "eval__rules": dict(mean_confidence=dict(steps=(2,))), **changes})
 
 
 @pytest.mark.slow
@@ -34,9 +34,9 @@ def test_figures_and_pictures_of_held_out_words(tmp_path):
   evaluator = run.evaluation().members["words"]
   params = jax.jit(run.objective.init)(rng.root(0))
   found = evaluator(params, {}, quick=False)
-  assert set(found) == {f"{x}_above_mean_2" for x in ("word_accuracy", "similarity", "nfe")}
-  assert found["nfe_above_mean_2"] == 2 and 0 <= found["similarity_above_mean_2"] < 0.6
-  assert "above_mean, steps 2" in evaluator.text(found) and evaluator.text({}) == ""
+  assert set(found) == {f"{x}_mean_confidence_2" for x in ("word_accuracy", "similarity", "nfe")}
+  assert found["nfe_mean_confidence_2"] == 2 and 0 <= found["similarity_mean_confidence_2"] < 0.6
+  assert "mean_confidence, steps 2" in evaluator.text(found) and evaluator.text({}) == ""
   rows = json.loads((tmp_path / words.FILES[1]).read_text())["rows"]
   assert len(rows) == 8 and all(len(x["steps"]) == 3 and x["steps"][0] == "_" * 9 for x in rows)
   with np.load(tmp_path / words.FILES[0]) as file:

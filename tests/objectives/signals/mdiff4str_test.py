@@ -90,7 +90,7 @@ def test_one_step_is_parallel_and_left_to_right_is_its_argmax_step_by_step(model
     return jax.jit(lambda: loop.decode_rows(objective, rule, params, rng.root(0), rows, start=0,
                                             record="none").tokens)()
 
-  np.testing.assert_array_equal(decoded(name="above_mean", steps=1), ask(masks))
+  np.testing.assert_array_equal(decoded(name="mean_confidence", steps=1), ask(masks))
   canvas = masks
   for i in range(5):
     canvas = canvas.at[:, i].set(ask(canvas)[:, i])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mdx import types
-from mdx.samplers import above_mean
+from mdx.samplers import mean_confidence
 from mdx.samplers import loop
 from mdx.utils import rng
 
@@ -41,7 +41,7 @@ def _decode(answer, sampler):
       np.asarray(found.tokens[0]).tolist()]
 
 
-def _rule(cls=above_mean.AboveMean, **fields):
+def _rule(cls=mean_confidence.MeanConfidence, **fields):
   return cls(**dict(mask_id=MASK, eos_id=EOS, gen_length=LENGTH, steps=3, temperature=0.0) | fields)
 
 
@@ -79,8 +79,8 @@ def test_blocks_look_at_a_window():
 def test_rewriting_replaces_what_stands_and_takes_all_its_steps():
   answer = _table(TOKENS, CONFIDENCES, is_later=((2, 1, 0, EOS, 3, 3), CONFIDENCES))
   kept, rewritten = (_decode(answer, _rule(cls)) for cls in (
-      above_mean.AboveMean, above_mean.Rewriting))
+      mean_confidence.MeanConfidence, mean_confidence.Rewriting))
   assert kept[-1] == [0, 1, 2, EOS, 3, 3] and rewritten[-1] == [2, 1, 0, EOS, 3, 3]
   assert rewritten[1] == kept[1] and len(rewritten) == 4
   with pytest.raises(ValueError, match="rewriting rewrites to its last step, so eos_stop 'row'"):
-    _rule(above_mean.Rewriting, eos_stop="row")
+    _rule(mean_confidence.Rewriting, eos_stop="row")

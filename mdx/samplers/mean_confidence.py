@@ -1,6 +1,6 @@
 """Rules that commit what is more confident than the mean, in a few steps.
 
-Contents: AboveMean, Rewriting.
+Contents: MeanConfidence, Rewriting.
 
 Reference: MDiff4STR, arXiv:2512.01422 (called low-confidence and block low-confidence remasking;
 its decoding does not rewrite, which its text says that training with replaced tokens allows).
@@ -16,7 +16,7 @@ from mdx.samplers import decoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AboveMean(decoder.Decoder):
+class MeanConfidence(decoder.Decoder):
   """Commits positions above the mean confidence of all open ones, and at the last step the rest.
 
   Positions behind the first end of text, of those committed and those that would be, are left to
@@ -68,8 +68,8 @@ class AboveMean(decoder.Decoder):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rewriting(AboveMean):
-  """As `AboveMean`, and every step writes the likeliest token over those committed before.
+class Rewriting(MeanConfidence):
+  """As `MeanConfidence`, and every step writes the likeliest token over those committed before.
 
   It takes all its steps, in which nothing is settled: `eos_stop` is never.
   """
