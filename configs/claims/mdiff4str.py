@@ -5,6 +5,8 @@ of masks, which cost as much. Rendered words that are no words of training (conf
 accuracy of whole words in three calls, in one, when committed tokens are written anew, and from
 left to right.
   python -m mdx.main --config=configs/claims/mdiff4str.py --workdir=runs/claims/mdiff4str
+
+It has not been run.
 """
 
 from ml_collections import config_dict
@@ -37,7 +39,8 @@ def get_config(arg=None):
   return config_dict.ConfigDict(dict(
       mode="claim", statement="replaced tokens in training make masked diffusion read words better",
       seeds=(0, 1, 2), run=run, arms=arms, grids=dict(), choose_by="",
-      measures=(*measures, "similarity_mean_confidence_3", "nfe_mean_confidence_3", "nfe_autoregressive_row"),
+      measures=(*measures, "similarity_mean_confidence_3", "nfe_mean_confidence_3",
+                "nfe_autoregressive_row"),
       comparisons=tuple(
           dict(name=f"replaced beats {right}, {measure.removeprefix('word_accuracy_')}",
                left="replaced", right=right, measure=measure)

@@ -6,6 +6,15 @@ says nothing of the published method. SimMIM on 16 x 16 images of shapes, the ar
 of a linear probe of eight classes from 64 labels: recalibrated attention, the three losses, and
 both, against neither.
   python -m mdx.main --config=configs/claims/mto.py --workdir=runs/claims/mto
+
+Measured on very busy cores of an AMD EPYC, seeds 0-4, 7 CPU seconds of steps a run, 9 minutes in
+all; mean accuracy along the curve, two-sided paired t over the seeds, against 0.148:
+  inconclusive: recalibration 0.148 (-0.001 +- 0.003, p = 0.65)
+  inconclusive: the losses 0.150 (+0.002 +- 0.002, p = 0.21)
+  inconclusive: both 0.149 (+0.001 +- 0.004, p = 0.69)
+Chance is 0.125, and the states before training have 0.166: after 240 steps no arm has learned what
+the probe asks, so that the claim is not tested at this size. The reconstruction has 0.590 a value
+without the losses and 0.596 with them.
 """
 
 from mdx.configs import mim
