@@ -29,7 +29,8 @@ def get_config(arg=None):
       replaces=variant != "plain")  # as many draws more with replaced tokens
   config.network.update(num_layers=2, width=64, num_heads=4, mlp_width=128, position="learned",
                         max_length=32)
-  config.network.context_width = 64  # of the states of the image
+  # Of the states of the image.
+  config.network.context_width = config.network.get_oneway_ref("width")
   config.tokenizer.path = "symbols:" + " ".join(_LETTERS)
   config.data = dict(
       length=9,  # letters of a text and its end

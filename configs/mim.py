@@ -3,8 +3,8 @@ r"""Masked image modelling: SimMIM (arXiv:2111.09886) on small images of shapes,
   python -m mdx.main --config=configs/mim.py --workdir=runs/mim
 `:mae`: the encoder reads visible patches alone, and a light decoder the rest (arXiv:2111.06377);
 `:mto`: SimMIM with recalibrated attention and losses of the mask token, our reconstruction of
-arXiv:2404.08330. A linear probe tells eight classes from 64 labels; report.html shows images,
-their masks and what the model makes of them. On images of yours of 32 x 32 pixels in colour, a
+arXiv:2404.08330. report.html shows images, their masks and what the model makes of them; with
+--config.eval.probe.num_labels=64 a linear probe tells the eight classes. On images of yours of 32 x 32 pixels in colour, a
 folder for each class, a .zip of one, or an .npz or .parquet file (`:mae,files` likewise):
   python -m mdx.main --config=configs/mim.py:files --workdir=runs/mine \
     --config.data.source.path=folder
@@ -42,7 +42,6 @@ def get_config(arg=None):
           shift=1, flip=False, crop=1.0),  # random changes in training: pixels, mirror, least share
       packing="pad", append_eos=False, isolate_documents=True, on_error="stop", num_shards=1)
   config.eval.update(final_samples=2, evaluators=("reconstructions",), baselines=False)
-  config.eval.probe.num_labels = 64
   config.sampler.num_samples = 0
   if values["files"]:
     config.data.update(length=64, channels=48)
