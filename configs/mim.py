@@ -4,8 +4,9 @@ r"""Masked image modelling: SimMIM (arXiv:2111.09886) on small images of shapes,
 `:mae`: the encoder reads visible patches alone, and a light decoder the rest (arXiv:2111.06377);
 `:mto`: SimMIM with recalibrated attention and losses of the mask token, our reconstruction of
 arXiv:2404.08330. report.html shows images, their masks and what the model makes of them; with
---config.eval.probe.num_labels=64 a linear probe tells the eight classes. On images of yours of 32 x 32 pixels in colour, a
-folder for each class, a .zip of one, or an .npz or .parquet file (`:mae,files` likewise):
+--config.eval.probe.num_labels=64 a linear probe tells the eight classes. On images of
+yours of 32 x 32 pixels in colour, a folder for each class, a .zip of one, or an .npz or .parquet
+file (`:mae,files` likewise):
   python -m mdx.main --config=configs/mim.py:files --workdir=runs/mine \
     --config.data.source.path=folder
 """
