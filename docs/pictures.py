@@ -26,6 +26,7 @@ import numpy as np
 from mdx import types
 from mdx.corruption import guided
 from mdx.corruption import schedule
+from mdx.corruption import strategies
 from mdx.corruption import temporal
 from mdx.data.prepared import tagger
 from mdx.networks import attention
@@ -352,6 +353,21 @@ def rl():
   return picture
 
 
+def image_texts():
+  """Draws of each strategy of masking a short text."""
+  picture, axes = _axes(7.4, 2.6, len(strategies.STRATEGIES))
+  keys = rng.per_example(rng.root(0), jnp.arange(8))
+  for one, name in zip(axes, strategies.STRATEGIES):
+    drawn = strategies.draw(keys, jnp.full(8, 9), 9, (name,))
+    one.imshow(np.asarray(drawn), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    one.set(title=name, xticks=(0, 4, 8), xticklabels=(1, 5, 9), yticks=())
+    one.title.set_fontsize(8)
+    one.grid(False)
+  axes[0].set(ylabel="draws")
+  axes[2].set(xlabel="position")
+  return picture
+
+
 def preference_loss():
   """The loss of a pair by the difference of its scores."""
   picture, axes = _axes(5.6, 2.9)
@@ -460,7 +476,7 @@ PICTURES: dict[str, Callable[[], figure.Figure]] = {  # the page of docs/methods
     "ar_and_adaptation": annealed_attention, "bitimebert": bitimebert,
     "block_diffusion": block_diffusion, "d3pm": d3pm, "decoding": decoding, "electra": electra,
     "embeddings": embeddings, "ernie_gram_drbert": ernie_gram, "finetuning": layer_rates,
-    "genmd4": genmd4,
+    "genmd4": genmd4, "images": image_texts,
     "lora_int8": lora, "masked_diffusion": masked_diffusion, "meap": meap_rows,
     "mlm": mlm_variants, "preference": preference_loss, "rl": rl, "rts_slm": rts_slm,
     "sedd": sedd, "sft": sft, "speech": speech, "structural": structural,

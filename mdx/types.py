@@ -141,8 +141,8 @@ class Inputs(NamedTuple):
     token_types: int32 [B, L], where the network has an embedding of them, or None: 0.
     added: [B, L, E], added to the embeddings of the tokens, or None.
     states: [B, L, D], fed to the first block instead of embeddings, or None.
-    context: [B, S, D], states that cross-attention reads, or None.
-    context_mask: bool [B, S], positions of `context` that are real, or None: all.
+    context: [B, C, E], states that cross-attention reads, or None.
+    context_mask: bool [B, C], positions of `context` that are real, or None: all.
   """
   tokens: jax.Array | None
   positions: jax.Array | None = None
@@ -161,10 +161,13 @@ class Hidden(NamedTuple):
     last: [B, L, D], states that the head reads.
     layers: [num_layers, B, L, D], states after each block, if they were asked for, or None.
     cache: keys and values of all layers, if a cache was given, or None.
+    attention: float32 [num_layers, B, heads, L, S], probabilities of the self-attention, if they
+      were asked for, or None.
   """
   last: jax.Array
   layers: jax.Array | None = None
   cache: PyTree = None
+  attention: jax.Array | None = None
 
 
 class Network(NamedTuple):
@@ -173,9 +176,10 @@ class Network(NamedTuple):
   Attributes:
     init: key -> parameter sub-tree (float32).
     encode: (params, inputs, *, attention, time=None, cache=None, slots=None, noise=None,
-      keep_layers=False) -> Hidden. `cache` () asks for a cache; a cache and `slots` int32 [B, W]
-      run the tokens [B, W] of these positions against it (`positions` and `segment_ids` stay
-      those of whole rows). `noise`: a `Noise`, for dropout; None = no dropout.
+      keep_layers=False, keep_attention=False) -> Hidden. `cache` () asks for a cache; a
+      cache and `slots` int32 [B, W] run the tokens [B, W] of these positions against it
+      (`positions` and `segment_ids` stay those of whole rows). `noise`: a `Noise`, for dropout;
+      None = no dropout.
     head: (params, hidden [..., D], name) -> logits [..., V], float32. `hidden`
       may be gathered to the target positions first.
     vocab_size: number of ids the head scores (padding columns score -1e30).
@@ -190,6 +194,7 @@ class Network(NamedTuple):
     embed: (params, tokens int [...]) -> their rows of the embedding table [..., E], without
       positions or norms; None: it has none.
     head_chunk: positions that a loss asks the head for at a time; 0 = all of them.
+    context_width: width of the states that its cross-attention reads; 0: it has none.
   """
   init: Callable[[jax.Array], PyTree]
   encode: Callable[..., Hidden]
@@ -203,6 +208,7 @@ class Network(NamedTuple):
   reads_time: bool = False
   embed: Callable[[PyTree, jax.Array], jax.Array] | None = None
   head_chunk: int = 0
+  context_width: int = 0
 
 
 class Request(NamedTuple):
@@ -221,6 +227,8 @@ class Request(NamedTuple):
       their logits may be anything.
     before: int32 [B], the token before each row, for models that read from left to right; None:
       the model's start token.
+    context: [B, C, E], states that cross-attention reads, or None.
+    context_mask: bool [B, C], positions of `context` that are real, or None: all.
   """
   tokens: jax.Array
   noise_level: jax.Array
@@ -231,6 +239,8 @@ class Request(NamedTuple):
   slots: jax.Array | None = None
   num_targets: jax.Array | None = None
   before: jax.Array | None = None
+  context: jax.Array | None = None
+  context_mask: jax.Array | None = None
 
 
 class Answer(NamedTuple):
@@ -272,6 +282,7 @@ class Reader(NamedTuple):
       nothing predicts; -1: rows begin otherwise.
     given: fields of learned rules of decoding that the model gives, by name: what its training
       made for them.
+    reads_context: whether every request needs a `context`, without which nothing can be sampled.
   """
   answer: Callable[[Params, Request], Answer]
   attention: Any
@@ -283,6 +294,7 @@ class Reader(NamedTuple):
   by_tokens: Callable[[Params, Request, jax.Array], Answer] | None = None
   start_id: int = -1
   given: Mapping[str, Any] = {}
+  reads_context: bool = False
 
 
 class Embedder(NamedTuple):
@@ -455,6 +467,14 @@ class Objective(Protocol):
   def embedder(self) -> Embedder:
     """Returns how texts are read for their embeddings; the model itself is `params["model"]`."""
     return Embedder(self.visibility)
+
+  def states(self, params: Params, batch: Batch) -> jax.Array | None:
+    """Returns the states [B, L, D] that a linear probe reads of rows without corruption.
+
+    None: those of `network`, which reads the tokens of the rows with full attention.
+    """
+    del params, batch
+    return None
 
   def bound(self, estimator: str) -> Objective | None:
     """Returns the objective whose `rows["nll"]` an estimator of likelihoods averages over draws.

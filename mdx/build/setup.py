@@ -211,9 +211,9 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
 
 
 def _sampler(config, objective, tokenizer):
-  """The sampler of an objective that generates, or None."""
+  """The sampler of an objective that generates without a context, or None."""
   reader = objective.reader()
-  if reader is None:
+  if reader is None or reader.reads_context:
     return None
   fields = dict(config["sampler"], name=reader.sampler, gen_length=config["data"]["length"])
   fields.pop("num_samples")

@@ -49,8 +49,9 @@ class Config:
       meaning and the sources are read one after another, so that nothing is left out.
     layout: form of the rows, of `mdx.data.layouts`; "" = the source's. "views" makes two views of
       texts, "patches" patches of arrays.
-    channels: values of a frame or a patch, of sources of arrays.
+    channels: values of a frame or a patch, of sources of arrays and images.
     transcript_length: most tokens of a recording's transcript; 0 = rows have none.
+    num_patches: patches of an image that stands beside a text, of layout "captioned".
     packing: concat, first_fit, pad or crop; see `mdx.data.pack`. Records with answers
       (conversations, prompts) need whole documents: first_fit or pad.
     fill: what follows an answer at the end of a record, see `mdx.data.layouts.text`: "pad",
@@ -86,6 +87,7 @@ class Config:
   layout: str = ""
   channels: int = 0
   transcript_length: int = 0
+  num_patches: int = 0
   packing: str = "concat"
   fill: str = "pad"
   fill_multiple: int = 32
@@ -111,7 +113,7 @@ class Config:
         | ({"layout": layouts_lib.LAYOUTS} if self.layout else {}),
         at_least=dict(length=1, fill_multiple=1, num_shards=1, separators=1, num_workers=0,
                       num_threads=0, read_buffer=0, channels=0, bucket_window=0,
-                      transcript_length=0))
+                      transcript_length=0, num_patches=0))
     buckets_lib.check(self.buckets, self.bucket_window, self.packing, self.num_shards)
     if self.fill in text_lib.FILLS_ROW and self.packing != "pad":
       raise ValueError(f"data config: fill {self.fill!r} goes up to the row's end, so a row has "
@@ -324,6 +326,9 @@ def _shard(cfg: Config, tokenizer: tokenizer_lib.Tokenizer, split: str, batch_si
       if shuffle:
         document_set = _shuffle(document_set, part_seeds[i])
       documents[i] = _not_empty(document_set[share], len(document_set), cfg.num_shards).repeat()
+      if parts[i][0].augments:  # an index of an endless set has its epoch in it
+        documents[i] = documents[i].random_map(
+            functools.partial(_augmented, source=parts[i][0]), seed=part_seeds[i] + number)
     documents = grain.MapDataset.mix(documents, [weight for *_, weight in parts])
   else:
     documents = grain.MapDataset.concatenate(documents)
@@ -381,6 +386,11 @@ def _shuffle(documents: grain.MapDataset, seed: int) -> grain.MapDataset:
   if len(documents) <= _FEW_DOCUMENTS:
     return _ShuffledFew(documents, seed)
   return documents.shuffle(seed=seed)
+
+
+def _augmented(document: pack.Row | None, draw: np.random.Generator, source: source_lib.Source
+               ) -> Any:
+  return document if document is None else source.augmented(document, draw)
 
 
 def _not_empty(share: grain.MapDataset, num_documents: int, num_shards: int):

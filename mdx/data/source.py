@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from mdx import assets
 from mdx import config as config_lib
 from mdx.utils import readers
@@ -60,6 +62,16 @@ class Source(Protocol):
     """Returns questions with their answers by kind, for `eval.evaluators.questions`; {} = none."""
     del split
     return {}
+
+  @property
+  def augments(self) -> bool:
+    """Returns whether `augmented` changes anything."""
+    return False
+
+  def augmented(self, document: Mapping[str, Any], draw: np.random.Generator) -> Mapping[str, Any]:
+    """Returns a random variant of a document; those of training are drawn anew in every epoch."""
+    del draw
+    return document
 
   def unchecked(self) -> Source:
     """Returns the source whose bad records are found when they are read, and not before."""

@@ -7,6 +7,7 @@ A measure is a name of `results.json` ("bits_per_char"), or one of these:
   "table:MODEL,REMASKING,NFE": accuracy, of an RL run's table;
   "first", "best" or "last" of the learning curve (an RL run's accuracy, that of the probe of a
     training run, or of the next token), or of its part "last@NFE" at a number of denoising steps;
+  "area": the mean accuracy of the learning curve over its updates, by the trapezoidal rule;
   "rule:NAME@NFE": accuracy of a rule of decoding at a mean number of network calls, read off its
     cells (`eval.rules.front`);
   "reach:X": the updates after which the curve is at the accuracy X, or, for "reach:50%", has come
@@ -32,6 +33,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from scipy import optimize
 from scipy import stats
 
@@ -186,6 +188,10 @@ def measured(results: Results, measure: str) -> float:
   if kind in ("first", "best", "last") and results.get("curve"):
     found = [point["accuracy"] for point in _curve_at(results["curve"], steps)]
     return max(found) if kind == "best" else found[0 if kind == "first" else -1]
+  if kind == "area" and results.get("curve"):
+    updates, found = zip(*((point["updates"], point["accuracy"]) for point in results["curve"]))
+    if len(found) > 1:
+      return float(np.trapezoid(found, updates) / (updates[-1] - updates[0]))
   if kind == "reach" and results.get("curve"):
     rest, _, unit = rest.partition(",")
     level, _, steps = rest.partition("@")

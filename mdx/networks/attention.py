@@ -59,6 +59,10 @@ class Attention:
     """Returns whether queries see keys in rows of `size` positions; bool, or None: all."""
     raise TypeError("an attention value defines sees")
 
+  def bias(self, query: Coordinates, key: Coordinates) -> Any:
+    """Returns what is added to the scores of all heads, float32; None: nothing."""
+    del query, key
+
   def of_layers(self, num_layers: int) -> tuple[Attention, ...]:
     """The value of every layer."""
     return (self,) * num_layers
@@ -291,11 +295,13 @@ class Sight(NamedTuple):
     masks: the mask of each, or () for a kernel that computes its own.
     positions: int32 [B or 1, S].
     segment_ids: int32 [B, S], or None.
+    biases: float32 [B or 1, 1, W, S] that each adds to the scores, or None; () as of `masks`.
   """
   values: tuple[Any, ...]
   masks: tuple[jax.Array | None, ...]
   positions: jax.Array
   segment_ids: jax.Array | None
+  biases: tuple[jax.Array | None, ...] = ()
 
 
 def sight(layers: tuple[Any, ...], positions: jax.Array, segment_ids: jax.Array | None,
@@ -303,8 +309,16 @@ def sight(layers: tuple[Any, ...], positions: jax.Array, segment_ids: jax.Array 
   """Visibility in layers, and the number of the value of each, int32 [layers] (None: all one)."""
   values = tuple(dict.fromkeys(layers))
   masks = tuple(visible(value, positions, segment_ids, slots) for value in values if with_masks)
+  found = [value.bias(*_coordinates(positions, slots)) for value in values if with_masks]
+  biases = tuple(None if bias is None else bias[:, None] for bias in found)
   which = None if len(values) == 1 else jnp.array([values.index(v) for v in layers], jnp.int32)
-  return Sight(values, masks, positions, segment_ids), which
+  return Sight(values, masks, positions, segment_ids, biases), which
+
+
+def _coordinates(positions: jax.Array, slots: jax.Array | None) -> tuple[Coordinates, Coordinates]:
+  index = jnp.arange(positions.shape[1])[None]
+  return (Coordinates(*(at_slots(x, slots)[..., None] for x in (index, positions))),
+          Coordinates(index[:, None], positions[:, None]))
 
 
 def at_slots(values: jax.Array, slots: jax.Array | None) -> jax.Array:
@@ -330,9 +344,7 @@ def visible(attention, positions: jax.Array, segment_ids: jax.Array | None,
     segment_ids: int32 [B, S] or None (one segment a row, no padding).
     slots: int32 [B, W], the queries; None = all S slots.
   """
-  index = jnp.arange(positions.shape[1])[None]
-  query = Coordinates(*(at_slots(x, slots)[..., None] for x in (index, positions)))
-  mask = attention.sees(query, Coordinates(index[:, None], positions[:, None]), positions.shape[1])
+  mask = attention.sees(*_coordinates(positions, slots), positions.shape[1])
   if segment_ids is not None:
     same = at_slots(segment_ids, slots)[:, :, None] == segment_ids[:, None, :]
     mask = same if mask is None else same & mask
@@ -341,7 +353,7 @@ def visible(attention, positions: jax.Array, segment_ids: jax.Array | None,
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None,
            noise: types.Noise | None = None, dropout: float = 0.0,
-           added: jax.Array | None = None) -> jax.Array:
+           added: jax.Array | None = None, keep: bool = False) -> Any:
   """Scaled dot-product attention with float32 softmax.
 
   Args:
@@ -352,10 +364,11 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
     noise: of the layer; None = no dropout.
     dropout: share of the probabilities that is dropped.
     added: float32 [B, N, L, S], added to the scores.
+    keep: whether the probabilities are wanted too, float32 [B, N, L, S].
 
   Returns:
-    [B, L, N, H] in the dtype of `query`. A row that sees nothing averages all
-    values: mask such positions in the loss.
+    [B, L, N, H] in the dtype of `query`, and the probabilities with `keep`. A row that sees nothing
+    averages all values: mask such positions in the loss.
   """
   batch, length, heads, width = query.shape
   keys, groups = key.shape[1], heads // key.shape[2]
@@ -370,8 +383,10 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
     split = scores.reshape(batch, -1, groups, length, keys)
     mask = mask.reshape(mask.shape[:1] + (-1, groups if mask.shape[1] > 1 else 1) + mask.shape[2:])
     scores = jnp.where(mask, split, heads_lib.NEVER).reshape(scores.shape)
-  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  probs = jax.nn.softmax(scores, axis=-1)
+  weights = probs.astype(value.dtype)
   weights = noise_lib.dropout(weights, noise, dropout, "probabilities")
   mixed = jnp.einsum("bkls,bksh->bklh", weights, value)
   mixed = mixed.reshape(batch, -1, groups, length, width).transpose(0, 3, 1, 2, 4)
-  return mixed.reshape(batch, length, heads, width)
+  mixed = mixed.reshape(batch, length, heads, width)
+  return (mixed, probs.reshape(batch, heads, length, keys)) if keep else mixed

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import layout as layout_lib
@@ -71,7 +72,7 @@ def uses_masks(name: str) -> bool:
 def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
            sight: attention_lib.Sight, which: jax.Array | None, memory: list = (),
            noise: types.Noise | None = None, dropout: float = 0.0,
-           scores: jax.Array | None = None) -> jax.Array:
+           scores: jax.Array | None = None, keep: bool = False) -> Any:
   """Scaled dot-product attention of one layer.
 
   Args:
@@ -86,10 +87,14 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
     noise: of the layer's probabilities; None = no dropout.
     dropout: share of the probabilities that is dropped; back end xla alone has it.
     scores: float32 [B, N, L, S], added to those of the products; back end xla alone has it.
+    keep: whether the probabilities are wanted too; back end xla alone has it.
 
   Returns:
-    [B, L, N, H] in the dtype of `query`.
+    [B, L, N, H] in the dtype of `query`; with `keep` also float32 [B, N, L, P + S].
   """
+  if name != "xla" and (keep or any(bias is not None for bias in sight.biases)):
+    raise ValueError(f"network.attention_backend {name} gives no probabilities and adds nothing to "
+                     "its scores, which this objective needs; use xla.")
   if name != "splash":  # which keeps them as its kernel takes them
     query, key, value = map(attention_lib.saved, (query, key, value))
   for pair in memory:
@@ -97,25 +102,29 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
                   for old, new in zip(pair, (key, value)))
   num_memory = sum(pair[0].shape[1] for pair in memory)
   runs = [functools.partial(_attend_one, name, sight=sight, i=i, num_memory=num_memory, noise=noise,
-                            dropout=dropout, scores=scores)
+                            dropout=dropout, scores=scores, keep=keep)
           for i in range(len(sight.values))]
   if which is None:
     return runs[0](query, key, value)
   return jax.lax.switch(which, runs, query, key, value)
 
 
-def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout, scores):
+def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout, scores, keep):
   if name == "splash":
     return _sharded_splash(query, key, value, sight, sight.values[i])
   if name == "cudnn":
     mask = sight.masks[i]
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
-  mask = sight.masks[i]
+  mask, bias = sight.masks[i], sight.biases[i]
+  if bias is not None:
+    batch, length, heads, _ = query.shape
+    bias = jnp.broadcast_to(bias, (batch, heads, length, bias.shape[-1]))
+    scores = bias if scores is None else scores + bias
   if num_memory and mask is not None:
     mask = jnp.pad(mask, ((0, 0),) * 3 + ((num_memory, 0),), constant_values=True)
   if num_memory and scores is not None:
     scores = jnp.pad(scores, ((0, 0),) * 3 + ((num_memory, 0),))
-  return attention_lib.attend(query, key, value, mask, noise, dropout, scores)
+  return attention_lib.attend(query, key, value, mask, noise, dropout, scores, keep)
 
 
 def _sharded_splash(query, key, value, sight, attention):

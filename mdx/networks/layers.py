@@ -98,7 +98,7 @@ class _Attention(nn.Module):
   spec: Any
 
   @nn.compact
-  def __call__(self, x, sight, of_layer, table, cache, slots, noise):
+  def __call__(self, x, sight, of_layer, table, cache, slots, noise, keep):
     spec, head, own_table = self.spec, self.spec.per_head, self.spec.disentangled
     batch, length, _ = x.shape
     bias = spec.use_bias or spec.qkv_bias
@@ -128,14 +128,15 @@ class _Attention(nn.Module):
                                  of_layer.prompt))
     mixed = backends.attend(spec.attention_backend, query, key, value, sight, of_layer.which,
                             [pair for pair in memory if pair is not None],
-                            noise_lib.named(noise, "attention"), spec.attention_dropout, scores)
+                            noise_lib.named(noise, "attention"), spec.attention_dropout, scores,
+                            keep)
+    mixed, probs = mixed if keep else (mixed, None)
     for one, leaves in put:
       mixed = one.attended(leaves, query, mixed)
     mixed = noise_lib.drop_heads(mixed, noise, spec.drophead).reshape(batch, length, -1)
     out = linear(spec, spec.width, "o", use_bias=spec.use_bias or spec.o_bias,
                  scale=spec.residual_scale)(mixed, noise)
-    return attention_lib.saved(backends.ordered(spec.attention_backend, out)), (key, value)
-
+    return attention_lib.saved(backends.ordered(spec.attention_backend, out)), (key, value), probs
 
   def _by_distance(self, query, key, table, maps, noise):
     """Scores of contents with relative positions, float32 [B, N, L, L]."""
@@ -153,6 +154,28 @@ class _Attention(nn.Module):
     factor = spec.per_head ** -0.5
     return disentangled_lib.biases(query * factor, key, keys, None if queries is None else (
         queries * (factor * own_table.scale)))
+
+
+class _Cross(nn.Module):
+  """Attention of every position to a context; its output map begins at zero."""
+  spec: Any
+
+  @nn.compact
+  def __call__(self, x, context, noise):
+    spec, (states, mask) = self.spec, context
+    states, bias = states.astype(x.dtype), spec.use_bias or spec.qkv_bias
+
+    def project(name, heads, given):
+      y = linear(spec, heads * spec.per_head, name, use_bias=bias)(given, noise)
+      y = y.reshape(*given.shape[:2], heads, spec.per_head)
+      return sharding.constrain(y, "batch", None, "tensor", None)
+
+    query, key, value = (project("query", spec.num_heads, x), project("key", spec.kv_heads, states),
+                         project("value", spec.kv_heads, states))
+    mixed = attention_lib.attend(query, key, value, None if mask is None else mask[:, None, None],
+                                 noise_lib.named(noise, "cross"), spec.attention_dropout)
+    return linear(spec, spec.width, "out", use_bias=spec.use_bias or spec.o_bias, scale=0.0)(
+        mixed.reshape(*x.shape[:2], -1), noise)
 
 
 class _Mlp(nn.Module):
@@ -251,13 +274,14 @@ def depthwise(x: jax.Array, kernel: jax.Array, segment_ids: jax.Array | None) ->
 class Block(nn.Module):
   """Attention and MLP; with `condition` the branches of a pre-norm block are modulated by time.
 
-  Returns the states, and what was asked for of (keys and values, states, load of the router):
-  `cache` is None where it was not, `kept` has the names of the others.
+  Between them the block attends to `context`, states [B, C, E] and a mask, if the spec has a
+  context_width. Returns the states, and what was asked for of (keys and values, states, load of the
+  router, probabilities): `cache` is None where it was not, `kept` has the names of the others.
   """
   spec: Any
 
   @nn.compact
-  def __call__(self, x, condition, sight, tables, of_layer, cache, slots, noise, kept):
+  def __call__(self, x, condition, context, sight, tables, of_layer, cache, slots, noise, kept):
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
     noise = noise_lib.of_layer(noise, of_layer.number)
     if condition is None:
@@ -291,10 +315,13 @@ class Block(nn.Module):
       plain = dataclasses.replace(spec, adaptations=())
       x, = branch("first_mlp", lambda y: (0.5 * _Mlp(plain, spec.hidden_width, name="first_mlp")(
           y, noise),), x, *modulation[0])
-    x, memory = branch(
+    x, memory, probs = branch(
         "attention", lambda y: _Attention(spec, name="attention")(
-            y, sight, of_layer, table, cache, slots, noise), x, *modulation[0],
+            y, sight, of_layer, table, cache, slots, noise, "attention" in kept), x, *modulation[0],
         is_bare=of_layer.is_first)
+    if spec.context_width:
+      x, = branch("cross", lambda y: (_Cross(spec, name="cross")(y, context, noise),), x,
+                  0.0, 0.0, 1.0)
 
     if spec.conv_kernel:
       x, = branch("conv", lambda y: (_Convolution(spec, name="conv")(y, sight.segment_ids),), x,
@@ -312,7 +339,8 @@ class Block(nn.Module):
     if spec.conv_kernel:
       x = norm(spec, "block_norm")(x).astype(dtype)
     x = sharding.constrain(x, "batch", "sequence", None)
-    return x, (memory if cache is not None else None, x if "states" in kept else None, load)
+    states = x if "states" in kept else None
+    return x, (memory if cache is not None else None, states, load, probs)
 
 
 class TimeEmbedding(nn.Module):

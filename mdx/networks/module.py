@@ -71,7 +71,7 @@ class Module(nn.Module):
       for name, own, number in spec.stacks:
         setattr(self, name, nn.scan(
             block, variable_axes={"params": 0}, split_rngs={"params": True},
-            in_axes=(nn.broadcast,) * 3 + (0, 0) + (nn.broadcast,) * 3, length=number,
+            in_axes=(nn.broadcast,) * 4 + (0, 0) + (nn.broadcast,) * 3, length=number,
             unroll=1 if spec.scan_layers else number)(own))
     if not spec.post_norm:
       self.final_norm = layers_lib.norm(spec, None)
@@ -89,11 +89,8 @@ class Module(nn.Module):
       self.lm_head = _Head(spec)
 
   def __call__(self, inputs, *, attention, time=None, cache=None, slots=None, noise=None,
-               keep_layers=False):
-    spec, positions = self.spec, inputs.positions
-    if inputs.context is not None:
-      raise ValueError("inputs.context is given, and this network has no cross-attention; leave it "
-                       "out.")
+               keep_layers=False, keep_attention=False):
+    spec, positions, context = self.spec, inputs.positions, self._context(inputs)
     x = inputs.tokens if inputs.states is None else inputs.states
     length = jax.tree.leaves(cache)[0].shape[-3] if cache else x.shape[1]
     if length > spec.max_length * attention.streams:
@@ -125,15 +122,31 @@ class Module(nn.Module):
     number = None if noise is None else jnp.arange(spec.num_layers)
     of_layers = layers_lib.OfLayer(which, *self._kinds(visible), number,
                                    self._read_prompt(visible, time))
-    kept = {"states": ()} if keep_layers else {}
+    kept = ({"states": ()} if keep_layers else {}) | ({"attention": ()} if keep_attention else {})
     if is_balanced := spec.is_balanced and experts_lib.is_collecting():
       kept["load"] = ()
-    x, (memory, layers, load) = self._run_layers(x, self._condition(time), sight, tables, of_layers,
-                                                 cache, slots, noise, kept)
+    x, (memory, layers, load, probs) = self._run_layers(
+        x, self._condition(time), context, sight, tables, of_layers, cache, slots, noise, kept)
     if is_balanced:
       experts_lib.add(spec.experts, load)
     last = x if spec.post_norm else self.final_norm(x).astype(jnp.dtype(spec.dtype))
-    return types.Hidden(last, layers, memory)
+    return types.Hidden(last, layers, memory, probs)
+
+  def _context(self, inputs):
+    """The states that cross-attention reads, and which of them are real; None: it has none."""
+    width, context = self.spec.context_width, inputs.context
+    if context is None and not width:
+      return None
+    if context is None:
+      raise ValueError("this network reads a context (network.context_width), and inputs.context "
+                       "is missing; give the states that it was trained with.")
+    if not width:
+      raise ValueError("inputs.context is given, and this network has no cross-attention; leave it "
+                       "out.")
+    if context.shape[-1] != width:
+      raise ValueError(f"inputs.context has states of width {context.shape[-1]}, and "
+                       f"network.context_width is {width}; make them equal.")
+    return context, inputs.context_mask
 
   @staticmethod
   def _check_whole(what, attention, cache):
@@ -202,11 +215,12 @@ class Module(nn.Module):
         x, own = layer(x, *shared, of_layer, memory, slots, noise, kept)
         found.append(own)
       begin += number
-    memory, layers, load = zip(*found)
+    memory, layers, load, probs = zip(*found)
     load = [one for one in load if one is not None]
     join = (lambda *xs: jnp.stack(xs)) if self.is_unstacked else (lambda *xs: jnp.concatenate(xs))
     return x, (None if cache is None else memory, join(*layers) if "states" in kept else None,
-               jax.tree.map(join, *load) if load else None)
+               jax.tree.map(join, *load) if load else None,
+               join(*probs) if "attention" in kept else None)
 
   def _read_prompt(self, visible, time):
     """Keys and values of the prompt, at positions -P .. -1, in all layers; None: it has none."""
@@ -223,8 +237,8 @@ class Module(nn.Module):
                                        None, with_masks=True)
     x = jnp.broadcast_to(states, (1 if time is None else len(time), *states.shape))
     of_layers = layers_lib.OfLayer(which, *self._kinds(visible))
-    _, (memory, _, _) = self._run_layers(
-        x.astype(jnp.dtype(spec.dtype)), self._condition(time), sight, self._ropes(positions),
+    _, (memory, *_) = self._run_layers(
+        x.astype(jnp.dtype(spec.dtype)), self._condition(time), None, sight, self._ropes(positions),
         of_layers, (), None, None, {})
     return memory if not self.is_unstacked else jax.tree.map(lambda *y: jnp.stack(y), *memory)
 
@@ -264,7 +278,10 @@ class Module(nn.Module):
   def init_all(self, tokens, *, attention) -> Any:
     """Touches every parameter once."""
     time = jnp.zeros(tokens.shape[:1]) if self.spec.time_conditioning else None
-    return self.logits(self(types.Inputs(tokens), attention=attention, time=time).last)
+    width = self.spec.context_width
+    context = jnp.zeros((*tokens.shape, width)) if width else None
+    inputs = types.Inputs(tokens, context=context)
+    return self.logits(self(inputs, attention=attention, time=time).last)
 
 
 class _Head(nn.Module):

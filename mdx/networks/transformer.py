@@ -85,6 +85,8 @@ class Transformer:
     head_chunk: positions of a device that have logits at a time in losses of tokens, which are
       computed again in the backward pass: memory for time, with large vocabularies; 0 = all.
     time_conditioning: adaLN-zero modulation of the blocks by t.
+    context_width: width of the states that the blocks read by cross-attention between attention and
+      MLP, whose output begins at zero; 0 = no cross-attention.
     vocab_size: number of ids; 0 = the tokenizer's.
     vocab_multiple: the table is padded to a multiple of this.
     dtype: of activations and matmuls; parameters, norms and softmax are float32.
@@ -140,6 +142,7 @@ class Transformer:
   head_bias: bool = False
   head_chunk: int = 0
   time_conditioning: bool = False
+  context_width: int = 0
   vocab_size: int = 0
   vocab_multiple: int = 8
   dtype: str = "float32"
@@ -162,7 +165,8 @@ class Transformer:
                                 "vocab_multiple"), 1)
         | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",
                          "token_types", "position_offset", "local_radius", "global_every",
-                         "global_first", "local_rope_theta", "head_chunk", "conv_kernel"), 0),
+                         "global_first", "local_rope_theta", "head_chunk", "conv_kernel",
+                         "context_width"), 0),
         between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
         | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]",
            "width": "[1, 10000000]"})
@@ -189,6 +193,8 @@ class Transformer:
          "and a prompt would take the fixed positions of the first tokens; use prefix_tuning."),
         (sites.at(self.adaptations, "input") and self.disentangled, "disentangled attention knows "
          "no distance to a prompt; use another adaptation."),
+        (sites.at(self.adaptations, "input") and self.context_width, "context_width is of networks "
+         "that read a context, which a prompt does not; use prefix_tuning."),
         (self.disentangled and self.attention_backend != "xla", "disentangled attention needs the "
          f"attention_backend xla, not {self.attention_backend}."),
         (self.disentangled and self.position == "rope", "disentangled attention takes position "
@@ -288,6 +294,8 @@ class Transformer:
   def matmul_params(self) -> int:
     """Parameters of the matrices that a token meets in all blocks, for counting FLOPs."""
     attention = self.width * self.per_head * 2 * (self.num_heads + self.kv_heads)
+    if self.context_width:  # queries and output; keys and values are of the context's positions
+      attention += self.width * self.per_head * 2 * self.num_heads
     of_width = (3 if self.is_gated else 2) * self.width
     mlp, own = of_width * self.hidden_width, self.experts
     if own is None:
@@ -369,7 +377,7 @@ class Transformer:
                                          upkeep=sites.upkeep(self.adaptations)),
                          vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
                          reads_time=self.time_conditioning, embed=embed,
-                         head_chunk=self.head_chunk)
+                         head_chunk=self.head_chunk, context_width=self.context_width)
 
 
 NETWORKS = {"transformer": Transformer}

@@ -41,6 +41,9 @@ from mdx.objectives.policies import trace_rl
 from mdx.objectives.policies import vrpo
 from mdx.objectives.signals import ctc
 from mdx.objectives.signals import w2v_bert
+from mdx.objectives.signals import mdiff4str
+from mdx.objectives.signals import mim
+from mdx.objectives.signals import mto
 from mdx.objectives.tokens import bitimebert
 from mdx.objectives.tokens import decoded
 from mdx.objectives.tokens import electra
@@ -79,6 +82,10 @@ OBJECTIVES = {
     "unlearn": unlearning.Unlearning,
     "generic_labels": generic_labels.GenericLabels,
     "joint_head": joint_head.JointHead,
+    "simmim": mim.SimMIM,
+    "mae": mim.MAE,
+    "mto_style": mto.MTOStyle,
+    "mdiff4str": mdiff4str.MDiff4STR,
     "classification": finetune.Classification,
     "regression": finetune.Regression,
     "tagging": finetune.Tagging,

@@ -101,7 +101,8 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
   """
   memory = {} if request.cache is None else {"cache": request.cache, "slots": request.slots}
   inputs = types.Inputs(attention_lib.at_slots(tokens, request.slots), request.positions,
-                        request.segment_ids)
+                        request.segment_ids, context=request.context,
+                        context_mask=request.context_mask)
   out = network.encode(params, inputs, attention=attention, time=time, **memory)
   hidden, targets, states = out.last, request.targets, None
   if request.cache is None:

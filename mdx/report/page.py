@@ -30,6 +30,7 @@ import mdx
 from mdx import metrics
 from mdx.report import compared
 from mdx.report import curves
+from mdx.report import images
 from mdx.report import predictions
 from mdx.report import words
 from mdx.utils import files
@@ -221,6 +222,9 @@ def _sections(run: _Run) -> Iterator[tuple[str, str]]:
            for name, caption in _PLOTS.items() if (run.path / name).is_file()]
   yield "Accuracy", "".join(plots) + (
       _grid(curves.accuracy(run.results["table"])) if accuracies else "")
+  yield "Reconstructions", _picture(images.reconstructions(run.path),
+                                    "held-out images, their masks and their reconstructions")
+  yield "Denoising of images", _picture(images.decoded(run.path), "held-out images of texts")
   yield from _labels(run)
   yield "Learning curves", _figures({run.name: run.lines})
   for name, caption in _VIEWERS.items():
@@ -244,6 +248,10 @@ def _labels(run: _Run) -> Iterator[tuple[str, str]]:
       yield f"Labels: {split}", _table(counts, head)
     if worst:
       yield f"Most wrong: {split}", _table(worst, columns)
+
+
+def _picture(png: bytes, caption: str) -> str:
+  return f'<div class="scroll wide">{_image(png, "png", caption)}</div>' if png else ""
 
 
 def _grid(pictures: Sequence[tuple[str, bytes]]) -> str:

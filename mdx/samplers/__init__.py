@@ -19,6 +19,7 @@ from mdx.networks import attention as attention_lib
 from mdx.samplers import ancestral
 from mdx.samplers import confidence
 from mdx.samplers import joint
+from mdx.samplers import mean_confidence
 from mdx.samplers import revise
 from mdx.samplers import search
 from mdx.samplers import speculative
@@ -35,6 +36,8 @@ SAMPLERS = {
     "entropy_bounded": confidence.EntropyBounded,
     "klass": confidence.Klass,
     "hierarchical": confidence.Hierarchical,
+    "mean_confidence": mean_confidence.MeanConfidence,
+    "rewriting": mean_confidence.Rewriting,
     "rcr": revise.RunningConfidence,
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,

@@ -52,6 +52,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
            component_index: jax.Array | None = None, component: jax.Array | None = None,
            leader: jax.Array | None = None, shared_steps: jax.Array | None = None,
            is_shifted: bool = False, before: jax.Array | None = None,
+           context: jax.Array | None = None, context_mask: jax.Array | None = None,
            watch: Callable | None = None) -> Decoded:
   """Fills the mask tokens of a batch of canvases.
 
@@ -76,6 +77,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
       then; None: every row its own.
     is_shifted: as `types.Reader.is_shifted`.
     before: as `types.Request.before`.
+    context, context_mask: as of `types.Request`; the same in every step.
     watch: is told `canvas` and `nfe` on the host after every step, in no sure order.
 
   Raises:
@@ -94,10 +96,10 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
                      "searches; use record canvas or commits.")
   if (copies := sampler.copies) > 1:
     canvas, row_index, positions, segment_ids, component_index, component, leader, shared_steps, (
-        before) = jax.tree.map(
+        before), context, context_mask = jax.tree.map(
             lambda x: jnp.repeat(x, copies, axis=0),
             (canvas, row_index, positions, segment_ids, component_index, component, leader,
-             shared_steps, before))
+             shared_steps, before, context, context_mask))
   row_keys = rng.per_example(rng.stream(key, "sample"), row_index)
   first_keys = row_keys if leader is None else rng.per_example(rng.stream(key, "sample"), leader)
   index = jnp.arange(canvas.shape[1])[None]
@@ -112,7 +114,7 @@ def decode(answer: Ask, sampler: Any, canvas: jax.Array, *, key: jax.Array,
   run = _Run(answer=answer, sampler=sampler, params=params, keys=row_keys, first_keys=first_keys,
              shared_steps=None if leader is None else shared_steps, positions=positions,
              segment_ids=segment_ids, start=start, num_free=num_free, is_shifted=is_shifted,
-             before=before, watch=watch,
+             before=before, context=context, context_mask=context_mask, watch=watch,
              width=num_free if record == "full" else sampler.width(num_free),
              looks_everywhere=record == "full", recorder=None if record == "none" else
              trajectory_lib.Recorder(level=record, start=start, mask_id=sampler.mask_id,
@@ -140,8 +142,9 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
     params: of the model.
     key: typed key of the run.
     rows: `canvas`, `row_index`, `positions` and `segment_ids` where rows are padded, `before`
-      where a token is said to come before them, `component` where it is not drawn, and `leader` and
-      `shared_steps` where rows begin alike.
+      where a token is said to come before them, `context` and `context_mask` of models that read
+      one, `component` where it is not drawn, and `leader` and `shared_steps` where rows begin
+      alike.
     start, record, num_predictions, watch: as in `decode`.
     group_size: consecutive rows that draw the same pair of `sampler.mixture`.
   """
@@ -153,7 +156,8 @@ def decode_rows(objective: types.Objective, sampler: Any, params: types.Params, 
                 component_index=rows.get("leader", rows["row_index"]) // group_size,
                 component=rows.get("component"), leader=rows.get("leader"),
                 shared_steps=rows.get("shared_steps"),
-                before=rows.get("before"), is_shifted=objective.reader().is_shifted)
+                before=rows.get("before"), context=rows.get("context"),
+                context_mask=rows.get("context_mask"), is_shifted=objective.reader().is_shifted)
 
 
 def _indices(size: int, *chosen: jax.Array) -> jax.Array:
@@ -187,6 +191,8 @@ class _Run(NamedTuple):
   is_shifted: bool
   width: int
   before: jax.Array | None
+  context: jax.Array | None
+  context_mask: jax.Array | None
   watch: Callable | None
   looks_everywhere: bool
   recorder: trajectory_lib.Recorder | None
@@ -274,7 +280,8 @@ class _Run(NamedTuple):
     sampler, canvas = self.sampler, state["canvas"]
     targets = index if slots is None else jax.vmap(jnp.searchsorted)(slots, index)
     rows = dict(tokens=canvas, noise_level=sampler.noise_level(state), positions=self.positions,
-                segment_ids=self.segment_ids, targets=targets, slots=slots, before=self.before)
+                segment_ids=self.segment_ids, targets=targets, slots=slots, before=self.before,
+                context=self.context, context_mask=self.context_mask)
     is_guided = decoder.is_set(sampler.guidance_scale)
     if is_guided:  # a second batch of rows, without what was given
       blank = jnp.where(state["free"], canvas, sampler.mask_id)

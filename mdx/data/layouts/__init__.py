@@ -27,4 +27,5 @@ LAYOUTS = {
     "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
     "patches": signals.Signal("patches", "patch_mask", takes=("frames",)),
     "speech": speech.Speech(),
+    "captioned": signals.Captioned(),
 }

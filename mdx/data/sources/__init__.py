@@ -12,6 +12,7 @@ from typing import Any
 from mdx.data import source as source_lib
 from mdx.data.sources import arrays
 from mdx.data.sources import dated
+from mdx.data.sources import images
 from mdx.data.sources import labelled
 from mdx.data.sources import records
 from mdx.data.sources import speech
@@ -29,6 +30,8 @@ from mdx.data.toys import packaged
 from mdx.data.toys import people
 from mdx.data.toys import phones
 from mdx.data.toys import recall
+from mdx.data.toys import rendered
+from mdx.data.toys import shapes
 from mdx.data.toys import tilted
 
 SOURCES = {
@@ -43,6 +46,7 @@ SOURCES = {
     "memory": records.Memory,
     "arrays": arrays.Arrays,
     "speech": speech.Speech,
+    "images": images.Images,
     "dated": dated.Dated,
     "structure": structure.Structure,
     "task": task.Task,
@@ -61,6 +65,8 @@ SOURCES = {
     "people": people.People,
     "phones": phones.Phones,
     "recall": recall.Recall,
+    "rendered": rendered.Rendered,
+    "shapes": shapes.Shapes,
     "tilted": tilted.Tilted,
 }
 

@@ -1,6 +1,6 @@
 """Arrays of vectors: frames of sound, patches of images.
 
-Contents: Arrays.
+Contents: Arrays, read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Arrays(files.Files):
     return readers.Concatenated([_records(path) for path in paths])
 
 
-def _records(path: str) -> Sequence[dict[str, Any]]:
+def read(path: str) -> dict[str, np.ndarray]:
+  """The plain arrays of an .npz file by name; ValueError for another file."""
   try:
     with zipfile.ZipFile(path) as file:
       packed = sum(x.file_size for x in file.infolist() if x.compress_type != zipfile.ZIP_STORED)
@@ -43,11 +44,15 @@ def _records(path: str) -> Sequence[dict[str, Any]]:
       raise ValueError(f"its packed arrays hold {packed:,} bytes, more than the limit of "
                        f"{streams.MAX_UNPACKED_BYTES:,}, which numpy.savez does not need")
     with np.load(path, allow_pickle=False) as file:
-      found = {name: file[name] for name in file.files}
+      return {name: file[name] for name in file.files}
   except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError,
           NotImplementedError, RuntimeError, MemoryError, zlib.error) as e:
     raise ValueError(f"{path}: not an .npz file of plain arrays ({readers.reason(e)}); write it "
                      "with numpy.savez.") from e
+
+
+def _records(path: str) -> Sequence[dict[str, Any]]:
+  found = read(path)
   arrays = _arrays(found, path)
   for i, x in enumerate(arrays):
     if x.ndim != 2 or x.dtype.kind not in "fiub" or x.shape[1] != arrays[0].shape[1]:

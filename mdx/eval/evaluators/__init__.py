@@ -24,8 +24,10 @@ from mdx.eval.evaluators import labels
 from mdx.eval.evaluators import linear_probe
 from mdx.eval.evaluators import pairs
 from mdx.eval.evaluators import questions
+from mdx.eval.evaluators import reconstructions
 from mdx.eval.evaluators import rules
 from mdx.eval.evaluators import speech
+from mdx.eval.evaluators import words
 
 EVALUATORS = {
     "loss": held_out.HeldOut,
@@ -38,6 +40,8 @@ EVALUATORS = {
     "metrics": speech.Metrics,
     "transcripts": speech.Transcripts,
     "frame_probe": speech.FrameProbe,
+    "reconstructions": reconstructions.Reconstructions,
+    "words": words.Words,
     "similarity": embedding_tasks.Similarity,
     "retrieval": embedding_tasks.Retrieval,
     "text_classification": embedding_tasks.TextClassification,

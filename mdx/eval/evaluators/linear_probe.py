@@ -2,10 +2,11 @@
 
 Contents: Probe, ridge_scores, average_precision, probe_of, LinearProbe.
 
-A text is the mean of its last hidden states, and its label is found by ridge regression onto the
-one-hot labels of a few texts. A premise with candidates (`sources.pairs`) is described by the
-state of its first position, and by the product and the absolute difference of the means of the two
-parts; the same regression onto right or wrong ranks the candidates of a question.
+A text is the mean of its last hidden states (a signal, of those that its objective names), and its
+label is found by ridge regression onto the one-hot labels of a few texts. A premise with candidates
+(`sources.pairs`) is described by the state of its first position, and by the product and the
+absolute difference of the means of the two parts; the same regression onto right or wrong ranks the
+candidates of a question.
 
 Convention: pools of texts are spread evenly over the splits of the source, or of the one that it
 has to be probed with (`probed`); which of them have a label is drawn from (seed, draw). A pool is
@@ -100,7 +101,7 @@ def probe_of(config: Mapping[str, Any]) -> Probe:
 class LinearProbe(types.Evaluator):
   """A probe of the encoder of an objective, on the data of a run.
 
-  The network is read with full attention and without corruption.
+  Rows are read as `Objective.states` says: tokens with full attention, and without corruption.
   """
   has_curve = True
   from_start = True
@@ -187,12 +188,15 @@ class LinearProbe(types.Evaluator):
       some = some + [some[-1]] * (size - len(some))
       batch = {k: np.stack([row[k] for row in some]) for k in some[0]}
       batch = sharding.place_batch(batch, self._mesh)
-      features.append(processes.fetch(self._features(params["model"], batch)))
+      features.append(processes.fetch(self._features(params, batch)))
     return np.concatenate(features)[:len(rows)]
 
 
 def _hidden(objective, params, batch):
-  hidden = reading.encode(objective.network, params, batch, attention=attention_lib.Full())
+  hidden = objective.states(params, batch)
+  if hidden is None:
+    hidden = reading.encode(objective.network, params["model"], batch,
+                            attention=attention_lib.Full())
   return hidden.astype(jnp.float32)
 
 

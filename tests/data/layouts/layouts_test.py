@@ -53,6 +53,8 @@ def _cases(tmp_path):
       "triplets": (BYTE, dict(length=16, packing="pad", source=dict(
           name="jsonl", path=_triplets(tmp_path), field="it", holdout_every=0))),
       "frames": (BYTE, dict(length=4, packing="pad", channels=3, source=_npz(tmp_path))),
+      "captioned": (BYTE, dict(length=9, packing="pad", channels=64, num_patches=16, source=dict(
+          name="rendered", num_train=9, num_validation=4))),
       "patches": (BYTE, dict(length=6, packing="crop", channels=3, layout="patches",
                              source=_npz(tmp_path))),
       "speech": (BYTE, dict(length=6, packing="crop", channels=3, layout="speech",
