@@ -14,6 +14,9 @@ It has not been run over seeds, so there is no verdict. Measured of the scorer, 
 on one core of an AMD EPYC; character error rate 0.234): its mean confidence is 0.301 on frames of
 the domain, 0.122 on those of the other and 0.120 on junk. The confidence is that of the most likely
 label without the blank; with the blank it would be 0.917, 0.926 and 0.929, and prefer junk.
+Of the masked frames of 2048 recordings, 28.1 % in every arm, junk is 61.1 % at random (59.4 %
+of all frames are), 47.9 % by confidence and 63.8 % where it is lowest; clean frames of the domain
+are 20.0, 32.6 and 16.9 %. Weighted recordings weigh 1.29 in the domain and 0.71 outside of it.
 """
 
 from mdx.configs import ctc

@@ -9,6 +9,7 @@ is none, and its `transcript` is padded with the tokenizer's padding.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,9 +18,15 @@ from mdx import types
 from mdx.data import pack
 
 
+@dataclasses.dataclass(frozen=True)
 class Speech(types.Layout):
-  """Frames of one recording a row, cut to the length under packing "crop"."""
+  """Frames of one recording a row, cut to the length under packing "crop".
 
+  Attributes:
+    has_transcript: whether rows have one.
+  """
+
+  has_transcript: bool = False
   packings = ("pad", "crop")
   takes = ("frames",)
   reads = ("channels", "transcript_length")
@@ -31,14 +38,15 @@ class Speech(types.Layout):
             "frame_mask": types.Field("bool", pad=False),
             "loss_mask": types.Field("bool", pad=False), "segment_ids": types.Field("int32"),
             "positions": types.Field("int32"), "label": types.Field("int32", (), -1),
-            "frame_labels": types.Field("int32", pad=-1),
-            "transcript": types.Field("int32", ("transcript_length",), "pad_id")}
+            "frame_labels": types.Field("int32", pad=-1)} | (
+                {"transcript": types.Field("int32", ("transcript_length",), "pad_id")}
+                if self.has_transcript else {})
 
   def under(self, cfg):
-    """The layout; rows have `data.channels` and `data.transcript_length`."""
+    """The layout; rows have `data.channels`, and a transcript with `data.transcript_length`."""
     if not cfg.channels:
       raise ValueError("frames have data.channels values each; set it to that of the arrays.")
-    return self
+    return dataclasses.replace(self, has_transcript=cfg.transcript_length > 0)
 
   def row(self, record, cfg, tokenizer):
     """The document of a recording."""
