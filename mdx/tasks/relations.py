@@ -159,6 +159,9 @@ class Relations:
       split: one of `problems.SPLITS`.
       stage: "ramp", masked paragraphs; "questions", those of `examples`.
     """
+    problems.check_split(split)
+    if stage not in STAGES:
+      raise ValueError(f"data.source.stage is {stage!r}; choose from {', '.join(STAGES)}.")
     if stage == "questions":
       return [self._solved(e["prompt"], (e["path"][:2], (self._facts[e["path"][:2]], e["path"][2])),
                            [e["answer"]]) for e in self.examples(split)]
