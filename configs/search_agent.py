@@ -75,7 +75,7 @@ def _supervised(task, stage):
   """Training on solved problems of a stage: searches and answers, not what is found."""
   built = tasks.build(task)
   base = common.get_config()
-  base.update(steps=800, batch_size=64, log_steps=100, eval_steps=400, checkpoint_steps=400)
+  base.update(steps=600, batch_size=64, log_steps=100, eval_steps=300, checkpoint_steps=300)
   base.objective = dict(name="ar")
   base.network = dict(name="transformer", num_layers=2, width=64, num_heads=4, mlp_width=192,
                       max_length=64, scan_layers=False, init_std=0.5)

@@ -4,8 +4,9 @@ Contents: Turn, Episodes, check_window, texts_of, most_written.
 
 Convention: an episode is one row of fixed width: the prompt, padded on the left, and then for each
 turn G tokens that are decoded and (but for the last turn) R tokens of room for the reply. Tokens
-after a turn's end of text and unused room are padding (segment 0), which nothing sees; the last
-turn of a row keeps its tail, as a row of one turn does. Draws are functions of (seed, iteration,
+after a turn's end of text and unused room are padding (segment 0), which nothing sees: a reader
+steps over it (`objectives.reading.previous_positions`). The last turn of a row keeps its tail, as a
+row of one turn does, unless a stop ended it. Draws are functions of (seed, iteration,
 turn, row). Replies are made by every process for all rows, so `reply` must be a function of its
 arguments. A reply is text: ids of special tokens never come from it, and none of its tokens is one
 that the model wrote (`is_action`), so it has no weight in a loss.

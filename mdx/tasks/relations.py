@@ -3,8 +3,8 @@
 Contents: Relations.
 
 Each of 256 entities has four facts: two name another entity, two a value. A question asks for the
-value or the entity behind two of them, "Kaba.mother.city.[mask]"; the first stage of training
-(RAMP) restores masked values of paragraphs, "Kaba.mother.[mask].city.[mask]". Entities of a split
+value or the entity behind two of them, "?Kaba.mother.[mask].city.[mask]", of which the last mask is
+the answer; the first stage of training (RAMP) restores all masks of paragraphs. Entities of a split
 know only one another, and no text of training names those of the others, so that what is right on
 them is searched and not remembered. A name has two syllables, a token each, all of which occur in
 training.
@@ -72,7 +72,7 @@ class Relations:
   noun: ClassVar[str] = "two-hop questions"
   rules: ClassVar[str] = ("An agent may search twice before it answers; an answer is right if it "
                           "is what the second fact names.")
-  prompt_length: ClassVar[int] = 5
+  prompt_length: ClassVar[int] = 7
   turn_length: ClassVar[int] = 6  # of a query, or of the answer of a question
   reply_length: ClassVar[int] = 7
 
@@ -85,7 +85,7 @@ class Relations:
   def symbols(self) -> tuple[str, ...]:
     """Tokens of prompts, turns and replies."""
     values = (value for own in _VALUES.values() for value in own)
-    return (*_FIRST, *_SECOND, *_RELATIONS, *values, _MASK, _AND, ";", *_TAGS)
+    return (*_FIRST, *_SECOND, *_RELATIONS, *values, _MASK, _AND, ";", "?", *_TAGS)
 
   @property
   def answer_length(self) -> int:
@@ -134,7 +134,7 @@ class Relations:
     found = []
     for name, link, last in itertools.product(self._names[split], _LINKS, _RELATIONS):
       answer = self._facts[self._facts[name, link], last]
-      found.append({"prompt": f"{name}{link}{last}{_MASK}", "answer": answer,
+      found.append({"prompt": f"?{name}{link}{_MASK}{last}{_MASK}", "answer": answer,
                     "path": (name, link, last)})
     order = np.random.default_rng([self.seed, 1]).permutation(len(found))
     limit = self.num_train if split == "train" else 0
@@ -170,18 +170,25 @@ class Relations:
     return [self._paragraph(draw, self._names[split]) for _ in range(number)]
 
   def _paragraph(self, draw: np.random.Generator, names: Sequence[str]) -> list[dict[str, str]]:
-    """A paragraph of a chain of two facts and one more, some of whose values are masked."""
+    """A paragraph: a chain of two facts, and in two of three another fact, on either side of it.
+
+    Some of the values are masked, as many as there may be at most.
+    """
     pick = lambda items: items[int(draw.integers(len(items)))]
     name, link, last = pick(names), pick(_LINKS), pick(_RELATIONS)
-    middle = self._facts[name, link]
-    other = pick(names), pick(_RELATIONS)
-    queries = ((name, link), (middle, last), other)
+    chain, other = ((name, link), (self._facts[name, link], last)), ((pick(names), pick(_RELATIONS)),)
     number = int(draw.integers(self.min_masks, self.max_masks + 1))
-    hidden = sorted(draw.permutation(3)[:number].tolist())
+    side = 1 + int(draw.integers(2)) if number == 3 else int(draw.integers(3))
+    queries = (chain, chain + other, other + chain)[side]
+    hidden = sorted(draw.permutation(len(queries))[:number].tolist())
     value = [_MASK if i in hidden else self._facts[query] for i, query in enumerate(queries)]
-    text = f"{name}{link}{value[0]}{last}{value[1]};{other[0]}{other[1]}{value[2]}"
+    first = int(side == 2)  # of the chain
+    parts = [f"{name}{link}{value[first]}{last}{value[first + 1]}"]
+    parts += [f"{query[0]}{query[1]}{value[i]}" for i, query in enumerate(queries)
+              if i not in (first, first + 1)]
     asked = [queries[i] for i in hidden]
-    return self._solved(text, asked, [self._facts[query] for query in asked])
+    return self._solved(";".join(parts[::-1] if first else parts), asked,
+                        [self._facts[query] for query in asked])
 
   def _solved(self, text, queries, answers) -> list[dict[str, str]]:
     """A conversation: a search a query, then the answers."""
