@@ -47,7 +47,7 @@ def get_config(arg=None):
   if parsed["files"]:
     return _files(config)
   task = dict(name="relations", num_train=0, num_ramp=4000, min_masks=1, max_masks=3,
-              reward="penalised", format_weight=0.1, answer_weight=0.9, seed=0)
+              last_rate=0.125, reward="penalised", format_weight=0.1, answer_weight=0.9, seed=0)
   config.task = task
   config.init.base = _base(task, parsed["stages"])
   config.update(updates=60, eval_steps=20, checkpoint_steps=30, log_steps=10)
@@ -60,11 +60,13 @@ def get_config(arg=None):
 
 def _base(task, stages):
   """Supervised training before RL; with both stages the second starts from the first."""
-  first = "ramp" if stages == "both" else stages
-  base = _supervised(task, first)
-  if stages != "both":
+  solved = task | dict(num_train=64)
+  if stages == "questions":
+    return _supervised(solved, "questions")
+  base = _supervised(task, "ramp")
+  if stages == "ramp":
     return base
-  second = _supervised(task | dict(num_train=64), "questions")
+  second = _supervised(solved, "questions")
   second.update(steps=100, eval_steps=50, checkpoint_steps=100, log_steps=20)
   second.optimizer.update(learning_rate=5e-4, warmup_steps=10)
   second.init.base = base

@@ -54,6 +54,8 @@ class Relations:
     num_ramp: paragraphs of the first stage.
     max_masks: most masks of a paragraph.
     min_masks: least of one; a curriculum trains on few masks first.
+    last_rate: share of paragraphs that are answered by their last masked value alone; 0 leaves RL
+      after this stage without another answer than that of all masks, and so without a signal.
     reward: recall, penalised, f1 or exact.
     format_weight, answer_weight: of the two parts of the reward.
     seed: of the facts and of what is drawn.
@@ -62,6 +64,7 @@ class Relations:
   num_ramp: int = 4000
   min_masks: int = 1
   max_masks: int = 3
+  last_rate: float = 0.125
   reward: str = "penalised"
   format_weight: float = 0.1
   answer_weight: float = 0.9
@@ -78,7 +81,8 @@ class Relations:
 
   def __post_init__(self):
     problems.check_at_least(self, num_train=0, num_ramp=1, min_masks=1)
-    config_lib.check(self, "task", between=dict(max_masks=f"[{self.min_masks}, 3]"))
+    config_lib.check(self, "task", between=dict(max_masks=f"[{self.min_masks}, 3]",
+                                                   last_rate="[0, 1]"))
     self._agent  # pylint: disable=pointless-statement  (its fields are checked)
 
   @property
@@ -187,8 +191,9 @@ class Relations:
     parts += [f"{query[0]}{query[1]}{value[i]}" for i, query in enumerate(queries)
               if i not in (first, first + 1)]
     asked = [queries[i] for i in hidden]
+    answered = asked[-1:] if draw.random() < self.last_rate else asked
     return self._solved(";".join(parts[::-1] if first else parts), asked,
-                        [self._facts[query] for query in asked])
+                        [self._facts[query] for query in answered])
 
   def _solved(self, text, queries, answers) -> list[dict[str, str]]:
     """A conversation: a search a query, then the answers."""
