@@ -1,8 +1,8 @@
-r"""Search agents: RAMP, then supervised or RL training with a search (MaskSearch, arXiv:2505.20285).
+r"""Search agents: RAMP, then supervised and RL training (MaskSearch, arXiv:2505.20285).
 
 An autoregressive model asks a search in several turns and answers. It learns from masked paragraphs
-(RAMP), from 64 questions that are solved for it, and by RL with DAPO's loss (arXiv:2503.14476), on a
-synthetic knowledge base; held-out questions are about entities that no text of training names.
+(RAMP), from 64 questions that are solved for it, and by RL with DAPO's loss (arXiv:2503.14476), on
+a synthetic knowledge base; held-out questions are about entities that no text of training names.
 Trains all three stages from nothing (the first two kept under `workdir/base`):
   python -m mdx.main --config=configs/search_agent.py --workdir=runs/search_agent
 From RAMP to RL without the solved questions, or without RAMP:
@@ -10,8 +10,8 @@ From RAMP to RL without the solved questions, or without RAMP:
   python -m mdx.main --config=configs/search_agent.py:stages=questions ...
 GRPO as it was first published, in place of DAPO:
   python -m mdx.main --config=configs/search_agent.py:grpo ...
-Your corpus and questions (HotpotQA's form, or {"question", "answer"} and --config.task.corpus), your
-model:
+Your corpus and questions (HotpotQA's form, or {"question", "answer"} and --config.task.corpus),
+your model:
   python -m mdx.main --config=configs/search_agent.py:files --workdir=runs/mine \
     --config.init.checkpoint=Qwen2.5-1.5B-Instruct --config.task.path=train.jsonl \
     --config.task.corpus=corpus.jsonl

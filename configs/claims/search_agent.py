@@ -69,7 +69,8 @@ def get_config(arg=None):
       choose_by="",
       measures=(base, trained, "dead_groups"),
       comparisons=(
-          better("ramp_sft", "questions", base, base, "RAMP before questions beats questions alone"),
+          better("ramp_sft", "questions", base, base,
+                 "RAMP before questions beats questions alone"),
           better("ramp_dapo", "questions", trained, base,
                  "RAMP before RL beats questions alone"),
           better("ramp_sft", "ramp_dapo", base, trained,

@@ -159,8 +159,8 @@ def on_task(config: Mapping[str, Any], workdir: str | os.PathLike, model: Model)
               f"of {sampler.gen_length} tokens in {sampler.steps} steps to each, from {source}, "
               f"{jax.device_count()} {jax.devices()[0].platform} device(s)")
   if not _sees_steps(sampler, config):
-    console.say("with a cache, several turns or a search only final answers are recorded: over-denoising is not "
-                "measured.")
+    console.say("with a cache, several turns or a search only final answers are recorded: "
+                "over-denoising is not measured.")
   table = files.PartialRows(path / "generations.jsonl", identity)
   with jax.set_mesh(model.mesh):
     seconds, pace = _decode(model, params, sampler, prompts, task, examples, config, table)

@@ -180,7 +180,8 @@ class Relations:
     """
     pick = lambda items: items[int(draw.integers(len(items)))]
     name, link, last = pick(names), pick(_LINKS), pick(_RELATIONS)
-    chain, other = ((name, link), (self._facts[name, link], last)), ((pick(names), pick(_RELATIONS)),)
+    chain = (name, link), (self._facts[name, link], last)
+    other = ((pick(names), pick(_RELATIONS)),)
     number = int(draw.integers(self.min_masks, self.max_masks + 1))
     side = 1 + int(draw.integers(2)) if number == 3 else int(draw.integers(3))
     queries = (chain, chain + other, other + chain)[side]

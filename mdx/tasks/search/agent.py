@@ -8,8 +8,8 @@ What a tool finds is data: tags of this protocol in it become spaces, so that it
 own segment nor answer. A turn ends at a closing tag (STOPS); a turn that is neither query nor
 answer ends the episode.
 
-The reward is w_f format + w_a answer, format 1 of a transcript of this form, 0 else. Of the words of
-the answer and of the gold one, as multisets: recall, the share of gold words that are there;
+The reward is w_f format + w_a answer, format 1 of a transcript of this form, 0 else. Of the words
+of the answer and of the gold one, as multisets: recall, the share of gold words that are there;
 penalised, recall min(1, gold words / words), which a verbose answer does not game; f1; exact. The
 best of several gold answers counts. Words are those of SQuAD: lower case, no punctuation, no
 articles.
