@@ -25,7 +25,7 @@ def base(tmp_path_factory):
   """Workdir of a model of the toy that has hardly been trained."""
   path = tmp_path_factory.mktemp("agent")
   cfg = tiny.changed(search_agent.get_config("stages=questions").init.base, {
-      "steps": 2, "batch_size": 4, "network.num_layers": 1, "network.width": 16,
+      "steps": 2, "batch_size": 8, "network.num_layers": 1, "network.width": 16,
       "network.num_heads": 2, "network.mlp_width": 16, "data.length": 48, "eval_steps": 0,
       "eval.num_batches": 1})
   modes.run("train", cfg, str(path))
@@ -37,8 +37,8 @@ def _config(base, arg="", **changes):
   cfg.init.checkpoint = str(base)
   return tiny.changed(cfg, {
       "updates": 1, "log_steps": 1, "eval_steps": 1, "checkpoint_steps": 1,
-      "rollout.num_prompts": 2, "rollout.group_size": 2, "rollout.max_refills": 1,
-      "rollout.max_turns": 2, "eval.num_examples": 4, "eval.batch_size": 4}
+      "rollout.num_prompts": 4, "rollout.group_size": 2, "rollout.max_refills": 1,
+      "rollout.max_turns": 2, "eval.num_examples": 8, "eval.batch_size": 8}
                       | {k.replace("__", "."): v for k, v in changes.items()})
 
 
@@ -78,7 +78,7 @@ def test_evaluation_measures_and_exports_what_supervised_training_reads(base, tm
       self, golds, transcripts) | {"correct": np.arange(len(golds)) % 2 == 0})
   results = modes.run("eval", _eval_config(base), str(tmp_path / "eval"))
   assert results["num_examples"] == 4 and results["over_denoising"] is None
-  assert results["searches"] == 1.0 and results["searches_stderr"] == 0.0
+  assert results["searches"] < 1 and "searches_stderr" in results  # the model's text is no search
   assert {"exact_match", "f1", "recall", "well_formed"} <= set(results)
   rows = [json.loads(x) for x in (tmp_path / "eval/generations.jsonl").read_text().splitlines()]
   assert rows[0]["messages"][0] == {"role": "user", "content": rows[0]["prompt"]}
@@ -90,7 +90,7 @@ def test_evaluation_measures_and_exports_what_supervised_training_reads(base, tm
   assert again["identity"] == results["identity"]
   task = relations.Relations()
   cfg = tiny.changed(sft.get_config(), {
-      "steps": 1, "batch_size": 2, "data.length": 64, "data.fill": "pad", "data.packing": "pad",
+      "steps": 1, "batch_size": 8, "data.length": 64, "data.fill": "pad", "data.packing": "pad",
       "data.source.path": str(tmp_path / "eval/transcripts.jsonl"), "data.source.holdout_every": 2,
       "tokenizer.path": "symbols:" + " ".join(task.symbols), "eval_steps": 0,
       "tokenizer.chat_template": "asset:agent.jinja", "eval.final_samples": 1,
@@ -132,7 +132,10 @@ def test_questions_with_contexts_are_their_own_corpus(tmp_path):
   assert reply.startswith("<information>Song 7: Ann 7 sang song 7.") and "<answer>" not in reply
   right = [f"{text}{reply}<answer>{e['answer'].upper()}.</answer>" for e in examples]
   assert task.score(examples, right)["correct"].all()
-  for row, message in (({"question": "q"}, '"answer" must be a text'), ({"answer": "a"}, "question")):
+  context = {"context": _ROWS[0]["context"]}
+  for row, message in ((context | {"question": "q"}, '"answer" must be a text'),
+                       (context | {"answer": "a"}, "no field 'question'"),
+                       ({"question": "q", "answer": "a"}, "task.corpus is empty")):
     path.write_text(json.dumps(row))
     with pytest.raises(ValueError, match=message):
       search_agent.tasks.build(dict(name="search", path=str(path), corpus="")).examples("train")

@@ -40,6 +40,7 @@ _FORM = re.compile(
     rf"\s*(?:{_THINK}<search>[^<>]*</search>\s*<information>(?:(?!{_TAG.pattern}).)*"
     rf"(?:</information>)?\s*)*{_THINK}<answer>[^<>]*</answer>\s*", re.S | re.I)
 _QUERY = re.compile(r"<search>([^<>]*)</search>\s*\Z")
+_SEARCHED = re.compile(r"<search>[^<>]*</search>\s*<information>")
 _ANSWER = re.compile(r"<answer>([^<>]*)</answer>\s*\Z")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CLOSED = ("yes", "no", "noanswer")  # answers that share no word with another, as HotpotQA's
@@ -159,7 +160,7 @@ class Agent:
     best = lambda one: self._best(one, golds, transcripts)
     return {"exact_match": best(exact), "f1": best(f1), "recall": best(recall),
             "well_formed": np.array([is_well_formed(t) for t in transcripts], np.float32),
-            "searches": np.array([t.count("</information>") for t in transcripts], np.float32)}
+            "searches": np.array([len(_SEARCHED.findall(t)) for t in transcripts], np.float32)}
 
   def _best(self, one, golds, transcripts) -> np.ndarray:
     answers = [answer_of(text) for text in transcripts]

@@ -53,6 +53,7 @@ def test_reward_is_the_weighted_sum_of_form_and_answer():
   np.testing.assert_allclose(found["reward"], [0.1 + 0.45, 0.9, 0.0, 0.1], atol=1e-6)
   assert found["correct"].tolist() == [False, True, False, False]
   assert one.score([["blue", "Red!"]], ["<answer>red</answer>"])["correct"][0]  # the best of several
+  assert one.measures([["red"]], [_found("made up")])["searches"] == 0
   measures = one.measures([["red"]], [_ask("q") + _found("d") + "<answer>red</answer>"])
   assert {k: float(v[0]) for k, v in measures.items()} == {
       "exact_match": 1.0, "f1": 1.0, "recall": 1.0, "well_formed": 1.0, "searches": 1.0}
