@@ -94,8 +94,8 @@ def get_config(arg=None):
   name, _, paper = arg.partition(",")
   paper = paper or "mdpo"
   if name not in _TASKS or paper not in _PAPERS:
-    raise ValueError(f"configs/eval.py takes qa, or one of {', '.join(_TASKS)}, and one of "
-                     f"{', '.join(_PAPERS)} after a comma; got {arg!r}.")
+    raise ValueError(f"configs/eval.py takes one of {', '.join(_TASKS)}, and one of "
+                     f"{', '.join(_PAPERS)} after a comma, or qa; got {arg!r}.")
   config.init = dict(checkpoint="", params="raw", adapter="", weights="")
   config.task = _TASKS[name]
   config.prompt_format = "chat"

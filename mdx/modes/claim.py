@@ -136,7 +136,7 @@ def _run_config(config, arm, changes, seed) -> dict[str, Any]:
   run["seed"] = seed
   base = run.get("init", {}).get("base")
   while base:  # and what it starts from itself
-    base["seed"], base = seed, base["init"].get("base")
+    base["seed"], base = seed, base.get("init", {}).get("base")
   for frozen in run.get("frozen", {}).values():
     if frozen.get("base"):
       frozen["base"]["seed"] = seed
