@@ -15,6 +15,10 @@ and from a file of problems (those of countdown and sudoku can also be drawn):
     --config.init.checkpoint=LLaDA-8B-Instruct --config.task.test_path=test.jsonl \
     --config.task.path=train.jsonl
   python -m mdx.main --config=configs/eval.py:math500,d1 ...
+A search agent on questions of HotpotQA's form (docs/methods/search_agents.md); split=train and
+num_samples=8 write right transcripts to train on:
+  python -m mdx.main --config=configs/eval.py:qa --workdir=runs/qa \
+    --config.init.checkpoint=runs/agent --config.task.path=hotpot.jsonl
 Papers: mdpo (the default, arXiv:2508.13148), d1 (arXiv:2504.12216), llada (arXiv:2502.09992). A run
 that was cut short goes on where it stopped.
 """
@@ -23,6 +27,7 @@ from ml_collections import config_dict
 
 from mdx import samplers
 from mdx.configs import mdpo
+from mdx.configs import search_agent
 from mdx.tasks import problems
 
 _TASKS = {
@@ -43,7 +48,7 @@ _LLADA_MATH = dict(gen_length=512, steps=512, block_length=64)
 
 
 def get_config(arg=None):
-  """TASK[,PAPER], or task=FILE; without them, the small Sudoku model of configs/mdpo.py."""
+  """TASK[,PAPER], qa, or task=FILE; without them, the small Sudoku model of configs/mdpo.py."""
   is_own = (arg or "").startswith("task=")
   run = mdpo.get_config(arg if is_own else None)
   sampler = samplers.defaults() | dict(name="confidence", temperature=0.0)
@@ -61,8 +66,11 @@ def get_config(arg=None):
       prompt_format="text",  # or chat: the user's message in the model's chat template
       system="",  # the system's message of chats
       max_prompt_length=0,  # tokens; 0 = any
-      num_examples=0,  # the first so many test problems; 0 = all
+      split="test",  # or validation, or train, whose right transcripts are trained on
+      num_examples=0,  # the first so many problems; 0 = all
       num_samples=1,  # answers to each, drawn at sampler.temperature
+      max_turns=1,  # of an episode, where the task is an environment that replies
+      max_reply_length=64,  # tokens of a reply that are read
       pass_k=(),  # pass@k and the most likely of k, for these k of the num_samples answers
       batch_size=256,  # decoded together
       sampler=dict(sampler, gen_length=run.rollout.sampler.gen_length,
@@ -73,11 +81,21 @@ def get_config(arg=None):
   ))
   if not arg or is_own:
     return config
+  if arg == "qa":
+    agent = search_agent.get_config("files")
+    rollout = agent.rollout
+    config.init = dict(checkpoint="", params="raw", adapter="", weights="")
+    config.task, config.prompt_format = agent.task, rollout.prompt_format
+    config.update(max_turns=rollout.max_turns, max_reply_length=rollout.max_reply_length,
+                  batch_size=32)
+    config.sampler.update(name="autoregressive", gen_length=rollout.sampler.gen_length)
+    config.mesh.update(data=1, fsdp=-1)
+    return config
   name, _, paper = arg.partition(",")
   paper = paper or "mdpo"
   if name not in _TASKS or paper not in _PAPERS:
     raise ValueError(f"configs/eval.py takes one of {', '.join(_TASKS)}, and one of "
-                     f"{', '.join(_PAPERS)} after a comma; got {arg!r}.")
+                     f"{', '.join(_PAPERS)} after a comma, or qa; got {arg!r}.")
   config.init = dict(checkpoint="", params="raw", adapter="", weights="")
   config.task = _TASKS[name]
   config.prompt_format = "chat"

@@ -41,6 +41,7 @@ from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import rts
 from mdx.objectives.transfer import unlearning
 from mdx.samplers import counts
+from mdx.tasks.search import agent
 from mdx.train import optimizer
 from mdx.utils import rng
 
@@ -432,6 +433,19 @@ def decoding():
   return picture
 
 
+def search_agents():
+  """Rewards of an answer that has the gold words, by the number of words beside them."""
+  picture, axes = _axes(5.6, 2.9)
+  more = np.arange(9)
+  for name, one in agent.REWARDS.items():
+    axes.plot(more, [one("gold word" + " x" * n, "gold word") for n in more], marker="o", ms=3,
+              label=name)
+  axes.set(xlabel="words beside the two gold ones", ylabel="reward of the answer",
+           title="task.reward")
+  axes.legend(fontsize=8)
+  return picture
+
+
 def lora():
   """Share of the block parameters that LoRA trains, by rank, at the size of LLaDA-8B."""
   spec = presets.preset("llada_8b")
@@ -479,7 +493,8 @@ PICTURES: dict[str, Callable[[], figure.Figure]] = {  # the page of docs/methods
     "genmd4": genmd4, "images": image_texts,
     "lora_int8": lora, "masked_diffusion": masked_diffusion, "meap": meap_rows,
     "mlm": mlm_variants, "preference": preference_loss, "rl": rl, "rts_slm": rts_slm,
-    "sedd": sedd, "sft": sft, "speech": speech, "structural": structural,
+    "search_agents": search_agents, "sedd": sedd, "sft": sft, "speech": speech,
+    "structural": structural,
     "unlearning_knowledge": unlearning_losses}
 
 

@@ -2,7 +2,8 @@
 
 Contents: RARE, Params, Batch, no_axes, Upkeep, Part, Aux, Context, context, Noise, Inputs, Hidden,
 Network, Request, Answer, Reader, Embedder, World, Objective, Coupled, is_coupled, Frontend, Leaf,
-Adaptation, Sampler, Task, Drawing, Shown, Environment, Field, Layout, Evaluator.
+Adaptation, Sampler, Task, Drawing, Shown, Environment, Stopped, Measured, Field, Layout,
+Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -867,6 +868,25 @@ class Environment(Task, Protocol):
   def reply(self, examples: Sequence[dict[str, Any]], transcripts: Sequence[str]
             ) -> list[str | None]:
     """Returns the text that follows each transcript; None: the episode is over."""
+
+
+@runtime_checkable
+class Stopped(Environment, Protocol):
+  """An environment whose turns also end behind some texts, such as a closing tag.
+
+  Attributes:
+    stops: these texts; what the model writes behind one in a turn is cut.
+  """
+  stops: tuple[str, ...]
+
+
+@runtime_checkable
+class Measured(Task, Protocol):
+  """A task with further figures of an answer, beside its reward."""
+
+  def measures(self, examples: Sequence[dict[str, Any]], completions: Sequence[str]
+               ) -> dict[str, np.ndarray]:
+    """Returns figures by name, float32 [N] each."""
 
 
 class Field(NamedTuple):

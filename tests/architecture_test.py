@@ -31,7 +31,7 @@ _ROWS = (
     ("mdx/build/",),
     ("mdx/embedding.py",),
     ("mdx/model.py",),
-    ("mdx/lm_harness.py", "mdx/mteb_model.py", "mdx/serving/", "mdx/modes/"),
+    ("mdx/dense_tool.py", "mdx/lm_harness.py", "mdx/mteb_model.py", "mdx/serving/", "mdx/modes/"),
     ("mdx/main.py", "mdx/serve.py"),
 )
 _METHODS = {*objectives.OBJECTIVES, *objectives.POLICIES, *adaptation.ADAPTATIONS}

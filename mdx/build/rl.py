@@ -397,18 +397,18 @@ def check_data(run: Setup) -> list[str]:
   for nfe in run.config["eval"]["nfe"]:
     for remasking in run.config["eval"]["remasking"]:
       run.eval_sampler(remasking, nfe)
-  rollout, room = run.config["rollout"], 0
-  if rollout["max_turns"] > 1:
-    if not isinstance(run.task, types.Environment) or run.task.blank:
-      raise ValueError(f"config.rollout.max_turns {rollout['max_turns']} needs a task that replies "
-                       f"to answers, which {type(run.task).__name__} does not; use 1.")
-    room = (rollout["max_turns"] - 1) * (run.sampler.gen_length + rollout["max_reply_length"])
+  rollout = run.config["rollout"]
   if rollout["filter"] != "none":
     run.filter_sampler()
   notes = []
   for split in ("train", "test", *(("validation",) if run.config["updates"] else ())):
     prompts = run.prompts(split)
-    task_decoder.check_prompts(prompts, run.sampler, run.model.max_length - room)
+    if rollout["max_turns"] > 1:
+      episodes_lib.check_window(prompts, run.sampler, run.task, max_turns=rollout["max_turns"],
+                                max_reply_length=rollout["max_reply_length"],
+                                max_length=run.model.max_length)
+    else:
+      task_decoder.check_prompts(prompts, run.sampler, run.model.max_length)
     is_whole = split != "train" or len(run.trained_on(prompts)) == len(prompts.tokens)
     if prompts.is_cut is not None:
       notes.append(f"{prompts.is_cut.sum()} of {len(prompts.tokens)} {split} prompts have more "

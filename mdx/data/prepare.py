@@ -1,5 +1,5 @@
 r"""Commands that make a tokenizer, array_record files, clusters or n-grams of ids from texts, the
-persons of every month, and arrays of recordings.
+persons of every month, arrays of recordings, and questions of masked paragraphs.
 
 Contents: train_bpe, write_records, write_arrays, main.
 
@@ -15,6 +15,7 @@ Contents: train_bpe, write_records, write_arrays, main.
     --output=recordings.npz
   python -m mdx.data.prepare frame_clusters --input=recordings.npz --num_clusters=100 \
     --output=centres.npy
+  python -m mdx.data.prepare ramp --input='wiki/*.jsonl' --names=names.txt --output=ramp.jsonl
 
 Convention: `--input` is a file, a glob or a folder of .txt files; .jsonl files have one object a
 line, others are text. Documents with a date may be .jsonl, .tsv or .csv.
@@ -38,11 +39,14 @@ from mdx.data.prepared import clusters
 from mdx.data.prepared import frame_clusters
 from mdx.data.prepared import ngrams
 from mdx.data.prepared import persons
+from mdx.data.prepared import ramp
+from mdx.data.prepared import tagger
 from mdx.data.sources import arrays
 from mdx.data.sources import dated
 from mdx.data.sources import records as records_lib
 from mdx.data.sources import speech as speech_lib
 from mdx.data.sources import text as text_lib
+from mdx.utils import files
 from mdx.utils import readers
 
 
@@ -213,6 +217,34 @@ def _frame_clusters(args: argparse.Namespace) -> str:
   return f"{len(centres)} centres of {args.span} frames each"
 
 
+def _ramp(args: argparse.Namespace) -> str:
+  if not 1 <= args.max_masks <= ramp.MOST_MASKS:
+    raise ValueError(f"--max_masks must be 1 to {ramp.MOST_MASKS}, got {args.max_masks}.")
+  paths = source_lib.find(args.input, text_lib.files_of)
+  if wrong := [path for path in paths if ".jsonl" not in os.path.basename(path)]:
+    raise ValueError(f"{wrong[0]}: ramp reads .jsonl files, one document with a text a line.")
+  documents = (row for path in paths for row in readers.json_rows(path))
+  rows = list(ramp.questions(
+      documents, field=args.field, title_field=args.title_field, spans_field=args.spans_field,
+      names=tagger.Gazetteer.of_files(args.names) if args.names else None, most=args.max_masks,
+      is_weighted=not args.uniform, seed=args.seed))
+  if not rows:
+    raise ValueError("no paragraph has a number, date or name that occurs once; give --names, or "
+                     "lists of spans in --spans_field.")
+  stages = {"": rows}
+  if args.by_masks:
+    stages = {f"_{n}": [row for row in rows if row["num_masks"] == n]
+              for n in sorted({row["num_masks"] for row in rows})}
+  base, ending = os.path.splitext(args.output)
+  for name, chosen in stages.items():
+    files.write_text(f"{base}{name}{ending}", "".join(
+        json.dumps(row, ensure_ascii=False) + "\n" for row in chosen))
+  counts = ", ".join(f"{sum(row['num_masks'] == n for row in rows)} of {n}"
+                     for n in sorted({row["num_masks"] for row in rows}))
+  return f"{len(rows)} questions by masks: {counts}" + (
+      f", in {len(stages)} files {base}_N{ending}" if args.by_masks else "")
+
+
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog="python -m mdx.data.prepare", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -223,7 +255,8 @@ def _parser() -> argparse.ArgumentParser:
                           ("lexicon", _lexicon, "find n-grams of ids by their t-statistic"),
                           ("persons", _persons, "list the persons that each month mentions"),
                           ("speech", _speech, "write wav and flac files as log-mel arrays"),
-                          ("frame_clusters", _frame_clusters, "group frames of arrays by k-means")):
+                          ("frame_clusters", _frame_clusters, "group frames of arrays by k-means"),
+                          ("ramp", _ramp, "mask salient spans of paragraphs, as questions")):
     command = commands.add_parser(name, help=what, description=what)
     command.set_defaults(run=run)
     command.add_argument("--input", action="append", required=True,
@@ -233,7 +266,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--field", default="text", help="of jsonl: what holds the text")
     command.add_argument("--document_chars", type=int, default=4000,
                          help="of text: where it is cut, at line ends")
-  tokenizer, records, grouped, lexicon, named, recorded, framed = commands.choices.values()
+  tokenizer, records, grouped, lexicon, named, recorded, framed, masked = (
+      commands.choices.values())
   tokenizer.add_argument("--vocab_size", type=int, default=512, help="ids in all, specials too")
   tokenizer.add_argument("--special", action="append", default=[],
                          help="a further special token, such as those of a chat; repeatable")
@@ -258,6 +292,16 @@ def _parser() -> argparse.ArgumentParser:
   _add_of_recordings(recorded)
   framed.add_argument("--num_clusters", type=int, default=100)
   framed.add_argument("--span", type=int, default=4, help="frames that a state stands for")
+  masked.add_argument("--names", action="append", default=[],
+                      help="file of names that may be masked, one a line; repeatable")
+  masked.add_argument("--spans_field", default="spans",
+                      help="what holds a document's own list of spans, where it has one")
+  masked.add_argument("--title_field", default="title", help="what holds the title, where it is")
+  masked.add_argument("--max_masks", type=int, default=ramp.MOST_MASKS, help="of a paragraph")
+  masked.add_argument("--uniform", action="store_true", help="draw spans uniformly, not by words")
+  masked.add_argument("--by_masks", action="store_true",
+                      help="a file for each number of masks, the stages of a curriculum")
+  masked.add_argument("--seed", type=int, default=0, help="of the draws")
   return parser
 
 

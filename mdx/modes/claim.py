@@ -132,8 +132,9 @@ def _run_config(config, arm, changes, seed) -> dict[str, Any]:
   for key, value in changes.items():
     set_key(run, key, value)
   run["seed"] = seed
-  if run.get("init", {}).get("base"):
-    run["init"]["base"]["seed"] = seed
+  base = run.get("init", {}).get("base")
+  while base:  # and what it starts from itself
+    base["seed"], base = seed, base.get("init", {}).get("base")
   for frozen in run.get("frozen", {}).values():
     if frozen.get("base"):
       frozen["base"]["seed"] = seed

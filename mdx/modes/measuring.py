@@ -38,10 +38,12 @@ class Decoded(NamedTuple):
     result: accuracy and the like.
     record: on the host.
     pace: tokens decoded a second, of the fastest batch: the first one may have to compile.
+    turns: transcripts of the first batch; None of answers of one turn.
   """
   result: task_eval.Result
   record: trajectory.Trajectory
   pace: float
+  turns: list[list[episodes_lib.Turn]] | None = None
 
 
 def arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts,
@@ -57,7 +59,7 @@ def arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts,
   decoder = run.turns(decoder, prompts, sampler, examples)
 
   def measure(params):
-    records, paces = [], []
+    records, paces, turns = [], [], []
 
     def decode(index):
       began = time.monotonic()
@@ -68,12 +70,12 @@ def arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts,
         records.append(record)
       found = task_eval.answers_of(record, run.model.tokenizer)
       if isinstance(decoder, episodes_lib.Episodes):
-        found = found._replace(texts=episodes_lib.texts_of(decoder, record.tokens, rows,
-                                                           run.model.tokenizer))
+        turns.append(decoder.turns(record.tokens, processes.fetch(rows["segment_ids"])))
+        found = found._replace(texts=["".join(turn.content for turn in row) for row in turns[-1]])
       return found
 
     result = task_eval.evaluate(decode, run.task, examples, run.model.tokenizer, size)
-    return Decoded(result, records[0], max(paces))
+    return Decoded(result, records[0], max(paces), turns[0] if turns else None)
 
   return measure
 
@@ -119,7 +121,7 @@ def rules(run: rl_setup.Setup, params: types.Params) -> list[dict[str, Any]]:
   progress = progress_lib.Progress(len(cells), enabled=jax.process_index() == 0, what="evaluating")
   for cell in cells:
     sampler = run.model.new_sampler(**cell.fields).deployed
-    result, _, pace = arm(run, sampler, prompts, examples)(params)
+    result, _, pace, _ = arm(run, sampler, prompts, examples)(params)
     rows.append({"rule": cell.rule, "knob": cell.knob, "value": cell.value, "nfe": result.nfe,
                  "accuracy": result.accuracy, "stderr": result.stderr,
                  "over_denoising": result.over_denoising, "tokens_per_second": pace,
@@ -133,7 +135,7 @@ def evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
   """Evaluates every model with every remasking and number of steps on the test split."""
   console.say("evaluating the held-out problems ...")
   config, examples, prompts = run.config["eval"], run.examples("test"), run.prompts("test")
-  table, paces, traces = [], {}, {}
+  table, paces, traces, talks = [], {}, {}, {}
   progress = progress_lib.Progress(len(config["remasking"]) * len(config["nfe"]) * len(models),
                                    enabled=jax.process_index() == 0, what="evaluating")
   shown = {min(config["nfe"]), config["curve_nfe"]}
@@ -141,7 +143,7 @@ def evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
     for nfe in config["nfe"]:
       decoded = arm(run, run.eval_sampler(remasking, nfe), prompts, examples)
       for name, params in models.items():
-        result, record, pace = decoded(params)
+        result, record, pace, turns = decoded(params)
         paces[remasking, nfe] = max(pace, paces.get((remasking, nfe), 0.0))
         table.append({"model": name, "remasking": remasking, "nfe": nfe,
                       "accuracy": result.accuracy, "stderr": result.stderr,
@@ -152,6 +154,10 @@ def evaluate(run: rl_setup.Setup, models: Mapping[str, Any]):
             and record.prediction is not None):
           traces.setdefault(nfe, {})[name] = solving.traces(run.task, examples, record,
                                                             run.model.tokenizer, name)
+        if turns is not None and jax.process_index() == 0:
+          talks[name] = solving.transcripts(run.task, examples, turns, name)
+  if talks:  # before and after, problem by problem
+    solving.write_transcripts(run.workdir, talks)
   progress.close()
   order = {key: i for i, key in enumerate((m, r) for m in models for r in config["remasking"])}
   speeds = [{"remasking": r, "nfe": n, "tokens_per_second": x} for (r, n), x in paces.items()]

@@ -239,12 +239,15 @@ def _over_denoised(run: rl_setup.Setup, params, epoch: int) -> np.ndarray:
   return kept
 
 
-def _counts(lines, config) -> dict[str, int]:
-  """Cost of the run: updates, rollouts, and their network calls."""
+def _counts(lines, config) -> dict[str, float]:
+  """Cost of the run: updates, rollouts, their network calls, and the mean share of groups whose
+  rewards do not vary."""
   rollouts = [line for line in lines if line.get("kind") == "rollout"]
+  dead = [line["dead_groups"] for line in rollouts if line.get("dead_groups") is not None]
   return {"updates": config["updates"],
           "rollouts": int(sum(line["num_rollouts"] for line in rollouts)),
-          "nfe_rollout": int(round(sum(line["nfe"] * line["num_rollouts"] for line in rollouts)))}
+          "nfe_rollout": int(round(sum(line["nfe"] * line["num_rollouts"] for line in rollouts)))
+          } | ({"dead_groups": statistics.mean(dead)} if dead else {})
 
 
 def _seconds(lines, **more: float) -> dict[str, float]:

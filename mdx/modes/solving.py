@@ -1,10 +1,11 @@
 """Problems of a task being solved: traces with verdicts, as a viewer and an animation.
 
-Contents: traces, write, animate.
+Contents: traces, write, animate, transcripts, write_transcripts.
 """
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,9 @@ from mdx.eval import tasks as task_eval
 from mdx.report import denoising
 from mdx.report import side_by_side
 from mdx.report import words
+from mdx.rl import episodes as episodes_lib
 from mdx.samplers import trajectory
+from mdx.utils import files
 
 _COUNT = 8  # problems that are shown
 
@@ -79,3 +82,27 @@ def animate(path: pathlib.Path, models: Mapping[str, Sequence[denoising.Trace]],
   side_by_side.write_svg(
       path, panels, lambda i: tokenizer.decode([i]), tokenizer.mask_id,
       title=f"held-out problems solved in {steps} steps before and after {method}")
+
+
+def transcripts(task: types.Task, examples: Sequence[Mapping[str, Any]],
+                turns: Sequence[Sequence[episodes_lib.Turn]], name: str) -> list[dict[str, Any]]:
+  """Returns the first episodes of a model, with their rewards, as rows of samples.jsonl.
+
+  Args:
+    task, examples, name: as of `traces`.
+    turns: of the rows.
+  """
+  examples, turns = examples[:_COUNT], turns[:_COUNT]
+  texts = ["".join(turn.content for turn in row) for row in turns]
+  rewards = task.score(examples, texts)["reward"]
+  return [{"prompt": task.prompt(example), "text": text, "model": name, "score": float(reward),
+           "messages": [turn._asdict() for turn in row]}
+          for example, text, reward, row in zip(examples, texts, rewards, turns)]
+
+
+def write_transcripts(workdir: pathlib.Path, found: Mapping[str, Sequence[Mapping[str, Any]]]
+                      ) -> None:
+  """Writes samples.jsonl: the same problems by every model, one after another."""
+  rows = [row for same in zip(*found.values()) for row in same]
+  files.write_text(workdir / "samples.jsonl", "".join(
+      json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

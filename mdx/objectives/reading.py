@@ -1,7 +1,7 @@
 """Reading a model: hidden states of the rows of a batch, logits of some positions of a canvas.
 
 Contents: inputs_of, copied_inputs, noise_of, noise_for, encode, logits_at, attention_of, answerer,
-previous_hidden, segment_starts.
+previous_hidden, segment_starts, previous_positions.
 
 Convention: a shifted model predicts a position from the hidden state of the position before it, as
 a model that began as an autoregressive one does (Dream, arXiv:2508.15487); the first position
@@ -106,10 +106,11 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
   out = network.encode(params, inputs, attention=attention, time=time, **memory)
   hidden, targets, states = out.last, request.targets, None
   if request.cache is None:
-    states = previous_hidden(hidden, request.segment_ids) if shift else hidden
+    states = hidden
   if shift:
-    starts = segment_starts(request.segment_ids, tokens.shape)
-    before = jnp.maximum(jnp.arange(tokens.shape[1])[None] - ~starts, 0)
+    before, _ = previous_positions(request.segment_ids, tokens.shape)
+    if request.cache is None:
+      states = jnp.take_along_axis(hidden, before[..., None], axis=1)
     if request.slots is None:
       targets = before if targets is None else attention_lib.at_slots(before, targets)
     else:  # the window includes the position before each target
@@ -152,6 +153,30 @@ def segment_starts(segment_ids: jax.Array | None, shape: tuple[int, int]) -> jax
     return jnp.broadcast_to(jnp.arange(shape[1]) == 0, shape)
   previous = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
   return segment_ids != previous
+
+
+def previous_positions(segment_ids: jax.Array | None, shape: tuple[int, int]
+                       ) -> tuple[jax.Array, jax.Array]:
+  """Positions that others are predicted from, where padding may stand within a document.
+
+  Rows of episodes have padding between a turn and a reply; rows of training have none there, and
+  `segment_starts` serves them.
+
+  Returns:
+    before: int32 [B, L], the last real position of the same segment before each, which padding
+      takes from its neighbour; the position itself where there is none.
+    starts: bool [B, L], where there is none.
+  """
+  column = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+  starts = segment_starts(segment_ids, shape)
+  if segment_ids is None:
+    return jnp.where(starts, column, column - 1), starts
+  is_real = segment_ids != 0
+  last = jax.lax.cummax(jnp.where(is_real, column, -1), axis=1)
+  last = jnp.pad(last[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  of_last = jnp.take_along_axis(segment_ids, jnp.maximum(last, 0), axis=1)
+  starts = jnp.where(is_real, (last < 0) | (of_last != segment_ids), starts)
+  return jnp.where(starts, column, jnp.where(is_real, last, column - 1)), starts
 
 
 def previous_hidden(hidden: jax.Array, segment_ids: jax.Array | None) -> jax.Array:

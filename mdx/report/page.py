@@ -158,13 +158,22 @@ def _texts(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
   for name in ("generations.jsonl", "samples.jsonl"):
     if (path / name).is_file():
       for row in metrics.read_rows(path / name)[:_ROWS]:
-        text = str(row.get("completion", row.get("text", "")))
-        verdict = f"score {words.quantity('', row['score'])}" if "score" in row else ""
+        text = _turns(row) or str(row.get("completion", row.get("text", "")))
+        verdict = f"{row['model']}, " if "model" in row else ""
+        verdict += f"score {words.quantity('', row['score'])}" if "score" in row else ""
         yield str(row.get("prompt", ""))[:_TEXT], text[:_TEXT], verdict
       return
   if (path / "samples.txt").is_file():
     texts = (path / "samples.txt").read_text(encoding="utf-8").split("\n---\n")
     yield from (("", text[:_TEXT], "") for text in texts[:_ROWS])
+
+
+def _turns(row: Mapping[str, Any]) -> str:
+  """The transcript of a sample of several turns, one below another; "" of other samples."""
+  turns = row.get("messages", ())
+  shown = [f"{'model' if turn['role'] == 'assistant' else turn['role']}: {turn['content']}"
+           for turn in turns if turn["role"] != "user"]
+  return "\n".join(shown)
 
 
 def _sample(prompt: str, text: str, verdict: str) -> str:

@@ -187,7 +187,9 @@ class Rollouts:
     baseline = None if self._calibration is None else self._calibration(
         grouped(kept.examples)[:, 0])
     reward = rewards_lib.transform(self._rewards, grouped(kept.reward), rewards_lib.Facts(
-        grouped(kept.length), kept.batch["is_free"].shape[1], baseline, self._phi)).reshape(-1)
+        grouped(kept.length),
+        episodes_lib.most_written(self._decoder, kept.batch["is_free"].shape[1]), baseline,
+        self._phi)).reshape(-1)
     index = (iteration * num_rows + np.arange(num_rows)) % 2 ** 31
     more = {"reward": reward, "example_index": index.astype(np.int32)}
     if self._pass_rate:

@@ -341,8 +341,8 @@ class _Run(NamedTuple):
     """Some positions [B, S], and the positions whose states a shifted model predicts them from."""
     if not self.is_shifted:
       return chosen
-    read = chosen & ~reading.segment_starts(self.segment_ids, chosen.shape)
-    return chosen | jnp.pad(read[:, 1:], ((0, 0), (0, 1)))
+    before, _ = reading.previous_positions(self.segment_ids, chosen.shape)
+    return chosen | jax.vmap(lambda own, at: jnp.zeros_like(own).at[at].max(own))(chosen, before)
 
   def _tail(self, state, current):
     """Positions from the first of the active block on, bool [B, S]."""

@@ -21,11 +21,14 @@ from mdx.tasks import countdown
 from mdx.tasks import gsm8k
 from mdx.tasks import math_task
 from mdx.tasks import own
+from mdx.tasks import relations
+from mdx.tasks import search_task
 from mdx.tasks import sudoku
 from mdx.tasks import translation
 
 TASKS = {"countdown": countdown.Countdown, "gsm8k": gsm8k.Gsm8k, "math": math_task.Math,
-         "sudoku": sudoku.Sudoku, "translation": translation.Translation}
+         "relations": relations.Relations, "search": search_task.Search, "sudoku": sudoku.Sudoku,
+         "translation": translation.Translation}
 
 
 def build(cfg: Mapping[str, Any]) -> types.Task:

@@ -47,3 +47,34 @@ def test_reader_asks_the_objective_with_the_same_weights():
   expected, _, stacked, *_ = objective.answer({"model": PARAMS}, request)
   np.testing.assert_allclose(logits, expected, atol=1e-5)
   np.testing.assert_allclose(jnp.stack([keys for keys, _ in cache]), stacked[0], atol=1e-5)
+
+
+def test_previous_positions_step_over_padding_within_a_document_alone():
+  segments = np.array([[0, 1, 1, 0, 0, 1, 0], [1, 2, 2, 0, 3, 3, 0], [1, 1, 0, 2, 0, 2, 2]])
+
+  def brute(row, i):
+    earlier = [j for j in range(i) if row[j] != 0]
+    if row[i] == 0:
+      return (i, True) if i == 0 or row[i - 1] != 0 else (i - 1, False)
+    return (earlier[-1], False) if earlier and row[earlier[-1]] == row[i] else (i, True)
+
+  before, starts = reading.previous_positions(jnp.asarray(segments), segments.shape)
+  expected = [[brute(row, i) for i in range(7)] for row in segments]
+  np.testing.assert_array_equal(np.stack([before, starts], axis=-1), expected)
+  before, starts = reading.previous_positions(None, (1, 4))
+  assert before.tolist() == [[0, 0, 1, 2]] and starts.tolist() == [[True, False, False, False]]
+
+
+def test_a_shifted_model_reads_the_same_over_padding():
+  dense = jnp.array([[1, 2, 3, 4, 5, 1]])
+  real = np.array([[0, 1, 1, 0, 1, 1, 0, 0, 1, 1]], bool)
+  apart = np.zeros(real.shape, np.int32)
+  apart[real] = dense[0]
+  ask = lambda tokens, **more: reading.logits_at(
+      NETWORK, PARAMS, types.Request(jnp.asarray(tokens), None, **more), tokens=jnp.asarray(tokens),
+      attention=attention.Full(), time=None, blocked=None, shift=True)
+  found = ask(apart, segment_ids=jnp.asarray(real, jnp.int32),
+              positions=jnp.asarray(np.where(real, np.cumsum(real, axis=1) - 1, 0)))
+  wanted = ask(dense)
+  np.testing.assert_allclose(found.logits[real], wanted.logits[0], atol=1e-5)
+  np.testing.assert_allclose(found[3][real], wanted[3][0], atol=1e-5)

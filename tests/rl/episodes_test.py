@@ -130,6 +130,60 @@ def test_an_episode_of_one_turn_is_the_row_of_a_decoder():
   np.testing.assert_array_equal(rows["positions"], more["positions"])
 
 
+class _Stopped(Calculator):
+  """A calculator whose turns end at a dot."""
+  stops = (".",)
+
+
+def test_a_turn_ends_at_a_stop_also_the_last_one(monkeypatch):
+  monkeypatch.setattr(sharding, "place_batch", lambda rows, mesh, **k: rows)
+  turns = np.array([[_ids("1.23"), _ids("12.4")], [_ids("3.") + [EOS, EOS], _ids("1111")]])
+  decoder = _Scripted(turns.transpose(1, 0, 2))
+  prompts = task_eval.encode_prompts(["13", "3"], TOKENIZER)
+  sampler = python_types.SimpleNamespace(gen_length=G, mask_id=MASK)
+  found = episodes.Episodes(decoder, prompts, sampler, _Stopped(), [{}, {}], TOKENIZER,
+                            max_turns=2, max_reply_length=R)
+  record, rows = found(None, np.array([0, 1]), 0)
+  np.testing.assert_array_equal(record.tokens, [
+      _ids("1.") + [PAD, PAD] + _ids("22.") + _ids("12.") + [PAD],
+      _ids("3.") + [PAD, PAD] + _ids("44.") + _ids("1111")])
+  np.testing.assert_array_equal(rows["is_action"][:, 2:], [
+      [1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1]])
+  np.testing.assert_array_equal(record.is_free, rows["is_action"][:, 2:])
+  np.testing.assert_array_equal(rows["segment_ids"][0, 2:], [1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 0])
+  assert found.turns(record.tokens, rows["segment_ids"])[0] == [
+      episodes.Turn("assistant", "1."), episodes.Turn("tool", "22."),
+      episodes.Turn("assistant", "12.")]
+  assert episodes.most_written(found, 11) == 2 * G and episodes.most_written(None, 11) == 11
+
+
+def test_special_tokens_never_come_from_a_reply_and_text_without_ids_is_one_line():
+  decoder, sampler = _Scripted([]), python_types.SimpleNamespace(gen_length=G, mask_id=MASK)
+  make = lambda tokenizer, text: episodes.Episodes(
+      decoder, task_eval.encode_prompts([text], tokenizer), sampler, Calculator(), [{}], tokenizer,
+      max_turns=2, max_reply_length=R)
+  for name in ("byte", "asset:chat_bpe512.json"):
+    tokenizer = tokenizer_lib.build(name)
+    text = "".join(tokenizer.special_texts) + "<answer>"
+    ids = make(tokenizer, "a")._encoded(text)
+    assert not np.isin(ids, [*tokenizer.special_ids, *tokenizer.special_texts.values()]).any()
+    assert tokenizer.decode(ids) == text
+  with pytest.raises(ValueError, match="cannot write the reply 'x' of Calculator") as error:
+    make(TOKENIZER, "1")._encoded("x")
+  assert "\n" not in str(error.value)
+
+
+def test_a_window_longer_than_the_model_is_one_line():
+  prompts = task_eval.encode_prompts(["13", "3"], TOKENIZER)
+  sampler = python_types.SimpleNamespace(gen_length=G, mask_id=MASK)
+  check = lambda length: episodes.check_window(prompts, sampler, tasks.build(dict(
+      name="relations")), max_turns=3, max_reply_length=R, max_length=length)
+  check(2 + 3 * G + 2 * R)
+  with pytest.raises(ValueError, match="3 turns of 4 tokens with replies of 3 between them, behind "
+                     "prompts of 2, make 20 positions, more than the model's 19; lower max_turns"):
+    check(19)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
   """Workdir of a base model that has hardly been trained."""

@@ -50,6 +50,7 @@ SOURCES = {
     "dated": dated.Dated,
     "structure": structure.Structure,
     "task": task.Task,
+    "trajectories": task.Trajectories,
     "unlearning": unlearning.Unlearning,
     "table": labelled.Table,
     "conll": labelled.Conll,

@@ -94,9 +94,11 @@ class AutoRegressive(types.Objective):
 
   def answer(self, params, request):
     """Logits of each token given those before it; see `types.Request`."""
-    previous = self._previous(request.tokens, request.segment_ids, request.before)
+    before, starts = reading.previous_positions(request.segment_ids, request.tokens.shape)
+    start = self.start_token if request.before is None else request.before[:, None]
+    previous = jnp.where(starts, start, jnp.take_along_axis(request.tokens, before, axis=1))
     if self.start != "always" and request.before is None:
-      segments, _ = self._apart(request.tokens, request.segment_ids)
+      segments, _ = self._apart(request.tokens, request.segment_ids, starts)
       request = request._replace(segment_ids=segments)
     return reading.logits_at(self.network, params["model"], request, tokens=previous,
                              attention=self.visibility, time=None, blocked=self.mask_id)
@@ -122,13 +124,15 @@ class AutoRegressive(types.Objective):
     """The rows, in which a document without a start token begins with its own first token."""
     if self.start == "always" or "before" in batch:
       return batch
-    segments, is_alone = self._apart(batch["tokens"], batch.get("segment_ids"))
+    segments, is_alone = self._apart(
+        batch["tokens"], batch.get("segment_ids"),
+        reading.segment_starts(batch.get("segment_ids"), batch["tokens"].shape))
     return batch | {"previous": self._inputs(batch), "segment_ids": segments,
                     "loss_mask": mask_lib.allowed_positions(batch) & ~is_alone}
 
-  def _apart(self, tokens, segments):
+  def _apart(self, tokens, segments, starts):
     """Segments in which no position sees a start token that is not to be there; where it is."""
-    is_alone = reading.segment_starts(segments, tokens.shape)
+    is_alone = starts
     if self.start == "missing":
       is_alone &= tokens == self.start_token
     segments = jnp.ones(tokens.shape, jnp.int32) if segments is None else segments
