@@ -52,6 +52,11 @@ class Reconstruction(types.Objective):
     """Builds the objective; the data have said what an image is."""
     return config_lib.construct(cls, fields, what="objective", network=world.network)
 
+  @property
+  def visibility(self):
+    """Full attention."""
+    return attention_lib.Full()
+
   @classmethod
   def complete(cls, config, data):
     """The config with the sizes of its rows."""
@@ -143,7 +148,7 @@ class Reconstruction(types.Objective):
   def states(self, params, batch):
     """States [B, P, D] of whole images."""
     return self.network.encode(params["model"], self.frontend.embed(params["frontend"], batch),
-                               attention=attention_lib.Full()).last
+                               attention=self.visibility).last
 
 
 def _moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -187,7 +192,7 @@ class SimMIM(Reconstruction):
   def attention_of(self, batch: types.Batch) -> Any:
     """The attention value of rows of `prepare`."""
     del batch
-    return attention_lib.Full()
+    return self.visibility
 
   def predict(self, params, batch, context, **options):
     """Predictions, and (embeddings of all patches [B, P, D], the network's output)."""
@@ -253,7 +258,7 @@ class MAE(Reconstruction):
     picked = jnp.take_along_axis(segments * ~is_masked, chosen, axis=1)
     inputs = types.Inputs(None, segment_ids=picked,
                           states=jnp.take_along_axis(states, chosen[..., None], axis=1))
-    seen = self.network.encode(params["model"], inputs, attention=attention_lib.Full(),
+    seen = self.network.encode(params["model"], inputs, attention=self.visibility,
                                noise=noise).last
     own = params["decoder_frontend"]
     known = heads.affine(own, seen)
@@ -265,6 +270,6 @@ class MAE(Reconstruction):
                           states=whole + own["position"][None].astype(whole.dtype))
     if noise is not None:
       noise = reading.noise_of(reading.noise_for(context.noise, "decoder"), batch)
-    hidden = self.decoder.encode(params["decoder"], inputs, attention=attention_lib.Full(),
+    hidden = self.decoder.encode(params["decoder"], inputs, attention=self.visibility,
                                  noise=noise).last
     return heads.affine(params["pixels"], hidden.astype(jnp.float32)), None
