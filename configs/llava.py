@@ -35,6 +35,7 @@ def get_config(arg=None):
           name="scenes",
           shown="own",  # image of a scene: own, other (of another scene), blank
           num_train=4000, num_validation=400,  # scenes
+          most=2, held_out=True,  # objects of a scene; whether validation has new combinations
           height=16, width=16, colors=3, patch=4),  # in pixels
       packing="pad",
       fill="eos",  # what follows an answer: ends of text, which are predicted

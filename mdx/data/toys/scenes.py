@@ -5,7 +5,8 @@ Contents: Scenes, SHOWN.
 A scene has one or two objects in the quarters of an image, each a shape in a colour. Its answer
 names them in the order of the quarters: "red disk upper-left and blue cross lower-right", in tokens
 without spaces. Objects of training images have 12 of the 16 combinations of colour and shape,
-those of validation images the other four, where the number of the shape is that of the colour.
+those of validation images the other four, where the number of the shape is that of the colour: so a
+colour tells which shape it never has in training, and a reader that learns this is always wrong.
 
 Convention: scene i of a split is a function of (seed, split, i). Size, shift, shade and noise are
 drawn.
@@ -34,6 +35,8 @@ class Scenes(images.Pictures):
 
   Attributes (more in `sources.images.Pictures`):
     num_train, num_validation: scenes of the splits.
+    most: objects of a scene, at most; 1 or 2.
+    held_out: whether objects of validation have the held-out combinations, or those of training.
     shown: "own", the image of the scene; "other", that of another scene; "blank", one without
       objects; "none", no image: texts of all combinations, in both splits.
     noise: standard deviation of the pixels' noise, of 255.
@@ -47,6 +50,8 @@ class Scenes(images.Pictures):
   colors: int = 3
   num_train: int = 4000
   num_validation: int = 400
+  most: int = 2
+  held_out: bool = True
   shown: str = "own"
   noise: float = 15.0
   seed: int = 0
@@ -54,7 +59,7 @@ class Scenes(images.Pictures):
   def __post_init__(self):
     super().__post_init__()
     config_lib.check(self, "data.source", choices=dict(shown=SHOWN), at_least=dict(
-        num_train=2, num_validation=2, noise=0, seed=0))
+        num_train=2, num_validation=2, noise=0, seed=0), between=dict(most="[1, 2]"))
     if self.colors != 3 or min(self.height, self.width) < 16:
       raise ValueError(f"source scenes makes images of at least 16 x 16 pixels in 3 colors, got "
                        f"colors {self.colors} and {self.height} x {self.width}; use source images.")
@@ -78,13 +83,13 @@ class Scenes(images.Pictures):
     """Colour, shape and quarter of the objects of a scene."""
     is_validation = source.is_validation(split)
     draw = np.random.default_rng([self.seed, int(is_validation), i])
-    places = sorted(draw.permutation(len(scene_words.PLACES))[:draw.integers(1, 3)])
+    places = sorted(draw.permutation(len(scene_words.PLACES))[:draw.integers(1, self.most + 1)])
     found = []
     for place in places:
       colour = int(draw.integers(len(scene_words.COLOURS)))
       if self.shown == "none":
         shape = int(draw.integers(len(scene_words.SHAPES)))
-      elif is_validation:
+      elif is_validation and self.held_out:
         shape = colour
       else:
         shape = (colour + 1 + int(draw.integers(len(scene_words.SHAPES) - 1))) % len(scene_words.SHAPES)

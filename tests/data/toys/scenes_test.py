@@ -18,6 +18,9 @@ def test_combinations_of_validation_are_no_combinations_of_training(source):
   train, held_out = ({one[:2] for i in range(60) for one in source.objects(split, i)}
                      for split in ("train", "validation"))
   assert len(train) == 12 and len(held_out) == 4 and not train & held_out
+  seen = sources.build(FIELDS | dict(held_out=False, most=1))
+  assert {one[:2] for i in range(60) for one in seen.objects("validation", i)} <= train
+  assert {len(seen.objects("train", i)) for i in range(60)} == {1}
   numbers = [len(source.objects("train", i)) for i in range(60)]
   assert set(numbers) == {1, 2}
 
