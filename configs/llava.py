@@ -1,4 +1,4 @@
-r"""Answers about images: a frozen encoder, a connector, a masked diffusion language model (LLaDA-V).
+r"""Answers about images: a frozen encoder, a connector, a masked diffusion model (LLaDA-V).
 
 You et al. 2025, arXiv:2505.16933, on small drawn scenes. Without checkpoints an encoder of images
 (SimMIM) and a language model of the answers without images are trained first. Stage 1 trains the

@@ -40,7 +40,7 @@ def get_config(arg=None):
   claim = common.claim(
       "a connector tells a frozen masked diffusion model what a frozen encoder sees", run, arms,
       tuple(dict(name=f"{left} beats {right}, {kind}", left=left, right=right, measure=name(kind))
-            for left, right in (("connector", "other"), ("connector", "blank"), ("lora", "connector"),
-                                ("seen", "lora")) for kind in kinds))
+            for left, right in (("connector", "other"), ("connector", "blank"),
+                                ("lora", "connector"), ("seen", "lora")) for kind in kinds))
   claim.measures = (*map(name, kinds), "word_accuracy_confidence_4", "nats_per_token", "seconds")
   return claim

@@ -71,7 +71,8 @@ class Scenes(images.Pictures):
     is_validation = source.is_validation(split)
     number = self.num_validation if is_validation else self.num_train
     scenes = [self.objects(split, i) for i in range(number)]
-    texts = [{"prompt": scene_words.PROMPT, "answer": scene_words.answer(scene)} for scene in scenes]
+    texts = [{"prompt": scene_words.PROMPT, "answer": scene_words.answer(scene)}
+             for scene in scenes]
     if self.shown == "none":
       return [text | {"blank": ""} for text in texts]
     drawn = {"own": lambda i: scenes[i], "other": lambda i: scenes[(i + 1) % number],
@@ -81,18 +82,18 @@ class Scenes(images.Pictures):
 
   def objects(self, split: str, i: int) -> scene_words.Objects:
     """Colour, shape and quarter of the objects of a scene."""
-    is_validation = source.is_validation(split)
+    is_validation, number = source.is_validation(split), len(scene_words.SHAPES)
     draw = np.random.default_rng([self.seed, int(is_validation), i])
     places = sorted(draw.permutation(len(scene_words.PLACES))[:draw.integers(1, self.most + 1)])
     found = []
     for place in places:
       colour = int(draw.integers(len(scene_words.COLOURS)))
       if self.shown == "none":
-        shape = int(draw.integers(len(scene_words.SHAPES)))
+        shape = int(draw.integers(number))
       elif is_validation and self.held_out:
         shape = colour
       else:
-        shape = (colour + 1 + int(draw.integers(len(scene_words.SHAPES) - 1))) % len(scene_words.SHAPES)
+        shape = (colour + 1 + int(draw.integers(number - 1))) % number
       found.append((colour, shape, int(place)))
     return found
 

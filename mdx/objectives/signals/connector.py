@@ -62,8 +62,8 @@ class Connected(masked.MaskedDiffusion):
                        f"({', '.join(world.frozen) or 'none'}); name it in config.frozen.")
     reads = world.frozen.get(name)
     if reads is not None and fields.get("num_features") != reads.network.width:
-      raise ValueError(f"objective.num_features is {fields.get('num_features', 0)}, and the encoder "
-                       f"has states of width {reads.network.width}; set it to "
+      raise ValueError(f"objective.num_features is {fields.get('num_features', 0)}, and the "
+                       f"encoder has states of width {reads.network.width}; set it to "
                        f"{reads.network.width}.")
     return config_lib.construct(cls, fields, what="objective", network=world.network, reads=reads,
                                 mask_id=world.tokenizer.mask_id)
