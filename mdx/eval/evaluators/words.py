@@ -67,6 +67,10 @@ class Words(types.Evaluator):
                        f"{config['objective']['name']} does not; leave it out.")
     for setting in _settings(config):
       samplers.build(setting.fields, objective, mask_id=0, eos_id=0)
+    for kind, words in config["eval"].get("slots", {}).items():
+      if not isinstance(words, (list, tuple)) or not words or not all(
+          isinstance(word, str) for word in words):
+        raise ValueError(f"config.eval.slots.{kind} is {words!r:.60}; give a list of words.")
 
   @functools.cache
   def _decode(self, number: int, record: str):
@@ -166,7 +170,7 @@ class Words(types.Evaluator):
 def _ids(kind: str, words: Sequence[str], tokenizer: Any) -> np.ndarray:
   """Ids of the words of a slot; ValueError for one that is not one token."""
   ids = [tokenizer.encode(word) for word in words]
-  if not ids or any(len(found) != 1 for found in ids):
+  if any(len(found) != 1 for found in ids):
     raise ValueError(f"config.eval.slots.{kind} is {words!r:.60}; give words that are one token "
                      "each.")
   return np.concatenate(ids)
