@@ -59,7 +59,7 @@ def test_stages_train_the_connector_then_adapters_and_measure_slots(tmp_path):
 @pytest.mark.parametrize("change, message", [
     (lambda c: c.frozen.encoder.base.network.update(width=32),
      "num_features is 16, and the encoder has states of width 32; set it to 32"),
-    (lambda c: c.frozen.encoder.update(base=None), "alone is of a model with a base"),
+    (lambda c: c.frozen.encoder.__setitem__("base", None), "alone is of a model with a base"),
     (lambda c: c.frozen.encoder.update(alone=False), "objective.encoder is 'encoder', which is none"),
     (lambda c: c.data.source.update(shown="none"), "rows of layout 'answered'; use a source of layout"),
     (lambda c: c.data.update(num_patches=9), "16 patches of 48 values, but data.num_patches is 9"),
