@@ -13,11 +13,11 @@ over the seeds, p of the paired t test corrected by Holm:
   shape        0.042 +- 0.003  0.012 +- 0.020  0.640 +- 0.066  0.260 +- 0.015  0.260 +- 0.015
   place        0.328 +- 0.085  0.847 +- 0.174  0.858 +- 0.151  0.253 +- 0.023  0.253 +- 0.023
 The connector alone reads colours (p = 0.035 against both controls), places not at this length of
-training (p = 1.0); with LoRA it reads both, which three seeds do not settle (p = 0.17, 0.11). Shapes
-of held-out combinations are read worse than guessed (p = 0.013), and those of trained ones are not
-(`seen` against `lora`: p = 0.022): a colour tells which shape it never had in training, and what
-learns this is always wrong. A ridge classifier of the pixels of a quarter does the same (0.90 of
-the training shapes, 0.000 of the held-out ones). Both controls give one answer to all images.
+training (p = 1.0); with LoRA it reads both, which three seeds do not settle (p = 0.17, 0.11).
+Shapes of held-out combinations are read worse than guessed (p = 0.013), and those of trained ones
+are not (`seen` against `lora`: p = 0.022): a colour tells which shape it never had in training, and
+what learns this is always wrong. A ridge classifier of the pixels of a quarter does the same (0.90
+of the training shapes, 0.000 of the held-out ones).
 """
 
 from mdx.configs import llava
