@@ -39,6 +39,7 @@ from mdx.objectives.policies import mdpo
 from mdx.objectives.policies import spg
 from mdx.objectives.policies import trace_rl
 from mdx.objectives.policies import vrpo
+from mdx.objectives.signals import connector
 from mdx.objectives.signals import ctc
 from mdx.objectives.signals import w2v_bert
 from mdx.objectives.signals import mdiff4str
@@ -86,6 +87,7 @@ OBJECTIVES = {
     "mae": mim.MAE,
     "mto_style": mto.MTOStyle,
     "mdiff4str": mdiff4str.MDiff4STR,
+    "connector": connector.Connected,
     "classification": finetune.Classification,
     "regression": finetune.Regression,
     "tagging": finetune.Tagging,

@@ -46,6 +46,7 @@ class Reconstruction(types.Objective):
   normalised: bool
   channels: int
   num_patches: int
+  reads_tokens = False
 
   @classmethod
   def build(cls, fields, world):
