@@ -2,8 +2,8 @@
 
 Contents: RARE, Params, Batch, no_axes, Upkeep, Part, Aux, Context, context, Noise, Inputs, Hidden,
 Network, Request, Answer, Reader, Embedder, World, Objective, Coupled, is_coupled, Frontend, Leaf,
-Adaptation, Sampler, Task, Drawing, Shown, Environment, Stopped, Measured, Field, Layout,
-Evaluator.
+Adaptation, Sampler, Task, Drawing, Shown, Environment, Stopped, Solved, Measured, Field,
+Layout, Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -884,6 +884,14 @@ class Stopped(Environment, Protocol):
     stops: these texts; what the model writes behind one in a turn is cut.
   """
   stops: tuple[str, ...]
+
+
+@runtime_checkable
+class Solved(Task, Protocol):
+  """A task that solves its problems itself, for supervised training."""
+
+  def trajectories(self, split: str, stage: str) -> list[list[dict[str, str]]]:
+    """Returns conversations, {"role", "content"} a turn, of a stage of training."""
 
 
 @runtime_checkable

@@ -21,7 +21,6 @@ from mdx import config as config_lib
 from mdx import types
 from mdx.networks import frontends
 from mdx.networks import heads
-from mdx.networks import patches as patches_lib
 
 _QUERY_STD = 0.5  # of states of unit variance
 
@@ -55,7 +54,7 @@ class Linear(Connector):
 
   def part(self):
     """kernel [S, E] and bias [E]."""
-    return _part(patches_lib.linear_part(self.num_features, self.width).init)
+    return _part(lambda key: heads.linear_init(key, self.num_features, self.width))
 
   def __call__(self, params, states):
     return heads.affine(params, states.astype(jnp.float32))
@@ -72,8 +71,8 @@ class MLP(Connector):
 
     def init(key):
       first, second = jax.random.split(key)
-      return {"first": patches_lib.linear_part(self.num_features, self.width).init(first),
-              "second": patches_lib.linear_part(self.width, self.width).init(second)}
+      return {"first": heads.linear_init(first, self.num_features, self.width),
+              "second": heads.linear_init(second, self.width, self.width)}
 
     return _part(init)
 
@@ -109,7 +108,7 @@ class Resampler(Connector):
       keys = jax.random.split(key, 5)
       inputs = dict(query=self.width, key=self.num_features, value=self.num_features,
                     out=self.width)
-      found = {name: patches_lib.linear_part(size, self.width).init(own)
+      found = {name: heads.linear_init(own, size, self.width)
                for (name, size), own in zip(inputs.items(), keys[1:])}
       shape = self.num_queries, self.width
       return found | {"queries": _QUERY_STD * jax.random.normal(keys[0], shape, jnp.float32)}

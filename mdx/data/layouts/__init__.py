@@ -28,6 +28,6 @@ LAYOUTS = {
     "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
     "patches": signals.Signal("patches", "patch_mask", takes=("frames", "captioned", "pictured")),
     "speech": speech.Speech(),
-    "captioned": signals.Captioned(),
-    "pictured": signals.Pictured(_ANSWERED),
+    "captioned": signals.Captioned(text.Text()),
+    "pictured": signals.Captioned(_ANSWERED),
 }

@@ -67,18 +67,18 @@ class Scenes(images.Pictures):
       object.__setattr__(self, "layout", "answered")
 
   def records(self, split: str) -> Sequence[dict[str, Any]]:
-    """Returns {"x", "prompt", "answer"}, or without an image {"prompt", "answer", "blank"}."""
+    """Returns {"x", "prompt", "answer", "blank"}, without x where no image is shown."""
     is_validation = source.is_validation(split)
     number = self.num_validation if is_validation else self.num_train
     scenes = [self.objects(split, i) for i in range(number)]
-    texts = [{"prompt": scene_words.PROMPT, "answer": scene_words.answer(scene)}
+    texts = [{"prompt": scene_words.PROMPT, "answer": scene_words.answer(scene), "blank": ""}
              for scene in scenes]
     if self.shown == "none":
-      return [text | {"blank": ""} for text in texts]
+      return texts
     drawn = {"own": lambda i: scenes[i], "other": lambda i: scenes[(i + 1) % number],
              "blank": lambda i: []}[self.shown]
     items = [((int(is_validation), i, drawn(i)), text) for i, text in enumerate(texts)]
-    return images.Cut(items, self.grid, self._image)
+    return images.Cut(items, self, self._image)
 
   def objects(self, split: str, i: int) -> scene_words.Objects:
     """Colour, shape and quarter of the objects of a scene."""

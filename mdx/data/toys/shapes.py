@@ -57,7 +57,7 @@ class Shapes(images.Pictures):
     is_validation = source.is_validation(split)
     number = self.num_validation if is_validation else self.num_train
     items = [((int(is_validation), i), {"label": i % NUM_CLASSES}) for i in range(number)]
-    return images.Cut(items, self.grid, self._image)
+    return images.Cut(items, self, self._image)
 
   def _image(self, item: tuple[int, int]) -> np.ndarray:
     draw = np.random.default_rng([self.seed, *item])

@@ -21,6 +21,7 @@ from mdx import types
 from mdx.data import pipeline
 from mdx.data import sources
 from mdx.data.sources import images
+from mdx.eval import error_rates
 from mdx.eval import likelihood
 from mdx.samplers import loop
 from mdx.utils import files
@@ -33,13 +34,7 @@ _SHOWN = 10
 
 def similarity(left: str, right: str) -> float:
   """1 - NED: one less the edit distance over the longer length; 1 of two empty texts."""
-  before = list(range(len(right) + 1))
-  for i, a in enumerate(left, 1):
-    now = [i]
-    for j, b in enumerate(right, 1):
-      now.append(min(before[j] + 1, now[-1] + 1, before[j - 1] + (a != b)))
-    before = now
-  return 1 - before[-1] / max(len(left), len(right), 1)
+  return 1 - error_rates.distance(left, right) / max(len(left), len(right), 1)
 
 
 class Words(types.Evaluator):
@@ -143,7 +138,7 @@ class Words(types.Evaluator):
     return tokenizer.decode(tokens[:ends[0]] if ends.size else tokens)
 
   def _save(self, rule: str, found, batch) -> None:
-    workdir, grid = self._parts.workdir, self._source.grid
+    workdir, grid = self._parts.workdir, self._source
     shown = np.flatnonzero(batch["loss_mask"].any(axis=1))[:_SHOWN]
     steps = lambda i: [*found["canvas"][i][:int(found["nfe"][i])], found["tokens"][i]]
     lines = [{"rule": rule, "text": self._text(batch["tokens"][i]),

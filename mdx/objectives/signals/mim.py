@@ -164,6 +164,12 @@ def mask_part(width: int) -> types.Part:
                     is_served=True, is_fresh=False)
 
 
+def pixel_part(width: int, channels: int) -> types.Part:
+  """The map from states to the values of a patch."""
+  return types.Part(lambda key: heads.linear_init(key, width, channels), is_served=True,
+                    is_fresh=False)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimMIM(Reconstruction):
   """Masked patches become a mask token in the encoder, and one linear map predicts their values.
@@ -181,7 +187,7 @@ class SimMIM(Reconstruction):
     """The model, its embeddings, the mask token, and the head."""
     return super().parts() | {
         "mask": mask_part(self.network.width),
-        "pixels": patches_lib.linear_part(self.network.width, self.channels)}
+        "pixels": pixel_part(self.network.width, self.channels)}
 
   def masked_states(self, params: types.Params, batch: types.Batch) -> tuple[jax.Array, jax.Array]:
     """Embeddings of all patches, and states with the masked ones hidden, [B, P, D] each."""
@@ -246,7 +252,7 @@ class MAE(Reconstruction):
     return super().parts() | {
         "decoder": decoder._replace(is_served=True, is_fresh=False), "mask": mask_part(width),
         "decoder_frontend": positions.part(),
-        "pixels": patches_lib.linear_part(width, self.channels)}
+        "pixels": pixel_part(width, self.channels)}
 
   def predict(self, params, batch, context):
     """Predictions, and None."""

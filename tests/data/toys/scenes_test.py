@@ -29,7 +29,7 @@ def test_an_answer_names_the_objects_in_the_colours_and_quarters_of_the_image():
   source = sources.build(FIELDS | dict(noise=0.0))
   records = source.records("train")
   for i in range(20):
-    image, objects = source.grid.join(records[i]["x"]), source.objects("train", i)
+    image, objects = source.join(records[i]["x"]), source.objects("train", i)
     words = records[i]["answer"].replace("left", "left ").replace("right", "right ").split()
     assert len(words) == len(objects)
     for (colour, _, place), word in zip(objects, words):
@@ -46,7 +46,7 @@ def test_controls_show_another_scene_or_none_and_texts_have_all_combinations(sou
       "other", "blank", "none"))
   assert [x["answer"] for x in other.records("train")] == [x["answer"] for x in own]
   assert not np.allclose(other.records("train")[0]["x"], own[0]["x"], atol=1.0)
-  pixels = blank.grid.join(blank.records("train")[0]["x"])
+  pixels = blank.join(blank.records("train")[0]["x"])
   assert pixels.std() < 25
   assert texts.layout == "answered" and "x" not in texts.records("train")[0]
   found = {one[:2] for i in range(200) for one in texts.objects("validation", i)}
