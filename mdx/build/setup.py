@@ -94,7 +94,7 @@ class Setup:
     """The evaluators of this run; some read data."""
     return evaluators.Evaluation(evaluators.Parts(
         self.config, self.workdir, self.mesh, self.tokenizer, self.objective, self.shapes.params,
-        self.meta))
+        self.spec.max_length, self.meta))
 
   @property
   def keep_ema(self) -> bool:

@@ -95,7 +95,7 @@ class Config:
   on_error: str = "stop"
   labels: Sequence[str] | None = None
   separators: int = 1
-  buckets: Sequence[int] = ()
+  buckets: tuple[int, ...] = ()
   bucket_window: int = 0
   append_eos: bool = True
   isolate_documents: bool = True
