@@ -222,8 +222,9 @@ def is_read_with(path: str | pathlib.Path, objective: Mapping[str, Any]) -> bool
 
 
 def _reads_alike(reads: Mapping[str, Any], objective: Mapping[str, Any]) -> bool:
-  return (reads.get("name"), reads.get("shift", False)) == (
-      objective["name"], objective.get("shift", False))
+  how = lambda fields: (fields.get("name"), fields.get("shift", False),
+                        fields.get("clean_stream", "block"))
+  return how(reads) == how(objective)
 
 
 def suited(spec: transformer.Transformer, objective: Mapping[str, Any]) -> str:

@@ -194,13 +194,13 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
                      "token_weight": batch["other_weight"]}
     more, also = self._scored(
         params, other, context._replace(noise=reading.noise_for(context.noise, "other")))
-    # The text is the same: its tokens count once, and so does what is read of the clean one.
-    once = {"nats_per_token", "ar_nats_per_token"}
-    metrics = {name: (value + also.metrics[name][0] * (name != "ar_nats_per_token"),
-                      weight + also.metrics[name][1] * (name not in once))
-               for name, (value, weight) in aux.metrics.items()}
-    totals = {name: value + more[name] * (name != "ar") for name, value in totals.items()}
-    return totals, types.Aux(metrics, aux.rows | {"nll": aux.rows["nll"] + also.rows["nll"]}, {})
+    # The clean text is the same, and its tokens are counted once.
+    totals |= {name: totals[name] + more[name] for name in totals if name != "ar"}
+    metrics = {name: tuple(map(jnp.add, aux.metrics[name], also.metrics[name]))
+               for name in aux.metrics if name != "ar_nats_per_token"}
+    metrics["nats_per_token"] = metrics["nats_per_token"][0], aux.metrics["nats_per_token"][1]
+    return totals, types.Aux(aux.metrics | metrics,
+                             aux.rows | {"nll": aux.rows["nll"] + also.rows["nll"]}, {})
 
   def _scored(self, params, batch, context):
     """Totals and figures of one noisy text of each row."""

@@ -338,14 +338,14 @@ def test_a_causal_clean_text_is_read_as_a_causal_model_reads_it():
   draw = np.random.default_rng(1)
   batch["noisy_tokens"] = jnp.where(draw.random((2, 12)) < 0.5, 0, batch["tokens"])
   noisy, clean = jax.jit(objective._both)(params, batch)  # pylint: disable=protected-access
-  wanted = reading.encode(objective.network, params["model"], batch,
-                          attention=attention_lib.Causal())
+  wanted = jax.jit(lambda batch: reading.encode(
+      objective.network, params["model"], batch, attention=attention_lib.Causal()))(batch)
   real = SEGMENTS > 0
   np.testing.assert_allclose(clean[real], wanted[real], atol=2e-5)
   # A sampler asks for the same, with the canvas behind itself.
-  answer = objective.answer(params, types.Request(
-      batch["tokens"].at[0, 3:].set(batch["noisy_tokens"][0, 3:]), jnp.ones(2),
-      positions=batch["positions"], segment_ids=batch["segment_ids"]))
+  answer = jax.jit(lambda tokens: objective.answer(params, types.Request(
+      tokens, jnp.ones(2), positions=batch["positions"], segment_ids=batch["segment_ids"])))(
+          batch["tokens"].at[0, 3:].set(batch["noisy_tokens"][0, 3:]))
   found = objective.network.head(params["model"], noisy[:1, 3:6], "lm")
   np.testing.assert_allclose(answer.logits[:1, 3:6, 1:], found[..., 1:], atol=2e-5)
 
@@ -354,13 +354,13 @@ def test_a_causal_clean_text_is_read_as_a_causal_model_reads_it():
 def test_visibility_is_the_definition_document_by_document(clean):
   value = attention_lib.TwoStream(3, clean)
   twice = lambda x: jnp.asarray(np.concatenate([x, x], axis=1))
-  found = attention_lib.visible(value, twice(POSITIONS), twice(SEGMENTS))
+  found = np.asarray(attention_lib.visible(value, twice(POSITIONS), twice(SEGMENTS)))
   phased = attention_lib.visible(visibility.Phased(value, jnp.int32(3)), twice(POSITIONS),
                                  twice(SEGMENTS))
   np.testing.assert_array_equal(found, phased)
   for row in range(2):
     for i, j in itertools.product(range(24), repeat=2):
-      (own, q), (other, k) = ((n // 12, n % 12) for n in (i, j))
+      (own, q), (other, k) = (divmod(n, 12) for n in (i, j))
       ahead = POSITIONS[row, q] // 3 - POSITIONS[row, k] // 3
       wanted = {(0, 0): ahead == 0, (0, 1): ahead > 0, (1, 0): False,
                 (1, 1): ahead >= 0 if clean == "block" else k <= q}[own, other]
