@@ -13,7 +13,7 @@ def get_config(arg=None):
   """A network that is told the time, for noise does not show which tokens it is."""
   config = common.get_config(arg)
   config.objective = dict(
-      name="uniform", schedule=dict(name="linear", eps=1e-4), time="lattice",
+      name="uniform_diffusion", schedule=dict(name="linear", eps=1e-4), time="lattice",
       normalizer="per_supervised_token")
   config.network.time_conditioning = True
   return config

@@ -70,7 +70,7 @@ OBJECTIVES = {
     "diffusion": diffusion.MaskedDiffusion,
     "d3pm": d3pm.D3PM,
     "sedd": sedd.SEDD,
-    "uniform": uniform.UniformDiffusion,
+    "uniform_diffusion": uniform.UniformDiffusion,
     "genmd4": genmd4.GenMD4,
     "block_diffusion": block_diffusion.BlockDiffusion,
     "adapt": adapt.Adaptation,

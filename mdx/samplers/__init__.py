@@ -171,8 +171,8 @@ def check(sampler: Any, objective: types.Objective) -> None:
   if reader.sampler == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
   if reader.sampler == "uniform" and not isinstance(sampler, uniform.Uniform):
-    raise ValueError("a model of uniform noise (objective uniform) knows no masks; it is decoded "
-                     "by sampler.name=uniform.")
+    raise ValueError("a model of uniform noise (objective uniform_diffusion) knows no masks; it is "
+                     "decoded by sampler.name=uniform.")
   if sampler.drafts and reader.by_tokens is None:
     raise ValueError(f"sampler {type(sampler).__name__} verifies by a causal reading, which a "
                      f"model trained with {type(objective).__name__} has not; use a model of "

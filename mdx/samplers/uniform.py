@@ -50,8 +50,9 @@ class Uniform(decoder.Decoder):
   def check_reader(self, reader):
     """Raises ValueError for a model that was trained with masks."""
     if "num_ids" not in reader.given:
-      raise ValueError("sampler uniform decodes models of uniform noise (objective uniform); this "
-                       f"one knows masks: use sampler.name={reader.sampler}.")
+      raise ValueError("sampler uniform decodes models of uniform noise (objective "
+                       "uniform_diffusion); this one knows masks: use sampler.name="
+                       f"{reader.sampler}.")
 
   def width(self, num_free):
     """All free positions."""

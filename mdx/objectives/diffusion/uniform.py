@@ -159,7 +159,7 @@ class UniformDiffusion(types.Objective):
     """This objective; no count of masks is to be drawn, and no likelihood is exact."""
     if estimator == "lattice_k":
       raise ValueError("eval.estimator lattice_k draws exact counts of masks, and objective "
-                       "uniform has none; use stratified.")
+                       "uniform_diffusion has none; use stratified.")
     return None if estimator == "exact" else self
 
   def reader(self):
