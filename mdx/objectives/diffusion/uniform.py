@@ -131,8 +131,7 @@ class UniformDiffusion(types.Objective):
     """The bound's integrand over -alpha' / alpha, and whether the mode is the clean token."""
     clean, noisy, odds, noise_prob = given
     probs = jax.nn.softmax(logits, axis=-1)
-    ids = jnp.arange(logits.shape[-1])
-    is_clean = (ids == clean[..., None]).astype(jnp.float32)
+    is_clean = jax.nn.one_hot(clean, logits.shape[-1])
     # Ratios of the true to the model's marginal, 1 + u: over tokens, and at the noisy one.
     own, mass = odds[..., None] * is_clean, 1 + odds[..., None] * probs
     u, log_ratio = (own - odds[..., None] * probs) / mass, jnp.log1p(own) - jnp.log(mass)
