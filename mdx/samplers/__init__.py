@@ -23,7 +23,7 @@ from mdx.samplers import mean_confidence
 from mdx.samplers import revise
 from mdx.samplers import search
 from mdx.samplers import speculative
-from mdx.samplers import uniform
+from mdx.samplers import uniform_noise
 from mdx.samplers import unmasking
 from mdx.utils import files
 
@@ -42,7 +42,7 @@ SAMPLERS = {
     "rcr": revise.RunningConfidence,
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,
-    "uniform": uniform.Uniform,
+    "uniform": uniform_noise.Uniform,
     "unmasking": unmasking.Unmasking,
     "speculative": speculative.Speculative,
     "joint": joint.Joint,
@@ -170,7 +170,7 @@ def check(sampler: Any, objective: types.Objective) -> None:
   is_causal = isinstance(attention, attention_lib.Causal)
   if reader.sampler == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
-  if reader.sampler == "uniform" and not isinstance(sampler, uniform.Uniform):
+  if reader.sampler == "uniform" and not isinstance(sampler, uniform_noise.Uniform):
     raise ValueError("a model of uniform noise (objective uniform_diffusion) knows no masks; it is "
                      "decoded by sampler.name=uniform.")
   if sampler.drafts and reader.by_tokens is None:

@@ -11,7 +11,7 @@ from mdx import samplers
 from mdx import types
 from mdx.networks import attention as attention_lib
 from mdx.objectives.diffusion import masked as diffusion
-from mdx.samplers import uniform
+from mdx.samplers import uniform_noise
 
 import driving
 import oracle
@@ -28,7 +28,7 @@ def _answer(params, request):
 
 
 def _sampler(**fields):
-  return uniform.Uniform(mask_id=MASK, num_ids=5, **dict(gen_length=4, steps=3) | fields)
+  return uniform_noise.Uniform(mask_id=MASK, num_ids=5, **dict(gen_length=4, steps=3) | fields)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
