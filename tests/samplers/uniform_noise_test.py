@@ -55,7 +55,7 @@ def test_a_row_is_the_same_in_another_order_and_full_rows_are_done():
 
 @pytest.mark.parametrize("fields, message", [
     (dict(cache="dual"), "got cache dual and block_length 0; use none and 0"),
-    (dict(block_length=2), "block_length 2; use none and 0"),
+    (dict(block_length=2, steps=4), "block_length 2; use none and 0"),
     (dict(eos="forbid", eos_id=2), "use allow and never"),
     (dict(guidance_scale=1.0), "guidance_scale blanks the prompt by masks")])
 def test_fields_without_meaning_are_refused(fields, message):
