@@ -4,7 +4,7 @@ Contents: RUNS, config_of, make, main.
 
   python docs/gallery.py --workdir=runs/gallery
 
-A quarter of an hour on two busy CPU cores; a second call goes on where the first was stopped. The
+Ten minutes on two idle CPU cores; a second call goes on where the first was stopped. The
 reports go to docs/assets/gallery. What names the machine is left out of them.
 """
 
@@ -32,11 +32,11 @@ _PICTURES = {"diffusion": "learning_curve.png", "ar": "learning_curve.png", "mdp
 def config_of(name: str, steps: int = 0) -> Any:
   """The config of a run; `steps`, if any, of every training in it."""
   if name == "mdpo":
-    config = mdpo.get_config("mdpo")
-    config.init.base.update(steps=steps or 300, eval_steps=300, checkpoint_steps=300)
-    config.update(updates=steps or 100, eval_steps=20, checkpoint_steps=100, log_steps=20)
-    config.eval.update(nfe=(2, 4), num_examples=256, batch_size=256,
-                       remasking=("low_confidence",), pass_k=())
+    config = mdpo.get_config()
+    if steps:
+      config.init.base.update(steps=steps, eval_steps=steps, checkpoint_steps=steps)
+      config.update(updates=steps, eval_steps=steps, checkpoint_steps=steps)
+      config.eval.update(nfe=(2, 4), num_examples=64, batch_size=64, pass_k=())
     return config
   config = {"diffusion": diffusion, "ar": ar}[name].get_config()
   config.update(steps=steps or 150, batch_size=16, log_steps=10, eval_steps=50)

@@ -12,7 +12,9 @@ import ast
 import functools
 import os
 import pathlib
+import re
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -43,7 +45,7 @@ usage: mdx --config=FILE[:ARG] [--config.KEY=VALUE ...] [--workdir=DIR]
   --help --config=FILE  every key of a config with its default, type and explanation
   --print_config  print every value of the config as such an override, and do nothing
   --workdir     where the run writes (default: runs/ and the config's name)
-  --distributed join a multi-process job: TPU pod, SLURM, Kubernetes, or by hand with
+  --distributed  join a multi-process job: TPU pod, SLURM, Kubernetes, or by hand with
                 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set
   --debug       show tracebacks instead of one-line errors
 
@@ -87,10 +89,25 @@ def _print_help() -> None:
   folder = _config_dir()
   about = lambda name: ast.get_docstring(ast.parse((folder / f"{name}.py").read_text(
       encoding="utf-8"))).partition("\n")[0]
-  configs = [f"  {f'configs/{name}.py':<26} {about(name)}" for name in _names(folder)]
-  claims = textwrap.fill(", ".join(_names(folder / "claims")), 98, initial_indent="  ",
-                         subsequent_indent="  ")
-  _show(_HELP.format(configs="\n".join(configs), claims=claims).rstrip())
+  column = max(map(len, _names(folder))) + len("configs/.py") + 2
+  configs = [f"  {f'configs/{name}.py':<{column}}{about(name)}" for name in _names(folder)]
+  text = _HELP.format(configs="\n".join(configs), claims="  " + ", ".join(
+      _names(folder / "claims")))
+  _show(_wrapped(text.rstrip(), min(shutil.get_terminal_size((100, 24)).columns, 100)))
+
+
+def _wrapped(text: str, width: int) -> str:
+  """Breaks lines between words; what follows stands below its entry's explanation."""
+  lines: list[str] = []
+  for line in text.split("\n"):
+    if lines and line.startswith(" " * 12):  # goes on with the entry above
+      lines[-1] += " " + line.strip()
+    else:
+      lines.append(line)
+  column = lambda line: len(re.match(r"\s*(\S+( \S+)*?\s{2,})?", line).group())
+  return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * column(line),
+                                 break_long_words=False, break_on_hyphens=False)
+                   for line in lines)
 
 
 def _print_keys(argv: Sequence[str]) -> None:

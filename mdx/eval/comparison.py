@@ -276,10 +276,10 @@ def verdict(differences: Sequence[float], larger_is_better: bool = True,
   """The paired t test on differences left - right, one a seed.
 
   Differences that are equal for all seeds have no spread to compare with, which says nothing of
-  other seeds; p is then that of their signs, 2 / 2^n for n seeds (0.25 for three). Without a
-  difference, or with one that is not finite, p is 1. With a margin the test is of the differences
-  plus the margin: the left arm is not inferior if the 95 % interval of the difference lies above
-  -margin.
+  other seeds; the spread is 0, there is no interval, and p is that of their signs, 2 / 2^n for n
+  seeds (0.25 for three). Without a difference, or with one that is not finite, p is 1. With a
+  margin the test is of the differences plus the margin: the left arm is not inferior if the 95 %
+  interval of the difference lies above -margin.
   """
   if not all(map(math.isfinite, differences)):
     return {"difference": None, "spread": None, "interval": None, "p": 1.0,
@@ -287,14 +287,15 @@ def verdict(differences: Sequence[float], larger_is_better: bool = True,
   shift = margin if larger_is_better else -margin
   mean, spread = statistics.mean(differences), statistics.stdev(differences)
   tested = [x + shift for x in differences]
+  number, interval = len(differences), None
   if spread > max(_ROUNDING * abs(mean), 1e-12):
     p = float(stats.ttest_1samp(tested, 0.0).pvalue)
+    half = float(stats.t.ppf(1 - LEVEL / 2, number - 1)) * spread / math.sqrt(number)
+    interval = (mean - half, mean + half)
   else:
-    p = 1.0 if abs(mean + shift) < 1e-12 else 2.0 ** (1 - len(differences))
+    p, spread = 1.0 if abs(mean + shift) < 1e-12 else 2.0 ** (1 - number), 0.0
   is_claimed = (mean + shift > 0) == larger_is_better
-  number = len(differences)
-  half = float(stats.t.ppf(1 - LEVEL / 2, number - 1)) * spread / math.sqrt(number)
-  return {"difference": mean, "spread": spread, "interval": (mean - half, mean + half), "p": p,
+  return {"difference": mean, "spread": spread, "interval": interval, "p": p,
           "verdict": _word(p, is_claimed)}
 
 

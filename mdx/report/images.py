@@ -63,8 +63,10 @@ def decoded(workdir: str | os.PathLike) -> bytes:
     _shown(left, image)
     left.set(xticks=(), yticks=())
     right.axis("off")
-    right.text(0, 0.5, " > ".join(line["steps"]), family="monospace", fontsize=7, va="center",
-               color="black" if line["steps"][-1] == line["text"] else "#b3261e")
-  grid[0][1].set_title(f"what {lines[0]['rule']} wrote, call by call (red: wrong)", fontsize=7,
-                       loc="left")
+    is_right = line["steps"][-1] == line["text"]
+    right.text(0, 0.5, " > ".join(line["steps"]) + (not is_right) * f"  ({line['text']})",
+               family="monospace", fontsize=7, va="center",
+               color="black" if is_right else "#b3261e")
+  grid[0][1].set_title(f"texts by {lines[0]['rule']}, call by call (red: wrong, and the right one)",
+                       fontsize=7, loc="left")
   return _png(picture)

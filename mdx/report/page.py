@@ -208,6 +208,19 @@ def _config(config: Mapping[str, Any]) -> str:
           "</div></details>" if rows else "")
 
 
+def _comparisons(results: Mapping[str, Any]) -> str:
+  """The table of a claim: a comparison a line."""
+  rows = results.get("comparisons")
+  if not isinstance(rows, list) or not rows:
+    return ""
+  number = lambda x: "" if x is None else f"{x:.4g}"
+  return _table([(row["name"], number(row["left_mean"]), number(row["right_mean"]), number(
+      row["difference"]), ", ".join(map(number, row.get("interval") or ())), number(
+          row["p_corrected"]), row["verdict"]) for row in rows],
+                ("comparison", "left", "right", "difference", "95 % interval", "p corrected",
+                 "verdict"))
+
+
 def _task(results: Mapping[str, Any]) -> str:
   """The rules of the task."""
   task = results.get("task")
@@ -217,20 +230,21 @@ def _task(results: Mapping[str, Any]) -> str:
 
 def _sections(run: _Run) -> Iterator[tuple[str, str]]:
   claim = run.path / "claim.txt"
-  text = f"<pre>{html.escape(claim.read_text(encoding='utf-8'))}</pre>" if claim.is_file() else ""
-  shown = _table(_rows(run.results))
-  accuracies = _accuracies(run.results)
-  if text or accuracies:
-    shown = f"<details><summary>all figures</summary>{shown}</details>" if run.results else ""
-  yield "Results", _task(run.results) + text + accuracies + (shown if run.results else "")
+  shown = _table(_rows(run.results)) if run.results else ""
+  if claim.is_file():
+    shown = f"<pre>{html.escape(claim.read_text(encoding='utf-8'))}</pre>"
+  main = _accuracies(run.results) or _comparisons(run.results)
+  if main and shown:
+    shown = f"<details><summary>all figures</summary>{shown}</details>"
+  yield "Results", _task(run.results) + main + shown
   if (run.path / "denoising.svg").is_file():
     picture = _image((run.path / "denoising.svg").read_bytes(), "svg+xml",
                      "held-out problems, step by step; red cells break a rule")
     yield "Before and after", f'<div class="scroll wide">{picture}</div>'
   plots = [_image((run.path / name).read_bytes(), "png", caption)
            for name, caption in _PLOTS.items() if (run.path / name).is_file()]
-  yield "Accuracy", "".join(plots) + (
-      _grid(curves.accuracy(run.results["table"])) if accuracies else "")
+  yield "Differences" if claim.is_file() else "Accuracy", "".join(plots) + (
+      _grid(curves.accuracy(run.results["table"])) if _accuracies(run.results) else "")
   yield "Reconstructions", _picture(images.reconstructions(run.path),
                                     "held-out images, their masks and their reconstructions")
   yield "Denoising of images", _picture(images.decoded(run.path), "held-out images of texts")

@@ -145,17 +145,20 @@ def effects(claims: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Non
   """Draws the differences of claims with their 95 % intervals, a forest plot, into a PNG.
 
   A difference is drawn with the claimed sign to the right, in spreads over the seeds, so that all
-  measures fit one axis. The intervals are those of Student's t and are not corrected.
+  measures fit one axis. The intervals are those of Student's t and are not corrected; a difference
+  that is the same for all seeds has none and stands as text.
 
   Args:
     claims: contents of `results.json` of claims.
     path: file to write.
   """
-  rows = [row for claim in claims for row in claim["comparisons"] if row.get("interval")
-          and row["spread"] > 0]
+  rows = [row for claim in claims for row in claim["comparisons"] if row["difference"] is not None]
   with _figure(path, 1) as axis:
     axis.figure.set_size_inches(11, 1.2 + 0.32 * max(len(rows), 1))
     for place, row in enumerate(rows):
+      if not row.get("interval"):
+        axis.text(0.0, place, f"  {row['difference']:+.3g} for all seeds", va="center", fontsize=7)
+        continue
       sign = (1 if row["larger_is_better"] else -1) / row["spread"]
       middle = sign * row["difference"]
       low, high = sorted(sign * end for end in row["interval"])
@@ -164,7 +167,7 @@ def effects(claims: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Non
                     color=color, mfc="white" if row["verdict"] == "no signal" else color)
     axis.axvline(0.0, color="black", lw=1)
     axis.set_yticks(range(len(rows)), [_cut(row["name"]) for row in rows], fontsize=8)
-    axis.invert_yaxis()
+    axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xscale("symlog", linthresh=3)
     axis.set(xlabel="difference in spreads over seeds, claimed sign to the right (95 % interval)")
     handles = [axis.plot([], [], "s", color=color, mfc="white" if word == "no signal" else color,

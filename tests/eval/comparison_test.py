@@ -127,6 +127,8 @@ def test_intervals_are_those_of_the_paired_t():
   found = comparison.verdict([1.0, 2.0, 4.0, 5.0])
   expected = stats.ttest_1samp([1.0, 2.0, 4.0, 5.0], 0.0).confidence_interval(0.95)
   assert found["interval"] == pytest.approx(tuple(expected))
+  found = comparison.verdict([0.1 + 0.2, 0.3, 0.3])  # the same but for rounding
+  assert (found["spread"], found["interval"], found["p"]) == (0.0, None, 0.25)
 
 
 def test_times_that_some_runs_do_not_reach_are_compared_by_log_rank():
