@@ -18,7 +18,7 @@ import io
 import pathlib
 import re
 import sys
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 MOST_HTML = 60_000  # characters of an output that is a page
@@ -90,11 +90,13 @@ def shrink(notebook: dict[str, Any]) -> None:
         output["text"] = "\n".join(lines) + "\n"
 
 
-def run(path: pathlib.Path) -> Any:
-  """Executes a notebook; returns it with its outputs, not yet shrunk."""
+def run(path: pathlib.Path, edit: Callable[[str], str] = str) -> Any:
+  """Executes a notebook, its code cells changed by `edit`; returns it with outputs, not shrunk."""
   import nbclient  # pylint: disable=g-import-not-at-top
   import nbformat  # pylint: disable=g-import-not-at-top
   notebook = nbformat.read(path, as_version=4)
+  for cell in notebook.cells:
+    cell.source = edit(cell.source) if cell.cell_type == "code" else cell.source
   nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3", record_timing=False,
                           resources={"metadata": {"path": str(path.parent)}}).execute()
   notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"],

@@ -12,11 +12,13 @@ from absl import flags
 import jax
 import pytest
 
-# A quarter of the time of a fresh run: code of fusions by LLVM alone. A jaxlib that does not know a
-# flag ends the process, so it is given to versions that were seen to know it.
-_FUSIONS = "--xla_cpu_use_fusion_emitters=false"
-if jax.__version__.startswith("0.10.") and _FUSIONS not in os.environ["XLA_FLAGS"]:
-  os.environ["XLA_FLAGS"] += f" {_FUSIONS}"
+# A third of the time of a fresh run: code of fusions by LLVM alone, and one thread of it a process,
+# of which there are two. A jaxlib that does not know a flag ends the process, so they are given to
+# versions that were seen to know them.
+if jax.__version__.startswith("0.10."):
+  for _flag in ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"):
+    if _flag not in os.environ["XLA_FLAGS"]:
+      os.environ["XLA_FLAGS"] += f" {_flag}"
 
 flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -125,7 +125,7 @@ _SMALL = {"runs/texts": "steps=4", "runs/texts_samples": "sampler.steps=4",
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["own_text", "own_task"])
+@pytest.mark.parametrize("page", [tiny.releases("own_text"), "own_task"])
 def test_the_page_runs_from_its_first_command_to_its_last(page, tmp_path):
   """The commands as they stand, made smaller, in a folder with nothing but what the page has."""
   (tmp_path / "texts").mkdir()
@@ -300,6 +300,7 @@ def test_the_gallery_has_all_reports_and_they_name_no_machine():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_the_gallery_is_made_by_its_script(tmp_path):
   gallery.make(tmp_path / "workdir", tmp_path / "made", steps=2)
   assert ({path.name for path in (tmp_path / "made").iterdir()}

@@ -413,7 +413,8 @@ def _train(config, workdir, monkeypatch, num_devices, mode="train"):
       tiny.stored(workdir)[1]["params"])
 
 
-@pytest.mark.parametrize("name", tiny.mostly_slow(EXTENSIONS, ["with_value"]))
+@pytest.mark.parametrize("name", tiny.mostly_slow(
+    EXTENSIONS, ["with_value"], ci=["contrast", "imitate"]))
 def test_an_extension_trains_alike_on_devices_and_microbatches_and_resumes(name, tmp_path,
                                                                           monkeypatch):
   losses, params = _train(_config(name, tmp_path), tmp_path / "one", monkeypatch, 1)
@@ -434,7 +435,7 @@ def test_an_extension_trains_alike_on_devices_and_microbatches_and_resumes(name,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXTENSIONS)
+@pytest.mark.parametrize("name", tiny.mostly_slow(EXTENSIONS, [], ci=["with_value", "distil"]))
 def test_an_extension_is_exported_and_compiled_for_a_machine_that_is_not_there(name, tmp_path):
   config = _config(name, tmp_path)
   modes.run("train", config, str(tmp_path / "run"))

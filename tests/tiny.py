@@ -100,14 +100,22 @@ def policy(workdir, **fields):
   return str(workdir / "weights")
 
 
-def mostly_slow(values, quick):
+def mostly_slow(values, quick, ci=None):
   """Values for `parametrize`, all but the quick ones with the marker `slow`.
 
   Args:
     values: what the parameters are given, in order.
     quick: those that the default suite runs.
+    ci: further ones that `.ci/run` runs; the rest has the marker `release` too. None: all.
   """
-  assert len(quick) and all(value in values for value in quick)
+  assert all(value in values for value in [*quick, *(ci or ())])
   several = lambda value: value if isinstance(value, tuple) else (value,)
-  return [value if value in quick else pytest.param(*several(value), marks=pytest.mark.slow)
+  marks = lambda value: [pytest.mark.slow] + [pytest.mark.release] * (
+      ci is not None and value not in ci)
+  return [value if value in quick else pytest.param(*several(value), marks=marks(value))
           for value in values]
+
+
+def releases(*values, **options):
+  """A value for `parametrize` that is run before a release alone."""
+  return pytest.param(*values, marks=[pytest.mark.slow, pytest.mark.release], **options)

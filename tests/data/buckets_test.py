@@ -94,17 +94,10 @@ def test_special_tokens_need_room_that_buckets_take(tmp_path):
 
 @pytest.mark.parametrize("name, changes", [
     ("finetune", {"network.dropout": 0.1}),
-    pytest.param("diffusion", {}, marks=pytest.mark.slow),
     pytest.param("mlm", {"network.dropout": 0.1}, marks=pytest.mark.slow),
-    pytest.param("electra", {}, marks=pytest.mark.slow),
-    pytest.param("rts", {}, marks=pytest.mark.slow), pytest.param("ar", {}, marks=pytest.mark.slow),
-    pytest.param("meap", {}, marks=pytest.mark.slow),
-    pytest.param("ernie_gram", {}, marks=pytest.mark.slow),
-    pytest.param("drbert", {}, marks=pytest.mark.slow),
-    pytest.param("genmd4", {}, marks=pytest.mark.slow),
-    pytest.param("sedd", {}, marks=pytest.mark.slow),
-    pytest.param("d3pm", {}, marks=pytest.mark.slow),
-    pytest.param("mirror", {"network.attention_dropout": 0.0}, marks=pytest.mark.slow)])
+    pytest.param("mirror", {"network.attention_dropout": 0.0}, marks=pytest.mark.slow),
+    *(tiny.releases(name, {}) for name in ("diffusion", "electra", "rts", "ar", "meap", "ernie_gram",
+                                           "drbert", "genmd4", "sedd", "d3pm"))])
 def test_the_loss_is_the_same_in_any_bucket(name, changes, tmp_path):
   config = tiny.config(name, data__length=32)
   if name == "finetune":

@@ -88,8 +88,9 @@ def test_the_model_s_parameters_are_not_trained(base, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fields", [{}, dict(block_length=4, actions="plackett_luce",
-                                             expert_rate=0.5, expert_threshold=0.3)], ids=str)
+@pytest.mark.parametrize("fields", [tiny.releases({}, id="plain"), pytest.param(
+    dict(block_length=4, actions="plackett_luce", expert_rate=0.5, expert_threshold=0.3),
+    id="experts")])
 def test_a_policy_is_trained_and_decodes_its_model_and_others(fields, base, tmp_path):
   config = _config(base, **{f"rollout__sampler__{k}": v for k, v in fields.items()})
   results = modes.run("rl", config, str(tmp_path / "run"))

@@ -124,7 +124,7 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective, epochs", [
-    ("mdpo", 1), ("branch_mdpo", 1), pytest.param("diffu_grpo", 2, marks=pytest.mark.slow)])
+    ("mdpo", 1), tiny.releases("branch_mdpo", 1), ("diffu_grpo", 2)])
 def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(objective, epochs, base,
                                                                   rewarding, tmp_path):
   cfg = _config(base, rollout__epochs=epochs, eval__nfe=(2,), eval__remasking=("rcr",))
@@ -158,8 +158,8 @@ def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["wd1", "coupled_grpo", "branch_mdpo", "espo", "gdpo", "spg",
-                                       "vrpo"])
+@pytest.mark.parametrize("objective", tiny.mostly_slow(
+    ["wd1", "coupled_grpo", "branch_mdpo", "espo", "gdpo", "spg", "vrpo"], [], ci=["espo", "vrpo"]))
 def test_baselines_run_on_the_same_machinery(objective, base, rewarding, tmp_path):
   cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",),
                 rollout__num_prompts=16)  # whose pairs, in vrpo, the devices divide
@@ -219,7 +219,7 @@ def test_branch_credit_refuses_what_it_cannot_score_before_the_base_is_trained(
 
 
 @pytest.mark.parametrize("objective, sampler, tree", [
-    ("trace_rl", {}, "none"), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+    ("trace_rl", {}, "none"), *(tiny.releases(*case) for case in (
         ("d2", {}, "none"), ("agrpo", {"confidence": "random"}, "uniform"),
         ("cj_grpo", {"schedule": "doubling"}, "uniform"),
         ("just_grpo", {"name": "autoregressive"}, "none")))])

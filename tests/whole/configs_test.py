@@ -45,9 +45,10 @@ class _Compiled(logging.Handler):
 
 # Their losses are compiled in tests/objectives; the rest of a run is what the others share.
 _QUICK = ("diffusion",)
+_CI = ("electra", "finetune", "sft", "block_diffusion", "ctc", "mirror")
 
 
-@pytest.mark.parametrize("name", tiny.mostly_slow(tiny.CONFIGS, _QUICK))
+@pytest.mark.parametrize("name", tiny.mostly_slow(tiny.CONFIGS, _QUICK, _CI))
 def test_config_takes_steps_and_compiles_each_function_once(name, tmp_path):
   handler, logger = _Compiled(), logging.getLogger("jax._src.interpreters.pxla")
   logger.addHandler(handler)

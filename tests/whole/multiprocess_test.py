@@ -22,6 +22,8 @@ from mdx import sharding
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 
+import tiny
+
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _STEPS, _SHARDS = 120, 4
 _SMALL = ["--config=configs/diffusion.py", "--config.network.num_layers=1",
@@ -180,7 +182,7 @@ def test_a_port_in_use_is_one_line_at_once(texts, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num, after", [(2, 1), (4, 2)])
+@pytest.mark.parametrize("num, after", [(2, 1), tiny.releases(4, 2)])
 def test_a_signal_to_one_saves_one_step_on_all_and_another_number_goes_on_where_they_were(
     num, after, texts, alone, tmp_path):
   args = [*_SMALL, *texts, f"--workdir={tmp_path}"]
@@ -207,8 +209,8 @@ def test_a_signal_to_one_saves_one_step_on_all_and_another_number_goes_on_where_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num, mesh", [(4, []), (2, ["--config.mesh.data=1",
-                                                     "--config.mesh.tensor=2"])])
+@pytest.mark.parametrize("num, mesh", [
+    tiny.releases(4, []), (2, ["--config.mesh.data=1", "--config.mesh.tensor=2"])])
 def test_a_job_killed_and_started_again_has_the_losses_of_one_process(num, mesh, texts, alone,
                                                                       tmp_path):
   args = [*_SMALL, *texts, f"--workdir={tmp_path}", "--config.checkpoint_steps=10", *mesh]
@@ -233,7 +235,7 @@ def test_the_launcher_starts_a_killed_job_again(texts, alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num", [2, 4])
+@pytest.mark.parametrize("num", [2, tiny.releases(4)])
 def test_rl_on_several_processes_is_rl_on_one_also_after_a_kill(num, rl_alone, tmp_path):
   shutil.copytree(rl_alone / "base", tmp_path / "base")
   args = [*_RL, f"--workdir={tmp_path}"]

@@ -168,7 +168,8 @@ def _loss_and_gradient(name, mesh, num_microbatches=1):
 
 
 @pytest.mark.parametrize("name", tiny.mostly_slow(
-    [name for name in METHODS if name not in ("krona", "parallel", "p_tuning")], ["lora", "mask"]))
+    [name for name in METHODS if name not in ("krona", "parallel", "p_tuning")], ["lora", "mask"],
+    ci=["dora", "prefix_tuning", "bitfit"]))
 def test_on_a_mesh_and_by_microbatch_it_is_the_same_and_its_own_leaves_alone_have_gradients(name):
   one = sharding.make_mesh({}, devices=jax.devices()[:1])
   (loss, grads), _ = _loss_and_gradient(name, one)
@@ -329,8 +330,9 @@ def test_every_objective_has_a_config_here():
   assert CONFIGS.keys() == objectives.OBJECTIVES.keys()
 
 
-@pytest.mark.parametrize("name", tiny.mostly_slow(list(objectives.OBJECTIVES), [
-    "ar", "bitimebert", "ernie_gram"]))
+@pytest.mark.parametrize("name", tiny.mostly_slow(
+    list(objectives.OBJECTIVES), ["ar", "bitimebert", "ernie_gram"],
+    ci=["diffusion", "electra", "finetune", "w2v_bert", "connector"]))
 def test_lora_sets_up_and_traces_with_every_objective(name, tmp_path):
   module, arg = CONFIGS[name]
   config = importlib.import_module(f"mdx.configs.{module}").get_config(arg)
