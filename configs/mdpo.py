@@ -225,6 +225,13 @@ def _small(task, sizes=None):
           tree="none",  # or uniform: rollouts of a prompt branch at a step drawn at random
           max_turns=1,  # of an episode, where the task is an environment that replies
           max_reply_length=64,  # tokens of a reply that are read
+          # A placement of weights of its own for rollouts and evaluation: they are rounded to
+          # `dtype` and moved there once an iteration. Sizes over the devices of `mesh`; all 0 =
+          # decode where updates are made.
+          mesh=dict(
+              data=0,  # rows are cut over so many; -1: those that remain
+              fsdp=0,  # rows and weights; each layer is gathered in every step
+              tensor=0),  # heads, MLP and vocabulary
           # Of sampler.mixture: a pair per_group, per_rollout, or per_problem, which keeps it from
           # the filter on and in every epoch.
           mixture_draw="per_group",

@@ -59,7 +59,7 @@ def _keys(kind: Callable[[Any, str], None], *names: str) -> dict[str, Callable[[
 KEYS = {
     **_keys(_TABLE, "checkpoint", "compile", "data", "embedding", "eval", "export", "init", "lora",
             "mesh", "network", "objective", "optimizer", "quality", "rollout", "rules", "sampler",
-            "rollout.inference",
+            "rollout.inference", "rollout.mesh",
             "sharding", "task", "tokenizer", "frozen", "eval.probe", "eval.rules", "eval.slots",
             "eval.embedding", "eval.similarity", "eval.retrieval", "eval.text_classification",
             "eval.clustering", "eval.frame_probe",
@@ -80,6 +80,7 @@ KEYS = {
             "rollout.filter_examples", "rollout.max_prompt_length", "sampler.num_samples",
             "updates", "viewer_rows"),
     **_keys(_ID, "mesh.data", "mesh.fsdp", "mesh.replica", "mesh.sequence", "mesh.tensor",
+            "rollout.mesh.data", "rollout.mesh.fsdp", "rollout.mesh.tensor",
             "tokenizer.bos_id", "tokenizer.eos_id", "tokenizer.mask_id", "tokenizer.pad_id"),
     **_keys(_FLAG, "animation", "eval.baselines", "eval.test", "has_header", "init.network",
             "rollout.dynamic_sampling", "rollout.filter_once", "show", "tensorboard"),
