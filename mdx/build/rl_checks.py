@@ -124,8 +124,8 @@ def rows(run: Any) -> None:
   for shards_of, name in ((shards, ""), (decoding, " of rollout.mesh")):
     if run.num_rows % shards_of:
       raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts are "
-                       f"not divisible by {shards_of} batch shards{name}; change rollout.num_prompts "
-                       "or group_size.")
+                       f"not divisible by {shards_of} batch shards{name}; change "
+                       "rollout.num_prompts or group_size.")
     if run.num_rows % size or size % shards_of:
       raise ValueError(f"config.rollout.batch_size {size} must divide the {run.num_rows} rollouts "
                        f"of an iteration and be a multiple of the {shards_of} batch shards{name}.")

@@ -59,7 +59,7 @@ def _keys(kind: Callable[[Any, str], None], *names: str) -> dict[str, Callable[[
 KEYS = {
     **_keys(_TABLE, "checkpoint", "compile", "data", "embedding", "eval", "export", "init", "lora",
             "mesh", "network", "objective", "optimizer", "quality", "rollout", "rules", "sampler",
-            "rollout.inference", "rollout.mesh",
+            "rollout.inference",
             "sharding", "task", "tokenizer", "frozen", "eval.probe", "eval.rules", "eval.slots",
             "eval.embedding", "eval.similarity", "eval.retrieval", "eval.text_classification",
             "eval.clustering", "eval.frame_probe",
@@ -99,6 +99,7 @@ KEYS = {
             "rollout.rewards"),
     **_keys(_each(_TABLE, "tables, dict(name=..., ...)"), "adaptations", "optimizer.masks"),
     "ema_decay": _below_one,
+    "rollout.mesh": _of((Mapping, type(None)), "a table, or None"),
     "rollout.pass_rate": _each(_number(0.0, 1.0, whole=False), "two rates"),
     "init.params": _choice("ema", "raw"),
     **_keys(_each(_COUNT, "whole numbers"), "eval.curve_also", "eval.nfe", "eval.pass_k",

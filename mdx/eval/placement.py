@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec as P
 import jax.numpy as jnp
 
 from mdx import sharding
@@ -67,16 +68,33 @@ class Placement:
     is_rounded = leaf.dtype == jnp.float32 and self._parts[name].is_rounded(rest)
     return self._dtype if is_rounded else leaf.dtype
 
+  def _halfway(self, shape: jax.ShapeDtypeStruct) -> NamedSharding:
+    """Sharding on the way: a dimension that the home mesh cuts more often is cut over `data` too.
+
+    From there each device gathers what it needs; at once, it would gather the whole parameter.
+    """
+    axes, sizes = list(shape.sharding.spec), self.mesh.shape
+    for i, axis in enumerate(axes):
+      if axis and sizes[axis] < self.home.shape[axis] and not (
+          shape.shape[i] % (sizes[axis] * sizes["data"])):
+        axes[i] = (axis, "data")
+        break
+    return NamedSharding(self.mesh, P(*axes))
+
   def program(self, params: types.Params) -> Callable[[types.Params], types.Params]:
-    """Returns the compiled program that moves weights of these parts, once for each such set."""
+    """Returns the compiled program that moves weights of these parts, one for each such set."""
     names = frozenset(params)
     if names not in self._programs:
       shapes = self.shapes(params)
-      moved = lambda params: jax.tree.map(lambda x, s: x.astype(s.dtype), params, shapes)
+      move = lambda x, s: jax.lax.with_sharding_constraint(x.astype(s.dtype), self._halfway(s))
       self._programs[names] = processes.Jitted(
-          moved, out_shardings=jax.tree.map(lambda s: s.sharding, shapes))
+          lambda params: jax.tree.map(move, params, shapes),
+          out_shardings=jax.tree.map(lambda s: s.sharding, shapes))
     return self._programs[names]
 
   def weights(self, params: types.Params) -> types.Params:
     """Returns weights where they decode; they are the caller's to drop."""
-    return params if self.is_home else self.program(params)(params)
+    if self.is_home:
+      return params
+    with jax.set_mesh(self.mesh):
+      return self.program(params)(params)
