@@ -232,7 +232,9 @@ def _cost_text(cost: budget.Budget | None) -> str:
 def _advice(one: Mapping[str, Any], report: Mapping[str, Any]) -> str:
   """Advice on a program that is too large: the excess, and what to turn."""
   over = one["bytes_per_chip"]["total"] + one["bytes_beside"] - report["hbm_bytes"]
-  if one["bytes_per_chip"]["arguments"] > report["hbm_bytes"] / 2:
+  if one["name"] == "placement":
+    knob = "cut the weights for decoding more often: a larger rollout.mesh.tensor"
+  elif one["bytes_per_chip"]["arguments"] > report["hbm_bytes"] / 2:
     knob = "parameters and optimizer are most of it: more chips, or a larger mesh.fsdp or tensor"
   elif one["name"] == "rollout":
     knob = "decode fewer rows together: a smaller rollout.batch_size"
