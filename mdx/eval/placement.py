@@ -1,4 +1,4 @@
-"""A placement of the weights of its own for decoding.
+"""Weights placed for decoding, on another mesh than that of the updates.
 
 Contents: Placement.
 
@@ -74,7 +74,7 @@ class Placement:
     From there each device gathers what it needs; at once, it would gather the whole parameter.
     """
     axes, sizes = list(shape.sharding.spec), self.mesh.shape
-    for i, axis in enumerate(axes):
+    for i, axis in enumerate(axes if "data" not in axes else ()):
       if axis and sizes[axis] < self.home.shape[axis] and not (
           shape.shape[i] % (sizes[axis] * sizes["data"])):
         axes[i] = (axis, "data")
