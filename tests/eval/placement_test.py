@@ -81,9 +81,10 @@ def test_a_mesh_that_does_not_divide_the_weights_is_one_line():
     (dict(fsdp=4, tensor=2), dict(fsdp=4, tensor=2), True),
     (dict(fsdp=4, tensor=2), dict(data=4, tensor=2), False)])
 def test_records_are_those_of_the_home_mesh_and_lie_there(home, sizes, is_exact):
-  tokenizer = tokenizer_lib.build("digits")
+  tokenizer = tokenizer_lib.build("symbols:1 2 3 4")
   network = transformer.Transformer(num_layers=1, width=16, num_heads=2, mlp_width=16,
-                                    max_length=16, vocab_size=16, scan_layers=False).network()
+                                    max_length=16, vocab_size=tokenizer.vocab_size,
+                                    scan_layers=False).network()
   objective = diffusion.MaskedDiffusion(network=network, mask_id=tokenizer.mask_id)
   mesh = sharding.make_mesh(home)
   with jax.set_mesh(mesh):
