@@ -403,7 +403,7 @@ def _llada_8b(method):
   config.rollout.prompt_format = "chat"
   config.optimizer.update(schedule="constant", warmup_steps=0)
   config.mesh.update(data=1, fsdp=-1, tensor=4)  # rollouts of an iteration: no more shards than 16
-  # By the compiler a rollout of 16 rows takes 6 s so, and 12 s on `mesh`, which gathers in each step.
+  # By the compiler a rollout of 16 rows takes 6 s so, and 12 s on `mesh`, which gathers each step.
   config.rollout.mesh.update(data=-1, tensor=4)
   config.remat = "full"
   config.compile.update(topology="v5e:8x8", preset="llada_8b", vocab_size=126464)

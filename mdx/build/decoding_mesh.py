@@ -52,5 +52,5 @@ def placement(config: Mapping[str, Any], model: load_lib.Loaded, policy: Any
         table=model.config["sharding"])
     found.shapes(model.params)
   except ValueError as error:
-    raise ValueError(f"config.rollout.mesh: {error}") from None
+    raise ValueError(f"config.rollout.mesh (all 0 = none): {error}") from None
   return found

@@ -50,7 +50,8 @@ class Program(NamedTuple):
     plain: a function of the same arguments with the model's FLOPs in it and no others: nothing is
       computed again, and no kernel hides a matmul.
     kinds: what the arguments are: parameters, optimizer, ...
-    trips: how often a loop runs at most whose end depends on values.
+    trips: how often a loop runs at most whose end depends on values; of loops in one another the
+      outer first.
     repeats: how often an iteration runs it; 0 = never.
     kernels: as `plain`, without the FLOPs of attention kernels; None = there are none.
     mesh: that it runs on; None: that of the config.
@@ -61,7 +62,7 @@ class Program(NamedTuple):
   arguments: tuple[Any, ...]
   plain: Callable
   kinds: dict[str, Any]
-  trips: float = 1.0
+  trips: float | tuple[float, ...] = 1.0
   repeats: int = 1
   kernels: Callable | None = None
   mesh: jax.sharding.Mesh | None = None
@@ -238,6 +239,10 @@ def _rollout(name: str, run: rl_setup.Setup, plain: rl_setup.Setup, prompts: tas
   rows = jax.tree.map(lambda x: _by_rows(x, mesh), rows | {"row_index": np.zeros(size, np.int32)})
   key = jax.eval_shape(lambda: rng.root(0))
   key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, P()))
-  steps = sampler.max_steps(rows["canvas"].shape[1] - decoder.start)
+  length = rows["canvas"].shape[1] - decoder.start
+  steps: float | tuple[float, ...] = sampler.max_steps(length)
+  if sampler.cache != "none":  # blocks, and their steps after the first
+    blocks = -(-length // sampler.block)
+    steps = (blocks, max(steps / blocks - 1, 0))
   return Program(name, decoder.run, (params, key, rows), plain.decoder(prompts).run,
                  {"parameters": params, "batch": rows}, steps, run.num_rows // size, mesh=mesh)

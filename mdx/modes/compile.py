@@ -157,7 +157,7 @@ def _times(costs: hlo.Costs, model_flops: float, in_kernels: float, mesh,
           "kernels_without_estimate": costs.kernels}
 
 
-def _compiled(lowered, arguments: float, trips: float) -> _Compiled:
+def _compiled(lowered, arguments: float, trips: float | tuple[float, ...]) -> _Compiled:
   """Compiles; a program that the compiler finds too large has no costs."""
   try:
     compiled = lowered.compile()

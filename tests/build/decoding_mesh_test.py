@@ -39,9 +39,9 @@ def test_zeros_are_no_mesh_and_beside_others_one():
 
 
 @pytest.mark.parametrize("sizes, changes, message", [
-    ({"tensor": 2}, {}, "config.rollout.mesh: mesh .* does not fit 8 devices; their product must "
+    ({"tensor": 2}, {}, r"config.rollout.mesh \(all 0 = none\): mesh .* does not fit 8 devices; their product must "
      "equal the number of devices"),
-    ({"tensor": 8}, {}, "config.rollout.mesh: mesh axis tensor=8 does not divide 4 key-value heads"),
+    ({"tensor": 8}, {}, r"config.rollout.mesh .*: mesh axis tensor=8 does not divide 4 key-value heads"),
     ({"data": -1}, {"rollout.num_prompts": 2},
      "2 prompts x 2 rollouts are not divisible by 8 batch shards of rollout.mesh"),
     ({"data": -1}, {"rollout.batch_size": 4},
