@@ -5,7 +5,6 @@ Contents: TaskDecoder, check_prompts.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import jax
@@ -43,8 +42,7 @@ class TaskDecoder:
       home: mesh of the same devices that records and rows are handed out on; None: `mesh`.
     """
     self._sampler, self._prompts, self.mesh, self.home = sampler, prompts, mesh, home or mesh
-    self._in_context = contextlib.nullcontext if home is None else lambda: jax.set_mesh(mesh)
-    self._to_home = (lambda record: record) if home is None else processes.Jitted(
+    self._to_home = None if home is None else processes.Jitted(
         lambda record: record, out_shardings=NamedSharding(home, P(sharding.BATCH_AXES)))
     self._key = rng.stream(rng.root(seed), name)
     self.start = prompts.start
@@ -96,10 +94,14 @@ class TaskDecoder:
       start: first index that is decoded; each has a program of its own.
       turn: of an episode, part of the key of every draw.
     """
-    with self._in_context():
-      key = jax.random.fold_in(self._key, iteration)
-      key = rng.stream(key, "turn", turn) if turn else key
-      record = self._program(start)(params, key, rows).trajectory
+    key = jax.random.fold_in(self._key, iteration)
+    key = rng.stream(key, "turn", turn) if turn else key
+    program = self._program(start)
+    if self._to_home is None:
+      return program(params, key, rows).trajectory
+    key = jax.device_put(key, NamedSharding(self.mesh, P()))
+    with jax.set_mesh(self.mesh):
+      record = program(params, key, rows).trajectory
     return self._to_home(record)
 
 
