@@ -225,6 +225,13 @@ def _small(task, sizes=None):
           tree="none",  # or uniform: rollouts of a prompt branch at a step drawn at random
           max_turns=1,  # of an episode, where the task is an environment that replies
           max_reply_length=64,  # tokens of a reply that are read
+          # A placement of weights of its own for rollouts and evaluation: they are rounded to
+          # `dtype` and moved there once an iteration. Sizes over the devices of `mesh`; all 0 =
+          # decode where updates are made.
+          mesh=dict(
+              data=0,  # rows are cut over so many; -1: those that remain
+              fsdp=0,  # rows and weights; each layer is gathered in every step
+              tensor=0),  # heads, MLP and vocabulary
           # Of sampler.mixture: a pair per_group, per_rollout, or per_problem, which keeps it from
           # the filter on and in every epoch.
           mixture_draw="per_group",
@@ -396,6 +403,8 @@ def _llada_8b(method):
   config.rollout.prompt_format = "chat"
   config.optimizer.update(schedule="constant", warmup_steps=0)
   config.mesh.update(data=1, fsdp=-1, tensor=4)  # rollouts of an iteration: no more shards than 16
+  # By the compiler a rollout of 16 rows takes 6 s so, and 12 s on `mesh`, which gathers each step.
+  config.rollout.mesh.update(data=-1, tensor=4)
   config.remat = "full"
   config.compile.update(topology="v5e:8x8", preset="llada_8b", vocab_size=126464)
   config.eval.update(nfe=(64, 128, 256), num_examples=500, batch_size=64, curve_nfe=128,

@@ -20,7 +20,9 @@ from typing import Any, Mapping
 _NOT_IDENTITY = ("mode", "mesh", "sharding", "microbatches", "log_steps", "eval_steps",
                  "checkpoint_steps", "export", "checkpoint", "tensorboard", "compile", "remat",
                  "profile_steps")
-_NOT_IDENTITY_EITHER = ("data.on_error",)  # a run that it would change has stopped
+# A run that on_error would change has stopped; the others say where rollouts are decoded.
+_NOT_IDENTITY_EITHER = ("data.on_error", "rollout.mesh", "rollout.mesh.data", "rollout.mesh.fsdp",
+                        "rollout.mesh.tensor")
 _ABSENT = "absent"
 # Keys that release 0.1 did not have, with the value at which they change nothing.
 _LATER: dict[str, Any] = {"frozen": {}, "eval.evaluators": [], "adaptations": [],

@@ -1,8 +1,8 @@
 """The mesh, and one table from logical axes of parameters to its axes.
 
-Contents: AXES, DEFAULT_TABLE, make_mesh, specs, state_sharding, with_shardings, batch_spec,
-check_batch, local_rows, num_rows, num_positions, place_batch, constrain, positions_sharded,
-num_batch_shards, batch_shards, padded_rows.
+Contents: AXES, DEFAULT_TABLE, make_mesh, of_other_sizes, specs, state_sharding, with_shardings,
+batch_spec, check_batch, local_rows, num_rows, num_positions, place_batch, constrain,
+positions_sharded, num_batch_shards, batch_shards, padded_rows.
 
 Convention: Auto mesh axes; a mode sets the mesh around its work (`jax.set_mesh`), arguments carry
 their shardings and jitted functions get `out_shardings` only. The logical axes of a parameter are
@@ -42,17 +42,7 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
       not divide.
   """
   devices = jax.devices() if devices is None else devices
-  unknown = [a for a in sizes if a not in AXES]
-  if unknown:
-    raise ValueError(f"unknown mesh axis {unknown[0]!r}; the axes are {', '.join(AXES)}.")
-  shape = [int(sizes.get(a, 1)) for a in AXES]
-  if shape.count(-1) > 1 or any(s == 0 or s < -1 for s in shape):
-    raise ValueError(f"mesh sizes must be positive, with at most one -1; got {dict(sizes)}.")
-  known = int(np.prod([s for s in shape if s > 0]))
-  if len(devices) % known or (-1 not in shape and known != len(devices)):
-    raise ValueError(f"mesh {dict(zip(AXES, shape))} does not fit {len(devices)} devices; their "
-                     "product must equal the number of devices (write -1 for the rest).")
-  shape = [len(devices) // known if s == -1 else s for s in shape]
+  shape = _shape(sizes, len(devices))
   slices = len({getattr(d, "slice_index", None) for d in devices})
   if slices > 1:
     return _hybrid_mesh(shape, slices, devices)
@@ -62,6 +52,35 @@ def make_mesh(sizes: Mapping[str, int], devices=None) -> Mesh:
   except NotImplementedError:  # no axis is a product of dimensions of the torus
     grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=types)
+
+
+def of_other_sizes(mesh: Mesh, sizes: Mapping[str, int]) -> Mesh:
+  """Builds a mesh of the devices of another in the same order: programs take arrays of both.
+
+  Args:
+    mesh: has the devices.
+    sizes: as of `make_mesh`.
+
+  Raises:
+    ValueError: as `make_mesh`.
+  """
+  shape = _shape(sizes, mesh.size)
+  return Mesh(mesh.devices.reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _shape(sizes: Mapping[str, int], num_devices: int) -> list[int]:
+  """Sizes of all axes of a mesh."""
+  unknown = [a for a in sizes if a not in AXES]
+  if unknown:
+    raise ValueError(f"unknown mesh axis {unknown[0]!r}; the axes are {', '.join(AXES)}.")
+  shape = [int(sizes.get(a, 1)) for a in AXES]
+  if shape.count(-1) > 1 or any(s == 0 or s < -1 for s in shape):
+    raise ValueError(f"mesh sizes must be positive, with at most one -1; got {dict(sizes)}.")
+  known = int(np.prod([s for s in shape if s > 0]))
+  if num_devices % known or (-1 not in shape and known != num_devices):
+    raise ValueError(f"mesh {dict(zip(AXES, shape))} does not fit {num_devices} devices; their "
+                     "product must equal the number of devices (write -1 for the rest).")
+  return [num_devices // known if s == -1 else s for s in shape]
 
 
 def _hybrid_mesh(shape: list[int], slices: int, devices) -> Mesh:

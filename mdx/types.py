@@ -67,6 +67,8 @@ class Part(NamedTuple):
     decays: path within the part -> whether weight decay applies.
     is_served: whether an export keeps the part.
     is_fresh: whether the part begins from the seed: no base checkpoint has it.
+    is_rounded: path within the part -> whether all that read the parameter first round it to the
+      type of the activations, so that a copy for decoding may be stored in it.
     upkeep: what a training step does with it beside the gradient of the loss; None: nothing.
   """
   init: Callable[[jax.Array], PyTree]
@@ -74,6 +76,7 @@ class Part(NamedTuple):
   decays: Callable[[str], bool] = lambda path: path.rpartition("/")[2] == "kernel"
   is_served: bool = False
   is_fresh: bool = True
+  is_rounded: Callable[[str], bool] = lambda path: False
   upkeep: Upkeep | None = None
 
 

@@ -3,7 +3,9 @@
 Contents: Program, of_config, with_remat.
 
 A training config has a `train_step`; one of RL a `rollout` and an `rl_update`. They are what a run
-compiles, built by the same code, with shape structs for its state, weights and batches.
+compiles, built by the same code, with shape structs for its state, weights and batches. With a
+`rollout.mesh` there is the `placement` of its weights too, and `rollout_in_place`, the rollout on
+the mesh of the updates, which is for comparison and never run.
 """
 
 from __future__ import annotations
@@ -42,24 +44,29 @@ class Program(NamedTuple):
   """One program.
 
   Attributes:
-    name: train_step, rollout or rl_update.
+    name: train_step, rollout, placement, rl_update or rollout_in_place.
     function: jitted.
     arguments: shape structs with shardings.
     plain: a function of the same arguments with the model's FLOPs in it and no others: nothing is
       computed again, and no kernel hides a matmul.
     kinds: what the arguments are: parameters, optimizer, ...
-    trips: how often a loop runs at most whose end depends on values.
-    repeats: how often an iteration runs it.
+    trips: how often a loop runs at most whose end depends on values; of loops in one another the
+      outer first.
+    repeats: how often an iteration runs it; 0 = never.
     kernels: as `plain`, without the FLOPs of attention kernels; None = there are none.
+    mesh: that it runs on; None: that of the config.
+    beside: what else is on the devices meanwhile: the rest of the state, and the base model.
   """
   name: str
   function: Callable
   arguments: tuple[Any, ...]
   plain: Callable
   kinds: dict[str, Any]
-  trips: float = 1.0
+  trips: float | tuple[float, ...] = 1.0
   repeats: int = 1
   kernels: Callable | None = None
+  mesh: jax.sharding.Mesh | None = None
+  beside: Any = ()
 
 
 def of_config(config: Mapping[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> list[Program]:
@@ -191,30 +198,51 @@ def _of_rl(config: dict[str, Any], workdir: str, mesh: jax.sharding.Mesh) -> lis
       config, config["init"]["checkpoint"] or config["compile"]["preset"])
   run, plain = (rl_setup.assemble(config, workdir, _rl_model(config, mesh, plain=p), None)
                 for p in (False, True))
-  prompts, sampler = _prompts(run), run.sampler
-  decoder, size = run.decoder(prompts), run.rows_together
-  with_rows = lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=NamedSharding(mesh, P(sharding.BATCH_AXES)))
-  rows = prompts.canvas(np.zeros(size, np.int32), sampler.gen_length, sampler.mask_id)
-  rows = jax.tree.map(with_rows, rows | {"row_index": np.zeros(size, np.int32)})
-  key = jax.eval_shape(lambda: rng.root(0))
-  key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, P()))
-  arguments = (run.shapes.params, key, rows)
-  steps = sampler.max_steps(rows["canvas"].shape[1] - decoder.start)
-  rollout = Program("rollout", decoder.run, arguments, plain.decoder(prompts).run,
-                    {"parameters": run.shapes.params, "batch": rows}, steps, run.num_rows // size)
-  record = jax.eval_shape(decoder.run, *arguments).trajectory
-  batch = jax.eval_shape(lambda *x: rollout_lib.make_batch(*x, decoder.start), record, rows)
+  prompts, state, place = _prompts(run), run.shapes, run.placement
+  base = tree.part(run.model.params, run.optimizer.trains)
+  params, beside = place.shapes(state.params), (state._replace(params={}), base)
+  rollout = _rollout("rollout", run, plain, prompts, params, place.mesh)
+  rows, record = rollout.kinds["batch"], jax.eval_shape(rollout.function, *rollout.arguments)
+  start = prompts.start
+  batch = jax.eval_shape(lambda *x: rollout_lib.make_batch(*x, start), record.trajectory, rows)
   batch |= rollout_lib.reward_shapes(batch)
   whole = lambda x: jax.ShapeDtypeStruct((run.num_rows, *x.shape[1:]), x.dtype)
-  batch = jax.tree.map(lambda x: with_rows(whole(x)), batch)
+  batch = jax.tree.map(lambda x: _by_rows(whole(x), mesh), batch)
   if plain.policy.is_scored(config["rollout"]["epochs"]):
     scored = jax.eval_shape(
         lambda params, batch: plain.policy.scores(params, plain.policy.prepare(
             params, batch, rng.root(0), types.context(0))[0]), plain.shapes.params, batch)
-    batch |= jax.tree.map(with_rows, scored)
-  update = Program("rl_update", run.step(), (run.shapes, batch, run.reference),
+    batch |= jax.tree.map(lambda x: _by_rows(x, mesh), scored)
+  update = Program("rl_update", run.step(), (state, batch, run.reference),
                    _gradient(plain.policy, config, run.optimizer.trains),
-                   _kinds(run.shapes, reference=run.reference, batch=batch), 1.0,
+                   _kinds(state, reference=run.reference, batch=batch), 1.0,
                    config["rollout"]["epochs"])
-  return [rollout, update]
+  if place.is_home:
+    return [rollout._replace(beside=beside), update]
+  moved = Program("placement", place.program(state.params), (state.params,), lambda params: params,
+                  {"parameters": state.params}, mesh=place.mesh, beside=beside)
+  in_place = _rollout("rollout_in_place", run, plain, prompts, state.params, mesh)
+  return [rollout._replace(beside=(state, base)), moved, update,
+          in_place._replace(repeats=0, beside=beside)]
+
+
+def _by_rows(x: Any, mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype,
+                              sharding=NamedSharding(mesh, P(sharding.BATCH_AXES)))
+
+
+def _rollout(name: str, run: rl_setup.Setup, plain: rl_setup.Setup, prompts: task_eval.Prompts,
+             params: types.Params, mesh: jax.sharding.Mesh) -> Program:
+  """The rollout of weights on a mesh."""
+  decoder, size, sampler = run.decoder(prompts), run.rows_together, run.sampler
+  rows = prompts.canvas(np.zeros(size, np.int32), sampler.gen_length, sampler.mask_id)
+  rows = jax.tree.map(lambda x: _by_rows(x, mesh), rows | {"row_index": np.zeros(size, np.int32)})
+  key = jax.eval_shape(lambda: rng.root(0))
+  key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, P()))
+  length = rows["canvas"].shape[1] - decoder.start
+  steps: float | tuple[float, ...] = sampler.max_steps(length)
+  if sampler.cache != "none":  # blocks, and their steps after the first
+    blocks = -(-length // sampler.block)
+    steps = (blocks, max(steps / blocks - 1, 0))
+  return Program(name, decoder.run, (params, key, rows), plain.decoder(prompts).run,
+                 {"parameters": params, "batch": rows}, steps, run.num_rows // size, mesh=mesh)

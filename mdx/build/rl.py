@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mdx import checkpoint as checkpoint_lib
@@ -19,9 +18,11 @@ from mdx import objectives
 from mdx import samplers
 from mdx import sharding
 from mdx import types
+from mdx.build import decoding_mesh
 from mdx.build import load as load_lib
 from mdx.build import rl_checks
 from mdx.build import values
+from mdx.eval import placement as placement_lib
 from mdx.eval import repeated
 from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
@@ -31,10 +32,8 @@ from mdx.rl import calibration as calibration_lib
 from mdx.rl import episodes as episodes_lib
 from mdx.rl import inference as inference_lib
 from mdx.rl import rewards as rewards_lib
-from mdx.rl import rollout as rollout_lib
 from mdx.samplers import counts
 from mdx.samplers import decoder as decoder_lib
-from mdx.samplers import trajectory
 from mdx.train import loop as loop_lib
 from mdx.train import optimizer as optimizer_lib
 from mdx.train import state as state_lib
@@ -59,6 +58,7 @@ class Setup(NamedTuple):
   sampler: Any
   optimizer: optimizer_lib.Optimizer
   intervals: loop_lib.Intervals
+  placement: placement_lib.Placement
   shapes: state_lib.State
 
   @property
@@ -145,23 +145,34 @@ class Setup(NamedTuple):
     """Returns the rewards of answers of the base model; None where groups calibrate themselves."""
     if not (number := self.config["rollout"].get("calibration_samples", 0)):
       return None
-    decoder = task_decoder.TaskDecoder(self.model.objective, self.sampler, prompts,
-                                       self.model.mesh, name="calibration",
-                                       seed=self.config["seed"], record="commits")
+    decoder = self.decoder_of(self.sampler, prompts, name="calibration")
     return calibration_lib.Calibration(
         self.turns(decoder, prompts, self.sampler, examples), self.model.params, self.task,
         examples, self.model.tokenizer, num_samples=number, batch_size=self.rows_together,
-        workdir=self.workdir)
+        workdir=self.workdir, place=self.placement.weights)
+
+  def decoder_of(self, sampler: Any, prompts: task_eval.Prompts, *, name: str,
+                 seed: int | None = None, record: str = "commits", **options: Any
+                 ) -> task_decoder.TaskDecoder:
+    """Returns a decoder of the model where it decodes, of weights that `placement` gave.
+
+    Args:
+      sampler, prompts, name, record, options: as of `TaskDecoder`.
+      seed: of the draws; None: the run's.
+    """
+    place = self.placement
+    return task_decoder.TaskDecoder(
+        self.model.objective, sampler, prompts, place.mesh, name=name,
+        seed=self.config["seed"] if seed is None else seed, record=record,
+        home=None if place.is_home else place.home, **options)
 
   def decoder(self, prompts: task_eval.Prompts) -> task_decoder.TaskDecoder:
     """Returns the decoder of the rollouts, a turn of them where there are several."""
     rollout = self.config["rollout"]
     group_size = rollout["group_size"] if rollout["mixture_draw"] == "per_group" else 1
-    return task_decoder.TaskDecoder(self.model.objective, self.sampler, prompts,
-                                    self.model.mesh, name="rollout",
-                                    seed=self.config["seed"], record=self.policy.record,
-                                    num_predictions=self.policy.predictions_per_step,
-                                    group_size=group_size)
+    return self.decoder_of(self.sampler, prompts, name="rollout", record=self.policy.record,
+                           num_predictions=self.policy.predictions_per_step,
+                           group_size=group_size)
 
   def rules(self) -> list[samplers.Setting]:
     """The cells of `eval.rules`: greedy decodings, with fields of the rollouts' own rule."""
@@ -269,6 +280,7 @@ def check(config: dict[str, Any]) -> None:
   rl_checks.replay(policy, config["objective"]["name"], sampler, rollout["max_turns"])
   rl_checks.rule(config, policy, sampler)
   rl_checks.inference(rollout)
+  decoding_mesh.sizes(rollout)
   for name in rollout["rewards"]:
     if name not in rewards_lib.REWARDS:
       raise ValueError(f"config.rollout.rewards has {name!r}; choose from "
@@ -341,52 +353,12 @@ def assemble(config: dict[str, Any], workdir: str | pathlib.Path, model: load_li
                        "own, which optimizer.trainable (or lora) leaves out; train all, or leave "
                        f"objective.{name} out.")
   found = Setup(config, pathlib.Path(workdir), model, task, policy, sampler, optimizer,
-               intervals, None)
-  _check_rows(found)
+               intervals, decoding_mesh.placement(config, model, policy), None)
+  rl_checks.rows(found)
   shapes = sharding.with_shardings(jax.eval_shape(lambda params: found.begin()(found.begun(params)),
                                                  model.params), policy.parts(),
                                    model.mesh, model.config["sharding"])
   return found._replace(shapes=shapes)
-
-
-def _check_rows(run: Setup) -> None:
-  """Raises ValueError unless the mesh divides rollouts and the rows of an update."""
-  rollout, shards = run.config["rollout"], sharding.num_batch_shards(run.model.mesh)
-  size = run.rows_together
-  if run.num_rows % shards:
-    raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts are not "
-                     f"divisible by {shards} batch shards; change rollout.num_prompts or "
-                     "group_size.")
-  if run.num_rows % size or size % shards:
-    raise ValueError(f"config.rollout.batch_size {size} must divide the {run.num_rows} rollouts of "
-                     f"an iteration and be a multiple of the {shards} batch shards.")
-  rows, microbatches = _rows_of_update(run), run.config["microbatches"]
-  if rows % (shards * microbatches * run.policy.rows_per_unit):
-    raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts make "
-                     f"an update of {rows} rows, which are not divisible by {shards} batch shards "
-                     f"x {microbatches} microbatches; change rollout.num_prompts or group_size.")
-
-
-def _rows_of_update(run: Setup) -> int:
-  """Rows that the loss scores: several of each rollout, where it has several steps."""
-  length = run.sampler.gen_length
-  recorder = trajectory.Recorder(level=run.policy.record, start=0, mask_id=run.sampler.mask_id,
-                                 max_steps=run.sampler.max_steps(length),
-                                 num_predictions=run.policy.predictions_per_step,
-                                 acts=run.sampler.acts)
-  canvas = jax.ShapeDtypeStruct((run.num_rows, length), jnp.int32)
-
-  def recorded(canvas):
-    keys = rng.per_example(rng.root(0), jnp.arange(len(canvas)))
-    draws = run.sampler.row_draws(run.sampler.init(canvas, jnp.zeros_like(canvas), keys))
-    record = recorder.init(canvas)._replace(row_draws=draws if run.sampler.acts else None)
-    return rollout_lib.make_batch(record, {"canvas": canvas}, 0)
-
-  batch = jax.eval_shape(recorded, canvas)
-  batch |= rollout_lib.reward_shapes(batch)
-  prepared = jax.eval_shape(
-      lambda batch: run.policy.prepare({}, batch, rng.root(0), types.context(0))[0], batch)
-  return len(prepared["noisy_tokens"])
 
 
 def check_data(run: Setup) -> list[str]:

@@ -1,16 +1,24 @@
 """Checks that the objective, the decoding rule and the rollouts of an RL config fit each other.
 
-Contents: inference, updates, replay, rule, rules.
+Contents: inference, updates, replay, rule, rules, rows.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from mdx import config as config_lib
 from mdx import samplers
+from mdx import sharding
+from mdx import types
 from mdx.rl import inference as inference_lib
+from mdx.rl import rollout as rollout_lib
 from mdx.samplers import ancestral
+from mdx.samplers import trajectory
+from mdx.utils import rng
 
 
 def inference(rollout: dict[str, Any]) -> None:
@@ -103,3 +111,49 @@ def rules(config: dict[str, Any]) -> list[samplers.Setting]:
   found = samplers.settings(config["eval"].get("rules", {}), own | {
       "temperature": 0.0, "cache": "none"}, where="config.eval.rules", also=(own["name"],))
   return [one._replace(fields=samplers.select(one.fields, also=(own["name"],))) for one in found]
+
+
+def rows(run: Any) -> None:
+  """Raises ValueError unless the meshes divide rollouts and the rows of an update.
+
+  Args:
+    run: a `build.rl.Setup`, without its shapes.
+  """
+  rollout, size = run.config["rollout"], run.rows_together
+  shards, decoding = map(sharding.num_batch_shards, (run.model.mesh, run.placement.mesh))
+  for shards_of, name in ((shards, ""), (decoding, " of rollout.mesh")):
+    if run.num_rows % shards_of:
+      raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts are "
+                       f"not divisible by {shards_of} batch shards{name}; change "
+                       "rollout.num_prompts or group_size.")
+    if run.num_rows % size or size % shards_of:
+      raise ValueError(f"config.rollout.batch_size {size} must divide the {run.num_rows} rollouts "
+                       f"of an iteration and be a multiple of the {shards_of} batch shards{name}.")
+  number, microbatches = _rows_of_update(run), run.config["microbatches"]
+  if number % (shards * microbatches * run.policy.rows_per_unit):
+    raise ValueError(f"{rollout['num_prompts']} prompts x {rollout['group_size']} rollouts make "
+                     f"an update of {number} rows, which are not divisible by {shards} batch "
+                     f"shards x {microbatches} microbatches; change rollout.num_prompts or "
+                     "group_size.")
+
+
+def _rows_of_update(run: Any) -> int:
+  """Rows that the loss scores: several of each rollout, where it has several steps."""
+  length = run.sampler.gen_length
+  recorder = trajectory.Recorder(level=run.policy.record, start=0, mask_id=run.sampler.mask_id,
+                                 max_steps=run.sampler.max_steps(length),
+                                 num_predictions=run.policy.predictions_per_step,
+                                 acts=run.sampler.acts)
+  canvas = jax.ShapeDtypeStruct((run.num_rows, length), jnp.int32)
+
+  def recorded(canvas):
+    keys = rng.per_example(rng.root(0), jnp.arange(len(canvas)))
+    draws = run.sampler.row_draws(run.sampler.init(canvas, jnp.zeros_like(canvas), keys))
+    record = recorder.init(canvas)._replace(row_draws=draws if run.sampler.acts else None)
+    return rollout_lib.make_batch(record, {"canvas": canvas}, 0)
+
+  batch = jax.eval_shape(recorded, canvas)
+  batch |= rollout_lib.reward_shapes(batch)
+  prepared = jax.eval_shape(
+      lambda batch: run.policy.prepare({}, batch, rng.root(0), types.context(0))[0], batch)
+  return len(prepared["noisy_tokens"])

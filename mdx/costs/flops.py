@@ -3,9 +3,10 @@
 Contents: count.
 
 Convention: matrix products and convolutions only, 2 a multiplication. A scan counts as often as
-it runs, a loop whose end depends on values `unknown_trips` times, a conditional as the mean of its
-branches without those of scope `types.RARE`. Recomputation by `jax.checkpoint` counts where the
-jaxpr has it, so trace the model without rematerialisation.
+it runs, a loop whose end depends on values `unknown_trips` times (of several numbers the second for
+a loop within such a loop, and so on), a conditional as the mean of its branches without those of
+scope `types.RARE`. Recomputation by `jax.checkpoint` counts where the jaxpr has it, so trace the
+model without rematerialisation.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ import math
 from typing import Any, Callable
 
 import jax
+import numpy as np
 
 from mdx import types
 
 
-def count(function: Callable, *args: Any, unknown_trips: float = 1.0) -> float:
+def count(function: Callable, *args: Any,
+          unknown_trips: float | tuple[float, ...] = 1.0) -> float:
   """FLOPs of a call with arguments of these shapes, over all devices."""
-  return _count(jax.make_jaxpr(function)(*args).jaxpr, unknown_trips)
+  return _count(jax.make_jaxpr(function)(*args).jaxpr, tuple(np.atleast_1d(unknown_trips).tolist()))
 
 
-def _count(jaxpr, trips: float) -> float:
+def _count(jaxpr, trips: tuple[float, ...]) -> float:
   return sum(_of_equation(eqn, trips) for eqn in jaxpr.eqns)
 
 
-def _of_equation(eqn, trips: float) -> float:
+def _of_equation(eqn, trips: tuple[float, ...]) -> float:
   name, params = eqn.primitive.name, eqn.params
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]
@@ -40,8 +43,9 @@ def _of_equation(eqn, trips: float) -> float:
   if name == "scan":
     return params["length"] * _count(params["jaxpr"].jaxpr, trips)
   if name == "while":
-    return trips * (_count(params["body_jaxpr"].jaxpr, trips)
-                    + _count(params["cond_jaxpr"].jaxpr, trips))
+    inside = trips[1:] or trips
+    return trips[0] * (_count(params["body_jaxpr"].jaxpr, inside)
+                       + _count(params["cond_jaxpr"].jaxpr, inside))
   if name == "cond":
     branches = [b.jaxpr for b in params["branches"] if not _is_rare(b.jaxpr)]
     return sum(_count(b, trips) for b in branches) / max(len(branches), 1)

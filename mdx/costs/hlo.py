@@ -4,8 +4,9 @@ Contents: Collective, Costs, read.
 
 Convention: everything is per device and run of the program. A loop's body counts as often as it
 runs, which its condition says where a counter is compared with a constant; other loops run
-`unknown_trips` times. Of a conditional the mean over its branches is taken, without those that
-belong to a scope `types.RARE`. The compiler notes `estimated_cycles` on TPU programs only.
+`unknown_trips` times, of several numbers the second within such a loop, and so on. Of a conditional
+the mean over its branches is taken, without those that belong to a scope `types.RARE`. The compiler
+notes `estimated_cycles` on TPU programs only.
 """
 
 from __future__ import annotations
@@ -128,9 +129,9 @@ def _names(operands: str) -> list[str]:
 class _Reader:
   """Walks the computations of a module."""
 
-  def __init__(self, text: str, unknown_trips: float):
+  def __init__(self, text: str, unknown_trips: float | tuple[float, ...]):
     self._computations, self._entry = _parse(text)
-    self._unknown_trips = unknown_trips
+    self._unknown_trips, self._depth = np.atleast_1d(unknown_trips).tolist(), 0
     self._cycles, self._kernels = 0.0, {}
     self._collectives = {}
     self._fused = set()  # channels of gathers that several fusions carry out together
@@ -150,7 +151,14 @@ class _Reader:
       elif one.opcode == "while":
         body, condition = (re.search(rf"{k}=%?([\w.-]+)", one.rest)[1]
                            for k in ("body", "condition"))
-        self._visit(body, times * self._trips(name, one, body, condition))
+        trips = self._trips(name, one, body, condition)
+        if trips is not None:
+          self._visit(body, times * trips)
+          continue
+        trips = self._unknown_trips[min(self._depth, len(self._unknown_trips) - 1)]
+        self._depth += 1
+        self._visit(body, times * trips)
+        self._depth -= 1
       elif one.opcode == "conditional":
         branches = [b for b in self._branches(one) if not self._is_rare(b)]
         for branch in branches:
@@ -194,7 +202,8 @@ class _Reader:
     return any(re.search(rf'op_name="[^"]*/{types.RARE}/', x.rest)
                for x in self._computations.get(branch, {}).values())
 
-  def _trips(self, parent: str, one: _Instruction, body: str, condition: str) -> float:
+  def _trips(self, parent: str, one: _Instruction, body: str, condition: str
+             ) -> float | None:
     """Iterations of a loop, as the compiler says, or from counter, bound and increment."""
     if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', one.rest):
       return float(known[1])
@@ -209,7 +218,7 @@ class _Reader:
       index = int(re.search(r"index=(\d+)", counter.rest)[1])
       begin = self._initial(parent, one, index)
       return max(math.ceil((end - begin) / self._increment(body, index)), 0)
-    return self._unknown_trips
+    return None
 
   def _constant(self, inside, one: _Instruction | None) -> int | None:
     while one is not None and one.opcode in ("copy", "bitcast", "convert"):
@@ -291,11 +300,12 @@ def _mesh_groups(axes: str, device_ids: str | None, chosen: str) -> tuple[tuple[
   return tuple(map(tuple, ids.transpose(order).reshape(-1, width).tolist()))
 
 
-def read(text: str, *, unknown_trips: float = 1.0) -> Costs:
+def read(text: str, *, unknown_trips: float | tuple[float, ...] = 1.0) -> Costs:
   """Costs of an optimised module.
 
   Args:
     text: `compiled.as_text()`.
-    unknown_trips: iterations of a loop whose end depends on values.
+    unknown_trips: iterations of a loop whose end depends on values; of loops in one another the
+      outer first.
   """
   return _Reader(text, unknown_trips).costs()

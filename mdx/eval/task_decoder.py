@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 
 from mdx import sharding
@@ -24,22 +25,25 @@ class TaskDecoder:
 
   def __init__(self, objective: types.Objective, sampler: Any, prompts: task_eval.Prompts,
                mesh: jax.sharding.Mesh, *, name: str, seed: int, record: str, group_size: int = 1,
-               num_predictions: int = 1):
+               num_predictions: int = 1, home: jax.sharding.Mesh | None = None):
     """Compiles nothing yet.
 
     Args:
       objective: the model; its parameters come with each call.
       sampler: the decoding rule.
       prompts: the encoded examples.
-      mesh: where rows are put.
+      mesh: that decodes; the weights of a call are on it.
       name: of the use, part of the key of every draw.
       seed: of the run.
       record: one of `samplers.trajectory.RECORDS`: "full" for the predictions of every step, which
         allows no cache; "commits" for final answers.
       group_size: rows that follow the same component of a sampler's mixture.
       num_predictions: of every canvas, that record "full" keeps.
+      home: mesh of the same devices that records and rows are handed out on; None: `mesh`.
     """
-    self._sampler, self._prompts, self.mesh = sampler, prompts, mesh
+    self._sampler, self._prompts, self.mesh, self.home = sampler, prompts, mesh, home or mesh
+    self._to_home = None if home is None else processes.Jitted(
+        lambda record: record, out_shardings=NamedSharding(home, P(sharding.BATCH_AXES)))
     self._key = rng.stream(rng.root(seed), name)
     self.start = prompts.start
 
@@ -61,7 +65,7 @@ class TaskDecoder:
     """Decodes examples; returns the record and the rows, on the device.
 
     Args:
-      params: weights.
+      params: weights, on `mesh`.
       examples: int32 [N].
       iteration: of the run, part of the key of every draw.
       row_index: int32 [N], likewise of each row; None = its number among these.
@@ -74,23 +78,31 @@ class TaskDecoder:
     if shared_steps is not None:
       rows |= {"shared_steps": shared_steps.astype(np.int32),
                "leader": (index // group_size * group_size).astype(np.int32)}
-    rows = sharding.place_batch(rows, self.mesh)
-    return self.decode(params, rows, iteration, start=self.start), rows
+    placed = sharding.place_batch(rows, self.mesh)
+    record = self.decode(params, placed, iteration, start=self.start)
+    return record, placed if self.home is self.mesh else sharding.place_batch(rows, self.home)
 
   def decode(self, params: types.Params, rows: dict[str, jax.Array], iteration: int, *, start: int,
              turn: int = 0) -> trajectory.Trajectory:
     """Returns the record of rows on the device, from index `start` on.
 
     Args:
-      params: weights.
-      rows: `canvas`, `row_index`, and `positions` and `segment_ids` where rows are padded.
+      params: weights, on `mesh`.
+      rows: on `mesh`: `canvas`, `row_index`, and `positions` and `segment_ids` where rows are
+        padded.
       iteration: as of a call.
       start: first index that is decoded; each has a program of its own.
       turn: of an episode, part of the key of every draw.
     """
     key = jax.random.fold_in(self._key, iteration)
     key = rng.stream(key, "turn", turn) if turn else key
-    return self._program(start)(params, key, rows).trajectory
+    program = self._program(start)
+    if self._to_home is None:
+      return program(params, key, rows).trajectory
+    key = jax.device_put(key, NamedSharding(self.mesh, P()))
+    with jax.set_mesh(self.mesh):
+      record = program(params, key, rows).trajectory
+    return self._to_home(record)
 
 
 def check_prompts(prompts: task_eval.Prompts, sampler: Any, max_length: int) -> None:

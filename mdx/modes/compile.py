@@ -2,16 +2,19 @@
 
 Contents: run.
 
-The programs of a run (the train step; or the rollout and the update of RL) are compiled ahead of
-time for a topology, from shapes alone: libtpu compiles for TPUs on any host (extra `aot`), and
-"gpu:8" is eight devices simulated on the host. `compile.json` has the compiler's findings.
+The programs of a run (the train step; or the rollout and the update of RL, and with a
+`rollout.mesh` the placement of its weights and, for comparison, the rollout without it) are
+compiled ahead of time for a topology, from shapes alone: libtpu compiles for TPUs on any host
+(extra `aot`), and "gpu:8" is eight devices simulated on the host. `compile.json` has the compiler's
+findings.
 
 Convention: everything is the compiler's estimate and nothing was measured. Bytes and FLOPs are per
 chip, seconds those of one run of a program: compute is the compiler's estimated cycles over the
 clock (and of attention kernels, for which it has no estimate, their model FLOPs at half of the
 peak), collectives their bytes over the links (`costs.chips`); `estimated_seconds` is the sum of
 the two, as if nothing overlapped, and the MFU is over it. FLOPs are the model's, from shapes,
-without anything computed again.
+without anything computed again. A program fits with what else is on a chip meanwhile
+(`bytes_beside`): of a rollout the rest of the train state and the base model.
 """
 
 from __future__ import annotations
@@ -62,15 +65,18 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, Any]:
     report = _sweep(config, workdir, target)
   else:
     report = _report(target, _compile(config, workdir, target))
-  cost = budget.of_run(config, report["programs"], num_chips=target.num_chips,
+  run_programs = [one for one in report["programs"] if one["repeats"]]
+  cost = budget.of_run(config, run_programs, num_chips=target.num_chips,
                        price=options.get("price", 0.0))
   report["run"] = cost and cost._asdict()
+  if text := _placement_text(report["programs"]):
+    console.say(text)
   console.say(_cost_text(cost))
   path = pathlib.Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
   files.write_json(path / "compile.json", report)
   console.say(f"see {path}/compile.json")
-  misfits = [one for one in report["programs"] if one["fits"] is False]
+  misfits = [one for one in run_programs if one["fits"] is False]
   if misfits:
     raise chips.TooLarge(" ".join(_advice(one, report) for one in misfits))
   return report
@@ -106,6 +112,7 @@ class _Compiled(NamedTuple):
 def _cost(program: programs_lib.Program, mesh: jax.sharding.Mesh,
           target: chips.Target) -> dict[str, Any]:
   """The entry of a program in the report."""
+  mesh = program.mesh or mesh
   with jax.set_mesh(mesh):
     count = lambda f: flops.count(f, *program.arguments, unknown_trips=program.trips)
     model_flops = count(program.plain) / target.num_chips
@@ -115,13 +122,14 @@ def _cost(program: programs_lib.Program, mesh: jax.sharding.Mesh,
   kinds = {k: cores * _bytes(v) for k, v in program.kinds.items()}
   compiled = _compiled(lowered, sum(kinds.values()) / cores, program.trips)
   arguments, temporaries = (cores * x for x in (compiled.arguments, compiled.temporaries))
-  total = arguments + temporaries
+  total, beside = arguments + temporaries, cores * _bytes(program.beside)
   entry = {
       "name": program.name,
       "bytes_per_chip": {"arguments": int(arguments), "temporaries": int(temporaries),
                          "total": int(total)},
       "bytes_by_kind": {k: int(v) for k, v in kinds.items()} | {"activations": int(temporaries)},
-      "fits": total <= target.chip.hbm if target.chip and compiled.costs else (
+      "bytes_beside": int(beside),
+      "fits": total + beside <= target.chip.hbm if target.chip and compiled.costs else (
           False if target.chip else None),
       "flops_per_chip": model_flops, "repeats": program.repeats, "collectives": {},
       "estimated_seconds": None, "estimated_mfu": None, "seconds": None}
@@ -143,13 +151,13 @@ def _times(costs: hlo.Costs, model_flops: float, in_kernels: float, mesh,
   links = sum(one.count * chips.transfer_seconds(one, devices, target.chip)
               for one in costs.collectives)
   return {"estimated_seconds": compute + links,
-          "estimated_mfu": model_flops / target.chip.peak / (compute + links),
+          "estimated_mfu": model_flops / target.chip.peak / max(compute + links, 1e-12),
           "seconds": {"compute": compute, "kernels": kernels, "collectives": links,
                       "max": max(compute, links), "sum": compute + links},
           "kernels_without_estimate": costs.kernels}
 
 
-def _compiled(lowered, arguments: float, trips: float) -> _Compiled:
+def _compiled(lowered, arguments: float, trips: float | tuple[float, ...]) -> _Compiled:
   """Compiles; a program that the compiler finds too large has no costs."""
   try:
     compiled = lowered.compile()
@@ -185,13 +193,30 @@ def _line(one: Mapping[str, Any]) -> str:
   """A program on one line of the console."""
   size = one["bytes_per_chip"]
   total, arguments, temporaries = (size[k] / 2 ** 30 for k in ("total", "arguments", "temporaries"))
+  beside = one["bytes_beside"] / 2 ** 30
   text = (f"{one['name']:<11}{total:7.2f} GiB a chip ({arguments:.2f} arguments, "
-          f"{temporaries:.2f} temporaries)"
+          f"{temporaries:.2f} temporaries{f'; {beside:.2f} beside' if beside else ''})"
           f"  {one['flops_per_chip'] / 1e12:,.3g} TFLOP a chip")
   if one["seconds"]:
     text += (f"  {one['seconds']['compute']:.3g} s compute + {one['seconds']['collectives']:.3g} s "
-             f"collectives, MFU {100 * one['estimated_mfu']:.0f} %")
+             f"collectives ({sum(one['collectives'].values()) / 2 ** 30:,.3g} GiB), MFU "
+             f"{100 * one['estimated_mfu']:.0f} %")
   return text + ("  DOES NOT FIT" if one["fits"] is False else "")
+
+
+def _placement_text(programs: list[dict[str, Any]]) -> str:
+  """Rollouts of an iteration with and without `rollout.mesh`, on one line; "" where it is not set.
+  """
+  found = {one["name"]: one["seconds"] for one in programs}
+  if not found.get("rollout_in_place"):
+    return ""
+  times = next(one["repeats"] for one in programs if one["name"] == "rollout")
+  text = []
+  for name, moved in (("rollout", found["placement"]), ("rollout_in_place", {})):
+    total = times * found[name]["sum"] + moved.get("sum", 0.0)
+    links = times * found[name]["collectives"] + moved.get("collectives", 0.0)
+    text.append(f"{total:.3g} s, {100 * links / total:.0f} % of them collectives")
+  return f"rollouts of an iteration: {text[0]}; without rollout.mesh {text[1]}"
 
 
 def _cost_text(cost: budget.Budget | None) -> str:
@@ -206,8 +231,10 @@ def _cost_text(cost: budget.Budget | None) -> str:
 
 def _advice(one: Mapping[str, Any], report: Mapping[str, Any]) -> str:
   """Advice on a program that is too large: the excess, and what to turn."""
-  over = one["bytes_per_chip"]["total"] - report["hbm_bytes"]
-  if one["bytes_per_chip"]["arguments"] > report["hbm_bytes"] / 2:
+  over = one["bytes_per_chip"]["total"] + one["bytes_beside"] - report["hbm_bytes"]
+  if one["name"] == "placement":
+    knob = "cut the weights for decoding more often: a larger rollout.mesh.tensor"
+  elif one["bytes_per_chip"]["arguments"] > report["hbm_bytes"] / 2:
     knob = "parameters and optimizer are most of it: more chips, or a larger mesh.fsdp or tensor"
   elif one["name"] == "rollout":
     knob = "decode fewer rows together: a smaller rollout.batch_size"
@@ -238,7 +265,7 @@ def _sweep(config: dict[str, Any], workdir: str, target: chips.Target) -> dict[s
       rows.append(row | {"error": str(error)})
       continue
     rows.append(row | {"programs": found})
-    score = (all(one["fits"] is not False for one in found),
+    score = (all(one["fits"] is not False for one in found if one["repeats"]),
              -sum((one["estimated_seconds"] or 0) * one["repeats"] for one in found))
     if best is None or score > best[0]:
       best = score, found

@@ -14,11 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdx import sharding
 from mdx import types
 from mdx.build import rl as rl_setup
 from mdx.eval import repeated
-from mdx.eval import task_decoder
 from mdx.eval import tasks as task_eval
 from mdx.eval import win_rates as rates
 from mdx.modes import solving
@@ -49,17 +47,16 @@ class Decoded(NamedTuple):
 def arm(run: rl_setup.Setup, sampler: Any, prompts: task_eval.Prompts,
         examples) -> Callable[[types.Params], Decoded]:
   """Returns params -> the examples, decoded and scored."""
-  size = run.config["eval"]["batch_size"]
-  shards = sharding.num_batch_shards(run.model.mesh)
+  size, shards = run.config["eval"]["batch_size"], run.placement.num_shards
   size = -(-min(size, len(examples)) // shards) * shards
   is_full = run.config["rollout"]["max_turns"] == 1 and not run.is_causal
   record = "full" if is_full else "commits"
-  decoder = task_decoder.TaskDecoder(run.model.objective, sampler, prompts, run.model.mesh,
-                                     name="eval", seed=0, record=record)
-  decoder = run.turns(decoder, prompts, sampler, examples)
+  decoder = run.turns(run.decoder_of(sampler, prompts, name="eval", seed=0, record=record), prompts,
+                      sampler, examples)
 
   def measure(params):
     records, paces, turns = [], [], []
+    params = run.placement.weights(params)
 
     def decode(index):
       began = time.monotonic()
@@ -193,20 +190,19 @@ def pool(run: rl_setup.Setup, split: str, name: str = "pass_at_k"
   config = run.config["eval"]
   number, examples = config["pass_samples"], run.examples(split)[:config["pass_examples"] or None]
   prompts = run.prompts(split).select(np.arange(len(examples)))
-  decoder = task_decoder.TaskDecoder(run.model.objective, run.sampler, prompts, run.model.mesh,
-                                     name=name, seed=run.config["seed"], record="commits")
-  decoder = run.turns(decoder, prompts, run.sampler, examples)
-  shards = sharding.num_batch_shards(run.model.mesh)
+  decoder = run.turns(run.decoder_of(run.sampler, prompts, name=name), prompts, run.sampler,
+                      examples)
+  shards = run.placement.num_shards
   total = len(examples) * number
   size = -(-min(config["batch_size"], total) // shards) * shards
   has_kl = run.is_causal and run.config["rollout"]["max_turns"] == 1
   divergence = jax.jit(functools.partial(_divergence, run.policy))
 
   def draw(params):
-    found = []
+    found, weights = [], run.placement.weights(params)
     for first in range(0, total, size):
       index = np.minimum(np.arange(first, first + size), total - 1)
-      record, rows = decoder(params, (index // number).astype(np.int32), 0, row_index=index)
+      record, rows = decoder(weights, (index // number).astype(np.int32), 0, row_index=index)
       batch = rollout_lib.make_batch(record, rows, decoder.start)
       kl = divergence(params, run.model.params, batch) if has_kl else record.log_prob[:, 0]
       record, kl = processes.fetch(record), np.asarray(processes.fetch(kl))

@@ -94,6 +94,9 @@ def _checked(config: Mapping[str, Any], workdir: str, model: load_lib.Loaded,
   run = rl_setup.assemble(config, workdir, model, task)
   notes = rl_setup.check_data(run)
   memory.check("the state of this run", run.shapes)
+  if not run.placement.is_home:
+    memory.check("the state of this run with the weights of rollout.mesh",
+                 (run.shapes, run.placement.shapes(run.shapes.params)))
   return run, notes
 
 
@@ -204,7 +207,7 @@ def rollouts(run: rl_setup.Setup, writers) -> rollout_lib.Rollouts:
   return rollout_lib.Rollouts(
       run.turns(run.decoder(prompts), prompts, run.sampler, examples), run.task, examples,
       run.model.tokenizer,
-      mesh=run.model.mesh, rewards=config["rollout"]["rewards"],
+      mesh=run.model.mesh, place=run.placement.weights, rewards=config["rollout"]["rewards"],
       calibration=run.calibration(prompts, examples), phi=run.phi,
       max_refills=config["rollout"]["max_refills"] * config["rollout"]["dynamic_sampling"],
       branch_steps=run.branch_steps,

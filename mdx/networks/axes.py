@@ -1,6 +1,6 @@
-"""Logical axes of the transformer's parameters, and which of them weight decay applies to.
+"""Logical axes of the transformer's parameters, those that decay, and those that are rounded.
 
-Contents: RULES, axes, decays.
+Contents: RULES, axes, decays, is_rounded.
 
 Convention: a path is that within the network ("layers/attention/q/kernel"). Parameters of the
 scanned layers have a leading axis of layers that is never sharded. Every parameter matches
@@ -10,7 +10,7 @@ exactly one rule; there is no catch-all, so a typo cannot pass.
 from __future__ import annotations
 
 import re
-from typing import Mapping
+from typing import Collection, Mapping
 
 from mdx import types
 
@@ -64,6 +64,10 @@ RULES = (
     (r"lm_head/kernel", ("embed", "vocab")),
     (r"lm_head/bias", ("vocab",)),
 )
+# Matrices that are read in the type of the activations alone; a router is not.
+_ROUNDED = re.compile(
+    r"(embed|position_embed|token_type_embed)/embedding|(embed_projection|lm_head)/kernel|"
+    r"time_embed/(in|out)/kernel|(first_)?layers/.*(?<!router/)kernel")
 
 
 def axes(path: str, shape: tuple[int, ...],
@@ -94,3 +98,13 @@ def decays(path: str, adapted: Mapping[str, types.Leaf] = {}) -> bool:
   if path in adapted:
     return adapted[path].decays
   return path == "embed/embedding" or path.rpartition("/")[2] == "kernel"
+
+
+def is_rounded(path: str, kept: Collection[str] = ()) -> bool:
+  """Returns whether a parameter is only read in the type of the activations (`types.Part`).
+
+  Args:
+    path: within the network.
+    kept: paths of the sites whose adaptations read the kernel in its own type.
+  """
+  return bool(_ROUNDED.fullmatch(path)) and path.rpartition("/")[0] not in kept

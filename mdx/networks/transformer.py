@@ -337,7 +337,7 @@ class Transformer:
     """
     backends.check(self.attention_backend, self.dtype)
     backends.check_experts(self.experts.backend if self.experts else "xla")
-    adapted = sites.leaves(self)
+    adapted, kept = sites.leaves(self), sites.reading_kernels(self.adaptations)
     module, flat_module = (module_lib.Module(self, is_unstacked) for is_unstacked in (False, True))
     module_of = lambda params: module if "layers" in params else flat_module
     # The one token that shapes the parameters is too short a row for a kernel.
@@ -374,6 +374,7 @@ class Transformer:
                          width=self.width, num_layers=self.num_layers, unstack=unstack,
                          part=types.Part(init, functools.partial(axes.axes, adapted=adapted),
                                          functools.partial(axes.decays, adapted=adapted),
+                                         is_rounded=functools.partial(axes.is_rounded, kept=kept),
                                          upkeep=sites.upkeep(self.adaptations)),
                          vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
                          reads_time=self.time_conditioning, embed=embed,

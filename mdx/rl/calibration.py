@@ -30,7 +30,8 @@ class Calibration:
 
   def __init__(self, decoder: Callable, params: types.Params, task: types.Task,
                examples: Sequence[dict[str, Any]], tokenizer: Any, *, num_samples: int,
-               batch_size: int, workdir: pathlib.Path):
+               batch_size: int, workdir: pathlib.Path,
+               place: Callable[[types.Params], types.Params] = lambda params: params):
     """Reads what the workdir has.
 
     Args:
@@ -40,7 +41,9 @@ class Calibration:
       num_samples: K.
       batch_size: answers decoded together.
       workdir: of the run.
+      place: weights -> those that the decoder takes.
     """
+    self._place = place
     self._decoder, self._params, self._task = decoder, params, task
     self._examples, self._tokenizer = examples, tokenizer
     self._number, self._size, self._file = num_samples, batch_size, workdir / "calibration.json"
@@ -62,11 +65,11 @@ class Calibration:
 
   def _drawn(self, problems: np.ndarray) -> np.ndarray:
     """Rewards of an answer to each of the problems, K consecutive ones of each, float32 [N]."""
-    found, total = [], len(problems)
+    found, total, params = [], len(problems), self._place(self._params)
     for first in range(0, total, self._size):
       at = np.minimum(np.arange(first, first + self._size), total - 1)
       chosen = problems[at]
-      record, rows = self._decoder(self._params, chosen, 0,
+      record, rows = self._decoder(params, chosen, 0,
                                    row_index=chosen * self._number + at % self._number)
       tokens = processes.fetch(record.tokens)
       texts = episodes_lib.texts_of(self._decoder, tokens, rows, self._tokenizer)

@@ -125,7 +125,7 @@ class Episodes:
     rows = _rows(tokens, is_real, shape[1]) | {"is_action": is_action,
                                                "row_index": index.astype(np.int32)}
     placed = sharding.place_batch(
-        rows | fields | {"nfe": nfe, "tokens": tokens[:, self.start:]}, self._decoder.mesh)
+        rows | fields | {"nfe": nfe, "tokens": tokens[:, self.start:]}, self._decoder.home)
     take = lambda names: {k: placed[k] for k in names}
     return trajectory.Trajectory(**take(("tokens", "nfe", *fields))), take(rows)
 

@@ -94,6 +94,7 @@ class Rollouts:
                calibration: Callable[[np.ndarray], np.ndarray] | None = None,
                phi: inference_lib.Inference | None = None,
                max_refills: int = 0, pass_rate: Sequence[float] = (), branch_steps: int = 0,
+               place: Callable[[types.Params], types.Params] = lambda params: params,
                score: Callable | None = None,
                choose: Callable[[types.Params, int], np.ndarray] | None = None,
                say: Callable[[str], None] = print):
@@ -102,7 +103,7 @@ class Rollouts:
     Args:
       decoder: `eval.task_decoder.TaskDecoder` of the training examples, or `rl.episodes.Episodes`.
       task, examples, tokenizer: the verifier, the problems and the model's tokenizer.
-      mesh: where rows are put.
+      mesh: of the updates, where batches are put.
       num_prompts: prompts of an iteration.
       group_size: rollouts of each.
       batch_size: rows decoded together; divides the rows of an iteration. The rows do not depend on
@@ -117,6 +118,7 @@ class Rollouts:
       max_refills: most further decodes of an iteration that replace groups without variance.
       pass_rate: least and greatest share of right answers of a group that is trained on; (): any.
       branch_steps: bound of the steps that the rollouts of a prompt take together; 0 = no trees.
+      place: weights -> those that the decoder takes, once an iteration.
       score: (params, batch, step) -> fields of a batch that are computed before its updates, such
         as log-probabilities of an objective's own canvases.
       choose: (params, epoch) -> the examples an epoch goes through; None = all.
@@ -130,7 +132,7 @@ class Rollouts:
     self._branch_steps, self._calibration, self._phi = branch_steps, calibration, phi
     self._batch, self._scores, self._ended, self._silent = None, None, None, 0
     self._reward = float("nan")
-    self._replaced = jax.jit(_replace_rows)
+    self._replaced, self._place = jax.jit(_replace_rows), place
 
   def latest(self) -> dict[str, float]:
     """The latest rollouts' figures for the console."""
@@ -176,11 +178,7 @@ class Rollouts:
     jax.block_until_ready(state.params)
     began = time.monotonic()
     spent = {"update": began - self._ended if self._ended else 0.0}
-    kept = self._roll(state.params, iteration, 0, spent)
-    rolled = [kept]
-    while len(rolled) <= self._max_refills and not (varies := self._teaches(kept)).all():
-      rolled.append(more := self._roll(state.params, iteration, len(rolled), spent))
-      kept = self._refilled(kept, more, varies)
+    kept, rolled = self._rolled(state.params, iteration, spent)
     began = time.monotonic()
     mine = sharding.local_rows(self._mesh, num_rows := len(kept.reward))
     grouped = lambda x: x.reshape(-1, self._group)
@@ -203,10 +201,23 @@ class Rollouts:
     spent["score"] += time.monotonic() - began
     self._report(step, kept, rolled, spent)
 
-  def _roll(self, params, iteration, refill, spent) -> Rolled:
-    """Decodes and scores the prompts of an iteration, or of one of its refills."""
+  def _rolled(self, params, iteration, spent) -> tuple[Rolled, list[Rolled]]:
+    """Returns the rollouts of an iteration, and the decodes that they are of."""
     began = time.monotonic()
-    examples = self.examples_of(params, iteration, refill)
+    examples = self.examples_of(params, iteration)  # which may decode, with weights of its own
+    weights = self._place(params)
+    spent["rollout"] = time.monotonic() - began
+    kept = self._roll(weights, examples, iteration, 0, spent)
+    rolled = [kept]
+    while len(rolled) <= self._max_refills and not (varies := self._teaches(kept)).all():
+      examples = self.examples_of(params, iteration, len(rolled))
+      rolled.append(more := self._roll(weights, examples, iteration, len(rolled), spent))
+      kept = self._refilled(kept, more, varies)
+    return kept, rolled
+
+  def _roll(self, params, examples, iteration, refill, spent) -> Rolled:
+    """Decodes and scores examples of an iteration, or of one of its refills."""
+    began = time.monotonic()
     parts = np.split(np.arange(len(examples)), len(examples) // self._size)
     shared = self._shared_steps(iteration, refill)
     tree = lambda i: {} if shared is None else {"shared_steps": shared[i],
@@ -219,7 +230,7 @@ class Rollouts:
     host = processes.fetch({k: getattr(record, k) for k in
                             ("tokens", "nfe", "prediction", "branches")})
     is_action = np.asarray(processes.fetch(rows["is_action"])) if "is_action" in rows else None
-    spent["rollout"] = spent.get("rollout", 0.0) + time.monotonic() - began
+    spent["rollout"] += time.monotonic() - began
     began = time.monotonic()
     mine = sharding.local_rows(self._mesh, len(examples))
     chosen = [self._examples[i] for i in examples[mine]]

@@ -10,7 +10,7 @@ from mdx.configs import diffusion
 from mdx.configs import mdpo
 
 _LATER = ("rewards", "dynamic_sampling", "max_refills", "max_turns", "max_reply_length",
-          "long_prompts", "filter_once")
+          "long_prompts", "filter_once", "mesh")
 
 
 def test_keys_that_came_later_change_no_identity():
@@ -49,3 +49,10 @@ def test_a_field_at_its_default_is_as_good_as_absent():
   one, two = ({**plain, "objective": {**plain["objective"], "schedule": {"name": "linear", **eps}}}
               for eps in ({}, {"eps": 1e-4}))
   assert identity.run_hash(one) != identity.run_hash(two)
+
+
+def test_the_mesh_of_rollouts_changes_no_identity():
+  config = config_lib.to_dict(mdpo.get_config("mdpo"))
+  other = {**config, "rollout": {**config["rollout"], "mesh": {"data": -1, "tensor": 2}}}
+  assert identity.run_hash(config) == identity.run_hash(other)
+  assert not identity.differences(config, other)

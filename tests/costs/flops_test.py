@@ -45,6 +45,16 @@ def test_loops_and_branches():
   assert flops.count(run, x, jnp.float32(1), unknown_trips=7) == (5 + 7 + 0.5) * one
 
 
+def test_loops_in_one_another_have_trips_of_their_own():
+  x = jax.ShapeDtypeStruct((4, 8, 8), jnp.float32)
+  product = lambda x: jnp.einsum("bij,bjk->bik", x, x)
+  inner = lambda x: jax.lax.while_loop(lambda x: x.sum() < 3, product, x)
+  run = lambda x: jax.lax.while_loop(lambda x: x.sum() < 5, lambda x: inner(product(x)), x)
+  one = 4 * 2 * 8 * 8 * 8
+  assert flops.count(run, x, unknown_trips=(6, 2.5)) == 6 * (1 + 2.5) * one
+  assert flops.count(run, x, unknown_trips=3) == 3 * (1 + 3) * one
+
+
 def test_a_convolution():
   image = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
   kernel = jax.ShapeDtypeStruct((3, 3, 3, 5), jnp.float32)

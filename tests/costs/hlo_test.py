@@ -121,6 +121,38 @@ def test_a_compiled_scan_counts_as_often_as_it_runs():
   assert len(found) and all(len(c.groups[0]) == 8 for c in found)
 
 
+_NESTED = """HloModule nested
+
+%inner_condition (a: f32[2]) -> pred[] {
+  %a = f32[2]{0} parameter(0)
+  ROOT %c = pred[] constant(true)
+}
+
+%inner_body (b: f32[2]) -> f32[2] {
+  %b = f32[2]{0} parameter(0)
+  ROOT %d = f32[2]{0} all-reduce(%b), replica_groups={{0,1}}
+}
+
+%outer_body (e: f32[2]) -> f32[2] {
+  %e = f32[2]{0} parameter(0)
+  %f = f32[2]{0} all-reduce(%e), replica_groups={{0,1}}
+  ROOT %g = f32[2]{0} while(%f), condition=%inner_condition, body=%inner_body
+}
+
+ENTRY %main (h: f32[2]) -> f32[2] {
+  %h = f32[2]{0} parameter(0)
+  ROOT %i = f32[2]{0} while(%h), condition=%inner_condition, body=%outer_body
+}
+"""
+
+
+def test_loops_in_one_another_have_trips_of_their_own():
+  (one,) = hlo.read(_NESTED, unknown_trips=(6, 2.5)).collectives
+  assert one.count == 6 * (1 + 2.5)
+  (one,) = hlo.read(_NESTED, unknown_trips=3).collectives
+  assert one.count == 3 * (1 + 3)
+
+
 def test_loops_of_unknown_length_and_branches():
   mesh = sharding.make_mesh({"data": 8})
   total = lambda x: jax.shard_map(lambda x: jax.lax.psum(x, "data"), mesh=mesh,

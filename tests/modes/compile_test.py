@@ -58,7 +58,7 @@ def _report(config, workdir):
     size = one["bytes_per_chip"]
     assert size.keys() == {"arguments", "temporaries", "total"}
     assert size["total"] == size["arguments"] + size["temporaries"] > 0
-    assert one["flops_per_chip"] > 0
+    assert (one["flops_per_chip"] > 0) == (one["name"] != "placement")
   return report
 
 
@@ -122,6 +122,34 @@ def test_the_rollout_and_the_update_of_rl(tmp_path):
   assert [rollout["name"], update["name"]] == ["rollout", "rl_update"]
   assert update["bytes_by_kind"].keys() >= {"parameters", "optimizer", "reference", "batch"}
   assert update["bytes_by_kind"]["reference"] == update["bytes_by_kind"]["parameters"]
+
+
+def test_rollouts_on_a_mesh_of_their_own_are_compared_with_those_on_the_mesh_of_updates():
+  program = lambda name, compute, links, repeats=1: {
+      "name": name, "repeats": repeats,
+      "seconds": {"compute": compute, "collectives": links, "sum": compute + links}}
+  found = [program("rollout", 6.0, 1.0, 2), program("placement", 0.5, 0.5),
+           program("rl_update", 9.0, 9.0), program("rollout_in_place", 6.0, 4.0, 0)]
+  assert aot._placement_text(found) == (  # pylint: disable=protected-access
+      "rollouts of an iteration: 15 s, 17 % of them collectives; without rollout.mesh 20 s, 40 % of "
+      "them collectives")
+  assert not aot._placement_text(found[2:3]) and not aot._placement_text(  # pylint: disable=protected-access
+      [one | {"seconds": None} for one in found])
+
+
+@pytest.mark.slow
+def test_the_weights_of_rollouts_are_beside_the_state(tmp_path):
+  report = _report(_rl(mesh__data=1, mesh__fsdp=-1, rollout__mesh__data=-1, rollout__mesh__tensor=2),
+                   tmp_path)
+  rollout, _, update, in_place = report["programs"]
+  state = {"parameters", "optimizer"}
+  kinds = {name: one["bytes_by_kind"] for name, one in zip(("own", "update", "home"), (
+      rollout, update, in_place))}
+  held = sum(kinds["update"][k] for k in state) + kinds["update"]["reference"]
+  assert rollout["bytes_beside"] == pytest.approx(held, abs=8)
+  assert in_place["bytes_beside"] == pytest.approx(held - kinds["home"]["parameters"], abs=8)
+  assert kinds["own"]["parameters"] > 3 * kinds["home"]["parameters"]
+  assert report["run"] is None  # the host has no estimates
 
 
 def test_rollouts_in_parts_leave_the_update_as_it_is():
@@ -234,7 +262,9 @@ def test_llada_builds_and_shards_without_tokenizer_weights_and_data(arg, monkeyp
 def test_llada_mdpo_builds_and_shards_without_weights_and_problems():
   config = mdpo.get_config("llada_8b").to_dict()
   mesh = aot.sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 4})
-  rollout, update = aot.programs_lib.of_config(config, "unused", mesh)
+  rollout, moved, update, _ = aot.programs_lib.of_config(config, "unused", mesh)
+  assert rollout.mesh.shape["data"] == moved.mesh.shape["data"] == 2
+  assert rollout.kinds["parameters"]["model"]["embed"]["embedding"].dtype == "bfloat16"
   assert rollout.trips == 128 and update.kinds["batch"]["canvas"].shape == (16, 128, 512)
   assert update.kinds["batch"]["tokens"].shape == (16, 320 + 512)
 
@@ -246,7 +276,7 @@ def test_llada_mdpo_builds_and_shards_without_weights_and_problems():
 def test_llada_recipes_of_baselines_build_and_shard(method, rows, prompt, length):
   config = mdpo.get_config(f"llada_8b,{method}").to_dict()
   mesh = aot.sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 4})
-  _, update = aot.programs_lib.of_config(config, "unused", mesh)
+  _, _, update, _ = aot.programs_lib.of_config(config, "unused", mesh)
   assert update.kinds["batch"]["tokens"].shape == (rows, prompt + length)
 
 

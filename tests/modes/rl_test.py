@@ -4,6 +4,7 @@ import json
 import shutil
 import zlib
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -155,6 +156,53 @@ def test_meshes_agree_on_rollouts_and_losses(base, rewarding, tmp_path):
     rewards.append([x["reward"] for x in _lines(tmp_path / name, "rollout")])
   np.testing.assert_allclose(*losses, atol=1e-5)
   np.testing.assert_allclose(*rewards, atol=1e-6)
+
+
+def _run_on(base, workdir, sizes, **changes):
+  """A run with updates on fsdp 4 x tensor 2 and decoding on a mesh of its own, {} = on theirs.
+
+  Returns its lines but for seconds, by kind, and its last state.
+  """
+  cfg = _config(base, eval__nfe=(2,), eval__remasking=("rcr",), **changes)
+  cfg.mesh.update(data=1, fsdp=4, tensor=2)
+  cfg.rollout.mesh.update(sizes)
+  modes.run("rl", cfg, str(workdir))
+  lines = {kind: [{k: v for k, v in x.items() if "second" not in k} for x in _lines(workdir, kind)]
+           for kind in ("rollout", "train", "eval")}
+  _, state = tiny.stored(workdir)
+  return lines, {k: v for k, v in state.items() if k != "data"}
+
+
+def _figures(lines, name):
+  found = [x[name] for kind in lines.values() for x in kind if name in x]
+  assert found
+  return found
+
+
+@pytest.mark.slow
+def test_rollouts_on_a_mesh_like_that_of_updates_are_the_same_to_the_bit(base, rewarding,
+                                                                         tmp_path):
+  run = lambda name, sizes: _run_on(base, tmp_path / name, sizes, updates=2, objective__kl=0.1,
+                                    ema_decay=0.5)
+  (old, before), (new, after) = run("home", {}), run("own", dict(fsdp=4, tensor=2))
+  assert old["rollout"] == new["rollout"] and old["eval"] == new["eval"]
+  for name in ("loss", "kl", "grad_norm"):
+    np.testing.assert_allclose(_figures(old, name), _figures(new, name), rtol=1e-5)
+  assert {"params", "ema", "opt_state"} <= set(before)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)
+
+
+@pytest.mark.slow
+def test_rollouts_on_another_mesh_agree_and_a_killed_run_is_resumed(base, rewarding, tmp_path):
+  run = lambda name, sizes: _run_on(base, tmp_path / name, sizes, lora__rank=2, objective__kl=0.1)
+  (old, _), (new, state) = run("home", {}), run("own", dict(data=-1, tensor=2))
+  for name in ("reward", "loss", "kl", "accuracy", "grad_norm"):
+    np.testing.assert_allclose(_figures(old, name), _figures(new, name), atol=1e-5)
+  shutil.copytree(tmp_path / "own", tmp_path / "killed")
+  shutil.rmtree(tmp_path / "killed" / "checkpoints" / "4")
+  (tmp_path / "killed" / "results.json").unlink()
+  lines, resumed = run("killed", dict(data=4, tensor=2))
+  assert lines == new and tree.fingerprint(resumed) == tree.fingerprint(state)
 
 
 @pytest.mark.slow

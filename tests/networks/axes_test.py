@@ -3,8 +3,13 @@
 import re
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import tiny
 
+from mdx import types
+from mdx.networks import attention
 from mdx.networks import axes
 from mdx.networks import presets
 from mdx.networks import transformer
@@ -68,3 +73,37 @@ def test_matrices_and_the_embeddings_of_tokens_alone_decay(name):
     is_matrix = path.rpartition("/")[2] in ("kernel", "lora_a", "lora_b")
     decays = _network(NETWORKS[name]).part.decays(path)
     assert decays == (is_matrix or path == "embed/embedding"), path
+
+
+@pytest.mark.parametrize("name", tiny.mostly_slow(
+    ["everything", "mixture", "encoder", "disentangled", "conformer", "reader", "plain_mlp"],
+    ["mixture"]))
+def test_parameters_that_are_rounded_give_the_same_answers(name):
+  network = _network(NETWORKS[name] | {"dtype": "bfloat16"})
+  noise = iter(jax.random.split(rng.root(1), 99))
+  params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(noise), x.shape),
+                        network.init(rng.root(0)))
+  rounded = tree.map_with_path(
+      lambda path, x: x.astype(jnp.bfloat16) if network.part.is_rounded(path) else x, params)
+  tokens = jnp.arange(6).reshape(2, 3) + 5
+  options = {"time": jnp.array([0.2, 0.7])} if network.reads_time else {}
+  context = jnp.ones((2, 3, network.context_width)) if network.context_width else None
+
+  @jax.jit
+  def answer(params):
+    hidden = network.encode(params, types.Inputs(tokens, context=context),
+                            attention=attention.Full(), **options).last
+    return network.head(params, hidden)
+
+  np.testing.assert_array_equal(answer(params), answer(rounded))
+  halved = sum(x.size for x in jax.tree.leaves(rounded) if x.dtype == jnp.bfloat16)
+  assert halved > 0.75 * tree.count(rounded)
+
+
+def test_kernels_that_an_adaptation_reads_are_not_rounded():
+  put = lambda name: _network(dict(num_layers=1, width=16, num_heads=2, adaptations=(
+      dict(name=name, rank=2, targets=("q",)),))).part.is_rounded
+  q, k = "layers/attention/q/kernel", "layers/attention/k/kernel"
+  assert put("lora")(q) and put("lora")(k)
+  assert not put("dora")(q) and put("dora")(k)
+  assert not put("lora")("layers/attention/q/lora_a")

@@ -63,7 +63,8 @@ class _Scripted:
   """A decoder of turns that writes given tokens, and keeps the rows it was asked for."""
 
   def __init__(self, turns):
-    self.turns, self.asked, self.mesh, self.run = turns, [], None, None
+    self.turns, self.asked, self.run = turns, [], None
+    self.mesh = self.home = None
 
   def decode(self, params, rows, iteration, *, start, turn):
     """The tokens of a turn where rows have masks."""

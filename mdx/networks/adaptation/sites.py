@@ -1,7 +1,7 @@
 """Sites of a network that adaptations are put on, and the parameters that they have there.
 
-Contents: PROJECTIONS, BRANCHES, SITES, Site, of_spec, check, at, leaves, owner, pattern, base_form,
-start, fresh, started, upkeep, merge.
+Contents: PROJECTIONS, BRANCHES, SITES, Site, of_spec, check, at, leaves, reading_kernels, owner,
+pattern, base_form, start, fresh, started, upkeep, merge.
 
 Convention: a site has a name that adaptations target, and a path in the network. The leaf `x` of
 an adaptation of the projection q is the parameter layers/attention/q/x, beside its `kernel`.
@@ -80,6 +80,12 @@ def leaves(spec: Any) -> dict[str, types.Leaf]:
   return {f"{SITES[name]}/{leaf_name}": leaf for name, site in of_spec(spec).items()
           for one in at(spec.adaptations, name)
           for leaf_name, leaf in one.leaves(*site).items()}
+
+
+def reading_kernels(adaptations: Sequence[types.Adaptation]) -> frozenset[str]:
+  """Returns the paths of projections whose kernel an adaptation changes, in the kernel's type."""
+  return frozenset(path for name, path in PROJECTIONS.items() for one in at(adaptations, name)
+                   if type(one).kernel is not types.Adaptation.kernel)
 
 
 def _names(adaptation: types.Adaptation) -> tuple[str, ...]:
