@@ -39,6 +39,7 @@ from mdx.interop import hf_mdlm
 from mdx.interop import hf_modernbert
 from mdx.interop import hf_moe
 from mdx.interop import hf_nomic
+from mdx.interop import hf_phi
 from mdx.interop import hf_qwen
 from mdx.interop import hf_roberta
 from mdx.interop import hf_sdar
@@ -60,7 +61,7 @@ FAMILIES = {f.key: f for f in (
     hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
     hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES, hf_moe.QWEN3,
     hf_moe.SDAR, hf_moe.LLADA, hf_llada2.FAMILY, hf_distilbert.FAMILY, hf_deberta.FAMILY,
-    hf_nomic.FAMILY, *hf_mdlm.FAMILIES)}
+    hf_nomic.FAMILY, hf_phi.FAMILY, *hf_mdlm.FAMILIES)}
 CONFIG, load_config, HEADS = settings.CONFIG, settings.load_config, family_lib.HEADS
 label_names = settings.label_names
 _TIE = "tie_word_embeddings"

@@ -27,6 +27,7 @@ OPTIONS = {
     "time": dict(time_conditioning=True, mlp="gelu"),
     "time_layer_biases": dict(time_conditioning=True, norm="layer", use_bias=True),
 }
+CAPPED = {"soft_caps": dict(attention_softcap=0.8, logit_softcap=2.5, num_kv_heads=2)}
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 2, 2, 0], [1, 2, 2, 2, 2, 3, 3, 3]])
 POSITIONS = np.array([[0, 1, 2, 0, 1, 2, 3, 0], [0, 0, 1, 2, 3, 0, 1, 2]])
 TOKENS = np.random.default_rng(5).integers(0, 11, (2, 8)).astype(np.int32)
@@ -84,6 +85,10 @@ def _reference_rotate(spec, x, positions):
   return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
+def _capped(x, cap):
+  return cap * np.tanh(x / cap) if cap else x
+
+
 def _reference_attention(spec, p, x, mask, positions):
   """One row: x [L, D], mask [L, L], one head after the other."""
   width, outs = spec.per_head, []
@@ -94,7 +99,8 @@ def _reference_attention(spec, p, x, mask, positions):
                for y, i in ((query, head), (key, group), (value, group)))
     if spec.position == "rope":
       q, k = (_reference_rotate(spec, y, positions) for y in (q, k))
-    scores = np.where(mask, np.exp(q @ k.T / np.sqrt(width)), 0)
+    scores = _capped(q @ k.T / np.sqrt(width), spec.attention_softcap)
+    scores = np.where(mask, np.exp(scores), 0)
     outs.append(scores / scores.sum(-1, keepdims=True) @ v)
   return _linear(p["o"], np.concatenate(outs, axis=-1))
 
@@ -130,7 +136,7 @@ def _reference_row(spec, params, tokens, mask, positions, time):
   hidden = _reference_norm(spec, params["final_norm"], x)
   kernel = params["embed"]["embedding"].T if spec.tied else params["lm_head"]["kernel"]
   logits = hidden @ kernel + (params["lm_head"]["bias"] if spec.head_bias else 0)
-  return hidden, logits[:, :spec.vocab_size]
+  return hidden, _capped(logits, spec.logit_softcap)[:, :spec.vocab_size]
 
 
 def _reference(spec, params, seen, time):
@@ -179,9 +185,9 @@ def _assert_same_loss_and_gradient(found, expected):
 
 
 @pytest.mark.parametrize("name,seen", [(name, seen) for name in OPTIONS for seen in (
-    FULL, CAUSAL)] + [("rms_swiglu_rope", BLOCKS), ("layer_gelu_learned_biases", BLOCKS)])
+    FULL, CAUSAL)] + [("soft_caps", CAUSAL), ("rms_swiglu_rope", BLOCKS), ("layer_gelu_learned_biases", BLOCKS)])
 def test_every_option_computes_what_a_plain_forward_pass_computes(name, seen):
-  fields = OPTIONS[name]
+  fields = (OPTIONS | CAPPED)[name]
   params = _random_params(**fields)
   hidden, logits = _run(params, seen, **fields)
   expected_hidden, expected_logits = _reference(_spec(**fields), params, seen, TIME)
@@ -413,6 +419,8 @@ def test_initial_parameters_have_the_scales_that_are_documented():
     (dict(embed_width=8), "embed_width 8 is not width 16, so a tied head needs .*head_transform"),
     (dict(rope_scaling=("yarn", 2.0)), "network.rope_scaling is .*yarn.*; expected"),
     (dict(rope_scaling=("linear", 0.0)), "network.rope_scaling is .*positive numbers"),
+    (dict(attention_softcap=-1.0), "network.attention_softcap must be at least 0, got -1"),
+    (dict(attention_softcap=5.0, attention_backend="cudnn"), "network.attention_softcap is not in"),
     (dict(norm="batch"), "network.norm is 'batch'; choose from rms, layer"),
     (dict(position="alibi"), "network.position is 'alibi'; choose from rope, learned, none"),
     (dict(remat="some"), "network.remat is 'some'; choose from none, dots, attention, full"),
