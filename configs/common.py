@@ -101,9 +101,11 @@ def _small() -> config_dict.ConfigDict:
       data=dict(
           length=64,  # tokens a row
           source=dict(  # fields of data.sources; "" and -1 leave a field at its default
-              name="text",  # text, jsonl, chat, parquet, arrow, array_record, tfds or memory
+              name="text",  # text, jsonl, chat, parquet, arrow, array_record, tfds, hf or memory
               path="asset:holmes.txt.xz", validation_path="", field="",
               data_dir="", builder="",  # of tfds
+              subset="", revision="",  # of hf: of a data set of the hub
+              train_split="", validation_split="",  # of hf and tfds: names or slices
               holdout_every=-1),  # one document in this many is held out (20)
           packing="concat",  # concat, first_fit, pad or crop
           append_eos=False,  # documents are slices of one text
