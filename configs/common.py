@@ -47,6 +47,9 @@ def _small() -> config_dict.ConfigDict:
       seed=0,  # of weights, order of the data, and all draws
       steps=1000,  # any positive number; warm-up and intervals shrink with it
       batch_size=64,  # rows a step over all devices
+      # Pairs (first step, rows) for smaller batches at first, such as ((0, 16), (200, 64)); the last
+      # one has batch_size rows. A program is compiled for each size.
+      batch_warmup=(),
       microbatches=1,  # gradient accumulation: passes that a batch is cut into
       dtype="float32",  # of activations: float32, bfloat16, "" = as init.checkpoint stores weights
       ema_decay=0.99,  # of the averaged weights; 0 keeps none
