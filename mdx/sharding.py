@@ -127,7 +127,8 @@ def state_sharding(state: Any, params: Any, parts: Mapping[str, types.Part], mes
   """NamedSharding of a whole train state.
 
   A leaf whose path ends with a parameter's path (EMA, Adam moments) is sharded like that parameter,
-  or replicated where it has no more entries (factored moments); scalars, keys and all of `extra` (an objective's untrained state, of any shape) are replicated.
+  or replicated where it has another shape with no more entries (factored moments); scalars, keys
+  and all of `extra` (an objective's untrained state, of any shape) are replicated.
   """
   by_path = tree.flatten(specs(params, parts, mesh, table))
   shapes = {path: tuple(x.shape) for path, x in tree.flatten(params).items()}

@@ -80,9 +80,10 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
         run.workdir / "results.json", "steps", "tokens_per_second", "seconds", "goodput")
     _print_results(run, results, run.evaluation())
     return results
+  smaller = f"{sizes.at(0)} to " if sizes.warmup else ""
   console.say(
       f"{config['objective']['name']}: {tree.count(state.params):,} parameters, "
-      f"{f'{sizes.at(0)} to ' if sizes.warmup else ''}{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
+      f"{smaller}{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
       f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
   evaluation, frozen = run.evaluation(), setup_lib.load_frozen(run)
   file = run.workdir / "metrics.jsonl"

@@ -10,6 +10,7 @@ Clark et al. 2020, arXiv:2003.10555 (embeddings of another width, replaced token
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -192,7 +193,9 @@ class Module(nn.Module):
   def _ropes(self, positions, is_long=None):
     spec = self.spec
     thetas = (spec.rope_theta, spec.local_rope_theta) if self._has_two_ropes else (spec.rope_theta,)
-    return tuple(positions_lib.rope_tables(positions, spec.rotated, theta, spec.rope_scaling, is_long)
+    tables = functools.partial(positions_lib.rope_tables, positions, spec.rotated,
+                               scaling=spec.rope_scaling, is_long=is_long)
+    return tuple(tables(theta=theta)
                  for theta in thetas if spec.position == "rope")
 
   @property

@@ -100,7 +100,7 @@ class Transformer:
     dropout: share of the entries of the embeddings, and of what attention and MLP add, that is
       dropped in training.
     attention_dropout: share of the attention probabilities that is; back end xla alone has it.
-    attention_softcap: the scores of self-attention are cap * tanh(scores / cap) (Gemma 2); 0 = none.
+    attention_softcap: scores of self-attention are cap * tanh(scores / cap) (Gemma 2); 0 = none.
     logit_softcap: likewise the logits of the head; 0 = none.
     drophead: share of whole heads that is (Zhou et al. 2020, arXiv:2004.13342).
     adaptations: changes of the blocks, `networks.adaptation` values or tables of them,
@@ -199,13 +199,13 @@ class Transformer:
          "and a prompt would take the fixed positions of the first tokens; use prefix_tuning."),
         (sites.at(self.adaptations, "input") and self.disentangled, "disentangled attention knows "
          "no distance to a prompt; use another adaptation."),
-        (sites.at(self.adaptations, "input") and self.rope_scaling[:1] == ("longrope",), "rope_scaling "
-         "longrope rotates by the length of a document, which a prompt does not know; use "
-         "prefix_tuning."),
+        (sites.at(self.adaptations, "input") and self.rope_scaling[:1] == ("longrope",),
+         "rope_scaling longrope rotates by the length of a document, which a prompt does not know; "
+         "use prefix_tuning."),
         (sites.at(self.adaptations, "input") and self.context_width, "context_width is of networks "
          "that read a context, which a prompt does not; use prefix_tuning."),
-        (self.attention_softcap and self.attention_backend == "cudnn", "attention_softcap is not in "
-         "the attention_backend cudnn; use xla or splash."),
+        (self.attention_softcap and self.attention_backend == "cudnn", "attention_softcap is not "
+         "in the attention_backend cudnn; use xla or splash."),
         (self.disentangled and self.attention_backend != "xla", "disentangled attention needs the "
          f"attention_backend xla, not {self.attention_backend}."),
         (self.disentangled and self.position == "rope", "disentangled attention takes position "

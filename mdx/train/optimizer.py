@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, as optax chains.
 
-Contents: Optimizer (AdamW), Muon, Adafactor, OPTIMIZERS, SELECTIONS, SCHEDULES, decay_mask, is_matrix,
-layer_factors.
+Contents: Optimizer (AdamW), Muon, Adafactor, OPTIMIZERS, SELECTIONS, SCHEDULES, decay_mask,
+is_matrix, layer_factors.
 
 Convention: a step is -rate * factor of the layer * (direction + weight_decay * parameter); an
 optimizer says what the direction is. A parameter's part (`types.Part`) says whether it is decayed.
@@ -9,8 +9,8 @@ Layers are stacked ("layers/...", the first axis counts
 them) or have sub-trees of their own ("layers_3/..."); both get the same steps.
 
 References: Loshchilov & Hutter 2019, arXiv:1711.05101 (AdamW); Jordan et al. 2024 (Muon) and Liu et
-al. 2025, arXiv:2502.16982 (its scale and decay); Shazeer & Stern 2018, arXiv:1804.04235 (Adafactor); Clark et al. 2020, arXiv:2003.10555 (rates that
-decay by layer).
+al. 2025, arXiv:2502.16982 (its scale and decay); Shazeer & Stern 2018, arXiv:1804.04235
+(Adafactor); Clark et al. 2020, arXiv:2003.10555 (rates that decay by layer).
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def open_split(path: str, split: str, subset: str = "", revision: str = "") -> t
       options = {"sep": "\t"} if ending == ".tsv" else {}
       return datasets.load_dataset(_READERS[ending], data_files={"train": path}, split=split,
                                    **options), where
-    return datasets.load_dataset(path, subset or None, split=split, revision=revision or None), where
+    return datasets.load_dataset(path, subset or None, split=split,
+                                 revision=revision or None), where
   except KeyError:
     raise ValueError(f"{where}: a file ends in {', '.join(_READERS)}; rename it, or use another "
                      "source.") from None

@@ -239,8 +239,8 @@ def item_record(item: Mapping[str, Any], own: Any, names: Sequence[str] | None, 
     if names is None:
       return text(value)
     if not 0 <= value < len(names):
-      raise ValueError(f"{where}: label {value} is none of the {len(names)} of its data set; take a "
-                       "split with labels.")
+      raise ValueError(f"{where}: label {value} is none of the {len(names)} of its data set; take "
+                       "a split with labels.")
     return str(names[value])
 
   if getattr(item[own.label], "shape", ()) or isinstance(item[own.label], (list, tuple)):
