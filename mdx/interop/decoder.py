@@ -120,7 +120,8 @@ def _longrope(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any
   if not (all(isinstance(x, list) and all(map(family.is_positive, x)) for x in lists)
           and len(lists[0]) == len(lists[1]) > 0 and all(map(family.is_positive, single))):
     raise ValueError(f"rope_scaling {given!r:.200} is not supported; expected of rope_type "
-                     "longrope lists short_factor and long_factor of equal length, all numbers positive.")
+                     "longrope short_factor and long_factor, lists of equal length, and positive "
+                     "numbers.")
   factor = factor or options["max_position_embeddings"] / length
   scale = scale or (math.sqrt(1 + math.log(factor) / math.log(length))
                     if factor > 1 and length > 1 else 1.0)

@@ -83,8 +83,9 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   smaller = f"{sizes.at(0)} to " if sizes.warmup else ""
   console.say(
       f"{config['objective']['name']}: {tree.count(state.params):,} parameters, "
-      f"{smaller}{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
-      f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
+      f"{smaller}{config['batch_size']} x {config['data']['length']} tokens a step, "
+      f"{config['steps']} steps, {jax.device_count()} {jax.devices()[0].platform} device(s), "
+      f"{config['dtype']}")
   evaluation, frozen = run.evaluation(), setup_lib.load_frozen(run)
   file = run.workdir / "metrics.jsonl"
   clock = meter_lib.Clock(run.workdir, start)

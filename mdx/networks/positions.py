@@ -22,11 +22,12 @@ def check_scaling(scaling: tuple[Any, ...], head_dim: int) -> None:
   numbers = {"linear": 1, "llama3": 4, "yarn": 5, "longrope": 2 + head_dim // 2 * 2}
   if scaling and (numbers.get(scaling[0]) != len(scaling) - 1 or not all(
       isinstance(x, (int, float)) and x > 0 for x in scaling[1:])):
+    half = head_dim // 2
     raise ValueError(f"network.rope_scaling is {scaling!r:.200}; expected (), (\"linear\", "
-                     "factor), (\"llama3\", factor, low, high, original length), (\"yarn\", factor, "
-                     "original length, fast, slow, attention factor) or (\"longrope\", original "
-                     f"length, attention factor, {head_dim // 2} short and {head_dim // 2} long "
-                     "factors), positive numbers.")
+                     "factor), (\"llama3\", factor, low, high, original length), (\"yarn\", "
+                     "factor, original length, fast, slow, attention factor) or (\"longrope\", "
+                     f"original length, attention factor, {half} short and {half} long factors), "
+                     "positive numbers.")
 
 
 def is_long(positions: jax.Array, segment_ids: jax.Array | None, scaling: tuple[Any, ...]

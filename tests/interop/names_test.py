@@ -288,7 +288,7 @@ def test_both_ways_of_saying_rotary_angles_are_read(tmp_path):
 @pytest.mark.parametrize("name, field", [
     ("qwen2", dict(qk_norm=True)), ("qwen3", dict(qkv_bias=True)), ("Dream", dict(post_norm=True)),
     ("llama", dict(local_radius=3)), ("llada", dict(rope_scaling=("linear", 2.0))),
-    ("phi3", dict(head_dim=6)), ("phi3", dict(rope_scaling=("linear", 2.0))),
+    ("phi3", dict(head_dim=4, rope_scaling=())), ("phi3", dict(rope_scaling=("linear", 2.0))),
     ("bert", dict(position_offset=2)), ("roberta", dict(embed_width=8)),
     ("modernbert", dict(token_types=2)), ("electra", dict(norm_bias=False)),
     ("qwen3_moe", dict(experts=None)), ("llada2_moe", dict(experts=None)),
