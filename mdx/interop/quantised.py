@@ -47,18 +47,21 @@ class Scaled:
 
   def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
     """Shape of the matrix; None where the shapes of its parts do not fit."""
-    rows, columns = shape = shapes["weight"] if len(shapes["weight"]) == 2 else (0, 0)
-    sizes = self._block(shape, shapes[self.scales])
-    blocks = (-(-rows // sizes[0]), -(-columns // sizes[1]))
-    fits = shapes[self.scales] in ((), (1,)) or shapes[self.scales] == blocks
-    return (rows, columns) if rows and fits else None
+    scales, whole = shapes[self.scales], shapes["weight"]
+    if len(whole) != 2 or not all(whole) or (len(scales) != 2 and scales not in ((), (1,))):
+      return None
+    (rows, columns), block = whole, self._block(whole, scales)
+    blocks = (-(-rows // block[0]), -(-columns // block[1]))
+    return (rows, columns) if len(scales) < 2 or scales == blocks else None
 
-  def _block(self, shape, scales) -> tuple[int, int]:
-    if scales in ((), (1,)):
-      return tuple(max(size, 1) for size in shape)
+  def _block(self, whole: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns that share a scale."""
+    if len(scales) < 2:
+      return whole[0], whole[1]
     if self.block:
       return self.block
-    return tuple(1 if number == size else max(size, 1) for number, size in zip(scales, shape))
+    rows, columns = (1 if number == size else size for number, size in zip(scales, whole))
+    return rows, columns
 
   def read(self, fetch: _Fetch, shapes: Mapping[str, tuple[int, ...]],
            bounds: tuple[tuple[int, int], ...]) -> np.ndarray:

@@ -301,7 +301,8 @@ class Adafactor(Optimizer):
         decay_rate=self.moment_power, min_dim_size_to_factor=self.factored_from)
     after = [optax.clip_by_block_rms(self.update_rms)] * (self.update_rms > 0) + (
         [optax.scale_by_param_block_rms()] * self.is_relative)
-    of_layers = optax.FactoredState(None, 0, 0, 0)
+    places: Any = (None, 0, 0, 0)  # of the layers in count and moments
+    of_layers = optax.FactoredState(*places)
 
     def scaled(update, state, param):
       update, state = moments.update(update, state, param)
