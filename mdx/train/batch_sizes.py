@@ -35,11 +35,12 @@ class BatchSizes:
   multiple: int = 1
 
   def __post_init__(self):
-    pairs, is_int = [tuple(pair) for pair in self.warmup], lambda x: type(x) is int
-    object.__setattr__(self, "warmup", tuple(pairs))
+    pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else () for pair in self.warmup]
+    is_int = lambda x: type(x) is int
     wrong = lambda reason: ValueError(f"config.batch_warmup is {self.warmup!r:.120}; {reason}.")
     if not all(len(pair) == 2 and all(map(is_int, pair)) for pair in pairs):
       raise wrong("expected pairs (first step, rows), such as ((0, 8), (100, 16))")
+    object.__setattr__(self, "warmup", tuple(pairs))
     if not pairs:
       return
     firsts = [first for first, _ in pairs]
