@@ -47,6 +47,9 @@ def _small() -> config_dict.ConfigDict:
       seed=0,  # of weights, order of the data, and all draws
       steps=1000,  # any positive number; warm-up and intervals shrink with it
       batch_size=64,  # rows a step over all devices
+      # Pairs (first step, rows) of smaller batches at first, such as ((0, 16), (200, 64)); the
+      # last one has batch_size rows. A program is compiled for each size.
+      batch_warmup=(),
       microbatches=1,  # gradient accumulation: passes that a batch is cut into
       dtype="float32",  # of activations: float32, bfloat16, "" = as init.checkpoint stores weights
       ema_decay=0.99,  # of the averaged weights; 0 keeps none
@@ -57,7 +60,7 @@ def _small() -> config_dict.ConfigDict:
           max_length=1024, scan_layers=False, attention_backend="xla",  # or cudnn, splash
           init_std=0.5),  # embeddings; 0.02 keeps a small model on the unigram plateau for long
       optimizer=dict(
-          name="adamw",  # or muon
+          name="adamw",  # or muon, adafactor
           learning_rate=2e-3, schedule="cosine", warmup_steps=100, final_rate=0.05,
           decay_share=0.2,  # of the steps, of schedule wsd or wsd_sqrt: constant, then a decay
           weight_decay=0.05, b1=0.9, b2=0.98, clip_norm=1.0,
@@ -101,9 +104,11 @@ def _small() -> config_dict.ConfigDict:
       data=dict(
           length=64,  # tokens a row
           source=dict(  # fields of data.sources; "" and -1 leave a field at its default
-              name="text",  # text, jsonl, chat, parquet, arrow, array_record, tfds or memory
+              name="text",  # text, jsonl, chat, parquet, arrow, array_record, tfds, hf or memory
               path="asset:holmes.txt.xz", validation_path="", field="",
               data_dir="", builder="",  # of tfds
+              subset="", revision="",  # of hf: of a data set of the hub
+              train_split="", validation_split="",  # of hf and tfds: names or slices
               holdout_every=-1),  # one document in this many is held out (20)
           packing="concat",  # concat, first_fit, pad or crop
           append_eos=False,  # documents are slices of one text

@@ -8,7 +8,7 @@ text is named after the colon: book, next (pairs), overlap (scores), speech (ent
   python -m mdx.main --config=configs/finetune.py:speech --workdir=runs/speech
 Yours, from an encoder of Hugging Face or a run of mdx, on files of yours (glue: tsv, csv or jsonl;
 sts: the same with scores; conll: entities; ud: tags of Universal Dependencies; answers: pairs that
-share a question; tfds):
+share a question; tfds; hf: a data set of the library datasets):
   python -m mdx.main --config=configs/finetune.py:glue --workdir=runs/sst2 \
     --config.init.checkpoint=bert-base-uncased --config.data.source.path=train.tsv \
     --config.data.source.validation_path=dev.tsv --config.data.source.test_path=test.tsv \
@@ -57,6 +57,10 @@ _YOURS = {
                           label="label", group="", scheme="none", train_split="train",
                           validation_split="validation", test_split="test"),
              ("accuracy", "macro_f1", "mcc")),
+    "hf": (_TEXTS, dict(name="hf_labelled", path="", subset="", revision="", fields=("text",),
+                        label="label", group="", scheme="none", train_split="train",
+                        validation_split="validation", test_split="test"),
+           ("accuracy", "macro_f1", "mcc")),
 }
 
 
@@ -103,7 +107,8 @@ def get_config(arg=None):
       bucket_window=0 if name in _PACKAGED else 16)  # batches whose rows are sorted by length
   config.eval.update(
       measures=measures,  # of eval.measures.MEASURES; the first chooses the weights
-      test=name != "tfds",  # whether the test split, if there is one, is read at the end
+      # Whether the test split, if there is one, is read at the end.
+      test=name not in ("tfds", "hf"),
       baselines=False)
   config.sampler.num_samples = 0
   return config

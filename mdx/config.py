@@ -26,7 +26,10 @@ _NOT_IDENTITY_EITHER = ("data.on_error", "rollout.mesh", "rollout.mesh.data", "r
 _ABSENT = "absent"
 # Keys that release 0.1 did not have, with the value at which they change nothing.
 _LATER: dict[str, Any] = {"frozen": {}, "eval.evaluators": [], "adaptations": [],
-                          "optimizer.masks": [], "data.on_error": "stop", "init.special_tokens": ""}
+                          "optimizer.masks": [], "data.on_error": "stop", "init.special_tokens": "",
+                          "batch_warmup": [], **dict.fromkeys((
+                              "data.source.subset", "data.source.revision",
+                              "data.source.train_split", "data.source.validation_split"), "")}
 
 
 def build(table: Mapping[str, type], cfg: Mapping[str, Any], *, what: str = "", **extra) -> Any:

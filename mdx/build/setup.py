@@ -33,6 +33,7 @@ from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval import evaluators
 from mdx.eval.evaluators import linear_probe
 from mdx.networks import transformer
+from mdx.train import batch_sizes
 from mdx.train import coupling
 from mdx.train import loop as loop_lib
 from mdx.train import noise as noise_lib
@@ -86,6 +87,11 @@ class Setup:
                            trains=self.optimizer.trains)
 
   @property
+  def batch_sizes(self) -> batch_sizes.BatchSizes:
+    """Rows of the batch of every step."""
+    return _batch_sizes(self.config)
+
+  @property
   def meta(self) -> dict[str, Any]:
     """Facts saved with every checkpoint."""
     return workdir_lib.meta(self.config, self.tokenizer)
@@ -100,6 +106,10 @@ class Setup:
   def keep_ema(self) -> bool:
     """Whether an average of the weights is kept."""
     return self.config["ema_decay"] > 0
+
+
+def _batch_sizes(config: Mapping[str, Any], multiple: int = 1) -> batch_sizes.BatchSizes:
+  return batch_sizes.BatchSizes(config["batch_size"], config.get("batch_warmup", ()), multiple)
 
 
 _REQUIRED = ("mode", "seed", "steps", "batch_size", "microbatches", "dtype", "objective", "network",
@@ -180,6 +190,9 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
     raise ValueError(f"a microbatch has {rows} rows a device, but {config['objective']['name']} "
                      f"keeps {objective.rows_per_unit} rows together; change batch_size or "
                      "microbatches.")
+  sizes = _batch_sizes(config, config["microbatches"] * sharding.num_batch_shards(mesh)
+                       * objective.rows_per_unit)
+  sizes.check(config["data"])
   config = {**config, "optimizer": resolve.trained(
       config, fresh=fresh_parts(objective), trains_model=objective.trains_model)}
   optimizer = config_lib.build(optimizer_lib.OPTIMIZERS, config["optimizer"], what="optimizer")

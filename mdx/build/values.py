@@ -109,6 +109,7 @@ KEYS = {
     "rollout.inference.num_samples": _COUNT,
     "embedding.layer": _number(-4096, 4096),
     "sampler.temperature": _number(0.0, whole=False),
+    "batch_warmup": _each(_each(_MANY, "whole numbers"), "pairs of whole numbers"),
     "profile_steps": _each(_MANY, "whole numbers"),
     "seed": _number(0, 2 ** 63 - 1),
 }

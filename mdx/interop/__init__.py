@@ -39,11 +39,13 @@ from mdx.interop import hf_mdlm
 from mdx.interop import hf_modernbert
 from mdx.interop import hf_moe
 from mdx.interop import hf_nomic
+from mdx.interop import hf_phi
 from mdx.interop import hf_qwen
 from mdx.interop import hf_roberta
 from mdx.interop import hf_sdar
 from mdx.interop import peft
 from mdx.interop import peft_others
+from mdx.interop import quantised
 from mdx.interop import safetensors
 from mdx.interop import sentence_transformers
 from mdx.interop import settings
@@ -60,7 +62,7 @@ FAMILIES = {f.key: f for f in (
     hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
     hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES, hf_moe.QWEN3,
     hf_moe.SDAR, hf_moe.LLADA, hf_llada2.FAMILY, hf_distilbert.FAMILY, hf_deberta.FAMILY,
-    hf_nomic.FAMILY, *hf_mdlm.FAMILIES)}
+    hf_nomic.FAMILY, hf_phi.FAMILY, *hf_mdlm.FAMILIES)}
 CONFIG, load_config, HEADS = settings.CONFIG, settings.load_config, family_lib.HEADS
 label_names = settings.label_names
 _TIE = "tie_word_embeddings"
@@ -110,6 +112,7 @@ def _describe(path: str | pathlib.Path):
   config = load_config(path)
   try:
     family, spec = _model_of(config)
+    quantised.scheme(config)
   except ValueError as error:
     raise ValueError(f"{path / CONFIG}: {error}") from None
   files = [file for file in (path / CONFIG, path / safetensors.FILE, path / safetensors.INDEX)
@@ -141,7 +144,7 @@ def _as_stored(path: str, times: tuple[int, ...]) -> tuple[bool, tuple[str, ...]
   config = load_config(path)
   family, spec = _model_of(config)
   try:
-    reader = safetensors.Reader(path)
+    reader = quantised.open_reader(path)
   except ValueError:  # said where weights are asked for
     return True, ()
   with reader:
@@ -256,7 +259,7 @@ def compute_dtype(path: str | pathlib.Path) -> str:
     "bfloat16" if all matrices are stored so, else "float32".
   """
   _, family, _ = _describe(path)
-  with safetensors.Reader(path) as reader:
+  with quantised.open_reader(path) as reader:
     dtypes = {reader.dtype(n) for n in reader.names
               if len(reader.shape(n)) > 1 and not weights.is_beside(family, n)}
   return "bfloat16" if dtypes == {safetensors.DTYPES["BF16"]} else "float32"
@@ -286,7 +289,7 @@ def check(path: str | pathlib.Path, shapes: Any) -> None:
 def _opened(path, shapes):
   """Yields the reader of a directory and the entries of some parameters, which are checked."""
   _, family, spec = _describe(path)
-  with safetensors.Reader(path) as reader:
+  with quantised.open_reader(path) as reader:
     table = weights.entries(family, spec, shapes, reader.names)
     weights.check(family, reader, table)
     yield reader, table
@@ -434,7 +437,7 @@ def save(path: str | pathlib.Path, params: Any, spec: transformer.Transformer, *
     old, family = {}, _family({"model_type": model_type, "architectures": [body] if body else []})
   config = {**_config(family, spec, old, ids or {}), **(entries or {})}
   with contextlib.ExitStack() as stack:
-    reader = stack.enter_context(safetensors.Reader(like)) if like else None
+    reader = stack.enter_context(quantised.open_reader(like)) if like else None
     table = weights.entries(family, spec, params, reader.names if old and reader else ())
     dtypes = {name: reader.dtype(name, of_any_kind=True) for name in reader.names} if reader else {}
     if dtype:
@@ -480,6 +483,7 @@ def _config(family: family_lib.Family, spec: transformer.Transformer, old: Mappi
   new = family.to_config(spec)
   if old and family.to_fields(old) == family.to_fields({**old, **new}):
     new = {}
+  old = {key: value for key, value in old.items() if key != quantised.KEY}
   return {**old, **new, **{settings.SPECIAL_IDS[key]: value for key, value in ids.items()}}
 
 
@@ -498,7 +502,7 @@ def _beside(like) -> list[pathlib.Path]:
   """Files of a directory that an export has too, such as those of the tokenizer."""
   found = [file for pattern in (_BESIDE if like else ())
            for file in sorted(pathlib.Path(like).glob(pattern))
-           if file.is_file() and file.name not in (CONFIG, safetensors.INDEX)]
+           if file.is_file() and file.name not in (CONFIG, safetensors.INDEX, *quantised.BESIDE)]
   for file in found:
     _check_link(file)
   return found

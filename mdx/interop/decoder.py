@@ -29,6 +29,7 @@ _LENGTH = "original_max_position_embeddings"
 _SCALINGS = {"linear": ("factor",),
              "llama3": ("factor", "low_freq_factor", "high_freq_factor", _LENGTH),
              "yarn": ("factor", _LENGTH, "beta_fast", "beta_slow", "attention_factor")}
+_FACTORS = ("short_factor", "long_factor")  # of longrope, lists
 # Buffers of old conversions: the rotary frequencies.
 BESIDE = (r".*\.rotary_emb\.inv_freq",)
 
@@ -84,12 +85,16 @@ def rope(options: Mapping[str, Any]) -> tuple[float, tuple[Any, ...]]:
   kind = given.get("rope_type", given.get("type", "default"))
   if kind in ("default", "dynamic"):  # which changes nothing up to the length of the model
     return float(theta), ()
+  if options.get(_LENGTH) is not None:  # which counts before that of the object
+    given[_LENGTH] = options[_LENGTH]
+  if kind in ("longrope", "su"):
+    return float(theta), _longrope(given, options)
   if kind == "yarn":
     given = _yarn(given, options)
   numbers = [given.get(name) for name in _SCALINGS.get(str(kind), ())]
   if not numbers or not all(map(family.is_positive, numbers)):
     raise ValueError(f"rope_scaling {given!r:.200} is not supported; expected rope_type default, "
-                     f"{' or '.join(_SCALINGS)}, with its numbers.")
+                     f"longrope or {' or '.join(_SCALINGS)}, with its numbers.")
   return float(theta), (kind, *map(float, numbers))
 
 
@@ -106,6 +111,23 @@ def _yarn(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any
   return found
 
 
+def _longrope(given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, ...]:
+  """The scaling of LongRoPE with its default attention factor."""
+  lists = [given.get(name) for name in _FACTORS]
+  length = given.get(_LENGTH) or options["max_position_embeddings"]
+  factor, scale = given.get("factor"), given.get("attention_factor")
+  single = [length, *(x for x in (factor, scale) if x is not None)]
+  if not (all(isinstance(x, list) and all(map(family.is_positive, x)) for x in lists)
+          and len(lists[0]) == len(lists[1]) > 0 and all(map(family.is_positive, single))):
+    raise ValueError(f"rope_scaling {given!r:.200} is not supported; expected of rope_type "
+                     "longrope short_factor and long_factor, lists of equal length, and positive "
+                     "numbers.")
+  factor = factor or options["max_position_embeddings"] / length
+  scale = scale or (math.sqrt(1 + math.log(factor) / math.log(length))
+                    if factor > 1 and length > 1 else 1.0)
+  return "longrope", float(length), float(scale), *(float(x) for own in lists for x in own)
+
+
 def write(spec: transformer.Transformer, model_type: str, architecture: str,
           **allowed: Any) -> dict[str, Any]:
   """Entries of config.json; `allowed` as `family.check_fields` takes them, over `FIXED`."""
@@ -115,7 +137,11 @@ def write(spec: transformer.Transformer, model_type: str, architecture: str,
   rope: dict[str, Any] = {"rope_type": "default"}
   if spec.rope_scaling:
     kind, *numbers = spec.rope_scaling
-    rope = {"rope_type": kind, **dict(zip(_SCALINGS[kind], numbers))}
+    rope = {"rope_type": kind, **dict(zip(_SCALINGS.get(kind, (_LENGTH, "attention_factor")),
+                                          numbers))}
+    if kind == "longrope":
+      factors, half = numbers[2:], len(numbers) // 2 - 1
+      rope |= dict(zip(_FACTORS, (factors[:half], factors[half:])))
     if _LENGTH in rope:
       rope[_LENGTH] = int(rope[_LENGTH])
   return dict(

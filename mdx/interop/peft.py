@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from mdx.interop import family as family_lib
+from mdx.interop import quantised
 from mdx.interop import safetensors
 from mdx.interop import weights
 from mdx.networks import transformer
@@ -241,7 +242,7 @@ def load(path: str, base: str | pathlib.Path, family: family_lib.Family,
   widths = sites.of_spec(spec)
   with contextlib.ExitStack() as stack:
     reader = stack.enter_context(safetensors.Reader(path, FILE))
-    below = stack.enter_context(safetensors.Reader(base)) if adapter.start else None
+    below = stack.enter_context(quantised.open_reader(base)) if adapter.start else None
     expected = {}
     for name, layers in adapter.sites.items():
       width, outer = widths[name].shape

@@ -27,9 +27,11 @@ FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16),
           "F16": np.dtype(np.float16), "F64": np.dtype(np.float64)}
+# Of quantised weights, which the library does not hand to numpy.
+_EIGHT_BITS = {"F8_E4M3": np.dtype(jnp.float8_e4m3fn)}
 # Of buffers, which are copied and never computed with.
 _OTHER_DTYPES = {"I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "U8": np.dtype(np.uint8),
-                 "BOOL": np.dtype(np.bool_)}
+                 "BOOL": np.dtype(np.bool_), **_EIGHT_BITS}
 _MAX_SHARD_BYTES = 4 * 2 ** 30
 _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 
@@ -55,7 +57,7 @@ class Reader:
     """
     self.path, self._file = pathlib.Path(path), file
     self._stack = contextlib.ExitStack()
-    self._handles, self._slices = {}, {}
+    self._handles, self._slices, self._headers = {}, {}, {}
     try:
       self._files = {}
       for stored, file in self._find().items():
@@ -132,12 +134,29 @@ class Reader:
       return _OTHER_DTYPES[code]
     if code not in DTYPES:
       raise ValueError(f"{self.where(name)} is stored as {code}; expected "
-                       f"{', '.join(DTYPES)} (quantised weights are not read).")
+                       f"{', '.join(DTYPES)} (quantised weights are read where config.json says "
+                       "how, in quantization_config).")
     return DTYPES[code]
 
   def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
     """Reads a part of a tensor, one slice for each dimension."""
+    if self._slices[name].get_dtype() in _EIGHT_BITS:
+      return self._mapped(name)[index]
     return self._slices[name][index]
+
+  def _mapped(self, name: str) -> np.ndarray:
+    """A tensor as a view of its file."""
+    path, found = self.path / self._files[name], self._slices[name]
+    if path not in self._headers:
+      with path.open("rb") as f:
+        length = int.from_bytes(f.read(8), "little")
+        self._headers[path] = 8 + length, json.loads(f.read(length))
+    begin, header = self._headers[path]
+    entry = next(entry for stored, entry in header.items() if _WRAPPED.sub("", stored) == name)
+    shape, dtype = tuple(found.get_shape()), _EIGHT_BITS[found.get_dtype()]
+    if not all(shape):
+      return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, "r", begin + entry["data_offsets"][0], shape)
 
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from mdx.interop import family as family_lib
+from mdx.interop import quantised
 from mdx.interop import safetensors
 from mdx.networks import axes as axes_lib
 from mdx.networks import transformer
@@ -233,11 +234,11 @@ def head(path: Any, tensors: Mapping[str, family_lib.Tensor], shapes: Any) -> Ca
                       part=one.part, copies={one.name: ()},
                       shape=leaves[key].shape[::-1] if one.transpose else leaves[key].shape)
            for key, one in tensors.items()}
-  with safetensors.Reader(path) as reader:
+  with quantised.open_reader(path) as reader:
     _check_tensors(reader, {entry.names[()]: entry for entry in table.values()})
 
   def read():
-    with safetensors.Reader(path) as reader:
+    with quantised.open_reader(path) as reader:
       return load(reader, table, shapes)
 
   return read

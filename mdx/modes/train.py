@@ -72,7 +72,7 @@ def _train_frozen(config: Mapping[str, Any], workdir: str, base: str) -> None:
 def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) -> dict[str, float]:
   config = run.config
   checkpoints = checkpoint_lib.Checkpoints(run.workdir, **config["checkpoint"])
-  data = _batches(run)
+  data, sizes = _batches(run), run.batch_sizes
   start, state, saved = setup_lib.start_state(run, checkpoints, data)
   if start >= config["steps"] and (run.workdir / "results.json").exists():
     console.say("this run is finished; remove its workdir to train again.")
@@ -80,10 +80,12 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
         run.workdir / "results.json", "steps", "tokens_per_second", "seconds", "goodput")
     _print_results(run, results, run.evaluation())
     return results
+  smaller = f"{sizes.at(0)} to " if sizes.warmup else ""
   console.say(
       f"{config['objective']['name']}: {tree.count(state.params):,} parameters, "
-      f"{config['batch_size']} x {config['data']['length']} tokens a step, {config['steps']} "
-      f"steps, {jax.device_count()} {jax.devices()[0].platform} device(s), {config['dtype']}")
+      f"{smaller}{config['batch_size']} x {config['data']['length']} tokens a step, "
+      f"{config['steps']} steps, {jax.device_count()} {jax.devices()[0].platform} device(s), "
+      f"{config['dtype']}")
   evaluation, frozen = run.evaluation(), setup_lib.load_frozen(run)
   file = run.workdir / "metrics.jsonl"
   clock = meter_lib.Clock(run.workdir, start)
@@ -102,7 +104,8 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
   state, tokens_per_second = loop_lib.fit(
       state, run.step(), data, start=start, intervals=run.intervals, mesh=run.mesh, writers=writers,
       checkpoints=checkpoints, meta=run.meta, window=saved.get("window"), stop=stop,
-      evaluate=evaluate_during, frozen=frozen, batch_size=config["batch_size"],
+      evaluate=evaluate_during, frozen=frozen,
+      next_batch=lambda state, step: _placed(run, data, step),
       profile=loop_lib.Profile(config.get("profile_steps", ()), run.workdir / "profile"),
       clock=clock)
   clock.stop()
@@ -122,7 +125,7 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
               "trained_parameters": tree.count(tree.part(state.params, run.optimizer.trains)),
               "steps": config["steps"], "seconds": time.monotonic() - began}
   if not config["data"].get("buckets"):  # with which steps differ in their positions
-    num_tokens = config["steps"] * config["batch_size"] * config["data"]["length"]
+    num_tokens = sizes.before(config["steps"]) * config["data"]["length"]
     results["matmul_flops"] = 6.0 * run.spec.matmul_params() * num_tokens
   writers.close()
   if evaluation.has_curve:
@@ -141,11 +144,19 @@ def _train(run: setup_lib.Setup, stop: progress_lib.StopSignal, began: float) ->
 
 
 def _batches(run: setup_lib.Setup) -> Any:
-  """This process's rows of the batches of training."""
-  config = run.config
-  return iter(pipeline.build(
-      config["data"], run.tokenizer, split="train", batch_size=config["batch_size"],
-      seed=config["seed"], rows=sharding.local_rows(run.mesh, config["batch_size"])))
+  """This process's rows of the batches of training; of units of them with a warm-up all rows."""
+  config, sizes = run.config, run.batch_sizes
+  rows = None if sizes.warmup else sharding.local_rows(run.mesh, config["batch_size"])
+  return iter(pipeline.build(config["data"], run.tokenizer, split="train", batch_size=sizes.unit,
+                             seed=config["seed"], rows=rows))
+
+
+def _placed(run: setup_lib.Setup, data: Any, step: int) -> dict[str, jax.Array]:
+  """The batch of a step on the mesh."""
+  sizes, num_rows = run.batch_sizes, run.batch_sizes.at(step)
+  batch = (sizes.join(data, step, sharding.local_rows(run.mesh, num_rows)) if sizes.warmup
+           else next(data))
+  return loop_lib.place(batch, step, run.mesh, num_rows, sizes.before(step))
 
 
 def _last_rate(run: setup_lib.Setup) -> float:
@@ -187,7 +198,7 @@ def gradient_noise(run: setup_lib.Setup, params, frozen, extra) -> dict[str, flo
   noise = jax.jit(noise_lib.make_noise(
       run.objective, num_draws=config["eval"]["gradient_draws"], seed=config["seed"],
       step=config["steps"], num_microbatches=config["microbatches"]))
-  batch = loop_lib.place(next(_batches(run)), 0, run.mesh, config["batch_size"])
+  batch = _placed(run, _batches(run), 0)
   return {k: float(v) for k, v in jax.device_get(noise(params, batch, frozen, extra)).items()}
 
 

@@ -360,7 +360,7 @@ def visible(attention, positions: jax.Array, segment_ids: jax.Array | None,
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None,
            noise: types.Noise | None = None, dropout: float = 0.0,
-           added: jax.Array | None = None, keep: bool = False) -> Any:
+           added: jax.Array | None = None, keep: bool = False, cap: float = 0.0) -> Any:
   """Scaled dot-product attention with float32 softmax.
 
   Args:
@@ -372,6 +372,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
     dropout: share of the probabilities that is dropped.
     added: float32 [B, N, L, S], added to the scores.
     keep: whether the probabilities are wanted too, float32 [B, N, L, S].
+    cap: soft cap of the scaled products, see `heads.soft_capped`; 0 = none.
 
   Returns:
     [B, L, N, H] in the dtype of `query`, and the probabilities with `keep`. A row that sees nothing
@@ -384,6 +385,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
   query = query.transpose(0, 2, 3, 1, 4).reshape(batch, -1, groups * length, width)
   key, value = (x.transpose(0, 2, 1, 3) for x in (key, value))
   scores = jnp.einsum("bklh,bksh->bkls", query, key, preferred_element_type=jnp.float32)
+  scores = heads_lib.soft_capped(scores, cap)
   if added is not None:
     scores = scores + added.reshape(scores.shape)
   if mask is not None:
@@ -391,9 +393,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array |
     mask = mask.reshape(mask.shape[:1] + (-1, groups if mask.shape[1] > 1 else 1) + mask.shape[2:])
     scores = jnp.where(mask, split, heads_lib.NEVER).reshape(scores.shape)
   probs = jax.nn.softmax(scores, axis=-1)
-  weights = probs.astype(value.dtype)
-  weights = noise_lib.dropout(weights, noise, dropout, "probabilities")
+  weights = noise_lib.dropout(probs.astype(value.dtype), noise, dropout, "probabilities")
   mixed = jnp.einsum("bkls,bksh->bklh", weights, value)
-  mixed = mixed.reshape(batch, -1, groups, length, width).transpose(0, 3, 1, 2, 4)
-  mixed = mixed.reshape(batch, length, heads, width)
+  mixed = mixed.reshape(batch, heads, length, width).transpose(0, 2, 1, 3)
   return (mixed, probs.reshape(batch, heads, length, keys)) if keep else mixed

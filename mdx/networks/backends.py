@@ -72,7 +72,7 @@ def uses_masks(name: str) -> bool:
 def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
            sight: attention_lib.Sight, which: jax.Array | None, memory: list = (),
            noise: types.Noise | None = None, dropout: float = 0.0,
-           scores: jax.Array | None = None, keep: bool = False) -> Any:
+           scores: jax.Array | None = None, keep: bool = False, cap: float = 0.0) -> Any:
   """Scaled dot-product attention of one layer.
 
   Args:
@@ -88,6 +88,7 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
     dropout: share of the probabilities that is dropped; back end xla alone has it.
     scores: float32 [B, N, L, S], added to those of the products; back end xla alone has it.
     keep: whether the probabilities are wanted too; back end xla alone has it.
+    cap: soft cap of the products, before what is added; 0 = none. Back end cudnn has none.
 
   Returns:
     [B, L, N, H] in the dtype of `query`; with `keep` also float32 [B, N, L, P + S].
@@ -102,16 +103,17 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
                   for old, new in zip(pair, (key, value)))
   num_memory = sum(pair[0].shape[1] for pair in memory)
   runs = [functools.partial(_attend_one, name, sight=sight, i=i, num_memory=num_memory, noise=noise,
-                            dropout=dropout, scores=scores, keep=keep)
+                            dropout=dropout, scores=scores, keep=keep, cap=cap)
           for i in range(len(sight.values))]
   if which is None:
     return runs[0](query, key, value)
   return jax.lax.switch(which, runs, query, key, value)
 
 
-def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout, scores, keep):
+def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout, scores, keep,
+                cap):
   if name == "splash":
-    return _sharded_splash(query, key, value, sight, sight.values[i])
+    return _sharded_splash(query, key, value, sight, sight.values[i], cap)
   if name == "cudnn":
     mask = sight.masks[i]
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
@@ -124,10 +126,11 @@ def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout
     mask = jnp.pad(mask, ((0, 0),) * 3 + ((num_memory, 0),), constant_values=True)
   if num_memory and scores is not None:
     scores = jnp.pad(scores, ((0, 0),) * 3 + ((num_memory, 0),))
-  return attention_lib.attend(query, key, value, mask, noise, dropout, scores, keep)
+  return attention_lib.attend(query, key, value, mask, noise, dropout, scores, keep,
+                              cap)
 
 
-def _sharded_splash(query, key, value, sight, attention):
+def _sharded_splash(query, key, value, sight, attention, cap):
   """`splash.splash`, each device on its own rows and heads."""
   if jax.tree.leaves(attention):
     raise ValueError("network.attention_backend splash computes masks from positions, and this "
@@ -138,7 +141,7 @@ def _sharded_splash(query, key, value, sight, attention):
   positions = jnp.broadcast_to(sight.positions, segments.shape)
 
   def run(query, key, value, positions, segments):
-    return splash.splash(query, key, value, attention, positions, segments)
+    return splash.splash(query, key, value, attention, positions, segments, cap=cap)
 
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:

@@ -1,6 +1,6 @@
 """Heads: from hidden states to logits, and losses and draws of logits.
 
-Contents: NEVER, check_float32, block_columns, is_one_of, log_probs, cross_entropy,
+Contents: NEVER, check_float32, soft_capped, block_columns, is_one_of, log_probs, cross_entropy,
 binary_cross_entropy, entropy, sample, mlp_part, mlp, affine.
 
 Convention: logits are float32 [..., V]; bfloat16 logits are refused, for
@@ -25,6 +25,14 @@ def check_float32(logits: jax.Array) -> None:
   """Raises ValueError for logits of another type."""
   if logits.dtype != jnp.float32:
     raise ValueError(f"expected float32 logits, got {logits.dtype}; cast them first.")
+
+
+def soft_capped(scores: jax.Array, cap: float) -> jax.Array:
+  """cap * tanh(scores / cap), in the type of `scores`; as they are where `cap` is 0.
+
+  Reference: Gemma Team 2024, arXiv:2408.00118.
+  """
+  return cap * jnp.tanh(scores / cap) if cap else scores
 
 
 def block_columns(logits: jax.Array, *ids: int | None) -> jax.Array:

@@ -129,7 +129,7 @@ class _Attention(nn.Module):
     mixed = backends.attend(spec.attention_backend, query, key, value, sight, of_layer.which,
                             [pair for pair in memory if pair is not None],
                             noise_lib.named(noise, "attention"), spec.attention_dropout, scores,
-                            keep)
+                            keep, spec.attention_softcap)
     mixed, probs = mixed if keep else (mixed, None)
     for one, leaves in put:
       mixed = one.attended(leaves, query, mixed)

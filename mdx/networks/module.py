@@ -10,6 +10,7 @@ Clark et al. 2020, arXiv:2003.10555 (embeddings of another width, replaced token
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -114,11 +115,13 @@ class Module(nn.Module):
     sight, which = attention_lib.sight(
         visible, positions, inputs.segment_ids, slots,
         with_masks=backends.uses_masks(spec.attention_backend))
-    positions = attention_lib.at_slots(positions, slots)
+    is_long = positions_lib.is_long(positions, inputs.segment_ids, spec.rope_scaling)
+    positions, is_long = (x if x is None else attention_lib.at_slots(x, slots)
+                          for x in (positions, is_long))
     noise = noise if spec.has_noise else None
     if inputs.states is None:
       x = noise_lib.dropout(self._embed(inputs, positions), noise, spec.dropout, "embed")
-    tables = self._ropes(positions) + (
+    tables = self._ropes(positions, is_long) + (
         (self._distances(length),) if spec.disentangled else ())
     number = None if noise is None else jnp.arange(spec.num_layers)
     of_layers = layers_lib.OfLayer(which, *self._kinds(visible), number,
@@ -187,10 +190,12 @@ class Module(nn.Module):
       x = self.embed_projection(x)
     return sharding.constrain(x, "batch", "sequence", None)
 
-  def _ropes(self, positions):
+  def _ropes(self, positions, is_long=None):
     spec = self.spec
     thetas = (spec.rope_theta, spec.local_rope_theta) if self._has_two_ropes else (spec.rope_theta,)
-    return tuple(positions_lib.rope_tables(positions, spec.rotated, theta, spec.rope_scaling)
+    tables = functools.partial(positions_lib.rope_tables, positions, spec.rotated,
+                               scaling=spec.rope_scaling, is_long=is_long)
+    return tuple(tables(theta=theta)
                  for theta in thetas if spec.position == "rope")
 
   @property
@@ -275,6 +280,7 @@ class Module(nn.Module):
     scores = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
     if spec.head_bias:
       scores = scores + jnp.expand_dims(self.lm_head.bias, tuple(range(scores.ndim - 1)))
+    scores = heads.soft_capped(scores, spec.logit_softcap)
     if spec.padded_vocab > spec.vocab_size:
       scores = jnp.where(jnp.arange(spec.padded_vocab) < spec.vocab_size, scores, heads.NEVER)
     return scores

@@ -1,9 +1,10 @@
 """Rotary position embedding.
 
-Contents: check_scaling, rope_tables, rotate.
+Contents: check_scaling, is_long, rope_tables, rotate.
 
 Reference: Su et al. 2021, arXiv:2104.09864; pairs are (i, i + H/2), the
-layout of the Hugging Face implementations. Peng et al. 2023, arXiv:2309.00071 (YaRN).
+layout of the Hugging Face implementations. Peng et al. 2023, arXiv:2309.00071 (YaRN); Ding et al.
+2024, arXiv:2402.13753 (LongRoPE).
 """
 
 from __future__ import annotations
@@ -16,17 +17,45 @@ import jax
 import jax.numpy as jnp
 
 
-def check_scaling(scaling: tuple[Any, ...]) -> None:
-  """Raises ValueError for a scaling that `rope_tables` does not have."""
-  numbers = {"linear": 1, "llama3": 4, "yarn": 5}
-  if scaling and (numbers.get(scaling[0]) != len(scaling) - 1 or min(scaling[1:]) <= 0):
-    raise ValueError(f"network.rope_scaling is {scaling}; expected (), (\"linear\", factor), "
-                     "(\"llama3\", factor, low, high, original length) or (\"yarn\", factor, "
-                     "original length, fast, slow, attention factor), positive numbers.")
+def check_scaling(scaling: tuple[Any, ...], head_dim: int) -> None:
+  """Raises ValueError for a scaling that `rope_tables` does not have with H = `head_dim`."""
+  numbers = {"linear": 1, "llama3": 4, "yarn": 5, "longrope": 2 + head_dim // 2 * 2}
+  if scaling and (numbers.get(scaling[0]) != len(scaling) - 1 or not all(
+      isinstance(x, (int, float)) and x > 0 for x in scaling[1:])):
+    half = head_dim // 2
+    raise ValueError(f"network.rope_scaling is {scaling!r:.200}; expected (), (\"linear\", "
+                     "factor), (\"llama3\", factor, low, high, original length), (\"yarn\", "
+                     "factor, original length, fast, slow, attention factor) or (\"longrope\", "
+                     f"original length, attention factor, {half} short and {half} long factors), "
+                     "positive numbers.")
+
+
+def is_long(positions: jax.Array, segment_ids: jax.Array | None, scaling: tuple[Any, ...]
+            ) -> jax.Array | None:
+  """Marks the positions of documents that are longer than the original length of "longrope".
+
+  Args:
+    positions: int32 [B or 1, S], of whole rows.
+    segment_ids: int32 [B, S], 0 on padding, at most S, or None: one document a row.
+    scaling: as of `rope_tables`.
+
+  Returns:
+    bool [B or 1, S]; None of another scaling.
+  """
+  if not scaling or scaling[0] != "longrope":
+    return None
+  if segment_ids is None:
+    last = jnp.broadcast_to(positions.max(axis=1, keepdims=True), positions.shape)
+  else:
+    positions = jnp.broadcast_to(positions, segment_ids.shape)
+    of_row = lambda at, ids: jax.ops.segment_max(at, ids, num_segments=len(ids) + 1)[ids]
+    last = jax.vmap(of_row)(positions, segment_ids)
+  return last >= scaling[1]
 
 
 def rope_tables(positions: jax.Array, head_dim: int, theta: float,
-                scaling: tuple[Any, ...] = ()) -> tuple[jax.Array, jax.Array]:
+                scaling: tuple[Any, ...] = (), is_long: jax.Array | None = None
+                ) -> tuple[jax.Array, jax.Array]:
   """Factors of both terms of `rotate`, float32 [..., L, 1, H].
 
   Args:
@@ -36,11 +65,18 @@ def rope_tables(positions: jax.Array, head_dim: int, theta: float,
     scaling: ("linear", factor) divides all frequencies; ("llama3", factor, low, high, length)
       those that turn less than `low` times over `length`, and none that turn more than `high`;
       ("yarn", factor, length, fast, slow, scale) between the indices of the frequencies that turn
-      `fast` and `slow` times, and queries and keys are multiplied by `scale`.
+      `fast` and `slow` times, and queries and keys are multiplied by `scale`; ("longrope", length,
+      scale, short, ..., long, ...) divides each frequency by a number of its own, one of the H / 2
+      `long` ones in documents of more than `length` positions.
+    is_long: bool [..., L], see `is_long`; None = nowhere.
   """
   frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-  scale = 1.0
-  if scaling:
+  scale, rank = 1.0, tuple(range(positions.ndim + 1))
+  if scaling and scaling[0] == "longrope":
+    scale, factors = scaling[2], jnp.array(scaling[3:], jnp.float32).reshape(2, -1)
+    short, long = (jnp.expand_dims(frequency / own, rank) for own in factors)
+    frequency = short if is_long is None else jnp.where(is_long[..., None, None], long, short)
+  elif scaling:
     kept = 0.0
     if scaling[0] == "llama3":
       low, high, length = scaling[2:]
@@ -53,7 +89,8 @@ def rope_tables(positions: jax.Array, head_dim: int, theta: float,
       ramp = (jnp.arange(head_dim // 2) - first) / (last - first or 1e-3)
       kept = 1 - jnp.clip(ramp, 0, 1)
     frequency = kept * frequency + (1 - kept) * frequency / scaling[1]
-  frequency = jnp.expand_dims(frequency, tuple(range(positions.ndim + 1)))
+  if frequency.ndim == 1:
+    frequency = jnp.expand_dims(frequency, rank)
   angle = positions[..., None, None].astype(jnp.float32) * frequency
   cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)
   both = functools.partial(jnp.concatenate, axis=-1)

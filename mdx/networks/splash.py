@@ -43,7 +43,8 @@ class _Mask(_Computable):
 
 
 def splash(query: jax.Array, key: jax.Array, value: jax.Array, attention: Any,
-           positions: jax.Array, segment_ids: jax.Array, *, interpret: bool = False) -> jax.Array:
+           positions: jax.Array, segment_ids: jax.Array, *, cap: float = 0.0,
+           interpret: bool = False) -> jax.Array:
   """The splash kernel of TPUs.
 
   The kernel's masks are functions of the index alone. If `attention` counts by position, a row
@@ -56,6 +57,7 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, attention: Any,
     attention: a value of `networks.attention`, not `PerLayer`.
     positions: int32 [B or 1, L].
     segment_ids: int32 [B, L].
+    cap: soft cap of the scaled products, see `heads.soft_capped`; 0 = none.
     interpret: emulate the kernel on any machine (slow; for tests).
 
   Raises:
@@ -75,7 +77,8 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, attention: Any,
       block_kv_dkv_compute=tile, block_q_dq=tile, block_kv_dq=tile)
   kernel = kernels.make_splash_mqa(
       masks.MultiHeadMask([mask] * (heads // kv_heads)), block_sizes=sizes, head_shards=1,
-      q_seq_shards=1, residual_checkpoint_name=attention_lib.SAVED, interpret=interpret)
+      q_seq_shards=1, attn_logits_soft_cap=cap or None,
+      residual_checkpoint_name=attention_lib.SAVED, interpret=interpret)
   query = (query * width ** -0.5).reshape(batch, size, kv_heads, -1, width)
   segments = kernels.SegmentIds(segment_ids, segment_ids)
   groups = jax.vmap(kernel, in_axes=(0, 0, 0, None))  # over key-value heads

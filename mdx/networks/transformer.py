@@ -63,9 +63,11 @@ class Transformer:
     disentangled: scores by relative positions, a table of fields of
       `networks.disentangled.Disentangled` (DeBERTa); None or {} = none.
     rope_theta: base of the rotary frequencies.
-    rope_scaling: ("linear", factor), ("llama3", factor, low, high, original length) or ("yarn",
-      factor, original length, fast, slow, attention factor): slower rotary frequencies for longer
-      rows; () = none.
+    rope_scaling: ("linear", factor), ("llama3", factor, low, high, original length), ("yarn",
+      factor, original length, fast, slow, attention factor) or ("longrope", original length,
+      attention factor, and two factors for each of the rotary frequencies, first all of documents
+      up to the original length, then those of longer ones): slower rotary frequencies for longer
+      documents; () = none.
     rotary_share: share of the entries of a head that are rotated, the first ones.
     local_rope_theta: base of the frequencies in layers with a `local_radius`; 0 = `rope_theta`.
     local_radius: distance that layers see on both sides, beside what attention says; 0 = all.
@@ -98,6 +100,8 @@ class Transformer:
     dropout: share of the entries of the embeddings, and of what attention and MLP add, that is
       dropped in training.
     attention_dropout: share of the attention probabilities that is; back end xla alone has it.
+    attention_softcap: scores of self-attention are cap * tanh(scores / cap) (Gemma 2); 0 = none.
+    logit_softcap: likewise the logits of the head; 0 = none.
     drophead: share of whole heads that is (Zhou et al. 2020, arXiv:2004.13342).
     adaptations: changes of the blocks, `networks.adaptation` values or tables of them,
       dict(name=..., **fields) each.
@@ -153,6 +157,8 @@ class Transformer:
   dropout: float = 0.0
   attention_dropout: float = 0.0
   drophead: float = 0.0
+  attention_softcap: float = 0.0
+  logit_softcap: float = 0.0
   adaptations: tuple[Any, ...] = ()
 
   def __post_init__(self):
@@ -166,7 +172,7 @@ class Transformer:
         | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",
                          "token_types", "position_offset", "local_radius", "global_every",
                          "global_first", "local_rope_theta", "head_chunk", "conv_kernel",
-                         "context_width"), 0),
+                         "context_width", "attention_softcap", "logit_softcap"), 0),
         between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
         | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]",
            "width": "[1, 10000000]"})
@@ -182,7 +188,7 @@ class Transformer:
     object.__setattr__(self, "disentangled", disentangled_lib.built(self.disentangled))
     object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
     object.__setattr__(self, "adaptations", adaptation.build(self.adaptations))
-    positions_lib.check_scaling(self.rope_scaling)
+    positions_lib.check_scaling(self.rope_scaling, self.rotated)
     for is_wrong, message in (
         (self.attention_dropout and self.attention_backend != "xla", "attention_dropout needs the "
          f"attention_backend xla, {self.attention_backend} has none; use xla, or drophead."),
@@ -193,8 +199,13 @@ class Transformer:
          "and a prompt would take the fixed positions of the first tokens; use prefix_tuning."),
         (sites.at(self.adaptations, "input") and self.disentangled, "disentangled attention knows "
          "no distance to a prompt; use another adaptation."),
+        (sites.at(self.adaptations, "input") and self.rope_scaling[:1] == ("longrope",),
+         "rope_scaling longrope rotates by the length of a document, which a prompt does not know; "
+         "use prefix_tuning."),
         (sites.at(self.adaptations, "input") and self.context_width, "context_width is of networks "
          "that read a context, which a prompt does not; use prefix_tuning."),
+        (self.attention_softcap and self.attention_backend == "cudnn", "attention_softcap is not "
+         "in the attention_backend cudnn; use xla or splash."),
         (self.disentangled and self.attention_backend != "xla", "disentangled attention needs the "
          f"attention_backend xla, not {self.attention_backend}."),
         (self.disentangled and self.position == "rope", "disentangled attention takes position "

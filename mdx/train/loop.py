@@ -94,7 +94,7 @@ class Profile:
 
 
 def place(batch: dict[str, np.ndarray], step: int, mesh: jax.sharding.Mesh,
-          num_rows: int = 0) -> dict[str, jax.Array]:
+          num_rows: int = 0, num_before: int | None = None) -> dict[str, jax.Array]:
   """Adds the global `example_index` and puts rows on the mesh.
 
   Args:
@@ -102,9 +102,10 @@ def place(batch: dict[str, np.ndarray], step: int, mesh: jax.sharding.Mesh,
     step: of the batch.
     mesh: where it goes.
     num_rows: of the global batch.
+    num_before: rows of all batches before; None: all had as many.
   """
   rows = sharding.num_rows(batch)
-  first = step * (num_rows or rows)
+  first = step * (num_rows or rows) if num_before is None else num_before
   if num_rows:
     first += sharding.local_rows(mesh, num_rows).start
   # Wraps after 2^31 examples; only keys are derived from it.

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, as optax chains.
 
-Contents: Optimizer (AdamW), Muon, OPTIMIZERS, SELECTIONS, SCHEDULES, decay_mask, is_matrix,
-layer_factors.
+Contents: Optimizer (AdamW), Muon, Adafactor, OPTIMIZERS, SELECTIONS, SCHEDULES, decay_mask,
+is_matrix, layer_factors.
 
 Convention: a step is -rate * factor of the layer * (direction + weight_decay * parameter); an
 optimizer says what the direction is. A parameter's part (`types.Part`) says whether it is decayed.
@@ -9,8 +9,8 @@ Layers are stacked ("layers/...", the first axis counts
 them) or have sub-trees of their own ("layers_3/..."); both get the same steps.
 
 References: Loshchilov & Hutter 2019, arXiv:1711.05101 (AdamW); Jordan et al. 2024 (Muon) and Liu et
-al. 2025, arXiv:2502.16982 (its scale and decay); Clark et al. 2020, arXiv:2003.10555 (rates that
-decay by layer).
+al. 2025, arXiv:2502.16982 (its scale and decay); Shazeer & Stern 2018, arXiv:1804.04235
+(Adafactor); Clark et al. 2020, arXiv:2003.10555 (rates that decay by layer).
 """
 
 from __future__ import annotations
@@ -261,6 +261,83 @@ class Muon(Optimizer):
     return optax.partition({"muon": matrices, "adamw": super().direction()}, label)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor(Optimizer):
+  """Gradients over the root of second moments that are kept as means of rows and of columns.
+
+  A matrix [m, n] so has m + n moments in place of AdamW's 2 m n. There is no first moment: b1, b2
+  and eps are not there to be set. Decay of weights, clipping and rates are as for AdamW; the
+  second moments decay by 1 - t ** -`moment_power` at step t.
+
+  Attributes:
+    moment_power: see above.
+    factored_from: smallest size of the two largest dimensions that have factored moments; smaller
+      matrices and vectors have whole ones.
+    update_rms: largest root mean square of a parameter's direction, which is scaled down to it; 0 =
+      any.
+    is_relative: whether a direction is multiplied by the root mean square of its parameter (at
+      least 1e-3), so that `learning_rate` is a share of it, such as 1e-2.
+
+  Reference: Shazeer & Stern 2018, arXiv:1804.04235.
+  """
+  moment_power: float = 0.8
+  factored_from: int = 128
+  update_rms: float = 1.0
+  is_relative: bool = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    config_lib.check(self, "optimizer", between=dict(moment_power="(0, inf)"),
+                     at_least=dict(factored_from=1, update_rms=0))
+    for name in ("b1", "b2", "eps"):
+      usual = Optimizer.__dataclass_fields__[name].default
+      if getattr(self, name) != usual:
+        raise ValueError(f"optimizer.{name} is {getattr(self, name)}, which adafactor does not "
+                         f"read; leave it at {usual}.")
+
+  def direction(self) -> optax.GradientTransformation:
+    """Factored scaling of every parameter, of every layer of a stack by itself."""
+    moments = optax.scale_by_factored_rms(
+        decay_rate=self.moment_power, min_dim_size_to_factor=self.factored_from)
+    after = [optax.clip_by_block_rms(self.update_rms)] * (self.update_rms > 0) + (
+        [optax.scale_by_param_block_rms()] * self.is_relative)
+    places: Any = (None, 0, 0, 0)  # of the layers in count and moments
+    of_layers = optax.FactoredState(*places)
+
+    def scaled(update, state, param):
+      update, state = moments.update(update, state, param)
+      for one in after:
+        update, _ = one.update(update, optax.EmptyState(), param)
+      return update, state
+
+    def is_stacked(path):
+      found = _LAYER.fullmatch(path)
+      return bool(found) and found[3] is None
+
+    def of_trees(count, found, like):
+      trees = (jax.tree.unflatten(jax.tree.structure(like), [state[i] for state in found])
+               for i in (1, 2, 3))
+      return optax.FactoredState(count, *trees)
+
+    def init(params):
+      found = [jax.vmap(moments.init)(leaf) if is_stacked(path) else moments.init(leaf)
+               for path, leaf in tree.flatten(params).items()]
+      return of_trees(jnp.zeros([], jnp.int32), found, params)
+
+    def update(updates, state, params=None):
+      kept = zip(*(jax.tree.leaves(x) for x in state[1:]))
+      found = []
+      for (path, one), param, own in zip(tree.flatten(updates).items(), jax.tree.leaves(params),
+                                         kept):
+        run = jax.vmap(scaled, (0, of_layers, 0), (0, of_layers)) if is_stacked(path) else scaled
+        found.append(run(one, optax.FactoredState(state.count, *own), param))
+      count = optax.safe_increment(state.count)
+      return (jax.tree.unflatten(jax.tree.structure(updates), [x for x, _ in found]),
+              of_trees(count, [x for _, x in found], updates))
+
+    return optax.GradientTransformation(init, update)
+
+
 def _scale(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
   """Multiplies updates by a tree that depends on their paths and shapes."""
   return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors(updates)))
@@ -300,4 +377,4 @@ def _orthogonal(momentum: float) -> optax.GradientTransformation:
       lambda params: inner.init(params)._replace(ns_coeffs=()), update)
 
 
-OPTIMIZERS = {"adamw": Optimizer, "muon": Muon}
+OPTIMIZERS = {"adamw": Optimizer, "muon": Muon, "adafactor": Adafactor}

@@ -100,12 +100,18 @@ _SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_att
               vocab_size=50, max_position_embeddings=64)
 
 
+def _longrope(length):
+  return dict(rope_type="longrope", rope_theta=100.0, original_max_position_embeddings=length,
+              short_factor=[1.0, 1.5, 2.0, 3.0], long_factor=[4.0, 5.0, 6.0, 7.0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name, options", [
     ("Llama", dict(attention_bias=True)), ("Llama", dict(mlp_bias=True)),
     ("Llama", dict(hidden_act="gelu")), ("Llama", dict(hidden_act="relu", attention_bias=True)),
     ("Qwen3", dict(attention_bias=True, head_dim=8)), ("Qwen2", dict(head_dim=12)),
-    ("Mistral", dict(sliding_window=None))])
+    ("Mistral", dict(sliding_window=None)), ("Mistral", dict(rope_parameters=_longrope(4))),
+    ("Qwen2", dict(rope_parameters=_longrope(5))), ("Phi3", dict(sliding_window=3))])
 def test_biases_and_activations_are_those_of_transformers(name, options, tmp_path):
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")

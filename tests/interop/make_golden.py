@@ -40,6 +40,10 @@ MODELS = {
                                   moe_intermediate_size=8, norm_topk_prob=True, rope_parameters=dict(
                                       rope_type="yarn", rope_theta=10000.0, factor=4.0,
                                       original_max_position_embeddings=16)), {}),
+    "phi3": ("Phi3", dict(_GROUPED, num_attention_heads=2, num_key_value_heads=1,
+                          original_max_position_embeddings=8, rope_parameters=dict(
+                              rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.5,
+                              short_factor=[1.0, 1.5], long_factor=[1.25, 6.0])), {}),
     "dream": ("Qwen2", _GROUPED, dict(model_type="Dream", architectures=["DreamModel"],
                                       mask_token_id=3)),
     "sdar": ("Qwen3", dict(_GROUPED, head_dim=6), dict(
@@ -62,7 +66,8 @@ MODELS = {
         type_vocab_size=2), {}),
     "nomic": ("NomicBert", dict(_IDS, layer_norm_eps=1e-6), {}),
 }
-_DECODERS = ("llama", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3_moe", "dream", "sdar")
+_DECODERS = ("llama", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3_moe", "phi3", "dream",
+             "sdar")
 
 
 def build(name):

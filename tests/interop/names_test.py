@@ -208,6 +208,10 @@ def test_weights_that_disagree_with_the_config_are_named_before_any_is_read(
     ("qwen2", dict(layer_types=["full_attention", "sliding_attention"]), "layer_types has"),
     ("qwen2", dict(attention_bias=True), "attention_bias = True is not supported"),
     ("llama", dict(rope_parameters=dict(rope_type="longrope", factor=2.0)), "rope_scaling .*longr"),
+    ("llama", dict(rope_parameters=dict(rope_type="longrope", short_factor=[1.0], long_factor=[
+        2.0])), "network.rope_scaling is .*; expected .* 2 short and 2 long factors"),
+    ("phi3", dict(rope_parameters=dict(partial_rotary_factor=2)), "partial_rotary_factor is 2"),
+    ("phi3", dict(sliding_window=0), "sliding_window is 0; expected None or at least 2"),
     ("llama", dict(rope_parameters=dict(rope_type="yarn")), "rope_scaling .*yarn"),
     ("llama", dict(rope_parameters=dict(rope_type="yarn", factor=2.0, truncate=False)), "truncate"),
     ("qwen3_moe", dict(mlp_only_layers=[0]), r"mlp_only_layers is .0.; expected none"),
@@ -284,6 +288,7 @@ def test_both_ways_of_saying_rotary_angles_are_read(tmp_path):
 @pytest.mark.parametrize("name, field", [
     ("qwen2", dict(qk_norm=True)), ("qwen3", dict(qkv_bias=True)), ("Dream", dict(post_norm=True)),
     ("llama", dict(local_radius=3)), ("llada", dict(rope_scaling=("linear", 2.0))),
+    ("phi3", dict(head_dim=4, rope_scaling=())), ("phi3", dict(rope_scaling=("linear", 2.0))),
     ("bert", dict(position_offset=2)), ("roberta", dict(embed_width=8)),
     ("modernbert", dict(token_types=2)), ("electra", dict(norm_bias=False)),
     ("qwen3_moe", dict(experts=None)), ("llada2_moe", dict(experts=None)),

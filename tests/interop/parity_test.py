@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "golden"
 MASKED = {"dream": attention.Full(), "sdar": attention.BlockCausal(4)}
 # Not in `transformers`: numbers of the published layers.
 PUBLISHED = {"llada_moe": attention.Full(), "llada2": attention.BlockCausal(32)}
-DECODERS = ("llama", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3_moe", *MASKED)
+DECODERS = ("llama", "mistral", "qwen2", "qwen2-window", "qwen3", "qwen3_moe", "phi3", *MASKED)
 NAMES = (*DECODERS, *PUBLISHED, "bert", "roberta", "electra-generator", "electra-discriminator",
          "modernbert", "distilbert", "deberta", "deberta-apart", "nomic")
 

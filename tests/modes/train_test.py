@@ -178,6 +178,23 @@ def test_eight_two_and_four_devices_go_on_with_one_anothers_checkpoints(tmp_path
 
 
 @pytest.mark.slow
+def test_steps_of_a_warm_up_of_the_batch_are_those_of_a_run_with_that_batch(tmp_path):
+  losses = []
+  for name, fields in (("warm", dict(batch_size=8, batch_warmup=((0, 4), (2, 8)))),
+                       ("small", dict(batch_size=4))):
+    cfg = tiny.config("diffusion", steps=4, log_steps=1, sampler__num_samples=0,
+                      eval__baselines=False, **fields)
+    cfg.mesh.update(data=1)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(sharding, "make_mesh", functools.partial(
+          sharding.make_mesh, devices=jax.devices()[:1]))
+      modes.run("train", cfg, str(tmp_path / name))
+    lines = [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    losses.append([x["loss"] for x in lines if x["kind"] == "train"])
+  assert len(losses[0]) == 4 and losses[0][:2] == losses[1][:2] and losses[0][2:] != losses[1][2:]
+
+
+@pytest.mark.slow
 def test_the_steps_of_profile_steps_and_no_others_are_in_a_trace(tmp_path):
   modes.run("train", tiny.config("diffusion", steps=6, profile_steps=(2, 4),
                           sampler__num_samples=0, eval__baselines=False), str(tmp_path))

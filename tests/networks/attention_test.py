@@ -52,6 +52,20 @@ def test_values_and_gradients_are_those_of_jax_dot_product_attention(mask, kv_he
                jax.jit(jax.grad(theirs, (0, 1, 2)))(*inputs))
 
 
+def test_a_soft_cap_bends_the_scaled_products_before_what_is_added_and_none_changes_no_bit():
+  query, key, value = _inputs(2)
+  added = jnp.asarray(np.random.default_rng(4).normal(size=(BATCH, HEADS, QUERIES, QUERIES)),
+                      jnp.float32)
+  kept = lambda cap: attention.attend(query, key, value, None, added=added, keep=True, cap=cap)
+  heads = np.repeat(key, HEADS // 2, axis=2)
+  products = np.einsum("blnh,bsnh->bnls", query, heads) / query.shape[-1] ** 0.5
+  scores = np.exp(0.7 * np.tanh(products / 0.7) + added)
+  np.testing.assert_allclose(kept(0.7)[1], scores / scores.sum(-1, keepdims=True), atol=1e-6)
+  for one, other in zip(kept(0.0), attention.attend(query, key, value, None, added=added, keep=True)):
+    np.testing.assert_array_equal(one, other)
+  assert np.abs(kept(0.7)[1] - kept(0.0)[1]).max() > 0.01
+
+
 def test_keys_may_be_more_than_queries():
   inputs = _inputs(2, keys=9)
   np.testing.assert_allclose(attention.attend(*inputs, None),

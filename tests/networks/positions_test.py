@@ -59,7 +59,25 @@ def test_bfloat16_keeps_its_type_and_position_zero_is_the_identity():
   np.testing.assert_array_equal(out, x)
 
 
-@pytest.mark.parametrize("scaling", [("linear",), ("linear", 0.0), ("yarn", 2.0), ("llama3", 8.0), ("ntk", 2.0)])
+def test_longrope_divides_by_the_factors_that_the_length_of_each_document_asks_for():
+  scaling = ("longrope", 3.0, 1.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+  at = jnp.array([[0, 1, 2, 0, 1, 2, 3, 4]])
+  segments = jnp.array([[1, 1, 1, 2, 2, 2, 2, 0]])
+  is_long = positions.is_long(at, segments, scaling)
+  np.testing.assert_array_equal(is_long[0, :7], [False] * 3 + [True] * 4)
+  cos, sin = (np.asarray(x)[0, :, 0] for x in positions.rope_tables(at, HEAD, 100.0, scaling, is_long))
+  frequency = 100.0 ** (-np.arange(4) / 4)
+  for i, factors in ((2, [1, 2, 3, 4]), (5, [5, 6, 7, 8])):
+    np.testing.assert_allclose(cos[i, :4], 1.5 * np.cos(2 * frequency / factors), rtol=1e-5)
+    np.testing.assert_allclose(sin[i, 4:], 1.5 * np.sin(2 * frequency / factors), rtol=1e-5)
+  np.testing.assert_array_equal(positions.is_long(at, None, scaling), np.ones((1, 8), bool))
+  assert not positions.is_long(at[:, :3], None, scaling).any()
+  assert positions.is_long(at, segments, ("linear", 2.0)) is None
+
+
+@pytest.mark.parametrize("scaling", [
+    ("linear",), ("linear", 0.0), ("yarn", 2.0), ("llama3", 8.0), ("ntk", 2.0),
+    ("longrope", 4.0, 1.0, 1.0, 2.0), ("longrope", 4.0, 1.0, *[1.0] * 7, "2")])
 def test_a_scaling_that_is_none_is_refused(scaling):
   with pytest.raises(ValueError, match="network.rope_scaling is .*; expected"):
-    positions.check_scaling(scaling)
+    positions.check_scaling(scaling, HEAD)

@@ -49,7 +49,7 @@ def test_the_masks_that_the_kernel_computes_are_those_of_visible(name):
   assert mask != splash._Mask(value, SIZE // 2) and mask != splash._Mask(attention.Local(3), SIZE)
 
 
-def _both(name, documents=True):
+def _both(name, documents=True, cap=0.0):
   """Output and gradient of the kernel and of the XLA product."""
   value = VALUES[name]
   positions, segments = _rows(value, documents)
@@ -57,11 +57,11 @@ def _both(name, documents=True):
   weight = weight * (segments > 0)[..., None, None]
 
   def kernel(*args):
-    out = splash.splash(*args, value, positions, segments, interpret=True)
+    out = splash.splash(*args, value, positions, segments, cap=cap, interpret=True)
     return (out * weight).sum(), out
 
   def plain(*args):
-    out = attention.attend(*args, attention.visible(value, positions, segments))
+    out = attention.attend(*args, attention.visible(value, positions, segments), cap=cap)
     return (out * weight).sum(), out
 
   return [jax.jit(jax.value_and_grad(f, (0, 1, 2), has_aux=True))(*_inputs())
@@ -69,9 +69,9 @@ def _both(name, documents=True):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VALUES)
-def test_the_kernel_computes_what_xla_computes(name):
-  (((_, found), grads), ((_, wanted), expected)), real = _both(name)
+@pytest.mark.parametrize("name, cap", [*((name, 0.0) for name in VALUES), ("causal", 0.5)])
+def test_the_kernel_computes_what_xla_computes(name, cap):
+  (((_, found), grads), ((_, wanted), expected)), real = _both(name, cap=cap)
   np.testing.assert_allclose(found[:, real], wanted[:, real], atol=2e-5)
   for one, other in zip(grads, expected):
     np.testing.assert_allclose(one, other, atol=1e-4)

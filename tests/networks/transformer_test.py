@@ -27,6 +27,9 @@ OPTIONS = {
     "time": dict(time_conditioning=True, mlp="gelu"),
     "time_layer_biases": dict(time_conditioning=True, norm="layer", use_bias=True),
 }
+# Documents of 1 and 3 positions have the first two factors, those of 4 the last two.
+LONGROPE = {"longrope": dict(rope_scaling=("longrope", 3.0, 1.2, 1.0, 2.0, 4.0, 6.0))}
+CAPPED = {"soft_caps": dict(attention_softcap=0.8, logit_softcap=2.5, num_kv_heads=2)}
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 2, 2, 0], [1, 2, 2, 2, 2, 3, 3, 3]])
 POSITIONS = np.array([[0, 1, 2, 0, 1, 2, 3, 0], [0, 0, 1, 2, 3, 0, 1, 2]])
 TOKENS = np.random.default_rng(5).integers(0, 11, (2, 8)).astype(np.int32)
@@ -84,6 +87,10 @@ def _reference_rotate(spec, x, positions):
   return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
+def _capped(x, cap):
+  return cap * np.tanh(x / cap) if cap else x
+
+
 def _reference_attention(spec, p, x, mask, positions):
   """One row: x [L, D], mask [L, L], one head after the other."""
   width, outs = spec.per_head, []
@@ -94,7 +101,8 @@ def _reference_attention(spec, p, x, mask, positions):
                for y, i in ((query, head), (key, group), (value, group)))
     if spec.position == "rope":
       q, k = (_reference_rotate(spec, y, positions) for y in (q, k))
-    scores = np.where(mask, np.exp(q @ k.T / np.sqrt(width)), 0)
+    scores = _capped(q @ k.T / np.sqrt(width), spec.attention_softcap)
+    scores = np.where(mask, np.exp(scores), 0)
     outs.append(scores / scores.sum(-1, keepdims=True) @ v)
   return _linear(p["o"], np.concatenate(outs, axis=-1))
 
@@ -130,7 +138,7 @@ def _reference_row(spec, params, tokens, mask, positions, time):
   hidden = _reference_norm(spec, params["final_norm"], x)
   kernel = params["embed"]["embedding"].T if spec.tied else params["lm_head"]["kernel"]
   logits = hidden @ kernel + (params["lm_head"]["bias"] if spec.head_bias else 0)
-  return hidden, logits[:, :spec.vocab_size]
+  return hidden, _capped(logits, spec.logit_softcap)[:, :spec.vocab_size]
 
 
 def _reference(spec, params, seen, time):
@@ -179,9 +187,9 @@ def _assert_same_loss_and_gradient(found, expected):
 
 
 @pytest.mark.parametrize("name,seen", [(name, seen) for name in OPTIONS for seen in (
-    FULL, CAUSAL)] + [("rms_swiglu_rope", BLOCKS), ("layer_gelu_learned_biases", BLOCKS)])
+    FULL, CAUSAL)] + [("soft_caps", CAUSAL), ("rms_swiglu_rope", BLOCKS), ("layer_gelu_learned_biases", BLOCKS)])
 def test_every_option_computes_what_a_plain_forward_pass_computes(name, seen):
-  fields = OPTIONS[name]
+  fields = (OPTIONS | CAPPED)[name]
   params = _random_params(**fields)
   hidden, logits = _run(params, seen, **fields)
   expected_hidden, expected_logits = _reference(_spec(**fields), params, seen, TIME)
@@ -255,10 +263,12 @@ def test_changing_one_document_leaves_the_hidden_states_of_the_others_unchanged(
   assert (before[SEGMENTS == 2] != after[SEGMENTS == 2]).any(axis=-1).all()
 
 
-@pytest.mark.parametrize("name", ["rms_swiglu_rope", "layer_gelu_learned_biases"])
-@pytest.mark.parametrize("seen", [FULL, CAUSAL], ids=["full", "causal"])
+@pytest.mark.parametrize("name, seen", [
+    *((name, seen) for name in ("rms_swiglu_rope", "layer_gelu_learned_biases")
+      for seen in (FULL, CAUSAL)), pytest.param("longrope", CAUSAL, marks=pytest.mark.slow)])
 def test_packed_documents_are_read_as_if_they_stood_alone(name, seen):
-  params, fields = _random_params(**OPTIONS[name]), OPTIONS[name]
+  fields = (OPTIONS | LONGROPE)[name]
+  params = _random_params(**fields)
   packed = _run(params, seen, **fields)[0]
   for row, segment in ((0, 2), (1, 2), (1, 3)):
     where = SEGMENTS[row] == segment
@@ -325,10 +335,12 @@ def _encode(fields, params, tokens, seen, **rows):
   return _compiled_encode(seen, **fields)(params, tokens, rows)
 
 
-@pytest.mark.parametrize("name", ["one_kv_head_head_bias", "layer_gelu_learned_biases", "time"])
-@pytest.mark.parametrize("scan_layers", [True, False], ids=["scanned", "unrolled"])
+@pytest.mark.parametrize("name, scan_layers", [
+    *((name, is_scanned) for name in ("one_kv_head_head_bias", "layer_gelu_learned_biases", "time")
+      for is_scanned in (True, False)), pytest.param("longrope", True, marks=pytest.mark.slow)])
 def test_places_run_against_a_fresh_cache_are_those_of_the_whole_row(name, scan_layers):
-  fields, params = OPTIONS[name] | dict(scan_layers=scan_layers), _random_params(**OPTIONS[name])
+  fields = (OPTIONS | LONGROPE)[name]
+  params, fields = _random_params(**fields), fields | dict(scan_layers=scan_layers)
   rows = dict(positions=jnp.asarray(POSITIONS), segment_ids=jnp.asarray(SEGMENTS),
               time=TIME if name == "time" else None)
   whole = _encode(fields, params, TOKENS, FULL, **rows)
@@ -413,6 +425,11 @@ def test_initial_parameters_have_the_scales_that_are_documented():
     (dict(embed_width=8), "embed_width 8 is not width 16, so a tied head needs .*head_transform"),
     (dict(rope_scaling=("yarn", 2.0)), "network.rope_scaling is .*yarn.*; expected"),
     (dict(rope_scaling=("linear", 0.0)), "network.rope_scaling is .*positive numbers"),
+    (dict(attention_softcap=-1.0), "network.attention_softcap must be at least 0, got -1"),
+    (dict(attention_softcap=5.0, attention_backend="cudnn"), "network.attention_softcap is not in"),
+    (dict(rope_scaling=("longrope", 4.0, 1.0, 1.0, 1.0)), "longrope.*; expected .*2 short and 2 lo"),
+    (dict(rope_scaling=LONGROPE["longrope"]["rope_scaling"], adaptations=(
+        dict(name="prompt_tuning"),)), "network.rope_scaling longrope rotates by the length"),
     (dict(norm="batch"), "network.norm is 'batch'; choose from rms, layer"),
     (dict(position="alibi"), "network.position is 'alibi'; choose from rope, learned, none"),
     (dict(remat="some"), "network.remat is 'some'; choose from none, dots, attention, full"),

@@ -108,6 +108,37 @@ def test_one_step_of_adamw_is_the_formula_with_decay_of_matrices_only():
                                  rtol=1e-5)
 
 
+def test_adafactor_is_the_formula_of_its_paper_for_every_layer_with_means_as_its_moments():
+  draw = np.random.default_rng(4)
+  shapes = {"layers": {"mlp": {"up": {"kernel": (2, 5, 6)}}}, "final_norm": {"scale": (5,)}}
+  make = lambda: {"model": jax.tree.map(lambda s: np.float32(draw.normal(size=s)), shapes,
+                                        is_leaf=lambda s: isinstance(s, tuple))}
+  spec = optimizer_lib.Adafactor(learning_rate=0.1, schedule="constant", warmup_steps=0, clip_norm=0,
+                                 weight_decay=0.5, factored_from=4, update_rms=0.7)
+  optimizer, params = spec.build(10, tiny.PARTS), make()
+  state, rms = optimizer.init(params), lambda x: np.sqrt((x ** 2).mean())
+  assert sorted(x.shape for x in jax.tree.leaves(state) if x.size > 2) == [(2, 5), (2, 6), (5,)]
+  rows, columns, squares = np.zeros((2, 5, 1)), np.zeros((2, 1, 6)), np.zeros(5)
+  for step in (1, 2):
+    grads = make()
+    updates, state = optimizer.update(grads, state, params)
+    keep, flat = 1 - step ** -0.8, tree.flatten(updates)
+    kernel, scale = tree.flatten(grads).values()
+    kernel, scale = (scale, kernel) if kernel.ndim == 1 else (kernel, scale)
+    rows = keep * rows + (1 - keep) * (kernel ** 2).mean(2, keepdims=True)
+    columns = keep * columns + (1 - keep) * (kernel ** 2).mean(1, keepdims=True)
+    squares = keep * squares + (1 - keep) * scale ** 2
+    wanted = [kernel[i] / np.sqrt(rows[i] * columns[i] / rows[i].mean()) for i in range(2)]
+    old = params["model"]["layers"]["mlp"]["up"]["kernel"]
+    for i, one in enumerate(wanted):
+      one = one / max(1, rms(one) / 0.7) * max(rms(old[i]), 1e-3)
+      np.testing.assert_allclose(flat["model/layers/mlp/up/kernel"][i], -0.1 * (one + 0.5 * old[i]),
+                                 rtol=1e-4)
+    one, old = scale / np.sqrt(squares), params["model"]["final_norm"]["scale"]
+    one = one / max(1, rms(one) / 0.7) * max(rms(old), 1e-3)
+    np.testing.assert_allclose(flat["model/final_norm/scale"], -0.1 * one, rtol=1e-4)
+
+
 @pytest.mark.parametrize("clip_norm,factor", [(0.5, 0.5 / np.sqrt(5.09)), (3.0, 1.0), (0, 1.0)])
 def test_gradients_are_clipped_by_their_global_norm(clip_norm, factor):
   # The norm of all gradients is sqrt(0.09 + 4 + 1). Adam's first moment shows what was passed on.
@@ -146,10 +177,12 @@ def _updated(spec, grads, state, params):
 
 OPTIMIZERS = [optimizer_lib.Optimizer(layer_decay=0.7, warmup_steps=0, weight_decay=0.1),
               optimizer_lib.Muon(layer_decay=0.7, warmup_steps=0, weight_decay=0.1)]
+FACTORED = optimizer_lib.Adafactor(layer_decay=0.7, warmup_steps=0, weight_decay=0.1,
+                                   factored_from=8, update_rms=0.9)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", OPTIMIZERS)
+@pytest.mark.parametrize("spec", [*OPTIMIZERS, FACTORED])
 def test_stacked_and_unrolled_layers_get_the_same_steps(spec):
   params, unstack = _model()
   flat_params, scale = unstack(params), spec.learning_rate
@@ -272,7 +305,7 @@ def test_muons_steps_of_every_layer_are_orthogonal_with_adamws_size_and_the_rest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", OPTIMIZERS)
+@pytest.mark.parametrize("spec", [*OPTIMIZERS, FACTORED])
 def test_sharded_parameters_and_moments_get_the_steps_of_one_device(spec):
   params, _ = _model()
   grads = _gradients(params, 0)
@@ -284,7 +317,8 @@ def test_sharded_parameters_and_moments_get_the_steps_of_one_device(spec):
   place = jax.tree.map(lambda x: x.sharding, structs)
   cut = sharding.state_sharding(jax.eval_shape(lambda x: x, state), params, tiny.PARTS, mesh)
   moments = [x for path, x in tree.flatten(cut).items() if "/mu/" in path and "mlp/up/k" in path]
-  assert [x.spec for x in moments] == [place["model"]["layers"]["mlp"]["up"]["kernel"].spec]
+  whole = place["model"]["layers"]["mlp"]["up"]["kernel"].spec
+  assert [x.spec for x in moments] == ([] if spec is FACTORED else [whole])
   found, _ = jax.jit(spec.build(10, tiny.PARTS).update, out_shardings=(place, cut))(
       jax.device_put(grads, place), jax.device_put(state, cut), jax.device_put(params, place))
   for path, update in tree.flatten(found).items():
@@ -301,6 +335,9 @@ def test_sharded_parameters_and_moments_get_the_steps_of_one_device(spec):
     (dict(layer_decay=0.0), "layer_decay must lie in (0, 1], got 0.0"),
     (dict(layer_decay=1.5), "layer_decay must lie in (0, 1], got 1.5"),
     (dict(name="muon", momentum=1.0), "momentum must lie in [0, 1), got 1.0"),
+    (dict(name="adafactor", b2=0.99), "optimizer.b2 is 0.99, which adafactor does not read; leave"),
+    (dict(name="adafactor", moment_power=0.0), "moment_power must lie in (0, inf), got 0.0"),
+    (dict(name="adafactor", factored_from=0), "optimizer.factored_from must be at least 1, got 0"),
     (dict(name="muon", rms=0.0), "rms must lie in (0, inf), got 0.0"),
 ])
 def test_a_wrong_field_is_refused_in_one_line(fields, message):

@@ -12,6 +12,7 @@ from typing import Any
 from mdx.data import source as source_lib
 from mdx.data.sources import arrays
 from mdx.data.sources import dated
+from mdx.data.sources import hf
 from mdx.data.sources import images
 from mdx.data.sources import labelled
 from mdx.data.sources import records
@@ -44,6 +45,7 @@ SOURCES = {
     "arrow": records.Arrow,
     "array_record": records.ArrayRecord,
     "tfds": tfds.Tfds,
+    "hf": hf.Hf,
     "memory": records.Memory,
     "arrays": arrays.Arrays,
     "speech": speech.Speech,
@@ -57,6 +59,7 @@ SOURCES = {
     "conll": labelled.Conll,
     "conllu": labelled.Conllu,
     "tfds_labelled": labelled.TfdsLabelled,
+    "hf_labelled": hf.HfLabelled,
     "packaged": packaged.Packaged,
     "grammar": grammar_text.GrammarText,
     "grammar_pairs": grammar_pairs.GrammarPairs,

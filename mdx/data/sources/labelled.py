@@ -1,7 +1,7 @@
 """Labelled records: sentences, pairs, scores and tagged words, from the files they come in.
 
 Contents: KINDS, Labelled; Table (GLUE-style tsv, csv, jsonl), Conll, Conllu
-(Universal Dependencies), TfdsLabelled; table_records, conll_records.
+(Universal Dependencies), TfdsLabelled; item_record, table_records, conll_records.
 
 Convention: a record is {"texts": [str, ...], "label": str, "group": str} or {"words": [str],
 "tags": [str]}, each with "where": file and line. Entity tags are in the scheme IOB2 (B-X begins an
@@ -18,7 +18,7 @@ import dataclasses
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -216,20 +216,42 @@ class TfdsLabelled(source.Source):
                          "Set `fields` and `label` of the source.")
     label = features[self.label]
     names = getattr(getattr(label, "feature", label), "names", None)
-    return tuple(self._record(items[i], names, f"{where}, record {i}") for i in range(len(items)))
+    return tuple(item_record(items[i], self, names, f"{where}, record {i}")
+                 for i in range(len(items)))
 
-  def _record(self, item, names, where) -> Record:
-    text = lambda value: _text(value, where)
-    write = lambda value: str(names[value]) if names else text(value)
-    if getattr(item[self.label], "shape", ()) or isinstance(item[self.label], (list, tuple)):
-      words = [text(word) for word in item[self.fields[0]]]
-      tags = [write(tag) for tag in item[self.label]]
-      if len(words) != len(tags) or not words:
-        raise ValueError(f"{where}: {len(words)} words have {len(tags)} tags; expected one each.")
-      return _sentence(words, tags, [where] * len(tags), self.scheme)
-    record = {"texts": [text(item[name]) for name in self.fields],
-              "label": write(item[self.label]), "where": where}
-    return record | ({"group": text(item[self.group])} if self.group else {})
+
+def item_record(item: Mapping[str, Any], own: Any, names: Sequence[str] | None, where: str
+                ) -> Record:
+  """Makes a record of an item of a data set.
+
+  Args:
+    item: feature -> value.
+    own: the source, with `fields`, `label`, `group` and `scheme`.
+    names: of the class labels; None: labels are as they are.
+    where: it stands, for messages.
+
+  Raises:
+    ValueError: a value that is no text or label, named with `where`.
+  """
+  text = lambda value: _text(value, where)
+
+  def write(value):
+    if names is None:
+      return text(value)
+    if not 0 <= value < len(names):
+      raise ValueError(f"{where}: label {value} is none of the {len(names)} of its data set; take "
+                       "a split with labels.")
+    return str(names[value])
+
+  if getattr(item[own.label], "shape", ()) or isinstance(item[own.label], (list, tuple)):
+    words = [text(word) for word in item[own.fields[0]]]
+    tags = [write(tag) for tag in item[own.label]]
+    if len(words) != len(tags) or not words:
+      raise ValueError(f"{where}: {len(words)} words have {len(tags)} tags; expected one each.")
+    return _sentence(words, tags, [where] * len(tags), own.scheme)
+  record = {"texts": [text(item[name]) for name in own.fields],
+            "label": write(item[own.label]), "where": where}
+  return record | ({"group": text(item[own.group])} if own.group else {})
 
 
 def _text(value: Any, where: str) -> str:

@@ -1,6 +1,7 @@
 """Files of records, one field of which is the text, and records given in the config.
 
-Contents: Jsonl, Chat, Preferences, Parquet, Arrow, ArrayRecord, Memory.
+Contents: Jsonl, Chat, Preferences, Parquet, Arrow, ArrayRecord, Memory, layout_of_values,
+convert_column, NUM_LOOKED_AT.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mdx.data import source
@@ -23,6 +24,16 @@ def _column_messages(value: Any, where: str) -> dict[str, Any]:
     value = [{k: v for k, v in m.items() if v is not None or k == "content"}
              if isinstance(m, dict) else m for m in value]
   return readers.messages(value, where)
+
+
+def layout_of_values(values: Sequence) -> str:
+  """The layout that the first value of a column that is no null asks for."""
+  return _layout_of(next((value for value in values if value is not None), None))
+
+
+def convert_column(layout: str) -> Callable[..., dict[str, Any]]:
+  """The function that makes records of this layout of the values of columns."""
+  return _column_messages if layout == "chat" else _CONVERTERS[layout]
 
 
 def _layout_of(value: Any) -> str:
@@ -62,7 +73,7 @@ class Jsonl(files.Files):
         [readers.JsonLines(path, names, convert, self.is_checked) for path in paths])
 
 
-_NUM_LOOKED_AT = 100  # values, for the first that is no null
+NUM_LOOKED_AT = 100  # values, for the first that is no null
 _CONVERTERS = {"text": readers.record, "chat": readers.messages, "views": readers.two_texts,
                "triplets": readers.three_texts, "answered": readers.prompt}
 
@@ -132,13 +143,12 @@ class Parquet(files.Files):
     try:
       rows = columns.Rows(self.kind_of_file, self.path[0], self.field, lambda value, where: value,
                           is_checked=False)
-      return _layout_of(next((value for i in range(min(len(rows), _NUM_LOOKED_AT))
-                              if (value := rows[i]) is not None), None))
+      return layout_of_values([rows[i] for i in range(min(len(rows), NUM_LOOKED_AT))])
     except ValueError:
       return "text"  # the reader says what is wrong
 
   def _read(self, paths):
-    convert = _column_messages if self.layout == "chat" else _CONVERTERS[self.layout]
+    convert = convert_column(self.layout)
     return readers.Concatenated([
         columns.Rows(self.kind_of_file, path, self.field, convert, self.is_checked)
         for path in paths])
