@@ -107,3 +107,4 @@ def test_kernels_that_an_adaptation_reads_are_not_rounded():
   assert put("lora")(q) and put("lora")(k)
   assert not put("dora")(q) and put("dora")(k)
   assert not put("lora")("layers/attention/q/lora_a")
+  assert not put("lora")("layers/mlp/router/kernel")  # which is read in float32
