@@ -111,7 +111,8 @@ def _longrope(length):
     ("Llama", dict(hidden_act="gelu")), ("Llama", dict(hidden_act="relu", attention_bias=True)),
     ("Qwen3", dict(attention_bias=True, head_dim=8)), ("Qwen2", dict(head_dim=12)),
     ("Mistral", dict(sliding_window=None)), ("Mistral", dict(rope_parameters=_longrope(4))),
-    ("Qwen2", dict(rope_parameters=_longrope(5))), ("Phi3", dict(sliding_window=3))])
+    ("Qwen2", dict(rope_parameters=_longrope(5))), ("Phi3", dict(
+        sliding_window=3, pad_token_id=0, eos_token_id=2))])
 def test_biases_and_activations_are_those_of_transformers(name, options, tmp_path):
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
