@@ -132,7 +132,7 @@ def test_biases_and_activations_are_those_of_transformers(name, options, tmp_pat
   want = law[torch.arange(4), torch.tensor(ids[1:])].sum().item()
   np.testing.assert_allclose(hf_numbers.causal_log_likelihood(tmp_path / "in", ids), want, rtol=1e-5)
   interop.save(tmp_path / "out", hf_dirs.loaded(tmp_path / "in"), hf_dirs.spec_of(tmp_path / "in"),
-               model_type=config.model_type)
+               model_type=config.model_type, ids=interop.special_ids(tmp_path / "in"))
   again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
   with torch.no_grad():
     np.testing.assert_allclose(again(torch.tensor([ids])).logits.log_softmax(-1)[0], law, atol=1e-5)
