@@ -107,8 +107,7 @@ def get_config(arg=None):
       bucket_window=0 if name in _PACKAGED else 16)  # batches whose rows are sorted by length
   config.eval.update(
       measures=measures,  # of eval.measures.MEASURES; the first chooses the weights
-      # Whether the test split, if there is one, is read at the end.
-      test=name not in ("tfds", "hf"),
+      test=name not in ("tfds", "hf"),  # whether the test split, if any, is read at the end
       baselines=False)
   config.sampler.num_samples = 0
   return config

@@ -11,7 +11,6 @@ said where it is born (`types.Part`).
 
 from __future__ import annotations
 
-import math
 from typing import Any, Mapping
 
 import jax
@@ -146,8 +145,8 @@ def state_sharding(state: Any, params: Any, parts: Mapping[str, types.Part], mes
   """NamedSharding of a whole train state.
 
   A leaf whose path ends with a parameter's path (EMA, Adam moments) is sharded like that parameter,
-  or replicated where it has another shape with no more entries (factored moments); scalars, keys
-  and all of `extra` (an objective's untrained state, of any shape) are replicated.
+  or, of another shape, replicated behind a key `replicated` (factored moments); scalars, keys and
+  all of `extra` (an objective's untrained state, of any shape) are replicated.
   """
   by_path = tree.flatten(specs(params, parts, mesh, table))
   shapes = {path: tuple(x.shape) for path, x in tree.flatten(params).items()}
@@ -160,7 +159,7 @@ def state_sharding(state: Any, params: Any, parts: Mapping[str, types.Part], mes
       name = "/".join(parts[start:])
       if name in by_path and shapes[name] == tuple(leaf.shape):
         return NamedSharding(mesh, by_path[name])
-      if name in by_path and math.prod(leaf.shape) <= math.prod(shapes[name]):
+      if name in by_path and "replicated" in parts[:start]:
         return NamedSharding(mesh, P())
     raise ValueError(f"state leaf {path} {tuple(leaf.shape)} belongs to no parameter; "
                      "it must be a scalar, shaped like the parameters, or in `extra`.")

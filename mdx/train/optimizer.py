@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -261,6 +261,12 @@ class Muon(Optimizer):
     return optax.partition({"muon": matrices, "adamw": super().direction()}, label)
 
 
+class _Factored(NamedTuple):
+  """Number of steps and moments of Adafactor: means of rows, of columns, and whole ones."""
+  count: jax.Array
+  replicated: tuple[Any, ...]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adafactor(Optimizer):
   """Gradients over the root of second moments that are kept as means of rows and of columns.
@@ -315,9 +321,9 @@ class Adafactor(Optimizer):
       return bool(found) and found[3] is None
 
     def of_trees(count, found, like):
-      trees = (jax.tree.unflatten(jax.tree.structure(like), [state[i] for state in found])
-               for i in (1, 2, 3))
-      return optax.FactoredState(count, *trees)
+      return _Factored(count, tuple(
+          jax.tree.unflatten(jax.tree.structure(like), [state[i] for state in found])
+          for i in (1, 2, 3)))
 
     def init(params):
       found = [jax.vmap(moments.init)(leaf) if is_stacked(path) else moments.init(leaf)
@@ -325,7 +331,7 @@ class Adafactor(Optimizer):
       return of_trees(jnp.zeros([], jnp.int32), found, params)
 
     def update(updates, state, params=None):
-      kept = zip(*(jax.tree.leaves(x) for x in state[1:]))
+      kept = zip(*(jax.tree.leaves(x) for x in state.replicated))
       found = []
       for (path, one), param, own in zip(tree.flatten(updates).items(), jax.tree.leaves(params),
                                          kept):

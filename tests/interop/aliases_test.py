@@ -111,7 +111,8 @@ def _longrope(length):
     ("Llama", dict(hidden_act="gelu")), ("Llama", dict(hidden_act="relu", attention_bias=True)),
     ("Qwen3", dict(attention_bias=True, head_dim=8)), ("Qwen2", dict(head_dim=12)),
     ("Mistral", dict(sliding_window=None)), ("Mistral", dict(rope_parameters=_longrope(4))),
-    ("Qwen2", dict(rope_parameters=_longrope(5))), ("Phi3", dict(sliding_window=3))])
+    ("Qwen2", dict(rope_parameters=_longrope(5))), ("Phi3", dict(
+        sliding_window=3, pad_token_id=0, eos_token_id=2))])
 def test_biases_and_activations_are_those_of_transformers(name, options, tmp_path):
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
@@ -131,7 +132,7 @@ def test_biases_and_activations_are_those_of_transformers(name, options, tmp_pat
   want = law[torch.arange(4), torch.tensor(ids[1:])].sum().item()
   np.testing.assert_allclose(hf_numbers.causal_log_likelihood(tmp_path / "in", ids), want, rtol=1e-5)
   interop.save(tmp_path / "out", hf_dirs.loaded(tmp_path / "in"), hf_dirs.spec_of(tmp_path / "in"),
-               model_type=config.model_type)
+               model_type=config.model_type, ids=interop.special_ids(tmp_path / "in"))
   again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
   with torch.no_grad():
     np.testing.assert_allclose(again(torch.tensor([ids])).logits.log_softmax(-1)[0], law, atol=1e-5)

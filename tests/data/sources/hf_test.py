@@ -73,7 +73,7 @@ def test_labels_have_their_names(folder):
 
 
 def test_a_resumed_run_reads_the_next_rows_in_the_order_of_the_seed(folder):
-  cfg = dict(length=32, source=dict(name="hf", path=str(folder / "parts")), packing="pad",
+  cfg = dict(length=64, source=dict(name="hf", path=str(folder / "parts")), packing="pad",
              num_threads=0)
   build = lambda seed: iter(pipeline.build(cfg, tokenizer_lib.build("byte"), split="train",
                                            batch_size=4, seed=seed))
