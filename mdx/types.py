@@ -68,6 +68,8 @@ class Part(NamedTuple):
     is_served: whether an export keeps the part.
     is_fresh: whether the part begins from the seed: no base checkpoint has it.
     upkeep: what a training step does with it beside the gradient of the loss; None: nothing.
+    adds: path within the part -> whether a model that the part may begin from (`init.parts`) does
+      not have the parameter (cross-attention): it begins from the seed.
   """
   init: Callable[[jax.Array], PyTree]
   axes: Callable[[str, tuple[int, ...]], tuple[str | None, ...]] = no_axes
@@ -75,6 +77,7 @@ class Part(NamedTuple):
   is_served: bool = False
   is_fresh: bool = True
   upkeep: Upkeep | None = None
+  adds: Callable[[str], bool] = lambda path: False
 
 
 class Aux(NamedTuple):

@@ -1,6 +1,6 @@
 """Logical axes of the transformer's parameters, and which of them weight decay applies to.
 
-Contents: RULES, axes, decays.
+Contents: RULES, axes, decays, is_cross.
 
 Convention: a path is that within the network ("layers/attention/q/kernel"). Parameters of the
 scanned layers have a leading axis of layers that is never sharded. Every parameter matches
@@ -94,3 +94,8 @@ def decays(path: str, adapted: Mapping[str, types.Leaf] = {}) -> bool:
   if path in adapted:
     return adapted[path].decays
   return path == "embed/embedding" or path.rpartition("/")[2] == "kernel"
+
+
+def is_cross(path: str) -> bool:
+  """Returns whether a parameter is of cross-attention, which a model without a context lacks."""
+  return re.fullmatch(r"(first_)?layers/cross(_norm)?/.*", path) is not None

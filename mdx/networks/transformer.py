@@ -374,7 +374,8 @@ class Transformer:
                          width=self.width, num_layers=self.num_layers, unstack=unstack,
                          part=types.Part(init, functools.partial(axes.axes, adapted=adapted),
                                          functools.partial(axes.decays, adapted=adapted),
-                                         upkeep=sites.upkeep(self.adaptations)),
+                                         upkeep=sites.upkeep(self.adaptations),
+                                         adds=axes.is_cross),
                          vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
                          reads_time=self.time_conditioning, embed=embed,
                          head_chunk=self.head_chunk, context_width=self.context_width)

@@ -20,6 +20,7 @@ from mdx.objectives.diffusion import d3pm
 from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
+from mdx.objectives.diffusion import seq2seq
 from mdx.objectives.embedding import contrastive
 from mdx.objectives.embedding import distilled
 from mdx.objectives.embedding import gem
@@ -68,6 +69,7 @@ OBJECTIVES = {
     "diffusion": diffusion.MaskedDiffusion,
     "d3pm": d3pm.D3PM,
     "sedd": sedd.SEDD,
+    "seq2seq": seq2seq.Seq2Seq,
     "genmd4": genmd4.GenMD4,
     "block_diffusion": block_diffusion.BlockDiffusion,
     "adapt": adapt.Adaptation,

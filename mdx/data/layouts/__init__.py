@@ -7,6 +7,7 @@ from mdx.data.layouts import dated
 from mdx.data.layouts import labelled
 from mdx.data.layouts import parts
 from mdx.data.layouts import preferences
+from mdx.data.layouts import sequences
 from mdx.data.layouts import signals
 from mdx.data.layouts import speech
 from mdx.data.layouts import text
@@ -27,5 +28,6 @@ LAYOUTS = {
     "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
     "patches": signals.Signal("patches", "patch_mask", takes=("frames",)),
     "speech": speech.Speech(),
+    "sequences": sequences.Sequences(),
     "captioned": signals.Captioned(),
 }

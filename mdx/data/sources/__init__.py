@@ -14,6 +14,7 @@ from mdx.data.sources import arrays
 from mdx.data.sources import dated
 from mdx.data.sources import images
 from mdx.data.sources import labelled
+from mdx.data.sources import parallel
 from mdx.data.sources import records
 from mdx.data.sources import speech
 from mdx.data.sources import structure
@@ -21,6 +22,7 @@ from mdx.data.sources import task
 from mdx.data.sources import text
 from mdx.data.sources import tfds
 from mdx.data.sources import unlearning
+from mdx.data.toys import bilingual
 from mdx.data.toys import grammar_pairs
 from mdx.data.toys import grammar_tags
 from mdx.data.toys import grammar_text
@@ -39,6 +41,7 @@ SOURCES = {
     "jsonl": records.Jsonl,
     "chat": records.Chat,
     "preferences": records.Preferences,
+    "parallel": parallel.Parallel,
     "parquet": records.Parquet,
     "arrow": records.Arrow,
     "array_record": records.ArrayRecord,
@@ -57,6 +60,7 @@ SOURCES = {
     "conllu": labelled.Conllu,
     "tfds_labelled": labelled.TfdsLabelled,
     "packaged": packaged.Packaged,
+    "bilingual": bilingual.Bilingual,
     "grammar": grammar_text.GrammarText,
     "grammar_pairs": grammar_pairs.GrammarPairs,
     "grammar_triplets": grammar_pairs.GrammarTriplets,

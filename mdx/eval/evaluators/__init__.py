@@ -25,6 +25,7 @@ from mdx.eval.evaluators import linear_probe
 from mdx.eval.evaluators import pairs
 from mdx.eval.evaluators import questions
 from mdx.eval.evaluators import reconstructions
+from mdx.eval.evaluators import refined
 from mdx.eval.evaluators import rules
 from mdx.eval.evaluators import speech
 from mdx.eval.evaluators import words
@@ -41,6 +42,7 @@ EVALUATORS = {
     "transcripts": speech.Transcripts,
     "frame_probe": speech.FrameProbe,
     "reconstructions": reconstructions.Reconstructions,
+    "refined": refined.Refined,
     "words": words.Words,
     "similarity": embedding_tasks.Similarity,
     "retrieval": embedding_tasks.Retrieval,
