@@ -411,6 +411,10 @@ class Objective(Protocol):
   def check_length(self, length: int) -> None:
     """Raises ValueError if the objective cannot take rows of `length` tokens."""
 
+  def longest(self, length: int) -> int:
+    """Returns the positions that the network is given at a time, of rows of `length` tokens."""
+    return length
+
   def check_fields(self, fields: Sequence[str]) -> None:
     """Raises ValueError if rows with these fields mean something that the loss leaves out."""
     if "is_shared" in fields:

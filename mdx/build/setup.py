@@ -171,9 +171,11 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   spec, objective = model_parts.build_objective(
       config, tokenizer, mesh, data=facts_lib.Facts(config["data"]),
       frozen={name: one.objective for name, one in frozen.items()})
-  if spec.max_length < config["data"]["length"]:
-    raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
-                     f"{spec.max_length}; raise it or shorten the rows.")
+  longest = objective.longest(length := config["data"]["length"])
+  if spec.max_length < longest:
+    name = f"data.length {length}" if longest == length else f"a window of {longest} positions"
+    raise ValueError(f"{name} exceeds network.max_length {spec.max_length}; raise it or shorten "
+                     f"the {'rows' if longest == length else 'windows (objective.window)'}.")
   for length in lengths:
     objective.check_length(length)
   objective.check_fields(facts_lib.Facts(config["data"]).fields())

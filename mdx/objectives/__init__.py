@@ -14,6 +14,7 @@ from mdx.objectives import joint_head
 from mdx.objectives import preference
 from mdx.objectives.causal import ar
 from mdx.objectives.causal import meap
+from mdx.objectives.causal import recurrent
 from mdx.objectives.diffusion import adapt
 from mdx.objectives.diffusion import block as block_diffusion
 from mdx.objectives.diffusion import d3pm
@@ -58,6 +59,7 @@ from mdx.objectives.transfer import unlearning
 
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
+    "recurrent": recurrent.Recurrent,
     "mlm": mlm.MaskedLM,
     "bitimebert": bitimebert.BiTimeBERT,
     "decoded_mlm": decoded.DecodedLM,

@@ -17,6 +17,7 @@ import jax
 from mdx import config as config_lib
 from mdx import types
 from mdx.eval import best as best_lib
+from mdx.eval.evaluators import contexts
 from mdx.eval.evaluators import embedding_tasks
 from mdx.eval.evaluators import forgetting
 from mdx.eval.evaluators import held_out
@@ -42,6 +43,7 @@ EVALUATORS = {
     "transcripts": speech.Transcripts,
     "frame_probe": speech.FrameProbe,
     "reconstructions": reconstructions.Reconstructions,
+    "contexts": contexts.Contexts,
     "refined": refined.Refined,
     "words": words.Words,
     "similarity": embedding_tasks.Similarity,

@@ -11,6 +11,7 @@ from mdx.data import pipeline
 from mdx.data import source
 from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.toys import bilingual
 from mdx.data.toys import habits as habits_lib
 
 BYTE = tokenizer_lib.build("byte")
@@ -55,6 +56,9 @@ def _cases(tmp_path):
       "frames": (BYTE, dict(length=4, packing="pad", channels=3, source=_npz(tmp_path))),
       "captioned": (BYTE, dict(length=9, packing="pad", channels=64, num_patches=16, source=dict(
           name="rendered", num_train=9, num_validation=4))),
+      "sequences": (tokenizer_lib.build(bilingual.TOKENIZER), dict(
+          length=12, packing="pad", append_eos=False, source=dict(
+              name="bilingual", num_train=9, num_validation=4))),
       "patches": (BYTE, dict(length=6, packing="crop", channels=3, layout="patches",
                              source=_npz(tmp_path))),
       "speech": (BYTE, dict(length=6, packing="crop", channels=3, layout="speech",

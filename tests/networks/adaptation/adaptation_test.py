@@ -321,7 +321,8 @@ CONFIGS = {name: (name, None) for name in (
         "generic_labels": ("unlearn", "generic"),
         "masked_document": ("masked_finetuning", None), "w2v_bert": ("w2v_bert", "wav2vec2"),
         "ctc": ("ctc", None), "simmim": ("mim", None),
-        "mae": ("mim", "mae"), "mto_style": ("mim", "mto"), "mdiff4str": ("mdiff4str", None)}
+        "mae": ("mim", "mae"), "mto_style": ("mim", "mto"), "mdiff4str": ("mdiff4str", None),
+        "seq2seq": ("seq2seq", None), "recurrent": ("recurrent", None)}
 
 
 def test_every_objective_has_a_config_here():
