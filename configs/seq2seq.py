@@ -30,7 +30,9 @@ def get_config(arg=None):
       encoder=dict(),  # fields of the network that the encoder has otherwise than the decoder
       num_unrolls=2,  # steps of denoising that are trained, each on what the one before drew
       length_scale=0.1)  # factor of the loss of the target's length
-  config.network.update(num_layers=2, width=64, num_heads=4, mlp_width=128)
+  # Learned positions: cross-attention finds the words of a source by their contents and positions.
+  config.network.update(num_layers=2, width=64, num_heads=4, mlp_width=128, position="learned",
+                        max_length=64, init_std=0.1)
   config.network.context_width = config.network.get_oneway_ref("width")  # of the encoder's states
   config.tokenizer.path = bilingual.TOKENIZER
   config.data = dict(
