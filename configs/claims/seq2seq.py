@@ -1,4 +1,4 @@
-r"""Claim: a translator by refinement learns sooner where both halves begin from masked language models.
+r"""Claim: a translator by refinement learns sooner from masked language models.
 
 RUM-SUNDAE of the thesis "Making the Most of your Model" (Yoshida 2024): encoder and decoder from a
 masked language model of texts of both languages, against the encoder alone and neither, on the toy
