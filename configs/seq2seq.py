@@ -50,9 +50,7 @@ def get_config(arg=None):
       refined_share=1.0,  # share of the tokens that a step draws anew, the least probable ones
       num_lengths=1)  # lengths that a target is written in, of which the best is taken
   config.sampler.num_samples = 0
-  # Where parts begin: init, the model of init.checkpoint or of the base; seed; or another
-  # checkpoint, whose model it is.
-  config.init.parts = _STARTS[variant]
+  config.init.parts = dict(_STARTS[variant])  # init (init.checkpoint or base), seed, or a checkpoint
   if values["files"]:
     config.tokenizer.path = "asset:holmes_bpe512.json"
     config.data.update(length=64, too_long="skip")

@@ -157,18 +157,18 @@ class Seq2Seq(types.Objective):
     tokens, is_target = batch["tokens"], mask_lib.allowed_positions(batch)
     states, is_real, lengths = self.source_of(
         params, batch, reading.noise_for(context.noise, "source"))
-    noisy, rows = batch["noisy_tokens"], 0.0
+    noisy, losses = batch["noisy_tokens"], []
     for step in range(self.num_unrolls):
       inputs = reading.inputs_of(batch, noisy, context=states, context_mask=is_real)
       hidden = self.network.encode(params["model"], inputs, attention=self.visibility,
                                    noise=reading.noise_of(reading.noise_for(
                                        context.noise, "unroll", step), batch)).last
       logits = self._blocked(self.network.head(params["model"], hidden, "lm"))
-      rows += jnp.where(is_target, heads.cross_entropy(logits, tokens), 0.0).sum(axis=1)
+      losses.append(jnp.where(is_target, heads.cross_entropy(logits, tokens), 0.0).sum(axis=1))
       if step + 1 < self.num_unrolls:
         drawn = heads.sample(jax.lax.stop_gradient(logits), batch["uniforms"][:, step])
         noisy = jnp.where(is_target, drawn, tokens)
-    count = is_target.sum(axis=1)
+    rows, count = sum(losses), is_target.sum(axis=1)
     picked = jnp.take_along_axis(lengths, jnp.maximum(count - 1, 0)[:, None], axis=1)[:, 0]
     length_nats = jnp.where(count > 0, -picked, 0.0).sum()
     is_right = (lengths.argmax(axis=1) + 1 == count) & (count > 0)

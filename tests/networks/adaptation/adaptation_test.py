@@ -337,6 +337,8 @@ def test_lora_sets_up_and_traces_with_every_objective(name, tmp_path):
   config.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
   if "base" in config.init and not config.frozen:  # a frozen "init" says that there is a base
     config.init.base = None
+  if "parts" in config.init:
+    config.init.parts = {}
   config.lora.rank = 2
   assert config.objective.name == name
   program, = programs.of_config(config, str(tmp_path / "run"),
