@@ -50,7 +50,7 @@ def get_config(arg=None):
       refined_share=1.0,  # share of the tokens that a step draws anew, the least probable ones
       num_lengths=1)  # lengths that a target is written in, of which the best is taken
   config.sampler.num_samples = 0
-  config.init.parts = dict(_STARTS[variant])  # init (init.checkpoint or base), seed, or a checkpoint
+  config.init.parts = dict(_STARTS[variant])  # init (the checkpoint or base), seed, or a path
   if values["files"]:
     config.tokenizer.path = "asset:holmes_bpe512.json"
     config.data.update(length=64, too_long="skip")

@@ -41,7 +41,7 @@ def check(config: Mapping[str, Any], objective: types.Objective, tokenizer: Any,
   for name, place in named(config).items():
     where, is_path = f"config.init.parts.{name}", place not in (SEED, INITIAL)
     if not isinstance(place, str) or not place:
-      raise ValueError(f"{where} is {place!r:.60}; expected init, seed or the path of a checkpoint.")
+      raise ValueError(f"{where} is {place!r:.60}; expected init, seed or a checkpoint.")
     if name not in objective.parts():
       raise ValueError(f"{where} is no part of objective {config['objective']['name']}; its parts "
                        f"are {', '.join(objective.parts())}.")

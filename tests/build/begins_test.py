@@ -48,7 +48,7 @@ def test_parts_begin_from_a_masked_language_model_but_for_what_they_add(tmp_path
 @pytest.mark.parametrize("parts, message", [
     (dict(decoder="seed"), "parts.decoder is no part of objective seq2seq; its parts are model, "),
     (dict(encoder="init"), "parts.encoder is 'init', and init.checkpoint, .* is empty"),
-    (dict(encoder=3), "parts.encoder is 3; expected init, seed or the path")])
+    (dict(encoder=3), "parts.encoder is 3; expected init, seed or a checkpoint")])
 def test_parts_that_cannot_begin_there_are_one_line(parts, message, tmp_path):
   with pytest.raises(ValueError, match=message) as error:
     setup_lib.setup(_config(init__parts=parts), str(tmp_path / "run"))

@@ -21,9 +21,9 @@ ROWS = {"tokens": TOKENS, "loss_mask": REAL, "segment_ids": REAL.astype(jnp.int3
         "positions": jnp.arange(8)[None] * REAL, "example_index": jnp.arange(2)}
 
 
-def _build(window=4, **fields):
+def _build(window=4, max_length=8, **fields):
   network = transformer.Transformer(num_layers=1, width=8, num_heads=2, mlp_width=8, vocab_size=7,
-                                    max_length=8, init_std=0.5).network()
+                                    max_length=max_length, init_std=0.5).network()
   return objectives.build(dict(name="recurrent", window=window, **fields), network, TOKENIZER)
 
 
@@ -95,7 +95,7 @@ def test_overlapping_windows_score_every_token_once_with_half_a_window_before_it
 @pytest.mark.slow
 def test_memory_of_training_is_that_of_a_window():
   def temporaries(length):
-    objective = _build(window=16, num_slots=1)
+    objective = _build(window=16, num_slots=1, max_length=32)
     rows = {"tokens": jnp.zeros((2, length), jnp.int32), "example_index": jnp.arange(2)}
     params = jax.eval_shape(objective.init, rng.root(0))
     step = jax.jit(jax.grad(lambda p: objective(p, rows, types.context(0))[0]["nll"]))
