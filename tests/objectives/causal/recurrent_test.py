@@ -48,7 +48,8 @@ def test_windows_in_a_scan_are_windows_one_by_one_and_without_slots_rows_of_thei
     for i in (0, 4):
       hidden, memory = objective.read_window(params, memory, previous[:, i:i + 4], REAL[:, i:i + 4])
       logits = objective.network.head(params["model"], hidden, "lm").at[..., 6].set(-1e30)
-      nats.append(-jnp.take_along_axis(jax.nn.log_softmax(logits), TOKENS[:, i:i + 4, None], 2)[..., 0])
+      log_probs = jax.nn.log_softmax(logits)
+      nats.append(-jnp.take_along_axis(log_probs, TOKENS[:, i:i + 4, None], 2)[..., 0])
     return jnp.where(REAL, jnp.concatenate(nats, axis=1), 0)
 
   def alone(params):
