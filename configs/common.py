@@ -85,7 +85,8 @@ def _small() -> config_dict.ConfigDict:
           adapter="",  # directory of a PEFT adapter for it, to go on with
           weights=""),  # int8: weights of one byte, where adapters alone are trained
       # Models that are read and not trained: name -> dict(checkpoint=..., params="ema" or "raw"),
-      # or dict(base=CONFIG), trained first from the weights that the run starts from.
+      # or dict(base=CONFIG), trained first from the weights that the run starts from, or with
+      # alone=True from its own start, as a model of its own.
       frozen=dict(),
       lora=dict(  # new adapters, which alone are trained if nothing else is said
           rank=0,  # 0 = none

@@ -359,8 +359,8 @@ def rl():
 def image_texts():
   """Draws of each strategy of masking a short text."""
   picture, axes = _axes(7.4, 2.6, len(strategies.STRATEGIES))
-  keys = rng.per_example(rng.root(0), jnp.arange(8))
   for one, name in zip(axes, strategies.STRATEGIES):
+    keys = rng.per_example(rng.stream(rng.root(0), name), jnp.arange(8))
     drawn = strategies.draw(keys, jnp.full(8, 9), 9, (name,))
     one.imshow(np.asarray(drawn), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     one.set(title=name, xticks=(0, 4, 8), xticklabels=(1, 5, 9), yticks=())

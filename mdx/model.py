@@ -175,13 +175,12 @@ class Model(load_lib.Loaded):
         isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], Mapping))
     prompts = [""] if prompts is None else [prompts] if is_one else prompts
     rows = [p for prompt in prompts for p in [self.prompt_ids(prompt)] * num_samples]
-    bar = progress_lib.Progress(len(rows), enabled=progress, what="sampling")
     decoded: dict[int, Sample] = {}
-    for i, row in self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
-                              record=record, on_step=on_step):
-      decoded[i] = row._replace(text=samples.until(row.text, stop))
-      bar.update(len(decoded))
-    bar.close()
+    with progress_lib.bar(len(rows), "sampling", enabled=progress) as told:
+      for i, row in self.decode(rows, self.sampler(**fields), seed=seed, batch_size=batch_size,
+                                record=record, on_step=on_step):
+        decoded[i] = row._replace(text=samples.until(row.text, stop))
+        told(len(decoded))
     return Samples([decoded[i] for i in range(len(rows))], lambda i: self.tokenizer.decode([i]),
                    self.tokenizer.mask_id)
 
@@ -301,13 +300,14 @@ class Model(load_lib.Loaded):
     return Sample(prompt, tokens, text, int(result.nfe[row]), seconds, trace)
 
   def log_likelihood(self, texts: Sequence[str] | str, *, num_samples: int = 16,
-                     seed: int = 0) -> np.ndarray:
+                     seed: int = 0, progress: bool = False) -> np.ndarray:
     """Log-likelihood of texts in nats, float64 [N]; a lower bound for diffusion models.
 
     Args:
       texts: each at most as long as the model's rows. One string is one text.
       num_samples: draws of the bound; ignored by models whose likelihood is exact.
       seed: of the draws.
+      progress: whether a terminal shows how many texts are done.
 
     Raises:
       ValueError: a text that is empty or too long, or a model without a likelihood.
@@ -315,8 +315,9 @@ class Model(load_lib.Loaded):
     rows = [self.tokenizer.encode(t) for t in ([texts] if isinstance(texts, str) else texts)]
     if 0 in map(len, rows):
       raise ValueError(f"text {list(map(len, rows)).index(0)} is empty; leave it out.")
-    return self.score_pairs([(self._before_text, row) for row in rows], num_samples=num_samples,
-                            seed=seed)
+    with progress_lib.bar(len(rows), "scoring", enabled=progress) as told:
+      return self.score_pairs([(self._before_text, row) for row in rows], num_samples=num_samples,
+                              seed=seed, said=told)
 
   @property
   def _before_text(self) -> Ids:
@@ -495,13 +496,15 @@ class Model(load_lib.Loaded):
     return [[Fill(i, self.tokenizer.decode([i]), p) for i, p in best]
             for best in inspection.most_probable(log_probs, top_k, blocked=self.tokenizer.mask_id)]
 
-  def predict(self, texts: Sequence[Any] | str, *, batch_size: int = 64) -> list[Prediction]:
+  def predict(self, texts: Sequence[Any] | str, *, batch_size: int = 64,
+              progress: bool = False) -> list[Prediction]:
     """Labels texts with a model that was fine-tuned on labels, as its evaluation does.
 
     Args:
       texts: as the model was trained: texts, pairs of two texts, or lists of words. One string is
         one text.
       batch_size: rows read together; a row is as long as those of training.
+      progress: whether a terminal shows how many texts are done.
 
     Raises:
       ValueError: a model that was not fine-tuned on labels, or a text of another kind.
@@ -517,11 +520,12 @@ class Model(load_lib.Loaded):
     if "predict" not in self._compiled:
       self._compiled["predict"] = jax.jit(scoring.make_scorer(objective))
     size = sharding.padded_rows(min(len(records), batch_size), batch_size, self.mesh)
-    with jax.set_mesh(self.mesh):
+    with jax.set_mesh(self.mesh), progress_lib.bar(len(records), "labelling",
+                                                   enabled=progress) as told:
+      batches = pipeline.batches_of(self.data, records, self.tokenizer, batch_size=size)
       found, _ = scoring.predict(
-          self._compiled["predict"], self.params, pipeline.batches_of(
-              self.data, records, self.tokenizer, batch_size=size), records, objective,
-          mesh=self.mesh)
+          self._compiled["predict"], self.params, progress_lib.counted(batches, size, told),
+          records, objective, mesh=self.mesh)
     if found.tags is not None:
       return [Prediction(tags, {}) for tags in found.tags]
     if not found.labels:
@@ -552,13 +556,11 @@ class Model(load_lib.Loaded):
       read = inspection.make_read(self.objective, mask_id=self.tokenizer.mask_id,
                                   num_ids=self.tokenizer.vocab_size)
       self._compiled[key] = jax.jit(lambda *args: read(*args)[wanted])
-    bar = progress_lib.Progress(len(rows), enabled=progress, what="reading")
-    with jax.set_mesh(self.mesh):
-      found = inspection.run(self._compiled[key], self.params, rows, max_length=self.max_length,
-                             pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh,
-                             told=bar.update)
-    bar.close()
-    return found
+    with jax.set_mesh(self.mesh), progress_lib.bar(len(rows), "reading",
+                                                   enabled=progress) as told:
+      return inspection.run(self._compiled[key], self.params, rows, max_length=self.max_length,
+                            pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh,
+                            told=told)
 
   def encode(self, texts: Sequence[str] | str, *, kind: str = "", batch_size: int = 32,
              progress: bool = False, **options: Any) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 Contents: RARE, Params, Batch, no_axes, Upkeep, Part, Aux, Context, context, Noise, Inputs, Hidden,
 Network, Request, Answer, Reader, Embedder, World, Objective, Coupled, is_coupled, Frontend, Leaf,
-Adaptation, Sampler, Task, Drawing, Shown, Environment, Stopped, Measured, Field, Layout,
-Evaluator.
+Adaptation, Sampler, Task, Drawing, Shown, Environment, Stopped, Solved, Measured, Field,
+Layout, Evaluator.
 
 Convention: a method is *draw, then score*. `Objective.prepare` makes every
 random choice of a step on the whole global batch and gives the weight of each
@@ -147,6 +147,8 @@ class Inputs(NamedTuple):
     states: [B, L, D], fed to the first block instead of embeddings, or None.
     context: [B, C, E], states that cross-attention reads, or None.
     context_mask: bool [B, C], positions of `context` that are real, or None: all.
+    prefix: [B, P, E], vectors that stand before the tokens as their embeddings would, or None.
+      Positions and segments, where given, are of all P + L.
   """
   tokens: jax.Array | None
   positions: jax.Array | None = None
@@ -156,6 +158,7 @@ class Inputs(NamedTuple):
   states: jax.Array | None = None
   context: jax.Array | None = None
   context_mask: jax.Array | None = None
+  prefix: jax.Array | None = None
 
 
 class Hidden(NamedTuple):
@@ -231,7 +234,8 @@ class Request(NamedTuple):
       their logits may be anything.
     before: int32 [B], the token before each row, for models that read from left to right; None:
       the model's start token.
-    context: [B, C, E], states that cross-attention reads, or None.
+    context: [B, C, E], states that cross-attention reads, or vectors that stand before the rows, or
+      None.
     context_mask: bool [B, C], positions of `context` that are real, or None: all.
   """
   tokens: jax.Array
@@ -355,11 +359,13 @@ class Objective(Protocol):
     evaluators: names in `eval.evaluators.EVALUATORS` that a run is evaluated with.
     trains_model: whether the loss has a gradient for the parts of a base checkpoint; if not, the
       others alone are trained where `optimizer.trainable` says nothing.
+    reads_tokens: whether its rows are token ids, which are those of one vocabulary.
   """
   network: Network
   rows_per_unit: ClassVar[int] = 1
   evaluators: ClassVar[tuple[str, ...]] = ("loss",)
   trains_model: ClassVar[bool] = True
+  reads_tokens: ClassVar[bool] = True
 
   @classmethod
   def complete(cls, config: Mapping[str, Any], data: Any) -> Mapping[str, Any]:
@@ -885,6 +891,14 @@ class Stopped(Environment, Protocol):
     stops: these texts; what the model writes behind one in a turn is cut.
   """
   stops: tuple[str, ...]
+
+
+@runtime_checkable
+class Solved(Task, Protocol):
+  """A task that solves its problems itself, for supervised training."""
+
+  def trajectories(self, split: str, stage: str) -> list[list[dict[str, str]]]:
+    """Returns conversations, {"role", "content"} a turn, of a stage of training."""
 
 
 @runtime_checkable

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import pathlib
 import resource
 import shutil
+import time
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -327,6 +329,16 @@ def _small_disk():
   resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def _wait_until_still(directory, seconds=1.0):
+  """Returns when no file has come or gone for some time."""
+  names, since = None, time.monotonic()
+  while time.monotonic() - since < seconds:
+    now = sorted(f"{folder}/{name}" for folder, _, files in os.walk(directory) for name in files)
+    if now != names:
+      names, since = now, time.monotonic()
+    time.sleep(0.05)
+
+
 def test_a_full_disk_is_one_line_at_the_next_call_and_the_checkpoint_before_stays_readable(
     tmp_path, small_disk, capfd):
   saved, checkpoints, data = _save(tmp_path, 1), checkpoint.Checkpoints(tmp_path), _data()
@@ -340,6 +352,7 @@ def test_a_full_disk_is_one_line_at_the_next_call_and_the_checkpoint_before_stay
         finish()
       assert "checkpoints already there are intact" in _one_line(error)
   assert "Traceback" not in capfd.readouterr().err
+  _wait_until_still(tmp_path)  # writes were under way that nobody waits for
   step, found = _restore(tmp_path)
   assert step == 1 and found.pop("meta") == {"step": 1}
   _assert_same(found, saved)

@@ -22,7 +22,7 @@ from mdx.utils import tree
 
 MASK_ID, EOS_ID, VOCAB = 0, 1, 7  # of Memory and of `model`
 QUICK = {"xla_backend_optimization_level": 0}  # halves the compile time
-LEARNED = ("joint",)
+LEARNED = ("joint", "uniform")
 _COMPILED = {}
 
 

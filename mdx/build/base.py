@@ -1,6 +1,7 @@
 """The base model of a run: a checkpoint, or one that is trained first.
 
-Contents: is_missing, described, base_checkpoint, missing_frozen, train_frozen, loading.
+Contents: is_missing, described, base_checkpoint, missing_frozen, train_frozen,
+trained_alone, loading.
 """
 
 from __future__ import annotations
@@ -89,15 +90,30 @@ def train_frozen(config: Mapping[str, Any], workdir: str, checkpoint: str, train
     checkpoint: the weights that the run starts from, and these trainings; "": `init.checkpoint`.
     train: trains a config in a workdir.
   """
-  configs = {name: {**base, "init": {
+  begun = lambda base: {**base, "init": {
       **base["init"], "base": None, "params": config["init"]["params"],
       "checkpoint": checkpoint or config["init"]["checkpoint"]}}
+  configs = {name: base if frozen_lib.is_alone(config, name) else begun(base)
              for name, base in missing_frozen(config, workdir).items()}
   for name, base in configs.items():  # what is wrong is said before one is trained
     setup_lib.setup(base, frozen_lib.directory(workdir, name))
   for name, base in configs.items():
     console.say(f"training the frozen model {name} in {frozen_lib.directory(workdir, name)}")
     train(base, frozen_lib.directory(workdir, name))
+
+
+def trained_alone(config: Mapping[str, Any], directory: str, train: Callable) -> str:
+  """The workdir of a training that needs nothing of another run, made first if it is not there.
+
+  Args:
+    config: of mode train.
+    directory: its workdir.
+    train: as in `base_checkpoint`.
+  """
+  if not (pathlib.Path(directory) / "results.json").exists():
+    console.say(f"training the frozen model in {directory}")
+    train(config, directory)
+  return directory
 
 
 def loading(init: Mapping[str, Any]) -> dict[str, Any]:

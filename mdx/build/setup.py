@@ -95,7 +95,7 @@ class Setup:
     """The evaluators of this run; some read data."""
     return evaluators.Evaluation(evaluators.Parts(
         self.config, self.workdir, self.mesh, self.tokenizer, self.objective, self.shapes.params,
-        self.meta))
+        self.spec.max_length, self.meta))
 
   @property
   def keep_ema(self) -> bool:
@@ -167,7 +167,7 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   lengths = pipeline.lengths(config["data"])
   for length in lengths:
     sharding.check_batch(mesh, config["batch_size"], length, config["microbatches"])
-  frozen = frozen_lib.describe(config, mesh, tokenizer)
+  frozen = frozen_lib.describe(config, workdir, mesh, tokenizer)
   spec, objective = model_parts.build_objective(
       config, tokenizer, mesh, data=facts_lib.Facts(config["data"]),
       frozen={name: one.objective for name, one in frozen.items()})

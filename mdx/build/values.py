@@ -60,7 +60,7 @@ KEYS = {
     **_keys(_TABLE, "checkpoint", "compile", "data", "embedding", "eval", "export", "init", "lora",
             "mesh", "network", "objective", "optimizer", "quality", "rollout", "rules", "sampler",
             "rollout.inference",
-            "sharding", "task", "tokenizer", "frozen", "eval.probe", "eval.rules",
+            "sharding", "task", "tokenizer", "frozen", "eval.probe", "eval.rules", "eval.slots",
             "eval.refined", "init.parts",
             "eval.embedding", "eval.similarity", "eval.retrieval", "eval.text_classification",
             "eval.clustering", "eval.frame_probe",

@@ -95,7 +95,7 @@ class Config:
   on_error: str = "stop"
   labels: Sequence[str] | None = None
   separators: int = 1
-  buckets: Sequence[int] = ()
+  buckets: tuple[int, ...] = ()
   bucket_window: int = 0
   append_eos: bool = True
   isolate_documents: bool = True
@@ -264,9 +264,11 @@ def build(cfg: Mapping[str, Any], tokenizer: tokenizer_lib.Tokenizer, *, split: 
   shards = {i: _shard(cfg, tokenizer, split, size, seed, i, shuffle, repeat, drop_remainder)
             for i in range(begin // size, -(-end // size))}
   first = min(shards) * size
-  cut = functools.partial(buckets_lib.cut, form=form(
-      cfg, [layout for _, layout, _ in cfg.parts()], tokenizer), buckets=cfg.buckets)
-  return _Shards(shards, slice(begin - first, end - first), cut if cfg.buckets else lambda x: x)
+  cut = lambda batch: batch
+  if cfg.buckets:
+    shape = form(cfg, [layout for _, layout, _ in cfg.parts()], tokenizer)
+    cut = functools.partial(buckets_lib.cut, form=shape, buckets=cfg.buckets)
+  return _Shards(shards, slice(begin - first, end - first), cut)
 
 
 class _Shards(grain.IterDataset):

@@ -88,7 +88,7 @@ class Comparison:
   @property
   def is_of_curves(self) -> bool:
     """Whether the accuracies of learning curves are compared."""
-    return bool(self.equal) and self.measure == "last" or self.measure in ("best", "last")
+    return bool(self.equal) and self.measure == "last" or self.measure in ("area", "best", "last")
 
   def values(self, left: Results, right: Results) -> tuple[float, float]:
     """The two figures of a pair of runs."""
@@ -117,7 +117,7 @@ def compare(comparison: Comparison, left: Sequence[Results], right: Sequence[Res
                  comparison.margin)
   ended = [[_is_censored(run, measure) for run in runs] for runs, measure in (
       (left, comparison.measure), (right, comparison.right_measure or comparison.measure))]
-  if not comparison.equal and any(map(any, ended)):
+  if not (comparison.equal or comparison.margin) and any(map(any, ended)):
     row |= _log_rank(list(zip(*pairs)), ended, (row["difference"] or 0.0) > 0,
                      comparison.larger_is_better)
   if row["verdict"] == "inconclusive" and comparison.is_of_curves and not (

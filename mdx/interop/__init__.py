@@ -35,6 +35,7 @@ from mdx.interop import hf_electra
 from mdx.interop import hf_llada
 from mdx.interop import hf_llada2
 from mdx.interop import hf_llama
+from mdx.interop import hf_mdlm
 from mdx.interop import hf_modernbert
 from mdx.interop import hf_moe
 from mdx.interop import hf_nomic
@@ -59,7 +60,7 @@ FAMILIES = {f.key: f for f in (
     hf_bert.FAMILY, hf_roberta.FAMILY, hf_electra.FAMILY, hf_modernbert.FAMILY, hf_llama.MISTRAL,
     hf_roberta.XLM, hf_roberta.CAMEMBERT, hf_llama.EUROBERT, *hf_a2d.FAMILIES, hf_moe.QWEN3,
     hf_moe.SDAR, hf_moe.LLADA, hf_llada2.FAMILY, hf_distilbert.FAMILY, hf_deberta.FAMILY,
-    hf_nomic.FAMILY)}
+    hf_nomic.FAMILY, *hf_mdlm.FAMILIES)}
 CONFIG, load_config, HEADS = settings.CONFIG, settings.load_config, family_lib.HEADS
 label_names = settings.label_names
 _TIE = "tie_word_embeddings"
@@ -222,8 +223,9 @@ def is_read_with(path: str | pathlib.Path, objective: Mapping[str, Any]) -> bool
 
 
 def _reads_alike(reads: Mapping[str, Any], objective: Mapping[str, Any]) -> bool:
-  return (reads.get("name"), reads.get("shift", False)) == (
-      objective["name"], objective.get("shift", False))
+  how = lambda fields: (fields.get("name"), fields.get("shift", False),
+                        fields.get("clean_stream", "block"))
+  return how(reads) == how(objective)
 
 
 def suited(spec: transformer.Transformer, objective: Mapping[str, Any]) -> str:

@@ -241,6 +241,12 @@ def run_once(run: dict[str, Any], directory: pathlib.Path, root: pathlib.Path, *
     base = _base_directory(root / "bases", run["init"]["base"])
     started["init"]["checkpoint"] = base_lib.base_checkpoint(
         run, str(base), functools.partial(modes.run, "train"))
+  for one in started.get("frozen", {}).values():
+    if one.get("alone") and not one.get("checkpoint"):  # it is the same for every run
+      one["checkpoint"] = base_lib.trained_alone(
+          one["base"], str(_base_directory(root / "bases", one["base"])),
+          functools.partial(modes.run, "train"))
+      one.update(base=None, alone=False)
   results = modes.run(run["mode"], started, str(directory))
   jax.clear_caches()  # hundreds of programs would be kept otherwise
   gc.collect()

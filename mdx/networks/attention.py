@@ -122,22 +122,29 @@ class BlockCausal(Attention):
 class TwoStream(BlockCausal):
   """Rows [noisy | clean] of one text twice: a noisy block sees itself and the clean ones before.
 
-  The clean half is block-causal and sees nothing noisy. One pass so gives the states of every
-  noisy block as if the text before it were a clean prefix.
+  The clean half sees nothing noisy. One pass so gives the states of every noisy block as if the
+  text before it were a clean prefix.
 
   Attributes:
-    block_length: positions of a block.
+    clean: "block", the clean half is block-causal; or "token", it is causal.
 
   Reference: Arriola et al. 2025, arXiv:2503.09573.
   """
+  clean: str = "block"
   streams: ClassVar[int] = 2
 
   def sees(self, query, key, size):
     """Visibility by half and block."""
+    return self.sees_blocks_of(self.block_length, query, key, size)
+
+  def sees_blocks_of(self, block_length, query, key, size):
+    """Visibility with blocks of another length, traced or not."""
     from_clean, to_clean = query.index >= size // 2, key.index >= size // 2
-    own, other = query.position // self.block_length, key.position // self.block_length
-    return ((to_clean & ((other < own) | (from_clean & (other == own))))
-            | (~from_clean & ~to_clean & (other == own)))
+    own, other = query.position // block_length, key.position // block_length
+    same = other == own
+    within = same & (key.index <= query.index) if self.clean == "token" else same
+    return ((to_clean & ((other < own) | (from_clean & within)))
+            | (~from_clean & ~to_clean & same))
 
 
 @jax.tree_util.register_static

@@ -131,7 +131,7 @@ def _sharded_splash(query, key, value, sight, attention):
   """`splash.splash`, each device on its own rows and heads."""
   if jax.tree.leaves(attention):
     raise ValueError("network.attention_backend splash computes masks from positions, and this "
-                     "attention is drawn at random; use xla.")
+                     "attention depends on the step or on a draw; use xla.")
   from mdx.networks import splash  # pylint: disable=g-import-not-at-top  (Pallas is slow to load)
   segments, batch = sight.segment_ids, query.shape[:1]
   segments = jnp.ones(batch + query.shape[1:2], jnp.int32) if segments is None else segments

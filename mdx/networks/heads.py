@@ -84,16 +84,20 @@ def sample(logits: jax.Array, uniform: jax.Array) -> jax.Array:
   return jnp.where((below > wanted) & (probs > 0), ids, logits.shape[-1] - 1).min(axis=-1)
 
 
+def linear_init(key: jax.Array, num_inputs: int, num_outputs: int, scale: float = 1.0
+                ) -> dict[str, jax.Array]:
+  """The parameters of `affine`, a kernel of variance scale^2 / inputs and a bias of 0."""
+  kernel = jax.random.normal(key, (num_inputs, num_outputs), jnp.float32) / math.sqrt(num_inputs)
+  return {"kernel": scale * kernel, "bias": jnp.zeros(num_outputs, jnp.float32)}
+
+
 def mlp_part(width: int, hidden: int, num_outputs: int) -> types.Part:
   """The parameters of `mlp`: two linear maps, the last one small; alike on every device."""
 
   def init(key):
     first, last = jax.random.split(key)
-    normal = lambda key, rows, columns: (
-        jax.random.normal(key, (rows, columns)) / math.sqrt(rows)).astype(jnp.float32)
-    zeros = lambda size: jnp.zeros(size, jnp.float32)
-    return {"in": {"kernel": normal(first, width, hidden), "bias": zeros(hidden)},
-            "out": {"kernel": 0.1 * normal(last, hidden, num_outputs), "bias": zeros(num_outputs)}}
+    return {"in": linear_init(first, width, hidden),
+            "out": linear_init(last, hidden, num_outputs, 0.1)}
 
   return types.Part(init)
 

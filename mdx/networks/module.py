@@ -92,7 +92,8 @@ class Module(nn.Module):
                keep_layers=False, keep_attention=False):
     spec, positions, context = self.spec, inputs.positions, self._context(inputs)
     x = inputs.tokens if inputs.states is None else inputs.states
-    length = jax.tree.leaves(cache)[0].shape[-3] if cache else x.shape[1]
+    length = jax.tree.leaves(cache)[0].shape[-3] if cache else (
+        x.shape[1] + (0 if inputs.prefix is None else inputs.prefix.shape[1]))
     if length > spec.max_length * attention.streams:
       raise ValueError(f"a row of {length // attention.streams} tokens exceeds network.max_length "
                        f"{spec.max_length}.")
@@ -170,10 +171,13 @@ class Module(nn.Module):
     x, token_types = self._look_up(self.embed, inputs.tokens, "tensor"), inputs.token_types
     if inputs.added is not None:
       x = x + inputs.added.astype(dtype)
+    if inputs.prefix is not None:
+      x = jnp.concatenate([inputs.prefix.astype(dtype), x], axis=1)
     if spec.position == "learned":
       x = x + self._look_up(self.position_embed, positions + spec.position_offset, None)
     if spec.token_types:
       kinds = jnp.zeros_like(inputs.tokens) if token_types is None else token_types
+      kinds = jnp.pad(kinds, ((0, 0), (x.shape[1] - kinds.shape[1], 0)))
       x = x + self._look_up(self.token_type_embed, kinds, None)
     elif token_types is not None:
       raise ValueError("this network has no token types; set network.token_types.")

@@ -1,6 +1,6 @@
 """Patches of images into the first block of a network.
 
-Contents: Patches, linear_part.
+Contents: Patches.
 
 Convention: a patch is embedded by one matrix, and every position of the grid has a learned
 embedding, so that positions in two dimensions need no rule; the network has `position` none.
@@ -11,7 +11,6 @@ Reference: Dosovitskiy et al. 2020, arXiv:2010.11929.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +19,6 @@ from mdx import types
 from mdx.networks import heads
 
 _POSITION_STD = 0.5  # of embeddings; those of patches of unit variance have about 1
-
-
-def linear_part(num_inputs: int, num_outputs: int) -> types.Part:
-  """The parameters of `heads.affine`, kept by an export."""
-
-  def init(key):
-    kernel = jax.random.normal(key, (num_inputs, num_outputs), jnp.float32)
-    return {"kernel": kernel / math.sqrt(num_inputs), "bias": jnp.zeros(num_outputs, jnp.float32)}
-
-  return types.Part(init, is_served=True, is_fresh=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,12 +36,11 @@ class Patches(types.Frontend):
 
   def part(self):
     """kernel [C, D], bias [D] and position [P, D]."""
-    linear = linear_part(self.channels, self.width)
-
     def init(key):
       first, second = jax.random.split(key)
-      position = _POSITION_STD * jax.random.normal(second, (self.num_patches, self.width))
-      return linear.init(first) | {"position": position.astype(jnp.float32)}
+      position = jax.random.normal(second, (self.num_patches, self.width), jnp.float32)
+      return heads.linear_init(first, self.channels, self.width) | {
+          "position": _POSITION_STD * position}
 
     return types.Part(init, is_served=True, is_fresh=False)
 

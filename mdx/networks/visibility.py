@@ -1,6 +1,6 @@
 """Attention values of rows that have more than text, or hide some of it.
 
-Contents: Placeholders, Crossed, Unmasking, Recalibrated, TEXT, SPECIAL, SUFFIX, Bottleneck.
+Contents: Placeholders, Phased, Crossed, Unmasking, Recalibrated, TEXT, SPECIAL, SUFFIX, Bottleneck.
 
 Convention: as `mdx.networks.attention`.
 
@@ -38,6 +38,26 @@ class Placeholders(attention_lib.Attention):
     """Visibility by index."""
     del size
     return (key.index < self.length) | (key.index == query.index)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Phased(attention_lib.Attention):
+  """Two streams whose blocks have a length that changes from step to step, in one program.
+
+  Attributes:
+    inner: the value whose blocks they are.
+    block_length: int32 [].
+
+  Reference: Bie et al. 2025, arXiv:2512.15745 (LLaDA2.0: blocks that grow, and shrink again).
+  """
+  inner: attention_lib.TwoStream = dataclasses.field(metadata=dict(static=True))
+  block_length: jax.Array
+  streams: ClassVar[int] = 2
+
+  def sees(self, query, key, size):
+    """Visibility by half and block."""
+    return self.inner.sees_blocks_of(self.block_length, query, key, size)
 
 
 @jax.tree_util.register_static

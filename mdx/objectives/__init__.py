@@ -22,6 +22,7 @@ from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
 from mdx.objectives.diffusion import seq2seq
+from mdx.objectives.diffusion import uniform
 from mdx.objectives.embedding import contrastive
 from mdx.objectives.embedding import distilled
 from mdx.objectives.embedding import gem
@@ -41,6 +42,7 @@ from mdx.objectives.policies import mdpo
 from mdx.objectives.policies import spg
 from mdx.objectives.policies import trace_rl
 from mdx.objectives.policies import vrpo
+from mdx.objectives.signals import connector
 from mdx.objectives.signals import ctc
 from mdx.objectives.signals import w2v_bert
 from mdx.objectives.signals import mdiff4str
@@ -71,6 +73,7 @@ OBJECTIVES = {
     "diffusion": diffusion.MaskedDiffusion,
     "d3pm": d3pm.D3PM,
     "sedd": sedd.SEDD,
+    "uniform_diffusion": uniform.UniformDiffusion,
     "seq2seq": seq2seq.Seq2Seq,
     "genmd4": genmd4.GenMD4,
     "block_diffusion": block_diffusion.BlockDiffusion,
@@ -90,6 +93,7 @@ OBJECTIVES = {
     "mae": mim.MAE,
     "mto_style": mto.MTOStyle,
     "mdiff4str": mdiff4str.MDiff4STR,
+    "connector": connector.Connected,
     "classification": finetune.Classification,
     "regression": finetune.Regression,
     "tagging": finetune.Tagging,

@@ -58,7 +58,7 @@ class JointHead(types.Objective):
   def __post_init__(self):
     config_lib.check(self, "objective", choices={"tokens": TOKENS}, at_least={"max_unroll": 1})
     reader = self.model.reader()
-    if reader is None or reader.sampler == "autoregressive":
+    if reader is None or reader.sampler in ("autoregressive", "uniform"):
       raise ValueError(f"objective.model {type(self.model).__name__} fills no masks; use one that "
                        "does, such as dict(name=\"diffusion\").")
     self.head  # pylint: disable=pointless-statement  (checks the network)

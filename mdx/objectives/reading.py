@@ -1,7 +1,7 @@
 """Reading a model: hidden states of the rows of a batch, logits of some positions of a canvas.
 
 Contents: inputs_of, copied_inputs, noise_of, noise_for, encode, logits_at, attention_of, answerer,
-previous_hidden, segment_starts, previous_positions.
+previous_hidden, segment_starts, previous_positions, behind.
 
 Convention: a shifted model predicts a position from the hidden state of the position before it, as
 a model that began as an autoregressive one does (Dream, arXiv:2508.15487); the first position
@@ -35,6 +35,27 @@ def inputs_of(batch: types.Batch, tokens: jax.Array | None = None, **fields: Any
   """
   return types.Inputs(batch["tokens"] if tokens is None else tokens, batch.get("positions"),
                       batch.get("segment_ids"), batch.get("token_types"), **fields)
+
+
+def behind(prefix: jax.Array | None, inputs: types.Inputs) -> types.Inputs:
+  """Returns the inputs with vectors before every row, which all positions of its segments see.
+
+  Args:
+    prefix: [B, P, E]; None or P = 0: the inputs as they are.
+    inputs: of rows of one segment, and padding; positions begin at 0.
+  """
+  if prefix is None or not prefix.shape[1]:
+    return inputs
+  number, (batch, length) = prefix.shape[1], inputs.tokens.shape
+  own = jnp.broadcast_to(jnp.arange(number)[None], (batch, number))
+  tokens = jnp.broadcast_to(jnp.arange(length)[None] if inputs.positions is None
+                            else inputs.positions, (batch, length))
+  segments = inputs.segment_ids
+  if segments is not None:
+    first = jnp.broadcast_to(segments.max(axis=1, keepdims=True), (batch, number))
+    segments = jnp.concatenate([first, segments], axis=1)
+  return inputs._replace(prefix=prefix, segment_ids=segments,
+                         positions=jnp.concatenate([own, tokens + number], axis=1))
 
 
 def copied_inputs(batch: types.Batch, tokens: jax.Array, num_copies: int) -> types.Inputs:
@@ -86,7 +107,8 @@ def encode(network: types.Network, params: types.PyTree, batch: types.Batch, *, 
 
 def logits_at(network: types.Network, params: types.PyTree, request: types.Request, *,
               tokens: jax.Array, attention: Any, time: jax.Array | None,
-              blocked: int | None, shift: bool = False) -> types.Answer:
+              blocked: int | None, shift: bool = False, is_prefixed: bool = False
+              ) -> types.Answer:
   """Runs the network on the positions asked for, and the head on the targets among them.
 
   Args:
@@ -98,13 +120,25 @@ def logits_at(network: types.Network, params: types.PyTree, request: types.Reque
     time: float32 [B], or None.
     blocked: an id that gets probability 0, or None.
     shift: whether a position is predicted from the position before it.
+    is_prefixed: whether the request's context stands before the rows; not with `shift`.
   """
-  memory = {} if request.cache is None else {"cache": request.cache, "slots": request.slots}
-  inputs = types.Inputs(attention_lib.at_slots(tokens, request.slots), request.positions,
-                        request.segment_ids, context=request.context,
-                        context_mask=request.context_mask)
+  slots = request.slots
+  if is_prefixed:
+    number = 0 if request.context is None else request.context.shape[1]
+    inputs = behind(request.context, types.Inputs(tokens, request.positions, request.segment_ids))
+    if slots is not None:  # the vectors are in the cache
+      inputs, slots = inputs._replace(
+          tokens=attention_lib.at_slots(tokens, slots), prefix=None), slots + number
+  else:
+    number = 0
+    inputs = types.Inputs(attention_lib.at_slots(tokens, slots), request.positions,
+                          request.segment_ids, context=request.context,
+                          context_mask=request.context_mask)
+  memory = {} if request.cache is None else {"cache": request.cache, "slots": slots}
   out = network.encode(params, inputs, attention=attention, time=time, **memory)
   hidden, targets, states = out.last, request.targets, None
+  if number and slots is None:
+    hidden = hidden[:, number:]
   if request.cache is None:
     states = hidden
   if shift:

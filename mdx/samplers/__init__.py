@@ -24,6 +24,7 @@ from mdx.samplers import refinement
 from mdx.samplers import revise
 from mdx.samplers import search
 from mdx.samplers import speculative
+from mdx.samplers import uniform_noise
 from mdx.samplers import unmasking
 from mdx.utils import files
 
@@ -43,6 +44,7 @@ SAMPLERS = {
     "rcr": revise.RunningConfidence,
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,
+    "uniform": uniform_noise.Uniform,
     "unmasking": unmasking.Unmasking,
     "speculative": speculative.Speculative,
     "joint": joint.Joint,
@@ -52,7 +54,8 @@ SAMPLERS = {
 }
 
 
-LEARNED = ("head",)  # fields that `types.Reader.given` has of a model that was trained for a rule
+# Fields that `types.Reader.given` has of a model that was trained for a rule.
+LEARNED = ("head", "num_ids")
 GIVEN = ("mask_id", "eos_id", "other_eos_ids", "noise", *LEARNED)  # by the model
 
 
@@ -169,6 +172,9 @@ def check(sampler: Any, objective: types.Objective) -> None:
   is_causal = isinstance(attention, attention_lib.Causal)
   if reader.sampler == "autoregressive" and not isinstance(sampler, ancestral.LeftToRight):
     raise ValueError("an autoregressive model is decoded by sampler.name=autoregressive.")
+  if reader.sampler == "uniform" and not isinstance(sampler, uniform_noise.Uniform):
+    raise ValueError("a model of uniform noise (objective uniform_diffusion) knows no masks; it is "
+                     "decoded by sampler.name=uniform.")
   if sampler.drafts and reader.by_tokens is None:
     raise ValueError(f"sampler {type(sampler).__name__} verifies by a causal reading, which a "
                      f"model trained with {type(objective).__name__} has not; use a model of "
@@ -184,6 +190,9 @@ def check(sampler: Any, objective: types.Objective) -> None:
   if sampler.cache == "block" and reader.is_shifted:
     raise ValueError("sampler.cache block runs whole blocks, and a shifted model reads a block's "
                      "first position from the block before it; use prefix, dual or none.")
+  if sampler.cache == "block" and attention.streams > 1:
+    raise ValueError("sampler.cache block keeps blocks as one stream reads them, and this model "
+                     "reads its clean text causally, beside the canvas; use none.")
   if sampler.cache == "block" and not is_causal:
     if not isinstance(attention, attention_lib.BlockCausal):
       raise ValueError("sampler.cache block needs a block-causal or causal model; this one sees "

@@ -64,7 +64,7 @@ def cut_starts(prompts: Sequence[np.ndarray], start_id: int
 
 
 def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, mask_id: int,
-            pad_id: int, max_length: int | None = None,
+            pad_id: int, max_length: int,
             closing: Sequence[int] = ()) -> Iterator[Rows]:
   """Yields batches of similar rows.
 
@@ -73,7 +73,7 @@ def batches(prompts: Sequence[np.ndarray], *, gen_length: int, batch_size: int, 
     gen_length: tokens appended to a prompt without masks.
     batch_size: rows of a batch.
     mask_id, pad_id: special ids.
-    max_length: positions of a row that rounding up must not exceed.
+    max_length: positions of the network, which rounding up does not exceed.
     closing: ids that stand behind what is appended to a prompt.
   """
   for infill in (False, True):
@@ -91,8 +91,7 @@ def _batch(prompts, members, gen_length, batch_size, mask_id, pad_id, max_length
     width = longest and max(_LEAST, 1 << (longest - 1).bit_length())
   else:
     width = -(-longest // _ROUND) * _ROUND
-  if max_length is not None:
-    width = max(longest, min(width, max_length - end))
+  width = max(longest, min(width, max_length - end))
   size = width + end
   canvas = np.full((batch_size, size), pad_id, np.int32)
   begins = np.zeros(batch_size, np.int32)

@@ -137,8 +137,9 @@ def is_set(value: Any) -> bool:
 
 def told_values(sampler: types.Sampler) -> dict[str, np.float32]:
   """Returns the values of a rule that a compiled program may be told, by the fields' names."""
-  return {name: np.float32(getattr(sampler, name)) for name, neutral in sampler.told.items()
-          if getattr(sampler, name) != neutral}
+  fields = vars(sampler)
+  return {name: np.float32(fields[name]) for name, neutral in sampler.told.items()
+          if fields[name] != neutral}
 
 
 def as_told(sampler: types.Sampler, values: Mapping[str, Any]) -> types.Sampler:

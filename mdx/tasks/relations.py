@@ -26,9 +26,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mdx import config as config_lib
-from mdx import types
 from mdx.tasks import problems
 from mdx.tasks.search import agent as agent_lib
+from mdx.tasks.search import answered
 from mdx.tasks.search import bm25
 from mdx.tasks.search import documents as documents_lib
 
@@ -46,7 +46,7 @@ _TAGS = ("<search>", "</search>", "<information>", "</information>", "<answer>",
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Relations:
+class Relations(answered.Answered):
   """Two-hop questions about entities that are divided by split; see `tasks.search.agent`.
 
   Attributes:
@@ -70,8 +70,6 @@ class Relations:
   answer_weight: float = 0.9
   seed: int = 0
 
-  blank: ClassVar[str] = ""
-  stops: ClassVar[tuple[str, ...]] = agent_lib.STOPS
   noun: ClassVar[str] = "two-hop questions"
   rules: ClassVar[str] = ("An agent may search twice before it answers; an answer is right if it "
                           "is what the second fact names.")
@@ -83,7 +81,7 @@ class Relations:
     problems.check_at_least(self, num_train=0, num_ramp=1, min_masks=1)
     config_lib.check(self, "task", between=dict(max_masks=f"[{self.min_masks}, 3]",
                                                    last_rate="[0, 1]"))
-    self._agent  # pylint: disable=pointless-statement  (its fields are checked)
+    self.agent  # pylint: disable=pointless-statement  (its fields are checked)
 
   @property
   def symbols(self) -> tuple[str, ...]:
@@ -117,7 +115,7 @@ class Relations:
     return found
 
   @functools.cached_property
-  def _agent(self) -> agent_lib.Agent:
+  def agent(self) -> agent_lib.Agent:
     """The agent, with all facts to search."""
     tool = bm25.BM25()
     tool.build(self.documents())
@@ -131,7 +129,7 @@ class Relations:
             for (name, relation), value in self._facts.items()]
 
   def examples(self, split: str) -> list[dict[str, Any]]:
-    """Returns [{"prompt", "answer", "path"}], `path` the entity and two relations."""
+    """Returns [{"prompt", "answer", "golds", "path"}], `path` the entity and two relations."""
     return problems.cached(self, split, self._questions)
 
   def _questions(self, split: str) -> list[dict[str, Any]]:
@@ -139,22 +137,10 @@ class Relations:
     for name, link, last in itertools.product(self._names[split], _LINKS, _RELATIONS):
       answer = self._facts[self._facts[name, link], last]
       found.append({"prompt": f"?{name}{link}{_MASK}{last}{_MASK}", "answer": answer,
-                    "path": (name, link, last)})
+                    "golds": [answer], "path": (name, link, last)})
     order = np.random.default_rng([self.seed, 1]).permutation(len(found))
     limit = self.num_train if split == "train" else 0
     return [found[i] for i in order][:limit or None]
-
-  def prompt(self, example: dict[str, Any]) -> str:
-    """Returns the question."""
-    return example["prompt"]
-
-  def render(self, example: dict[str, Any], tokens: Sequence[str | None]) -> types.Drawing | None:
-    """Returns None: an answer is running text."""
-    del self, example, tokens
-
-  def training_pairs(self, split: str) -> list[tuple[str, str]]:
-    """Returns (question, answer without a search)."""
-    return [(e["prompt"], f"<answer>{e['answer']}</answer>") for e in self.examples(split)]
 
   def trajectories(self, split: str, stage: str) -> list[list[dict[str, str]]]:
     """Returns conversations in which what is asked is searched and answered.
@@ -206,22 +192,6 @@ class Relations:
     turns.append(("assistant", f"<answer>{_AND.join(answers)}</answer>"))
     return [{"role": role, "content": content} for role, content in turns]
 
-  def reply(self, examples: Sequence[dict[str, Any]], transcripts: Sequence[str]
-            ) -> list[str | None]:
-    """Returns what the search finds; None where a transcript ends with no query."""
-    del examples
-    return self._agent.reply(transcripts)
-
-  def score(self, examples: Sequence[dict[str, Any]], completions: Sequence[str]) -> dict[str, Any]:
-    """Returns {"reward": float32 [N], "correct": bool [N]}."""
-    return self._agent.score([[e["answer"]] for e in examples], _spaced(completions))
-
-  def measures(self, examples: Sequence[dict[str, Any]], completions: Sequence[str]
-               ) -> dict[str, Any]:
-    """Returns float32 [N] of each measure of `tasks.search.agent.Agent`."""
-    return self._agent.measures([[e["answer"]] for e in examples], _spaced(completions))
-
-
-def _spaced(transcripts: Sequence[str]) -> list[str]:
-  """Transcripts whose several answers are words of their own."""
-  return [text.replace(_AND, " ") for text in transcripts]
+  def spaced(self, transcripts: Sequence[str]) -> list[str]:
+    """Returns transcripts whose several answers are words of their own."""
+    return [text.replace(_AND, " ") for text in transcripts]

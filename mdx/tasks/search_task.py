@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from mdx import types
 from mdx.tasks import problems
 from mdx.tasks.search import agent as agent_lib
+from mdx.tasks.search import answered
 from mdx.tasks.search import documents as documents_lib
 from mdx.tasks.search import tools
 
@@ -25,7 +25,7 @@ INSTRUCTION = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(answered.Answered):
   """Questions with a search; the reward is that of `tasks.search.agent`.
 
   Attributes:
@@ -54,18 +54,16 @@ class Search:
   answer_weight: float = 0.9
   instruction: str = INSTRUCTION
 
-  blank: ClassVar[str] = ""
-  stops: ClassVar[tuple[str, ...]] = agent_lib.STOPS
   noun: ClassVar[str] = "questions with a search"
   rules: ClassVar[str] = ("An answer is right if it is the reference without case, punctuation and "
                           "articles.")
 
   def __post_init__(self):
     problems.check_files(self, "{\"question\": ..., \"answer\": ...}")
-    self._agent  # pylint: disable=pointless-statement  (its fields are checked)
+    self._unread  # pylint: disable=pointless-statement  (its fields are checked)
 
   @functools.cached_property
-  def _agent(self) -> agent_lib.Agent:
+  def _unread(self) -> agent_lib.Agent:
     """The agent; its tool has no corpus yet."""
     return agent_lib.Agent(
         tool=tools.build(self.tool), count=self.count, max_chars=self.max_chars,
@@ -73,7 +71,7 @@ class Search:
         answer_weight=self.answer_weight)
 
   @functools.cached_property
-  def _searching(self) -> agent_lib.Agent:
+  def agent(self) -> agent_lib.Agent:
     """The agent, its tool over the corpus."""
     paths = [path for path in (self.path, self.test_path) if path]
     documents = documents_lib.read(self.corpus) if self.corpus else documents_lib.of_contexts(
@@ -81,40 +79,13 @@ class Search:
     if not documents and self.tool["name"] in tools.TOOLS:
       raise ValueError("config.task.corpus is empty, and the questions have no \"context\"; give a "
                        ".jsonl file with one {\"id\": ..., \"text\": ...} a line.")
-    self._agent.tool.build(documents)
-    return self._agent
+    self._unread.tool.build(documents)
+    return self._unread
 
   def examples(self, split: str) -> list[dict[str, Any]]:
     """Returns [{"prompt", "answer", "key", "golds"}]."""
-    self._searching  # pylint: disable=pointless-statement  (a corpus that is none is said first)
+    self.agent  # pylint: disable=pointless-statement  (a corpus that is none is said first)
     return problems.cached(self, split, functools.partial(problems.read, self, self._read_file))
-
-  def prompt(self, example: dict[str, Any]) -> str:
-    """Returns the text that is followed by the first turn."""
-    return example["prompt"]
-
-  def render(self, example: dict[str, Any], tokens: Sequence[str | None]) -> types.Drawing | None:
-    """Returns None: an answer is running text."""
-    del self, example, tokens
-
-  def training_pairs(self, split: str) -> list[tuple[str, str]]:
-    """Returns (prompt, answer without a search)."""
-    return [(e["prompt"], f"<answer>{e['answer']}</answer>") for e in self.examples(split)]
-
-  def reply(self, examples: Sequence[dict[str, Any]], transcripts: Sequence[str]
-            ) -> list[str | None]:
-    """Returns what the search finds; None where a transcript ends with no query."""
-    del examples
-    return self._searching.reply(transcripts)
-
-  def score(self, examples: Sequence[dict[str, Any]], completions: Sequence[str]) -> dict[str, Any]:
-    """Returns {"reward": float32 [N], "correct": bool [N]}."""
-    return self._agent.score([e["golds"] for e in examples], completions)
-
-  def measures(self, examples: Sequence[dict[str, Any]], completions: Sequence[str]
-               ) -> dict[str, Any]:
-    """Returns float32 [N] of each measure of `tasks.search.agent.Agent`."""
-    return self._agent.measures([e["golds"] for e in examples], completions)
 
   def _read_file(self, path: str) -> list[dict[str, Any]]:
     found = []

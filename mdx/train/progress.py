@@ -1,6 +1,6 @@
 """Progress on the console and stopping on signals.
 
-Contents: Progress, StopSignal, Stopped.
+Contents: Progress, bar, counted, StopSignal, Stopped.
 
 Convention: a bar where the console is a terminal, one line per log interval
 elsewhere; nothing on other processes than the first.
@@ -9,11 +9,13 @@ elsewhere; nothing on other processes than the first.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import signal
 import sys
 import threading
 import time
-from typing import Mapping
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Mapping
 
 import jax
 
@@ -87,6 +89,23 @@ class Progress:
     if self._bar is not None:
       self._bar.stop()
       atexit.unregister(self._bar.stop)
+
+
+@contextlib.contextmanager
+def bar(total: int, what: str, *, enabled: bool) -> Iterator[Callable[[int], None]]:
+  """Gives a function that is told how many of `total` are done; in a terminal it moves a bar."""
+  shown = Progress(total, enabled=enabled, what=what)
+  try:
+    yield shown.update
+  finally:
+    shown.close()
+
+
+def counted(batches: Iterable[Any], size: int, told: Callable[[int], None]) -> Iterator[Any]:
+  """Yields batches of `size` rows, and tells how many rows have been taken."""
+  for number, batch in enumerate(batches):
+    told(number * size)
+    yield batch
 
 
 class Stopped(Exception):

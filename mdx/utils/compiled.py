@@ -16,7 +16,7 @@ def use_cache() -> None:
 
   They are in `mdx/jax` of the user's cache directory ($XDG_CACHE_HOME, ~/.cache).
   """
-  if os.environ.get("JAX_COMPILATION_CACHE_DIR") or jax.config.jax_compilation_cache_dir:
+  if os.environ.get("JAX_COMPILATION_CACHE_DIR") or jax.config.values["jax_compilation_cache_dir"]:
     return
   cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mdx" / "jax"
   jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -32,7 +32,8 @@ def watch(stop: Callable[[], None]) -> None:
   main = threading.main_thread().ident
 
   def compiles() -> bool:
-    frame = sys._current_frames().get(main)  # pylint: disable=protected-access
+    frames = sys._current_frames()  # pylint: disable=protected-access
+    frame = None if main is None else frames.get(main)
     while frame is not None:
       if frame.f_code.co_filename.endswith(_COMPILER):
         return True

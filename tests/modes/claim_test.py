@@ -177,7 +177,7 @@ def test_the_claim_about_guided_masks_has_a_run_of_the_scorer():
   assert len(claim.check(config)) == 3 and len(config["seeds"]) == 5
   scorer, run = ask2mask.get_config("scorer"), config["run"]
   assert scorer.tokenizer.path == run["tokenizer"]["path"]
-  assert scorer.objective.frontend.strides == run["objective"]["frontend"]["strides"]
+  assert [*scorer.objective.frontend.strides] == run["objective"]["frontend"]["strides"]
   assert {config["arms"][arm]["objective"]["ask"]["temperature"] for arm in config["arms"]} == {
       0.1, float("inf")}
   with pytest.raises(ValueError, match="takes scorer or no argument, got 'x'"):

@@ -53,13 +53,16 @@ def _prompts(path, *lines):
 @pytest.mark.parametrize("name", tiny.mostly_slow(
     samplers.SAMPLERS, ["ancestral", "autoregressive", "confidence", "rcr"]))
 def test_every_rule_writes_rows_in_the_order_of_the_prompts(name, runs, tmp_path):
-  model = {"autoregressive": "ar", "speculative": "block_diffusion",
+  model = {"autoregressive": "ar", "speculative": "block_diffusion", "uniform": "uniform",
            "joint": "joint"}.get(name, "diffusion")
   if samplers.SAMPLERS[name].searches:
     model = "ar"
   if name == "joint":  # a head on the model of the other rules, trained here for this rule alone
     modes.run("train", tiny.config("joint", network__max_length=40, init__checkpoint=str(
         runs / "diffusion")), str(runs / "joint"))
+  if name == "uniform":
+    modes.run("train", tiny.config("duo", sampler__num_samples=0, network__max_length=40),
+              str(runs / "uniform"))
   tokenizer = mdx.load(str(runs / model)).tokenizer
   file = _prompts(tmp_path / "prompts.jsonl", {"text": "It was the age"}, {"tokens": [1, 2]},
                   {"text": "of"})

@@ -20,6 +20,7 @@ NETWORKS = {name: presets.preset(name) for name in presets.PRESETS} | {
                          disentangled=dict(max_distance=8, buckets=0, is_shared=False)),
     "mixture": dict(num_layers=2, width=16, num_heads=2, experts=dict(
         number=2, per_token=1, width=8, has_bias=True, shared_width=8, first_dense=1)),
+    "conformer": dict(num_layers=2, width=16, num_heads=2, conv_kernel=3, use_bias=True),
     "reader": dict(num_layers=2, width=16, num_heads=2, use_bias=True, context_width=12),
     "discriminator": dict(num_layers=2, width=16, num_heads=2, use_bias=True, head="rtd"),
     "adapted": dict(num_layers=2, width=16, num_heads=2,

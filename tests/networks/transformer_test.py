@@ -451,7 +451,7 @@ def test_unstacked_parameters_give_the_same_with_and_without_a_cache(name):
   slots = jnp.array([[1, 4], [0, 8]])
 
   def run(params):
-    whole, _, cache = network.encode(params, types.Inputs(TOKENS), attention=BLOCKS, time=time,
+    whole, _, cache, _ = network.encode(params, types.Inputs(TOKENS), attention=BLOCKS, time=time,
                                      cache=())
     part = network.encode(params, types.Inputs(TOKENS[:, :2]), attention=BLOCKS, time=time,
                           cache=cache, slots=slots).last

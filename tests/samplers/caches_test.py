@@ -26,7 +26,7 @@ def _decode_all(model, sampler, prompts, batch_size=8, gen_length=12):
   objective, params = model
   found = {}
   for batch in batching.batches(prompts, gen_length=gen_length, batch_size=batch_size,
-                                mask_id=MASK, pad_id=2):
+                                mask_id=MASK, pad_id=2, max_length=64):
     decoded = driving.decode(objective.answer, sampler, batch.canvas, params=params,
                              row_index=batch.row_index, start=batch.start,
                              positions=batch.positions, segment_ids=batch.segment_ids,

@@ -55,7 +55,7 @@ def test_draws_takes_no_more_than_wanted():
 
 def test_an_unknown_task_lists_the_choices():
   with pytest.raises(ValueError, match="unknown task name 'sudoko'; choose from countdown, gsm8k, "
-                                       "math, sudoku, translation. Did you mean 'sudoku'"):
+                                       "math, relations, search, sudoku, translation. Did you mean 'sudoku'"):
     tasks.build({"name": "sudoko"})
   with pytest.raises(ValueError, match="needs a value for path"):
     tasks.build({"name": "gsm8k"})

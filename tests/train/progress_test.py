@@ -99,3 +99,10 @@ def test_other_processes_show_nothing(capsys):
   shown.update(2)
   shown.close()
   assert not capsys.readouterr().out
+
+
+def test_batches_are_counted_as_they_are_taken():
+  told = []
+  assert list(progress.counted("abc", 4, told.append)) == ["a", "b", "c"] and told == [0, 4, 8]
+  with progress.bar(3, "reading", enabled=False) as update:
+    update(1)

@@ -78,9 +78,10 @@ def encoder(tmp_path_factory):
 def test_an_encoder_reads_cls_and_sep_around_a_text(encoder):
   assert encoder.prompt_ids("a [MASK] b").tolist() == [1, 4, 42, 5, 2]
   assert encoder.prompt_ids("a b").tolist() == [1, 4, 5]  # the answer stands before </s>
-  row, = batching.batches([encoder.prompt_ids("a b")], gen_length=2, batch_size=1, mask_id=42, pad_id=0,
-                          closing=encoder.tokenizer.suffix_ids)
-  assert row.canvas.tolist() == [[1, 4, 5, 42, 42, 2]] and row.num_closing == 1
+  row, = batching.batches([encoder.prompt_ids("a b")], gen_length=2, batch_size=1, max_length=64, mask_id=42,
+                          pad_id=0, closing=encoder.tokenizer.suffix_ids)
+  assert row.canvas[0, -6:].tolist() == [1, 4, 5, 42, 42, 2] and row.num_closing == 1
+  assert not row.segment_ids[0, :-6].any()
 
 
 @pytest.mark.slow

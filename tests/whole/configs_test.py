@@ -117,7 +117,7 @@ def test_an_unknown_preset_lists_the_choices():
     ("mlm", "rate_decay"), ("slm", None), ("electra", None), ("electra", "electric"),
     ("electra", "small"), ("rts", None), ("rts", "clusters"),
     ("mlm", "ngram"), ("ernie_gram", None), ("drbert", None), ("drbert", "emd"),
-    ("sedd", "radd"), ("d3pm", None), ("genmd4", None),
+    ("sedd", "radd"), ("d3pm", None), ("genmd4", None), ("duo", None),
     ("block_diffusion", None)], quick=[("diffusion", "md4"), ("slm", None), ("electra", None),
                                        ("block_diffusion", None)]))
 def test_the_losses_of_papers_set_up_and_trace(module, arg, tmp_path):

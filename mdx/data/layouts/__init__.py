@@ -14,9 +14,10 @@ from mdx.data.layouts import text
 from mdx.data.layouts import unlearning
 from mdx.data.layouts import views
 
+_ANSWERED = text.Answered(text.encode_pair, text.pair_texts)
 LAYOUTS = {
     "text": text.Text(),
-    "answered": text.Answered(text.encode_pair, text.pair_texts),
+    "answered": _ANSWERED,
     "chat": text.Answered(text.encode_chat, text.chat_texts, text.check_chat),
     "parts": parts.Parts(),
     "labelled": labelled.Labelled(),
@@ -26,8 +27,9 @@ LAYOUTS = {
     "preferences": preferences.Preferences(),
     "unlearning": unlearning.Unlearning(),
     "frames": signals.Signal("frames", "frame_mask", takes=("patches",)),
-    "patches": signals.Signal("patches", "patch_mask", takes=("frames",)),
+    "patches": signals.Signal("patches", "patch_mask", takes=("frames", "captioned", "pictured")),
     "speech": speech.Speech(),
+    "captioned": signals.Captioned(text.Text()),
+    "pictured": signals.Captioned(_ANSWERED),
     "sequences": sequences.Sequences(),
-    "captioned": signals.Captioned(),
 }

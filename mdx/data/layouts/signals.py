@@ -3,8 +3,8 @@
 Contents: Signal, Captioned.
 
 Convention: a record is {"x": float32 [n, channels]}, with "label": int where there is one. A
-row's `label` is -1 where there is none. Patches of an
-image stand row by row from the top left; a model learns an embedding for each of these positions.
+row's `label` is -1 where there is none. Patches of an image stand row by row from the top left; a
+model learns an embedding for each of these positions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 
 from mdx import types
 from mdx.data import pack
-from mdx.data.layouts import text as text_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,43 +66,44 @@ class Signal(types.Layout):
 
 @dataclasses.dataclass(frozen=True)
 class Captioned(types.Layout):
-  """Rows of an image and a text, {"x": float32 [P, C], "text": str}.
+  """Rows of another layout of text beside an image: records have "x" float32 [P, C], too.
 
   The text is padded to the length; the image has `data.num_patches` patches in every row.
+
+  Attributes:
+    inner: layout of the text, such as a prompt and its answer.
   """
 
+  inner: types.Layout
   packings = ("pad",)
-  takes = ()
-  marks = ()
   reads = ("channels", "num_patches")
+
+  @property
+  def marks(self) -> tuple[str, ...]:
+    """Those of the text."""
+    return self.inner.marks
 
   @property
   def fields(self) -> Mapping[str, types.Field]:
     """Of a row; the text's first."""
-    return text_lib.FIELDS | {"patches": types.Field("float32", ("num_patches", "channels"))}
+    return {**self.inner.fields, "patches": types.Field("float32", ("num_patches", "channels"))}
 
   def under(self, cfg):
     """The layout; rows have `data.num_patches` patches of `data.channels` values."""
     if not cfg.channels or not cfg.num_patches:
       raise ValueError("rows of images with a text need data.num_patches and data.channels; set "
                        "them to the patches of an image and the values of a patch.")
-    return self
+    return dataclasses.replace(self, inner=self.inner.under(cfg))
 
   def row(self, record, cfg, tokenizer):
-    """tokens int32 [n], with an end token if `append_eos`; patches float32 [P, C]."""
-    text_lib.check_end(cfg, tokenizer)
-    if record["x"].shape != (cfg.num_patches, cfg.channels):
-      number, channels = record["x"].shape
-      raise ValueError(f"{number} patches of {channels} values, but data.num_patches is "
+    """The document of the text, with patches float32 [P, C]."""
+    x = record["x"]
+    if x.shape != (cfg.num_patches, cfg.channels):
+      raise ValueError(f"{x.shape[0]} patches of {x.shape[1]} values, but data.num_patches is "
                        f"{cfg.num_patches} and data.channels {cfg.channels}; set them to these.")
-    tokens = text_lib.encode(record, tokenizer)
-    if not tokens.size:
-      return None
-    tokens = np.concatenate([tokens, np.full(int(cfg.append_eos), tokenizer.eos_id, np.int32)])
-    text_lib.check_fits(len(tokens), cfg)
-    return {"tokens": tokens, "patches": record["x"]}
+    found = self.inner.row(record, cfg, tokenizer)
+    return None if found is None else {**found, "patches": x}
 
   def texts(self, record, tokenizer=None, *, targets=True):
-    """The text."""
-    del tokenizer, targets
-    return [record["text"]]
+    """Those of the text."""
+    return self.inner.texts(record, tokenizer, targets=targets)

@@ -33,6 +33,7 @@ from mdx.data.toys import people
 from mdx.data.toys import phones
 from mdx.data.toys import recall
 from mdx.data.toys import rendered
+from mdx.data.toys import scenes
 from mdx.data.toys import shapes
 from mdx.data.toys import tilted
 
@@ -71,6 +72,7 @@ SOURCES = {
     "phones": phones.Phones,
     "recall": recall.Recall,
     "rendered": rendered.Rendered,
+    "scenes": scenes.Scenes,
     "shapes": shapes.Shapes,
     "tilted": tilted.Tilted,
 }

@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,40 +22,28 @@ from mdx.data import images as images_lib
 from mdx.data import source
 from mdx.data.sources import arrays
 from mdx.data.sources import files
+from mdx.utils import archives
 from mdx.utils import readers
 from mdx.utils import streams
 
 LABELS = "labels.tsv"
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-_ZIP_ERRORS = (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error, EOFError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pictures(source.Source):
-  """Base of the sources of images.
+class Pictures(images_lib.Grid, source.Source):
+  """Base of the sources of images, which are of its own form.
 
   Attributes (more in `images.Grid`):
     shift, flip, crop: random changes of an image in training, as `images.changed` takes them.
   """
-  height: int
-  width: int
-  colors: int = 1
-  patch: int | tuple[int, int] = 4
-  mean: float = 0.5
-  std: float = 0.25
   shift: int = 0
   flip: bool = False
   crop: float = 1.0
 
   def __post_init__(self):
+    super().__post_init__()
     config_lib.check(self, "data.source", at_least=dict(shift=0), between=dict(crop="(0, 1]"))
-    self.grid  # pylint: disable=pointless-statement  (refuses what is wrong with it)
-
-  @functools.cached_property
-  def grid(self) -> images_lib.Grid:
-    """The form of the images."""
-    return images_lib.Grid(height=self.height, width=self.width, colors=self.colors,
-                           patch=self.patch, mean=self.mean, std=self.std)
 
   @property
   def augments(self) -> bool:
@@ -66,9 +52,9 @@ class Pictures(source.Source):
 
   def augmented(self, document, draw):
     """The patches of a changed image."""
-    image = images_lib.changed(self.grid.join(document["patches"]), draw, shift=self.shift,
+    image = images_lib.changed(self.join(document["patches"]), draw, shift=self.shift,
                                flip=self.flip, crop=self.crop)
-    return document | {"patches": self.grid.cut(image)}
+    return document | {"patches": self.cut(image)}
 
 
 class Cut(Sequence):
@@ -120,21 +106,29 @@ class Images(Pictures, files.Files):
     Pictures.__post_init__(self)
     files.Files.__post_init__(self)
     config_lib.check(self, "data.source", choices=dict(fit=images_lib.FITS))
-    object.__setattr__(self, "layout", self._layout_of(self.path[0]))
+    object.__setattr__(self, "layout", "captioned" if self._has_texts(self.path[0]) else "patches")
 
-  def _layout_of(self, path: str) -> str:
+  def _has_texts(self, path: str) -> bool:
+    """Whether the images of a file or folder have texts; a file that is none has none."""
+    if os.path.isdir(path):
+      return os.path.isfile(os.path.join(path, LABELS))
     try:
-      items = self._items(path)
-    except ValueError:  # of a file that cannot be read, which is said when it is
-      return "patches"
-    return "captioned" if items and "text" in items[0][1] else "patches"
+      if path.endswith(".zip"):
+        return LABELS in archives.names(path)
+      if path.endswith(".parquet"):
+        import pyarrow
+        from pyarrow import parquet
+        return pyarrow.types.is_string(parquet.read_schema(path).field(self.label_field).type)
+    except (ValueError, OSError, KeyError):  # which is said when it is read
+      pass
+    return False
 
   def _read(self, paths):
     items = [item for path in paths for item in self._items(path)]
     if (kinds := {tuple(others) for _, others in items}) and len(kinds) > 1:
       raise ValueError(f"{', '.join(paths)}: some images have texts and others have classes; read "
                        "them as two sources.")
-    return Cut(items, self.grid, functools.partial(_decoded, grid=self.grid, fit=self.fit))
+    return Cut(items, self, functools.partial(_decoded, grid=self, fit=self.fit))
 
   def _items(self, path: str) -> list[tuple[Any, dict[str, Any]]]:
     """(image or (bytes or path, where), other keys) of each record of one file or folder."""
@@ -143,9 +137,9 @@ class Images(Pictures, files.Files):
                for folder, _, found in os.walk(path) for name in found]
       return self._named(path, names, lambda name: os.path.join(path, name), _text)
     if path.endswith(".zip"):
-      contents = _unzipped(path)
-      return self._named(path, list(contents), lambda name: contents[name],
-                         _decoded_text)
+      names = archives.names(path)
+      contents = archives.read(path, names)
+      return self._named(path, names, lambda name: contents[name], _decoded_text)
     if path.endswith(".npz"):
       return _arrays(path)
     if path.endswith(".parquet"):
@@ -226,21 +220,6 @@ def _decoded_text(data: bytes, where: str) -> str:
     return data.decode("utf-8").removeprefix("\ufeff")
   except UnicodeDecodeError as e:
     raise ValueError(f"{where}: not UTF-8 text ({e.reason}); re-encode it.") from e
-
-
-def _unzipped(path: str) -> dict[str, bytes]:
-  """Contents of the files of a .zip file by name; those of images are packed already."""
-  try:
-    with zipfile.ZipFile(path) as file:
-      entries = [x for x in file.infolist() if not x.is_dir()]
-      size = sum(x.file_size for x in entries)
-      if size > streams.MAX_UNPACKED_BYTES:
-        raise ValueError(f"{path}: it holds {size:,} bytes, more than the limit of "
-                         f"{streams.MAX_UNPACKED_BYTES:,}; unpack it, and name the folder.")
-      return {x.filename: file.read(x) for x in entries}
-  except _ZIP_ERRORS as e:
-    raise ValueError(f"{path}: not a .zip file ({readers.reason(e)}); correct it, or give the "
-                     "folder.") from e
 
 
 def _arrays(path: str) -> list[tuple[Any, dict[str, Any]]]:

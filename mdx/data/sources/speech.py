@@ -8,6 +8,7 @@ which flac files need. Frames are normalised over each recording.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import importlib.util
@@ -15,7 +16,6 @@ import io
 import os
 import pathlib
 import warnings
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +25,7 @@ from scipy.io import wavfile
 from mdx import config as config_lib
 from mdx.data import log_mel
 from mdx.data.sources import files
+from mdx.utils import archives
 from mdx.utils import readers
 from mdx.utils import streams
 
@@ -93,27 +94,15 @@ class _Recordings(readers.Records):
 
 
 def _bytes(archive: str, path: str) -> bytes:
-  if not archive:
-    return streams.read_bytes(path)
-  with zipfile.ZipFile(archive) as file:
-    if file.getinfo(path).file_size > streams.MAX_UNPACKED_BYTES:
-      raise ValueError(f"more than {streams.MAX_UNPACKED_BYTES:,} bytes, the limit for a packed "
-                       "file; unpack it.")
-    return file.read(path)
+  return archives.read(archive, [path])[path] if archive else streams.read_bytes(path)
 
 
 def _members(paths: Sequence[str]) -> list[tuple[str, str]]:
   found = []
   for path in paths:
-    if not path.lower().endswith(".zip"):
-      found.append(("", path))
-      continue
-    try:
-      with zipfile.ZipFile(path) as file:
-        found += [(path, name) for name in sorted(file.namelist())
-                  if name.lower().endswith(_KINDS)]
-    except zipfile.BadZipFile as e:
-      raise ValueError(f"{path}: not a zip archive ({readers.reason(e)}).") from None
+    names = [(path, name) for name in archives.names(path) if name.lower().endswith(_KINDS)] if (
+        path.lower().endswith(".zip")) else [("", path)]
+    found += names
   if not found:
     raise ValueError(f"{', '.join(paths)}: no {' or '.join(_KINDS)} file; correct the path.")
   return found
@@ -128,8 +117,10 @@ def _table(path: str) -> dict[str, str]:
     if line.strip() and not tab:
       raise ValueError(f"{path}, line {number}: expected a file name, a tab and a transcript, got "
                        f"{line!r:.60}.")
-    if tab:
-      found[os.path.basename(name)] = text.strip()
+    name, text = os.path.basename(name), text.strip()
+    if tab and found.setdefault(name, text) != text:
+      raise ValueError(f"{path}, line {number}: {name} has another transcript above; recordings "
+                       "are told apart by the names of their files, without folders: rename them.")
   return found
 
 
@@ -196,6 +187,10 @@ class Speech(files.Files):
       return [{} for _ in names]
     if self.labels.endswith(".tsv"):
       table = _table(self.labels)
+      if twice := [name for name, number in collections.Counter(
+          x.name for x in names).items() if number > 1]:
+        raise ValueError(f"{self.labels}: {twice[0]} names recordings in two folders, which share "
+                         "a transcript; give files names of their own.")
       if missing := [x.name for x in names if x.name not in table]:
         raise ValueError(f"{self.labels} has no transcript of {missing[0]} (and of "
                          f"{len(missing) - 1} others); add it, or leave the recording out.")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mdx import tasks
+from mdx import types
 from mdx.data import source
 
 
@@ -54,7 +55,7 @@ class Trajectories(source.Source):
   stage: str
 
   def __post_init__(self):
-    if not hasattr(tasks.build(self.task), "trajectories"):
+    if not isinstance(tasks.build(self.task), types.Solved):
       raise ValueError(f"task {self.task['name']!r} solves no problem itself (trajectories); give "
                        "conversations of a model in a file, data.source.name chat.")
     self.records("validation")

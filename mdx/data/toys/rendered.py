@@ -97,7 +97,7 @@ class Rendered(images.Pictures):
     index = np.random.default_rng([self.seed, int(is_validation)]).integers(len(own), size=number)
     items = [((int(is_validation), i, own[word]), {"text": own[word]})
              for i, word in enumerate(index)]
-    return images.Cut(items, self.grid, self._image)
+    return images.Cut(items, self, self._image)
 
   def _image(self, item: tuple[int, int, str]) -> np.ndarray:
     split, i, word = item

@@ -1,6 +1,6 @@
 """Small grey images of shapes: a class is a shape and the direction of its stripes.
 
-Contents: Shapes, NUM_CLASSES.
+Contents: Shapes, SHAPES, NUM_CLASSES.
 
 Convention: image i of a split is a function of (seed, split, i). Position, size, contrast and noise
 are drawn, so that no pixel tells the class.
@@ -18,12 +18,12 @@ from mdx import config as config_lib
 from mdx.data import source
 from mdx.data.sources import images
 
-# Of offsets from the centre, in units of the radius.
-_SHAPES = (lambda y, x: y ** 2 + x ** 2 <= 1,  # disk
-           lambda y, x: np.maximum(abs(y), abs(x)) <= 0.85,  # square
-           lambda y, x: (np.minimum(abs(y), abs(x)) <= 0.35) & (np.maximum(abs(y), abs(x)) <= 1),
-           lambda y, x: (y <= 0.8) & (abs(x) <= 0.6 * (y + 1)))  # triangle
-NUM_CLASSES = 2 * len(_SHAPES)
+# Disk, square, cross, triangle: of offsets from the centre, in units of the radius.
+SHAPES = (lambda y, x: y ** 2 + x ** 2 <= 1,
+          lambda y, x: np.maximum(abs(y), abs(x)) <= 0.85,
+          lambda y, x: (np.minimum(abs(y), abs(x)) <= 0.35) & (np.maximum(abs(y), abs(x)) <= 1),
+          lambda y, x: (y <= 0.8) & (abs(x) <= 0.6 * (y + 1)))
+NUM_CLASSES = 2 * len(SHAPES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Shapes(images.Pictures):
     is_validation = source.is_validation(split)
     number = self.num_validation if is_validation else self.num_train
     items = [((int(is_validation), i), {"label": i % NUM_CLASSES}) for i in range(number)]
-    return images.Cut(items, self.grid, self._image)
+    return images.Cut(items, self, self._image)
 
   def _image(self, item: tuple[int, int]) -> np.ndarray:
     draw = np.random.default_rng([self.seed, *item])
@@ -65,7 +65,7 @@ class Shapes(images.Pictures):
     radius = draw.uniform(0.28, 0.4) * min(self.height, self.width)
     centre = [draw.uniform(radius, size - radius) for size in (self.height, self.width)]
     y, x = np.mgrid[:self.height, :self.width] + 0.5
-    inside = _SHAPES[shape]((y - centre[0]) / radius, (x - centre[1]) / radius)
+    inside = SHAPES[shape]((y - centre[0]) / radius, (x - centre[1]) / radius)
     stripe = (np.floor((y if is_across else x) / 2 + draw.uniform(0, 2)) % 2).astype(bool)
     dark, light = draw.uniform(20, 90), draw.uniform(150, 235)
     low, high = (dark, light) if draw.random() < 0.5 else (light, dark)

@@ -64,6 +64,7 @@ class Parts(NamedTuple):
     tokenizer: of the run.
     objective: how the model is scored and read.
     shapes: shape structs of its parameters, with shardings.
+    max_length: positions of its network.
     meta: facts saved with weights.
   """
   config: Mapping[str, Any]
@@ -72,6 +73,7 @@ class Parts(NamedTuple):
   tokenizer: Any
   objective: types.Objective
   shapes: types.Params
+  max_length: int
   meta: dict[str, Any]
 
 

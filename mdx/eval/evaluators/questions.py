@@ -99,7 +99,8 @@ class Questions(types.Evaluator):
     rows = parts.config["batch_size"]
     texts = [""] * len(pairs)
     for batch in batching.batches(prompts, gen_length=size, batch_size=rows,
-                                  mask_id=tokenizer.mask_id, pad_id=tokenizer.pad_id):
+                                  max_length=parts.max_length, mask_id=tokenizer.mask_id,
+                                  pad_id=tokenizer.pad_id):
       arrays = {"canvas": batch.canvas, "row_index": batch.row_index}
       if before is not None:
         arrays["before"] = before[batch.row_index]

@@ -60,7 +60,7 @@ class Reconstructions(types.Evaluator):
     if quick:
       return {}
     parts = self._parts
-    grid = sources.build(parts.config["data"]["source"]).grid
+    grid = sources.build(parts.config["data"]["source"])
     batches = pipeline.build(parts.config["data"], parts.tokenizer, split="validation",
                              batch_size=parts.config["batch_size"], seed=0, shuffle=False,
                              repeat=False, drop_remainder=False)

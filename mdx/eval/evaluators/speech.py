@@ -6,6 +6,7 @@ Contents: Metrics, Transcripts, Probe, probe_of, FrameProbe.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from mdx import types
 from mdx.data import pipeline
 from mdx.eval import error_rates
 from mdx.eval.evaluators import linear_probe
+from mdx.utils import files
 from mdx.utils import processes
 from mdx.utils import rng
 
@@ -87,14 +89,21 @@ class Transcripts(types.Evaluator):
     self._best = jax.jit(best)
 
   def __call__(self, params, frozen, *, quick):
-    """word_error_rate, char_error_rate and probe_accuracy, the share of whole transcripts."""
-    del frozen, quick
+    """word_error_rate, char_error_rate and probe_accuracy, the share of whole transcripts.
+
+    At the end of a run `transcripts.jsonl` has every one beside its reference.
+    """
+    del frozen
     parts, found = self._parts, []
     for batch, number in _batches(parts, "validation"):
       ids, is_real = processes.fetch(self._best(params, batch))
       found += [parts.tokenizer.decode(row) for row in parts.objective.labels_of(
           ids[:number], is_real[:number])]
     wanted = [one["text"] for one in pipeline.labelled_records(parts.config["data"], "validation")]
+    if not quick and jax.process_index() == 0:
+      files.write_text(parts.workdir / "transcripts.jsonl", "".join(
+          json.dumps({"reference": a, "transcript": b}, ensure_ascii=False) + "\n"
+          for a, b in zip(wanted, found)))
     return {"word_error_rate": error_rates.error_rate([x.split() for x in found],
                                                       [x.split() for x in wanted]),
             "char_error_rate": error_rates.error_rate(found, wanted),

@@ -9,7 +9,7 @@ call, of two files.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from mdx import types
 from mdx.data import pipeline
 from mdx.data import sources
 from mdx.data.sources import images
+from mdx.eval import error_rates
 from mdx.eval import likelihood
 from mdx.samplers import loop
 from mdx.utils import files
@@ -33,13 +34,7 @@ _SHOWN = 10
 
 def similarity(left: str, right: str) -> float:
   """1 - NED: one less the edit distance over the longer length; 1 of two empty texts."""
-  before = list(range(len(right) + 1))
-  for i, a in enumerate(left, 1):
-    now = [i]
-    for j, b in enumerate(right, 1):
-      now.append(min(before[j] + 1, now[-1] + 1, before[j - 1] + (a != b)))
-    before = now
-  return 1 - before[-1] / max(len(left), len(right), 1)
+  return 1 - error_rates.distance(left, right) / max(len(left), len(right), 1)
 
 
 class Words(types.Evaluator):
@@ -47,12 +42,16 @@ class Words(types.Evaluator):
 
   Results, for every rule and value: word_accuracy_RULE_VALUE, the share of texts that are right as
   a whole; similarity_RULE_VALUE, the mean of 1 - normalised edit distance; nfe_RULE_VALUE, network
-  calls of the decoder a text. During training, word_accuracy of the first rule.
+  calls of the decoder a text. During training, word_accuracy of the first rule. A prompt is given,
+  and no part of the text. With `eval.slots`, {kind: words}, also KIND_accuracy_RULE_VALUE: the
+  share of the positions whose token is one of the words where the decoded token is the same.
   """
 
   def __init__(self, parts: Any):
     """Compiles nothing yet; `parts` are those of a run."""
     self._parts, self._settings = parts, _settings(parts.config)
+    self._slots = {kind: _ids(kind, words, parts.tokenizer)
+                   for kind, words in parts.config["eval"].get("slots", {}).items()}
 
   @classmethod
   def check(cls, config: Mapping[str, Any], objective: types.Objective) -> None:
@@ -63,18 +62,24 @@ class Words(types.Evaluator):
                        f"{config['objective']['name']} does not; leave it out.")
     for setting in _settings(config):
       samplers.build(setting.fields, objective, mask_id=0, eos_id=0)
+    for kind, words in config["eval"].get("slots", {}).items():
+      if not isinstance(words, (list, tuple)) or not words or not all(
+          isinstance(word, str) for word in words):
+        raise ValueError(f"config.eval.slots.{kind} is {words!r:.60}; give a list of words.")
 
   @functools.cache
   def _decode(self, number: int, record: str):
-    """(params, batch) -> decoded texts under the rule of this number."""
+    """(params, batch, frozen) -> decoded texts under the rule of this number."""
     parts = self._parts
     tokenizer, objective = parts.tokenizer, parts.objective
     sampler = samplers.build(self._settings[number].fields, objective, mask_id=tokenizer.mask_id,
                              eos_id=tokenizer.eos_id, other_eos_ids=tokenizer.other_eos_ids)
     key = rng.stream(rng.root(parts.config["seed"]), "words")
 
-    def decode(params, batch):
-      rows = {"canvas": jnp.full_like(batch["tokens"], tokenizer.mask_id),
+    def decode(params, batch, frozen):
+      batch = objective.look(frozen, batch, types.context(likelihood.LAST_STEP, frozen))
+      is_given = (batch["segment_ids"] > 0) & ~batch["loss_mask"]
+      rows = {"canvas": jnp.where(is_given, batch["tokens"], tokenizer.mask_id),
               "row_index": batch["example_index"], "context": objective.context_of(params, batch)}
       found = loop.decode_rows(objective, sampler, params, key, rows, start=0, record=record)
       canvas = None if record == "none" else found.trajectory.canvas
@@ -85,14 +90,14 @@ class Words(types.Evaluator):
 
   def __call__(self, params, frozen, *, quick):
     """Decodes the held-out images; during training by the first rule, a part of them."""
-    del frozen
     if quick:
-      found, _ = self._measured(params, 0, "none", self._parts.config["eval"]["num_batches"])
+      found, _ = self._measured(params, frozen, 0, "none",
+                                self._parts.config["eval"]["num_batches"])
       return {"word_accuracy": found["word_accuracy"]}
     results = {}
     for number, setting in enumerate(self._settings):
       is_shown = number == 0 and isinstance(self._source, images.Pictures)
-      found, first = self._measured(params, number, "canvas" if is_shown else "none", 0)
+      found, first = self._measured(params, frozen, number, "canvas" if is_shown else "none", 0)
       results |= {f"{name}_{setting.rule}_{setting.value}": value for name, value in found.items()}
       if is_shown and jax.process_index() == 0:
         self._save(setting.rule, *first)
@@ -102,21 +107,27 @@ class Words(types.Evaluator):
   def _source(self):
     return sources.build(pipeline.read_config(self._parts.config["data"]).source_configs()[0])
 
-  def _measured(self, params, number: int, record: str, limit: int):
+  def _measured(self, params, frozen, number: int, record: str, limit: int):
     """Figures of a rule, and (decoded, rows) of the first batch."""
     parts = self._parts
     batches = pipeline.build(parts.config["data"], parts.tokenizer, split="validation",
                              batch_size=parts.config["batch_size"], seed=0, shuffle=False,
                              repeat=False, drop_remainder=False)
     batches = (b for i, b in enumerate(batches) if not limit or i < limit)
-    found, rows = likelihood.run_batches(self._decode(number, record), params, batches,
-                                         mesh=parts.mesh)
-    pairs, calls = [], []
+    decode = self._decode(number, record)
+    found, rows = likelihood.run_batches(lambda params, batch: decode(params, batch, frozen or {}),
+                                         params, batches, mesh=parts.mesh)
+    pairs, calls, slots = [], [], {kind: [] for kind in self._slots}
     for one, batch in zip(found, rows):
       for i in np.flatnonzero(batch["loss_mask"].any(axis=1)):
-        pairs.append((self._text(one["tokens"][i]), self._text(batch["tokens"][i])))
+        begin = int(batch["loss_mask"][i].argmax())
+        decoded, wanted = one["tokens"][i][begin:], batch["tokens"][i][begin:]
+        pairs.append((self._text(decoded), self._text(wanted)))
         calls.append(one["nfe"][i])
-    return {"word_accuracy": float(np.mean([a == b for a, b in pairs])),
+        for kind, ids in self._slots.items():
+          slots[kind] += list((decoded == wanted)[np.isin(wanted, ids)])
+    shares = {f"{kind}_accuracy": float(np.mean(right)) for kind, right in slots.items() if right}
+    return shares | {"word_accuracy": float(np.mean([a == b for a, b in pairs])),
             "similarity": float(np.mean([similarity(a, b) for a, b in pairs])),
             "nfe": float(np.mean(calls))}, (found[0], rows[0])
 
@@ -127,7 +138,7 @@ class Words(types.Evaluator):
     return tokenizer.decode(tokens[:ends[0]] if ends.size else tokens)
 
   def _save(self, rule: str, found, batch) -> None:
-    workdir, grid = self._parts.workdir, self._source.grid
+    workdir, grid = self._parts.workdir, self._source
     shown = np.flatnonzero(batch["loss_mask"].any(axis=1))[:_SHOWN]
     steps = lambda i: [*found["canvas"][i][:int(found["nfe"][i])], found["tokens"][i]]
     lines = [{"rule": rule, "text": self._text(batch["tokens"][i]),
@@ -149,6 +160,15 @@ class Words(types.Evaluator):
                    f"{results[f'nfe_{name}']:8.2f}{results[f'word_accuracy_{name}']:9.3f}"
                    f"{results[f'similarity_{name}']:9.3f}")
     return "\n".join(lines)
+
+
+def _ids(kind: str, words: Sequence[str], tokenizer: Any) -> np.ndarray:
+  """Ids of the words of a slot; ValueError for one that is not one token."""
+  ids = [tokenizer.encode(word) for word in words]
+  if any(len(found) != 1 for found in ids):
+    raise ValueError(f"config.eval.slots.{kind} is {words!r:.60}; give words that are one token "
+                     "each.")
+  return np.concatenate(ids)
 
 
 def _settings(config: Mapping[str, Any]) -> list[samplers.Setting]:

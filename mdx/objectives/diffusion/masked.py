@@ -189,8 +189,11 @@ class MaskedDiffusion(types.Maskable):
 
   def __call__(self, params, batch, context):
     """Weighted sum of -log p(x_i | x_t) over the masked tokens."""
+    return self._totals(params, batch, context, self._nats(params, batch, context.noise))
+
+  def _totals(self, params, batch, context, nats):
+    """Loss and figures of rows whose masked positions cost `nats` [B, L] over their weight."""
     allowed, is_masked = mask_lib.allowed_positions(batch), batch["is_masked"]
-    nats = self._nats(params, batch, context.noise)
     weight = batch["token_weight"]
     bound = (nats * (weight[:, None] if weight.ndim == 1 else weight)).sum(axis=1)
     plain = nats.sum(axis=1)
@@ -231,10 +234,14 @@ class MaskedDiffusion(types.Maskable):
 
   def _scores(self, params, batch, noise, **score):
     """`targets.target_losses` of the masked positions."""
+    return self._scores_of(params, batch, self._hidden(params, batch, noise), **score)
+
+  def _scores_of(self, params, batch, hidden, **score):
+    """`targets.target_losses` of the masked positions, of hidden states [B, L, D]."""
     return targets_lib.target_losses(
-        self.network, params["model"], self._hidden(params, batch, noise), batch["tokens"],
-        batch["is_masked"], rate=self._rate, spread=self._rate_spread,
-        is_binomial=self.mask_draw == "bernoulli", blocked=self._blocked, **score)
+        self.network, params["model"], hidden, batch["tokens"], batch["is_masked"],
+        rate=self._rate, spread=self._rate_spread, is_binomial=self.mask_draw == "bernoulli",
+        blocked=self._blocked, **score)
 
   def bound(self, estimator):
     """This objective, with the draw of masks that an estimator needs."""

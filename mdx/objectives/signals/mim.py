@@ -46,11 +46,17 @@ class Reconstruction(types.Objective):
   normalised: bool
   channels: int
   num_patches: int
+  reads_tokens = False
 
   @classmethod
   def build(cls, fields, world):
     """Builds the objective; the data have said what an image is."""
     return config_lib.construct(cls, fields, what="objective", network=world.network)
+
+  @property
+  def visibility(self):
+    """Full attention."""
+    return attention_lib.Full()
 
   @classmethod
   def complete(cls, config, data):
@@ -143,7 +149,7 @@ class Reconstruction(types.Objective):
   def states(self, params, batch):
     """States [B, P, D] of whole images."""
     return self.network.encode(params["model"], self.frontend.embed(params["frontend"], batch),
-                               attention=attention_lib.Full()).last
+                               attention=self.visibility).last
 
 
 def _moments(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -156,6 +162,12 @@ def mask_part(width: int) -> types.Part:
   """The embedding that stands for a masked patch, {"token": [D]}."""
   return types.Part(lambda key: {"token": 0.02 * jax.random.normal(key, (width,), jnp.float32)},
                     is_served=True, is_fresh=False)
+
+
+def pixel_part(width: int, channels: int) -> types.Part:
+  """The map from states to the values of a patch."""
+  return types.Part(lambda key: heads.linear_init(key, width, channels), is_served=True,
+                    is_fresh=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,7 +187,7 @@ class SimMIM(Reconstruction):
     """The model, its embeddings, the mask token, and the head."""
     return super().parts() | {
         "mask": mask_part(self.network.width),
-        "pixels": patches_lib.linear_part(self.network.width, self.channels)}
+        "pixels": pixel_part(self.network.width, self.channels)}
 
   def masked_states(self, params: types.Params, batch: types.Batch) -> tuple[jax.Array, jax.Array]:
     """Embeddings of all patches, and states with the masked ones hidden, [B, P, D] each."""
@@ -187,7 +199,7 @@ class SimMIM(Reconstruction):
   def attention_of(self, batch: types.Batch) -> Any:
     """The attention value of rows of `prepare`."""
     del batch
-    return attention_lib.Full()
+    return self.visibility
 
   def predict(self, params, batch, context, **options):
     """Predictions, and (embeddings of all patches [B, P, D], the network's output)."""
@@ -240,7 +252,7 @@ class MAE(Reconstruction):
     return super().parts() | {
         "decoder": decoder._replace(is_served=True, is_fresh=False), "mask": mask_part(width),
         "decoder_frontend": positions.part(),
-        "pixels": patches_lib.linear_part(width, self.channels)}
+        "pixels": pixel_part(width, self.channels)}
 
   def predict(self, params, batch, context):
     """Predictions, and None."""
@@ -253,7 +265,7 @@ class MAE(Reconstruction):
     picked = jnp.take_along_axis(segments * ~is_masked, chosen, axis=1)
     inputs = types.Inputs(None, segment_ids=picked,
                           states=jnp.take_along_axis(states, chosen[..., None], axis=1))
-    seen = self.network.encode(params["model"], inputs, attention=attention_lib.Full(),
+    seen = self.network.encode(params["model"], inputs, attention=self.visibility,
                                noise=noise).last
     own = params["decoder_frontend"]
     known = heads.affine(own, seen)
@@ -265,6 +277,6 @@ class MAE(Reconstruction):
                           states=whole + own["position"][None].astype(whole.dtype))
     if noise is not None:
       noise = reading.noise_of(reading.noise_for(context.noise, "decoder"), batch)
-    hidden = self.decoder.encode(params["decoder"], inputs, attention=attention_lib.Full(),
+    hidden = self.decoder.encode(params["decoder"], inputs, attention=self.visibility,
                                  noise=noise).last
     return heads.affine(params["pixels"], hidden.astype(jnp.float32)), None

@@ -310,10 +310,8 @@ class W2vBert(types.Coupled):
 
 
 def _linear(width, size) -> types.Part:
-  """A linear map of variance 1 / width, and its bias."""
-  return types.Part(lambda key: {
-      "kernel": jax.random.normal(key, (width, size), jnp.float32) * width ** -0.5,
-      "bias": jnp.zeros(size, jnp.float32)}, is_served=True)
+  """A linear map, which the exported model keeps."""
+  return types.Part(lambda key: heads.linear_init(key, width, size), is_served=True)
 
 
 def _read(path: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.data.toys import bilingual
 from mdx.data.toys import habits as habits_lib
+from mdx.data.toys import scene_words
 
 BYTE = tokenizer_lib.build("byte")
 MEMORY = dict(name="memory", documents=tuple(f"text {i}" for i in range(30)), holdout_every=5)
@@ -33,6 +34,7 @@ def _cases(tmp_path):
   chat = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")
   news, grammar = tokenizer_lib.build("news"), tokenizer_lib.build("grammar")
   habits = tokenizer_lib.build(habits_lib.TOKENIZER)
+  scenes = tokenizer_lib.build(scene_words.TOKENIZER)
   sudoku = dict(name="sudoku", num_train=20, num_validation=5, num_test=5)
   documents = dict(name="grammar", num_documents=9, num_validation=9, num_paragraphs=2)
   return {
@@ -56,6 +58,8 @@ def _cases(tmp_path):
       "frames": (BYTE, dict(length=4, packing="pad", channels=3, source=_npz(tmp_path))),
       "captioned": (BYTE, dict(length=9, packing="pad", channels=64, num_patches=16, source=dict(
           name="rendered", num_train=9, num_validation=4))),
+      "pictured": (scenes, dict(length=9, packing="pad", channels=48, num_patches=16, fill="eos",
+                                source=dict(name="scenes", num_train=9, num_validation=4))),
       "sequences": (tokenizer_lib.build(bilingual.TOKENIZER), dict(
           length=12, packing="pad", append_eos=False, source=dict(
               name="bilingual", num_train=9, num_validation=4))),

@@ -58,7 +58,7 @@ def test_every_kind_of_file_gives_the_same_patches_and_labels(kind, tmp_path):
   records = source.records("train")
   assert [x["label"] for x in records] == LABELS and source.layout == "patches"
   for record, pixels in zip(records, PIXELS):
-    np.testing.assert_allclose(source.grid.join(record["x"])[..., 0], pixels, atol=1e-3)
+    np.testing.assert_allclose(source.join(record["x"])[..., 0], pixels, atol=1e-3)
 
 
 def test_images_are_changed_by_seed_and_epoch_in_training_alone(tmp_path):
@@ -85,7 +85,7 @@ def test_texts_of_a_folder_stand_beside_their_images(tmp_path):
                                    repeat=False, drop_remainder=False)))
   assert [LETTERS.decode(x) for x in batch["tokens"]] == ["ab", "c"]
   np.testing.assert_array_equal(batch["loss_mask"].sum(axis=1), [3, 2])  # with the end
-  np.testing.assert_allclose(batch["patches"][1], _source(tmp_path).grid.cut(PIXELS[0][..., None]))
+  np.testing.assert_allclose(batch["patches"][1], _source(tmp_path).cut(PIXELS[0][..., None]))
   with pytest.raises(ValueError, match="2.png: 'AB' does not begin with one of the 3"):  # outside of the alphabet
     pipeline.check(cfg | {"source": cfg["source"] | {"lower": False}}, LETTERS)
   with pytest.raises(ValueError, match="4 patches of 4 values, but data.num_patches is 9 .*set them"):

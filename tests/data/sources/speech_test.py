@@ -1,6 +1,7 @@
 """Recordings as log-mel frames."""
 
 import importlib.util
+import shutil
 import zipfile
 
 import numpy as np
@@ -115,6 +116,16 @@ def test_bad_labels_and_files_are_one_line(tmp_path):
   (tmp_path / "t.tsv").write_text("b.wav\thi\n")
   with pytest.raises(ValueError, match="no transcript of a_1.wav"):
     _source(tmp_path, labels=str(tmp_path / "t.tsv")).records("train")
+  (tmp_path / "same.tsv").write_text("a_1.wav\thi\nother/a_1.wav\tho\n")
+  with pytest.raises(ValueError, match="line 2: a_1.wav has another transcript above"):
+    _source(tmp_path, labels=str(tmp_path / "same.tsv")).records("train")
+  folder = tmp_path / "wavs" / "more"
+  folder.mkdir(parents=True)
+  for path in (folder, folder.parent):
+    _write(path / "b.wav", _tone())
+  with pytest.raises(ValueError, match="b.wav names recordings in two folders"):
+    _source(folder.parent, labels=str(tmp_path / "t.tsv")).records("train")
+  shutil.rmtree(folder.parent)
   with pytest.raises(ValueError, match="labels is 'what'; choose name"):
     _source(tmp_path, labels="what")
   with pytest.raises(ValueError, match="not a "):

@@ -26,14 +26,14 @@ def test_images_are_drawn_alike_from_a_seed_and_otherwise_from_another(source):
   assert first["text"] == again["text"] and (first["x"] == again["x"]).all()
   assert not (first["x"] == other["x"]).all()
   plain = sources.build(FIELDS | dict(noise=0.0, bar=0)).records("train")
-  grid = source.grid
+  grid = source
   bright = [grid.join(plain[i]["x"]).mean() for i in range(40)]
   assert np.corrcoef(bright, [len(plain[i]["text"]) for i in range(40)])[0, 1] > 0.7
 
 
 def test_a_bar_hides_columns_and_its_rate_is_kept():
   records = sources.build(FIELDS | dict(noise=0.0, bar_rate=0.5)).records("train")
-  grid = sources.build(FIELDS).grid
+  grid = sources.build(FIELDS)
   barred = [(np.abs(grid.join(x["x"])[..., 0] - 128) < 0.1).all(axis=0).sum() for x in records]
   assert set(barred) == {0, 5} and 0.25 < np.mean(np.array(barred) > 0) < 0.75
 

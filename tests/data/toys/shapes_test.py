@@ -17,7 +17,7 @@ def test_classes_are_even_and_images_depend_on_seed_and_number_alone():
 
 def test_stripes_across_and_along_differ_in_the_direction_of_their_edges():
   source = sources.build(dict(name="shapes", num_train=64, noise=0.0))
-  images = [source.grid.join(x["x"])[..., 0] for x in source.records("train")]
+  images = [source.join(x["x"])[..., 0] for x in source.records("train")]
   edges = np.array([[np.abs(np.diff(x, axis=axis)).sum() for axis in (0, 1)] for x in images])
   is_across = np.arange(64) % 2 == 1
   assert (edges[is_across, 0] > edges[is_across, 1]).mean() > 0.8

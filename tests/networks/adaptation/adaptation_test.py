@@ -322,6 +322,7 @@ CONFIGS = {name: (name, None) for name in (
         "masked_document": ("masked_finetuning", None), "w2v_bert": ("w2v_bert", "wav2vec2"),
         "ctc": ("ctc", None), "simmim": ("mim", None),
         "mae": ("mim", "mae"), "mto_style": ("mim", "mto"), "mdiff4str": ("mdiff4str", None),
+        "connector": ("llava", "lora"), "uniform_diffusion": ("duo", None),
         "seq2seq": ("seq2seq", None), "recurrent": ("recurrent", None)}
 
 

@@ -3,7 +3,9 @@
 Reference: Arriola et al. 2025, arXiv:2503.09573.
 """
 
+import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ from mdx.corruption import block as block_lib
 from mdx.corruption import time as time_lib
 from mdx.networks import attention as attention_lib
 from mdx.networks import transformer
+from mdx.networks import visibility
+from mdx.objectives import reading
 from mdx.objectives.diffusion import block as block_diffusion
 from mdx.utils import rng
 from mdx.utils import tree
@@ -68,7 +72,8 @@ def _drawn(objective, tokens, seed=0):
 
 @pytest.mark.parametrize("block_length, fields", [
     (2, {"mask_draw": "exact_count"}), (3, {"mask_draw": "exact_count", "time": "independent"}),
-    (2, {"schedule": {"name": "cosine", "eps": 1e-5}}), (4, {"mask_draw": "exact_count"})])
+    (2, {"schedule": {"name": "cosine", "eps": 1e-5}}), (4, {"mask_draw": "exact_count"}),
+    (4, {"mask_draw": "exact_count", "complementary": True})])
 def test_drawn_bounds_have_the_nll_as_their_mean(block_length, fields):
   rows = _drawn(_objective(block_length, **fields), np.tile(JOINT.sequences, (200, 1)))
   assert abs(oracle.z_score(rows - np.tile(JOINT.nll, 200), 0)) < 4
@@ -226,6 +231,185 @@ def test_sampling_may_cache_finished_blocks_of_the_models_own_length():
     samplers.build(fields | {"block_length": 4}, objective, mask_id=0)
   with pytest.raises(ValueError, match="use prefix, dual or none"):
     samplers.build(fields | {"block_length": 6}, _model(True)[0], mask_id=0)
+
+
+def _table_objective(**fields):
+  """Blocks of 3 tokens; the logits of a position are a function of its own token alone."""
+  table = np.random.default_rng(2).normal(size=(7, 7)).astype(np.float32) * 2
+
+  def encode(params, inputs, *, attention, time=None, noise=None):
+    del params, attention, time, noise
+    return types.Hidden(jnp.asarray(table)[inputs.tokens])
+
+  network = types.Network(lambda key: {"unused": jnp.zeros(())}, encode,
+                          lambda params, hidden, name: hidden, 7)
+  return table, block_diffusion.BlockDiffusion(
+      network=network, mask_id=0, attention={"name": "block_causal", "block_length": 3},
+      **{"mask_draw": "exact_count", "clean_stream": "token"} | fields)
+
+
+def _rows(num):
+  tokens = np.random.default_rng(3).integers(1, 7, (num, 12))
+  return {"tokens": jnp.asarray(tokens, jnp.int32), "example_index": jnp.arange(num),
+          "segment_ids": jnp.asarray(np.resize(SEGMENTS, (num, 12)), jnp.int32),
+          "positions": jnp.asarray(np.resize(POSITIONS, (num, 12)), jnp.int32),
+          "loss_mask": jnp.asarray(np.resize(SEGMENTS > 0, (num, 12)))}
+
+
+@pytest.fixture(name="all_terms", scope="module")
+def _all_terms():
+  table, objective = _table_objective(ar_weight=0.5, complementary=True, confidence_weight=2.0,
+                                      edit_rate=0.3, edit_weight=0.7)
+  batch = _rows(200)
+
+  def score(batch):
+    prepared, weights = objective.prepare({}, batch, rng.root(0), CONTEXT)
+    return prepared, weights, *objective(enumerated.PARAMS, prepared, CONTEXT)
+
+  return table, batch, objective, *jax.jit(score)(batch)
+
+
+def test_every_token_is_masked_in_exactly_one_of_two_complementary_texts(all_terms):
+  _, batch, _, drawn, *_ = all_terms
+  real, masked, other = (np.asarray(x) for x in (
+      batch["loss_mask"], drawn["is_masked"], drawn["is_other"]))
+  np.testing.assert_array_equal(masked ^ other, real)
+  assert not np.any(masked & other) and 0.2 < masked[real].mean() < 0.8
+  np.testing.assert_array_equal(np.asarray(drawn["noisy_tokens"] == 0), masked)
+  np.testing.assert_array_equal(np.asarray(drawn["other_tokens"] == 0), other)
+
+
+def test_edits_replace_tokens_that_are_shown_by_uniform_ones(all_terms):
+  _, batch, _, drawn, *_ = all_terms
+  tokens, real = np.asarray(batch["tokens"]), np.asarray(batch["loss_mask"])
+  for noisy, masked in (("noisy_tokens", "is_masked"), ("other_tokens", "is_other")):
+    noisy, shown = np.asarray(drawn[noisy]), real & ~np.asarray(drawn[masked])
+    changed = noisy != tokens
+    np.testing.assert_array_equal(noisy[~real], tokens[~real])
+    rate = changed[shown]  # one in six of the uniform tokens is the old one
+    assert abs(oracle.z_score(rate, 0.3 * 5 / 6)) < 4
+    offset = (noisy - tokens)[shown & changed] % 6  # of ids 1 .. 6
+    assert oracle.chi_square(np.bincount(offset, minlength=6)[1:], np.ones(5)) > 1e-4
+
+
+def test_every_term_is_the_sum_by_hand(all_terms):
+  table, batch, objective, drawn, weights, totals, aux = all_terms
+  table = np.where(np.arange(7) == 0, -1e30, table.astype(np.float64))  # no mask is predicted
+  log_probs = table - np.log(np.exp(table).sum(axis=1, keepdims=True))
+  tokens, real = np.asarray(batch["tokens"]), np.asarray(batch["loss_mask"])
+  of = lambda inputs: np.take_along_axis(log_probs[inputs], tokens[..., None], axis=2)[..., 0]
+  begins = np.resize(POSITIONS == 0, real.shape)
+  previous = np.pad(tokens[:, :-1], ((0, 0), (1, 0)))
+  wanted = {"elbo": 0.0, "edit": 0.0, "confidence": 0.0,
+            "ar": -of(previous)[real & ~begins].sum()}
+  entropy = -(np.exp(log_probs) * np.maximum(log_probs, -1e9)).sum(axis=1)
+  for names in (("noisy_tokens", "is_masked", "token_weight"),
+                ("other_tokens", "is_other", "other_weight")):
+    noisy, masked, weight = (np.asarray(drawn[name]) for name in names)
+    wanted["elbo"] -= (of(noisy) * weight)[masked].sum()
+    wanted["edit"] -= of(noisy)[real & ~masked].sum()
+    right = masked & (log_probs[noisy].argmax(axis=2) == tokens)
+    wanted["confidence"] += entropy[noisy][right].sum()
+    assert right.any()
+  assert set(totals) == set(wanted) == set(weights) == set(objective.scales)
+  for name, value in wanted.items():
+    np.testing.assert_allclose(totals[name], value, rtol=1e-4, err_msg=name)
+  count = real.sum()
+  assert weights["edit"] == weights["confidence"] == weights["elbo"] == count
+  assert weights["ar"] == count - (real & begins).sum() == aux.metrics["ar_nats_per_token"][1]
+  assert aux.metrics["nats_per_token"][1] == aux.metrics["masked_nats"][1] == count
+  np.testing.assert_allclose(aux.rows["nll"].sum(), wanted["elbo"], rtol=1e-4)
+  np.testing.assert_allclose(aux.metrics["nats_per_token"][0], wanted["elbo"], rtol=1e-4)
+  assert objective.scales == {"elbo": 1.0, "ar": 0.5, "confidence": 2.0, "edit": 0.7}
+
+
+def test_likelihoods_have_no_terms_of_training(all_terms):
+  objective = all_terms[2]
+  plain = objective.bound("stratified")
+  assert plain.scales == {"elbo": 1.0} and not plain.complementary and not plain.edit_rate
+  assert plain.clean_stream == "token" and objective.bound("exact") is None
+  assert _objective(2).bound("stratified").block_phases == ()
+
+
+def test_a_causal_clean_text_is_read_as_a_causal_model_reads_it():
+  plain, params = _model(False)
+  objective = dataclasses.replace(plain, clean_stream="token", ar_weight=1.0)
+  batch = {k: jnp.asarray(v, jnp.int32) for k, v in _rows(2).items()}
+  draw = np.random.default_rng(1)
+  batch["noisy_tokens"] = jnp.where(draw.random((2, 12)) < 0.5, 0, batch["tokens"])
+  noisy, clean = jax.jit(objective._both)(params, batch)  # pylint: disable=protected-access
+  wanted = jax.jit(lambda batch: reading.encode(
+      objective.network, params["model"], batch, attention=attention_lib.Causal()))(batch)
+  real = SEGMENTS > 0
+  np.testing.assert_allclose(clean[real], wanted[real], atol=2e-5)
+  # A sampler asks for the same, with the canvas behind itself.
+  answer = jax.jit(lambda tokens: objective.answer(params, types.Request(
+      tokens, jnp.ones(2), positions=batch["positions"], segment_ids=batch["segment_ids"])))(
+          batch["tokens"].at[0, 3:].set(batch["noisy_tokens"][0, 3:]))
+  found = objective.network.head(params["model"], noisy[:1, 3:6], "lm")
+  np.testing.assert_allclose(answer.logits[:1, 3:6, 1:], found[..., 1:], atol=2e-5)
+
+
+@pytest.mark.parametrize("clean", ["block", "token"])
+def test_visibility_is_the_definition_document_by_document(clean):
+  value = attention_lib.TwoStream(3, clean)
+  twice = lambda x: jnp.asarray(np.concatenate([x, x], axis=1))
+  found = np.asarray(attention_lib.visible(value, twice(POSITIONS), twice(SEGMENTS)))
+  phased = attention_lib.visible(visibility.Phased(value, jnp.int32(3)), twice(POSITIONS),
+                                 twice(SEGMENTS))
+  np.testing.assert_array_equal(found, phased)
+  for row in range(2):
+    for i, j in itertools.product(range(24), repeat=2):
+      (own, q), (other, k) = (divmod(n, 12) for n in (i, j))
+      ahead = POSITIONS[row, q] // 3 - POSITIONS[row, k] // 3
+      wanted = {(0, 0): ahead == 0, (0, 1): ahead > 0, (1, 0): False,
+                (1, 1): ahead >= 0 if clean == "block" else k <= q}[own, other]
+      assert found[row, 0, i, j] == (wanted and SEGMENTS[row, q] == SEGMENTS[row, k])
+
+
+def test_phases_of_block_lengths_are_one_program_and_each_is_its_own_objective():
+  def score(objective, batch, step):
+    context = types.context(step)
+    prepared, _ = objective.prepare({}, batch, rng.root(0), context)
+    return prepared, objective(params, prepared, context)[0]["elbo"]
+
+  plain, params = _model(False)
+  phased = dataclasses.replace(plain, mask_draw="exact_count",
+                               block_phases=[[0, 1], [10, 6], [20, 3]])
+  batch = {k: v for k, v in _rows(2).items() if k not in ("segment_ids", "positions")}
+  run = jax.jit(functools.partial(score, phased))
+  for step, length in ((9, 1), (10, 6), (19, 6), (20, 3)):
+    drawn, total = run(batch, jnp.int32(step))
+    blocks = np.asarray(drawn["noise_level"]).reshape(2, -1, length)
+    np.testing.assert_array_equal(blocks, blocks[..., :1] + 0 * blocks)
+    fixed = dataclasses.replace(plain, mask_draw="exact_count", attention={
+        "name": "block_causal", "block_length": length})
+    given = {k: drawn[k] for k in ("is_masked", "token_weight", "noise_level")}
+    np.testing.assert_allclose(total, score(fixed, batch | given, 0)[1], rtol=1e-5)
+  assert run._cache_size() == 1  # pylint: disable=protected-access
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"clean_stream": "tokens"}, "clean_stream is 'tokens'; choose from block, token"),
+    ({"ar_weight": 0.3}, "already shows; set objective.clean_stream=token"),
+    ({"complementary": True}, "got mask_draw bernoulli; use exact_count"),
+    ({"edit_rate": 1.0}, "edit_rate"), ({"confidence_weight": -1.0}, "confidence_weight"),
+    ({"block_phases": ((0, 4), (5, 8))}, "block_phases needs pairs .first step, block length"),
+    ({"block_phases": ((1, 16),)}, "block_phases needs pairs"),
+    ({"block_phases": 3}, "block_phases needs pairs")])
+def test_settings_of_2026_without_meaning_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message) as error:
+    block_diffusion.BlockDiffusion(network=_oracle(2), mask_id=1, **fields)
+  assert "\n" not in str(error.value)
+
+
+def test_lengths_and_caches_that_do_not_fit_are_refused():
+  objective = _objective(2, block_phases=((0, 3), (5, 2)))
+  with pytest.raises(ValueError, match="blocks of 3 tokens, which do not divide data.length 4"):
+    objective.check_length(4)
+  fields = dict(name="confidence", cache="block", gen_length=12, steps=12, block_length=6)
+  with pytest.raises(ValueError, match="reads its clean text causally, beside the canvas"):
+    samplers.build(fields, dataclasses.replace(_model(False)[0], clean_stream="token"), mask_id=0)
 
 
 @pytest.mark.parametrize("fields, message", [

@@ -117,7 +117,7 @@ def test_equal_codes_are_no_distractors(run):
 
 
 def test_masked_features_are_read_as_noise_alone(run):
-  """What stands behind a mask changes no state, if neither codes nor neighbours are read."""
+  """Features behind a mask change no state, if neither codes nor neighbours are read."""
   _, params, batch, _, _ = run
   objective = _objective(clusters="x", centres=np.random.default_rng(0).normal(size=(4, 3)),
                          contrast_scale=0.0, context_layers=0)
