@@ -9,9 +9,8 @@ windows of the disjoint arm that overlap by half, which cost twice as much.
 It has not been run.
 """
 
-from ml_collections import config_dict
-
 from mdx.configs import recurrent
+from mdx.configs.claims import common
 
 
 def get_config(arg=None):
@@ -21,21 +20,21 @@ def get_config(arg=None):
   run = recurrent.get_config()
   run.update(steps=200, eval_steps=0, checkpoint_steps=10_000, log_steps=100)
   run.network.update(num_layers=2, width=64, num_heads=2, mlp_width=192)
-  run.init.base.update(steps=500, batch_size=32, eval_steps=0, checkpoint_steps=500, log_steps=250)
-  less = lambda name, right, measure, right_measure="": dict(
-      name=f"recurrent beats {name}", left="recurrent", right=right, measure=measure,
+  run.init.base.update(steps=500, batch_size=32, eval_steps=0, checkpoint_steps=10_000,
+                       log_steps=250)
+  less = lambda name, left, right, measure, right_measure="": dict(
+      name=f"{left} beats {name}", left=left, right=right, measure=measure,
       right_measure=right_measure, larger_is_better=False)
-  return config_dict.ConfigDict(dict(
-      mode="claim", statement="memory between windows lowers the perplexity of long texts",
-      seeds=(0, 1, 2), run=run,
-      arms=dict(recurrent={}, disjoint=dict(objective=dict(num_slots=0)),
-                full=dict(objective=dict(num_slots=0, window=512))),
-      grids=dict(), choose_by="",
-      measures=("nats_per_token", "perplexity_own", "later_nats_own", "later_nats_disjoint",
-                "flops_own", "temporaries_own"),
-      comparisons=(
-          less("disjoint windows", "disjoint", "nats_per_token"),
-          less("disjoint windows, behind the first", "disjoint", "later_nats_own"),
-          less("overlapping windows", "disjoint", "perplexity_own", "perplexity_overlapping"),
-          dict(name="full context beats recurrent", left="full", right="recurrent",
-               measure="nats_per_token", larger_is_better=False))))
+  claim = common.claim(
+      "memory between windows lowers the perplexity of long texts", run,
+      dict(recurrent={}, disjoint=dict(objective=dict(num_slots=0)),
+           full=dict(objective=dict(num_slots=0, window=512))),
+      (less("disjoint windows", "recurrent", "disjoint", "nats_per_token"),
+       less("disjoint windows, behind the first", "recurrent", "disjoint", "later_nats_own"),
+       less("overlapping windows", "recurrent", "disjoint", "perplexity_own",
+            "perplexity_overlapping"),
+       less("recurrent", "full", "recurrent", "nats_per_token")))
+  claim.measures = ("nats_per_token", "perplexity_own", "later_nats_own", "perplexity_disjoint",
+                    "perplexity_overlapping", "flops_own", "flops_overlapping", "temporaries_own",
+                    "seconds")
+  return claim

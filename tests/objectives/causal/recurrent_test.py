@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from mdx import objectives
 from mdx import types
+from mdx.build import setup as setup_lib
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.eval.evaluators import contexts
 from mdx.networks import transformer
@@ -66,8 +68,6 @@ def test_windows_in_a_scan_are_windows_one_by_one_and_without_slots_rows_of_thei
 
 def test_a_later_window_reaches_the_first_one_by_memory_alone_and_reads_nothing_ahead(model):
   objective, params = model
-
-
   changed = ROWS | {"tokens": TOKENS.at[0, 5].set(3)}
   other = ROWS | {"tokens": TOKENS.at[0, 0].set(3)}
   plain = dataclasses.replace(objective, num_slots=0)
@@ -114,3 +114,13 @@ def test_memory_of_training_is_that_of_a_window():
 def test_windows_without_meaning_are_one_line(change, message):
   with pytest.raises(ValueError, match=message):
     change()
+
+
+def test_a_window_longer_than_the_model_is_one_line_and_a_row_may_be_longer(tmp_path):
+  setup = lambda most: setup_lib.setup(tiny.config("recurrent", network__max_length=most),
+                                       str(tmp_path / "run"))
+  assert setup(9).objective.longest(16) == 9
+  with pytest.raises(ValueError, match="a window of 9 positions exceeds network.max_length 8; raise "
+                                       "it or shorten the windows") as error:
+    setup(8)
+  assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
