@@ -9,6 +9,7 @@ from mdx import checkpoint as checkpoint_lib
 from mdx import modes
 from mdx.build import begins
 from mdx.build import setup as setup_lib
+from mdx.data.toys import bilingual
 from mdx.utils import rng
 from mdx.utils import tree
 
@@ -43,6 +44,9 @@ def test_parts_begin_from_a_masked_language_model_but_for_what_they_add(tmp_path
   assert added and all("/cross" in key for key in added)
   assert tree.flatten(found["encoder"]).keys() == stored.keys()
   assert found["length"] is fresh["length"]
+  with pytest.raises(ValueError, match="parts.encoder .* was trained with another tokenizer"):
+    setup_lib.setup(_config(init__checkpoint=path, init__parts=dict(encoder=path),
+                            tokenizer__path=f"{bilingual.TOKENIZER} more"), str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("parts, message", [
