@@ -31,10 +31,12 @@ from mdx.corruption import temporal
 from mdx.data.prepared import tagger
 from mdx.networks import attention
 from mdx.networks import presets
+from mdx.networks import transformer
 from mdx.networks import visibility
 from mdx.objectives import preference
 from mdx.objectives.causal import meap
 from mdx.objectives.diffusion import masked
+from mdx.objectives.diffusion import seq2seq
 from mdx.objectives.embedding import contrastive
 from mdx.objectives.policies import advantage
 from mdx.objectives.tokens import mlm
@@ -369,6 +371,23 @@ def image_texts():
   return picture
 
 
+def corrupted_targets():
+  """How much of a target is left at each rate of corruption, of 60 rows of 12 tokens."""
+  tokens = jnp.ones((60, 12), jnp.int32)
+  objective = seq2seq.Seq2Seq(network=transformer.Transformer(
+      num_layers=1, width=8, num_heads=2, vocab_size=40, context_width=8).network(), mask_id=0,
+                              random_ids=tuple(range(1, 40)), max_length=12)
+  batch, _ = objective.prepare(None, {"tokens": tokens, "example_index": jnp.arange(60)},
+                               rng.root(0), types.context(0))
+  kept = np.asarray(batch["noisy_tokens"] == tokens)
+  picture, axes = _axes(7.4, 2.6)
+  axes.imshow(kept[np.argsort(kept.sum(axis=1))].T, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+  axes.set(xlabel="rows, by the tokens that are left", ylabel="position", yticks=(0, 11),
+           yticklabels=(1, 12))
+  axes.grid(False)
+  return picture
+
+
 def preference_loss():
   """The loss of a pair by the difference of its scores."""
   picture, axes = _axes(5.6, 2.9)
@@ -495,7 +514,7 @@ PICTURES: dict[str, Callable[[], figure.Figure]] = {  # the page of docs/methods
     "mlm": mlm_variants, "preference": preference_loss, "rl": rl, "rts_slm": rts_slm,
     "search_agents": search_agents, "sedd": sedd, "sft": sft, "speech": speech,
     "structural": structural,
-    "unlearning_knowledge": unlearning_losses}
+    "unlearning_knowledge": unlearning_losses, "windows_refinement": corrupted_targets}
 
 
 def draw(name: str, folder: pathlib.Path) -> pathlib.Path:

@@ -70,6 +70,8 @@ class Part(NamedTuple):
     is_rounded: path within the part -> whether all that read the parameter first round it to the
       type of the activations, so that a copy for decoding may be stored in it.
     upkeep: what a training step does with it beside the gradient of the loss; None: nothing.
+    adds: path within the part -> whether a model that the part may begin from (`init.parts`) does
+      not have the parameter (cross-attention): it begins from the seed.
   """
   init: Callable[[jax.Array], PyTree]
   axes: Callable[[str, tuple[int, ...]], tuple[str | None, ...]] = no_axes
@@ -78,6 +80,7 @@ class Part(NamedTuple):
   is_fresh: bool = True
   is_rounded: Callable[[str], bool] = lambda path: False
   upkeep: Upkeep | None = None
+  adds: Callable[[str], bool] = lambda path: False
 
 
 class Aux(NamedTuple):
@@ -416,6 +419,10 @@ class Objective(Protocol):
 
   def check_length(self, length: int) -> None:
     """Raises ValueError if the objective cannot take rows of `length` tokens."""
+
+  def longest(self, length: int) -> int:
+    """Returns the positions that the network is given at a time, of rows of `length` tokens."""
+    return length
 
   def check_fields(self, fields: Sequence[str]) -> None:
     """Raises ValueError if rows with these fields mean something that the loss leaves out."""

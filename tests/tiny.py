@@ -58,6 +58,10 @@ def config(name: str, **changes):
     small["eval.evaluators"] = ()
   if "base" in cfg.init:
     small["init.base"] = None
+  if "parts" in cfg.init:  # of the base
+    small["init.parts"] = {}
+  if "window" in cfg.objective:  # of longer rows
+    small["objective.window"] = 8
   return changed(cfg, small | {k.replace("__", "."): v for k, v in changes.items()})
 
 

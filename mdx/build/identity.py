@@ -63,6 +63,8 @@ def anywhere(config: Mapping[str, Any]) -> dict[str, Any]:
   if "init" in config:
     config["init"] = {k: whole(v) if k in ("checkpoint", "adapter") else v
                       for k, v in config["init"].items()}
+    if parts := config["init"].get("parts"):
+      config["init"]["parts"] = {name: whole(place) for name, place in parts.items()}
   if config.get("frozen"):
     config["frozen"] = {name: {**one, "checkpoint": whole(one.get("checkpoint", ""))}
                         for name, one in config["frozen"].items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from mdx import objectives
 from mdx import samplers
 from mdx import sharding
 from mdx import types
+from mdx.build import begins
 from mdx.build import frozen as frozen_lib
 from mdx.build import model_parts
 from mdx.build import resolve
@@ -136,7 +137,8 @@ def setup(config: Mapping[str, Any], workdir: str) -> Setup:
     config = {**config, "eval": {**config["eval"], "test": False}}
     console.say("no test split (data.source.test_path): results are of validation.")
   run = assemble(config, workdir, tokenizer, sharding.make_mesh(config["mesh"]))
-  if config["init"]["checkpoint"]:
+  begins.check(config, run.objective, tokenizer, run.shapes.params, run.spec.adaptations)
+  if config["init"]["checkpoint"] and not begins.named(config):
     source = source_lib.open_source(config["init"]["checkpoint"])
     adaptations, trains = run.spec.adaptations, run.optimizer.trains
     source.check(run.shapes.params, adaptations, fresh_parts(run.objective))
@@ -179,9 +181,11 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   spec, objective = model_parts.build_objective(
       config, tokenizer, mesh, data=facts_lib.Facts(config["data"]),
       frozen={name: one.objective for name, one in frozen.items()})
-  if spec.max_length < config["data"]["length"]:
-    raise ValueError(f"data.length {config['data']['length']} exceeds network.max_length "
-                     f"{spec.max_length}; raise it or shorten the rows.")
+  longest = objective.longest(length := config["data"]["length"])
+  if spec.max_length < longest:
+    name = f"data.length {length}" if longest == length else f"a window of {longest} positions"
+    raise ValueError(f"{name} exceeds network.max_length {spec.max_length}; raise it or shorten "
+                     f"the {'rows' if longest == length else 'windows (objective.window)'}.")
   for length in lengths:
     objective.check_length(length)
   objective.check_fields(facts_lib.Facts(config["data"]).fields())
@@ -271,13 +275,18 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
 
 def _starting(run: Setup, source: str) -> types.Params:
   """The parameters that a run starts from, of a source."""
-  config, fresh = run.config, fresh_parts(run.objective)
-  found = source_lib.open_source(source)
+  config, named = run.config, begins.named(run.config)
+  fresh = tuple(dict.fromkeys((*fresh_parts(run.objective), *named)))
+  new, found = _fresh(run, fresh) if fresh else {}, source_lib.open_source(source)
+  if named:
+    config = {**config, "init": {**config["init"], "checkpoint": source}}
+    new |= begins.load(config, run.objective, run.shapes.params, new, run.spec.adaptations)
+  if set(fresh) == set(run.shapes.params):
+    return new
   params = found.load(
       run.shapes.params, config["init"]["params"], seed=config["seed"],
       adaptations=run.spec.adaptations, adapter=config["init"].get("adapter", ""), fresh=fresh)
-  return params | (_fresh(run) if fresh else {}) | found.head(
-      run.objective, run.shapes.params, says=True)()
+  return params | new | found.head(run.objective, run.shapes.params, says=True)()
 
 
 def load_frozen(run: Setup) -> dict[str, types.Params]:
@@ -290,9 +299,9 @@ def load_frozen(run: Setup) -> dict[str, types.Params]:
   return found
 
 
-def _fresh(run: Setup) -> dict[str, Any]:
-  """The parts of the parameters that begin from the seed."""
-  parts = lambda params: {k: params[k] for k in fresh_parts(run.objective)}
+def _fresh(run: Setup, names: Sequence[str]) -> dict[str, Any]:
+  """Parts of the parameters as they begin from the seed."""
+  parts = lambda params: {k: params[k] for k in names}
   init = lambda key: parts(run.objective.init(rng.stream(key, "init")))
   shardings = jax.tree.map(lambda x: x.sharding, parts(run.shapes.params))
   return jax.jit(init, out_shardings=shardings)(rng.root(run.config["seed"]))

@@ -1,6 +1,6 @@
 """Logical axes of the transformer's parameters, those that decay, and those that are rounded.
 
-Contents: RULES, axes, decays, is_rounded.
+Contents: RULES, axes, decays, is_rounded, is_cross.
 
 Convention: a path is that within the network ("layers/attention/q/kernel"). Parameters of the
 scanned layers have a leading axis of layers that is never sharded. Every parameter matches
@@ -108,3 +108,8 @@ def is_rounded(path: str, kept: Collection[str] = ()) -> bool:
     kept: paths of the sites whose adaptations read the kernel in its own type.
   """
   return bool(_ROUNDED.fullmatch(path)) and path.rpartition("/")[0] not in kept
+
+
+def is_cross(path: str) -> bool:
+  """Returns whether a parameter is of cross-attention, which a model without a context lacks."""
+  return re.fullmatch(r"(first_)?layers/cross(_norm)?/.*", path) is not None

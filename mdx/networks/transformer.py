@@ -386,7 +386,7 @@ class Transformer:
                          part=types.Part(init, functools.partial(axes.axes, adapted=adapted),
                                          functools.partial(axes.decays, adapted=adapted),
                                          is_rounded=functools.partial(axes.is_rounded, kept=kept),
-                                         upkeep=sites.upkeep(self.adaptations)),
+                                         upkeep=sites.upkeep(self.adaptations), adds=axes.is_cross),
                          vary=lambda *shares, **fields: self.scaled(*shares, **fields).network(),
                          reads_time=self.time_conditioning, embed=embed,
                          head_chunk=self.head_chunk, context_width=self.context_width)

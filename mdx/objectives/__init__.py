@@ -14,12 +14,14 @@ from mdx.objectives import joint_head
 from mdx.objectives import preference
 from mdx.objectives.causal import ar
 from mdx.objectives.causal import meap
+from mdx.objectives.causal import recurrent
 from mdx.objectives.diffusion import adapt
 from mdx.objectives.diffusion import block as block_diffusion
 from mdx.objectives.diffusion import d3pm
 from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked as diffusion
 from mdx.objectives.diffusion import sedd
+from mdx.objectives.diffusion import seq2seq
 from mdx.objectives.diffusion import uniform
 from mdx.objectives.embedding import contrastive
 from mdx.objectives.embedding import distilled
@@ -59,6 +61,7 @@ from mdx.objectives.transfer import unlearning
 
 OBJECTIVES = {
     "ar": ar.AutoRegressive,
+    "recurrent": recurrent.Recurrent,
     "mlm": mlm.MaskedLM,
     "bitimebert": bitimebert.BiTimeBERT,
     "decoded_mlm": decoded.DecodedLM,
@@ -71,6 +74,7 @@ OBJECTIVES = {
     "d3pm": d3pm.D3PM,
     "sedd": sedd.SEDD,
     "uniform_diffusion": uniform.UniformDiffusion,
+    "seq2seq": seq2seq.Seq2Seq,
     "genmd4": genmd4.GenMD4,
     "block_diffusion": block_diffusion.BlockDiffusion,
     "adapt": adapt.Adaptation,

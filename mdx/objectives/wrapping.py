@@ -54,6 +54,10 @@ class About(types.Objective, Protocol):
     """Parts of the model."""
     return self.model.parts()
 
+  def longest(self, length):
+    """The model's."""
+    return self.model.longest(length)
+
   def check_length(self, length):
     """Checks the length as the model does."""
     self.model.check_length(length)

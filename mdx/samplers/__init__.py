@@ -20,6 +20,7 @@ from mdx.samplers import ancestral
 from mdx.samplers import confidence
 from mdx.samplers import joint
 from mdx.samplers import mean_confidence
+from mdx.samplers import refinement
 from mdx.samplers import revise
 from mdx.samplers import search
 from mdx.samplers import speculative
@@ -39,6 +40,7 @@ SAMPLERS = {
     "hierarchical": confidence.Hierarchical,
     "mean_confidence": mean_confidence.MeanConfidence,
     "rewriting": mean_confidence.Rewriting,
+    "refinement": refinement.Refinement,
     "rcr": revise.RunningConfidence,
     "remdm": revise.Remdm,
     "token_editing": revise.TokenEditing,

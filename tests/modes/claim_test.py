@@ -31,9 +31,11 @@ from mdx.configs.claims import masked_finetuning
 from mdx.configs.claims import meap
 from mdx.configs.claims import peft
 from mdx.configs.claims import rcr
+from mdx.configs.claims import recurrent
 from mdx.configs.claims import rts
 from mdx.configs.claims import schedules
 from mdx.configs.claims import search
+from mdx.configs.claims import seq2seq
 from mdx.configs.claims import slm
 from mdx.configs.claims import structural
 from mdx.configs.claims import unlearn
@@ -155,7 +157,8 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
 
 @pytest.mark.parametrize("module", [rcr, block_size, carry_over, lattice_times, schedules,
                                     looking_right, meap, bitimebert, finetuned, infalign, joint,
-                                    search, peft, unlearn, masked_finetuning, w2v_bert])
+                                    search, peft, unlearn, masked_finetuning, w2v_bert, recurrent,
+                                    seq2seq])
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())

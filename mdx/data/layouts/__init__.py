@@ -7,6 +7,7 @@ from mdx.data.layouts import dated
 from mdx.data.layouts import labelled
 from mdx.data.layouts import parts
 from mdx.data.layouts import preferences
+from mdx.data.layouts import sequences
 from mdx.data.layouts import signals
 from mdx.data.layouts import speech
 from mdx.data.layouts import text
@@ -30,4 +31,5 @@ LAYOUTS = {
     "speech": speech.Speech(),
     "captioned": signals.Captioned(text.Text()),
     "pictured": signals.Captioned(_ANSWERED),
+    "sequences": sequences.Sequences(),
 }

@@ -15,6 +15,7 @@ from mdx.data.sources import dated
 from mdx.data.sources import hf
 from mdx.data.sources import images
 from mdx.data.sources import labelled
+from mdx.data.sources import parallel
 from mdx.data.sources import records
 from mdx.data.sources import speech
 from mdx.data.sources import structure
@@ -22,6 +23,7 @@ from mdx.data.sources import task
 from mdx.data.sources import text
 from mdx.data.sources import tfds
 from mdx.data.sources import unlearning
+from mdx.data.toys import bilingual
 from mdx.data.toys import grammar_pairs
 from mdx.data.toys import grammar_tags
 from mdx.data.toys import grammar_text
@@ -41,6 +43,7 @@ SOURCES = {
     "jsonl": records.Jsonl,
     "chat": records.Chat,
     "preferences": records.Preferences,
+    "parallel": parallel.Parallel,
     "parquet": records.Parquet,
     "arrow": records.Arrow,
     "array_record": records.ArrayRecord,
@@ -61,6 +64,7 @@ SOURCES = {
     "tfds_labelled": labelled.TfdsLabelled,
     "hf_labelled": hf.HfLabelled,
     "packaged": packaged.Packaged,
+    "bilingual": bilingual.Bilingual,
     "grammar": grammar_text.GrammarText,
     "grammar_pairs": grammar_pairs.GrammarPairs,
     "grammar_triplets": grammar_pairs.GrammarTriplets,

@@ -17,6 +17,7 @@ import jax
 from mdx import config as config_lib
 from mdx import types
 from mdx.eval import best as best_lib
+from mdx.eval.evaluators import contexts
 from mdx.eval.evaluators import embedding_tasks
 from mdx.eval.evaluators import forgetting
 from mdx.eval.evaluators import held_out
@@ -25,6 +26,7 @@ from mdx.eval.evaluators import linear_probe
 from mdx.eval.evaluators import pairs
 from mdx.eval.evaluators import questions
 from mdx.eval.evaluators import reconstructions
+from mdx.eval.evaluators import refined
 from mdx.eval.evaluators import rules
 from mdx.eval.evaluators import speech
 from mdx.eval.evaluators import words
@@ -41,6 +43,8 @@ EVALUATORS = {
     "transcripts": speech.Transcripts,
     "frame_probe": speech.FrameProbe,
     "reconstructions": reconstructions.Reconstructions,
+    "contexts": contexts.Contexts,
+    "refined": refined.Refined,
     "words": words.Words,
     "similarity": embedding_tasks.Similarity,
     "retrieval": embedding_tasks.Retrieval,

@@ -11,6 +11,7 @@ from mdx.data import pipeline
 from mdx.data import source
 from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
+from mdx.data.toys import bilingual
 from mdx.data.toys import habits as habits_lib
 from mdx.data.toys import scene_words
 
@@ -59,6 +60,9 @@ def _cases(tmp_path):
           name="rendered", num_train=9, num_validation=4))),
       "pictured": (scenes, dict(length=9, packing="pad", channels=48, num_patches=16, fill="eos",
                                 source=dict(name="scenes", num_train=9, num_validation=4))),
+      "sequences": (tokenizer_lib.build(bilingual.TOKENIZER), dict(
+          length=12, packing="pad", append_eos=False, source=dict(
+              name="bilingual", num_train=9, num_validation=4))),
       "patches": (BYTE, dict(length=6, packing="crop", channels=3, layout="patches",
                              source=_npz(tmp_path))),
       "speech": (BYTE, dict(length=6, packing="crop", channels=3, layout="speech",

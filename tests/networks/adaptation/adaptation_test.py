@@ -323,7 +323,8 @@ CONFIGS = {name: (name, None) for name in (
         "masked_document": ("masked_finetuning", None), "w2v_bert": ("w2v_bert", "wav2vec2"),
         "ctc": ("ctc", None), "simmim": ("mim", None),
         "mae": ("mim", "mae"), "mto_style": ("mim", "mto"), "mdiff4str": ("mdiff4str", None),
-        "connector": ("llava", "lora"), "uniform_diffusion": ("duo", None)}
+        "connector": ("llava", "lora"), "uniform_diffusion": ("duo", None),
+        "seq2seq": ("seq2seq", None), "recurrent": ("recurrent", None)}
 
 
 def test_every_objective_has_a_config_here():
@@ -339,6 +340,8 @@ def test_lora_sets_up_and_traces_with_every_objective(name, tmp_path):
   config.network.update(num_layers=1, width=16, num_heads=2, mlp_width=16)
   if "base" in config.init and not config.frozen:  # a frozen "init" says that there is a base
     config.init.base = None
+  if "parts" in config.init:
+    config.init.parts = {}
   config.lora.rank = 2
   assert config.objective.name == name
   program, = programs.of_config(config, str(tmp_path / "run"),

@@ -1,0 +1,40 @@
+r"""Claim: memory slots between windows give a pretrained decoder more context at little cost.
+
+arXiv:2008.07027: a causal model that reads windows of 64 tokens is fine-tuned on rows of 512 with a
+memory slot between them, or without (`disjoint`), or on whole rows (`full`); from the same weights,
+in as many updates. Nats per token, of all tokens and of those behind the first window, also against
+windows of the disjoint arm that overlap by half, which cost twice as much.
+  python -m mdx.main --config=configs/claims/recurrent.py --workdir=runs/claims/recurrent
+
+It has not been run.
+"""
+
+from mdx.configs import recurrent
+from mdx.configs.claims import common
+
+
+def get_config(arg=None):
+  """Arms and comparisons; takes no argument."""
+  if arg:
+    raise ValueError(f"configs/claims/recurrent.py takes no argument, got {arg!r}.")
+  run = recurrent.get_config()
+  run.update(steps=200, eval_steps=0, checkpoint_steps=10_000, log_steps=100)
+  run.network.update(num_layers=2, width=64, num_heads=2, mlp_width=192)
+  run.init.base.update(steps=500, batch_size=32, eval_steps=0, checkpoint_steps=10_000,
+                       log_steps=250)
+  less = lambda name, left, right, measure, right_measure="": dict(
+      name=f"{left} beats {name}", left=left, right=right, measure=measure,
+      right_measure=right_measure, larger_is_better=False)
+  claim = common.claim(
+      "memory between windows lowers the perplexity of long texts", run,
+      dict(recurrent={}, disjoint=dict(objective=dict(num_slots=0)),
+           full=dict(objective=dict(num_slots=0, window=512))),
+      (less("disjoint windows", "recurrent", "disjoint", "nats_per_token"),
+       less("disjoint windows, behind the first", "recurrent", "disjoint", "later_nats_own"),
+       less("overlapping windows", "recurrent", "disjoint", "perplexity_own",
+            "perplexity_overlapping"),
+       less("recurrent", "full", "recurrent", "nats_per_token")))
+  claim.measures = ("nats_per_token", "perplexity_own", "later_nats_own", "perplexity_disjoint",
+                    "perplexity_overlapping", "flops_own", "flops_overlapping", "temporaries_own",
+                    "seconds")
+  return claim
