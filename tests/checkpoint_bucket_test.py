@@ -68,6 +68,7 @@ def _losses(workdir):
   return [x["loss"] for x in lines if x["kind"] == "train"]
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(bucket):
   items = {"params": {"w": jax.numpy.arange(4.0)}, "extra": {}}

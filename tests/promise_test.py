@@ -468,6 +468,7 @@ def test_a_rule_with_parameters_decodes_with_those_that_were_trained(tmp_path):
   assert np.all(np.asarray(found.trajectory.action_log_prob) <= 0)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_an_environment_with_a_tool_trains_alike_on_devices_and_microbatches_and_resumes(
     tmp_path, monkeypatch):

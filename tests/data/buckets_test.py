@@ -128,6 +128,7 @@ def test_the_loss_is_the_same_in_any_bucket(name, changes, tmp_path):
                cut_grads)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_words_are_tagged_alike_in_buckets_in_training_and_after_it(tmp_path):
   results = []

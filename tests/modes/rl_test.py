@@ -125,7 +125,7 @@ def test_a_run_writes_the_table_plots_and_the_viewer(base, rewarding, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective, epochs", [
-    ("mdpo", 1), tiny.releases("branch_mdpo", 1), ("diffu_grpo", 2)])
+    ("mdpo", 1), tiny.releases("branch_mdpo", 1), tiny.releases("diffu_grpo", 2)])
 def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(objective, epochs, base,
                                                                   rewarding, tmp_path):
   cfg = _config(base, rollout__epochs=epochs, eval__nfe=(2,), eval__remasking=("rcr",))
@@ -326,6 +326,7 @@ def _grpo(base, **changes):
   return cfg
 
 
+@pytest.mark.slow
 def test_policies_of_final_answers_learn_the_same_from_commits_as_from_full_records(
     base, rewarding, tmp_path, monkeypatch):
   lines = []
@@ -340,6 +341,7 @@ def test_policies_of_final_answers_learn_the_same_from_commits_as_from_full_reco
   assert "best_of_steps" in lines[1][2] and "best_of_steps" not in lines[0][2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["dual", pytest.param("prefix", marks=pytest.mark.slow)])
 def test_rollouts_may_have_a_cache_where_final_answers_are_read(cache, base, rewarding, tmp_path):
   results = modes.run("rl", _grpo(base, rollout__sampler__cache=cache,

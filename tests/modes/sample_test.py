@@ -295,7 +295,8 @@ def test_models_that_cannot_do_it_say_so(runs, tmp_path):
 
 def test_batches_pad_on_the_left_and_keep_infills_apart():
   prompts = [np.arange(n, dtype=np.int32) for n in (3, 20, 5)] + [np.array([1, 77, 2], np.int32)]
-  one, infill = batching.batches(prompts, gen_length=4, batch_size=4, mask_id=77, pad_id=9)
+  one, infill = batching.batches(prompts, gen_length=4, batch_size=4, max_length=512,
+                                 mask_id=77, pad_id=9)
   assert one.members == [0, 2, 1] and one.start == 64 and one.canvas.shape == (4, 68)
   np.testing.assert_array_equal(one.canvas[0, :61], 9)
   np.testing.assert_array_equal(one.canvas[0, 61:], [0, 1, 2, 77, 77, 77, 77])
@@ -365,6 +366,7 @@ def test_a_saved_model_is_the_model(runs, tmp_path):
     model.save(str(tmp_path / "saved"))
 
 
+@pytest.mark.slow
 def test_a_session_compiles_few_programs(runs, monkeypatch):
   one, = jax.devices()[:1]
   monkeypatch.setattr(jax, "devices", lambda *_: [one])

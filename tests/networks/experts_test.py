@@ -92,6 +92,7 @@ def test_experts_are_chosen_in_the_best_groups_by_biased_scores_and_weighed_by_p
     np.testing.assert_allclose(weight, 2.5 * scores[best] / scores[best].sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_balance_is_one_where_all_is_equal_and_the_gradient_of_the_bias_is_the_excess_load():
   own = experts_lib.Experts(number=4, per_token=1, width=1, balance=1.0)
   rows = jnp.eye(4)[None]  # each token to an expert of its own, with equal mean scores
@@ -138,6 +139,7 @@ def _same(have, want):
                want[2])
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_router_is_added_once_whatever_the_microbatches():
   objective = _objective(GROUPED)
   params = objective.init(rng.root(0))

@@ -10,7 +10,7 @@ PROMPTS = [np.array(p, np.int32) for p in (
 
 
 def _batches(prompts=PROMPTS, **kwargs):
-  return list(batching.batches(prompts, **dict(gen_length=5, batch_size=3, mask_id=MASK,
+  return list(batching.batches(prompts, **dict(gen_length=5, batch_size=3, max_length=512, mask_id=MASK,
                                                pad_id=PAD) | kwargs))
 
 

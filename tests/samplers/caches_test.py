@@ -16,6 +16,7 @@ from mdx.samplers import loop
 from mdx.utils import rng
 
 import driving
+import tiny
 
 MASK = driving.MASK_ID
 DRAW = np.random.default_rng(0)
@@ -173,7 +174,7 @@ def test_an_approximate_cache_freezes_what_lies_outside_the_block(cache):
   assert others[0] != others[1]
 
 
-@pytest.mark.parametrize("cache", ["dual", pytest.param("prefix", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cache", ["dual", tiny.releases("prefix")])
 def test_the_window_of_a_shifted_model_has_the_position_before_the_block(cache):
   # As Dream; rows of several lengths are padded on the left, and empty prompts begin with a block.
   objective, params = model = driving.model(**SPEC, shift=True)

@@ -61,9 +61,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("moment, number", tiny.mostly_slow(
     [*((moment, signal.SIGKILL) for moment in _MOMENTS), ("first_line", signal.SIGTERM),
      ("picture", signal.SIGTERM)], [], ci=[("checkpoint_begun", signal.SIGKILL),
-                                           ("last_checkpoint", signal.SIGKILL),
-                                           ("results", signal.SIGKILL),
-                                           ("first_line", signal.SIGTERM)]))
+                                           ("results", signal.SIGKILL)]))
 def test_a_run_killed_at_a_moment_ends_as_if_it_had_not_been(moment, number, whole, tmp_path):
   with _start(tmp_path) as process:
     while process.poll() is None and not any(tmp_path.glob(_MOMENTS[moment])):

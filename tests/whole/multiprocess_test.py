@@ -224,6 +224,7 @@ def test_a_job_killed_and_started_again_has_the_losses_of_one_process(num, mesh,
   _assert_same(_losses(tmp_path), _losses(alone))
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_the_launcher_starts_a_killed_job_again(texts, alone, tmp_path):
   args = [*_SMALL, *texts, f"--workdir={tmp_path}", "--config.checkpoint_steps=10"]
@@ -234,6 +235,7 @@ def test_the_launcher_starts_a_killed_job_again(texts, alone, tmp_path):
   _assert_same(_losses(tmp_path), _losses(alone))
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.parametrize("num", [2, tiny.releases(4)])
 def test_rl_on_several_processes_is_rl_on_one_also_after_a_kill(num, rl_alone, tmp_path):

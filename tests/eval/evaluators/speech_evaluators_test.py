@@ -49,6 +49,7 @@ def test_masked_speech_trains_alike_with_microbatches_and_its_figures_are_in_the
   np.testing.assert_allclose(losses[2], losses[1], rtol=1e-5)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_a_recogniser_starts_from_masked_speech_and_guides_the_masks_of_another(tmp_path):
   base = _config("w2v_bert", objective__codes=dict(num_codes=8), data__transcript_length=9)

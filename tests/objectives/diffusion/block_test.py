@@ -367,6 +367,7 @@ def test_visibility_is_the_definition_document_by_document(clean):
       assert found[row, 0, i, j] == (wanted and SEGMENTS[row, q] == SEGMENTS[row, k])
 
 
+@pytest.mark.slow
 def test_phases_of_block_lengths_are_one_program_and_each_is_its_own_objective():
   def score(objective, batch, step):
     context = types.context(step)

@@ -189,6 +189,7 @@ def test_electric_adds_the_log_odds_of_the_noise_to_its_scores(fields):
   assert len(jax.tree.leaves(gradient["generator"])) and all((x == 0).all() for x in jax.tree.leaves(gradient["generator"]))
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_microbatches_give_the_gradient_of_the_whole_batch():
   objective, params, rows, weights, _ = _read()
