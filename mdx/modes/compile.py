@@ -122,13 +122,13 @@ def _cost(program: programs_lib.Program, mesh: jax.sharding.Mesh,
   kinds = {k: cores * _bytes(v) for k, v in program.kinds.items()}
   compiled = _compiled(lowered, sum(kinds.values()) / cores, program.trips)
   arguments, temporaries = (cores * x for x in (compiled.arguments, compiled.temporaries))
-  total, beside = arguments + temporaries, cores * _bytes(program.beside)
+  total, beside = arguments + temporaries, int(cores * _bytes(program.beside))
   entry = {
       "name": program.name,
       "bytes_per_chip": {"arguments": int(arguments), "temporaries": int(temporaries),
                          "total": int(total)},
       "bytes_by_kind": {k: int(v) for k, v in kinds.items()} | {"activations": int(temporaries)},
-      "bytes_beside": int(beside),
+      "bytes_beside": beside,
       "fits": total + beside <= target.chip.hbm if target.chip and compiled.costs else (
           False if target.chip else None),
       "flops_per_chip": model_flops, "repeats": program.repeats, "collectives": {},

@@ -39,7 +39,8 @@ def test_every_layer_is_handed_to_the_named_back_end(monkeypatch):
   monkeypatch.setattr(backends, "check", lambda *args: None)
   seen, shapes = [], []
 
-  def fake(query, key, value, visibility, positions, segments):
+  def fake(query, key, value, visibility, positions, segments, cap=0.0):
+    assert cap == 0.0
     seen.append(visibility)
     shapes.append(query.shape)
     return attention.attend(query, key, value,
