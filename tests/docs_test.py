@@ -125,7 +125,7 @@ _SMALL = {"runs/texts": "steps=4", "runs/texts_samples": "sampler.steps=4",
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [tiny.releases("own_text"), "own_task"])
+@pytest.mark.parametrize("page", [tiny.releases("own_text"), tiny.releases("own_task")])
 def test_the_page_runs_from_its_first_command_to_its_last(page, tmp_path):
   """The commands as they stand, made smaller, in a folder with nothing but what the page has."""
   (tmp_path / "texts").mkdir()

@@ -57,7 +57,7 @@ def test_a_base_is_checked_too():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["diffusion", tiny.releases("electra"), "finetune",
+@pytest.mark.parametrize("name", ["diffusion", tiny.releases("electra"), tiny.releases("finetune"),
                                   tiny.releases("block_diffusion")])
 def test_any_value_of_any_key_passes_or_is_one_line(name, tmp_path):
   base = config_lib.to_dict(tiny.config(name))

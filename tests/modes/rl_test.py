@@ -192,6 +192,7 @@ def test_rollouts_on_a_mesh_like_that_of_updates_are_the_same_to_the_bit(base, r
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), before, after)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_rollouts_on_another_mesh_agree_and_a_killed_run_is_resumed(base, rewarding, tmp_path):
   run = lambda name, sizes: _run_on(base, tmp_path / name, sizes, lora__rank=2, objective__kl=0.1)

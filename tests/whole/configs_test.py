@@ -45,7 +45,7 @@ class _Compiled(logging.Handler):
 
 # Their losses are compiled in tests/objectives; the rest of a run is what the others share.
 _QUICK = ("diffusion",)
-_CI = ("electra", "finetune", "sft", "block_diffusion", "ctc", "mirror")
+_CI = ("electra", "finetune", "block_diffusion")
 
 
 @pytest.mark.parametrize("name", tiny.mostly_slow(tiny.CONFIGS, _QUICK, _CI))

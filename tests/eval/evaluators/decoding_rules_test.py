@@ -23,6 +23,7 @@ def _config(**changes):
   return tiny.changed(config, small | {k.replace("__", "."): v for k, v in changes.items()})
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_every_rule_has_its_figures_at_the_end(tmp_path, capsys):
   results = modes.run("train", _config(), str(tmp_path))
