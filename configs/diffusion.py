@@ -3,7 +3,7 @@ r"""Masked diffusion on the packaged text: MDLM's loss with a global lattice of 
 Trains a 0.9M-parameter transformer on 1.9 MB of Sherlock Holmes (512 byte-pair tokens), in
 2 minutes on 2 cores to 2.450 +- 0.011 bits per character (bigram 3.443).
   python -m mdx.main --config=configs/diffusion.py --workdir=runs/diffusion
-The loss of a paper (mdlm, md4, llada, llada_sft or dream):
+The loss of a paper (mdlm, md4, llada, llada_sft, dream or bell):
   python -m mdx.main --config=configs/diffusion.py:md4 --workdir=runs/md4
 With a mixture of 8 experts in each block, of which a token takes 2:
   python -m mdx.main --config=configs/diffusion.py:experts --workdir=runs/experts
@@ -33,6 +33,13 @@ _PAPERS = {
     "dream": dict(schedule=dict(name="linear", eps=1e-3), time="independent",
                   mask_draw="bernoulli", shift=True, weighting="cart", cart_rate=0.1,
                   normalizer="per_masked_token"),
+    # Hong et al. 2026, arXiv:2605.13026
+    "bell": dict(time_density=dict(
+        name="bell",
+        center=0.5,  # most frequent time
+        spread=0.15,  # standard deviation of the times around it
+        uniform=0.1,  # share of the times that are uniform
+        weighted=True)),  # weigh by 1 / p(t), so that the loss is the bound
     "experts": {},
 }
 

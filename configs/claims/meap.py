@@ -23,20 +23,22 @@ from ml_collections import config_dict
 from mdx.configs import meap
 from mdx.data.toys import recall
 
+_RATES = (1.5e-3, 3e-3, 6e-3)
+
 
 def get_config(arg=None):
   """Arms and comparisons."""
   if arg:
     raise ValueError(f"configs/claims/meap.py takes no argument, got {arg!r}.")
   run = meap.get_config()
-  run.update(steps=1000, batch_size=64, eval_steps=50, checkpoint_steps=10_000, log_steps=250,
+  run.update(steps=1500, batch_size=64, eval_steps=50, checkpoint_steps=10_000, log_steps=250,
              ema_decay=0.0)
   run.init.params = "raw"
   run.network.update(num_layers=2, width=64, num_heads=2, mlp_width=128, init_std=0.3)
   run.optimizer.update(learning_rate=3e-3, schedule="constant", warmup_steps=50, weight_decay=0.0)
-  run.objective.mask_rate = 0.0
+  run.objective.update(mask_rate=0.0, protect_last=3)  # "?", the key and its value
   run.tokenizer.path = recall.TOKENIZER
-  run.data = dict(length=24, source=dict(name="recall", length=24, num_pairs=3, num_train=40_000,
+  run.data = dict(length=48, source=dict(name="recall", length=48, num_pairs=2, num_train=40_000,
                                          num_validation=512, seed=0),
                   packing="pad", append_eos=False, isolate_documents=True)
   run.eval.update(baselines=False, num_batches=0, final_samples=1, num_samples=1)
@@ -47,10 +49,11 @@ def get_config(arg=None):
       mode="claim",
       statement="masked inputs make a causal model retrieve keys sooner",
       seeds=(0, 1, 2, 3, 4),
+      tuning_seeds=(100,),
       run=run,
       arms=dict(ntp=dict(), meap=dict(objective=dict(mask_rate=0.15))),
-      grids=dict(),
-      choose_by="",
+      grids={arm: dict(key="optimizer.learning_rate", values=_RATES) for arm in ("ntp", "meap")},
+      choose_by="area",
       measures=("reach:0.9", "last", "nats_per_token", "tokens_per_second"),
       comparisons=(
           compared("is at 90 % sooner than", "reach:0.9", larger_is_better=False),

@@ -23,6 +23,7 @@ from mdx import objectives
 from mdx import samplers
 from mdx import tasks
 from mdx.corruption import schedule
+from mdx.corruption import time
 from mdx.data import pipeline
 from mdx.data import sources
 from mdx.eval.evaluators import linear_probe
@@ -35,7 +36,8 @@ from mdx.utils import comments
 _COMPONENTS: dict[str, Mapping[str, type] | type] = {
     "objective": objectives.OBJECTIVES | objectives.POLICIES, "network": transformer.NETWORKS,
     "optimizer": optimizer.OPTIMIZERS, "sampler": samplers.SAMPLERS, "source": sources.SOURCES,
-    "task": tasks.TASKS, "schedule": schedule.SCHEDULES, "attention": attention.ATTENTIONS,
+    "task": tasks.TASKS, "schedule": schedule.SCHEDULES, "time_density": time.DENSITIES,
+    "attention": attention.ATTENTIONS,
     "data": pipeline.Config, "model": objectives.OBJECTIVES, "token": objectives.OBJECTIVES,
     "diffusion": objectives.OBJECTIVES["diffusion"], "documents": sources.SOURCES,
     "probe": linear_probe.Probe}

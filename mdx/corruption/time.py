@@ -1,6 +1,6 @@
 """Draws of the diffusion time t in (0, 1] for a whole global batch.
 
-Contents: independent, stratified, lattice, TIMES, of_blocks, quadrature.
+Contents: independent, stratified, lattice, TIMES, Uniform, Bell, DENSITIES, of_blocks, quadrature.
 
 Convention: every scheme is a function of (key, example_index) alone. The slot of an example is
 `example_index` modulo the batch size, scattered by a stride near the golden ratio, so that any run
@@ -12,12 +12,15 @@ Sahoo et al. 2024, arXiv:2406.07524 (stratified).
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mdx import config as config_lib
 from mdx.utils import rng
 
 
@@ -59,6 +62,80 @@ def lattice(key: jax.Array, example_index: jax.Array) -> jax.Array:
 
 
 TIMES = {"independent": independent, "stratified": stratified, "lattice": lattice}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Uniform:
+  """Times as they are drawn, uniform in (0, 1]."""
+
+  weighted = True
+  variation = 1  # of a rising function of t, as a function of the uniform it is drawn by
+
+  def place(self, uniform: jax.Array) -> jax.Array:
+    """Times of uniforms, float32 [B]."""
+    return uniform
+
+  def density(self, time: jax.Array) -> jax.Array:
+    """p(t), float32 [B]."""
+    return jnp.ones_like(time)
+
+  def mean(self, fn: Callable[[jax.Array], jax.Array]) -> float | None:
+    """Mean of a function of t under the density; None: that under uniform times."""
+    del fn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bell:
+  """A normal density cut to (0, 1], mixed with the uniform one (Hong et al. 2026, arXiv:2605.13026).
+
+  The uniform share keeps the weights 1 / p(t) of the bound below 1 / `uniform`. A uniform draw
+  below `uniform` is a time of the uniform part, one above it of the bell, each by its inverse
+  distribution function, so that strata and lattices of draws are such in both parts.
+
+  Attributes:
+    center: mode of the bell, in [0, 1].
+    spread: standard deviation of the normal density before it is cut, positive.
+    uniform: share of the uniform part, in (0, 1).
+    weighted: whether the loss is the bound, its rows weighted by 1 / p(t); without, the loss weighs
+      times by p(t), and only the reported figures are those of the bound.
+  """
+  center: float = 0.5
+  spread: float = 0.15
+  uniform: float = 0.1
+  weighted: bool = True
+
+  variation = 2
+
+  def __post_init__(self):
+    config_lib.check(self, "objective.time_density", between=dict(
+        center="[0, 1]", spread="(0, inf)", uniform="(0, 1)"))
+
+  @property
+  def _ends(self) -> tuple[float, float]:
+    """Distribution function of the normal density at 0 and 1."""
+    return tuple(float(jax.scipy.stats.norm.cdf((x - self.center) / self.spread)) for x in (0, 1))
+
+  def place(self, uniform: jax.Array) -> jax.Array:
+    """Times of uniforms in (0, 1], float32 [B]."""
+    low, high = self._ends
+    share = jnp.clip((uniform - self.uniform) / (1 - self.uniform), 0, 1)
+    bell = self.center + self.spread * jax.scipy.special.ndtri(low + share * (high - low))
+    least = jnp.finfo(jnp.float32).eps
+    return jnp.where(uniform <= self.uniform, uniform / self.uniform, jnp.clip(bell, least, 1))
+
+  def density(self, time: jax.Array) -> jax.Array:
+    """p(t), float32 [B]."""
+    low, high = self._ends
+    bell = jax.scipy.stats.norm.pdf(time, self.center, self.spread) / (high - low)
+    return self.uniform + (1 - self.uniform) * bell
+
+  def mean(self, fn: Callable[[jax.Array], jax.Array]) -> float | None:
+    """Mean of a function of t under the density."""
+    nodes, weights = quadrature(256)
+    return float((weights * self.density(nodes) * fn(nodes)).sum())
+
+
+DENSITIES = {"uniform": Uniform, "bell": Bell}
 
 
 def of_blocks(keys: jax.Array, time: jax.Array, num_blocks: int) -> jax.Array:

@@ -4,7 +4,8 @@ Contents: run, check, merge, set_key, publish, run_once.
 
 A claim's config has `run`, a config of mode train, rl or eval; `arms`, what each arm changes of it;
 `seeds`; `grids`, values that an arm tries for one key, or tables of several keys, the best of
-which counts; `comparisons` of two arms, see `eval.comparison`; `tuning_seeds`, on which grids are
+which counts (by `choose_by`, a figure whose largest value is the best; "-NAME": the smallest);
+`comparisons` of two arms, see `eval.comparison`; `tuning_seeds`, on which grids are
 tried, so that the runs which are compared had no part in the choice (without them grids are tried
 on `seeds`). p values are corrected by Holm for the number of comparisons.
 """
@@ -199,13 +200,15 @@ def publish(path: pathlib.Path, results: Results, table: Callable[[Results], str
 def _choice(config, arm, values, runs, seeds):
   """The best of the values of a grid, and what was tried, for people."""
   measure = config["choose_by"]
-  scores = {name: statistics.mean(comparison_lib.measured(runs[arm, name, seed], measure)
-                                  for seed in seeds) for name, _ in values}
+  sign, figure = (-1, measure[1:]) if measure.startswith("-") else (1, measure)
+  scores = {name: sign * statistics.mean(comparison_lib.measured(runs[arm, name, seed], figure)
+                                         for seed in seeds) for name, _ in values}
   best = max(values, key=lambda value: scores[value[0]])
   single = lambda table: next(iter(table.values())) if len(table) == 1 else table
   return best, {"key": ", ".join(best[1]), "value": single(best[1]),
                 "is_at_edge": _is_at_edge([table for _, table in values], best[1]), "tried": [
-                    {"value": single(table), measure: scores[name]} for name, table in values]}
+                    {"value": single(table), figure: sign * scores[name]}
+                    for name, table in values]}
 
 
 def _one(config, root, arm, name, changes, seed) -> Results:

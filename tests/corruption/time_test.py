@@ -64,6 +64,30 @@ def test_time_is_positive_at_any_rounding(monkeypatch, name, batch_size, uniform
     assert (times == 1 - np.float32(uniform)).all()  # no other uniform was drawn
 
 
+@pytest.mark.parametrize("center, spread, uniform", [(0.5, 0.15, 0.1), (1.0, 0.05, 0.3),
+                                                     (0.1, 3.0, 0.01)])
+def test_times_of_even_uniforms_have_the_density_of_the_bell(center, spread, uniform):
+  bell = time_lib.Bell(center=center, spread=spread, uniform=uniform)
+  draws = (np.arange(200_000) + 0.5) / 200_000
+  times = np.asarray(jax.jit(bell.place)(jnp.asarray(draws, jnp.float32)), np.float64)
+  low, high = (0 - center) / spread, (1 - center) / spread
+  normal = stats.truncnorm(low, high, center, spread)
+  law = lambda t: uniform * t + (1 - uniform) * normal.cdf(t)
+  assert stats.kstest(times, law).statistic < 2e-5  # one uniform in each of 200,000 strata
+  assert times.min() > 0 and times.max() <= 1
+  grid = np.linspace(0.01, 1, 50)
+  np.testing.assert_allclose(bell.density(jnp.asarray(grid, jnp.float32)),
+                             uniform + (1 - uniform) * normal.pdf(grid), rtol=1e-4)
+  np.testing.assert_allclose(bell.mean(lambda t: t), np.mean(times), atol=1e-4)
+
+
+@pytest.mark.parametrize("uniform", [2.0 ** -24, 0.1, np.nextafter(np.float32(0.1), 1), 1.0])
+def test_a_time_of_the_bell_is_positive_at_any_rounding(uniform):
+  for center in (0.0, 0.5, 1.0):
+    time = float(time_lib.Bell(center=center).place(jnp.float32(uniform)))
+    assert 0 < time <= 1
+
+
 def test_stratified_time_keeps_its_digits_near_zero():
   # Where the weight is 1 / t, t must not be a multiple of 2^-24.
   times = _over_steps("stratified", np.arange(512), 200)

@@ -87,6 +87,9 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     if len(self.clip) != 2 or not 0 <= self.clip[0] < self.clip[1] <= 1:
       raise ValueError("objective.clip needs 0 <= low < high <= 1, got "
                        f"{', '.join(map(str, self.clip))}.")
+    if self.time_density["name"] != "uniform":
+      raise ValueError("objective.time_density is of the one time of a row, and blocks have times "
+                       "of their own; use uniform, and objective.clip for the rates between.")
     if self.weighting == "cart":
       raise ValueError("objective.weighting cart weighs context on both sides, which blocks do not "
                        "have; use elbo or uniform.")

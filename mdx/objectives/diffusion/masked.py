@@ -71,6 +71,8 @@ class MaskedDiffusion(types.Maskable):
       in models that began as autoregressive ones (Dream).
     schedule: dict(name="linear" | "cosine" | "polynomial", eps=..., power=...).
     time: draw of t: "independent", "stratified" or "lattice" (global batch).
+    time_density: dict(name="uniform"), or "bell" with `center`, `spread`, `uniform` and `weighted`:
+      how often a time is drawn in training; see `mdx.corruption.time`.
     num_steps: T of a process in discrete time; 0 = continuous time.
     mask_draw: "bernoulli" or "exact_count".
     random_length_rate: share of the rows that are cut to a uniform length in training (0.01
@@ -94,6 +96,7 @@ class MaskedDiffusion(types.Maskable):
   shift: bool = False
   schedule: Any = dataclasses.field(default_factory=lambda: dict(_LINEAR))
   time: str = "lattice"
+  time_density: Any = dataclasses.field(default_factory=lambda: {"name": "uniform"})
   num_steps: int = 0
   mask_draw: str = "bernoulli"
   random_length_rate: float = 0.0
@@ -105,7 +108,7 @@ class MaskedDiffusion(types.Maskable):
     config_lib.check(self, "objective", choices=dict(
         time=time_lib.TIMES, mask_draw=("bernoulli", "exact_count"), weighting=WEIGHTINGS,
         normalizer=NORMALIZERS), between=dict(random_length_rate="[0, 1]", cart_rate="(0, 1)"))
-    self.alpha, self.visibility  # pylint: disable=pointless-statement  (checks them)
+    self.alpha, self.visibility, self.density  # pylint: disable=pointless-statement  (checks)
     if self.num_steps < 0:
       raise ValueError(f"objective.num_steps must be positive, or 0 for continuous time, got "
                        f"{self.num_steps}.")
@@ -120,6 +123,11 @@ class MaskedDiffusion(types.Maskable):
   def alpha(self):
     """The schedule object."""
     return config_lib.build(schedule_lib.SCHEDULES, self.schedule, what="schedule")
+
+  @property
+  def density(self):
+    """The density of the times."""
+    return config_lib.build(time_lib.DENSITIES, self.time_density, what="objective.time_density")
 
   @property
   def scales(self) -> Mapping[str, float]:
@@ -152,9 +160,17 @@ class MaskedDiffusion(types.Maskable):
     if is_drawn and self.random_length_rate:
       keys = rng.per_example(rng.stream(key, "length"), index)
       batch = length_lib.cut_rows(keys, batch, self.random_length_rate)
-    time = (time_lib.TIMES[self.time](rng.stream(key, "time"), index) if is_drawn
-            else batch["time"])
-    return self._noised(batch, *self._corrupt(key, batch, time, is_drawn))
+    if not is_drawn:
+      return self._noised(batch, *self._corrupt(key, batch, batch["time"], is_drawn))
+    density = self.density
+    time = density.place(time_lib.TIMES[self.time](rng.stream(key, "time"), index))
+    is_masked, weight, level = self._corrupt(key, batch, time, is_drawn)
+    if not isinstance(density, time_lib.Uniform):
+      of_time = density.density(time)
+      weight = weight / of_time
+      if not density.weighted:
+        batch = batch | {"time_density": of_time}
+    return self._noised(batch, is_masked, weight, level)
 
   def _noised(self, batch, is_masked, weight, level):
     """The rows with masks, and the weight of the loss."""
@@ -203,6 +219,8 @@ class MaskedDiffusion(types.Maskable):
                                                  self.cart_rate)).sum(axis=1)
     else:
       loss = bound if self.weighting == "elbo" else plain
+      if "time_density" in batch and self.weighting == "elbo":
+        loss = loss * batch["time_density"]
     if not self.carry_over:
       copied = self._copied_nats(params, batch, context.noise).sum(axis=1)
       loss, bound = loss + copied, bound + copied
@@ -254,10 +272,12 @@ class MaskedDiffusion(types.Maskable):
       # An exact count is a step function of the time, which no quadrature integrates.
       return dataclasses.replace(self, mask_draw="bernoulli")
     if estimator == "lattice_k" and self.mask_draw != "exact_count":
-      if self.schedule["name"] != "linear" or self.num_steps:
-        raise ValueError("eval.estimator lattice_k draws exact counts of masks, which need the "
-                         "linear schedule in continuous time; use stratified.")
-      return dataclasses.replace(self, mask_draw="exact_count")
+      if self.num_steps or (self.schedule["name"] != "linear" and self.network.reads_time):
+        raise ValueError("eval.estimator lattice_k draws exact counts of masks, which needs "
+                         "continuous time, and the linear schedule where the network is told the "
+                         "time; use stratified.")
+      # Without the time the bound in continuous time is the same for every schedule.
+      return dataclasses.replace(self, mask_draw="exact_count", schedule=_LINEAR)
     if estimator == "subsets" and not self.num_steps:  # whole, without the clipping at t = 0
       return dataclasses.replace(self, schedule={**self.schedule, "eps": 0.0})
     return self
@@ -314,7 +334,9 @@ class MaskedDiffusion(types.Maskable):
   @property
   def _rate(self) -> float:
     """Expected share of the tokens that are masked."""
-    return self.alpha.mean_mask_prob + (0.5 / self.num_steps if self.num_steps else 0)
+    rate = self.density.mean(self.alpha.mask_prob)
+    rate = self.alpha.mean_mask_prob if rate is None else rate
+    return rate + (0.5 / self.num_steps if self.num_steps else 0)
 
   @property
   def _clipped_nats(self) -> float:
@@ -325,9 +347,9 @@ class MaskedDiffusion(types.Maskable):
   def _rate_spread(self, num_rows: int, num_shards: int) -> float:
     """Distance by which the mean mask rate of a shard's rows may exceed its expectation."""
     if self.time == "independent":
-      return 3 * math.sqrt(1 / 12 / num_rows)
+      return 3 * math.sqrt(1 / 12 / num_rows)  # a bell's variance is smaller
     # A whole lattice is off by at most half its spacing, a run of its rows by more.
-    return (0.5 if num_shards == 1 else 1.5) / num_rows
+    return (0.5 if num_shards == 1 else 1.5) * self.density.variation / num_rows
 
 
 def weight_of(normalizer: str, allowed: jax.Array, is_masked: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from mdx import config as config_lib
 from mdx import samplers
@@ -30,6 +31,7 @@ JOINT = oracle.random_joint()
 CONTEXT = types.context(0)
 PARAMS = {"model": {}}
 MASKS = np.array(list(itertools.product([False, True], repeat=JOINT.length)))
+BELL = {"name": "bell", "center": 0.4, "spread": 0.1, "uniform": 0.2}
 SCHEDULES = [("linear", None), ("cosine", None), ("polynomial", 0.5), ("polynomial", 1.0),
              ("polynomial", 2.0), ("polynomial", 3.0)]
 
@@ -150,6 +152,29 @@ def test_drawn_exact_counts_have_the_nll_as_their_mean(time):
   tokens = np.tile(JOINT.sequences, (400, 1))
   rows = _drawn_rows(_objective(mask_draw="exact_count", time=time), oracle.batch_of(JOINT, tokens))
   assert abs(oracle.z_score(rows - np.tile(JOINT.nll, 400), 0)) < 4
+
+
+@pytest.mark.parametrize("mask_draw", ["exact_count", "bernoulli"])
+def test_drawn_bounds_at_times_of_a_bell_have_the_nll_as_their_mean(mask_draw):
+  batch = oracle.batch_of(JOINT, np.tile(JOINT.sequences, (400, 1)))
+  bell = _objective(mask_draw=mask_draw, time_density=BELL, schedule={"name": "linear", "eps": 0.0})
+  rows = _drawn_rows(bell, batch)
+  assert abs(oracle.z_score(rows - np.tile(JOINT.nll, 400), 0)) < 4
+
+
+def test_without_weights_the_loss_is_that_of_the_bell_and_the_bound_stays():
+  batch = oracle.batch_of(JOINT, JOINT.sequences)
+  found = {}
+  for weighted in (True, False):
+    objective = _objective(time_density=BELL | {"weighted": weighted})
+    prepared, _ = _prepare(objective, batch)
+    found[weighted] = objective(PARAMS, prepared, CONTEXT)
+  (_, weighted), (loss, plain) = found[True], found[False]
+  np.testing.assert_array_equal(plain.rows["nll"], weighted.rows["nll"])
+  times = np.asarray(prepared["noise_level"])
+  density = 0.2 + 0.8 * stats.truncnorm(-4, 6, 0.4, 0.1).pdf(times)
+  expected = ((np.asarray(plain.rows["nll"]) - _clipped(1e-4)) * density).sum()
+  np.testing.assert_allclose(loss["elbo"], expected, rtol=1e-5)
 
 
 def test_exact_counts_give_the_nll_by_enumeration():
@@ -544,6 +569,9 @@ def test_what_the_objective_reads_with_reaches_the_network():
     ({"num_steps": 9, "mask_draw": "exact_count"}, "with num_steps 9 use bernoulli"),
     ({"schedule": {"name": "liner"}}, "mean 'linear'"),
     ({"schedule": "linear"}, "dict\\(name"),
+    ({"time_density": {"name": "bel"}}, "mean 'bell'"),
+    ({"time_density": BELL | {"uniform": 0.0}}, r"density.uniform must lie in \(0, 1\), got 0.0"),
+    ({"time_density": BELL | {"spread": 0.0}}, "density.spread must lie in"),
     ({"attention": {"name": "sparse"}}, "unknown attention name 'sparse'; choose from block_"),
     ({"attention": {"name": "block_causal", "block_length": 0}}, "block_length must be at least 1"),
     ({"schedule": {"name": "cosine"}, "mask_draw": "exact_count"}, "linear schedule; got 'cos")])
@@ -557,12 +585,15 @@ def test_every_schedule_is_covered_here():
   assert config_lib.build(schedule_lib.SCHEDULES, _schedule("linear", None, 0.1)).eps == 0.1
 
 
-@pytest.mark.parametrize("name, time, mask_draw, allowance", [
-    ("linear", "lattice", "exact_count", 0.0), ("linear", "stratified", "exact_count", 0.005),
-    ("linear", "lattice", "bernoulli", 0.005), ("cosine", "lattice", "bernoulli", 0.005),
-    ("polynomial", "stratified", "bernoulli", 0.005),
-    ("linear", "independent", "bernoulli", 0.01)])
-def test_the_heads_reserved_positions_suffice(name, time, mask_draw, allowance):
+@pytest.mark.parametrize("name, time, mask_draw, allowance, density", [
+    ("linear", "lattice", "exact_count", 0.0, "uniform"),
+    ("linear", "stratified", "exact_count", 0.005, "uniform"),
+    ("linear", "lattice", "exact_count", 0.0, "bell"),
+    ("linear", "lattice", "bernoulli", 0.005, "uniform"),
+    ("cosine", "lattice", "bernoulli", 0.005, "uniform"),
+    ("polynomial", "stratified", "bernoulli", 0.005, "uniform"),
+    ("linear", "independent", "bernoulli", 0.01, "uniform")])
+def test_the_heads_reserved_positions_suffice(name, time, mask_draw, allowance, density):
   rows, length, seen = 16, 64, []
 
   def head(params, hidden, which):
@@ -572,7 +603,8 @@ def test_the_heads_reserved_positions_suffice(name, time, mask_draw, allowance):
   network = types.Network(lambda key: {}, lambda params, inputs, **k: types.Hidden(
       jnp.zeros(inputs.tokens.shape + (11,))), head, 11)
   objective = diffusion.MaskedDiffusion(network=network, mask_id=10, time=time,
-                                        mask_draw=mask_draw, schedule={"name": name, "eps": 1e-4})
+                                        mask_draw=mask_draw, schedule={"name": name, "eps": 1e-4},
+                                        time_density=BELL if density == "bell" else {"name": density})
   batch = {"tokens": jnp.ones((rows, length), jnp.int32), "example_index": jnp.arange(rows)}
   prepare = jax.jit(lambda step: objective.prepare(
       {}, batch, rng.stream(rng.root(0), "train", step), CONTEXT)[0])
