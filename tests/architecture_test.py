@@ -82,6 +82,7 @@ def test_a_file_imports_only_from_rows_above(file):
     assert same or _row(imported) < _row(file), f"{file} must not import {imported}"
 
 
+@pytest.mark.slow
 def test_no_file_imports_itself_by_way_of_others():
   above = {file: set(_imports(file)) for file in _FILES}
   while above:

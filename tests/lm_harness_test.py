@@ -39,7 +39,7 @@ metric_list: [{metric: exact_match}]
 """
 
 
-@pytest.fixture(scope="module", params=["diffusion", "ar"])
+@pytest.fixture(scope="module", params=tiny.first(["diffusion", "ar"], 1))
 def adapter(request, tmp_path_factory):
   """A hardly trained model as the harness sees it."""
   workdir = str(tmp_path_factory.mktemp(request.param))

@@ -60,6 +60,7 @@ def test_help_lists_modes_and_configs_and_exits_0():
     assert words in out  # what a config is, and the claims
 
 
+@pytest.mark.slow
 def test_help_of_a_config_explains_its_keys_and_exits_0():
   code, out, err = _run("--help", "--config=configs/mlm.py")
   assert code == 0 and not err

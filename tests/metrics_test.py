@@ -102,6 +102,7 @@ def _scalars(directory):
   return found
 
 
+@pytest.mark.slow
 def test_tensorboard_files_hold_every_number(tmp_path):
   pytest.importorskip("tensorboardX")
   writers = metrics.open_writers(str(tmp_path), {"tensorboard": True}, resume_step=0, is_main=True)

@@ -415,6 +415,7 @@ def _train(config, workdir, monkeypatch, num_devices, mode="train"):
 
 @pytest.mark.parametrize("name", tiny.mostly_slow(
     EXTENSIONS, ["with_value"], ci=["contrast"]))
+@pytest.mark.slow
 def test_an_extension_trains_alike_on_devices_and_microbatches_and_resumes(name, tmp_path,
                                                                           monkeypatch):
   losses, params = _train(_config(name, tmp_path), tmp_path / "one", monkeypatch, 1)
@@ -503,6 +504,7 @@ def test_an_environment_with_a_tool_trains_alike_on_devices_and_microbatches_and
     np.testing.assert_array_equal(resumed[path], leaf, err_msg=path)
 
 
+@pytest.mark.slow
 def test_an_evaluator_of_ones_own_is_in_the_results(tmp_path):
   results = modes.run("train", _config("with_value", tmp_path, steps=1), str(tmp_path / "run"))
   assert results["value_error"] > 0 and results["nats_per_token"] > 0

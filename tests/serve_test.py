@@ -76,6 +76,7 @@ def test_an_answer_is_that_of_the_library_and_of_its_seed_whoever_asks_beside(cl
   assert _asked(client, **body | dict(seed=4)).json()["choices"][0]["text"] != want.text
 
 
+@pytest.mark.slow
 def test_requests_of_equal_settings_are_decoded_together_and_others_apart(model, monkeypatch):
   batches, decode = [], type(model).decode
 
@@ -132,6 +133,7 @@ def test_several_prompts_and_choices_come_in_order_and_chats_by_their_template(c
   assert plain["choices"][0]["text"] == message["content"]
 
 
+@pytest.mark.slow
 def test_a_stop_string_ends_an_answer_and_says_so(client):
   body = dict(prompt="It was", max_tokens=8, seed=3, **_STEPS)
   whole = _asked(client, **body).json()["choices"][0]["text"]
@@ -144,6 +146,7 @@ def test_a_stop_string_ends_an_answer_and_says_so(client):
 
 @pytest.mark.parametrize("path", [pytest.param("completions", marks=pytest.mark.slow),
                                   "chat/completions"])
+@pytest.mark.slow
 def test_a_stream_adds_up_to_the_answer(path, client):
   given = dict(messages=_TALK) if "chat" in path else dict(prompt="It was")
   body = dict(given, max_tokens=8, seed=3, n=2, steps=8, block_length=2, temperature=1.0)

@@ -120,6 +120,15 @@ def mostly_slow(values, quick, ci=None):
           for value in values]
 
 
+def first(values, number):
+  """Values for `parametrize`, all after the first ones with the marker `slow`; order is kept."""
+  several = lambda value: value if isinstance(value, tuple) else (value,)
+  slow = lambda value: (pytest.param(*value.values, marks=[*value.marks, pytest.mark.slow],
+                                     id=value.id) if hasattr(value, "marks")
+                        else pytest.param(*several(value), marks=pytest.mark.slow))
+  return [value if i < number else slow(value) for i, value in enumerate(values)]
+
+
 def releases(*values, **options):
   """A value for `parametrize` that is run before a release alone."""
   return pytest.param(*values, marks=[pytest.mark.slow, pytest.mark.release], **options)

@@ -244,6 +244,7 @@ def test_what_does_not_go_together_is_said_before_anything_is_written(changes, m
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_model_of_ours_is_exported_with_its_tokenizer_and_read_back(tmp_path):
   config = tiny.config("diffusion", init__params="raw", network__rope_theta=50.0)
   _hardly_trained(config, tmp_path / "run")

@@ -20,6 +20,7 @@ with workdir.in_use(pathlib.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_workdir_is_refused_and_a_killed_one_frees_it(tmp_path):
   path = tmp_path / "run"
   with subprocess.Popen([sys.executable, "-c", _HOLDER, str(path)], stdout=subprocess.PIPE,

@@ -98,6 +98,7 @@ def test_special_tokens_need_room_that_buckets_take(tmp_path):
     pytest.param("mirror", {"network.attention_dropout": 0.0}, marks=pytest.mark.slow),
     *(tiny.releases(name, {}) for name in ("diffusion", "electra", "rts", "ar", "meap", "ernie_gram",
                                            "drbert", "genmd4", "sedd", "d3pm"))])
+@pytest.mark.slow
 def test_the_loss_is_the_same_in_any_bucket(name, changes, tmp_path):
   config = tiny.config(name, data__length=32)
   if name == "finetune":

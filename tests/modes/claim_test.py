@@ -44,6 +44,8 @@ from mdx.configs.claims import w2v_bert
 from mdx.eval import comparison as comparison_lib
 from mdx.modes import claim
 
+import tiny
+
 def test_speedups_do_not_reward_the_luckiest_point():
   at = lambda *accuracies: {"curve": [dict(updates=10 * i, accuracy=a)
                                       for i, a in enumerate(accuracies)]}
@@ -155,10 +157,10 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
     mdpo.get_config("x")
 
 
-@pytest.mark.parametrize("module", [rcr, block_size, carry_over, lattice_times, schedules,
+@pytest.mark.parametrize("module", tiny.first([rcr, block_size, carry_over, lattice_times, schedules,
                                     looking_right, meap, bitimebert, finetuned, infalign, joint,
                                     search, peft, unlearn, masked_finetuning, w2v_bert, recurrent,
-                                    seq2seq])
+                                    seq2seq], 3))
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())
@@ -199,9 +201,9 @@ def test_the_claim_about_unmasking_is_of_policies_that_could_be_trained():
     unmasking.get_config("x")
 
 
-@pytest.mark.parametrize("module, data", [
+@pytest.mark.parametrize("module, data", tiny.first([
     *itertools.product([drbert, electra, ernie_gram, rts, slm], ["grammar", "intents", "text"]),
-    (structural, "grammar"), (structural, "text")])
+    (structural, "grammar"), (structural, "text")], 3))
 def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)
   config = config_lib.to_dict(module.get_config(data))
@@ -215,6 +217,7 @@ def test_claims_about_encoders_are_well_formed(module, data, tmp_path, monkeypat
     module.get_config("x")
 
 
+@pytest.mark.slow
 def test_evaluations_of_one_base_are_compared_and_kept(tmp_path, monkeypatch):
   calls = []
 
@@ -238,6 +241,7 @@ def test_evaluations_of_one_base_are_compared_and_kept(tmp_path, monkeypatch):
   assert found["comparisons"][0]["values"] == [(2, 1), (3, 2), (4, 3)]
 
 
+@pytest.mark.slow
 def test_figures_that_differ_by_a_factor_are_compared_by_their_logarithms(tmp_path, monkeypatch):
   def train(config, workdir):
     (tmp_path / workdir).mkdir(parents=True)

@@ -40,6 +40,7 @@ def _lines(workdir):
   return [json.loads(x) for x in (workdir / "generations.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_generation_is_kept_with_the_score_that_the_task_gives_it(base, tmp_path):
   cfg = _config(base)
   results = modes.run("eval", cfg, str(tmp_path))
@@ -63,6 +64,7 @@ def test_every_generation_is_kept_with_the_score_that_the_task_gives_it(base, tm
   assert config["task"]["name"] == cfg.task.name and config["mode"] == "eval"
 
 
+@pytest.mark.slow
 def test_a_cache_measures_final_answers_only_and_says_so(base, tmp_path, capsys):
   fields = dict(sampler__block_length=4, sampler__steps=4)  # a step a block: the cache is exact
   found = {cache: modes.run("eval", _config(base, sampler__cache=cache, **fields),

@@ -68,6 +68,7 @@ def test_a_rule_with_actions_is_refused_by_an_objective_that_does_not_train_it()
     rl_setup.check(config_lib.to_dict(config))
 
 
+@pytest.mark.slow
 def test_decoding_without_a_policy_is_refused_before_the_model_is_trained(tmp_path):
   config = eval_config.get_config()
   config.sampler.name = "unmasking"

@@ -224,6 +224,7 @@ def _branch(base, **changes):
   return cfg
 
 
+@pytest.mark.slow
 def test_branch_credit_needs_no_group(base, rewarding, tmp_path):
   cfg = _branch(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",),
                 eval_steps=0)
@@ -272,6 +273,7 @@ def test_branch_credit_refuses_what_it_cannot_score_before_the_base_is_trained(
         ("d2", {}, "none"), ("agrpo", {"confidence": "random"}, "uniform"),
         ("cj_grpo", {"schedule": "doubling"}, "uniform"),
         ("just_grpo", {"name": "autoregressive"}, "none")))])
+@pytest.mark.slow
 def test_policies_that_replay_trajectories_run_on_the_same_machinery(objective, sampler, tree, base,
                                                                     rewarding, tmp_path):
   cfg = _config(base, updates=2, eval__nfe=(2,), eval__remasking=("low_confidence",), eval_steps=0,
@@ -512,6 +514,7 @@ def test_every_method_has_a_config_that_a_run_takes(name):
 
 
 @pytest.mark.parametrize("choice", tiny.mostly_slow(["skip", "cut"], ["skip"]))
+@pytest.mark.slow
 def test_prompts_that_are_too_long_are_skipped_or_cut_and_counted(choice, base, rewarding, tmp_path,
                                                                   capsys, monkeypatch):
   is_long = lambda e: zlib.crc32(e["key"].encode()) % 3 == 0

@@ -119,6 +119,7 @@ def test_masks_in_a_prompt_are_infilled_and_the_rest_stays(runs, tmp_path):
   assert len(rows[2]["tokens"]) == 8
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_seed_and_index_alone(runs, tmp_path):
   model = mdx.load(str(runs / "diffusion"))
   prompts = ["It was", "the age of wisdom", "a", "best of times, it"]
@@ -131,6 +132,7 @@ def test_a_row_depends_on_seed_and_index_alone(runs, tmp_path):
   assert [swapped[i].tokens.tolist() for i in (0, 1, 3)] == [together[i] for i in (0, 1, 3)]
 
 
+@pytest.mark.slow
 def test_without_prompts_samples_are_unconditional(runs):
   model = mdx.load(str(runs / "diffusion"))
   rows = model.sample(num_samples=3, gen_length=8, steps=4)
@@ -283,6 +285,7 @@ def test_bad_prompt_files_are_named(line, message, runs, tmp_path):
     modes.run("sample", _config(runs / "diffusion", prompts=str(file)), str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_models_that_cannot_do_it_say_so(runs, tmp_path):
   with pytest.raises(ValueError, match="decoded by sampler.name=autoregressive"):
     modes.run("sample", _config(runs / "ar", sampler__name="confidence"), str(tmp_path / "run"))
@@ -330,6 +333,7 @@ def test_prompts_are_lines_that_end_at_newlines_alone(tmp_path):
   assert sampling.read_prompts(str(path)) == ["a\u2028b\x85", "c"]
 
 
+@pytest.mark.slow
 def test_steps_are_told_while_rows_are_decoded_and_change_nothing(runs):
   model, steps = mdx.load(str(runs / "diffusion")), []
   fields = dict(gen_length=8, steps=4, num_samples=2, batch_size=3)
@@ -346,6 +350,7 @@ def test_steps_are_told_while_rows_are_decoded_and_change_nothing(runs):
   assert model.sample("It [MASK]as", steps=1, on_step=steps.append)[0].text == steps[-1].text
 
 
+@pytest.mark.slow
 def test_stop_strings_cut_texts_and_notebooks_show_them(runs):
   model = mdx.load(str(runs / "diffusion"))
   whole = model.sample("It was", gen_length=8, steps=4, record="canvas")
@@ -357,6 +362,7 @@ def test_stop_strings_cut_texts_and_notebooks_show_them(runs):
   assert cut._repr_html_() == f"<pre>{html.escape(cut[0].text)}</pre>"
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_the_model(runs, tmp_path):
   model = mdx.load(str(runs / "diffusion"))
   model.save(str(tmp_path / "saved"))
@@ -381,10 +387,10 @@ def test_a_session_compiles_few_programs(runs, monkeypatch):
   assert len(model._compiled) == 4  # of 1, 2, 4 and 8 rows
 
 
-@pytest.mark.parametrize("fields", [
+@pytest.mark.parametrize("fields", tiny.first([
     dict(name="confidence", steps=4, temperature=0.7, top_p=0.8, guidance_scale=0.5,
          order_temperature=0.3),
-    dict(name="token_editing", threshold=0.4, edit_threshold=0.3, temperature=0.9)])
+    dict(name="token_editing", threshold=0.4, edit_threshold=0.3, temperature=0.9)], 1))
 def test_a_rule_told_its_values_decodes_as_one_compiled_with_them(fields, runs, monkeypatch):
   told = mdx.load(str(runs / "diffusion")).sample(["a", "bc"], gen_length=8, **fields)
   monkeypatch.setattr(decoder, "told_values", lambda sampler: {})

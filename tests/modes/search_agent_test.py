@@ -58,6 +58,7 @@ def _search(transcripts):
   return ["<information>Kaban.mother.Deden</information>" for _ in transcripts]
 
 
+@pytest.mark.slow
 def test_dapo_trains_and_the_report_shows_transcripts_turn_by_turn(base, tmp_path, monkeypatch):
   monkeypatch.setattr(agent.Agent, "reply", lambda self, transcripts: _search(transcripts))
   monkeypatch.setattr(agent.Agent, "score", lambda self, golds, transcripts: {
@@ -71,6 +72,7 @@ def test_dapo_trains_and_the_report_shows_transcripts_turn_by_turn(base, tmp_pat
   assert "tool: &lt;information&gt;Kaban.mother.Deden&lt;/information&gt;\nmodel: " in page
 
 
+@pytest.mark.slow
 def test_evaluation_measures_and_exports_what_supervised_training_reads(base, tmp_path, monkeypatch):
   monkeypatch.setattr(agent.Agent, "reply", lambda self, transcripts: _search(transcripts))
   score = agent.Agent.score

@@ -27,6 +27,7 @@ def _final(workdir):
   return step, data, {k: tree.fingerprint(v) for k, v in items.items()}
 
 
+@pytest.mark.slow
 def test_results_have_the_promised_figures(tmp_path):
   results = modes.run("train", tiny.config("diffusion"), str(tmp_path))
   assert set(results) >= {"bits_per_char", "bits_per_char_stderr", "unigram_bits_per_char",
@@ -35,6 +36,7 @@ def test_results_have_the_promised_figures(tmp_path):
   assert json.loads((tmp_path / "config.json").read_text())["config"]["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path):
   cfg = tiny.config("diffusion", steps=6, checkpoint_steps=2, log_steps=1)
   modes.run("train", cfg, str(tmp_path / "whole"))
@@ -50,6 +52,7 @@ def test_a_run_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path):
   assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_results_has_no_line_twice(tmp_path):
   cfg = tiny.config("diffusion", steps=2, log_steps=1, sampler__num_samples=0)
   first = modes.run("train", cfg, str(tmp_path))
@@ -60,6 +63,7 @@ def test_a_run_killed_before_its_results_has_no_line_twice(tmp_path):
   assert (tmp_path / "metrics.jsonl").read_text() == lines
 
 
+@pytest.mark.slow
 def test_a_config_that_was_refused_late_does_not_claim_the_workdir(tmp_path, monkeypatch):
   with monkeypatch.context() as late, pytest.raises(ValueError, match="late"):
     late.setattr(setup_lib, "start_state", functools.partial(_refuse, "late"))
@@ -255,6 +259,7 @@ def test_rows_that_belong_together_must_fit_a_microbatch(tmp_path, monkeypatch):
     modes.run("train", tiny.config("mlm"), str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_workdir_of_another_config_is_refused_but_a_new_mesh_is_not(tmp_path):
   modes.run("train", tiny.config("ar"), str(tmp_path))
   with pytest.raises(ValueError, match="another config .*seed: 0 -> 1.*use another --workdir"):

@@ -9,6 +9,8 @@ import pytest
 
 from mdx.networks import attention
 
+import tiny
+
 BATCH, QUERIES, HEADS, WIDTH = 2, 6, 4, 8
 
 
@@ -35,7 +37,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("mask", tiny.first(MASKS.values(), 3), ids=MASKS)
 def test_values_and_gradients_are_those_of_jax_dot_product_attention(mask, kv_heads):
   inputs = _inputs(kv_heads)
   weight = jnp.asarray(np.random.default_rng(2).normal(size=inputs[0].shape), jnp.float32)

@@ -51,6 +51,7 @@ def test_every_parameter_of_every_network_matches_exactly_one_rule(name):
     assert len(_network(NETWORKS[name]).part.axes(path, leaf.shape)) == len(leaf.shape)
 
 
+@pytest.mark.slow
 def test_every_rule_is_used():
   paths = [path for fields in NETWORKS.values() for path in _shapes(fields)]
   for pattern, _ in axes.RULES:
@@ -78,6 +79,7 @@ def test_matrices_and_the_embeddings_of_tokens_alone_decay(name):
 @pytest.mark.parametrize("name", tiny.mostly_slow(
     ["everything", "mixture", "encoder", "disentangled", "conformer", "reader", "plain_mlp"],
     ["mixture"]))
+@pytest.mark.slow
 def test_parameters_that_are_rounded_give_the_same_answers(name):
   network = _network(NETWORKS[name] | {"dtype": "bfloat16"})
   noise = iter(jax.random.split(rng.root(1), 99))

@@ -87,6 +87,7 @@ def test_a_convolution_does_not_read_what_attention_hides():
                                             attention=attention.Causal()).last, params)
 
 
+@pytest.mark.slow
 def test_subsampling_keeps_a_share_of_the_frames_and_does_not_see_padding():
   frontend = frontends.Subsampling(width=8, num_inputs=5, channels=2, strides=(2, 2))
   params = frontend.part().init(rng.root(0))

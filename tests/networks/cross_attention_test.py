@@ -35,6 +35,7 @@ def _model():
   return network, params, moved, run
 
 
+@pytest.mark.slow
 def test_a_network_begins_as_the_one_without_a_context(model):
   _, params, _, run = model
   plain = dataclasses.replace(SPEC, context_width=0).network()
@@ -103,6 +104,7 @@ def _probs():
   return both
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_the_scores_and_their_weights_recalibrated(probs):
   found, plain, _ = probs(TOKENS)
   assert found.attention.shape == (3, 2, 2, 5, 5)

@@ -66,6 +66,7 @@ def test_buckets_are_those_of_transformers(sizes):
   np.testing.assert_array_equal(disentangled.buckets(at, own), want)
 
 
+@pytest.mark.slow
 def test_a_packed_document_and_every_way_to_run_the_layers_give_the_same_states():
   spec = _spec(dict(OWN, is_shared=False), remat="full")
   params = spec.network().init(rng.root(0))

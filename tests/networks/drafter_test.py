@@ -98,6 +98,7 @@ def test_padding_is_not_seen():
 @pytest.mark.parametrize("fields", tiny.mostly_slow([
     {}, dict(norm="layer", mlp="gelu", position="learned", embed_width=4, head_transform=True,
              dtype="bfloat16", scan_layers=True)], [{}]))
+@pytest.mark.slow
 def test_a_new_head_changes_nothing(fields):
   network = _network(**fields)
   head = drafter.Head(network, MASK_ID)

@@ -22,6 +22,8 @@ from mdx.objectives.tokens import mlm
 from mdx.train import step as step_lib
 from mdx.utils import rng
 
+import tiny
+
 RATES = dict(dropout=0.2, attention_dropout=0.1, drophead=0.25)
 FULL = attention.Full()
 
@@ -82,7 +84,7 @@ def _hidden(spec, batch, noise, **options):
   return np.asarray(read(_params(), batch))
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("scan_layers", tiny.first([True, False], 1))
 def test_the_noise_of_a_row_depends_neither_on_its_position_nor_on_its_batch(scan_layers):
   spec, batch = _spec(scan_layers=scan_layers, **RATES), _batch()
   whole = _hidden(spec, batch, rng.root(3))
@@ -95,6 +97,7 @@ def test_the_noise_of_a_row_depends_neither_on_its_position_nor_on_its_batch(sca
   assert np.abs(whole - _hidden(spec, batch, rng.root(4))).max() > 0.1
 
 
+@pytest.mark.slow
 def test_scanned_and_unstacked_layers_have_the_same_noise_and_each_layer_its_own():
   network, batch = _spec(scan_layers=False, **RATES).network(), _batch()
   noise = reading.noise_of(rng.root(3), batch)
@@ -114,6 +117,7 @@ def test_without_rates_noise_changes_nothing_and_without_noise_rates_change_noth
   np.testing.assert_array_equal(_hidden(_spec(**RATES), batch, None), plain)
 
 
+@pytest.mark.slow
 def test_the_states_after_each_block_are_kept_and_a_context_is_refused():
   network, batch = _spec().network(), _batch()
   params, inputs = _params(), types.Inputs(batch["tokens"])
@@ -167,6 +171,7 @@ def _loss_and_gradient(num_microbatches, sizes, **fields):
     return jax.device_get(run(params, batch))
 
 
+@pytest.mark.slow
 def test_devices_and_microbatches_do_not_change_the_noise():
   fields = dict(vocab_multiple=16, **RATES)
   wanted = _loss_and_gradient(1, {}, **fields)
@@ -177,6 +182,7 @@ def test_devices_and_microbatches_do_not_change_the_noise():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), found, wanted)
 
 
+@pytest.mark.slow
 def test_dropout_changes_the_loss_of_training_but_not_that_of_evaluation():
   plain, noisy = _loss_and_gradient(1, {})[0], _loss_and_gradient(1, {}, dropout=0.2)[0]
   assert abs(plain - noisy) > 1e-3

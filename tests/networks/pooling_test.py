@@ -79,6 +79,7 @@ def test_latent_attention_begins_as_the_mean_and_then_is_its_definition():
                              atol=1e-4)
 
 
+@pytest.mark.slow
 def test_normalized_embeddings_have_length_1_and_a_gradient_at_0():
   x = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-3, 0.0]])
   np.testing.assert_allclose(pooling.normalize(x), [[0.6, 0.8], [0, 0], [1, 0]], rtol=1e-6)

@@ -52,6 +52,7 @@ def test_what_lies_beyond_the_tables_is_not_rotated():
   np.testing.assert_array_equal(out[..., :HEAD], positions.rotate(x[..., :HEAD], *tables))
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_its_type_and_position_zero_is_the_identity():
   x = jnp.asarray(_DRAW.normal(size=(1, 1, 2, HEAD)), jnp.bfloat16)
   out = positions.rotate(x, *positions.rope_tables(jnp.array([[0]]), HEAD, 100.0))

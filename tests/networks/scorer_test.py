@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mdx.networks import scorer
 from mdx.utils import rng
@@ -44,6 +45,7 @@ def test_positions_around_an_answer_change_no_score():
   np.testing.assert_allclose(wider[:, 3:9], _scores(KIND, CONFIDENCE, SEEN), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_new_policy_writes_a_position_with_probability_about_an_eighth():
   network = scorer.Scorer()
   params = network.part().init(rng.root(1))

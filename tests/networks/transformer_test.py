@@ -14,6 +14,8 @@ from mdx.networks import transformer
 from mdx.utils import rng
 from mdx.utils import tree
 
+import tiny
+
 FULL, CAUSAL, BLOCKS = attention.Full(), attention.Causal(), attention.BlockCausal(2)
 BASE = dict(num_layers=2, width=16, num_heads=4, mlp_width=24, vocab_size=11, max_length=12)
 OPTIONS = {
@@ -186,8 +188,9 @@ def _assert_same_loss_and_gradient(found, expected):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
 
 
-@pytest.mark.parametrize("name,seen", [(name, seen) for name in OPTIONS for seen in (
-    FULL, CAUSAL)] + [("soft_caps", CAUSAL), ("rms_swiglu_rope", BLOCKS), ("layer_gelu_learned_biases", BLOCKS)])
+@pytest.mark.parametrize("name,seen", tiny.first([(name, seen) for name in OPTIONS for seen in (
+    FULL, CAUSAL)] + [
+        ("soft_caps", CAUSAL), ("rms_swiglu_rope", BLOCKS), ("layer_gelu_learned_biases", BLOCKS)], 3))
 def test_every_option_computes_what_a_plain_forward_pass_computes(name, seen):
   fields = (OPTIONS | CAPPED)[name]
   params = _random_params(**fields)
@@ -335,9 +338,9 @@ def _encode(fields, params, tokens, seen, **rows):
   return _compiled_encode(seen, **fields)(params, tokens, rows)
 
 
-@pytest.mark.parametrize("name, scan_layers", [
+@pytest.mark.parametrize("name, scan_layers", tiny.first([
     *((name, is_scanned) for name in ("one_kv_head_head_bias", "layer_gelu_learned_biases", "time")
-      for is_scanned in (True, False)), pytest.param("longrope", True, marks=pytest.mark.slow)])
+      for is_scanned in (True, False)), pytest.param("longrope", True, marks=pytest.mark.slow)], 2))
 def test_places_run_against_a_fresh_cache_are_those_of_the_whole_row(name, scan_layers):
   fields = (OPTIONS | LONGROPE)[name]
   params, fields = _random_params(**fields), fields | dict(scan_layers=scan_layers)

@@ -109,6 +109,7 @@ def test_masks_are_uniform_in_number_and_leave_prompts_alone():
   assert np.all(steps <= masked.sum(axis=1) - 1)
 
 
+@pytest.mark.slow
 def test_a_new_head_has_the_loss_of_the_stale_logits_and_the_model_has_no_gradient():
   params, (batch, _) = _params(), _prepared(OBJECTIVE, _batch())
   params["joint"]["block"]["final_norm"] = {"scale": jnp.zeros(16)}

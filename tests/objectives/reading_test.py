@@ -65,6 +65,7 @@ def test_previous_positions_step_over_padding_within_a_document_alone():
   assert before.tolist() == [[0, 0, 1, 2]] and starts.tolist() == [[True, False, False, False]]
 
 
+@pytest.mark.slow
 def test_a_shifted_model_reads_the_same_over_padding():
   dense = jnp.array([[1, 2, 3, 4, 5, 1]])
   real = np.array([[0, 1, 1, 0, 1, 1, 0, 0, 1, 1]], bool)

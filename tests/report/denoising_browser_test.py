@@ -72,6 +72,7 @@ def shown(page):
   return page.run("document.getElementById('summary').textContent")
 
 
+@pytest.mark.slow
 def test_hostile_text_neither_runs_nor_loads_anything(opened):
   opened.press("End")
   for place in range(2, 2 + len(HOSTILE)):

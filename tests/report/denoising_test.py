@@ -169,6 +169,7 @@ def _decode(seed, num_places=512, num_steps=512):
   return denoising.Trace("", frames, confidence, predictions=predictions)
 
 
+@pytest.mark.slow
 def test_eight_rows_of_512_tokens_and_steps_fit_two_megabytes_uncut(tmp_path):
   path = tmp_path / "page.html"
   assert denoising.write_html(path, [_decode(s) for s in range(8)], text_of, MASK) == ()

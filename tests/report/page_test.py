@@ -128,6 +128,7 @@ def test_several_runs_are_compared(tmp_path, run, capsys):
 
 
 @browser.needed
+@pytest.mark.slow
 def test_a_browser_shows_it_runs_nothing_and_fits_a_phone(run, tmp_path):
   shown = browser.Page(tmp_path / "profile")
   try:

@@ -111,6 +111,7 @@ def test_replies_follow_turns_and_what_ends_early_is_padding(monkeypatch):
   assert not (decoder.asked[1]["canvas"][1] == MASK).any()
 
 
+@pytest.mark.slow
 def test_an_episode_of_one_turn_is_the_row_of_a_decoder():
   spec = transformer.Transformer(num_layers=1, width=16, num_heads=2, mlp_width=24, max_length=32,
                                  vocab_size=TOKENIZER.vocab_size, scan_layers=False)
@@ -212,6 +213,7 @@ def _config(base, **changes):
 
 
 @pytest.mark.parametrize("cache", ["none", pytest.param("dual", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_tool_of_two_turns_is_learned_from(cache, base, tmp_path, monkeypatch):
   monkeypatch.setitem(tasks.TASKS, "calculator", Calculator)
   results = modes.run("rl", _config(base, rollout__sampler__cache=cache), str(tmp_path))

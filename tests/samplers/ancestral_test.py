@@ -16,6 +16,7 @@ from mdx.samplers import ancestral
 
 import driving
 import oracle
+import tiny
 
 JOINT = oracle.random_joint()
 # 1 - alpha(t), written out again.
@@ -81,9 +82,9 @@ def _exact_law(schedule, steps, blocks=1):
   return found
 
 
-@pytest.mark.parametrize("schedule,steps", [
+@pytest.mark.parametrize("schedule,steps", tiny.first([
     ({"name": "linear", "eps": 0.2}, 1), ({"name": "linear", "eps": 0.2}, 3),
-    ({"name": "cosine"}, 2), ({"name": "polynomial", "power": 2.0}, 5)])
+    ({"name": "cosine"}, 2), ({"name": "polynomial", "power": 2.0}, 5)], 1))
 def test_samples_follow_the_exact_law_of_the_grid(schedule, steps):
   decoded = _decode(_masked(20000), schedule=schedule, steps=steps)
   assert _pvalue(decoded.tokens, _exact_law(schedule, steps)) > 1e-4
@@ -98,6 +99,7 @@ def test_blocks_follow_the_law_of_their_grids_one_after_another():
   assert oracle.chi_square(_exact_law(_LINEAR, 4) * 20000, _exact_law(_LINEAR, 2, 2)) < 1e-4
 
 
+@pytest.mark.slow
 def test_many_steps_sample_the_model():
   decoded = _decode(_masked(15000), steps=100)
   assert _pvalue(decoded.tokens, JOINT.probs) > 1e-4
@@ -106,9 +108,9 @@ def test_many_steps_sample_the_model():
   assert np.abs(_exact_law(_LINEAR, 100) - JOINT.probs).sum() < 0.02
 
 
-@pytest.mark.parametrize("name,fields", [
+@pytest.mark.parametrize("name,fields", tiny.first([
     ("first_hitting", {}), ("first_hitting", dict(block_length=2)), ("autoregressive", {}),
-    ("confidence", dict(confidence="random")), ("confidence", dict(confidence="entropy"))])
+    ("confidence", dict(confidence="random")), ("confidence", dict(confidence="entropy"))], 2))
 def test_one_place_a_step_samples_the_model(name, fields):
   # The last by a rule that reads the model: no order that is chosen without the tokens can bias.
   decoded = _decode(_masked(20000), name=name, **fields)
@@ -116,9 +118,9 @@ def test_one_place_a_step_samples_the_model(name, fields):
   assert np.all(decoded.nfe == JOINT.length)
 
 
-@pytest.mark.parametrize("name,fields", [
+@pytest.mark.parametrize("name,fields", tiny.first([
     ("first_hitting", {}), ("ancestral", dict(steps=80)),
-    ("confidence", dict(confidence="random"))])
+    ("confidence", dict(confidence="random"))], 1))
 def test_any_given_tokens_stay_and_the_rest_follows_its_conditional(name, fields):
   canvas = _masked(30000)
   canvas[:15000, [0, 2]] = [2, 3]

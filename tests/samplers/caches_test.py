@@ -175,6 +175,7 @@ def test_an_approximate_cache_freezes_what_lies_outside_the_block(cache):
 
 
 @pytest.mark.parametrize("cache", ["dual", tiny.releases("prefix")])
+@pytest.mark.slow
 def test_the_window_of_a_shifted_model_has_the_position_before_the_block(cache):
   # As Dream; rows of several lengths are padded on the left, and empty prompts begin with a block.
   objective, params = model = driving.model(**SPEC, shift=True)
@@ -194,8 +195,8 @@ def test_the_window_of_a_shifted_model_has_the_position_before_the_block(cache):
   assert others[0] != others[1] and others[2] not in others[:2]
 
 
-@pytest.mark.parametrize("name,cache", [("rcr", "dual"), ("token_editing", "prefix"),
-                                        ("confidence", "dual")])
+@pytest.mark.parametrize("name,cache", tiny.first([("rcr", "dual"), ("token_editing", "prefix"),
+                                        ("confidence", "dual")], 1))
 def test_with_one_step_a_block_a_cache_of_a_shifted_model_changes_nothing(name, cache):
   # Given tokens inside the answer make several runs of masks, each with a position before it.
   model = driving.model(**SPEC, shift=True)

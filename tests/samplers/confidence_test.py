@@ -316,6 +316,7 @@ def test_an_order_with_a_temperature_is_a_draw_without_replacement_by_the_softma
   assert oracle.chi_square(counts, list(pairs.values())) > 1e-3
 
 
+@pytest.mark.slow
 def test_ends_of_text_are_penalised_by_the_share_of_masks_that_is_left():
   canvas = np.where(np.arange(8) < 4, 3, np.zeros((5, 8))).astype(np.int32)
   canvas[1, 5:] = 4  # of row 1 one mask is left, but the others are given: all of its masks

@@ -294,6 +294,7 @@ def test_eight_devices_decode_what_one_does(axes, fields):
   assert equal.sum() >= 15 and np.array_equal(one.nfe[equal], eight.nfe[equal])
 
 
+@pytest.mark.slow
 def test_rows_with_a_leader_go_the_same_way_until_they_branch():
   shared = jnp.array([0, 1, 2, 3, 4, 4])
   decode = lambda **more: driving.decode(

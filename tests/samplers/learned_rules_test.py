@@ -126,6 +126,7 @@ def _with_hidden(params, request):
   return answer._replace(hidden=jnp.stack([jnp.ones_like(index), index, jnp.sin(index)], axis=-1))
 
 
+@pytest.mark.slow
 def test_a_joint_rule_reads_hidden_states():
   pair = np.random.default_rng(0).normal(size=(driving.VOCAB, 3, driving.VOCAB)) * 2
   decoded = _decode(Joint(mask_id=0, gen_length=8, temperature=0.0), "commits",

@@ -88,6 +88,7 @@ def test_filters_keep_the_likeliest_and_leave_their_ratios(top_k, top_p):
     np.testing.assert_allclose(kept, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_confidences_are_probability_margin_negative_entropy_and_a_uniform():
   logits = np.random.default_rng(2).normal(size=(3, 4, 6)).astype(np.float32)
   tokens = np.random.default_rng(3).integers(0, 6, (3, 4))

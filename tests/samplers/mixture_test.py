@@ -29,6 +29,7 @@ def _sampler(rule, **fields):
     (confidence.Confidence, "none"), (revise.RunningConfidence, "none"),
     (confidence.Confidence, "prefix"), (confidence.Confidence, "dual"),
     (revise.RunningConfidence, "dual")], [(confidence.Confidence, "dual")]))
+@pytest.mark.slow
 def test_every_row_is_decoded_by_the_component_it_drew(rule, cache):
   mixed = driving.decode(_answer, _sampler(rule, mixture=COMPONENTS, cache=cache), CANVAS)
   alone = [driving.decode(_answer, _sampler(rule, block_length=b, steps=s, cache=cache), CANVAS)

@@ -14,6 +14,7 @@ from mdx.samplers import revise
 
 import driving
 import oracle
+import tiny
 
 MASK = driving.MASK_ID
 
@@ -70,6 +71,7 @@ def _golden(sampler, confidences=CONFIDENCES):
   return canvases[:, 0]
 
 
+@pytest.mark.slow
 def test_running_confidence_on_six_tokens():
   # By hand from arXiv:2508.13148: two tokens a step; token 2, committed by the first step, is
   # masked again by the second.
@@ -92,6 +94,7 @@ def test_the_latest_confidence_and_the_running_maximum_differ_where_one_falls():
   np.testing.assert_array_equal(maximum[2] == MASK, [0, 0, 0, 1, 0, 1])
 
 
+@pytest.mark.slow
 def test_running_confidence_makes_as_many_calls_and_masks_as_the_schedule_leaves():
   draw = np.random.default_rng(0)
   sampler = revise.RunningConfidence(mask_id=MASK, gen_length=12, block_length=6, steps=8,
@@ -109,6 +112,7 @@ def test_running_confidence_makes_as_many_calls_and_masks_as_the_schedule_leaves
   assert np.all(ours[:4, :, 6:] == MASK)
 
 
+@pytest.mark.slow
 def test_no_tie_masks_a_prompt_or_a_later_block():
   sampler = revise.RunningConfidence(mask_id=MASK, gen_length=8, block_length=4, steps=4,
                                      temperature=0.0, confidence="margin")
@@ -132,11 +136,11 @@ def _is_masked(sampler, num_steps, rows=2000, confidence=0.5):
   return canvases == MASK, state
 
 
-@pytest.mark.parametrize("fields,noise", [
+@pytest.mark.parametrize("fields,noise", tiny.first([
     (dict(remdm="cap", eta=0.3), {"name": "linear", "eps": 0.0}),
     (dict(remdm="cap", eta=1.0), {"name": "cosine"}),
     (dict(remdm="rescale", eta=0.7), {"name": "cosine"}),
-    (dict(remdm="cap", eta=0.0), {"name": "linear"})])
+    (dict(remdm="cap", eta=0.0), {"name": "linear"})], 1))
 def test_remasking_keeps_the_marginals(fields, noise):
   steps = 5
   masked, state = _is_masked(_remdm(steps=steps, noise=noise, **fields), steps)

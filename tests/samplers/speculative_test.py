@@ -74,6 +74,7 @@ def test_every_token_is_that_of_the_causal_reading_with_the_same_noise(temperatu
   assert np.all(found.nfe % 2 == 0) and np.all(found.nfe <= 2 * (LENGTH - 1))
 
 
+@pytest.mark.slow
 def test_rows_are_distributed_as_the_causal_reading_says():
   joint = oracle.random_joint()
   tokens = []
@@ -106,6 +107,7 @@ def test_rows_are_distributed_as_the_causal_reading_says():
   assert oracle.chi_square(counts[possible], joint.probs[possible]) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_model_whose_readings_agree_needs_two_calls_a_block():
   base, params = _model()
   network = base.network

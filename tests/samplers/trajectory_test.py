@@ -126,6 +126,7 @@ def test_a_full_prediction_has_the_canvas_where_it_is_known_and_draws_elsewhere(
 
 
 @pytest.mark.parametrize("name", ["confidence", pytest.param("rcr", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_branches_are_further_draws_of_the_same_canvas_and_change_nothing_else(name):
   sampler = driving.build(MODEL, **FIELDS | dict(name=name, top_k=0, top_p=1.0),
                           also=samplers.SAMPLERS)
@@ -178,6 +179,7 @@ def test_the_steps_of_revised_tokens_are_those_after_which_they_stood(name):
   assert revised > 0
 
 
+@pytest.mark.slow
 def test_a_token_that_was_filled_in_has_no_confidence_even_where_one_was_written_before():
   recorder = trajectory.Recorder(level="canvas", start=0, max_steps=4, mask_id=MASK)
   canvas = jnp.array([[MASK, MASK, 3]])

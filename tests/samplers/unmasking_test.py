@@ -44,6 +44,7 @@ _ALL = dict(actions="plackett_luce", block_length=4, expert_rate=0.5, expert_thr
 
 
 @pytest.mark.parametrize("fields", tiny.mostly_slow([dict(), _ALL], [_ALL]), ids=str)
+@pytest.mark.slow
 def test_the_log_probability_of_recorded_actions_is_found_again_without_the_model(fields):
   rule = unmasking.Unmasking(**FIELDS | fields)
   params = _params(rule)

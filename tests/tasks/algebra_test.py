@@ -69,6 +69,7 @@ def test_numbers_are_not_rounded_and_lists_keep_their_order(checker, gold, answe
   assert checker.equal(gold, answer) is equal
 
 
+@pytest.mark.slow
 def test_a_hang_ends_at_the_time_limit_and_the_next_answer_is_judged(_library):
   checker = algebra.Checker(0.5)
   start = time.perf_counter()

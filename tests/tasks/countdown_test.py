@@ -67,6 +67,7 @@ def test_lengths_hold_for_any_number_of_numbers(num_numbers):
     assert len(_tokens(answer)) == task.answer_length
 
 
+@pytest.mark.slow
 def test_no_problem_is_in_two_splits_even_of_two_seeds_and_formats(steps):
   other = countdown.Countdown(seed=1, format="expression", num_train=2000)
   keys = {s: {e["key"] for t in (steps, other) for e in t.examples(s)} for s in _SPLITS}

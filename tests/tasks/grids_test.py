@@ -82,6 +82,7 @@ def test_each_9x9_image_is_a_grid_and_its_givens_determine_it():
     assert grids.solve(np.where(given, grid, 0), 9) == [tuple(grid)]
 
 
+@pytest.mark.slow
 def test_removing_one_more_given_can_lose_uniqueness(minimal):
   """So the solver's limit of 2 does find second solutions of size 9."""
   drawn, is_given = minimal

@@ -296,6 +296,7 @@ def test_a_line_over_a_stop_is_the_mean_of_all_its_steps(parts, tmp_path):
   assert lines[0] == lines[1] and [x["step"] for x in lines[0]] == [4]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_between_checkpoints_repeats_the_lost_steps(parts, tmp_path):
   whole, _ = _train(parts, tmp_path / "run", checkpoint_steps=1)
   for step in (3, 4):
@@ -306,6 +307,7 @@ def test_a_run_that_was_killed_between_checkpoints_repeats_the_lost_steps(parts,
   assert [json.loads(x)["step"] for x in lines] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_written_while_training_goes_on_holds_the_state_of_its_step(tmp_path):
   steps = 6
   mesh = _one_device()

@@ -199,6 +199,7 @@ def test_stacked_and_unrolled_layers_get_the_same_steps(spec):
 
 
 @pytest.mark.parametrize("spec", tiny.mostly_slow(OPTIMIZERS, OPTIMIZERS[:1]))
+@pytest.mark.slow
 def test_layer_decay_multiplies_steps_and_weight_decay_by_exact_powers(spec):
   params, _ = _model()
   plain = dataclasses.replace(spec, layer_decay=1.0)
@@ -274,6 +275,7 @@ def _of_known_spectrum(x):
       [[[1e-2]], [[1]], [[1e2]]])
 
 
+@pytest.mark.slow
 def test_muons_steps_of_every_layer_are_orthogonal_with_adamws_size_and_the_rest_is_adamws():
   params, _ = _model()
   spec = optimizer_lib.Muon(learning_rate=0.5, schedule="constant", warmup_steps=0,

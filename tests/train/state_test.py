@@ -21,6 +21,7 @@ class _Two(types.Objective):
     return {"model": {"w": jax.random.normal(key, (3,)), "v": jnp.ones(2)}}
 
 
+@pytest.mark.slow
 def test_a_new_average_is_a_copy_so_that_both_can_be_donated():
   state = state_lib.init_fn(_Two(), optax.sgd(0.1), keep_ema=True)(rng.root(0))
   one, other = state.params["model"]["w"], state.ema["model"]["w"]

@@ -79,6 +79,7 @@ def test_a_saved_dataset_is_read_by_its_state(tmp_path):
     _source("arrow", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_what_the_library_saves_is_read(tmp_path):
   datasets = pytest.importorskip("datasets")
   whole = datasets.Dataset.from_dict({"text": _TEXTS, "messages": [_CHAT[0]] * 10})

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import hf_numbers
+import tiny
 import numpy as np
 import pytest
 import tokenizers
@@ -37,7 +38,8 @@ def _directory(path, name, *, around="", **settings):
   return path
 
 
-@pytest.mark.parametrize("around, prefix", [("", []), ("<s> $A", [1])], ids=["none", "bos"])
+@pytest.mark.parametrize("around, prefix", tiny.first([("", []), ("<s> $A", [1])], 1),
+                         ids=["none", "bos"])
 def test_a_causal_model_reads_what_its_tokenizer_gives_once(tmp_path, around, prefix):
   path = _directory(tmp_path / "model", "qwen2", around=around)
   model = mdx.load(str(path))
@@ -93,6 +95,7 @@ def test_what_stands_behind_an_answer_is_read_and_is_no_part_of_it(encoder):
   assert model.sample(["a b"], gen_length=2, steps=1, record="canvas")[0].trace.frames.shape[1] == 2
 
 
+@pytest.mark.slow
 def test_every_end_token_ends_a_text(tmp_path):
   path = _directory(tmp_path / "model", "qwen2", generation_config={"eos_token_id": [2, 7, 5]})
   config = interop.load_config(path)

@@ -84,13 +84,14 @@ def test_config_has_the_keys_that_scripts_rely_on(name):
 
 
 @pytest.mark.parametrize("steps", tiny.mostly_slow([1, 3], [1]))
+@pytest.mark.slow
 def test_any_number_of_steps_runs(steps, tmp_path):
   results = modes.run("train", tiny.config("diffusion", steps=steps), str(tmp_path))
   assert results["steps"] == steps
 
 
-@pytest.mark.parametrize("preset, billions", [("mdlm_small", 0.08), ("bert_base", 0.08),
-                                              ("llada_8b", 6.9)])
+@pytest.mark.parametrize("preset, billions", tiny.first([("mdlm_small", 0.08), ("bert_base", 0.08),
+                                              ("llada_8b", 6.9)], 1))
 def test_presets_set_up_sharded_without_computing_anything(preset, billions, tmp_path, monkeypatch):
   monkeypatch.setattr(memory, "limit", lambda: 2 ** 40)  # as of devices that are not here
   cfg = diffusion.get_config(f"preset={preset}")

@@ -26,6 +26,7 @@ def _runs(tmp_path):
   return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_stopped(runs, capsys):
   config = tiny.config("diffusion", steps=4, checkpoint_steps=2, **_SMALL)
   modes.run("train", config, str(runs / "train"))
@@ -42,6 +43,7 @@ def test_a_run_of_another_config_is_still_refused(runs):
     modes.run("train", config, str(runs / "train"))
 
 
+@pytest.mark.slow
 def test_a_claim_runs_only_what_is_missing(runs, monkeypatch):
   claim = json.loads((runs / "claim.json").read_text())
   # As a config of today has it: with keys that came later.

@@ -125,6 +125,7 @@ def test_an_evaluator_without_its_table_is_named():
     evaluators.EVALUATORS["clustering"].check({"eval": {}}, OBJECTIVE)
 
 
+@pytest.mark.slow
 def test_vectors_are_the_mean_states_of_any_model_where_nothing_else_is_said(tmp_path):
   config = tiny.config("mlm", eval__evaluators=("clustering",), network__num_layers=1,
                        eval__clustering=dict(source=dict(name="packaged", task="intent"), limit=9))

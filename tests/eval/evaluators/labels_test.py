@@ -54,6 +54,7 @@ def _run(tmp_path_factory):
   return cfg, folder / "run", modes.run("train", cfg, str(folder / "run"))
 
 
+@pytest.mark.slow
 def test_the_best_weights_on_validation_are_tested_once(run):
   cfg, workdir, results = run
   best = json.loads((workdir / "best.json").read_text())
@@ -75,6 +76,7 @@ def _sentences(rows):
   return [row["texts"][0] for row in rows]
 
 
+@pytest.mark.slow
 def test_new_texts_are_labelled_as_the_evaluation_labels_them(run, tmp_path):
   cfg, workdir, _ = run
   model = mdx.load(str(workdir))

@@ -170,6 +170,7 @@ def _loss_and_gradient(name, mesh, num_microbatches=1):
 @pytest.mark.parametrize("name", tiny.mostly_slow(
     [name for name in METHODS if name not in ("krona", "parallel", "p_tuning")], ["mask"],
     ci=["lora", "dora", "prefix_tuning", "bitfit"]))
+@pytest.mark.slow
 def test_on_a_mesh_and_by_microbatch_it_is_the_same_and_its_own_leaves_alone_have_gradients(name):
   one = sharding.make_mesh({}, devices=jax.devices()[:1])
   (loss, grads), _ = _loss_and_gradient(name, one)

@@ -82,6 +82,7 @@ def test_a_gated_prefix_is_attention_of_its_own_times_its_gate():
   np.testing.assert_allclose(one.attended(own, query, mixed), want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_prompt_of_a_causal_model_is_what_tokens_of_its_embeddings_would_be():
   spec, tokens = _spec(inserted.Prompt(length=3)), jnp.arange(10).reshape(2, 5)
   params = spec.network().init(rng.root(0))

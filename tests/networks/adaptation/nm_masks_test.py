@@ -67,6 +67,7 @@ def test_a_drawn_mask_is_the_softmax_of_scores_and_noise_under_the_schedules(pro
   assert np.abs(slope).max(axis=1).min() > 1e-4  # of every group, also where it is hard
 
 
+@pytest.mark.slow
 def test_the_reward_is_the_expected_square_of_what_is_kept_and_fades():
   one = nm_masks.NMMask(reward=0.1, kappa=(2.0, 2.0))
   chance = np.exp(2 * LOGITS) / np.exp(2 * LOGITS).sum(axis=1, keepdims=True)

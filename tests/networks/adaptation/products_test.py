@@ -69,6 +69,7 @@ def test_a_start_takes_from_the_kernel_what_its_product_gives_back(start):
     np.testing.assert_allclose(own["lora_b"] @ own["lora_b"].T, np.eye(3), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_new_parameters_alone_take_their_start_and_the_function_stays():
   put = lora.LoRA(rank=2, start="pissa", targets=("q", "down"))
   plain, spec = _spec(), _spec(put)
@@ -99,6 +100,7 @@ def test_the_budget_of_adalora_at_its_knees():
   np.testing.assert_allclose(got, [12, 12, 4 + 8 * 0.5 ** 3, 4, 4], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_step_of_adalora_keeps_the_most_important_triples_of_all_maps():
   one = products.AdaLoRA(rank=2, target_rank=1, steps=3, first_steps=0, last_steps=1, beta=0.5)
   names = ("svd_a", "svd_e", "svd_b")

@@ -40,6 +40,7 @@ def test_unsupervised_tokens_condition_and_are_not_scored():
   assert float(weight) == 162 and np.all(aux.rows["count"] == 2)
 
 
+@pytest.mark.slow
 def test_every_document_of_a_row_starts_afresh():
   seen = {}
 

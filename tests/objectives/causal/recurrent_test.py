@@ -66,6 +66,7 @@ def test_windows_in_a_scan_are_windows_one_by_one_and_without_slots_rows_of_thei
   assert np.abs(found - apart)[:, 4:].max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_later_window_reaches_the_first_one_by_memory_alone_and_reads_nothing_ahead(model):
   objective, params = model
   changed = ROWS | {"tokens": TOKENS.at[0, 5].set(3)}

@@ -94,6 +94,7 @@ def test_microbatches_have_the_attention_of_their_step_and_each_step_its_own():
   np.testing.assert_array_equal(keys[0], keys[2])
 
 
+@pytest.mark.slow
 def test_sampling_has_full_attention_whatever_the_step():
   request = types.Request(BATCH["tokens"].at[:, 4:].set(10), jnp.ones(8))
   np.testing.assert_array_equal(ADAPT.reader().answer(PARAMS, request).logits, DIFFUSION.answer(PARAMS, request).logits)

@@ -26,6 +26,7 @@ from mdx.utils import tree
 
 import enumerated
 import oracle
+import tiny
 
 JOINT, CONTEXT = enumerated.JOINT, enumerated.CONTEXT
 SEGMENTS = np.array([[1] * 7 + [2] * 4 + [0], [1] * 3 + [2] * 9])
@@ -70,10 +71,10 @@ def _drawn(objective, tokens, seed=0):
   return np.asarray(jax.jit(score)(oracle.batch_of(JOINT, tokens)), np.float64)
 
 
-@pytest.mark.parametrize("block_length, fields", [
+@pytest.mark.parametrize("block_length, fields", tiny.first([
     (2, {"mask_draw": "exact_count"}), (3, {"mask_draw": "exact_count", "time": "independent"}),
     (2, {"schedule": {"name": "cosine", "eps": 1e-5}}), (4, {"mask_draw": "exact_count"}),
-    (4, {"mask_draw": "exact_count", "complementary": True})])
+    (4, {"mask_draw": "exact_count", "complementary": True})], 2))
 def test_drawn_bounds_have_the_nll_as_their_mean(block_length, fields):
   rows = _drawn(_objective(block_length, **fields), np.tile(JOINT.sequences, (200, 1)))
   assert abs(oracle.z_score(rows - np.tile(JOINT.nll, 200), 0)) < 4
@@ -168,6 +169,7 @@ def test_times_of_all_blocks_of_a_batch_are_a_lattice():
   assert len({tuple(np.argsort(row)) for row in np.asarray(times)}) > 1
 
 
+@pytest.mark.slow
 def test_training_clips_times_and_likelihoods_do_not():
   objective = _objective(2, clip=[0.3, 0.8], time="stratified",
                          schedule={"name": "linear", "eps": 0.0})
@@ -184,7 +186,7 @@ def test_training_clips_times_and_likelihoods_do_not():
 
 @pytest.mark.parametrize("mask_draw", ["exact_count", "bernoulli"])
 @pytest.mark.parametrize("clip", [(0.3, 0.8), (0.6, 1.0), (0.0, 0.5), (0.45, 0.55)])
-@pytest.mark.parametrize("block_length", [4, 16])
+@pytest.mark.parametrize("block_length", tiny.first([4, 16], 1))
 def test_clipped_mask_rates_lie_where_they_are_asked_for(mask_draw, clip, block_length):
   objective = block_diffusion.BlockDiffusion(
       network=_oracle(2), mask_id=0, mask_draw=mask_draw, clip=clip,
@@ -269,6 +271,7 @@ def _all_terms():
   return table, batch, objective, *jax.jit(score)(batch)
 
 
+@pytest.mark.slow
 def test_every_token_is_masked_in_exactly_one_of_two_complementary_texts(all_terms):
   _, batch, _, drawn, *_ = all_terms
   real, masked, other = (np.asarray(x) for x in (
@@ -331,6 +334,7 @@ def test_likelihoods_have_no_terms_of_training(all_terms):
   assert _objective(2).bound("stratified").block_phases == ()
 
 
+@pytest.mark.slow
 def test_a_causal_clean_text_is_read_as_a_causal_model_reads_it():
   plain, params = _model(False)
   objective = dataclasses.replace(plain, clean_stream="token", ar_weight=1.0)

@@ -100,7 +100,7 @@ def test_the_oracle_satisfies_the_identity_it_is_used_for():
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-4, 0.05])
-@pytest.mark.parametrize("name,power", SCHEDULES)
+@pytest.mark.parametrize("name,power", tiny.first(SCHEDULES, 3))
 def test_the_expected_bound_is_the_nll_for_every_schedule(name, power, eps):
   objective = _objective(schedule=_schedule(name, power, eps))
   row = 17
@@ -351,6 +351,7 @@ class _Places:
     self.network = whole._replace(encode=encode, head=head)
 
 
+@pytest.mark.slow
 def test_a_shifted_model_predicts_each_place_from_the_one_before_it():
   shifted = diffusion.MaskedDiffusion(network=_Places().network, mask_id=JOINT.mask_id, shift=True)
   weight = np.ones(len(MASKS))
@@ -417,7 +418,7 @@ def test_rows_of_padding_weigh_nothing_and_stay_finite(mask_draw):
 
 
 @pytest.mark.parametrize("mask_draw", ["bernoulli", "exact_count"])
-@pytest.mark.parametrize("time", ["independent", "stratified", "lattice"])
+@pytest.mark.parametrize("time", tiny.first(["independent", "stratified", "lattice"], 2))
 def test_a_rows_draws_follow_it_to_another_place_and_change_with_the_step(mask_draw, time):
   objective = _objective(mask_draw=mask_draw, time=time)
   batch = oracle.batch_of(JOINT, np.tile(JOINT.sequences, (2, 1))[:64], first=128)
@@ -439,7 +440,7 @@ def test_a_rows_draws_do_not_depend_on_the_rows_beside_it(mask_draw):
     np.testing.assert_array_equal(np.asarray(one[name])[8:14], other[name], err_msg=name)
 
 
-@pytest.mark.parametrize("mask_draw", ["bernoulli", "exact_count"])
+@pytest.mark.parametrize("mask_draw", tiny.first(["bernoulli", "exact_count"], 1))
 @pytest.mark.parametrize("time", ["stratified", "lattice"])
 def test_eight_devices_draw_and_score_what_one_does(mask_draw, time):
   objective = _objective(mask_draw=mask_draw, time=time)
@@ -585,14 +586,14 @@ def test_every_schedule_is_covered_here():
   assert config_lib.build(schedule_lib.SCHEDULES, _schedule("linear", None, 0.1)).eps == 0.1
 
 
-@pytest.mark.parametrize("name, time, mask_draw, allowance, density", [
+@pytest.mark.parametrize("name, time, mask_draw, allowance, density", tiny.first([
     ("linear", "lattice", "exact_count", 0.0, "uniform"),
     ("linear", "stratified", "exact_count", 0.005, "uniform"),
     ("linear", "lattice", "exact_count", 0.0, "bell"),
     ("linear", "lattice", "bernoulli", 0.005, "uniform"),
     ("cosine", "lattice", "bernoulli", 0.005, "uniform"),
     ("polynomial", "stratified", "bernoulli", 0.005, "uniform"),
-    ("linear", "independent", "bernoulli", 0.01, "uniform")])
+    ("linear", "independent", "bernoulli", 0.01, "uniform")], 2))
 def test_the_heads_reserved_positions_suffice(name, time, mask_draw, allowance, density):
   rows, length, seen = 16, 64, []
 

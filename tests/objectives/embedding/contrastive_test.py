@@ -119,6 +119,7 @@ def _step(objective, num_microbatches):
 
 @pytest.mark.parametrize("devices, num_microbatches", [
     pytest.param(8, 2, marks=pytest.mark.slow), (1, 4)])
+@pytest.mark.slow
 def test_microbatches_and_devices_leave_the_gradient_as_it_is(whole, devices, num_microbatches):
   objective, params, (loss, grads, metrics) = whole
   mesh = sharding.make_mesh(dict(data=devices), devices=jax.devices()[:devices])

@@ -29,6 +29,7 @@ def test_the_divergence_is_over_other_rows_that_are_live():
   np.testing.assert_allclose(distilled.divergence(teacher, teacher, is_live), 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
   teachers = (None, contrastive.Contrastive(network=NETWORK, mask_id=5),
               mlm.MaskedLM(network=NETWORK, mask_id=5))

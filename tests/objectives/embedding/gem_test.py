@@ -77,6 +77,7 @@ def _params():
   return _objective().init(rng.root(0))
 
 
+@pytest.mark.slow
 def test_plain_texts_cost_what_they_cost_a_causal_model(params):
   batch = {k: v[:8] for k, v in _batch().items()}
   objective, causal = _objective(raw_rate=1.0), ar.AutoRegressive(network=NETWORK, mask_id=MASK_ID)
@@ -93,6 +94,7 @@ def test_plain_texts_cost_what_they_cost_a_causal_model(params):
   np.testing.assert_allclose(aux.rows["nll"], other.rows["nll"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_embedding_is_the_mean_state_of_special_tokens_behind_the_text(params):
   batch, objective = {k: v[:6] for k, v in _batch().items()}, _objective()
   embed = jax.jit(objective.embedder().vectors)

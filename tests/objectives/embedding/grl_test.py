@@ -66,6 +66,7 @@ def _read():
   return objective, params, *jax.jit(represent)(params)
 
 
+@pytest.mark.slow
 def test_a_passage_costs_what_it_costs_a_causal_model_behind_the_query(read):
   _, params, _, weights, reps = read
   causal, rows = ar.AutoRegressive(network=NETWORK, mask_id=MASK_ID), np.zeros((16, 12), np.int32)

@@ -22,6 +22,8 @@ from mdx.utils import rng
 import table_model
 from table_model import REAL
 
+import tiny
+
 REWARDS = np.random.default_rng(0).normal(size=(REAL, REAL)).astype(np.float32)
 SOLVED = (REWARDS > 0.3).astype(np.float32)
 
@@ -61,9 +63,9 @@ def _prepare(policy, batch):
   return jax.jit(lambda batch: policy.prepare({}, batch, rng.root(0), types.context(0)))(batch)
 
 
-@pytest.mark.parametrize("canvas, values, num_predictions, temperature", [
+@pytest.mark.parametrize("canvas, values, num_predictions, temperature", tiny.first([
     ((REAL, REAL), SOLVED, 2, 1.0), ((REAL, REAL), REWARDS, 2, 0.7), ((1, REAL), SOLVED, 3, 1.0),
-    ((REAL, 2), REWARDS, 4, 1.0)], ids=["verdicts", "graded", "three", "four"])
+    ((REAL, 2), REWARDS, 4, 1.0)], 1), ids=["verdicts", "graded", "three", "four"])
 def test_the_expected_gradient_is_the_exact_one_of_the_one_step_reward(
     canvas, values, num_predictions, temperature):
   """Over all m-tuples of predictions of a canvas, each with its probability."""
@@ -193,6 +195,7 @@ def _decoded(model, params, rows=8, steps=3, m=3, name="confidence", temperature
 
 
 @pytest.mark.parametrize("name", ["rcr", pytest.param("confidence", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_canvases_are_scored_with_the_distributions_that_predictions_were_drawn_from(name):
   """Positions of the answer are given, and the network is told the noise level."""
   model, params = _network(REAL + 2, 2, init_std=0.5, time_conditioning=True)

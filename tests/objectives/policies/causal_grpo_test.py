@@ -73,6 +73,7 @@ def test_means_over_tokens_and_over_rollouts_weigh_short_answers_as_by_hand():
     _policy(mean_over="rows")
 
 
+@pytest.mark.slow
 def test_dapo_s_higher_clip_is_of_ratios_above_one_and_positive_advantages_alone():
   tokens = np.array([[2, 3, 4, 5, 5], [2, 3, 5, 5, 2]], np.int32)
   narrow, wide = _policy(clip=0.2), _policy(clip=0.2, clip_high=0.28)
@@ -91,6 +92,7 @@ def test_dapo_s_higher_clip_is_of_ratios_above_one_and_positive_advantages_alone
     np.testing.assert_allclose(found, (low, high), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_tokens_of_replies_and_padding_between_turns_change_no_log_probability():
   # A prompt, a turn of two tokens, padding, a reply, padding, another turn.
   policy = _policy()

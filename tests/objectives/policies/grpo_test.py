@@ -99,6 +99,7 @@ def test_wd1_weighs_log_likelihoods_and_is_silent_where_rewards_are_equal():
   assert len(silent) and all(np.all(np.asarray(g) == 0) for g in silent)
 
 
+@pytest.mark.slow
 def test_every_end_token_ends_an_answer():
   batch = rollouts.rollout(num_prompts=4)
   batch["tokens"] = batch["tokens"].at[:, PROMPT:].set(1).at[:, PROMPT + 1].set(2)

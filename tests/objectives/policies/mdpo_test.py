@@ -18,11 +18,13 @@ from mdx.utils import rng
 import rollouts
 from rollouts import ANSWER, GROUP, MASK_ID, OTHER, PARAMS, PROMPT
 
+import tiny
 
-@pytest.mark.parametrize("fields", [
+
+@pytest.mark.parametrize("fields", tiny.first([
     {}, {"confidence_weight": False}, {"length_weight": False}, {"token_mean": False},
     {"kl": 0.0}, {"kl_form": "k3", "kl": 0.5}, {"num_steps": 1}, {"advantage": "final"},
-    {"targets": "committed"}, {"drop_dead": True}, {"clip": 0.01}],
+    {"targets": "committed"}, {"drop_dead": True}, {"clip": 0.01}], 3),
                          ids=lambda f: "-".join(f) or "default")
 def test_mdpo_is_its_formula(fields):
   batch = rollouts.rollout(steps=2, seed=3)

@@ -114,6 +114,7 @@ def test_own_canvases_are_scored_at_the_times_a_sampler_would_tell(cls, fields):
 
 @pytest.mark.parametrize("confidence", tiny.mostly_slow(["entropy", "random", "margin"],
                                                         ["entropy"]))
+@pytest.mark.slow
 def test_tokens_weigh_their_probability_whatever_the_sampler_goes_by(confidence):
   batch = rollouts.rollout(0.6, confidence=confidence)
   policy = rollouts.policy(mdpo.MDPO, temperature=0.6, step_choice="all", token_mean=False)

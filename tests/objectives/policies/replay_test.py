@@ -82,14 +82,14 @@ _CASES = [
     ("cj_grpo", dict(eos_stop="row", temperature=1.5))]
 
 
-@pytest.mark.parametrize("has_blocks, method, fields", [
+@pytest.mark.parametrize("has_blocks, method, fields", tiny.first([
     (False, "trace_rl", dict(block_length=4)), (True, "trace_rl", dict(block_length=BLOCK, cache="block")),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         *((False, *case) for case in _CASES),
         *((True, method, dict(block_length=BLOCK, cache="block", **fields))
           for method, fields in _CASES[:4] if "block_length" not in fields),
         (True, "trace_rl", dict(block_length=8)),
-        (True, "just_grpo", dict(name="autoregressive"))))])
+        (True, "just_grpo", dict(name="autoregressive"))))], 1))
 def test_with_unchanged_weights_every_stored_token_has_ratio_one(has_blocks, method, fields):
   model, batch, decoding = _rollout(has_blocks, **fields)
   temperature = fields.get("temperature", 0.7)
@@ -111,6 +111,7 @@ def test_with_unchanged_weights_every_stored_token_has_ratio_one(has_blocks, met
   assert all(w > 0 for w in weights.values())
 
 
+@pytest.mark.slow
 def test_merged_steps_end_with_their_block_and_segments_do_not():
   # Two blocks of three and two steps; the second token is given, the last filled after an end.
   batch = {"step": jnp.array([[0, -1, 1, 2, 3, 4, 4]]), "block": jnp.array([[0, 0, 0, 0, 1, 1, 1]]),
@@ -249,6 +250,7 @@ def test_the_mean_over_draws_of_steps_is_the_sum_over_all(fields):
                                rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mean_over_drawn_positions_is_the_mean_over_all():
   model, batch, decoding = _rollout(name="autoregressive")
   copies = jax.tree.map(lambda x: jnp.repeat(x[:GROUP], 1000, axis=0), batch)
@@ -309,6 +311,7 @@ def test_returns_and_advantages_of_steps_equal_the_vectors(gamma, lam, returns, 
     np.testing.assert_allclose(found[1][0, :4], advantages, atol=2e-5)  # of four digits
 
 
+@pytest.mark.slow
 def test_values_fit_returns_and_leave_the_model_alone():
   model, batch, decoding = _rollout(block_length=4)
   policy = _policy(trace_rl.TraceRL, model, decoding, value=True, shrink=2, gamma=0.9)
@@ -359,6 +362,7 @@ def test_groups_that_are_not_kept_have_no_weight(cls, fields):
   np.testing.assert_allclose(found["token_weight"][half:], alone["token_weight"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_own_canvases_of_a_model_of_blocks_are_scored_behind_clean_blocks():
   model, batch, _ = _rollout(True, block_length=BLOCK, cache="block")
   policy = grpo.DiffuGRPO(model=model, mask_id=MASK_ID, eos_id=EOS_ID, group_size=GROUP,
@@ -396,6 +400,7 @@ def test_values_without_meaning_are_refused(cls, fields, message):
     cls(model=None, mask_id=MASK_ID, group_size=GROUP, **fields)
 
 
+@pytest.mark.slow
 def test_the_mean_over_trees_is_the_gradient_of_whole_trajectories():
   batch = _trajectories([[0, 1, 2], [2, 0, 1]])
   values = jnp.asarray(VALUES[tuple(np.asarray(batch["tokens"]).T)])

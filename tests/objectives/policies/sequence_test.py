@@ -39,6 +39,7 @@ def test_each_half_of_complementary_canvases_has_the_bound_as_its_mean_over_all_
   assert bound < -2  # the model is no constant
 
 
+@pytest.mark.slow
 def test_counts_of_masks_are_spread_evenly_and_masks_of_a_count_are_alike():
   policy = rollouts.policy(espo.ESPO, num_pairs=1)
   hidden, mix = policy.canvases(rng.root(0), INDEX, jnp.ones((len(INDEX), ANSWER), bool))
@@ -138,6 +139,7 @@ def test_before_an_update_every_ratio_is_one_and_rows_count_alike(cls):
 
 
 @pytest.mark.parametrize("cls", tiny.mostly_slow([grpo.DiffuGRPO, espo.ESPO], [espo.ESPO]))
+@pytest.mark.slow
 def test_the_upper_clip_is_of_ratios_above_one_alone(cls):
   batch = rollouts.rollout(num_prompts=2)
   make = lambda high: rollouts.policy(cls, kl=0.0, clip=0.2, clip_high=high)

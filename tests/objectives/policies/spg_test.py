@@ -52,6 +52,7 @@ def test_over_all_canvases_of_a_joint_the_bounds_hold_its_likelihood_between_the
       log_prob, is_target), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_tokens_that_no_canvas_masks_are_left_out_and_small_probabilities_keep_their_gradient():
   log_prob = jnp.asarray([[[-200.0, 0.0, -1.0], [0.0, 0.0, -2.0]], [[0.0] * 3] * 2])
   is_target = jnp.asarray([[[True, False, True], [False, False, True]], [[False] * 3] * 2])
@@ -84,6 +85,7 @@ def test_good_answers_take_the_lower_bound_and_bad_ones_the_mixture():
   assert not policy.reads_reference
 
 
+@pytest.mark.slow
 def test_canvases_mask_part_of_a_block_all_later_tokens_and_little_of_what_is_before():
   batch = rollouts.rollout(num_prompts=100)
   tokens = np.array(batch["tokens"])

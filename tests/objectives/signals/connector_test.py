@@ -111,6 +111,7 @@ def test_the_encoder_has_no_gradient_and_the_connector_has_one(model):
   assert all(np.any(leaf) for leaf in jax.tree.leaves(own["connector"]))
 
 
+@pytest.mark.slow
 def test_a_cache_holds_the_vectors_of_an_image(model):
   objective, params, _, batch, _ = model
   ask = jax.jit(lambda tokens, cache, slots, context: objective.answer(params, types.Request(

@@ -40,6 +40,7 @@ def _prepared(objective):
   return objective.prepare(None, ROWS, rng.root(2), types.context(0))
 
 
+@pytest.mark.slow
 def test_draws_mask_or_replace_the_text_and_what_is_behind_it_is_a_mask_and_no_target(model):
   batch, weights = _prepared(model[0])
   noisy, target = np.array(batch["noisy_tokens"]), np.array(batch["is_target"])
@@ -76,6 +77,7 @@ def test_an_image_is_encoded_once_for_all_draws(model):
   assert text.count("f32[3,6,8]") and "f32[12,6,4]" not in text
 
 
+@pytest.mark.slow
 def test_one_step_is_parallel_and_left_to_right_is_its_argmax_step_by_step(model):
   objective, params, _ = model
   states = objective.context_of(params, ROWS)

@@ -83,6 +83,7 @@ def test_info_nce_is_that_of_its_definition():
         scores[t, t] > scores[t, s] for s in rivals))
 
 
+@pytest.mark.slow
 def test_the_prediction_has_no_gradient_into_the_codes_and_the_context_none_above(run):
   grads = run[4][1]
   largest = lambda tree: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
@@ -106,6 +107,7 @@ def test_totals_are_the_figures_times_the_weights(run):
   assert set(totals) == set(objective.scales) == {"contrast", "diversity", "prediction"}
 
 
+@pytest.mark.slow
 def test_equal_codes_are_no_distractors(run):
   """With one code for all features, nothing is told apart and the contrast is 0."""
   objective, params, batch, _, _ = run

@@ -98,6 +98,7 @@ def _table():
   return json.loads(pathlib.Path(assets.resolve(FIELDS["persons"])).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_budget_is_never_exceeded_and_times_are_masked_whole_or_not_at_all(rows, prepared):
   found, weights = prepared
   hidden = found["is_target"]
@@ -155,6 +156,7 @@ def test_replaced_persons_keep_their_length_and_are_others_of_the_month(rows, pr
   np.testing.assert_array_equal(found["tokens"][outside], rows["tokens"][outside])
 
 
+@pytest.mark.slow
 def test_with_the_pool_of_all_others_are_of_any_month_and_signals_become_others(rows):
   objective = _objective(tser_pool="all", signal_rate=1.0, mask_rate=0.5, replace_mask_rate=0.0,
                          replace_random_rate=1.0)

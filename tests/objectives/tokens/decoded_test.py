@@ -94,6 +94,7 @@ def test_masks_are_revealed_in_two_layers_and_other_places_are_always_seen():
   assert [attention_lib.visible(value, positions, None) for value in rest] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_hidden_mask_reaches_the_others_only_in_the_second_block():
   """With one block that hides all masks, what stands at one changes itself alone."""
   objective = _objective(decoder_layers=2)

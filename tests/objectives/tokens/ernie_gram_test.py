@@ -159,6 +159,7 @@ def test_neither_the_length_of_a_unit_nor_a_placeholder_leaks(build, monkeypatch
   assert changed.tolist() == [13]
 
 
+@pytest.mark.slow
 def test_without_n_grams_it_is_mlm(build):
   ours = build(lexicon="", fine_weight=0.0)
   plain = mlm.MaskedLM(network=NETWORK, mask_id=nets.MASK_ID, mask_rate=0.3,

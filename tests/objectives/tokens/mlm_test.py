@@ -13,6 +13,7 @@ from mdx.networks import attention as attention_lib
 from mdx.utils import rng
 
 import oracle
+import tiny
 import token_rows
 from token_rows import CONTEXT, MASK_ID, VOCAB
 
@@ -34,7 +35,7 @@ def test_selected_tokens_split_80_10_10_with_random_ones_uniform_over_the_others
   assert oracle.chi_square(np.delete(replaced, [7, MASK_ID]), np.ones(VOCAB - 2)) > 1e-4
 
 
-@pytest.mark.parametrize("rate", [0.15, 0.5, 1.0])
+@pytest.mark.parametrize("rate", tiny.first([0.15, 0.5, 1.0], 2))
 @pytest.mark.parametrize("mask_draw", ["bernoulli", "exact_count"])
 def test_the_loss_equals_a_dense_cross_entropy(rate, mask_draw):
   objective = token_rows.objective(mask_rate=rate, mask_draw=mask_draw)
@@ -79,8 +80,8 @@ def test_denoise_gives_the_logits_of_the_targets_and_never_the_mask_id():
   assert objective.visibility == attention_lib.Full()
 
 
-@pytest.mark.parametrize("predict_rate,mask_draw", [
-    (0.1, "exact_count"), (0.1, "bernoulli"), (0.6, "exact_count"), (0.6, "bernoulli")])
+@pytest.mark.parametrize("predict_rate,mask_draw", tiny.first([
+    (0.1, "exact_count"), (0.1, "bernoulli"), (0.6, "exact_count"), (0.6, "bernoulli")], 1))
 def test_what_is_predicted_and_what_is_corrupted_have_rates_of_their_own(predict_rate, mask_draw):
   batch = token_rows.batch(400, 50)
   prepared, weight = token_rows.prepare(token_rows.objective(
@@ -100,6 +101,7 @@ def test_what_is_predicted_and_what_is_corrupted_have_rates_of_their_own(predict
                                 np.where(corrupted, 0, np.asarray(batch["tokens"])[:, None]))
 
 
+@pytest.mark.slow
 def test_the_loss_of_several_readings_is_the_sum_of_theirs():
   objective = token_rows.objective(mask_rate=0.2, predict_rate=0.4, mask_draw="exact_count")
   batch = token_rows.batch(8, 20, np.arange(8) + 13)

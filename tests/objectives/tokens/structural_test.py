@@ -90,6 +90,7 @@ def test_a_head_that_decides_once_asks_whether_any_candidate_is_right():
   assert counted.all() and labels.shape == (20, 1) and 0 < labels.sum() < 20
 
 
+@pytest.mark.slow
 def test_the_state_of_the_token_objective_is_kept():
   token = rts.ClusterReplacedTokens(network=nets.network(token_types=4), mask_id=nets.MASK_ID,
                                     num_clusters=3)

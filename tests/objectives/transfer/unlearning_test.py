@@ -161,6 +161,7 @@ def test_labels_of_a_causal_model_are_read_at_the_translation_and_repeats_have_n
   assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(grad))
 
 
+@pytest.mark.slow
 def test_of_a_diffusion_model_what_is_masked_is_masked_in_the_translation_too():
   objective = generic_labels.GenericLabels(model=DIFFUSION, retain_scale=0.5)
   seen = set()
