@@ -19,6 +19,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from mdx import config as config_lib
 from mdx.utils import rng
@@ -113,7 +114,7 @@ class Bell:
   @property
   def _ends(self) -> tuple[float, float]:
     """Distribution function of the normal density at 0 and 1."""
-    return tuple(float(jax.scipy.stats.norm.cdf((x - self.center) / self.spread)) for x in (0, 1))
+    return tuple(float(special.ndtr((x - self.center) / self.spread)) for x in (0, 1))
 
   def place(self, uniform: jax.Array) -> jax.Array:
     """Times of uniforms in (0, 1], float32 [B]."""
@@ -131,8 +132,9 @@ class Bell:
 
   def mean(self, fn: Callable[[jax.Array], jax.Array]) -> float | None:
     """Mean of a function of t under the density."""
-    nodes, weights = quadrature(256)
-    return float((weights * self.density(nodes) * fn(nodes)).sum())
+    with jax.ensure_compile_time_eval():
+      nodes, weights = quadrature(256)
+      return float((weights * self.density(nodes) * fn(nodes)).sum())
 
 
 DENSITIES = {"uniform": Uniform, "bell": Bell}

@@ -98,7 +98,7 @@ def test_quadrature_takes_the_nodes_of_gauss_and_legendre_with_their_shares(mask
     (lambda: diffusion.MaskedDiffusion(network=JOINT.network()._replace(reads_time=True), mask_id=1,
                                        schedule={"name": "cosine"}), "lattice_k",
      "lattice_k draws exact counts.* and the linear schedule where the network is told the time"),
-    (lambda: _bound(mask_draw="bernoulli", num_steps=8), "lattice_k", "continuous time; use str"),
+    (lambda: _bound(mask_draw="bernoulli", num_steps=8), "lattice_k", "need continuous time, and"),
     (lambda: _bound(mask_draw="bernoulli", num_steps=8), "quadrature", "has 8 steps here"),
     (lambda: genmd4.GenMD4(network=JOINT.network(), mask_id=1), "lattice_k",
      "exact counts of masks, which GenMD4 does not; use stratified")])

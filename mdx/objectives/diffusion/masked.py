@@ -273,7 +273,7 @@ class MaskedDiffusion(types.Maskable):
       return dataclasses.replace(self, mask_draw="bernoulli")
     if estimator == "lattice_k" and self.mask_draw != "exact_count":
       if self.num_steps or (self.schedule["name"] != "linear" and self.network.reads_time):
-        raise ValueError("eval.estimator lattice_k draws exact counts of masks, which needs "
+        raise ValueError("eval.estimator lattice_k draws exact counts of masks, which need "
                          "continuous time, and the linear schedule where the network is told the "
                          "time; use stratified.")
       # Without the time the bound in continuous time is the same for every schedule.
