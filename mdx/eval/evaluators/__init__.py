@@ -23,6 +23,7 @@ from mdx.eval.evaluators import forgetting
 from mdx.eval.evaluators import held_out
 from mdx.eval.evaluators import labels
 from mdx.eval.evaluators import linear_probe
+from mdx.eval.evaluators import moving
 from mdx.eval.evaluators import pairs
 from mdx.eval.evaluators import questions
 from mdx.eval.evaluators import reconstructions
@@ -44,6 +45,7 @@ EVALUATORS = {
     "frame_probe": speech.FrameProbe,
     "reconstructions": reconstructions.Reconstructions,
     "contexts": contexts.Contexts,
+    "moving_states": moving.MovingStates,
     "refined": refined.Refined,
     "words": words.Words,
     "similarity": embedding_tasks.Similarity,
