@@ -18,7 +18,7 @@ def get_config(arg=None):
   config.eval.update(evaluators=("moving_states",), num_samples=1, final_samples=1)
   config.eval.moving = dict(
       window=32,  # tokens that are read before the states move
-      rates=(1e-3, 3e-3, 1e-2),  # of the steps; 0 is read beside them
+      rates=(0.01, 0.03, 0.1, 0.3),  # of the steps; 0 is read beside them
       num_rows=128,  # rows of each text; 0 = all
       other=dict(name="text", path="asset:snips.txt.xz", holdout_every=10))  # a source
   config.sampler.num_samples = 0

@@ -115,7 +115,7 @@ def step(objective: ar.AutoRegressive, params: types.Params, batch: types.Batch,
   gradient = jax.grad(lambda values: read(values, length + jnp.arange(window))[0].sum())(values)
   # Steps that a slot has taken, with this one.
   taken = number + 1 - jnp.arange(length + window) // window
-  taken = jnp.maximum(taken, 1).astype(jnp.float32)[:, None, None]
+  taken = jnp.maximum(taken, 1).astype(jnp.float32)[None, None, :, None, None]
   first = _average(states.first, gradient, adam.b1)
   second = _average(states.second, jax.tree.map(jnp.square, gradient), adam.b2)
   values = jax.tree.map(

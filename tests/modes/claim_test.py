@@ -22,6 +22,7 @@ from mdx.configs.claims import drbert
 from mdx.configs.claims import electra
 from mdx.configs.claims import ernie_gram
 from mdx.configs.claims import finetuned
+from mdx.configs.claims import hidden_states
 from mdx.configs.claims import infalign
 from mdx.configs.claims import joint
 from mdx.configs.claims import lattice_times
@@ -38,6 +39,7 @@ from mdx.configs.claims import search
 from mdx.configs.claims import seq2seq
 from mdx.configs.claims import slm
 from mdx.configs.claims import structural
+from mdx.configs.claims import time_density
 from mdx.configs.claims import unlearn
 from mdx.configs.claims import unmasking
 from mdx.configs.claims import w2v_bert
@@ -160,7 +162,7 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
 @pytest.mark.parametrize("module", tiny.first([rcr, block_size, carry_over, lattice_times, schedules,
                                     looking_right, meap, bitimebert, finetuned, infalign, joint,
                                     search, peft, unlearn, masked_finetuning, w2v_bert, recurrent,
-                                    seq2seq], 3))
+                                    seq2seq, time_density, hidden_states], 3))
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())

@@ -33,7 +33,7 @@ class Moving:
     other: fields of a source of texts of another kind; {}: none.
   """
   window: int = 32
-  rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+  rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
   num_rows: int = 0
   other: Any = dataclasses.field(default_factory=dict)
 
@@ -59,7 +59,8 @@ class MovingStates(types.Evaluator):
   """Nats per token with hidden states that move after each window (`eval.hidden_states`).
 
   Results, of each rate R and of 0: moving_nats_R of the validation split, other_nats_R of the other
-  texts. The tokens of a row know what stands before them in the row. Nothing during training.
+  texts; and moving_gain_R, other_gain_R, what R has less than 0. The tokens of a row know what
+  stands before them in the row. Nothing during training.
   """
 
   def __init__(self, parts: Any):
@@ -102,6 +103,8 @@ class MovingStates(types.Evaluator):
     for name, data in texts.items():
       for rate in (0.0, *own.rates):
         results[f"{name}_nats_{rate:g}"] = self._nats(params, data, rate)
+      results |= {f"{name}_gain_{rate:g}": results[f"{name}_nats_0"] - results[f"{name}_nats_{rate:g}"]
+                  for rate in own.rates}
     return results
 
   def _nats(self, params, data, rate):

@@ -1,0 +1,37 @@
+r"""Claim: hidden states that move while a text is read lower its perplexity, more so of new kinds.
+
+Yoshida & Gimpel 2021, arXiv:2112.08653. A causal model of the packaged books reads their held-out
+part, and spoken requests, in windows of 32 tokens. After each window all states take a step of Adam
+down the gradient of its loss; against states that stay, of the same model. The rates are the best
+ones of another seed (100), 0.02 for the books and 0.3 for the requests, of those that are measured.
+  python -m mdx.main --config=configs/claims/hidden_states.py --workdir=runs/claims/hidden_states
+"""
+
+from mdx.configs import hidden_states
+from mdx.configs.claims import common
+
+_RATES = dict(moving="0.02", other="0.3")
+
+
+def get_config(arg=None):
+  """Arms and comparisons; takes no argument."""
+  if arg:
+    raise ValueError(f"configs/claims/hidden_states.py takes no argument, got {arg!r}.")
+  run = hidden_states.get_config()
+  run.update(steps=1000, eval_steps=0, checkpoint_steps=10_000, log_steps=250)
+  run.network.update(num_layers=2, width=64, num_heads=2, mlp_width=192)
+  run.optimizer.learning_rate = 4e-3
+  run.eval.update(baselines=False)
+  run.eval.moving.rates = (0.01, 0.02, 0.03, 0.1, 0.2, 0.3, 0.4, 0.8)
+  less = lambda text, name: dict(
+      name=f"states that move beat those that stay on {text}", left="model", right="model",
+      measure=f"{name}_nats_{_RATES[name]}", right_measure=f"{name}_nats_0", larger_is_better=False)
+  claim = common.claim(
+      "hidden states that move while a text is read lower its perplexity", run, dict(model={}),
+      (less("the books", "moving"), less("requests", "other"),
+       dict(name="requests gain more than the books at one rate", left="model", right="model",
+            measure=f"other_gain_{_RATES['moving']}", right_measure=f"moving_gain_{_RATES['moving']}")))
+  claim.seeds = (0, 1, 2, 3, 4)
+  claim.measures = tuple(f"{name}_nats_{rate:g}" for name in ("moving", "other")
+                         for rate in (0.0, *run.eval.moving.rates))
+  return claim
