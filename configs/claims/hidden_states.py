@@ -30,7 +30,7 @@ def get_config(arg=None):
       "hidden states that move while a text is read lower its perplexity", run, dict(model={}),
       (less("the books", "moving"), less("requests", "other"),
        dict(name="requests gain more than the books at one rate", left="model", right="model",
-            measure=f"other_gain_{_RATES['moving']}", right_measure=f"moving_gain_{_RATES['moving']}")))
+            measure="other_gain_0.02", right_measure="moving_gain_0.02")))
   claim.seeds = (0, 1, 2, 3, 4)
   claim.measures = tuple(f"{name}_nats_{rate:g}" for name in ("moving", "other")
                          for rate in (0.0, *run.eval.moving.rates))

@@ -87,7 +87,7 @@ class Uniform:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bell:
-  """A normal density cut to (0, 1], mixed with the uniform one (Hong et al. 2026, arXiv:2605.13026).
+  """A normal density cut to (0, 1], mixed with the uniform one (Hong et al., arXiv:2605.13026).
 
   The uniform share keeps the weights 1 / p(t) of the bound below 1 / `uniform`. A uniform draw
   below `uniform` is a time of the uniform part, one above it of the bell, each by its inverse

@@ -103,8 +103,8 @@ class MovingStates(types.Evaluator):
     for name, data in texts.items():
       for rate in (0.0, *own.rates):
         results[f"{name}_nats_{rate:g}"] = self._nats(params, data, rate)
-      results |= {f"{name}_gain_{rate:g}": results[f"{name}_nats_0"] - results[f"{name}_nats_{rate:g}"]
-                  for rate in own.rates}
+      nats = lambda rate: results[f"{name}_nats_{rate:g}"]  # pylint: disable=cell-var-from-loop
+      results |= {f"{name}_gain_{rate:g}": nats(0.0) - nats(rate) for rate in own.rates}
     return results
 
   def _nats(self, params, data, rate):
