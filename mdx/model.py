@@ -22,6 +22,7 @@ from scipy import special
 from mdx import checkpoint as checkpoint_lib
 from mdx import embedding
 from mdx import sharding
+from mdx import signals
 from mdx import types
 from mdx.build import identity
 from mdx.build import load as load_lib
@@ -562,12 +563,51 @@ class Model(load_lib.Loaded):
                             pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh,
                             told=told)
 
-  def encode(self, texts: Sequence[str] | str, *, kind: str = "", batch_size: int = 32,
-             progress: bool = False, **options: Any) -> np.ndarray:
-    """Embeddings of texts, float32 [N, D], in their order.
+  def transcribe(self, recordings: Sequence[signals.Recording], *, batch_size: int = 8,
+                 progress: bool = False) -> list[str]:
+    """Transcripts of recordings, by the best path of a model of `configs/ctc.py`.
 
     Args:
-      texts: one string is one text. What is too long for the model is cut.
+      recordings: wav or flac files, pairs (samples float32 [n] in [-1, 1], rate a second), or
+        frames float32 [n, channels] as training had them.
+      batch_size: recordings read together.
+      progress: whether a terminal shows how many are done.
+
+    Raises:
+      ValueError: another model; an empty, silent or clipped recording, one of another rate, or one
+        that is longer than the rows of training.
+    """
+    return signals.transcribe(self, recordings, batch_size=batch_size, progress=progress)
+
+  def read_images(self, images: Sequence[signals.Image],
+                  prompts: Sequence[Any] | str | None = None, *, encoder: Model | None = None,
+                  seed: int = 0, batch_size: int = 8, record: str = "none",
+                  progress: bool = False, **fields: Any) -> Samples:
+    """Texts of images (a model of `configs/mdiff4str.py`), or answers (`configs/llava.py`).
+
+    Args:
+      images: files, or arrays uint8 [height, width] or [height, width, colors], of the size of
+        training (which its `data.source.fit` may make them).
+      prompts: of an answer: one each, or one for all.
+      encoder: of the images of a `configs/llava.py`; None = the one that it was trained with.
+      seed, batch_size, record, progress, **fields: as of `sample`; a row has as many tokens as
+        those of training.
+
+    Raises:
+      ValueError: another model, an image of another size, or a field that cannot be.
+    """
+    return signals.read_images(self, images, prompts, encoder=encoder, seed=seed,
+                               batch_size=batch_size, record=record, progress=progress,
+                               fields=fields)
+
+  def encode(self, texts: Sequence[Any] | str, *, kind: str = "", batch_size: int = 32,
+             progress: bool = False, **options: Any) -> np.ndarray:
+    """Embeddings of texts, recordings or images, float32 [N, D], in their order.
+
+    Args:
+      texts: one string is one text. What is too long for the model is cut. Of a model of frames or
+        patches: recordings as of `transcribe`, or images as of `read_images`, whose embeddings are
+        the means of their last states; the options are of texts alone.
       kind: "query", "document", or another that the model has a prompt for; "" = its default.
       batch_size: rows of about one length read together.
       progress: whether a terminal shows how many rows are done.
@@ -578,6 +618,11 @@ class Model(load_lib.Loaded):
     Raises:
       ValueError: an option that does not fit the model, or a text without tokens.
     """
+    if signals.reads_signals(self):
+      if kind or options:
+        raise ValueError(f"encode has no option {kind or next(iter(options))!r} of recordings and "
+                         "images, whose embedding is the mean of the last states; leave it out.")
+      return signals.encode(self, texts, batch_size=batch_size, progress=progress)
     return embedding.encode(self, self._compiled, texts, kind=kind, batch_size=batch_size,
                             progress=progress, **options)
 
@@ -588,9 +633,9 @@ class Model(load_lib.Loaded):
       ValueError: there is something already.
     """
     files.check_new(pathlib.Path(path))
-    # What labels a text is also how its rows are made.
-    labels = isinstance(self.objective, finetune.Labelled)
-    config = dict(self.config) | ({"data": dict(self.data)} if labels else {})
+    # What labels a text, or reads signals, is also how its rows are made.
+    has_rows = isinstance(self.objective, finetune.Labelled) or signals.reads_signals(self)
+    config = dict(self.config) | ({"data": dict(self.data)} if has_rows else {})
     checkpoint_lib.save_params(path, self.params, workdir_lib.meta(self.config, self.tokenizer))
     if jax.process_index() == 0:
       files.write_json(pathlib.Path(path) / "config.json",

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mdx import samplers
@@ -22,8 +21,8 @@ from mdx.data import pipeline
 from mdx.data import sources
 from mdx.data.sources import images
 from mdx.eval import error_rates
+from mdx.eval import image_texts
 from mdx.eval import likelihood
-from mdx.samplers import loop
 from mdx.utils import files
 from mdx.utils import processes
 from mdx.utils import rng
@@ -74,14 +73,13 @@ class Words(types.Evaluator):
     tokenizer, objective = parts.tokenizer, parts.objective
     sampler = samplers.build(self._settings[number].fields, objective, mask_id=tokenizer.mask_id,
                              eos_id=tokenizer.eos_id, other_eos_ids=tokenizer.other_eos_ids)
-    key = rng.stream(rng.root(parts.config["seed"]), "words")
+    decoded = image_texts.make_decode(
+        objective, sampler, rng.stream(rng.root(parts.config["seed"]), "words"),
+        mask_id=tokenizer.mask_id, record=record)
 
     def decode(params, batch, frozen):
       batch = objective.look(frozen, batch, types.context(likelihood.LAST_STEP, frozen))
-      is_given = (batch["segment_ids"] > 0) & ~batch["loss_mask"]
-      rows = {"canvas": jnp.where(is_given, batch["tokens"], tokenizer.mask_id),
-              "row_index": batch["example_index"], "context": objective.context_of(params, batch)}
-      found = loop.decode_rows(objective, sampler, params, key, rows, start=0, record=record)
+      found = decoded(params, batch)
       canvas = None if record == "none" else found.trajectory.canvas
       return {"tokens": found.tokens, "nfe": found.nfe} | (
           {} if canvas is None else {"canvas": canvas})
@@ -133,9 +131,7 @@ class Words(types.Evaluator):
 
   def _text(self, tokens: np.ndarray) -> str:
     """The text before the first end; masks as "_"."""
-    tokenizer = self._parts.tokenizer
-    ends = np.flatnonzero(tokenizer.ends(tokens))
-    return tokenizer.decode(tokens[:ends[0]] if ends.size else tokens)
+    return image_texts.text_of(self._parts.tokenizer, tokens)
 
   def _save(self, rule: str, found, batch) -> None:
     workdir, grid = self._parts.workdir, self._source
