@@ -29,7 +29,7 @@ _ROWS = (
     ("mdx/report/", "mdx/train/"),
     ("mdx/rl/",),
     ("mdx/build/",),
-    ("mdx/embedding.py",),
+    ("mdx/embedding.py", "mdx/signals.py"),
     ("mdx/model.py",),
     ("mdx/dense_tool.py", "mdx/lm_harness.py", "mdx/mteb_model.py", "mdx/serving/", "mdx/modes/"),
     ("mdx/main.py", "mdx/serve.py"),

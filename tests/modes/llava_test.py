@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+import mdx
 from mdx import modes
 from mdx.build import setup as setup_lib
 from mdx.configs import llava
+from mdx.data import pipeline
 from mdx.utils import tree
 
 import tiny
@@ -38,7 +40,7 @@ def test_stages_train_the_connector_then_adapters_and_measure_slots(tmp_path):
   assert all(0 <= first[f"{name}_accuracy_confidence_2"] <= 1 for name in names)
   assert first["trained_parameters"] == 2 * (16 * 16 + 16)
   assert (tmp_path / "run" / "frozen" / "encoder" / "results.json").exists()
-  assert json.loads((tmp_path / "run" / "words.json").read_text())["rows"]
+  _check_the_library_answers_as_the_evaluation(tmp_path / "run")
   second = _config("stage2")
   second.init.checkpoint = str(tmp_path / "run")
   second.frozen.encoder.checkpoint = str(tmp_path / "run" / "frozen" / "encoder")
@@ -54,6 +56,23 @@ def test_stages_train_the_connector_then_adapters_and_measure_slots(tmp_path):
   with jax.set_mesh(run.mesh):
     start = tree.flatten(setup_lib._starting(run, second.init.checkpoint))
   assert all(np.array_equal(leaf, start[path]) for path, leaf in before.items())
+
+
+def _check_the_library_answers_as_the_evaluation(workdir):
+  rows = json.loads((workdir / "words.json").read_text())["rows"]
+  model = mdx.load(str(workdir))
+  with np.load(workdir / "words.npz") as file:
+    images = list(file["original"])
+  records = pipeline.labelled_records(model.data, "validation")
+  prompts = [record["prompt"] for record in records][:len(images)]
+  fields = dict(name="confidence", steps=2, temperature=0.0, batch_size=3)
+  found = model.read_images(images, prompts, **fields)
+  asked = [model.tokenizer.decode(row.prompt_tokens) for row in found]
+  assert [a + row.text for a, row in zip(asked, found)] == [row["steps"][-1] for row in rows]
+  encoder = mdx.load(str(workdir / "frozen" / "encoder"), params="raw")
+  assert [row.text for row in model.read_images(images, prompts, encoder=encoder, **fields)] == [
+      row.text for row in found]
+  assert encoder.encode(images).shape == (len(images), 16)
 
 
 @pytest.mark.parametrize("change, message", [
