@@ -628,6 +628,7 @@ class Adaptation(Protocol):
     is_trained: whether its parameters, alone, are trained if a config says nothing else.
     has_noise: whether `kernel` is told noise in training.
     reads_kernel: whether new parameters are taken from the kernel, by `started`.
+    reads_inputs: whether they are taken from what a trained model reads, too, by `calibrated`.
     has_upkeep: whether a step calls `penalty` and `stepped`.
   """
   targets: tuple[str, ...]
@@ -640,6 +641,22 @@ class Adaptation(Protocol):
   def reads_kernel(self) -> bool:
     """Returns whether `started` does anything; by default not."""
     return False
+
+  @property
+  def reads_inputs(self) -> bool:
+    """Returns whether `calibrated` does anything; by default not."""
+    return False
+
+  @property
+  def calibration_rows(self) -> int:
+    """Returns the rows of training that are read for `calibrated`."""
+    return 0
+
+  def calibrated(self, own: Mapping[str, np.ndarray], kernel: np.ndarray, moments: np.ndarray
+                 ) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+    """Returns what `started` does, on the host, of inputs x whose sum of x x^T is `moments`."""
+    del moments
+    return own, kernel
 
   def check(self, name: str, shape: tuple[int, int]) -> None:
     """Raises ValueError for a site that the adaptation does not fit, by its name and shape."""

@@ -22,6 +22,7 @@ from mdx import samplers
 from mdx import sharding
 from mdx import types
 from mdx.build import begins
+from mdx.build import calibration
 from mdx.build import frozen as frozen_lib
 from mdx.build import model_parts
 from mdx.build import resolve
@@ -218,6 +219,7 @@ def assemble(config: dict[str, Any], workdir: str, tokenizer: tokenizer_lib.Toke
   coupling.check(objective, shapes.params,
                  pipeline.shapes(config["data"], config["batch_size"]),
                  {name: one.shapes for name, one in frozen.items()}, config["microbatches"])
+  calibration.check(config, objective, spec.adaptations)
   noise_lib.check_draws(config["eval"]["gradient_draws"])
   linear_probe.probe_of(config)
   evaluators.check(config, objective)
@@ -266,7 +268,7 @@ def start_state(run: Setup, checkpoints: checkpoint_lib.Checkpoints,
                              trains=run.optimizer.trains)
     return 0, state_lib.create(init, rng.root(config["seed"]), run.objective.parts(), run.mesh,
                                config["sharding"]), {}
-  params = _starting(run, source)
+  params = calibration.begin(run, source, _starting(run, source))
   console.say(f"starting from the {which} weights of {source}")
   begin = state_lib.begin_fn(run.objective, run.transform, keep_ema=run.keep_ema,
                              trains=run.optimizer.trains)

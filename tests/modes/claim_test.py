@@ -38,6 +38,7 @@ from mdx.configs.claims import schedules
 from mdx.configs.claims import search
 from mdx.configs.claims import seq2seq
 from mdx.configs.claims import slm
+from mdx.configs.claims import sparsity
 from mdx.configs.claims import structural
 from mdx.configs.claims import time_density
 from mdx.configs.claims import unlearn
@@ -162,7 +163,7 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
 @pytest.mark.parametrize("module", tiny.first([rcr, block_size, carry_over, lattice_times, schedules,
                                     looking_right, meap, bitimebert, finetuned, infalign, joint,
                                     search, peft, unlearn, masked_finetuning, w2v_bert, recurrent,
-                                    seq2seq, time_density, hidden_states], 3))
+                                    seq2seq, time_density, hidden_states, sparsity], 3))
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())

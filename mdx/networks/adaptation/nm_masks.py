@@ -1,6 +1,6 @@
 """Learned N:M sparsity: of every m weights along the inputs of a kernel, n are kept.
 
-Contents: NMMask, candidates, one_shot.
+Contents: NMMask, candidates.
 
 Convention: the groups of a kernel [in, out] are m consecutive inputs of one output; scores
 `mask_logits` [in / m, patterns, out] float32 choose one of the binom(m, n) patterns of each. The
@@ -21,6 +21,7 @@ import numpy as np
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.networks.adaptation import pruning
 from mdx.networks.adaptation import sites
 
 
@@ -28,19 +29,6 @@ def candidates(n: int, m: int) -> np.ndarray:
   """Returns the patterns with n of m kept, float32 [binom(m, n), m]."""
   return np.array([[i in kept for i in range(m)] for kept in itertools.combinations(range(m), n)],
                   np.float32)
-
-
-def one_shot(scores: jax.Array, n: int, m: int) -> jax.Array:
-  """Marks the n largest scores of each group, bool [in, out]; the first ones of equal scores.
-
-  Args:
-    scores: [in, out], such as the sizes of the weights.
-    n: kept of a group.
-    m: size of a group; divides `in`.
-  """
-  groups = scores.reshape(-1, m, scores.shape[1])
-  ranks = jnp.argsort(jnp.argsort(-groups, axis=1), axis=1)
-  return (ranks < n).reshape(scores.shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,8 +47,10 @@ class NMMask(types.Adaptation):
     temperature: tau at first and at last.
     kappa: scale of the scores at first and at last.
     reward: of the squared size.
-    prior: "magnitude": the scores begin at the largest weights; "none": by chance.
+    prior: mask that the scores begin at: of one of `pruning.METHODS`; or "none": by chance.
     strength: alpha of the prior.
+    updates_weights: whether kept weights take the values that SparseGPT gives them.
+    calibration_rows: rows of training that Wanda and SparseGPT read.
     hard: whether the forward pass has the likeliest pattern of the draw (straight through).
     targets: projections that have one.
   """
@@ -72,14 +62,19 @@ class NMMask(types.Adaptation):
   reward: float = 1e-5
   prior: str = "magnitude"
   strength: float = 3.0
+  updates_weights: bool = False
+  calibration_rows: int = 128
   hard: bool = False
   targets: tuple[str, ...] = tuple(sites.PROJECTIONS)
   has_noise: ClassVar[bool] = True
   has_upkeep: ClassVar[bool] = True
 
   def __post_init__(self):
-    config_lib.check(self, "nm_mask", choices=dict(prior=("magnitude", "none")),
-                     at_least=dict(n=1, m=2, steps=1, reward=0, strength=0))
+    config_lib.check(self, "nm_mask", choices=dict(prior=(*pruning.METHODS, "none")),
+                     at_least=dict(n=1, m=2, steps=1, reward=0, strength=0, calibration_rows=1))
+    if self.updates_weights and self.prior != "sparsegpt":
+      raise ValueError(f"nm_mask.updates_weights is of prior sparsegpt, got {self.prior!r}; leave "
+                       "it out.")
     if self.n >= self.m or self.m > 8:
       raise ValueError(f"nm_mask keeps {self.n} of {self.m} weights; n is below m, and m at most "
                        "8.")
@@ -91,8 +86,13 @@ class NMMask(types.Adaptation):
 
   @property
   def reads_kernel(self):
-    """Whether there is a prior."""
-    return self.prior != "none"
+    """Whether the prior is that of the weights alone."""
+    return self.prior == "magnitude"
+
+  @property
+  def reads_inputs(self):
+    """Whether the prior needs activations."""
+    return self.prior in ("wanda", "sparsegpt")
 
   def check(self, name, shape):
     """Groups divide the inputs."""
@@ -110,12 +110,26 @@ class NMMask(types.Adaptation):
 
   def started(self, own, kernel):
     """Scores that prefer the patterns which keep the largest weights."""
-    kept = one_shot(jnp.abs(kernel.astype(jnp.float32)), self.n, self.m).astype(jnp.float32)
-    groups = kept.reshape(-1, self.m, kernel.shape[1])
+    kept = pruning.magnitude(kernel.astype(jnp.float32), self.n, self.m)
+    return self._preferring(own, kept), kernel
+
+  def calibrated(self, own, kernel, moments):
+    """Scores that prefer the patterns of Wanda or SparseGPT."""
+    if self.prior == "wanda":
+      kept, updated = pruning.wanda(np.float32(kernel), moments, self.n, self.m), kernel
+    else:
+      kept, updated = pruning.sparse_gpt(kernel, moments, self.n, self.m)
+      # What the mask leaves out keeps its weight, so that the mask can still choose it.
+      updated = np.where(kept, updated, kernel) if self.updates_weights else kernel
+    return jax.device_get(self._preferring(own, jnp.asarray(kept))), updated
+
+  def _preferring(self, own, kept):
+    """Scores raised by the overlap of each pattern with a mask."""
+    groups = kept.astype(jnp.float32).reshape(-1, self.m, kept.shape[1])
     overlap = jnp.einsum("gio,ci->gco", groups, candidates(self.n, self.m))
     logits = own["mask_logits"]
     raised = self.strength * logits.std() * (overlap - self.n ** 2 / self.m)
-    return {**own, "mask_logits": logits + raised}, kernel
+    return {**own, "mask_logits": logits + raised}
 
   def _at(self, pair, progress):
     return pair[0] + (pair[1] - pair[0]) * progress

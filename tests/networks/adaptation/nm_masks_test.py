@@ -9,6 +9,7 @@ import pytest
 
 from mdx.networks import transformer
 from mdx.networks.adaptation import nm_masks
+from mdx.networks.adaptation import pruning
 
 KERNEL = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
 LOGITS = np.random.default_rng(1).normal(size=(2, 6, 3)).astype(np.float32)
@@ -26,7 +27,7 @@ def test_a_group_keeps_n_of_m_consecutive_inputs(n, m):
   np.testing.assert_array_equal(patterns.sum(axis=1), n)
   np.testing.assert_allclose(patterns.mean(axis=0), n / m)
   kernel = np.random.default_rng(0).normal(size=(2 * m, 5))
-  kept = np.asarray(nm_masks.one_shot(jnp.abs(kernel), n, m))
+  kept = np.asarray(pruning.magnitude(kernel, n, m))
   for group in range(2):
     for column in range(5):
       part = slice(group * m, group * m + m)
@@ -41,7 +42,7 @@ def test_a_strong_prior_is_the_mask_of_the_largest_weights(n, m):
   logits = 0.01 * np.random.default_rng(2).normal(size=shape).astype(np.float32)
   own, same = one.started(_own(0, logits), KERNEL)
   np.testing.assert_array_equal(same, KERNEL)
-  kept = np.asarray(nm_masks.one_shot(jnp.abs(KERNEL), n, m))
+  kept = np.asarray(pruning.magnitude(KERNEL, n, m))
   np.testing.assert_array_equal(one.merged(own, KERNEL), KERNEL * kept)
   # Overlap with the prior, centred, times the strength and the spread of the scores.
   raised = (np.asarray(own["mask_logits"]) - logits) / (100 * logits.std())
@@ -94,6 +95,7 @@ def test_an_update_says_what_share_of_the_run_is_done():
 @pytest.mark.parametrize("make, message", [
     (lambda: nm_masks.NMMask(n=4, m=4), "keeps 4 of 4 weights; n is below m"),
     (lambda: nm_masks.NMMask(kappa=(1.0,)), "nm_mask.kappa is .*; expected two positive numbers"),
+    (lambda: nm_masks.NMMask(prior="wanda", updates_weights=True), "updates_weights is of prior"),
     (lambda: nm_masks.NMMask(prior="random"), "nm_mask.prior is 'random'; choose from"),
     (lambda: transformer.Transformer(num_layers=1, width=6, num_heads=1, vocab_size=5, adaptations=(
         nm_masks.NMMask(),)), "nm_mask.m 4 does not divide the 6 inputs of q")])
