@@ -414,6 +414,15 @@ class Objective(Protocol):
             for name, part in self.parts().items()}
 
   @property
+  def gate(self) -> tuple[str, float] | None:
+    """Returns the term that is no part of the loss, and the share of its gradient that it drops.
+
+    The gradient of the others is dropped by `train.gating` where that of the term goes against it.
+    None: there is none.
+    """
+    return None
+
+  @property
   def scales(self) -> Mapping[str, float]:
     """Factor of each loss term."""
 

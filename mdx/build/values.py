@@ -61,7 +61,7 @@ KEYS = {
             "mesh", "network", "objective", "optimizer", "quality", "rollout", "rules", "sampler",
             "rollout.inference",
             "sharding", "task", "tokenizer", "frozen", "eval.probe", "eval.rules", "eval.slots",
-            "eval.moving", "eval.refined", "init.parts",
+            "eval.elsewhere", "eval.moving", "eval.refined", "init.parts",
             "eval.embedding", "eval.similarity", "eval.retrieval", "eval.text_classification",
             "eval.clustering", "eval.frame_probe",
             "eval.questions", "eval.pair_classification", "rollout.sampler"),

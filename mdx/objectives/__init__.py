@@ -56,6 +56,7 @@ from mdx.objectives.tokens import mlm
 from mdx.objectives.tokens import rts
 from mdx.objectives.tokens import structural
 from mdx.objectives.transfer import generic_labels
+from mdx.objectives.transfer import gradient_dropout
 from mdx.objectives.transfer import masked_document
 from mdx.objectives.transfer import unlearning
 
@@ -88,6 +89,7 @@ OBJECTIVES = {
     "preference": preference.Preference,
     "unlearn": unlearning.Unlearning,
     "generic_labels": generic_labels.GenericLabels,
+    "gradient_dropout": gradient_dropout.GradientDropout,
     "joint_head": joint_head.JointHead,
     "simmim": mim.SimMIM,
     "mae": mim.MAE,

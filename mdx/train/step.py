@@ -17,6 +17,7 @@ import optax
 
 from mdx import types
 from mdx.networks import experts
+from mdx.train import gating
 from mdx.train import state as state_lib
 from mdx.train import upkeep
 from mdx.utils import processes
@@ -64,13 +65,18 @@ def look(objective: types.Objective, batch: types.Batch, context: types.Context,
 
 def loss_and_grad(objective: types.Objective, params: types.Params, batch: types.Batch,
                   weights: dict[str, jax.Array], context: types.Context, num_microbatches: int,
-                  trains: Callable[[str], bool] = state_lib.everything):
-  """Loss, aux and gradient (of what is trained) over a prepared batch, accumulated exactly."""
+                  trains: Callable[[str], bool] = state_lib.everything, gates: bool = False):
+  """Loss, aux and gradient (of what is trained) over a prepared batch, accumulated exactly.
+
+  With `gates` the loss is the term of `objective.gate` alone, which otherwise is none of it.
+  """
+  scales = {name: scale for name, scale in objective.scales.items()
+            if (objective.gate is not None and name == objective.gate[0]) == gates}
   fixed = tree.part(params, lambda path: not trains(path))
   params = tree.part(params, trains)
 
   def scaled(totals, aux):
-    loss = sum(objective.scales[k] * totals[k] / jnp.maximum(weights[k], 1e-6) for k in totals)
+    loss = sum(scales[k] * totals[k] / jnp.maximum(weights[k], 1e-6) for k in totals if k in scales)
     return loss, types.Aux(aux.metrics, {}, aux.state)
 
   if types.is_coupled(objective) and num_microbatches > 1:
@@ -158,6 +164,10 @@ def make_step(objective: types.Objective, optimizer: optax.GradientTransformatio
     loss, aux, grads = loss_and_grad(objective, state.params, batch, weights, context,
                                      num_microbatches, trains)
     loss, grads = upkeep.penalised(parts, state.params, trains, loss, grads)
+    if objective.gate is not None:
+      _, _, against = loss_and_grad(objective, state.params, batch, weights, context,
+                                    num_microbatches, trains, gates=True)
+      grads = gating.dropped(rng.stream(key, "gate"), grads, against, objective.gate[1])
     fixed = tree.part(state.params, lambda path: not trains(path))
     params = tree.part(state.params, trains)
     updates, opt_state = optimizer.update(grads, state.opt_state, params)

@@ -34,6 +34,7 @@ from mdx.eval.evaluators import words
 
 EVALUATORS = {
     "loss": held_out.HeldOut,
+    "elsewhere": held_out.Elsewhere,
     "labels": labels.Labels,
     "linear_probe": linear_probe.LinearProbe,
     "pairs": pairs.Pairs,

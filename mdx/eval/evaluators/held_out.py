@@ -1,6 +1,6 @@
 """Held-out loss: likelihoods and their bounds, or the nats of predicted tokens.
 
-Contents: HeldOut.
+Contents: HeldOut, Elsewhere.
 """
 
 from __future__ import annotations
@@ -43,16 +43,21 @@ class HeldOut(types.Evaluator):
 
   def __call__(self, params, frozen, *, quick):
     """Scores the first `eval.num_batches` batches, or the whole split."""
+    found = self.scored(params, frozen, self._parts.config["data"], quick=quick)
+    return found if quick else found | self.baselines()
+
+  def scored(self, params: types.Params, frozen: types.Params, data: Mapping[str, Any], *,
+             quick: bool) -> dict[str, float]:
+    """Figures of the validation split of some data."""
     parts, limit = self._parts, self._config["num_batches"] if quick else 0
-    batches = pipeline.build(parts.config["data"], parts.tokenizer, split="validation",
+    batches = pipeline.build(data, parts.tokenizer, split="validation",
                              batch_size=parts.config["batch_size"], seed=0, shuffle=False,
                              repeat=False, drop_remainder=False)
     batches = (b for i, b in enumerate(batches) if not limit or i < limit)
-    found = likelihood.evaluate(
+    return likelihood.evaluate(
         self._row_nll(self._config["num_samples" if quick else "final_samples"]), params, batches,
         frozen=frozen, mesh=parts.mesh,
         chars_per_token=parts.tokenizer.chars_per_token if self._is_likelihood else None)
-    return found if quick else found | self.baselines()
 
   @functools.cache
   def baselines(self) -> dict[str, float]:
@@ -77,3 +82,46 @@ class HeldOut(types.Evaluator):
     return "\n".join(lines + [
         f"{name:<20}{results[f'{name}_bits_per_char']:.3f}"
         for name in ("unigram", "bigram") if f"{name}_bits_per_char" in results])
+
+
+class Elsewhere(types.Evaluator):
+  """The held-out loss of other texts, to see what a model forgets while it learns new ones.
+
+  `eval.elsewhere` is {name: fields of a source}; results are NAME_nats_per_token, with `_stderr`,
+  and NAME_bits_per_char of a likelihood. Rows are otherwise those of `config.data`.
+  """
+
+  from_start = True
+
+  def __init__(self, parts: Any):
+    """Compiles nothing yet; `parts` are those of a run."""
+    self._texts = {name: {**parts.config["data"], "source": dict(fields)}
+                   for name, fields in parts.config["eval"].get("elsewhere", {}).items()}
+    self._held_out = HeldOut(parts)
+
+  @classmethod
+  def check(cls, config: Mapping[str, Any], objective: types.Objective) -> None:
+    """Raises ValueError for no texts, or sources that cannot be."""
+    HeldOut.check(config, objective)
+    texts = config["eval"].get("elsewhere", {})
+    if not isinstance(texts, Mapping) or not texts:
+      raise ValueError("eval.evaluators elsewhere reads the sources of eval.elsewhere, which names "
+                       "none; set eval.elsewhere = {name: fields of a source}.")
+    for name, fields in texts.items():
+      try:
+        pipeline.read_config({**config["data"], "source": dict(fields)}).parts()
+      except (ValueError, TypeError) as e:
+        raise ValueError(f"eval.elsewhere.{name}: {e}") from None
+
+  def __call__(self, params, frozen, *, quick):
+    """Scores each text as the held-out part is scored."""
+    found = {name: self._held_out.scored(params, frozen, data, quick=quick)
+             for name, data in self._texts.items()}
+    return {f"{name}_{figure}": value for name, figures in found.items()
+            for figure, value in figures.items()
+            if figure in ("nats_per_token", "nats_per_token_stderr", "bits_per_char")}
+
+  def text(self, results: Mapping[str, Any]) -> str:
+    """The final figures for the console."""
+    return "\n".join(f"{name:<20}{results[f'{name}_nats_per_token']:.3f} nats a token"
+                     for name in self._texts if f"{name}_nats_per_token" in results)

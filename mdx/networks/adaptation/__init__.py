@@ -13,6 +13,7 @@ from mdx.networks.adaptation import dora
 from mdx.networks.adaptation import inserted
 from mdx.networks.adaptation import int8
 from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import mask_tuning
 from mdx.networks.adaptation import nm_masks
 from mdx.networks.adaptation import products
 from mdx.networks.adaptation import sites
@@ -20,7 +21,7 @@ from mdx.networks.adaptation import vectors
 
 ADAPTATIONS = {"lora": lora.LoRA, "dora": dora.DoRA, "ia3": vectors.IA3, "bitfit": vectors.BitFit,
                "vera": products.VeRA, "adalora": products.AdaLoRA, "krona": products.KronA,
-               "nm_mask": nm_masks.NMMask,
+               "nm_mask": nm_masks.NMMask, "mask_tuning": mask_tuning.MaskTuning,
                "bottleneck": inserted.Bottleneck, "compacter": inserted.Compacter,
                "prefix_tuning": inserted.Prefix, "gated_prefix": inserted.GatedPrefix,
                "prompt_tuning": inserted.Prompt, "int8": int8.Int8}

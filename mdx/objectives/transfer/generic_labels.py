@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,7 @@ from mdx import config as config_lib
 from mdx import types
 from mdx.corruption import replace as replace_lib
 from mdx.objectives import wrapping
-from mdx.objectives.causal import ar
-from mdx.objectives.diffusion import masked as diffusion
+from mdx.objectives.transfer import readings
 from mdx.objectives.transfer import sides
 from mdx.utils import rng
 from mdx.utils import tree
@@ -53,34 +52,6 @@ def appeared(replaced: jax.Array, is_visible: jax.Array, vocab_size: int, *, is_
   """
   seen = jax.nn.one_hot(jnp.where(is_visible, replaced, -1), vocab_size, dtype=jnp.int32)
   return (seen.cumsum(axis=1) - seen if is_causal else seen.sum(axis=1, keepdims=True)) > 0
-
-
-class _Reading(NamedTuple):
-  """How the objective of a model reads texts and their translations.
-
-  Attributes:
-    draw: (model, fields of the forget side's draw [B, ...]) -> inputs int32 [B, L], is_target bool
-      [B, L], weight float32 [B, L], noise level float32 [B].
-    is_causal: whether a position sees those before it alone.
-  """
-  draw: Any
-  is_causal: bool
-
-
-def _causal(model, rows):
-  mask = rows["loss_mask"]
-  return rows["tokens"], mask, jnp.ones(mask.shape, jnp.float32), jnp.zeros(len(mask), jnp.float32)
-
-
-def _noised(model, rows):
-  weight = rows["token_weight"]
-  weight = weight[:, None] if weight.ndim == 1 else weight
-  mask = rows["is_masked"]
-  return rows["noisy_tokens"], mask, jnp.broadcast_to(weight, mask.shape), rows["noise_level"]
-
-
-_READINGS = {ar.AutoRegressive: _Reading(_causal, True),
-             diffusion.MaskedDiffusion: _Reading(_noised, False)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +80,7 @@ class GenericLabels(wrapping.About):
 
   def __post_init__(self):
     config_lib.check(self, "objective", at_least=dict(alpha=0, repeat_penalty=0, retain_scale=0))
-    if type(self.model) not in _READINGS:
+    if type(self.model) not in readings.READINGS:
       raise ValueError(f"objective.model {type(self.model).__name__} has no generic labels; use "
                        "ar or diffusion.")
 
@@ -141,7 +112,7 @@ class GenericLabels(wrapping.About):
     """Draws the masks of text and translation; the weight counts the targets with a label."""
     found = sides.drawn(self.model, "forget", 1, params, batch, rng.stream(key, "forget"), context)
     rows = {k.removeprefix("forget/"): v[:, 0] for k, v in found.items()}
-    reading = _READINGS[type(self.model)]
+    reading = readings.READINGS[type(self.model)]
     inputs, is_target, weight, level = reading.draw(self.model, rows)
     has_label = batch["generic_index"] >= 0
     origin = jnp.maximum(batch["generic_origin"], 0)
@@ -170,13 +141,12 @@ class GenericLabels(wrapping.About):
     base = jnp.take_along_axis(base, batch["generic_index"][..., None], axis=1)
     raised = self._logits(self.reinforced or self.model, reinforced, batch, "inputs", "segment_ids")
     seen = appeared(batch["replaced"], batch["is_visible"], base.shape[-1],
-                    is_causal=_READINGS[type(self.model)].is_causal)
+                    is_causal=readings.READINGS[type(self.model)].is_causal)
     return jax.lax.stop_gradient(
         generic_logits(base, raised, self.alpha) - self.repeat_penalty * seen)
 
   def _logits(self, model, params, batch, tokens, segments):
-    request = types.Request(batch[tokens], batch["noise_level"], segment_ids=batch[segments])
-    return model.reader().answer(params, request).logits
+    return readings.logits(model, params, batch[tokens], batch["noise_level"], batch[segments])
 
   def __call__(self, params, batch, context):
     """Sums of both terms over the rows."""

@@ -29,6 +29,7 @@ from mdx.networks.adaptation import dora
 from mdx.networks.adaptation import inserted
 from mdx.networks.adaptation import int8
 from mdx.networks.adaptation import lora
+from mdx.networks.adaptation import mask_tuning
 from mdx.networks.adaptation import nm_masks
 from mdx.networks.adaptation import products
 from mdx.networks.adaptation import sites
@@ -73,11 +74,13 @@ METHODS = {"lora": lora.LoRA(rank=2), "dora": dora.DoRA(rank=2), "ia3": vectors.
            "prompt_tuning": inserted.Prompt(length=3),
            "parallel": inserted.Bottleneck(width=4, is_parallel=True, scale=4.0, targets=("mlp",)),
            "nm_mask": nm_masks.NMMask(n=1, kappa=(1.0, 2.0)),
+           "mask_tuning": mask_tuning.MaskTuning(),
            "p_tuning": inserted.Prompt(length=3, hidden=5)}
 # Those that change nothing at first.
 AT_START = ("lora", "dora", "ia3", "bitfit", "bottleneck", "vera", "adalora", "krona", "compacter",
-            "gated_prefix", "parallel")
-MERGEABLE = ("lora", "dora", "ia3", "mask", "vera", "adalora", "krona", "nm_mask")
+            "gated_prefix", "parallel", "mask_tuning")
+MERGEABLE = ("lora", "dora", "ia3", "mask", "vera", "adalora", "krona", "nm_mask",
+             "mask_tuning")
 FAST = ("lora", "dora", "ia3", "bitfit", "mask", "bottleneck", "prefix_tuning", "vera",
         "prompt_tuning", "gated_prefix")
 REPLICATED = ("compacter",)  # small matrices, whole on every device
@@ -203,6 +206,7 @@ def test_the_trained_parameters_are_as_many_as_the_papers_say():
                   krona=sum(4 * 2 + (a // 4) * (b // 2) for a, b in shapes.values()),
                   compacter=2 * (2 ** 3 + 2 * (width + 4)), parallel=2 * width * 4,
                   gated_prefix=2 * 3 * keys + 2)
+  expected["mask_tuning"] = width * (2 * width + 2 * keys)
   expected["nm_mask"] = sum(a * b for a, b in shapes.values())  # 4 patterns of 4 weights
   whole = dict(prompt_tuning=3 * width, p_tuning=3 * width + 2 * 5 * width + 25 + 10 + width)
   assert expected.keys() | whole.keys() | {"mask"} == METHODS.keys()
@@ -263,7 +267,7 @@ def test_axes_and_decay_are_those_of_the_leaf():
     ((inserted.Prefix(targets=("memory", "q")),), "targets of Prefix"),
     ((inserted.Prefix(), dict(name="prefixes")), "unknown adaptation name 'prefixes'; choose from "
      "adalora, bitfit, bottleneck, compacter, dora, gated_prefix, ia3, int8, krona, lora, "
-     "nm_mask, prefix_tuning, prompt_tuning, vera")])
+     "mask_tuning, nm_mask, prefix_tuning, prompt_tuning, vera")])
 def test_adaptations_that_exclude_each_other_are_one_line(values, message):
   with pytest.raises(ValueError, match=message) as error:
     _spec(*values)
@@ -320,7 +324,7 @@ CONFIGS = {name: (name, None) for name in (
         "joint_head": ("joint", None), "preference": ("preference", None),
         "contrastive": ("mirror", None), "gem": ("gem", None), "grl": ("ullme", None),
         "distilled": ("mirror", "distil"), "unlearn": ("unlearn", None),
-        "generic_labels": ("unlearn", "generic"),
+        "generic_labels": ("unlearn", "generic"), "gradient_dropout": ("mask_tuning", None),
         "masked_document": ("masked_finetuning", None), "w2v_bert": ("w2v_bert", "wav2vec2"),
         "ctc": ("ctc", None), "simmim": ("mim", None),
         "mae": ("mim", "mae"), "mto_style": ("mim", "mto"), "mdiff4str": ("mdiff4str", None),
