@@ -32,7 +32,7 @@ def get_config(arg=None):
       norm=1e-4,  # factor of the norms of the scores, in the loss
       targets=("q", "k", "v", "o")),)
   config.data.source = dict(name="text", path="asset:snips.txt.xz", validation_path=None,
-                            holdout_every=20, document_chars=0)
+                            holdout_every=20)
   config.eval.update(baselines=False, evaluators=("elsewhere",),
                      elsewhere=dict(before=base.data.source.to_dict()))  # name -> source
   config.frozen = dict(reference=dict(checkpoint="init"))  # the weights the run starts from

@@ -29,6 +29,7 @@ from mdx.configs.claims import lattice_times
 from mdx.configs.claims import looking_right
 from mdx.configs.claims import mdpo
 from mdx.configs.claims import masked_finetuning
+from mdx.configs.claims import mask_tuning
 from mdx.configs.claims import meap
 from mdx.configs.claims import peft
 from mdx.configs.claims import rcr
@@ -163,7 +164,8 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
 @pytest.mark.parametrize("module", tiny.first([rcr, block_size, carry_over, lattice_times, schedules,
                                     looking_right, meap, bitimebert, finetuned, infalign, joint,
                                     search, peft, unlearn, masked_finetuning, w2v_bert, recurrent,
-                                    seq2seq, time_density, hidden_states, sparsity], 3))
+                                    seq2seq, time_density, hidden_states, sparsity,
+                                    mask_tuning], 3))
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())
