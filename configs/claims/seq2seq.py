@@ -6,7 +6,16 @@ translation of configs/seq2seq.py. Exact match of held-out targets after 8 refin
 tokens, at four numbers of updates; `area` is its mean over them.
   python -m mdx.main --config=configs/claims/seq2seq.py --workdir=runs/claims/seq2seq
 
-It has not been run.
+Measured on one core of an AMD EPYC (shared with another claim; 9 minutes), seeds 0-2; two-sided
+paired t over the seeds, p by Holm for six comparisons:
+                                both             encoder          random
+  exact match, 240 updates      0.936 +- 0.016   0.888 +- 0.010   0.839 +- 0.018
+  mean over the updates         0.676 +- 0.013   0.589 +- 0.031   0.492 +- 0.021
+  length                        0.964 +- 0.012   0.941 +- 0.014   0.917 +- 0.022
+  reproduced: both beats random, mean over the updates (p = 0.038)
+  inconclusive: both beats random at the end (0.055); both beats encoder (0.086; at the end 0.136);
+    encoder beats random (0.086; at the end 0.136)
+Every seed has the claimed order in all six; three seeds are few for six corrected tests.
 """
 
 from ml_collections import config_dict
