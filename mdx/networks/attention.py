@@ -358,6 +358,35 @@ def visible(attention, positions: jax.Array, segment_ids: jax.Array | None,
   return None if mask is None else mask[:, None]
 
 
+def attend_in_chunks(chunk: int, query: jax.Array, key: jax.Array, value: jax.Array,
+                     mask: jax.Array | None, added: jax.Array | None = None, cap: float = 0.0
+                     ) -> jax.Array:
+  """`attend` with the scores of `chunk` queries at a time, forwards and backwards.
+
+  The scores of a chunk are computed again in the backward pass, so that memory grows with the
+  length and not with its square. Arguments as of `attend`.
+  """
+  length = query.shape[1]
+  number = -(-length // chunk)
+
+  def cut(x, axis):
+    """[number, ..., chunk, ...]; queries that are filled up see nothing."""
+    if x is None or x.shape[axis] == 1:
+      return None
+    x = jnp.pad(x, [(0, number * chunk - length if i == axis else 0) for i in range(x.ndim)])
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], number, chunk, *x.shape[axis + 1:]), axis, 0)
+
+  @jax.checkpoint
+  def one(parts):
+    query, own_mask, own_added = parts
+    return attend(query, key, value, mask if own_mask is None else own_mask, added=own_added,
+                  cap=cap)
+
+  mixed = jax.lax.map(one, (cut(query, 1), cut(mask, 2), cut(added, 2)))
+  mixed = jnp.moveaxis(mixed, 0, 1)
+  return mixed.reshape(mixed.shape[0], -1, *mixed.shape[3:])[:, :length]
+
+
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None,
            noise: types.Noise | None = None, dropout: float = 0.0,
            added: jax.Array | None = None, keep: bool = False, cap: float = 0.0) -> Any:

@@ -72,7 +72,8 @@ def uses_masks(name: str) -> bool:
 def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
            sight: attention_lib.Sight, which: jax.Array | None, memory: list = (),
            noise: types.Noise | None = None, dropout: float = 0.0,
-           scores: jax.Array | None = None, keep: bool = False, cap: float = 0.0) -> Any:
+           scores: jax.Array | None = None, keep: bool = False, cap: float = 0.0,
+           chunk: int = 0) -> Any:
   """Scaled dot-product attention of one layer.
 
   Args:
@@ -89,6 +90,7 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
     scores: float32 [B, N, L, S], added to those of the products; back end xla alone has it.
     keep: whether the probabilities are wanted too; back end xla alone has it.
     cap: soft cap of the products, before what is added; 0 = none. Back end cudnn has none.
+    chunk: queries that have scores at a time, of back end xla; 0 = all.
 
   Returns:
     [B, L, N, H] in the dtype of `query`; with `keep` also float32 [B, N, L, P + S].
@@ -103,7 +105,7 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
                   for old, new in zip(pair, (key, value)))
   num_memory = sum(pair[0].shape[1] for pair in memory)
   runs = [functools.partial(_attend_one, name, sight=sight, i=i, num_memory=num_memory, noise=noise,
-                            dropout=dropout, scores=scores, keep=keep, cap=cap)
+                            dropout=dropout, scores=scores, keep=keep, cap=cap, chunk=chunk)
           for i in range(len(sight.values))]
   if which is None:
     return runs[0](query, key, value)
@@ -111,7 +113,7 @@ def attend(name: str, query: jax.Array, key: jax.Array, value: jax.Array,
 
 
 def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout, scores, keep,
-                cap):
+                cap, chunk):
   if name == "splash":
     return _sharded_splash(query, key, value, sight, sight.values[i], cap)
   if name == "cudnn":
@@ -126,6 +128,11 @@ def _attend_one(name, query, key, value, *, sight, i, num_memory, noise, dropout
     mask = jnp.pad(mask, ((0, 0),) * 3 + ((num_memory, 0),), constant_values=True)
   if num_memory and scores is not None:
     scores = jnp.pad(scores, ((0, 0),) * 3 + ((num_memory, 0),))
+  if chunk and query.shape[1] > chunk and not keep:
+    if sharding.positions_sharded():
+      raise ValueError("network.attention_chunk cuts rows that mesh axis sequence has cut already; "
+                       "use attention_chunk=0, or sequence=1.")
+    return attention_lib.attend_in_chunks(chunk, query, key, value, mask, scores, cap)
   return attention_lib.attend(query, key, value, mask, noise, dropout, scores, keep,
                               cap)
 

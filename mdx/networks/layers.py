@@ -129,7 +129,7 @@ class _Attention(nn.Module):
     mixed = backends.attend(spec.attention_backend, query, key, value, sight, of_layer.which,
                             [pair for pair in memory if pair is not None],
                             noise_lib.named(noise, "attention"), spec.attention_dropout, scores,
-                            keep, spec.attention_softcap)
+                            keep, spec.attention_softcap, spec.attention_chunk)
     mixed, probs = mixed if keep else (mixed, None)
     for one, leaves in put:
       mixed = one.attended(leaves, query, mixed)

@@ -86,6 +86,8 @@ class Transformer:
     head_bias: a bias per id in the head.
     head_chunk: positions of a device that have logits at a time in losses of tokens, which are
       computed again in the backward pass: memory for time, with large vocabularies; 0 = all.
+    attention_chunk: queries that have scores at a time in self-attention of back end xla, which are
+      computed again in the backward pass: memory linear in the length; 0 = all.
     time_conditioning: adaLN-zero modulation of the blocks by t.
     context_width: width of the states that the blocks read by cross-attention between attention and
       MLP, whose output begins at zero; 0 = no cross-attention.
@@ -145,6 +147,7 @@ class Transformer:
   tied: bool = True
   head_bias: bool = False
   head_chunk: int = 0
+  attention_chunk: int = 0
   time_conditioning: bool = False
   context_width: int = 0
   vocab_size: int = 0
@@ -172,7 +175,8 @@ class Transformer:
         | dict.fromkeys(("num_kv_heads", "head_dim", "mlp_width", "init_std", "embed_width",
                          "token_types", "position_offset", "local_radius", "global_every",
                          "global_first", "local_rope_theta", "head_chunk", "conv_kernel",
-                         "context_width", "attention_softcap", "logit_softcap"), 0),
+                         "context_width", "attention_softcap", "logit_softcap",
+                         "attention_chunk"), 0),
         between=dict.fromkeys(("dropout", "attention_dropout", "drophead"), "[0, 1)")
         | {"rotary_share": "(0, 1]", "num_layers": "[1, 10000]", "num_heads": "[1, 100000]",
            "width": "[1, 10000000]"})
@@ -190,6 +194,9 @@ class Transformer:
     object.__setattr__(self, "adaptations", adaptation.build(self.adaptations))
     positions_lib.check_scaling(self.rope_scaling, self.rotated)
     for is_wrong, message in (
+        (self.attention_chunk and (self.attention_dropout or self.attention_backend != "xla"),
+         "attention_chunk is of the attention_backend xla without attention_dropout, which draws for "
+         "whole rows; use 0."),
         (self.attention_dropout and self.attention_backend != "xla", "attention_dropout needs the "
          f"attention_backend xla, {self.attention_backend} has none; use xla, or drophead."),
         (any(sites.at(self.adaptations, name) for name in ("memory", "input"))

@@ -68,6 +68,20 @@ def test_a_soft_cap_bends_the_scaled_products_before_what_is_added_and_none_chan
   assert np.abs(kept(0.7)[1] - kept(0.0)[1]).max() > 0.01
 
 
+@pytest.mark.parametrize("mask, chunk", [("per_row", 4), ("per_head", 2), ("none", 5)])
+def test_chunks_of_queries_change_neither_values_nor_gradients(mask, chunk):
+  inputs, mask = _inputs(2), MASKS[mask]
+  added = jnp.asarray(np.random.default_rng(4).normal(size=(BATCH, HEADS, QUERIES, QUERIES)),
+                      jnp.float32)
+  weight = jnp.asarray(np.random.default_rng(2).normal(size=inputs[0].shape), jnp.float32)
+  loss = lambda attend: jax.jit(jax.value_and_grad(
+      lambda q, k, v, a: (attend(q, k, v, a) * weight).sum(), (0, 1, 2, 3)))
+  whole = loss(lambda q, k, v, a: attention.attend(q, k, v, mask, added=a, cap=1.5))
+  cut = loss(lambda q, k, v, a: attention.attend_in_chunks(chunk, q, k, v, mask, a, 1.5))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+               cut(*inputs, added), whole(*inputs, added))
+
+
 def test_keys_may_be_more_than_queries():
   inputs = _inputs(2, keys=9)
   np.testing.assert_allclose(attention.attend(*inputs, None),

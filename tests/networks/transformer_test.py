@@ -429,6 +429,7 @@ def test_initial_parameters_have_the_scales_that_are_documented():
     (dict(rope_scaling=("yarn", 2.0)), "network.rope_scaling is .*yarn.*; expected"),
     (dict(rope_scaling=("linear", 0.0)), "network.rope_scaling is .*positive numbers"),
     (dict(attention_softcap=-1.0), "network.attention_softcap must be at least 0, got -1"),
+    (dict(attention_chunk=4, attention_dropout=0.1), "attention_chunk is of the attention_backend"),
     (dict(attention_softcap=5.0, attention_backend="cudnn"), "network.attention_softcap is not in"),
     (dict(rope_scaling=("longrope", 4.0, 1.0, 1.0, 1.0)), "longrope.*; expected .*2 short and 2 lo"),
     (dict(rope_scaling=LONGROPE["longrope"]["rope_scaling"], adaptations=(
