@@ -626,6 +626,16 @@ class Model(load_lib.Loaded):
     return embedding.encode(self, self._compiled, texts, kind=kind, batch_size=batch_size,
                             progress=progress, **options)
 
+  def with_adapter(self, adapter: str) -> Model:
+    """This model with a PEFT adapter (its directory); both share the arrays of the base.
+
+    So several adapters are held and switched at the memory of one model.
+
+    Raises:
+      ValueError: an adapter of another model, or a model that has one already.
+    """
+    return of(load_lib.with_adapter(self, adapter))
+
   def save(self, path: str) -> None:
     """Writes weights, config and tokenizer into a new directory, which `mdx.load` reads.
 

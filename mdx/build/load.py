@@ -1,6 +1,6 @@
 """A model from what describes it: a run, an export, or a Hugging Face directory.
 
-Contents: Loaded, load, check_exists, describe, assemble.
+Contents: Loaded, load, with_adapter, check_exists, describe, assemble.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mdx.eval import best as best_lib
 from mdx.utils import hub
 from mdx.utils import memory
 from mdx.utils import rng
+from mdx.utils import tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -140,6 +141,30 @@ def load(path: str, *, params: str = "", mesh: Mapping[str, int] | None = None,
   return assemble(config, tokenizer, devices, str(path), functools.partial(
       source_lib.open_source(path).load, which=params, seed=seed,
       adapter=init.get("adapter", "")), trains)
+
+
+def with_adapter(model: Loaded, adapter: str) -> Loaded:
+  """A model with a PEFT adapter beside its weights, whose arrays both share.
+
+  Args:
+    model: of a Hugging Face directory, without an adapter of this kind.
+    adapter: its directory.
+
+  Raises:
+    ValueError: an adapter of another model, or one that the model has already.
+  """
+  put_on = {"init": {"adapter": adapter}}
+  table = resolve_lib.adapted(model.config["network"], put_on, model.source)
+  before, after = (dict(x).get("adaptations", ()) for x in (model.config["network"], table))
+  if len(after) == len(before):
+    raise ValueError(f"{model.source} has an adaptation {after[-1]['name']} already; put adapters on "
+                     "the model that has none.")
+  found = assemble({**model.config, "network": table}, model.tokenizer, model.mesh, model.source)
+  shared = tree.flatten(model.params)
+  own = tree.part(found.params, lambda path: path not in shared)["model"]
+  origin = source_lib.open_source(model.source).origin
+  params = tree.merge(model.params, {"model": interop.load_adapter(adapter, origin, own)})
+  return dataclasses.replace(found, params=params, data=model.data, decoding=model.decoding)
 
 
 def check_exists(path: str) -> None:

@@ -203,6 +203,27 @@ def test_numbers_are_those_of_peft(tmp_path, options):
   np.testing.assert_allclose(ours.score_pairs([([1], [5, 6, 7, 8])]), [want], rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_adapters_are_switched_and_share_the_weights_of_the_base(tmp_path):
+  names = [f"model.layers.{i}.self_attn.q_proj" for i in range(2)]
+  for name, seed in (("a", 0), ("b", 1)):
+    _adapter_with(tmp_path / name, np.random.default_rng(seed), dict.fromkeys(names, 4), r=4,
+                  target_modules=["q_proj"])
+  model, pairs = mdx.load(str(BASE)), [([1], [5, 6, 7])]
+  plain, scores = model.score_pairs(pairs), {}
+  for name in ("a", "b"):
+    put = model.with_adapter(str(tmp_path / name))
+    scores[name] = put.score_pairs(pairs)
+    loaded = mdx.load(str(BASE), init=dict(adapter=str(tmp_path / name)))
+    np.testing.assert_array_equal(scores[name], loaded.score_pairs(pairs))
+    ours, base = tree.flatten(put.params), tree.flatten(model.params)
+    assert all(ours[path] is leaf for path, leaf in base.items()) and len(ours) > len(base)
+    with pytest.raises(ValueError, match="has an adaptation lora already"):
+      put.with_adapter(str(tmp_path / "a"))
+  assert not np.allclose(scores["a"], scores["b"]) and not np.allclose(scores["a"], plain)
+  np.testing.assert_array_equal(model.score_pairs(pairs), plain)
+
+
 def test_ambiguous_last_names_are_written_as_a_pattern():
   family, spec = interop.FAMILIES["llada"], hf_dirs.spec_of(
       adaptations=(lora.LoRA(rank=2, targets=("q", "down")),))
