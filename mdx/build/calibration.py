@@ -35,6 +35,10 @@ def check(config: Mapping[str, Any], objective: types.Objective,
     if not (init.get("checkpoint") or init.get("base")):
       raise ValueError(f"{type(one).__name__} starts from what a trained model reads; give "
                        "config.init.checkpoint, or another prior.")
+    if replaced := [other for other in adaptations if other.replaces]:
+      raise ValueError(f"{type(one).__name__} starts from the kernels, and "
+                       f"{type(replaced[0]).__name__} has others in their place; leave out "
+                       "init.weights, or choose another prior.")
     if type(objective).look is not types.Objective.look or not dataclasses.is_dataclass(
         objective) or getattr(objective.network, "vary", None) is None:
       raise ValueError(f"{type(one).__name__} starts from what a model reads, and objective "

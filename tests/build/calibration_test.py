@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from mdx import modes
+from mdx.build import calibration
 from mdx.build import setup as setup_lib
+from mdx.networks import adaptation
 from mdx.networks.adaptation import nm_masks
 from mdx.networks.adaptation import pruning
 
@@ -54,5 +56,8 @@ def test_a_prior_of_activations_needs_a_trained_model(tmp_path):
   config.adaptations = (_MASK,)
   with pytest.raises(ValueError, match="starts from what a trained model reads; give config.init"):
     setup_lib.setup(config, str(tmp_path / "run"))
+  put = adaptation.build((_MASK, dict(name="int8")))
+  with pytest.raises(ValueError, match="NMMask starts from the kernels, and Int8 has others in the"):
+    calibration.check({"init": {"checkpoint": "x"}}, None, put)
   assert not (tmp_path / "run").exists()
 

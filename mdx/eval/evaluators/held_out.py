@@ -91,8 +91,6 @@ class Elsewhere(types.Evaluator):
   and NAME_bits_per_char of a likelihood. Rows are otherwise those of `config.data`.
   """
 
-  from_start = True
-
   def __init__(self, parts: Any):
     """Compiles nothing yet; `parts` are those of a run."""
     self._texts = {name: {**parts.config["data"], "source": dict(fields)}
