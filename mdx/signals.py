@@ -115,8 +115,11 @@ def read_images(model: Any, images: Sequence[Image], prompts: Sequence[Any] | st
     raise ValueError(f"prompt {longest} has {len(ids[longest])} tokens, and a row with its answer "
                      f"has {length}; shorten it.")
   patches = _patches(model, images)
-  if is_connected:
-    encoder = encoder or _encoder_of(model)
+  kept = model._compiled  # pylint: disable=protected-access
+  if is_connected and encoder is None:
+    if "encoder of images" not in kept:
+      kept["encoder of images"] = _encoder_of(model)
+    encoder = kept["encoder of images"]
   if "gen_length" in fields:
     raise ValueError(f"gen_length is {fields['gen_length']}; texts of images have the {length} "
                      "tokens of the rows of training: leave it out.")
@@ -145,7 +148,7 @@ def read_images(model: Any, images: Sequence[Image], prompts: Sequence[Any] | st
              "example_index": np.arange(first, first + size, dtype=np.int32)}
 
   rows: list[samples.Sample] = []
-  name = f"read_images {sampler!r} {seed} {record}"
+  name = f"read_images {sampler!r} {seed} {record} {id(encoder)}"
   params = model.decoding_params(sampler)
   if is_connected:
     params = {**params, "encoder of images": encoder.params}
