@@ -9,6 +9,7 @@ from typing import Any, Mapping, Sequence
 
 from mdx import config as config_lib
 from mdx import types
+from mdx.networks.adaptation import diff_pruning
 from mdx.networks.adaptation import dora
 from mdx.networks.adaptation import inserted
 from mdx.networks.adaptation import int8
@@ -22,6 +23,7 @@ from mdx.networks.adaptation import vectors
 ADAPTATIONS = {"lora": lora.LoRA, "dora": dora.DoRA, "ia3": vectors.IA3, "bitfit": vectors.BitFit,
                "vera": products.VeRA, "adalora": products.AdaLoRA, "krona": products.KronA,
                "nm_mask": nm_masks.NMMask, "mask_tuning": mask_tuning.MaskTuning,
+               "diff_pruning": diff_pruning.DiffPruning,
                "bottleneck": inserted.Bottleneck, "compacter": inserted.Compacter,
                "prefix_tuning": inserted.Prefix, "gated_prefix": inserted.GatedPrefix,
                "prompt_tuning": inserted.Prompt, "int8": int8.Int8}

@@ -25,6 +25,7 @@ from mdx.build import source as source_lib
 from mdx.networks import adaptation
 from mdx.networks import attention
 from mdx.networks import transformer
+from mdx.networks.adaptation import diff_pruning
 from mdx.networks.adaptation import dora
 from mdx.networks.adaptation import inserted
 from mdx.networks.adaptation import int8
@@ -74,13 +75,13 @@ METHODS = {"lora": lora.LoRA(rank=2), "dora": dora.DoRA(rank=2), "ia3": vectors.
            "prompt_tuning": inserted.Prompt(length=3),
            "parallel": inserted.Bottleneck(width=4, is_parallel=True, scale=4.0, targets=("mlp",)),
            "nm_mask": nm_masks.NMMask(n=1, kappa=(1.0, 2.0)),
-           "mask_tuning": mask_tuning.MaskTuning(),
+           "mask_tuning": mask_tuning.MaskTuning(), "diff_pruning": diff_pruning.DiffPruning(),
            "p_tuning": inserted.Prompt(length=3, hidden=5)}
 # Those that change nothing at first.
 AT_START = ("lora", "dora", "ia3", "bitfit", "bottleneck", "vera", "adalora", "krona", "compacter",
-            "gated_prefix", "parallel", "mask_tuning")
+            "gated_prefix", "parallel", "mask_tuning", "diff_pruning")
 MERGEABLE = ("lora", "dora", "ia3", "mask", "vera", "adalora", "krona", "nm_mask",
-             "mask_tuning")
+             "mask_tuning", "diff_pruning")
 FAST = ("lora", "dora", "ia3", "bitfit", "mask", "bottleneck", "prefix_tuning", "vera",
         "prompt_tuning", "gated_prefix")
 REPLICATED = ("compacter",)  # small matrices, whole on every device
@@ -199,6 +200,7 @@ def test_the_trained_parameters_are_as_many_as_the_papers_say():
   shapes = dict(q=(width, width), k=(width, keys), v=(width, keys), o=(width, width),
                 gate=(width, mlp), up=(width, mlp), down=(mlp, width))
   outputs = sum(out for _, out in shapes.values())
+  expected_weights = sum(a * b for a, b in shapes.values())
   low_rank = 2 * sum(map(sum, shapes.values()))
   expected = dict(lora=low_rank, dora=low_rank + outputs, ia3=2 * keys + mlp, bitfit=outputs,
                   bottleneck=2 * 2 * width * 4, prefix_tuning=2 * 3 * keys,
@@ -206,8 +208,9 @@ def test_the_trained_parameters_are_as_many_as_the_papers_say():
                   krona=sum(4 * 2 + (a // 4) * (b // 2) for a, b in shapes.values()),
                   compacter=2 * (2 ** 3 + 2 * (width + 4)), parallel=2 * width * 4,
                   gated_prefix=2 * 3 * keys + 2)
+  expected["diff_pruning"] = 2 * expected_weights
   expected["mask_tuning"] = width * (2 * width + 2 * keys)
-  expected["nm_mask"] = sum(a * b for a, b in shapes.values())  # 4 patterns of 4 weights
+  expected["nm_mask"] = expected_weights  # 4 patterns of 4 weights
   whole = dict(prompt_tuning=3 * width, p_tuning=3 * width + 2 * 5 * width + 25 + 10 + width)
   assert expected.keys() | whole.keys() | {"mask"} == METHODS.keys()
   for name, number in (expected | {k: v / layers for k, v in whole.items()}).items():
@@ -266,7 +269,7 @@ def test_axes_and_decay_are_those_of_the_leaf():
     ((int8.Int8(), int8.Int8()), "two adaptations of q have parameters of one name"),
     ((inserted.Prefix(targets=("memory", "q")),), "targets of Prefix"),
     ((inserted.Prefix(), dict(name="prefixes")), "unknown adaptation name 'prefixes'; choose from "
-     "adalora, bitfit, bottleneck, compacter, dora, gated_prefix, ia3, int8, krona, lora, "
+     "adalora, bitfit, bottleneck, compacter, diff_pruning, dora, gated_prefix, ia3, int8, krona, lora, "
      "mask_tuning, nm_mask, prefix_tuning, prompt_tuning, vera")])
 def test_adaptations_that_exclude_each_other_are_one_line(values, message):
   with pytest.raises(ValueError, match=message) as error:
