@@ -39,7 +39,7 @@ _PAPERS = {
         center=0.5,  # most frequent time
         spread=0.15,  # standard deviation of the times around it
         uniform=0.1,  # share of the times that are uniform
-        weighted=True)),  # weigh by 1 / p(t), so that the loss is the bound
+        weighted=False)),  # True: weigh by 1 / p(t), so that the loss is the bound
     "experts": {},
 }
 
