@@ -2,8 +2,8 @@ r"""Claim: the schedule of masked diffusion changes no bound, and hardly what is
 
 The bound of a model that knows its mask rate or needs none is the same for all schedules (Shi et
 al. 2024, arXiv:2406.04329; Sahoo et al. 2024, arXiv:2406.07524): they differ by variance alone.
-MD4's linear, cosine and polynomial (power 2 and 1/2) schedules at equal steps; all models are
-scored by one estimator, of exact counts.
+MD4's linear, cosine and polynomial (power 2 and 1/2) schedules at equal steps; each model is
+evaluated with its own.
   python -m mdx.main --config=configs/claims/schedules.py --workdir=runs/claims/schedules
 
 Measured on 2 cores of an AMD EPYC (shared with other work; 10 minutes), seeds 0-2, 0.14M
@@ -42,7 +42,7 @@ def get_config(arg=None):
   run = common.get_config(objective=dict(
       name="diffusion", schedule=dict(_SCHEDULES["linear"]), time="lattice",
       mask_draw="bernoulli"))
-  run.eval.update(estimator="lattice_k", gradient_draws=64)
+  run.eval.gradient_draws = 64
   comparisons = []
   for other in ("cosine", "square", "root"):
     pair = dict(left=other, right="linear", larger_is_better=False)
@@ -53,7 +53,7 @@ def get_config(arg=None):
   return config_dict.ConfigDict(dict(
       mode="claim",
       statement="another schedule than the linear one gives a better bound at equal steps",
-      seeds=tuple(range(8)),
+      seeds=(0, 1, 2),
       run=run,
       arms={name: dict(objective=dict(schedule=schedule))
             for name, schedule in _SCHEDULES.items()},
