@@ -1,9 +1,9 @@
-"""CPU time of a step that detects random tokens against one that predicts masked ones, by vocabulary.
+"""CPU time of a step that detects random tokens against one that predicts masks, by vocabulary.
 
   python benchmarks/rts.py
 
-Both have the same transformer (width 256, 4 layers), AdamW and batches (16 x 128 tokens); the masked
-model has logits at masked positions alone. Steps take turns in one process.
+Both have the same transformer (width 256, 4 layers), AdamW and batches (16 x 128 tokens); the
+masked model has logits at masked positions alone. Steps take turns in one process.
 """
 
 import time

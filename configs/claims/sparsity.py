@@ -1,10 +1,10 @@
 r"""Claim: 2:4 masks that are learned beat masks of one shot, and a prior helps.
 
-Fang et al. 2024, arXiv:2409.17481 (MaskLLM): of every 4 weights 2 are kept, all weights frozen. Of a
-small masked-diffusion model of the packaged books: its largest weights, Wanda's and SparseGPT's
-choice (also with the weights that SparseGPT gives to what is kept) by 128 rows; and masks learned in
-500 steps from the prior of the largest weights, of Wanda, or from chance. Nats per token of held-out
-text by the hardened masks.
+Fang et al. 2024, arXiv:2409.17481 (MaskLLM): of every 4 weights 2 are kept, all weights frozen. Of
+a small masked-diffusion model of the packaged books: its largest weights, Wanda's and SparseGPT's
+choice (also with the weights that SparseGPT gives to what is kept) by 128 rows; and masks learned
+in 500 steps from the prior of the largest weights, of Wanda, or from chance. Nats per token of
+held-out text by the hardened masks.
   python -m mdx.main --config=configs/claims/sparsity.py --workdir=runs/claims/sparsity
 """
 

@@ -6,8 +6,9 @@ the bound, and without them; and Bernoulli masks at a lattice of uniform times. 
 same in every arm, so equal steps are equal CPU time. Every model is scored by one estimator.
   python -m mdx.main --config=configs/claims/time_density.py --workdir=runs/claims/time_density
 
-Measured on one core of an AMD EPYC (shared with other claims; 62 minutes, 48 runs), seeds 0-7, rates
-of four tuned on seed 100 (0.004, an interior best, in every arm); two-sided paired t, p by Holm:
+Measured on one core of an AMD EPYC (shared with other claims; 62 minutes, 48 runs), seeds 0-7,
+rates of four tuned on seed 100 (0.004, an interior best, in every arm); two-sided paired t, p by
+Holm:
                      bits per character   gradient variance at the arm's weights
   uniform            3.321 +- 0.073       0.611 +- 0.19
   bell               3.470 +- 0.019       2.284 +- 0.78

@@ -157,8 +157,8 @@ def with_adapter(model: Loaded, adapter: str) -> Loaded:
   table = resolve_lib.adapted(model.config["network"], put_on, model.source)
   before, after = (dict(x).get("adaptations", ()) for x in (model.config["network"], table))
   if len(after) == len(before):
-    raise ValueError(f"{model.source} has an adaptation {after[-1]['name']} already; put adapters on "
-                     "the model that has none.")
+    raise ValueError(f"{model.source} has an adaptation {after[-1]['name']} already; put adapters "
+                     "on the model that has none.")
   found = assemble({**model.config, "network": table}, model.tokenizer, model.mesh, model.source)
   shared = tree.flatten(model.params)
   own = tree.part(found.params, lambda path: path not in shared)["model"]

@@ -195,8 +195,8 @@ class Transformer:
     positions_lib.check_scaling(self.rope_scaling, self.rotated)
     for is_wrong, message in (
         (self.attention_chunk and (self.attention_dropout or self.attention_backend != "xla"),
-         "attention_chunk is of the attention_backend xla without attention_dropout, which draws for "
-         "whole rows; use 0."),
+         "attention_chunk is of the attention_backend xla without attention_dropout, which draws "
+         "for whole rows; use 0."),
         (self.attention_dropout and self.attention_backend != "xla", "attention_dropout needs the "
          f"attention_backend xla, {self.attention_backend} has none; use xla, or drophead."),
         (any(sites.at(self.adaptations, name) for name in ("memory", "input"))

@@ -27,7 +27,8 @@ class GradientDropout(wrapping.About):
   """The loss of the model on new texts, gated by the model that the run starts from.
 
   The loss is that of `model`. Cross-entropy with the predictions of the frozen "reference" at the
-  same targets is no part of it: its gradient says where that of the loss is dropped (`train.gating`).
+  same targets is no part of it: its gradient says where that of the loss is dropped
+  (`train.gating`).
 
   Attributes:
     model: the objective that the model was trained with, `ar` or `diffusion`.
