@@ -13,9 +13,9 @@ two-sided paired t over the seeds, p by Holm; spreads over seeds are 0.013 to 0.
   inconclusive: recurrent beats overlapping windows: perplexity 37.46 against 37.41, p = 0.43
   not reproduced: full beats recurrent: 3.6426 against 3.6232, p = 0.020
 So memory is worth as much as overlap, at 1.5 % more FLOPs than disjoint windows; overlap costs
-twice as many. After 200 updates rows of 512 tokens are behind windows of 64: so small a model, whose
-base read rows of 64, does not learn to use them in that time. Temporaries: 2.3 MB of windows, 40
-MB of whole rows.
+twice as many. After 200 updates rows of 512 tokens are behind windows of 64: so small a model,
+whose base read rows of 64, does not learn to use them in that time. Temporaries: 2.3 MB of
+windows, 40 MB of whole rows.
 """
 
 from mdx.configs import recurrent
