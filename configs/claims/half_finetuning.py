@@ -8,6 +8,8 @@ another seed: so methods are compared on the frontier of learning and forgetting
 forgets less too.
   python -m mdx.main --config=configs/claims/half_finetuning.py \
     --workdir=runs/claims/half_finetuning
+
+Not run yet.
 """
 
 from ml_collections import config_dict
