@@ -10,7 +10,7 @@ from mdx.eval.evaluators import questions
 
 
 def test_every_kind_counts_alike_in_the_mean_of_exact_answers(monkeypatch):
-  config = dict(data=dict(source=dict(name="people", num_public=4, num_new=2)),
+  config = dict(data=dict(length=3, source=dict(name="people", num_public=4, num_new=2)),
                 eval=dict(questions=dict()))
   parts = python_types.SimpleNamespace(config=config, tokenizer=tokenizer_lib.build(
       people.TOKENIZER))
