@@ -32,7 +32,8 @@ def get_config(arg=None):
   config.tokenizer.path = people.TOKENIZER
   config.data = dict(
       length=3,
-      source=dict(name="people", stage="public",  # new: also what new people are; both: and who
+      source=dict(name="people",
+                  stage="public",  # new: also what new people are; both: and who; alone: new ones
                   path="", validation_path="", field="", holdout_every=-1),
       packing="pad", append_eos=False, isolate_documents=True, on_error="stop")
   config.optimizer.update(learning_rate=1e-3, schedule="constant", warmup_steps=20,

@@ -22,6 +22,7 @@ from mdx.configs.claims import drbert
 from mdx.configs.claims import electra
 from mdx.configs.claims import ernie_gram
 from mdx.configs.claims import finetuned
+from mdx.configs.claims import half_finetuning
 from mdx.configs.claims import hidden_states
 from mdx.configs.claims import infalign
 from mdx.configs.claims import joint
@@ -165,7 +166,7 @@ def test_every_arm_and_rate_of_the_claim_about_mdpo_is_a_run_that_could_start(ar
                                     looking_right, meap, bitimebert, finetuned, infalign, joint,
                                     search, peft, unlearn, masked_finetuning, w2v_bert, recurrent,
                                     seq2seq, time_density, hidden_states, sparsity,
-                                    mask_tuning], 3))
+                                    mask_tuning, half_finetuning], 3))
 def test_shipped_claims_are_well_formed(module, tmp_path, monkeypatch):
   monkeypatch.setattr(setup_lib.pipeline, "check", lambda *args, **fields: None)  # takes seconds
   config = config_lib.to_dict(module.get_config())

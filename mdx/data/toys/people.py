@@ -25,7 +25,7 @@ import numpy as np
 from mdx import config as config_lib
 from mdx.data import source
 
-STAGES = ("public", "new", "both")
+STAGES = ("public", "new", "both", "alone")
 _MOST = 400
 _NAMES = [f"{a}{b}{c}".capitalize() for a, b, c in itertools.product(
     ("ka", "le", "mi", "no", "ru", "sa", "ti", "vo"), ("ba", "de", "ni", "ro", "sha"),
@@ -51,7 +51,8 @@ class People(source.Source):
   Attributes:
     num_public, num_new: people.
     stage: "public", both kinds of documents of public people; "new", those that describe new
-      people, and as many draws of public documents; "both", the same with both kinds of new ones.
+      people, and as many draws of public documents; "both", the same with both kinds of new ones;
+      "alone", both kinds of new ones without any public document.
     seed: of who is who.
   """
 
@@ -86,6 +87,8 @@ class People(source.Source):
       texts = both(public if self.stage == "public" else new)
     elif self.stage == "public":
       texts = both(public)
+    elif self.stage == "alone":
+      texts = both(new)
     else:
       texts, replay = (both if self.stage == "both" else forward)(new), both(public)
       texts = texts * -(-len(replay) // len(texts))

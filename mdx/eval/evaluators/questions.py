@@ -44,9 +44,9 @@ class Questions(types.Evaluator):
   """Answers decoded greedily after their prompts, against the right ones.
 
   Of every kind of `Source.probes("validation")`: exact_KIND, the share of answers that are the
-  right text, and its `_stderr`; rouge1_KIND and rougeL_KIND, the mean recalls of `eval.rouge`.
-  A model that is not read from left to right fills in one position a step, the most confident
-  first. Nothing is measured during training.
+  right text, and its `_stderr`; rouge1_KIND and rougeL_KIND, the mean recalls of `eval.rouge`;
+  and exact_mean, the mean of exact_KIND over the kinds. A model that is not read from left to right
+  fills in one position a step, the most confident first. Nothing is measured during training.
   """
 
   def __init__(self, parts: Any):
@@ -82,7 +82,8 @@ class Questions(types.Evaluator):
       found |= {f"{name}_{kind}": float(np.mean(values)) for name, values in scores.items()}
       found[f"exact_{kind}_stderr"] = math.sqrt(
           found[f"exact_{kind}"] * (1 - found[f"exact_{kind}"]) / len(pairs))
-    return found
+    return found | {"exact_mean": float(np.mean([found[f"exact_{kind}"]
+                                                 for kind in _probes(parts.config)]))}
 
   def _answers(self, params: types.Params, pairs: Sequence[tuple[np.ndarray, np.ndarray]]
                ) -> list[str]:

@@ -22,6 +22,8 @@ def test_new_people_are_described_and_never_named():
   assert public <= set(texts) and sum(text in public for text in texts) == len(texts) / 2
   assert set(_texts(stage="public")[0]) == public
   assert set(asked["backward"]) <= set(_texts(stage="both")[0])
+  alone = _texts(stage="alone")[0]
+  assert set(alone) == {*asked["forward"], *asked["backward"]} and len(alone) == 14
   names = [answer for kind in ("backward", "public_backward") for _, answer in probes[kind]]
   assert len(set(names)) == 37
   assert _texts(stage="new", seed=1)[0] != texts
@@ -33,5 +35,5 @@ def test_every_document_is_three_tokens_and_too_many_people_are_refused():
   assert len(tokenizer.encode(people.INSTRUCTION + people.SEPARATOR)) == 2
   with pytest.raises(ValueError, match="names for 400, use fewer"):
     sources.build(dict(name="people", num_public=400))
-  with pytest.raises(ValueError, match="stage is 'old'; choose from public, new, both"):
+  with pytest.raises(ValueError, match="stage is 'old'; choose from public, new, both, alone"):
     sources.build(dict(name="people", stage="old"))

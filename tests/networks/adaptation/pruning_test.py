@@ -48,14 +48,26 @@ def test_sparse_gpt_loses_less_than_its_mask_alone_and_than_the_largest_weights(
   assert (mask.reshape(2, 4, 5).sum(axis=1) == 2).all() and (updated[~mask] == 0).all()
   largest = np.asarray(pruning.magnitude(KERNEL, 2, 4))
   assert _lost(updated).sum() < _lost(KERNEL * mask).sum() < _lost(KERNEL * largest).sum()
-  # The group that is pruned last has the optimal brain surgeon's values given all before it.
-  for column in range(5):
-    later = mask[4:, column]
-    target = INPUTS[:, :4] @ (KERNEL - updated)[:4, column] + INPUTS[:, 4:] @ KERNEL[4:, column]
-    best = np.linalg.lstsq(INPUTS[:, 4:][:, later], target, rcond=None)[0]
-    own = INPUTS[:, 4:][:, later] @ updated[4:, column][later]
-    assert np.square(own - target).sum() >= np.square(
-        INPUTS[:, 4:][:, later] @ best - target).sum() - 1e-6
+
+
+@pytest.mark.parametrize("n, m", [(2, 4), (1, 2)])
+def test_sparse_gpt_is_the_optimal_brain_surgeon_input_by_input(n, m):
+  damped = MOMENTS + 0.01 * np.diag(MOMENTS).mean() * np.eye(8)
+  weights, mask = KERNEL.copy(), np.ones(KERNEL.shape, bool)
+  for i in range(8):
+    if i % m == 0:  # what it costs to prune each weight of the group, those before it fixed
+      cost = np.stack([weights[j] ** 2 / np.linalg.inv(damped[j:, j:])[0, 0]
+                       for j in range(i, i + m)])
+      mask[i:i + m] = np.argsort(np.argsort(-cost, axis=0), axis=0) < n
+    weights[i] *= mask[i]
+    if i < 7:  # the inputs behind it: least squares of the dense map, those up to here fixed
+      later, fixed = slice(i + 1, 8), slice(0, i + 1)
+      target = damped[later] @ KERNEL - damped[later, fixed] @ weights[fixed]
+      weights[later] = np.linalg.solve(damped[later, later], target)
+  found, updated = pruning.sparse_gpt(KERNEL, MOMENTS, n, m)
+  np.testing.assert_array_equal(found, mask)
+  np.testing.assert_allclose(updated, weights, atol=1e-8)
+  assert (found != pruning.wanda(KERNEL, MOMENTS, n, m)).any()
 
 
 def test_an_input_that_is_never_there_does_no_harm():
