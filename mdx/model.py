@@ -563,13 +563,15 @@ class Model(load_lib.Loaded):
                             pad_id=self.tokenizer.pad_id, batch_size=batch_size, mesh=self.mesh,
                             told=told)
 
-  def transcribe(self, recordings: Sequence[signals.Recording], *, batch_size: int = 8,
-                 progress: bool = False) -> list[str]:
+  def transcribe(self, recordings: Sequence[signals.Recording], *, rate: int = 0,
+                 batch_size: int = 8, progress: bool = False) -> list[str]:
     """Transcripts of recordings, by the best path of a model of `configs/ctc.py`.
 
     Args:
       recordings: wav or flac files, pairs (samples float32 [n] in [-1, 1], rate a second), or
         frames float32 [n, channels] as training had them.
+      rate: samples a second of the recordings of training, where the run does not say it
+        (`data.source.rate`).
       batch_size: recordings read together.
       progress: whether a terminal shows how many are done.
 
@@ -577,7 +579,8 @@ class Model(load_lib.Loaded):
       ValueError: another model; an empty, silent or clipped recording, one of another rate, or one
         that is longer than the rows of training.
     """
-    return signals.transcribe(self, recordings, batch_size=batch_size, progress=progress)
+    return signals.transcribe(self, recordings, rate=rate, batch_size=batch_size,
+                              progress=progress)
 
   def read_images(self, images: Sequence[signals.Image],
                   prompts: Sequence[Any] | str | None = None, *, encoder: Model | None = None,
@@ -607,7 +610,7 @@ class Model(load_lib.Loaded):
     Args:
       texts: one string is one text. What is too long for the model is cut. Of a model of frames or
         patches: recordings as of `transcribe`, or images as of `read_images`, whose embeddings are
-        the means of their last states; the options are of texts alone.
+        the means of their last states; the only option is `rate`, as of `transcribe`.
       kind: "query", "document", or another that the model has a prompt for; "" = its default.
       batch_size: rows of about one length read together.
       progress: whether a terminal shows how many rows are done.
@@ -619,10 +622,10 @@ class Model(load_lib.Loaded):
       ValueError: an option that does not fit the model, or a text without tokens.
     """
     if signals.reads_signals(self):
-      if kind or options:
+      if kind or set(options) - {"rate"}:
         raise ValueError(f"encode has no option {kind or next(iter(options))!r} of recordings and "
                          "images, whose embedding is the mean of the last states; leave it out.")
-      return signals.encode(self, texts, batch_size=batch_size, progress=progress)
+      return signals.encode(self, texts, batch_size=batch_size, progress=progress, **options)
     return embedding.encode(self, self._compiled, texts, kind=kind, batch_size=batch_size,
                             progress=progress, **options)
 

@@ -46,8 +46,8 @@ def reads_signals(model: load_lib.Loaded) -> bool:
   return hasattr(model.objective, "frontend") or isinstance(model.objective, connector.Connected)
 
 
-def transcribe(model: Any, recordings: Sequence[Recording], *, batch_size: int, progress: bool
-               ) -> list[str]:
+def transcribe(model: Any, recordings: Sequence[Recording], *, rate: int, batch_size: int,
+               progress: bool) -> list[str]:
   """`Model.transcribe`."""
   objective = model.objective
   if not isinstance(objective, ctc.CTC):
@@ -59,14 +59,15 @@ def transcribe(model: Any, recordings: Sequence[Recording], *, batch_size: int, 
     return logits.argmax(axis=-1), is_real
 
   found: list[str] = []
-  records = _recordings(model, recordings)
+  records = _recordings(model, recordings, rate)
   for ids, is_real in _run(model, "transcribe", best, _batches(model, records, batch_size),
                            len(records), progress):
     found += [model.tokenizer.decode(row) for row in objective.labels_of(ids, is_real)]
   return found[:len(records)]
 
 
-def encode(model: Any, given: Sequence[Any], *, batch_size: int, progress: bool) -> np.ndarray:
+def encode(model: Any, given: Sequence[Any], *, rate: int = 0, batch_size: int, progress: bool
+           ) -> np.ndarray:
   """Means of the last states of recordings or images, float32 [N, D]."""
   objective = model.objective
 
@@ -85,7 +86,7 @@ def encode(model: Any, given: Sequence[Any], *, batch_size: int, progress: bool)
     raise ValueError(f"{model.source} reads texts beside images; encode images with the encoder "
                      "that it was trained with.")
   is_sound = isinstance(objective, ctc.CTC) or hasattr(objective, "inputs")
-  records = _recordings(model, given) if is_sound else [
+  records = _recordings(model, given, rate) if is_sound else [
       {"x": patches} for patches in _patches(model, given)]
   found = list(_run(model, "encode", mean, _batches(model, records, batch_size), len(records),
                     progress))
@@ -195,9 +196,9 @@ def _form(model: Any) -> Any:
   return sources.build(fields)
 
 
-def _recordings(model: Any, recordings: Sequence[Recording]) -> list[dict[str, Any]]:
+def _recordings(model: Any, recordings: Sequence[Recording], rate: int) -> list[dict[str, Any]]:
   """Records of frames, float32 [n, channels] each."""
-  source, found, first = _form(model), [], None
+  source, found = _form(model), []
   if isinstance(recordings, (str, np.ndarray)) or (
       isinstance(recordings, tuple) and len(recordings) == 2 and np.isscalar(recordings[1])):
     raise ValueError("recordings are given in a list, of files, pairs (samples, rate), or frames "
@@ -214,14 +215,14 @@ def _recordings(model: Any, recordings: Sequence[Recording]) -> list[dict[str, A
         if not isinstance(source, speech.Speech):
           raise ValueError("the model was trained on frames that mdx did not make of sound; give "
                            f"frames float32 [n, {model.data['channels']}].")
-        wave, rate = speech.read_audio(streams.read_bytes(given), given) if isinstance(
+        wave, own = speech.read_audio(streams.read_bytes(given), given) if isinstance(
             given, str) else (np.asarray(given[0], np.float32), int(given[1]))
-        first = first or source.rate or rate
-        if rate != first:
-          raise ValueError(f"{rate} samples a second, but "
-                           f"{'training' if source.rate else 'the first recording'} has {first}; "
-                           "resample it.")
-        x = source.frames(wave, rate)
+        if not (wanted := source.rate or rate):
+          raise ValueError("the run does not say the rate of its recordings (data.source.rate); "
+                           "give rate=, the samples a second that they had.")
+        if own != wanted:
+          raise ValueError(f"{own} samples a second, but training had {wanted}; resample it.")
+        x = source.frames(wave, own)
     except ValueError as e:
       raise ValueError(f"{where}: {e}") from None
     found.append({"x": x, "where": where})

@@ -73,14 +73,16 @@ def test_files_and_samples_are_read_as_in_training(tmp_path):
   path = str(folder / "1_3.wav")
   rate, wave = wavfile.read(path)
   both = [path, (wave / 32768, rate)]
-  vectors = model.encode(both)
+  vectors = model.encode(both, rate=8000)
   np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-3, atol=1e-4)
-  assert len(model.transcribe(both)) == 2
+  assert len(model.transcribe(both, rate=8000)) == 2
+  with pytest.raises(ValueError, match="does not say the rate of its recordings"):
+    model.transcribe(both)
   for given, message in (((np.zeros(800), 8000), "an empty recording"),
                          ((np.ones(800), 8000), "100.0% of the samples are clipped"),
-                         ((wave / 32768, 16000), "16000 samples a second, but the first record")):
+                         ((wave / 32768, 16000), "16000 samples a second, but training had 8000")):
     with pytest.raises(ValueError, match=message):
-      model.transcribe([path, given])
+      model.transcribe([path, given], rate=8000)
 
 
 @pytest.fixture(name="words", scope="module")

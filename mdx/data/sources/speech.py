@@ -69,7 +69,8 @@ def read_audio(data: bytes, name: str) -> tuple[np.ndarray, int]:
     wave = (wave.astype(np.float32) - 128) / 128
   elif wave.dtype.kind == "i":
     wave = wave.astype(np.float32) / -float(np.iinfo(wave.dtype).min)
-  return wave.reshape(len(wave), -1).mean(axis=1).astype(np.float32), int(rate)
+  wave = wave if wave.ndim == 1 else wave.mean(axis=1)
+  return wave.astype(np.float32), int(rate)
 
 
 class _Recordings(readers.Records):
