@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import numbers
 from typing import Any, Mapping
 
@@ -97,7 +98,10 @@ _TYPES = {"int": "a whole number", "float": "a number", "bool": "True or False",
 
 
 def _check_type(value: Any, field: dataclasses.Field, where: str) -> None:
-  """Raises ValueError for a value that is none of a field's plain types; others are not checked."""
+  """Raises ValueError for a value that is none of a field's plain types; others are not checked.
+
+  Numbers have an ordinary size; a field with the metadata `takes_inf` may be infinite.
+  """
   kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
   kinds = kind.split(" | ")
   if kinds[0].startswith("tuple[") and len(kinds) == 1:
@@ -112,6 +116,8 @@ def _check_type(value: Any, field: dataclasses.Field, where: str) -> None:
   if not any(fits[kind] for kind in kinds):
     raise ValueError(f"{where} must be {expected}, got {value!r:.60}.")
   limit = _LARGEST[kinds[0]] if kinds[0] in _LARGEST else 0
+  if is_number and abs(value) == math.inf and field.metadata.get("takes_inf"):
+    return
   if is_number and not abs(value) <= limit and value != field.default:
     raise ValueError(f"{where} must be {expected} of an ordinary size, got {value!r:.60}.")
 

@@ -48,6 +48,7 @@ from mdx.configs.claims import unmasking
 from mdx.configs.claims import w2v_bert
 from mdx.eval import comparison as comparison_lib
 from mdx.modes import claim
+from mdx.objectives.signals import ask
 
 import tiny
 
@@ -191,6 +192,8 @@ def test_the_claim_about_guided_masks_has_a_run_of_the_scorer():
   assert [*scorer.objective.frontend.strides] == run["objective"]["frontend"]["strides"]
   assert {config["arms"][arm]["objective"]["ask"]["temperature"] for arm in config["arms"]} == {
       0.1, float("inf")}
+  for arm in config["arms"].values():
+    assert ask.Ask.build(arm["objective"]["ask"], {"scorer": None}).scorer == "scorer"
   with pytest.raises(ValueError, match="takes scorer or no argument, got 'x'"):
     ask2mask.get_config("x")
 

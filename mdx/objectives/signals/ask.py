@@ -33,7 +33,7 @@ class Ask:
   """
   model: Any = dataclasses.field(repr=False)
   scorer: str
-  temperature: float = 0.1
+  temperature: float = dataclasses.field(default=0.1, metadata={"takes_inf": True})
   reverse: bool = False
   weighted: bool = False
 

@@ -55,6 +55,9 @@ def test_the_scorer_has_no_gradient_and_its_positions_must_be_those_of_the_model
     _ask().select(None, jnp.ones((100, 3)), 0.4, 2, _allowed())
   with pytest.raises(ValueError, match="scorer is 'other', which is none .*it.*config.frozen"):
     ask.Ask.build(dict(scorer="other"), {"it": None})
+  assert ask.Ask.build(dict(scorer="it", temperature=float("inf")), {"it": None}).temperature > 1e30
+  with pytest.raises(ValueError, match="temperature must be a number of an ordinary size, got nan"):
+    ask.Ask.build(dict(scorer="it", temperature=float("nan")), {"it": None})
 
 
 def test_a_frozen_masked_model_of_tokens_guides_masks_of_tokens():
