@@ -89,7 +89,7 @@ def test_merging_gives_the_same_function(params):
     (dict(ranks=3), "adaptation 'lora' has no field 'ranks'; its fields are alpha, freeze_a, rank, "
      "scaling, start, targets"),
     (dict(name="loro"), "unknown adaptation name 'loro'; choose from adalora, bitfit, bottleneck, "
-     "compacter, dora, gated_prefix, ia3")])
+     "compacter, diff_pruning, dora, gated_prefix, ia3")])
 def test_an_adaptation_that_cannot_be_is_one_line(fields, message):
   with pytest.raises(ValueError, match=message) as error:
     dataclasses.replace(SPEC, adaptations=(dict(name="lora") | fields,))
