@@ -244,6 +244,7 @@ def _wanted(width=16, mesh=None):
   return checkpoint.abstract(_items(0, mesh, width=width)["params"])
 
 
+@pytest.mark.slow
 def test_weights_alone_are_loaded_averaged_or_raw_from_a_workdir_or_a_step(tmp_path):
   saved = _save(tmp_path, 1, 2)
   for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "2"):

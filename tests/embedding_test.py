@@ -25,6 +25,7 @@ def plain(tmp_path_factory):
   return mdx.load(sentence_models.plain(tmp_path_factory.mktemp("plain") / "model"))
 
 
+@pytest.mark.slow
 def test_embeddings_are_those_of_the_library_with_its_pooling_prompts_and_maps(golden):
   expected = json.loads((sentence_models.GOLDEN / "embeddings.json").read_text())
   found = golden.encode(expected["texts"])
@@ -45,6 +46,7 @@ def test_several_prompts_are_averaged_and_truncation_is_before_the_length(golden
                              atol=1e-6)
 
 
+@pytest.mark.slow
 def test_layers_are_averaged_and_the_last_one_is_the_default(plain):
   layers = [plain.encode(_TEXTS, layer=i) for i in (0, 1)]
   np.testing.assert_array_equal(layers[1], plain.encode(_TEXTS))
@@ -53,6 +55,7 @@ def test_layers_are_averaged_and_the_last_one_is_the_default(plain):
                              (layers[0] + layers[1]) / 2, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_causal_reading_of_the_first_position_does_not_know_the_text(plain):
   first = plain.encode(_TEXTS, attention="causal", pooling="first")
   np.testing.assert_allclose(first, np.broadcast_to(first[:1], first.shape), atol=1e-6)

@@ -92,6 +92,7 @@ def _stand_in(folder, body):
 
 @pytest.mark.parametrize("script, args", tiny.first([
     ("resume.sh", []), ("local.sh", ["--restart", "2"])], 1))
+@pytest.mark.slow
 def test_after_status_75_the_same_command_runs_again(script, args, tmp_path):
   path = _stand_in(tmp_path, f'echo "$@" >> {tmp_path}/calls; '
                    f'n=$(wc -l < {tmp_path}/calls); sleep 0.5; [ "$n" -gt 2 ] || exit 75')

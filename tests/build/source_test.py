@@ -136,6 +136,7 @@ def test_no_row_of_the_embedding_is_suppressed_or_cut(tmp_path):
   assert again.fingerprint == model.tokenizer.fingerprint and again.vocab_size == 44
 
 
+@pytest.mark.slow
 def test_stored_types_are_computed_with_and_written(tmp_path):
   source = _in_bfloat16("dream", tmp_path / "in")
   model = mdx.load(source)
@@ -166,6 +167,7 @@ def test_every_config_exports_a_directory_unchanged(name, make, tmp_path):
   assert interop.load_config(tmp_path / "out") == interop.load_config(_path(name))
 
 
+@pytest.mark.slow
 def test_a_causal_model_adapts_to_diffusion_and_is_exported_with_its_mask(tmp_path):
   config = _train_config("adapt", _path("qwen2"), objective__diffusion__shift=True)
   params = _hardly_trained(config, tmp_path / "run")
@@ -217,6 +219,7 @@ def test_a_run_from_a_directory_trains_resumes_and_is_exported_in_the_stored_typ
   assert interop.load_config(tmp_path / "out") == interop.load_config(source)
 
 
+@pytest.mark.slow
 def test_a_directory_is_evaluated_by_ids_with_the_shift_of_its_family(tmp_path):
   config = _train_config("diffusion", _path("dream"), eval__final_samples=1)
   result = modes.run("eval", config, str(tmp_path / "run"))
@@ -263,6 +266,7 @@ def test_a_model_of_ours_is_exported_with_its_tokenizer_and_read_back(tmp_path):
   assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_an_encoder_fills_the_masks_of_its_tokenizer(tmp_path):
   source = _with_tokenizer("bert", tmp_path / "in", ["<mask>", *(f"w{i}" for i in range(9))])
   model = mdx.load(source)

@@ -23,6 +23,7 @@ def test_context_weights_are_the_sum_over_clean_tokens_of_the_segment(segments):
   np.testing.assert_allclose(found, 0.5 * is_clean @ kernel.T, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_are_cut_at_the_rate_to_uniform_lengths_and_the_rest_is_padding():
   num, length = 6000, 5
   segments = jnp.tile(jnp.array([[1, 1, 2, 2, 0]]), (num, 1))

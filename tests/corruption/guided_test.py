@@ -32,6 +32,7 @@ def test_spans_begin_with_their_rate_and_cover_as_many_positions_as_they_should(
   assert not found[:, 20:].any()
 
 
+@pytest.mark.slow
 def test_without_temperature_the_spans_are_those_of_the_highest_scores():
   draw = np.random.default_rng(0)
   scores = draw.normal(size=(50, _L)).astype(np.float32)
@@ -52,6 +53,7 @@ def test_the_number_is_exact_at_every_temperature(temperature):
   assert not found[:, 15:].any()
 
 
+@pytest.mark.slow
 def test_temperature_goes_from_the_scores_to_uniform_starts():
   scores = jnp.zeros((4000, _L)).at[:, :_L // 2].set(1.0)
   allowed, count = jnp.ones((4000, _L), bool), jnp.full(4000, _SPAN)

@@ -52,6 +52,7 @@ def test_mask_all_writes_the_mask_id_at_the_selected_positions_only():
   np.testing.assert_array_equal(noisy, [[1, 6, 1]])
 
 
+@pytest.mark.slow
 def test_with_units_a_unit_meets_one_fate_at_the_same_rates_and_random_tokens_differ():
   num_rows, units = 4000, jnp.tile(jnp.repeat(jnp.arange(0, 9, 3), 3), (4000, 1))
   noisy = np.asarray(replace_lib.mask_random_keep(

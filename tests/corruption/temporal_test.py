@@ -55,6 +55,7 @@ def _selected(spans, num_rows, length, rate=0.15, temporal_rate=0.3, signal_rate
       _keys(num_rows), _batch(spans, num_rows, length)))
 
 
+@pytest.mark.slow
 def test_units_are_spans_and_single_places():
   batch = _batch([(2, 3, T), (5, 2, T), (8, 1, BEFORE)], 1, 10)
   units = np.asarray(temporal.units(batch))[0]

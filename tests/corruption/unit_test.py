@@ -28,6 +28,7 @@ def test_words_of_a_byte_level_vocabulary_are_runs_of_letters_with_the_space_bef
       "The", " end", "."]
 
 
+@pytest.mark.slow
 def test_words_of_characters_and_bytes_are_runs_of_letters_and_digits():
   text = "it's café 12, no"
   expected = ["it", "'", "s", " ", "café", " ", "12", ",", " ", "no"]

@@ -271,6 +271,7 @@ def test_templates_know_the_date_and_the_options_of_tojson():
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "{% set x = namespace(y='aaaaaaaa') %}{% for i in range(40) %}{% set x.y = x.y + x.y %}"
     "{% endfor %}{{ x.y }}"], 1))
+@pytest.mark.slow
 def test_what_only_the_prompt_for_an_answer_does_is_bounded(harm, monkeypatch):
   monkeypatch.setattr(chat, "_SECONDS", 1)
   template = f"{{{{ messages[0].content }}}}{{% if add_generation_prompt %}}{harm}{{% endif %}}"

@@ -61,6 +61,7 @@ def test_a_fitted_classifier_knows_the_odds_and_belongs_to_its_model(tmp_path):
     attribute_fit.check(path, _model(seed=1))
 
 
+@pytest.mark.slow
 def test_an_attribute_of_all_texts_has_nothing_to_tell():
   model = _model()
   with pytest.raises(ValueError, match="texts of the model none has the attribute complete"):

@@ -45,7 +45,7 @@ class _ReportsTime(types.Objective):
     return {}, types.Aux({}, rows, {})
 
 
-@pytest.mark.parametrize("estimator", likelihood.ESTIMATORS)
+@pytest.mark.parametrize("estimator", tiny.first(likelihood.ESTIMATORS, 1))
 @pytest.mark.parametrize("num_samples", tiny.mostly_slow([1, 3, 4], [3]))
 def test_estimates_have_the_nll_as_their_mean(estimator, num_samples):
   if (estimator, num_samples) == ("quadrature", 1):
@@ -161,6 +161,7 @@ def test_time_is_positive_at_any_rounding(monkeypatch, estimator, uniform, num_s
   np.testing.assert_allclose(found, 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_rows_estimate_does_not_depend_on_the_batch():
   row_nll = jax.jit(likelihood.make_row_nll(_bound(), num_samples=3))
   batch = oracle.batch_of(JOINT, JOINT.sequences[:40])
@@ -182,6 +183,7 @@ def test_an_exact_likelihood_needs_one_draw():
   assert calls.count(2) == 1
 
 
+@pytest.mark.slow
 def test_ratio_is_the_bootstraps_for_rows_of_unequal_length():
   draw = np.random.default_rng(0)
   counts = draw.integers(1, 200, 300).astype(float)
@@ -235,6 +237,7 @@ def _conditional(objective, pairs, **fields):
                                     pad_id=JOINT.pad_id)
 
 
+@pytest.mark.slow
 def test_answers_get_their_probability_given_the_prompt():
   wanted = [_chain(*pair) for pair in _PAIRS]
   np.testing.assert_allclose(_conditional(EXACT, _PAIRS), wanted, rtol=1e-5)
@@ -283,6 +286,7 @@ def test_evaluate_sums_all_rows_but_padding(devices):
   assert (found["num_rows"], found["num_tokens"], found["num_chars"]) == (20, 80, num_chars)
 
 
+@pytest.mark.slow
 def test_evaluate_draws_anew_for_every_batch():
   mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
   one = {"tokens": np.tile(JOINT.sequences[17:18], (4, 1)), "loss_mask": np.ones((4, 4), bool)}

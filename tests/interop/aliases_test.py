@@ -13,6 +13,7 @@ from mdx.build import source as source_lib
 from mdx.utils import tree
 import hf_dirs
 import hf_numbers
+import tiny
 
 ROOT = pathlib.Path(__file__).parents[1] / "golden"
 ALIASES = [("roberta", "xlm-roberta", "XLMRobertaForMaskedLM", "mlm"),
@@ -38,7 +39,7 @@ def _copy(name, path, tensors=None, **config):
   return path
 
 
-@pytest.mark.parametrize("base, kind, architecture, objective", ALIASES)
+@pytest.mark.parametrize("base, kind, architecture, objective", tiny.first(ALIASES, 2))
 def test_an_alias_is_the_same_model_and_keeps_its_name(base, kind, architecture, objective,
                                                        tmp_path):
   changes = dict(rope_scaling=None, rope_parameters=None) if base == "llama" else {}
@@ -68,7 +69,7 @@ def test_the_window_of_mistral_is_a_radius_where_it_does_not_hold_all(window, ra
       interop.network_fields(source)
 
 
-@pytest.mark.parametrize("name, prefix, architecture", BODIES)
+@pytest.mark.parametrize("name, prefix, architecture", tiny.first(BODIES, 2))
 def test_a_body_without_a_head_is_read_and_written(name, prefix, architecture, tmp_path):
   tensors = {key.removeprefix(prefix): value for key, value in hf_dirs.tensors_of(
       ROOT / f"{name}-tiny").items() if key.startswith(prefix)}

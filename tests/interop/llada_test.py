@@ -44,6 +44,7 @@ def test_logits_are_those_of_the_official_code(on_mesh, padded):
   np.testing.assert_allclose(logits[real], data[name + "logits"][real], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_of_more_devices_pads_the_vocabulary_and_export_takes_it_off(tmp_path):
   spec = hf_dirs.spec_of(vocab_multiple=96)
   assert spec.padded_vocab == 192

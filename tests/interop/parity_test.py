@@ -106,6 +106,7 @@ def test_a_mesh_that_cuts_the_parameters_changes_neither_logits_nor_export(name,
     np.testing.assert_array_equal(have[key], want[key], err_msg=key, strict=True)
 
 
+@pytest.mark.slow
 def test_unstacked_layers_compute_the_same():
   spec = hf_dirs.spec_of(_path("modernbert"), scan_layers=False)
   flat = spec.network().unstack(hf_dirs.loaded(_path("modernbert")))

@@ -49,6 +49,7 @@ def test_a_model_in_a_folder_of_its_own_is_found(tmp_path):
   assert sentences.directory_of(inner) == path and sentences.directory_of(path) is None
 
 
+@pytest.mark.slow
 def test_an_export_is_read_again_with_the_same_embeddings(tmp_path):
   path = _export(str(sentence_models.GOLDEN), tmp_path / "out")
   assert sentences.read(path) == sentences.read(sentence_models.GOLDEN)

@@ -152,6 +152,7 @@ def test_the_weights_of_rollouts_are_beside_the_state(tmp_path):
   assert report["run"] is None  # the host has no estimates
 
 
+@pytest.mark.slow
 def test_rollouts_in_parts_leave_the_update_as_it_is():
   mesh = aot.sharding.make_mesh({"data": 1, "fsdp": 8})
   found = [aot.programs_lib.of_config(_rl(rollout__batch_size=size), "unused", mesh)
@@ -273,6 +274,7 @@ def test_llada_mdpo_builds_and_shards_without_weights_and_problems():
     [("diffu_grpo", 96, 200, 256), ("wd1", 48, 200, 256), ("coupled_grpo", 80, 320, 256),
      ("espo", 96, 200, 256), ("spg", 96, 200, 256), ("agrpo", 128, 320, 384),
      ("trace_rl", 256, 320, 512), ("just_grpo", 128, 320, 256)], [("diffu_grpo", 96, 200, 256)]))
+@pytest.mark.slow
 def test_llada_recipes_of_baselines_build_and_shard(method, rows, prompt, length):
   config = mdpo.get_config(f"llada_8b,{method}").to_dict()
   mesh = aot.sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 4})

@@ -411,7 +411,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
   assert out.count("there is no signal to learn from") == 1 and "the reward 0" in out
 
 
-@pytest.mark.parametrize("changes, message", [
+@pytest.mark.parametrize("changes, message", tiny.first([
     ({"rollout.group_size": 1}, "group_size must be at least 2"),
     ({"rollout.sampler.guidance_scale": 1.0}, "draws tokens from another distribution than"),
     ({"rollout.epochs": 3}, "updates 4 is not a multiple of rollout.epochs 3"),
@@ -434,7 +434,7 @@ def test_a_verifier_without_signal_is_told(base, tmp_path, capsys, monkeypatch):
     ({"eval.remasking": ("low",)}, "choose from low_confidence, rcr"),
     ({"task.num_train": 0}, "the train split has no examples"),
     ({"task.size": 9, "task.max_givens": 20, "task.min_givens": 20, "task.num_train": 2},
-     "cannot write the prompts of this task")])
+     "cannot write the prompts of this task")], 3))
 def test_bad_input_is_one_line_before_anything_is_written(changes, message, base, tmp_path):
   cfg = tiny.changed(_config(base), changes)
   with pytest.raises(ValueError, match=message) as error:

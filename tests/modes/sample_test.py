@@ -391,6 +391,7 @@ def test_a_session_compiles_few_programs(runs, monkeypatch):
     dict(name="confidence", steps=4, temperature=0.7, top_p=0.8, guidance_scale=0.5,
          order_temperature=0.3),
     dict(name="token_editing", threshold=0.4, edit_threshold=0.3, temperature=0.9)], 1))
+@pytest.mark.slow
 def test_a_rule_told_its_values_decodes_as_one_compiled_with_them(fields, runs, monkeypatch):
   told = mdx.load(str(runs / "diffusion")).sample(["a", "bc"], gen_length=8, **fields)
   monkeypatch.setattr(decoder, "told_values", lambda sampler: {})

@@ -88,6 +88,7 @@ def test_keys_may_be_more_than_queries():
                              jax.nn.dot_product_attention(*inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_row_that_sees_nothing_averages_the_values_and_has_finite_gradients():
   query, key, value = _inputs(4)
   mask = jnp.ones((1, 1, QUERIES, QUERIES), bool).at[0, 0, 3].set(False)
@@ -98,6 +99,7 @@ def test_a_row_that_sees_nothing_averages_the_values_and_has_finite_gradients():
   assert len(grads) and all(np.isfinite(g).all() for g in grads)
 
 
+@pytest.mark.slow
 def test_bfloat16_inputs_keep_their_dtype_and_have_float32_scores_and_softmax():
   # Scores near 30, where neighbours in bfloat16 differ by 0.125; 256 of them are summed.
   draw = np.random.default_rng(0)
@@ -162,6 +164,7 @@ def test_the_queries_may_be_some_slots_of_the_rows(name, segments):
         np.testing.assert_array_equal(found[row, 0, i], whole[row, slot])
 
 
+@pytest.mark.slow
 def test_slots_are_read_and_written_by_row_and_one_past_the_end_is_dropped():
   values, slots = jnp.array([[10, 11, 12], [20, 21, 22]]), jnp.array([[2, 0], [1, 3]])
   np.testing.assert_array_equal(attention.at_slots(values, slots)[0], [12, 10])

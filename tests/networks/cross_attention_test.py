@@ -45,6 +45,7 @@ def test_a_network_begins_as_the_one_without_a_context(model):
   np.testing.assert_allclose(run(params, TOKENS, CONTEXT, MASK), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_the_mask_hides_is_not_read_and_the_order_of_a_context_says_nothing(model):
   _, _, moved, run = model
   first = run(moved, TOKENS, CONTEXT, MASK)
@@ -125,6 +126,7 @@ def test_where_all_weights_are_one_it_is_full_attention():
   assert values[1:] == (FULL, FULL) and values[0].weight == 0
 
 
+@pytest.mark.slow
 def test_in_the_first_layer_visible_positions_do_not_depend_on_masked_ones(probs):
   other = jnp.where(IS_MASKED, 15, TOKENS)
   own, changed = probs(TOKENS)[2], probs(other)[2]

@@ -169,6 +169,7 @@ def test_a_mesh_changes_neither_the_loss_nor_the_gradient_of_experts():
 
 
 @pytest.mark.parametrize("own", tiny.first([OWN, GROUPED], 1))
+@pytest.mark.slow
 def test_unstacked_scanned_and_cached_blocks_agree(own):
   specs = [_spec(own, scan_layers=flag, remat=remat) for flag, remat in (
       (True, "full"), (False, "none"))]

@@ -85,6 +85,7 @@ def _hidden(spec, batch, noise, **options):
 
 
 @pytest.mark.parametrize("scan_layers", tiny.first([True, False], 1))
+@pytest.mark.slow
 def test_the_noise_of_a_row_depends_neither_on_its_position_nor_on_its_batch(scan_layers):
   spec, batch = _spec(scan_layers=scan_layers, **RATES), _batch()
   whole = _hidden(spec, batch, rng.root(3))

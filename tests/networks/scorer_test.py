@@ -24,6 +24,7 @@ def _scores(kind, confidence, is_seen, time=jnp.zeros(2), alpha=jnp.ones(2)):
                        alpha=alpha)
 
 
+@pytest.mark.slow
 def test_a_score_depends_on_what_is_seen_and_on_nothing_else():
   plain = _scores(KIND, CONFIDENCE, SEEN)
   differs = lambda *args, **more: np.abs(_scores(*args, **more) - plain).max(axis=1) > 1e-4

@@ -77,6 +77,7 @@ def test_the_kernel_computes_what_xla_computes(name, cap):
     np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_that_the_kernel_would_mask_wrongly_come_out_as_nan():
   value = attention.BlockCausal(32)
   index = np.arange(SIZE)

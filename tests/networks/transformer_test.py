@@ -300,6 +300,7 @@ def test_the_head_of_gathered_positions_is_the_gathered_head(name):
                              network.head(params, hidden, "lm").reshape(16, 16)[index], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_new_model_with_time_conditioning_starts_as_the_identity_and_listens_once_trained():
   fields = OPTIONS["time"]
   params = jax.jit(_spec(**fields).network().init)(rng.root(0))
@@ -391,6 +392,7 @@ def test_a_cache_of_rows_that_are_too_long_is_refused():
             slots=jnp.zeros((1, 1), jnp.int32))
 
 
+@pytest.mark.slow
 def test_initial_parameters_have_the_scales_that_are_documented():
   spec = _spec(num_layers=8, width=64, mlp_width=96, init_std=0.3, tied=False, use_bias=True)
   params = tree.flatten(jax.jit(spec.network().init)(rng.root(1)))

@@ -150,6 +150,7 @@ def test_a_perfect_head_has_no_loss(tokens):
   assert np.abs(aux.rows["nll"]).max() < 1e-4 and aux.metrics["stale_kl_nats"][0] > 5
 
 
+@pytest.mark.slow
 def test_the_head_draws_its_tokens_from_what_it_says():
   model = diffusion.MaskedDiffusion(network=LAW.network(), mask_id=LAW.mask_id)
   objective = _Perfect(model=model, mask_id=LAW.mask_id, tokens="head", max_unroll=3)

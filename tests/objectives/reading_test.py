@@ -49,6 +49,7 @@ def test_reader_asks_the_objective_with_the_same_weights():
   np.testing.assert_allclose(jnp.stack([keys for keys, _ in cache]), stacked[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_previous_positions_step_over_padding_within_a_document_alone():
   segments = np.array([[0, 1, 1, 0, 0, 1, 0], [1, 2, 2, 0, 3, 3, 0], [1, 1, 0, 2, 0, 2, 2]])
 

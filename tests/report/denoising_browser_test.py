@@ -84,6 +84,7 @@ def test_hostile_text_neither_runs_nor_loads_anything(opened):
   assert "onerror" in opened.run("document.getElementById('note').textContent")
 
 
+@pytest.mark.slow
 def test_the_last_frame_reads_as_the_final_text(opened, traces):
   for i, trace in enumerate(traces):
     opened.press("End")

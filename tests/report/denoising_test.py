@@ -343,6 +343,7 @@ def test_a_strip_shows_confidence_as_colour_and_masks_as_blocks(tmp_path):
   assert denoising_pictures.colour(-1, (-3, 1)) == denoising_pictures.colour(.5, (0, 1))
 
 
+@pytest.mark.slow
 def test_pictures_take_hostile_and_long_texts(tmp_path):
   trace = random_trace(num_places=400, change=0.9)
   long = lambda t: text_of(t) + ("x" * 500 if t % 7 == 0 else "") + ("\n" if t % 3 else "")

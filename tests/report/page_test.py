@@ -92,6 +92,7 @@ def test_pictures_follow_the_mode_and_label_their_axes(run):
   assert ">right answers, %</text>" in pictures[0] and ">gradient norm</text>" in pictures[4]
 
 
+@pytest.mark.slow
 def test_a_report_of_an_unfinished_run_is_written_and_of_no_run_refused(tmp_path, run):
   (run / "results.json").unlink()
   (run / page.ENVIRONMENT).unlink()

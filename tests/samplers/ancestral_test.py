@@ -121,6 +121,7 @@ def test_one_place_a_step_samples_the_model(name, fields):
 @pytest.mark.parametrize("name,fields", tiny.first([
     ("first_hitting", {}), ("ancestral", dict(steps=80)),
     ("confidence", dict(confidence="random"))], 1))
+@pytest.mark.slow
 def test_any_given_tokens_stay_and_the_rest_follows_its_conditional(name, fields):
   canvas = _masked(30000)
   canvas[:15000, [0, 2]] = [2, 3]
@@ -157,8 +158,8 @@ def test_temperature_zero_takes_the_likeliest_token():
   np.testing.assert_array_equal(decoded.tokens, wanted)
 
 
-@pytest.mark.parametrize("fields", [dict(temperature=0.5), dict(temperature=2.0, top_k=2),
-                                    dict(temperature=2.0, top_p=0.7)])
+@pytest.mark.parametrize("fields", tiny.first([dict(temperature=0.5), dict(temperature=2.0, top_k=2),
+                                    dict(temperature=2.0, top_p=0.7)], 1))
 def test_temperature_then_filters_shape_the_conditional(fields):
   canvas = np.tile(JOINT.sequences[40], (20000, 1))
   canvas[:, 1] = JOINT.mask_id
@@ -226,6 +227,7 @@ def test_first_hitting_tells_the_network_the_time_of_the_event(schedule):
   assert oracle.z_score(hit[:300], 4 / 5) ** 2 < 16  # the largest of four uniforms
 
 
+@pytest.mark.slow
 def test_ancestral_tells_the_network_the_time_at_which_the_step_begins():
   hit, told = _time_told({"name": "cosine", "eps": 0.0}, "ancestral", steps=4)
   np.testing.assert_allclose(told, np.ceil(np.arcsin(hit) / (np.pi / 2) * 4) / 4, atol=1e-5)

@@ -197,6 +197,7 @@ def test_the_window_of_a_shifted_model_has_the_position_before_the_block(cache):
 
 @pytest.mark.parametrize("name,cache", tiny.first([("rcr", "dual"), ("token_editing", "prefix"),
                                         ("confidence", "dual")], 1))
+@pytest.mark.slow
 def test_with_one_step_a_block_a_cache_of_a_shifted_model_changes_nothing(name, cache):
   # Given tokens inside the answer make several runs of masks, each with a position before it.
   model = driving.model(**SPEC, shift=True)

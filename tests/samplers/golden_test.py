@@ -89,6 +89,7 @@ def _directory(path, **changes):
   return str(path)
 
 
+@pytest.mark.slow
 def test_a_hugging_face_directory_is_sampled_like_any_checkpoint(tmp_path):
   model = mdx.load(_directory(tmp_path / "hf"))
   fields = _fields(SETTINGS[1])

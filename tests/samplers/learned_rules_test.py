@@ -15,6 +15,7 @@ from mdx.samplers import loop
 from mdx.utils import rng
 
 import driving
+import tiny
 
 MODEL = driving.Memory(scale=0.7)
 PARAMS = {"unmasking": {"bias": jnp.float32(-0.4), "slope": jnp.float32(1.5)}}
@@ -55,7 +56,7 @@ def _decode(sampler, record, params=None, answer=MODEL.answer, start=4):
   return jax.device_get(run({} if params is None else params, CANVAS))
 
 
-@pytest.mark.parametrize("record", ["commits", "full"])
+@pytest.mark.parametrize("record", tiny.first(["commits", "full"], 1))
 def test_recorded_action_log_probs_are_those_of_the_policy(record):
   decoded = _decode(Unmasking(mask_id=0, gen_length=8), record, PARAMS)
   found, other = decoded.trajectory, _decode(Unmasking(mask_id=0, gen_length=8), "canvas",
@@ -79,6 +80,7 @@ def test_recorded_action_log_probs_are_those_of_the_policy(record):
   assert checked > 60
 
 
+@pytest.mark.slow
 def test_other_parameters_make_other_steps_and_a_rule_without_actions_records_none():
   eager = jax.tree.map(lambda x: x + 9, PARAMS)
   assert _decode(Unmasking(mask_id=0, gen_length=8), "none", eager).nfe.max() == 1

@@ -49,6 +49,7 @@ TOKENS = (0, 1, 2, EOS, 3, 3)
 CONFIDENCES = (0.9, 0.4, 0.8, 0.7, 0.99, 0.99)  # behind the end they count nothing; mean 0.7
 
 
+@pytest.mark.slow
 def test_a_step_commits_what_is_above_the_mean_of_the_text_and_the_last_one_the_rest():
   canvases = _decode(_table(TOKENS, CONFIDENCES), _rule())
   assert canvases[1] == [0, MASK, 2, MASK, MASK, MASK]

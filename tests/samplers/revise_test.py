@@ -86,6 +86,7 @@ def test_running_confidence_on_six_tokens():
   np.testing.assert_array_equal(canvases[3], [2, 3, 2, 3, 4, 4])
 
 
+@pytest.mark.slow
 def test_the_latest_confidence_and_the_running_maximum_differ_where_one_falls():
   # The confidence of token 4 falls from 0.79 to 0.1; those of 3 and 5 rise to 0.7 and 0.75.
   confidences = np.array([[.9, .2, .8, .5, .79, .1], [0, .95, 0, .7, .1, .75], [.5] * 6])
@@ -141,6 +142,7 @@ def _is_masked(sampler, num_steps, rows=2000, confidence=0.5):
     (dict(remdm="cap", eta=1.0), {"name": "cosine"}),
     (dict(remdm="rescale", eta=0.7), {"name": "cosine"}),
     (dict(remdm="cap", eta=0.0), {"name": "linear"})], 1))
+@pytest.mark.slow
 def test_remasking_keeps_the_marginals(fields, noise):
   steps = 5
   masked, state = _is_masked(_remdm(steps=steps, noise=noise, **fields), steps)
@@ -163,8 +165,8 @@ def _limit(now, then):
   return min(1.0, (1 - then) / now) if now else 1.0
 
 
-@pytest.mark.parametrize("remdm", [
-    "cap", pytest.param("rescale", marks=pytest.mark.slow), "loop"])
+@pytest.mark.parametrize("remdm", tiny.first([
+    "cap", pytest.param("rescale", marks=pytest.mark.slow), "loop"], 1))
 def test_transitions_have_the_probabilities_of_the_paper(remdm):
   steps, eta = 10, 0.4
   fields = dict(remdm=remdm, eta=eta, loop_on=0.75, loop_off=0.25, loop_alpha=0.6)
@@ -189,6 +191,7 @@ def test_transitions_have_the_probabilities_of_the_paper(remdm):
     assert down + stays == masked[step].sum()
 
 
+@pytest.mark.slow
 def test_confidence_remasks_the_unsure_more_and_at_most_the_limit_in_all():
   steps, confidence = 8, np.where(np.arange(16) < 8, 0.99, 0.05)
   masked, _ = _is_masked(_remdm(remdm="confidence", steps=steps,

@@ -49,6 +49,7 @@ def test_the_record_says_nothing_new_about_the_text():
     assert (record.prediction is None) == (level != "full")
 
 
+@pytest.mark.slow
 def test_canvases_before_each_step_follow_from_the_steps_alone():
   record = _decode("full").trajectory
   for step in range(record.nfe.max()):

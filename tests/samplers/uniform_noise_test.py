@@ -42,6 +42,7 @@ def test_a_model_of_independent_tokens_is_sampled_exactly_in_any_number_of_steps
   assert counts[MASK] == 0 and oracle.chi_square(counts[real], PROBS[real]) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_row_is_the_same_in_another_order_and_full_rows_are_done():
   canvas = np.full((6, 4), MASK)
   canvas[5] = 2

@@ -83,6 +83,7 @@ def test_a_hang_ends_at_the_time_limit_and_the_next_answer_is_judged(_library):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the limits of another process")
+@pytest.mark.slow
 def test_the_worker_ends_a_request_and_can_neither_write_files_nor_use_all_memory(_library):
   process = subprocess.Popen([sys.executable, "-P", algebra._WORKER], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)

@@ -77,6 +77,7 @@ def test_no_problem_is_in_two_splits_even_of_two_seeds_and_formats(steps):
     assert e["key"] == ",".join(map(str, sorted(e["numbers"]))) + f">{e['target']}"
 
 
+@pytest.mark.slow
 def test_drawn_solutions_are_right_in_both_formats(steps, text):
   for task in (steps, text, countdown.Countdown(num_numbers=4, num_train=1000)):
     rows = [(e, a) for e in task.examples("train") for a in e["answers"]]

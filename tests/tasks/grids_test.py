@@ -32,6 +32,7 @@ def _rows_in_all_ways():
   return rows[index].reshape(-1, 16)
 
 
+@pytest.mark.slow
 def test_there_are_288_grids_of_size_4_by_solver_and_by_brute_force():
   assert len(grids.all_grids()) == 288
   cells = _rows_in_all_ways()
@@ -94,6 +95,7 @@ def test_removing_one_more_given_can_lose_uniqueness(minimal):
   assert set(counts) == {2}  # about 24 givens are left where no further one can be spared
 
 
+@pytest.mark.slow
 def test_solver_fills_forced_cells_before_it_guesses(monkeypatch, minimal):
   """About 90 choices a puzzle with its 57 empty cells; 620 by the fewest digits alone."""
   drawn, is_given = minimal

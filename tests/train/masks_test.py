@@ -127,6 +127,7 @@ def test_the_largest_are_marked_as_many_as_asked_also_where_they_are_equal(scope
 
 @pytest.mark.parametrize("score, score_steps", tiny.first([
     ("random", 0), ("magnitude", 0), ("fisher", 2), ("change", 2)], 1))
+@pytest.mark.slow
 def test_a_share_of_the_entries_is_trained_after_the_scores(score, score_steps):
   found = _run(score_steps + 3, masks=(dict(name="sparse", score=score, share=0.1,
                                             score_steps=score_steps),))

@@ -80,7 +80,7 @@ def test_a_decay_at_last_begins_where_its_share_of_the_steps_is_left():
   np.testing.assert_allclose(linear[:10], 0.05 * np.arange(1, 11), rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", optimizer_lib.SCHEDULES)
+@pytest.mark.parametrize("schedule", tiny.first(optimizer_lib.SCHEDULES, 3))
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_shortest_runs_have_positive_finite_rates_and_start_at_the_peak(schedule, steps):
   rates = _rates(steps, schedule=schedule, learning_rate=0.5, final_rate=0.1, warmup_steps=100)
@@ -348,6 +348,7 @@ def test_a_wrong_field_is_refused_in_one_line(fields, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_selection_trains_some_layers_at_some_steps(monkeypatch):
   def turns(path, leaf, step):
     layers = jnp.arange(leaf.shape[0]) % 2 == step % 2

@@ -5,6 +5,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mdx.utils import rng
 
@@ -46,6 +47,7 @@ def test_examples_get_keys_of_their_own_by_index_and_not_by_place():
     np.testing.assert_array_equal(alone[0], keys[i])
 
 
+@pytest.mark.slow
 def test_the_index_of_a_row_tells_rows_apart_by_tokens_and_their_order():
   rows = np.random.default_rng(0).integers(0, 3, (20000, 12)).astype(np.int32)
   rows = np.unique(rows, axis=0)

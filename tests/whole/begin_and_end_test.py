@@ -40,6 +40,7 @@ def _directory(path, name, *, around="", **settings):
 
 @pytest.mark.parametrize("around, prefix", tiny.first([("", []), ("<s> $A", [1])], 1),
                          ids=["none", "bos"])
+@pytest.mark.slow
 def test_a_causal_model_reads_what_its_tokenizer_gives_once(tmp_path, around, prefix):
   path = _directory(tmp_path / "model", "qwen2", around=around)
   model = mdx.load(str(path))

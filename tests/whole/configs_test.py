@@ -92,6 +92,7 @@ def test_any_number_of_steps_runs(steps, tmp_path):
 
 @pytest.mark.parametrize("preset, billions", tiny.first([("mdlm_small", 0.08), ("bert_base", 0.08),
                                               ("llada_8b", 6.9)], 1))
+@pytest.mark.slow
 def test_presets_set_up_sharded_without_computing_anything(preset, billions, tmp_path, monkeypatch):
   monkeypatch.setattr(memory, "limit", lambda: 2 ** 40)  # as of devices that are not here
   cfg = diffusion.get_config(f"preset={preset}")

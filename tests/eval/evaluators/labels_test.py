@@ -159,6 +159,7 @@ def _bert(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_a_model_of_hugging_face_is_started_from(bert, tmp_path):
   cfg = _config(tmp_path, init__checkpoint=str(bert))
   run = setup_lib.setup(cfg, str(tmp_path / "run"))

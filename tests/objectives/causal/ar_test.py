@@ -106,6 +106,7 @@ def test_padding_weighs_nothing():
   assert float(weight) == 4 and np.isfinite(float(total))
 
 
+@pytest.mark.slow
 def test_a_document_that_begins_itself_gets_no_start_token():
   seen = {}
 

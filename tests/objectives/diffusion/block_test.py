@@ -204,6 +204,7 @@ def test_clipped_mask_rates_lie_where_they_are_asked_for(mask_draw, clip, block_
     np.testing.assert_allclose(rate, level, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_draws_follow_them_and_padding_is_never_masked():
   objective = block_diffusion.BlockDiffusion(
       network=_oracle(2), mask_id=0, mask_draw="exact_count", time="independent",
@@ -282,6 +283,7 @@ def test_every_token_is_masked_in_exactly_one_of_two_complementary_texts(all_ter
   np.testing.assert_array_equal(np.asarray(drawn["other_tokens"] == 0), other)
 
 
+@pytest.mark.slow
 def test_edits_replace_tokens_that_are_shown_by_uniform_ones(all_terms):
   _, batch, _, drawn, *_ = all_terms
   tokens, real = np.asarray(batch["tokens"]), np.asarray(batch["loss_mask"])

@@ -69,6 +69,7 @@ def test_the_loss_is_that_of_the_corrupted_target_and_of_what_the_model_draws_of
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), gradient, wanted)
 
 
+@pytest.mark.slow
 def test_the_first_corruption_replaces_real_tokens_by_usual_ones_at_a_uniform_rate(model):
   objective = model[0]
   rows = {"tokens": jnp.zeros((400, 50), jnp.int32), "example_index": jnp.arange(400)}
@@ -79,6 +80,7 @@ def test_the_first_corruption_replaces_real_tokens_by_usual_ones_at_a_uniform_ra
   np.testing.assert_array_equal(model[2]["noisy_tokens"][~REAL], TARGETS[~REAL])
 
 
+@pytest.mark.slow
 def test_a_fresh_decoder_says_what_the_masked_language_model_says():
   objective = _build()
   params = jax.jit(objective.init)(rng.root(0))
@@ -94,6 +96,7 @@ def test_a_fresh_decoder_says_what_the_masked_language_model_says():
   assert jax.tree.structure(params["encoder"]) == jax.tree.structure(own)
 
 
+@pytest.mark.slow
 def test_gold_is_a_fixed_point_and_the_best_of_all_lengths_is_taken(model):
   objective, params, _, _ = model
 

@@ -90,6 +90,7 @@ def test_equal_embeddings_cost_the_logarithm_of_the_candidates_in_any_order():
   np.testing.assert_allclose(moved, nats[:, order], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_equal_views_still_push_other_texts_away():
   x = _reps(names=("tokens",))["tokens"]
   loss = lambda x: _objective().contrast({"tokens": x, "other": x}, jnp.ones(6, bool), 20.0)[0].sum()
@@ -134,6 +135,7 @@ def test_microbatches_and_devices_leave_the_gradient_as_it_is(whole, devices, nu
                                atol=5e-6 * np.abs(leaf).max() + 1e-9)
 
 
+@pytest.mark.slow
 def test_views_differ_by_dropout_alone_and_are_equal_without(whole):
   _, params, _ = whole
   objective, batch = _objective(), _batch(4, has_negative=False)
@@ -161,6 +163,7 @@ def test_rows_of_padding_change_nothing():
   assert totals[0][-1] == 6 and (aux.rows["nll"][6:] == 0).all() and aux.rows["count"].sum() == 6
 
 
+@pytest.mark.slow
 def test_a_window_of_characters_masks_the_tokens_that_it_touches_in_the_second_view():
   tokenizer = tokenizer_lib.build("byte")
   objective = contrastive.Contrastive(

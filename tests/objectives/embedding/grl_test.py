@@ -85,6 +85,7 @@ def test_a_passage_costs_what_it_costs_a_causal_model_behind_the_query(read):
   assert weights["generation"] == mask[::2].sum() and weights["preference"] == 8
 
 
+@pytest.mark.slow
 def test_scores_of_generation_are_a_target_without_gradient(read):
   objective, params, batch, _, reps = read
 

@@ -140,6 +140,7 @@ def _policy(rule, **fields):
                                 decoding=policy_lib.Decoding(rule=rule), **fields)
 
 
+@pytest.mark.slow
 def test_a_rollout_counts_as_the_mean_over_its_steps_as_published():
   rule, params, batch = _case("bernoulli")
   batch = jax.tree.map(lambda x: x[:4], batch)

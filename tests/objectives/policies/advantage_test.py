@@ -47,6 +47,7 @@ def test_every_kind_is_the_z_score_of_its_credit(kind):
   np.testing.assert_allclose(_advantage(REWARDS, kind=kind), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_steps_that_were_not_taken_count_for_nothing():
   short = REWARDS.copy()
   short[:, 4:] = 7.0  # whatever stands there
@@ -58,6 +59,7 @@ def test_steps_that_were_not_taken_count_for_nothing():
   assert abs(ragged[:, 4:].sum()) < 1e-5
 
 
+@pytest.mark.slow
 def test_groups_without_variance_have_no_advantage():
   assert np.all(_advantage(np.ones((4, 3), np.float32)) == 0)
 

@@ -67,6 +67,7 @@ def _policy(**fields):
                                 **fields)
 
 
+@pytest.mark.slow
 def test_means_over_tokens_and_over_rollouts_weigh_short_answers_as_by_hand():
   tokens = np.array([[2, 3, EOS, 5, 5], [2, 3, 5, 5, 2]], np.int32)  # 1 and 3 tokens
   batch = _batch(tokens, 3, [1.0, 0.0])

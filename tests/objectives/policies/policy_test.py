@@ -161,6 +161,7 @@ def test_values_without_meaning_are_refused(cls, fields, message):
 
 @pytest.mark.parametrize("kind", tiny.mostly_slow([grpo.DiffuGRPO, grpo.CoupledGRPO, mdpo.MDPO],
                                                  [mdpo.MDPO]))
+@pytest.mark.slow
 def test_what_was_given_inside_an_answer_is_no_target_and_stays_visible(kind):
   batch = rollouts.rollout(num_prompts=3)
   given = np.asarray(batch["tokens"])[:, PROMPT]

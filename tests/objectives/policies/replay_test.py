@@ -90,6 +90,7 @@ _CASES = [
           for method, fields in _CASES[:4] if "block_length" not in fields),
         (True, "trace_rl", dict(block_length=8)),
         (True, "just_grpo", dict(name="autoregressive"))))], 1))
+@pytest.mark.slow
 def test_with_unchanged_weights_every_stored_token_has_ratio_one(has_blocks, method, fields):
   model, batch, decoding = _rollout(has_blocks, **fields)
   temperature = fields.get("temperature", 0.7)
@@ -133,6 +134,7 @@ def test_merged_steps_end_with_their_block_and_segments_do_not():
 
 @pytest.mark.parametrize("method, fields", [
     ("trace_rl", {"shrink": 2}), pytest.param("d2", {"num_segments": 2}, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_merged_step_is_scored_at_the_canvas_before_its_first(method, fields):
   model, batch, decoding = _rollout(block_length=4)
   policy = _policy(METHODS[method], model, decoding, **fields)
@@ -186,10 +188,10 @@ def _log_probs(params, batch):
   return found
 
 
-@pytest.mark.parametrize("method, orders", [
+@pytest.mark.parametrize("method, orders", tiny.first([
     ("agrpo", [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
     pytest.param("agrpo", [[0, 1, 2], [2, 1, 0], [1, 2, 0]], marks=pytest.mark.slow),
-    ("just_grpo", [[0, 1, 2]])])
+    ("just_grpo", [[0, 1, 2]])], 1))
 def test_the_gradient_over_all_trajectories_is_that_of_the_expected_reward(method, orders):
   """Orders are drawn without the model, alike in probability."""
   batch = _trajectories(orders)
@@ -347,6 +349,7 @@ def test_microbatches_accumulate_exactly(method):
 @pytest.mark.parametrize("cls, fields", [
     (trace_rl.TraceRL, {"shrink": 2}), *(pytest.param(cls, {}, marks=pytest.mark.slow) for cls in (
         agrpo.AGRPO, cj_grpo.CJGRPO, grpo.DiffuGRPO, grpo.WeightedLikelihood, mdpo.MDPO))])
+@pytest.mark.slow
 def test_groups_that_are_not_kept_have_no_weight(cls, fields):
   if cls in METHODS.values():
     model, batch, decoding = _rollout(block_length=4)

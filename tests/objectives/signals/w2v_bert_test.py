@@ -94,6 +94,7 @@ def test_the_prediction_has_no_gradient_into_the_codes_and_the_context_none_abov
   assert largest(grads["prediction"]["frontend"]) > 0
 
 
+@pytest.mark.slow
 def test_totals_are_the_figures_times_the_weights(run):
   objective, _, batch, weights, (totals, _, aux) = run
   number = float(batch["is_masked"].sum())
@@ -118,6 +119,7 @@ def test_equal_codes_are_no_distractors(run):
   assert float(aux.metrics["diversity_loss"][0]) == pytest.approx(5 / 6, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_masked_features_are_read_as_noise_alone(run):
   """Features behind a mask change no state, if neither codes nor neighbours are read."""
   _, params, batch, _, _ = run

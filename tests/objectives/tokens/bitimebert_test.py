@@ -126,6 +126,7 @@ def test_the_budget_is_never_exceeded_and_times_are_masked_whole_or_not_at_all(r
   assert same[~hidden & (allowed | ~rows["loss_mask"])].all()
 
 
+@pytest.mark.slow
 def test_replaced_persons_keep_their_length_and_are_others_of_the_month(rows, prepared):
   found, weights = prepared
   table = _table()

@@ -135,6 +135,7 @@ def test_the_losses_are_those_of_the_shorter_text(build, monkeypatch):
       totals["fine"], -sum(fine[i, token] for i, token in enumerate(hidden)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_neither_the_length_of_a_unit_nor_a_placeholder_leaks(build, monkeypatch):
   _masking(monkeypatch, 1)
   objective = build()
@@ -176,6 +177,7 @@ def test_without_n_grams_it_is_mlm(build):
   jax.tree.map(lambda *x: np.testing.assert_allclose(*x, rtol=1e-5), aux.rows, wanted.rows)
 
 
+@pytest.mark.slow
 def test_contiguous_masking_selects_the_same_units(build):
   rows = _rows(*[ROW] * 200)
   out, _ = nets.prepare(build(mlm.MaskedLM, unit="ngram", mask_draw="exact_count"), rows)

@@ -101,6 +101,7 @@ def test_confusions_count_every_place_also_when_a_pair_comes_twice(tmp_path, cou
   assert np.abs(expected).max() > 3  # pairs that come often
 
 
+@pytest.mark.slow
 def test_replacements_drift_to_the_pair_that_the_model_does_not_find(tmp_path):
   objective = _clustered(tmp_path, mask_rate=0.5)
   state = {"confusion": objective.init_state()["confusion"].at[0, 3].set(50.0)}

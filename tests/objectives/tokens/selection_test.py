@@ -40,6 +40,7 @@ def test_padding_and_prompts_are_never_selected_nor_changed(mask_draw):
   np.testing.assert_array_equal(prepared["noisy_tokens"][kept], np.asarray(batch["tokens"])[kept])
 
 
+@pytest.mark.slow
 def test_a_rows_draws_depend_on_its_index_and_the_step_only():
   objective, batch = token_rows.objective(), token_rows.batch(32, 64)
   one, _ = token_rows.prepare(objective, batch)
@@ -87,6 +88,7 @@ def test_whole_words_are_never_split_and_every_word_is_as_likely_whatever_its_le
   assert weight == selected.sum() and abs(weight / allowed.sum() - 0.25) < 0.01
 
 
+@pytest.mark.slow
 def test_spans_of_words_have_an_exact_count_of_words_one_fate_and_end_with_a_document():
   batch = token_rows.batch(1000, 64)
   batch["segment_ids"] = jnp.where(jnp.arange(64)[None] < 40, 1, jnp.full((1000, 1), 2))

@@ -70,6 +70,7 @@ def _copies(objective, batch, key=0):
   return prepared["tokens"][:, 2:2 + LENGTH], prepared
 
 
+@pytest.mark.slow
 def test_rates_are_uniform_given_tokens_stay_and_rate_one_hides_everything():
   batch = _batch(600)
   copy, prepared = _copies(dataclasses.replace(OBJECTIVE, min_rate=0.2, max_rate=0.6), batch)
@@ -102,6 +103,7 @@ def test_the_control_has_random_tokens_and_plain_rows_are_the_document_alone():
   assert (prepared["previous"][is_plain, -LENGTH] == MASK_ID).all()
 
 
+@pytest.mark.slow
 def test_a_model_of_plain_rows_is_an_autoregressive_one():
   batch = _batch()
   plain = dataclasses.replace(OBJECTIVE, plain_rate=1.0)
