@@ -94,7 +94,7 @@ class Bell:
   distribution function, so that strata and lattices of draws are such in both parts.
 
   Attributes:
-    center: mode of the bell, in [0, 1].
+    center: mode of the bell, in [0, 1]; of masks by an exact count, of the share that is masked.
     spread: standard deviation of the normal density before it is cut, positive.
     uniform: share of the uniform part, in (0, 1).
     weighted: whether the loss is the bound, its rows weighted by 1 / p(t); without, the loss weighs

@@ -82,6 +82,7 @@ def test_a_mesh_that_does_not_divide_the_weights_is_one_line():
 @pytest.mark.parametrize("home, sizes, is_exact", tiny.first([
     (dict(fsdp=4, tensor=2), dict(fsdp=4, tensor=2), True),
     (dict(fsdp=4, tensor=2), dict(data=4, tensor=2), False)], 1))
+@pytest.mark.slow
 def test_records_are_those_of_the_home_mesh_and_lie_there(home, sizes, is_exact):
   tokenizer = tokenizer_lib.build("symbols:1 2 3 4")
   network = transformer.Transformer(num_layers=1, width=16, num_heads=2, mlp_width=16,

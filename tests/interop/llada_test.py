@@ -62,6 +62,7 @@ def test_a_mesh_of_more_devices_pads_the_vocabulary_and_export_takes_it_off(tmp_
     np.testing.assert_array_equal(want[name], have[name], err_msg=name, strict=True)
 
 
+@pytest.mark.slow
 def test_bf16_weights_stay_bf16_on_the_device_and_compute(tmp_path):
   source = hf_dirs.random_model(tmp_path / "in", jnp.bfloat16)
   assert interop.compute_dtype(source) == "bfloat16"

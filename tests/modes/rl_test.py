@@ -442,6 +442,7 @@ def test_bad_input_is_one_line_before_anything_is_written(changes, message, base
   assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_wrong_config_is_refused_before_the_base_model_is_trained(tmp_path, monkeypatch):
   monkeypatch.setattr("mdx.modes.train.run", lambda *args: pytest.fail("trained a base model"))
   for changes, message in (({"objective.name": "ppo"}, "choose from action_grpo, agrpo"),

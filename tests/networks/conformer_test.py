@@ -46,6 +46,7 @@ def test_the_convolution_is_a_sum_over_neighbours_of_the_same_segment():
   np.testing.assert_allclose(layers.depthwise(x, kernel, None)[1], wanted[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_and_other_segments_do_not_leak_into_a_conformer():
   network = _network()
   params = network.init(rng.root(0))

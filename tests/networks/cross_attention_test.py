@@ -56,6 +56,7 @@ def test_what_the_mask_hides_is_not_read_and_the_order_of_a_context_says_nothing
   assert (jnp.abs(seen - first).max(axis=(1, 2)) > 1e-3).all()
 
 
+@pytest.mark.slow
 def test_a_cache_keeps_the_context(model):
   network, _, moved, run = model
   whole = run(moved, TOKENS, CONTEXT, MASK)

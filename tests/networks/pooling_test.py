@@ -55,6 +55,7 @@ def test_every_pooling_is_tested():
   assert set(pooling.POOLINGS) == {*_EXPECTED, "latent"}
 
 
+@pytest.mark.slow
 def test_latent_attention_begins_as_the_mean_and_then_is_its_definition():
   hidden, mask, _, _ = _rows()
   latent = pooling.build(dict(name="latent", num_latents=3, num_heads=2, expansion=2))

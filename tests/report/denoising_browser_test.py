@@ -93,6 +93,7 @@ def test_the_last_frame_reads_as_the_final_text(opened, traces):
     opened.press("ArrowDown")
 
 
+@pytest.mark.slow
 def test_keys_step_through_every_frame_and_marks_follow_the_trace(opened, traces):
   trace = traces[0]
   done = denoising.changes(trace, MASK)

@@ -226,6 +226,7 @@ def test_a_tool_of_two_turns_is_learned_from(cache, base, tmp_path, monkeypatch)
   assert results["table"][0]["over_denoising"] is None
 
 
+@pytest.mark.slow
 def test_several_turns_need_a_task_that_replies(base, tmp_path):
   cfg = mdpo_config.get_config("diffu_grpo")
   cfg.init.checkpoint = str(base)

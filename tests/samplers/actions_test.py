@@ -68,6 +68,7 @@ def test_draws_have_these_probabilities_and_do_not_depend_on_the_other_rows(name
 
 
 @pytest.mark.parametrize("name", actions.ACTIONS)
+@pytest.mark.slow
 def test_rows_without_open_positions_have_no_action_and_a_finite_gradient(name):
   family, none = actions.ACTIONS[name], jnp.zeros((2, 5), bool)
   scores = jnp.broadcast_to(SCORES, (2, 5))

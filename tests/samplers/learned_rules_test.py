@@ -57,6 +57,7 @@ def _decode(sampler, record, params=None, answer=MODEL.answer, start=4):
 
 
 @pytest.mark.parametrize("record", tiny.first(["commits", "full"], 1))
+@pytest.mark.slow
 def test_recorded_action_log_probs_are_those_of_the_policy(record):
   decoded = _decode(Unmasking(mask_id=0, gen_length=8), record, PARAMS)
   found, other = decoded.trajectory, _decode(Unmasking(mask_id=0, gen_length=8), "canvas",

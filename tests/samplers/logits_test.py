@@ -41,6 +41,7 @@ def test_positions_and_rows_are_drawn_independently():
   assert oracle.chi_square(counts, np.ones(9)) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_draw_depends_on_its_key_and_position_not_on_its_place_in_the_window():
   row = jnp.broadcast_to(jnp.linspace(0, 1, 50), (1, 5, 50))
   positions, keys = jnp.array([[9, 4, 30, 2, 7]]), driving.keys(1)

@@ -73,6 +73,7 @@ def test_random_fragments_raise_nothing(task):
   _score(task, [f"<answer>{t}</answer>" for t in texts[:count // 2]])
 
 
+@pytest.mark.slow
 def test_a_million_characters_are_handled_in_moments(task):
   assert not _score(task, _LONG)["correct"].any()
   boxed = [f"\\boxed{{{t}}}" for t in _LONG] + [f"<answer>{t[:15_000]}</answer>" for t in _LONG]

@@ -24,6 +24,7 @@ def _task(_library):
   return math_task.Math(path=_EXTRACT, test_path=_EXTRACT, time_limit=20.0)
 
 
+@pytest.mark.slow
 def test_the_extract_is_read_with_prompt_solution_and_gold(task):
   examples = task.examples("test")
   assert [e["gold"] for e in examples] == [

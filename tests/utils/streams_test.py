@@ -32,6 +32,7 @@ def test_a_packed_file_that_is_cut_short_is_an_error(tmp_path, ending, cut):
 
 
 @pytest.mark.parametrize("ending", _PACK)
+@pytest.mark.slow
 def test_a_packed_file_is_unpacked_up_to_the_limit_only(tmp_path, monkeypatch, ending):
   monkeypatch.setattr(streams, "MAX_UNPACKED_BYTES", 3 * 2**20)
   path = tmp_path / f"a{ending}"

@@ -164,8 +164,11 @@ class MaskedDiffusion(types.Maskable):
       return self._noised(batch, *self._corrupt(key, batch, batch["time"], is_drawn))
     density = self.density
     time = density.place(time_lib.TIMES[self.time](rng.stream(key, "time"), index))
-    is_masked, weight, level = self._corrupt(key, batch, time, is_drawn)
-    if not isinstance(density, time_lib.Uniform):
+    is_plain = isinstance(density, time_lib.Uniform)
+    # The time of an exact count runs from all masked to clean, that of a density as the rate does.
+    turned = self.mask_draw == "exact_count" and not is_plain
+    is_masked, weight, level = self._corrupt(key, batch, 1 - time if turned else time, is_drawn)
+    if not is_plain:
       of_time = density.density(time)
       weight = weight / of_time
       if not density.weighted:

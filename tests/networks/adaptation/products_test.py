@@ -31,6 +31,7 @@ def _spec(*adaptations, **fields):
                                  | fields)
 
 
+@pytest.mark.slow
 def test_the_matrices_of_vera_are_cut_from_one_draw_and_are_no_parameters():
   one = products.VeRA(rank=3, seed=4)
   a, b = one.draws(12, 8)

@@ -13,6 +13,8 @@ from mdx.networks import transformer
 from mdx.networks.adaptation import pruning
 from mdx.utils import rng
 
+import tiny
+
 DRAW = np.random.default_rng(0)
 KERNEL = DRAW.normal(size=(8, 5))
 INPUTS = DRAW.normal(size=(40, 8)) @ DRAW.normal(size=(8, 8)) * np.linspace(0.2, 3, 8)
@@ -77,7 +79,7 @@ def test_an_input_that_is_never_there_does_no_harm():
   assert np.isfinite(updated).all() and not mask[3].any()
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("scan_layers", tiny.first([True, False], 1))
 def test_the_gradient_of_watched_leaves_is_the_moments_of_the_inputs(scan_layers):
   watch = pruning.InputMoments(targets=("q", "k", "down"))
   fields = dict(num_layers=2, width=8, num_heads=2, mlp_width=12, vocab_size=9, max_length=8, norm_eps=1e-6,

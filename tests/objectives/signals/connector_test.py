@@ -53,6 +53,7 @@ def _model():
   return objective, params, frozen, batch, score
 
 
+@pytest.mark.slow
 def test_rows_without_an_image_are_those_of_the_language_model_bit_for_bit(model):
   objective, params, _, _, score = model
   fields = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objectives.OBJECTIVES["diffusion"])}

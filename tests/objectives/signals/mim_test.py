@@ -75,6 +75,7 @@ def test_the_loss_is_the_mean_error_of_the_values_of_masked_patches(loss, normal
   assert aux.rows["count"].tolist() == [20, 20, 0]
 
 
+@pytest.mark.slow
 def test_the_encoder_of_mae_reads_visible_patches_alone_at_their_own_positions(run):
   objective, params, predict = run
   if not isinstance(objective, mim.MAE):

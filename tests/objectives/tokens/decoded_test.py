@@ -156,6 +156,7 @@ def test_values_that_cannot_be_are_refused(fields, message):
     _objective(**fields)
 
 
+@pytest.mark.slow
 def test_the_served_model_is_the_plain_encoder_bit_by_bit(tmp_path):
   cfg, workdir = tiny.config("drbert", mesh__data=-1), tmp_path / "run"
   run = setup_lib.setup(cfg, str(workdir))
