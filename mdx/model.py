@@ -579,7 +579,7 @@ class Model(load_lib.Loaded):
       ValueError: another model; an empty, silent or clipped recording, one of another rate, or one
         that is longer than the rows of training.
     """
-    return signals.transcribe(self, recordings, rate=rate, batch_size=batch_size,
+    return signals.transcribe(self, self._compiled, recordings, rate=rate, batch_size=batch_size,
                               progress=progress)
 
   def read_images(self, images: Sequence[signals.Image],
@@ -599,7 +599,7 @@ class Model(load_lib.Loaded):
     Raises:
       ValueError: another model, an image of another size, or a field that cannot be.
     """
-    return signals.read_images(self, images, prompts, encoder=encoder, seed=seed,
+    return signals.read_images(self, self._compiled, images, prompts, encoder=encoder, seed=seed,
                                batch_size=batch_size, record=record, progress=progress,
                                fields=fields)
 
@@ -621,11 +621,12 @@ class Model(load_lib.Loaded):
     Raises:
       ValueError: an option that does not fit the model, or a text without tokens.
     """
-    if signals.reads_signals(self):
+    if self.objective.signal:
       if kind or set(options) - {"rate"}:
         raise ValueError(f"encode has no option {kind or next(iter(options))!r} of recordings and "
                          "images, whose embedding is the mean of the last states; leave it out.")
-      return signals.encode(self, texts, batch_size=batch_size, progress=progress, **options)
+      return signals.encode(self, self._compiled, texts, batch_size=batch_size,
+                            progress=progress, **options)
     return embedding.encode(self, self._compiled, texts, kind=kind, batch_size=batch_size,
                             progress=progress, **options)
 
@@ -647,7 +648,7 @@ class Model(load_lib.Loaded):
     """
     files.check_new(pathlib.Path(path))
     # What labels a text, or reads signals, is also how its rows are made.
-    has_rows = isinstance(self.objective, finetune.Labelled) or signals.reads_signals(self)
+    has_rows = isinstance(self.objective, finetune.Labelled) or bool(self.objective.signal)
     config = dict(self.config) | ({"data": dict(self.data)} if has_rows else {})
     checkpoint_lib.save_params(path, self.params, workdir_lib.meta(self.config, self.tokenizer))
     if jax.process_index() == 0:

@@ -1,6 +1,6 @@
 """Recordings and images through a loaded model: transcripts, texts of images, embeddings.
 
-Contents: Recording, Image, reads_signals, transcribe, read_images, encode.
+Contents: Recording, Image, transcribe, read_images, encode.
 
 Convention: what is given is made to rows as the model's training made them: `config.data` of its
 run says frames, patches and sizes. Programs are kept in the model by the shapes of their rows.
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdx import sharding
-from mdx import types
 from mdx.build import load as load_lib
 from mdx.data import images as images_lib
 from mdx.data import pipeline
@@ -38,69 +37,56 @@ from mdx.utils import streams
 
 Recording = str | tuple[np.ndarray, int] | np.ndarray
 Image = str | np.ndarray
+Programs = dict[Any, Any]  # of a model, which keeps them
 _SOME_FILE = "asset:digits.npz"  # in place of those of training, which need not be here
 
 
-def reads_signals(model: load_lib.Loaded) -> bool:
-  """Whether rows of a model are frames or patches, and not tokens alone."""
-  return hasattr(model.objective, "frontend") or isinstance(model.objective, connector.Connected)
-
-
-def transcribe(model: Any, recordings: Sequence[Recording], *, rate: int, batch_size: int,
-               progress: bool) -> list[str]:
+def transcribe(model: Any, programs: Programs, recordings: Sequence[Recording], *, rate: int,
+               batch_size: int, progress: bool) -> list[str]:
   """`Model.transcribe`."""
   objective = model.objective
   if not isinstance(objective, ctc.CTC):
     raise ValueError(f"transcribe needs a run of configs/ctc.py, and {model.source} is one of "
                      f"{model.config['objective']['name']}.")
 
-  def best(params, batch):
-    logits, is_real = objective.logits(params, batch)
-    return logits.argmax(axis=-1), is_real
-
   found: list[str] = []
   records = _recordings(model, recordings, rate)
-  for ids, is_real in _run(model, "transcribe", best, _batches(model, records, batch_size),
-                           len(records), progress):
+  for ids, is_real in _run(model, programs, "transcribe", objective.best, model.params,
+                           _batches(model, records, batch_size), len(records), progress):
     found += [model.tokenizer.decode(row) for row in objective.labels_of(ids, is_real)]
   return found[:len(records)]
 
 
-def encode(model: Any, given: Sequence[Any], *, rate: int = 0, batch_size: int, progress: bool
-           ) -> np.ndarray:
+def encode(model: Any, programs: Programs, given: Sequence[Any], *, rate: int = 0,
+           batch_size: int, progress: bool) -> np.ndarray:
   """Means of the last states of recordings or images, float32 [N, D]."""
   objective = model.objective
 
-  def mean(params, batch):
-    states = objective.states(params, batch)
-    is_real = batch["segment_ids"] > 0
-    if states is None:
-      inputs = objective.inputs(params, batch)
-      states = objective.network.encode(params["model"], inputs,
-                                        attention=objective.visibility).last
-      is_real = inputs.segment_ids > 0
-    states = jnp.where(is_real[..., None], states.astype(jnp.float32), 0)
-    return states.sum(axis=1) / jnp.maximum(is_real.sum(axis=1), 1)[:, None]
-
-  if not (hasattr(objective, "inputs") or type(objective).states is not types.Objective.states):
+  reader = objective.reader()
+  if reader is not None and reader.reads_context:
     raise ValueError(f"{model.source} reads texts beside images; encode images with the encoder "
                      "that it was trained with.")
-  is_sound = isinstance(objective, ctc.CTC) or hasattr(objective, "inputs")
-  records = _recordings(model, given, rate) if is_sound else [
+
+  def mean(params, batch):
+    is_real = objective.is_state(batch)
+    states = jnp.where(is_real[..., None], objective.states(params, batch).astype(jnp.float32), 0)
+    return states.sum(axis=1) / jnp.maximum(is_real.sum(axis=1), 1)[:, None]
+
+  records = _recordings(model, given, rate) if objective.signal == "frames" else [
       {"x": patches} for patches in _patches(model, given)]
-  found = list(_run(model, "encode", mean, _batches(model, records, batch_size), len(records),
-                    progress))
+  found = list(_run(model, programs, "encode", mean, model.params,
+                    _batches(model, records, batch_size), len(records), progress))
   width = objective.network.width
   return np.concatenate(found)[:len(records)] if found else np.zeros((0, width), np.float32)
 
 
-def read_images(model: Any, images: Sequence[Image], prompts: Sequence[Any] | str | None, *,
-                encoder: Any, seed: int, batch_size: int, record: str, progress: bool,
-                fields: dict[str, Any]) -> samples.Samples:
+def read_images(model: Any, programs: Programs, images: Sequence[Image],
+                prompts: Sequence[Any] | str | None, *, encoder: Any, seed: int, batch_size: int,
+                record: str, progress: bool, fields: dict[str, Any]) -> samples.Samples:
   """`Model.read_images`."""
   objective, tokenizer = model.objective, model.tokenizer
   reader = objective.reader()
-  if reader is None or not reader.reads_context or not reads_signals(model):
+  if reader is None or not reader.reads_context or not objective.signal:
     raise ValueError(f"read_images needs a run of configs/mdiff4str.py or configs/llava.py, and "
                      f"{model.source} is one of {model.config['objective']['name']}.")
   is_connected = isinstance(objective, connector.Connected)
@@ -116,24 +102,21 @@ def read_images(model: Any, images: Sequence[Image], prompts: Sequence[Any] | st
     raise ValueError(f"prompt {longest} has {len(ids[longest])} tokens, and a row with its answer "
                      f"has {length}; shorten it.")
   patches = _patches(model, images)
-  kept = model._compiled  # pylint: disable=protected-access
   if is_connected and encoder is None:
-    if "encoder of images" not in kept:
-      kept["encoder of images"] = _encoder_of(model)
-    encoder = kept["encoder of images"]
+    encoder = programs.get("encoder of images") or _encoder_of(model)
+    programs["encoder of images"] = encoder
   if "gen_length" in fields:
     raise ValueError(f"gen_length is {fields['gen_length']}; texts of images have the {length} "
                      "tokens of the rows of training: leave it out.")
   sampler = model.sampler(**{"steps": length, "temperature": 0.0, **fields, "gen_length": length})
-  decode = image_texts.make_decode(objective, sampler, rng.root(seed), mask_id=tokenizer.mask_id,
-                                   record=record)
+  decode = image_texts.make_decode(objective, sampler, mask_id=tokenizer.mask_id, record=record)
 
-  def read(params, batch):
-    own = {k: v for k, v in params.items() if k != "encoder of images"}
+  def read(given, batch):
+    params, of_encoder, key = given
     if is_connected:
       batch = batch | {"features": encoder.objective.states(
-          params["encoder of images"], {"patches": batch["patches"]})}
-    return decode(own, batch)
+          of_encoder, {"patches": batch["patches"]})}
+    return decode(params, batch, key)
 
   def batches():
     size = sharding.padded_rows(min(len(images), batch_size), batch_size, model.mesh)
@@ -149,11 +132,9 @@ def read_images(model: Any, images: Sequence[Image], prompts: Sequence[Any] | st
              "example_index": np.arange(first, first + size, dtype=np.int32)}
 
   rows: list[samples.Sample] = []
-  name = f"read_images {sampler!r} {seed} {record} {id(encoder)}"
-  params = model.decoding_params(sampler)
-  if is_connected:
-    params = {**params, "encoder of images": encoder.params}
-  for result in _run(model, name, read, batches(), len(images), progress, params):
+  name = f"read_images {sampler!r} {record} {id(encoder)}"
+  given = model.decoding_params(sampler), encoder.params if is_connected else {}, rng.root(seed)
+  for result in _run(model, programs, name, read, given, batches(), len(images), progress):
     for row in range(min(len(result.tokens), len(images) - len(rows))):
       tokens = result.tokens[row][len(ids[len(rows)]):]
       trace = None if result.trajectory is None else denoising.from_trajectory(
@@ -163,19 +144,16 @@ def read_images(model: Any, images: Sequence[Image], prompts: Sequence[Any] | st
   return samples.Samples(rows, lambda i: tokenizer.decode([i]), tokenizer.mask_id)
 
 
-def _run(model: Any, name: str, fn: Any, batches: Iterator[Any], total: int, progress: bool,
-         params: types.Params | None = None) -> Iterator[Any]:
-  """Yields the host results of batches, by one program."""
-  if ("signals", name) not in model._compiled:  # pylint: disable=protected-access
-    model._compiled["signals", name] = jax.jit(fn)  # pylint: disable=protected-access
-  run, done = model._compiled["signals", name], 0  # pylint: disable=protected-access
+def _run(model: Any, programs: Programs, name: str, fn: Any, given: Any, batches: Iterator[Any],
+         total: int, progress: bool) -> Iterator[Any]:
+  """Yields the host results of fn(given, batch) for all batches, by one program."""
+  run, done = programs.setdefault(("signals", name), jax.jit(fn)), 0
   with jax.set_mesh(model.mesh), progress_lib.bar(total, "reading", enabled=progress) as told:
     for batch in batches:
       num_rows = sharding.num_rows(batch)
       batch = {"example_index": np.arange(done, done + num_rows, dtype=np.int32), **batch}
       done += num_rows
-      yield processes.fetch(run(model.params if params is None else params,
-                                sharding.place_batch(batch, model.mesh)))
+      yield processes.fetch(run(given, sharding.place_batch(batch, model.mesh)))
       told(min(done, total))
 
 

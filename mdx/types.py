@@ -363,12 +363,14 @@ class Objective(Protocol):
     trains_model: whether the loss has a gradient for the parts of a base checkpoint; if not, the
       others alone are trained where `optimizer.trainable` says nothing.
     reads_tokens: whether its rows are token ids, which are those of one vocabulary.
+    signal: "frames" of sound or "patches" of images, which its rows have; "" of tokens alone.
   """
   network: Network
   rows_per_unit: ClassVar[int] = 1
   evaluators: ClassVar[tuple[str, ...]] = ("loss",)
   trains_model: ClassVar[bool] = True
   reads_tokens: ClassVar[bool] = True
+  signal: ClassVar[str] = ""
 
   @classmethod
   def complete(cls, config: Mapping[str, Any], data: Any) -> Mapping[str, Any]:
@@ -501,6 +503,10 @@ class Objective(Protocol):
     """
     del params, batch
     return None
+
+  def is_state(self, batch: Batch) -> jax.Array:
+    """Returns which of the `states` of rows are real, bool [B, L]."""
+    return batch["segment_ids"] > 0
 
   def bound(self, estimator: str) -> Objective | None:
     """Returns the objective whose `rows["nll"]` an estimator of likelihoods averages over draws.

@@ -40,7 +40,7 @@ def check(config: Mapping[str, Any], objective: types.Objective,
                        f"{type(replaced[0]).__name__} has others in their place; leave out "
                        "init.weights, or choose another prior.")
     if type(objective).look is not types.Objective.look or not dataclasses.is_dataclass(
-        objective) or getattr(objective.network, "vary", None) is None:
+        objective) or objective.network.vary is None:
       raise ValueError(f"{type(one).__name__} starts from what a model reads, and objective "
                        f"{config['objective']['name']} reads several; choose another prior.")
 

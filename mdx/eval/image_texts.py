@@ -17,19 +17,18 @@ from mdx.data import tokenizer as tokenizer_lib
 from mdx.samplers import loop
 
 
-def make_decode(objective: types.Objective, sampler: Any, key: jax.Array, *, mask_id: int,
-                record: str = "none") -> Callable[[types.Params, types.Batch], loop.Decoded]:
-  """Builds (params, batch) -> decoded rows; a prompt is given, and no part of the text.
+def make_decode(objective: types.Objective, sampler: Any, *, mask_id: int, record: str = "none"
+                ) -> Callable[[types.Params, types.Batch, jax.Array], loop.Decoded]:
+  """Builds (params, batch, key) -> decoded rows; a prompt is given, and no part of the text.
 
   Args:
     objective: reads a context, that of `batch`, which `look` has seen.
     sampler: the rule.
-    key: typed key [] of its draws.
     mask_id: of the canvas.
     record: as of `samplers.loop.decode_rows`.
   """
 
-  def decode(params, batch):
+  def decode(params, batch, key):
     is_given = (batch["segment_ids"] > 0) & ~batch["loss_mask"]
     rows = {"canvas": jnp.where(is_given, batch["tokens"], mask_id),
             "row_index": batch["example_index"], "context": objective.context_of(params, batch)}

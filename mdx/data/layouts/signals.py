@@ -80,7 +80,7 @@ class Captioned(types.Layout):
 
   @property
   def marks(self) -> tuple[str, ...]:
-    """Those of the text."""
+    """Marks of the text."""
     return self.inner.marks
 
   @property
@@ -105,5 +105,5 @@ class Captioned(types.Layout):
     return None if found is None else {**found, "patches": x}
 
   def texts(self, record, tokenizer=None, *, targets=True):
-    """Those of the text."""
+    """Texts of the record, without its image."""
     return self.inner.texts(record, tokenizer, targets=targets)

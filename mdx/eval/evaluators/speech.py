@@ -81,12 +81,7 @@ class Transcripts(types.Evaluator):
   def __init__(self, parts: Any):
     """Compiles nothing yet; `parts` are those of a run."""
     self._parts = parts
-
-    def best(params, batch):
-      logits, is_real = parts.objective.logits(params, batch)
-      return logits.argmax(axis=-1), is_real
-
-    self._best = jax.jit(best)
+    self._best = jax.jit(parts.objective.best)
 
   def __call__(self, params, frozen, *, quick):
     """word_error_rate, char_error_rate and probe_accuracy, the share of whole transcripts.

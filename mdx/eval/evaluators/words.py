@@ -73,13 +73,12 @@ class Words(types.Evaluator):
     tokenizer, objective = parts.tokenizer, parts.objective
     sampler = samplers.build(self._settings[number].fields, objective, mask_id=tokenizer.mask_id,
                              eos_id=tokenizer.eos_id, other_eos_ids=tokenizer.other_eos_ids)
-    decoded = image_texts.make_decode(
-        objective, sampler, rng.stream(rng.root(parts.config["seed"]), "words"),
-        mask_id=tokenizer.mask_id, record=record)
+    key = rng.stream(rng.root(parts.config["seed"]), "words")
+    decoded = image_texts.make_decode(objective, sampler, mask_id=tokenizer.mask_id, record=record)
 
     def decode(params, batch, frozen):
       batch = objective.look(frozen, batch, types.context(likelihood.LAST_STEP, frozen))
-      found = decoded(params, batch)
+      found = decoded(params, batch, key)
       canvas = None if record == "none" else found.trajectory.canvas
       return {"tokens": found.tokens, "nfe": found.nfe} | (
           {} if canvas is None else {"canvas": canvas})

@@ -286,7 +286,7 @@ class BlockDiffusion(diffusion.MaskedDiffusion):
     return both[:, :length], both[:, length:]
 
   def _predicting(self, batch, noisy, clean):
-    """Those of both texts that the noisy positions are predicted from, [B, L, D]."""
+    """States of both texts that the noisy positions are predicted from, [B, L, D]."""
     if not self.shift:
       return noisy
     # The position before a block is clean by the time the block is decoded.

@@ -51,6 +51,7 @@ class Connected(masked.MaskedDiffusion):
   schedule: Any = dataclasses.field(default_factory=lambda: dict(_SCHEDULE))
   normalizer: str = "per_row"
   trains_model = False
+  signal = "patches"
 
   @classmethod
   def build(cls, fields, world):

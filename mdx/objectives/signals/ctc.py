@@ -63,6 +63,7 @@ class CTC(types.Objective):
   blank: int
   init_std: float = 0.02
   evaluators = ("loss", "transcripts")
+  signal = "frames"
 
   def __post_init__(self):
     config_lib.check(self, "objective", at_least=dict(init_std=0))
@@ -115,10 +116,23 @@ class CTC(types.Objective):
   def logits(self, params: types.Params, batch: types.Batch,
              noise: Any = None) -> tuple[jax.Array, jax.Array]:
     """Scores of the labels float32 [B, T, V], and which states are real, bool [B, T]."""
-    inputs = self.inputs(params, batch)
-    hidden = self.network.encode(params["model"], inputs, attention=self.visibility,
-                                 noise=reading.noise_of(noise, batch)).last
-    return heads.affine(params["labels"], hidden.astype(jnp.float32)), inputs.segment_ids > 0
+    hidden = self.states(params, batch, noise)
+    return heads.affine(params["labels"], hidden.astype(jnp.float32)), self.is_state(batch)
+
+  def best(self, params: types.Params, batch: types.Batch) -> tuple[jax.Array, jax.Array]:
+    """The best label of every state int32 [B, T], and which states are real, bool [B, T]."""
+    logits, is_real = self.logits(params, batch)
+    return logits.argmax(axis=-1), is_real
+
+  def states(self, params, batch, noise=None):
+    """States [B, T, D] of the recordings."""
+    return self.network.encode(params["model"], self.inputs(params, batch),
+                               attention=self.visibility,
+                               noise=reading.noise_of(noise, batch)).last
+
+  def is_state(self, batch):
+    """States of real frames."""
+    return self.frontend.is_real(batch)
 
   def labels_of(self, ids: np.ndarray, is_real: np.ndarray) -> list[list[int]]:
     """Transcripts of the best labels int [B, T] of the states that are real, bool [B, T]."""

@@ -59,6 +59,7 @@ class MDiff4STR(types.Objective):
   replaces: bool = True
   channels: int = 0
   num_patches: int = 0
+  signal = "patches"
 
   @classmethod
   def build(cls, fields, world):

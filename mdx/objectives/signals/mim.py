@@ -47,6 +47,7 @@ class Reconstruction(types.Objective):
   channels: int
   num_patches: int
   reads_tokens = False
+  signal = "patches"
 
   @classmethod
   def build(cls, fields, world):

@@ -112,6 +112,7 @@ class W2vBert(types.Coupled):
   prediction_scale: float = 1.0
   ask: ask_lib.Ask | None = None
   evaluators = ("loss", "metrics")
+  signal = "frames"
 
   def __post_init__(self):
     config_lib.check(
@@ -215,6 +216,15 @@ class W2vBert(types.Coupled):
   def inputs(self, params, batch):
     """The uncorrupted rows."""
     return self.frontend.embed(params["frontend"], batch)
+
+  def states(self, params, batch):
+    """States [B, T, D] of the uncorrupted rows."""
+    return self.network.encode(params["model"], self.inputs(params, batch),
+                               attention=self.visibility).last
+
+  def is_state(self, batch):
+    """States of real frames."""
+    return self.frontend.is_real(batch)
 
   def look(self, frozen, batch, context):
     """The confidence of the scorer, where masks are guided."""
