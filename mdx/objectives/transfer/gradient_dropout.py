@@ -54,12 +54,12 @@ class GradientDropout(wrapping.About):
   @property
   def scales(self) -> Mapping[str, float]:
     """The loss, and what gates it."""
-    return {"task": 1.0, "reference": 1.0}
+    return {"task": 1.0} | ({"reference": 1.0} if self.drop_share else {})
 
   @property
   def gate(self):
-    """The term that only gates, and the share of the gradient that it may drop."""
-    return "reference", self.drop_share
+    """The term that only gates, and the share of the gradient that it may drop; None of none."""
+    return ("reference", self.drop_share) if self.drop_share else None
 
   def check_fields(self, fields):
     """Checks the fields as the model does."""
@@ -69,7 +69,7 @@ class GradientDropout(wrapping.About):
     """Draws as the model does; both terms have its weight."""
     batch, weights = self.model.prepare(params, batch, key, context)
     weight, = weights.values()
-    return batch, {"task": weight, "reference": weight}
+    return batch, dict.fromkeys(self.scales, weight)
 
   def __call__(self, params, batch, context):
     """Sums of both terms."""
@@ -81,7 +81,7 @@ class GradientDropout(wrapping.About):
     own = -jnp.take_along_axis(found, batch["tokens"][..., None], axis=-1)[..., 0]
     soft = -(jnp.exp(wanted) * jnp.where(wanted > -jnp.inf, found, 0.0)).sum(axis=-1)
     over = lambda nats: jnp.where(is_target, weight * nats, 0.0).sum()
-    totals = {"task": over(own), "reference": over(soft)}
+    totals = {"task": over(own)} | ({"reference": over(soft)} if self.drop_share else {})
     count = is_target.sum(dtype=jnp.float32)
     metrics = {"nats_per_token": (totals["task"], batch["loss_mask"].sum(dtype=jnp.float32)),
                "reference_kl": (jnp.where(is_target, soft - _entropy(wanted), 0.0).sum(), count)}

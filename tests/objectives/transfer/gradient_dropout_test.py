@@ -52,6 +52,8 @@ def test_the_task_is_the_loss_of_the_model_and_the_reference_a_cross_entropy(nam
   weight, = wanted.values()
   np.testing.assert_allclose(totals["task"], *loss.values(), rtol=1e-5)
   assert weights["task"] == weights["reference"] == weight
+  free, _ = _objective(name, share=0.0)
+  assert free.gate is None and set(free.scales) == {"task"}  # and no second backward pass
   divergence, count = aux.metrics["reference_kl"]
   assert divergence > 1e-4 * count
   (_, aux), *_ = terms(params, params)
